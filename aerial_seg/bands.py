@@ -1,0 +1,89 @@
+"""What a model was trained on, band by band: the contract that a raster must meet and the normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Band(BaseModel):
+    """One spectral band; its statistics are over valid training pixels, in the raster's own units."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: str
+    mean: float
+    std: Annotated[float, Field(gt=0)]
+    p2: float
+    p98: float
+
+
+def normalise(
+    image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Sequence[Band]
+) -> NDArray[np.float32]:
+    """The image in units of the training standard deviation, invalid pixels at the training mean (0).
+
+    image (C,H,W) any dtype, valid (H,W) True = measured → (C,H,W) float32. Never per tile: the numbers are frozen.
+    """
+    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
+    std = np.array([band.std for band in bands], np.float32)[:, None, None]
+    scaled = (image.astype(np.float32) - mean) / std
+    return np.where(valid, scaled, np.float32(0))
+
+
+class BandAccumulator:
+    """Per-band statistics of any number of chips, exact in mean and std, sampled in the percentiles."""
+
+    _SAMPLE_PER_CHIP = 4096
+
+    def __init__(self, names: Sequence[str], dtype: str) -> None:
+        self._names = tuple(names)
+        self._dtype = dtype
+        self._count = 0
+        self._mean = np.zeros(len(self._names))
+        self._squares = np.zeros(len(self._names))
+        self._samples: list[NDArray[np.float32]] = []
+
+    @property
+    def pixels(self) -> int:
+        """Valid pixels counted so far."""
+        return self._count
+
+    def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+        """Count the valid pixels of image (C,H,W)."""
+        pixels = image[:, valid].astype(np.float64)
+        count = pixels.shape[1]
+        if count == 0:
+            return
+        # Chan's parallel update: no catastrophic cancellation on uint16 data.
+        mean = pixels.mean(axis=1)
+        delta = mean - self._mean
+        total = self._count + count
+        self._squares += ((pixels - mean[:, None]) ** 2).sum(axis=1) + delta**2 * self._count * count / total
+        self._mean += delta * count / total
+        self._count = total
+        step = max(1, count // self._SAMPLE_PER_CHIP)
+        self._samples.append(pixels[:, ::step].astype(np.float32))
+
+    def bands(self) -> tuple[Band, ...]:
+        """The statistics so far; a constant band gets std 1 so that it normalises to 0."""
+        if self._count == 0:
+            raise ValueError("no valid pixel was counted")
+        std = np.sqrt(self._squares / self._count)
+        low, high = np.percentile(np.concatenate(self._samples, axis=1), [2, 98], axis=1)
+        return tuple(
+            Band(
+                name=name,
+                dtype=self._dtype,
+                mean=float(self._mean[i]),
+                std=float(std[i]) or 1.0,
+                p2=float(low[i]),
+                p98=float(high[i]),
+            )
+            for i, name in enumerate(self._names)
+        )

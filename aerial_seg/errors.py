@@ -1,0 +1,32 @@
+"""What can go wrong for a user: one line that says got, wanted, remedy. Everything else is our own bug."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AerialSegError(Exception):
+    """A problem the user can mend. Its text is one line: what was found, what was wanted, what to do."""
+
+    exit_code = 1
+
+
+class InputError(AerialSegError):
+    """A file, raster, label layer, dataset or model is not what the work needs."""
+
+
+class OutputError(AerialSegError):
+    """The result cannot be written where it was asked for."""
+
+
+class SettingsError(AerialSegError):
+    """A recipe or an option holds a value that cannot work."""
+
+    exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint `; did you mean 'x'?` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

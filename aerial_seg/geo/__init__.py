@@ -1,0 +1,1 @@
+"""Grids, rasters, labels and vectors. Knows nothing of torch."""

@@ -1,0 +1,1 @@
+"""Plan and stitch: integers and numpy only. Knows neither rasters nor networks."""

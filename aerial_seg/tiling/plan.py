@@ -1,0 +1,135 @@
+"""Where the tiles lie: every pixel in the core of at least one tile, every origin on the network's step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aerial_seg.errors import SettingsError
+from aerial_seg.tiling.geometry import ModelGeometry
+
+
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """A square tile, in pixels: side = core + 2·halo, step = core − overlap.
+
+    The halo is context that is run and dropped; neighbouring cores share `overlap` pixels and are blended there.
+    """
+
+    geometry: ModelGeometry
+    side: int
+    halo: int
+    step: int
+
+    def __post_init__(self) -> None:
+        self.geometry.check_side(self.side)
+        unit = self.geometry.origin_step
+        if self.halo < 0 or self.halo % unit or self.step < unit or self.step % unit:
+            raise SettingsError(f"halo {self.halo} and step {self.step} must be multiples of {unit}")
+        if self.step > self.core:
+            raise SettingsError(
+                f"tile size {self.side} with halo {self.halo} leaves a core of {self.core} px, less than one step "
+                f"of {self.step} px; use a larger tile or a smaller halo"
+            )
+
+    @property
+    def core(self) -> int:
+        """Pixels of a side that are kept."""
+        return self.side - 2 * self.halo
+
+    @property
+    def overlap(self) -> int:
+        """Pixels that neighbouring cores share."""
+        return self.core - self.step
+
+
+def tile_shape(
+    geometry: ModelGeometry, side: int, *, halo: int | None = None, overlap: int | None = None
+) -> TileShape:
+    """A tile of this side whose halo and overlap are at least what was asked, rounded up to the origin step.
+
+    Defaults: halo side/16 and overlap side/8, so that a 512 tile advances by 384 px, rounded *down* where the
+    network's step is coarse.
+    """
+    geometry.check_side(side)
+    unit = geometry.origin_step
+    if halo is not None and halo < 0 or overlap is not None and overlap < 0:
+        raise SettingsError(f"halo {halo} and overlap {overlap} must not be negative")
+    halo = side // 16 // unit * unit if halo is None else -(-halo // unit) * unit
+    core = side - 2 * halo
+    overlap = side // 8 // unit * unit if overlap is None else overlap
+    step = (core - overlap) // unit * unit
+    if step < unit:
+        raise SettingsError(
+            f"tile size {side} with halo {halo} and overlap {overlap} leaves no step of at least {unit} px; "
+            f"use a tile of at least {geometry.nearest_valid_sides(2 * halo + overlap + unit)[1]} px or less overlap"
+        )
+    return TileShape(geometry=geometry, side=side, halo=halo, step=step)
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPlan:
+    """One axis of a raster: the first pixel of each core, ascending, multiples of the origin step.
+
+    The last core is moved back to the last step that still reaches the end, so that it holds real pixels.
+    """
+
+    length: int
+    shape: TileShape
+    origins: tuple[int, ...]
+
+    @classmethod
+    def of(cls, length: int, shape: TileShape) -> AxisPlan:
+        """The plan of an axis of `length` ≥ 1 pixels."""
+        if length < 1:
+            raise ValueError(f"an axis has at least one pixel, got {length}")
+        unit = shape.geometry.origin_step
+        last = max(0, -(-(length - shape.core) // unit) * unit)
+        origins = (*range(0, last, shape.step), last)
+        return cls(length=length, shape=shape, origins=origins)
+
+    @property
+    def cells(self) -> int:
+        """Lattice cells that the axis needs."""
+        return self.shape.geometry.cells(self.length)
+
+    @property
+    def cell_origins(self) -> tuple[int, ...]:
+        """First lattice cell of each core."""
+        return tuple(origin // self.shape.geometry.logit_stride for origin in self.origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One planned input: its place in the plan and its core's first pixel. The window may leave the raster."""
+
+    row: int
+    col: int
+    core_top: int
+    core_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """All tiles of one raster, west to east, then north to south."""
+
+    rows: AxisPlan
+    cols: AxisPlan
+
+    @classmethod
+    def of(cls, *, height: int, width: int, shape: TileShape) -> TilePlan:
+        """The plan of a height × width raster."""
+        return cls(rows=AxisPlan.of(height, shape), cols=AxisPlan.of(width, shape))
+
+    @property
+    def shape(self) -> TileShape:
+        """The tile that both axes share."""
+        return self.rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows.origins) * len(self.cols.origins)
+
+    def tiles_of_row(self, row: int) -> Iterator[Tile]:
+        """The tiles of one row of tiles, west to east."""
+        for col, left in enumerate(self.cols.origins):
+            yield Tile(row=row, col=col, core_top=self.rows.origins[row], core_left=left)

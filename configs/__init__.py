@@ -1,0 +1,1 @@
+"""Recipes in TOML, shipped with the wheel."""
