@@ -105,7 +105,11 @@ class Grid:
         return replace(self, transform=self.transform * scale, height=height, width=width)
 
     def at_gsd(self, metres: float) -> Grid:
-        """The same ground in whole pixels as near to this GSD as they come, on both axes."""
+        """The same ground in whole pixels as near to this GSD as they come, on both axes.
+
+        Where the GSD is within 3 % of a whole multiple of the pixel, it is taken as that multiple: pixels are then
+        averaged in whole groups, which is sharper, and a difference that small is none to a network.
+        """
         gsd = self.gsd()
         if gsd is None:
             raise InputError(
@@ -113,9 +117,14 @@ class Grid:
             )
         down, across = gsd
         return self.resized(
-            height=max(1, round(self.height * down / metres)),
-            width=max(1, round(self.width * across / metres)),
+            height=max(1, round(self.height / _reduction(metres / down))),
+            width=max(1, round(self.width / _reduction(metres / across))),
         )
+
+
+def _reduction(ratio: float) -> float:
+    whole = round(ratio)
+    return whole if whole >= 1 and abs(ratio / whole - 1) <= 0.03 else ratio
 
 
 def describe_extent(grid: Grid) -> str:

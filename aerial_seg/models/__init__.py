@@ -1,0 +1,1 @@
+"""Networks, device and precision, model file. Knows nothing of rasters."""

@@ -1,0 +1,1 @@
+"""Where rasters meet torch: chips, augmentation, losses, schedules, the loop."""

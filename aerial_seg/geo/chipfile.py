@@ -1,0 +1,87 @@
+"""Chips on disk: an image GeoTIFF with an internal mask and a label GeoTIFF, both on their own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.crs import CRS as RasterioCRS
+from rasterio.enums import ColorInterp
+
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster import Raster
+from aerial_seg.legend import IGNORE, Legend
+
+
+@dataclass(frozen=True, slots=True)
+class ChipWindow:
+    """One cell of the regular chip grid over a raster; at the south and east edge it reaches beyond the raster."""
+
+    row: int
+    col: int
+    top: int
+    left: int
+
+
+def chip_windows(*, height: int, width: int, size: int) -> Iterator[ChipWindow]:
+    """Windows of size × size that partition the raster: no pixel twice, none left out."""
+    for row, top in enumerate(range(0, height, size)):
+        for col, left in enumerate(range(0, width, size)):
+            yield ChipWindow(row, col, top, left)
+
+
+def write_image(
+    path: Path, image: NDArray[np.generic], valid: NDArray[np.bool_], grid: Grid, names: Sequence[str]
+) -> None:
+    """image (C,H,W) in its own dtype; invalid pixels go into an internal mask, so every value stays usable."""
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **_profile(grid, count=len(image), dtype=str(image.dtype))) as file,
+    ):
+        if len(names) != 3:
+            # Without this GDAL takes a fourth uint8 band for alpha, and its zeros for nodata.
+            file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)
+        file.descriptions = tuple(names)
+        file.write(image)
+        if not valid.all():
+            file.write_mask(valid)
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Legend) -> None:
+    """labels (H,W) uint8 pixel values with the classes' palette; 255 = unlabelled is nodata."""
+    with rasterio.open(path, "w", **_profile(grid, count=1, dtype="uint8"), nodata=IGNORE) as file:
+        palette = {value: (*map(int, rgb), 255) for value, rgb in enumerate(legend.colours())}
+        file.write(labels, 1)
+        file.write_colormap(1, {**palette, IGNORE: (0, 0, 0, 0)})
+
+
+def read_chip(
+    image: Path, labels: Path
+) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
+    """image (C,H,W), valid (H,W) and labels (H,W) of one chip."""
+    with Raster(image, georeferenced=False) as raster:
+        size = {"top": 0, "left": 0, "height": raster.grid.height, "width": raster.grid.width}
+        pixels, valid = raster.read(**size)
+    with Raster(labels, georeferenced=False) as raster:
+        values, _ = raster.read(**size)
+    return pixels, valid, values[0].astype(np.uint8)
+
+
+def _profile(grid: Grid, *, count: int, dtype: str) -> dict[str, object]:
+    return {
+        "driver": "GTiff",
+        "height": grid.height,
+        "width": grid.width,
+        "count": count,
+        "dtype": dtype,
+        "crs": RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
+        "transform": grid.transform,
+        "compress": "DEFLATE",
+        "zlevel": 1,
+        "interleave": "pixel",
+        "photometric": "RGB" if count == 3 and dtype == "uint8" else "MINISBLACK",
+    }

@@ -1,0 +1,42 @@
+"""From what a user types to a list of raster files: files, folders, globs, VRTs."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from aerial_seg.errors import InputError
+
+_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
+
+
+def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
+    """Every raster that the arguments name, each once, in the order given; folders and globs sorted by name.
+
+    A folder stands for the rasters directly in it. Raises InputError for an argument that names nothing.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        for path in _expand(argument):
+            found[path] = None
+    if not found:
+        raise InputError("no raster was given; name files, folders or globs")
+    return tuple(found)
+
+
+def _expand(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        if not inside:
+            raise InputError(f"folder {path} holds no raster, wanted one of {', '.join(_SUFFIXES)}; check the path")
+        return inside
+    if path.exists():
+        return [path]
+    if glob.has_magic(argument):
+        matches = sorted(map(Path, glob.glob(argument)))
+        if not matches:
+            raise InputError(f"no file matches {argument}; check the pattern")
+        return matches
+    raise InputError(f"{path} does not exist; check the path")

@@ -1,0 +1,137 @@
+"""Label rasters: class values on a grid of their own, brought onto the image's grid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.crs import CRS as RasterioCRS
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.label_rules import LabelSettings, legend_of_values
+from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.raster import grid_of, open_dataset
+from aerial_seg.legend import IGNORE, Legend
+
+
+@dataclass(frozen=True, slots=True)
+class RasterLabels:
+    """One or more class rasters; where they overlap, the later one lies on top."""
+
+    legend: Legend
+    notes: tuple[str, ...]
+    _paths: tuple[Path, ...]
+    _grids: tuple[Grid, ...]
+    _unlabelled: tuple[int, ...]
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
+        """Reads every pixel once to know all values before any work begins."""
+        counts: Counter[int] = Counter()
+        grids = []
+        for path in paths:
+            grid, found = _scan(path, settings)
+            grids.append(grid)
+            counts.update(found)
+        what = str(paths[0]) if len(paths) == 1 else f"the {len(paths)} label rasters"
+        if legend is None and settings.classes is None:
+            own = read_legend(paths[0])
+            if own is not None and set(counts) <= set(own.values):
+                legend = own
+        legend = legend_of_values(counts, settings, what=what, known=legend)
+        return cls(legend, (), tuple(paths), tuple(grids), settings.unlabelled)
+
+    def extent_lonlat(self) -> tuple[float, float, float, float] | None:
+        """west, south, east, north of all label rasters; None when one has no CRS."""
+        if any(grid.crs is None for grid in self._grids):
+            return None
+        boxes = np.array([grid.footprint_lonlat().bounds for grid in self._grids])
+        west, south = map(float, boxes[:, :2].min(axis=0))
+        east, north = map(float, boxes[:, 2:].max(axis=0))
+        return west, south, east, north
+
+    def burn(self, grid: Grid) -> NDArray[np.uint8]:
+        """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
+        out = np.full(grid.shape, IGNORE, np.uint8)
+        for path, own in zip(self._paths, self._grids, strict=True):
+            if (own.crs is None) != (grid.crs is None):
+                odd = path if own.crs is None else "the imagery"
+                raise InputError(f"{odd} has no CRS while its counterpart has one; give both a CRS or neither")
+            if own.crs is not None and not own.footprint_lonlat().intersects(grid.footprint_lonlat()):
+                continue
+            values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
+            known &= ~np.isin(values, self._unlabelled)
+            out[known] = values[known].astype(np.uint8)
+        return out
+
+
+def _scan(path: Path, settings: LabelSettings) -> tuple[Grid, Counter[int]]:
+    """The grid and the labelled values of a label raster with their counts."""
+    counts: Counter[int] = Counter()
+    with open_dataset(path) as dataset:
+        if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "iu":
+            raise InputError(
+                f"{path} has {dataset.count} band(s) of {dataset.dtypes[0]}, wanted one band of integer class values; "
+                "convert colours or floats to class numbers first"
+            )
+        for _, window in dataset.block_windows(1):
+            values = dataset.read(1, window=window)
+            known = dataset.dataset_mask(window=window) > 0
+            found, numbers = np.unique(values[known], return_counts=True)
+            counts.update(dict(zip(map(int, found), map(int, numbers), strict=True)))
+        grid = grid_of(dataset)
+    if grid.crs is None and settings.crs is not None:
+        crs = RasterioCRS.from_user_input(settings.crs)
+        raise InputError(f"{path} has no CRS; write {crs.to_string()} into the file (gdal_edit.py -a_srs) first")
+    for value in (*settings.unlabelled, IGNORE):
+        counts.pop(value, None)
+    return grid, counts
+
+
+def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    label_gsd, image_gsd = own.gsd(), grid.gsd()
+    assert label_gsd is not None
+    assert image_gsd is not None
+    finer = max(image_gsd) > 1.5 * max(label_gsd)
+    with open_dataset(path) as dataset:
+        assert grid.crs is not None
+        try:
+            with WarpedVRT(
+                dataset,
+                crs=RasterioCRS.from_wkt(grid.crs.to_wkt()),
+                transform=grid.transform,
+                height=grid.height,
+                width=grid.width,
+                resampling=Resampling.mode if finer else Resampling.nearest,
+                tolerance=1e-9,
+                add_alpha=dataset.nodata is None,
+            ) as warped:
+                return warped.read(1), warped.dataset_mask() > 0
+        except RasterioError as error:
+            raise InputError(f"{path} could not be brought onto the image's grid ({error}); check its CRS") from error
+
+
+def _read_plain(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Labels of imagery without CRS: pixel for pixel, so the label raster has the image's own pixels."""
+    left, top = map(round, ~own.transform * (grid.transform.c, grid.transform.f))
+    values = np.zeros(grid.shape, np.int64)
+    known = np.zeros(grid.shape, bool)
+    rows = slice(max(top, 0), min(top + grid.height, own.height))
+    cols = slice(max(left, 0), min(left + grid.width, own.width))
+    if rows.start < rows.stop and cols.start < cols.stop:
+        window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
+        inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
+        with rasterio.open(path) as dataset:
+            values[inside] = dataset.read(1, window=window)
+            known[inside] = dataset.dataset_mask(window=window) > 0
+    return values, known

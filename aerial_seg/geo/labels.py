@@ -1,0 +1,74 @@
+"""Labels as users have them, polygons or class rasters, burnt onto any grid: 255 = unlabelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.label_raster import RasterLabels
+from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.label_vector import read_vector_labels
+from aerial_seg.legend import Legend
+
+_RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".img", ".jp2")
+
+
+class Labels(Protocol):
+    """Opened labels. `notes` tell what was mended or left out, with counts."""
+
+    @property
+    def legend(self) -> Legend: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def extent_lonlat(self) -> tuple[float, float, float, float] | None:
+        """west, south, east, north; None when the labels have no CRS."""
+        ...
+
+    def burn(self, grid: Grid) -> NDArray[np.uint8]:
+        """Pixel values (H,W) uint8 on this grid: a class value, or 255 = unlabelled."""
+        ...
+
+
+def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None = None) -> Labels:
+    """The labels at these paths: one vector layer, or one or more class rasters.
+
+    With a `legend` (of a mask or model to compare with) the labels' classes are matched to it by name or value.
+    Raises InputError for whatever does not fit, telling the remedy.
+    """
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path of the labels")
+    if all(path.suffix.lower() in _RASTER_SUFFIXES for path in paths):
+        return RasterLabels.open(paths, settings, legend=legend)
+    if len(paths) > 1:
+        raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")
+    return read_vector_labels(paths[0], settings, legend=legend)
+
+
+def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]) -> None:
+    """Raises InputError, printing both extents, when the labels touch none of the images."""
+    box = labels.extent_lonlat()
+    if box is None or any(grid.crs is None for grid in grids):
+        return
+    west, south, east, north = box
+    images = np.array([grid.footprint_lonlat().bounds for grid in grids])
+    apart = (images[:, 0] > east) | (images[:, 2] < west) | (images[:, 1] > north) | (images[:, 3] < south)
+    if not apart.all():
+        return
+    left, bottom = images[:, :2].min(axis=0)
+    right, top = images[:, 2:].max(axis=0)
+    swapped = left <= north and right >= south and bottom <= east and top >= west
+    remedy = "the labels' axes seem swapped (lat,lon)" if swapped else "check the labels' CRS and area"
+    raise InputError(
+        f"the labels do not overlap {names[0] if len(names) == 1 else f'any of the {len(names)} rasters'}: "
+        f"labels lon {west:.5f}..{east:.5f}, lat {south:.5f}..{north:.5f}; "
+        f"imagery lon {left:.5f}..{right:.5f}, lat {bottom:.5f}..{top:.5f}; {remedy}"
+    )

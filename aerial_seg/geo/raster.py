@@ -1,0 +1,225 @@
+"""Reading rasters: pixels in their own dtype, and beside them which of them were measured."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.grid import Grid
+
+_EXACT = 1e-9
+"""Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
+
+Pixels = NDArray[np.generic]
+Valid = NDArray[np.bool_]
+
+
+@contextmanager
+def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
+    """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it."""
+    text = str(path)
+    is_local = not text.startswith(("/vsi", "http://", "https://", "s3://", "<VRTDataset"))
+    if is_local and not Path(text).exists():
+        raise InputError(f"{text} does not exist; check the path")
+    try:
+        with warnings.catch_warnings():
+            # Said by us where it matters, as an error with its remedy.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(text)
+    except RasterioError as error:
+        raise InputError(
+            f"{text} is not a raster that GDAL can read ({error}); wanted a GeoTIFF, VRT or another GDAL format"
+        ) from error
+    with dataset:
+        if dataset.count == 0:
+            raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
+        yield dataset
+
+
+def grid_of(dataset: DatasetReader) -> Grid:
+    """The grid of an opened raster; its CRS is None when the file has none."""
+    crs = CRS.from_user_input(dataset.crs) if dataset.crs else None
+    return Grid(crs=crs, transform=dataset.transform, height=dataset.height, width=dataset.width)
+
+
+@dataclass(frozen=True, slots=True)
+class RasterInfo:
+    """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not alpha."""
+
+    path: str
+    grid: Grid
+    bands: tuple[int, ...]
+    names: tuple[str, ...]
+    dtype: str
+    nodata: float | None
+    control_points: bool = False
+
+    @classmethod
+    def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
+        """The facts of an opened raster. Raises InputError for complex numbers."""
+        alpha = ColorInterp.alpha
+        bands = tuple(b for b, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != alpha)
+        if not bands:
+            raise InputError(f"{path} holds only an alpha band; wanted at least one band of imagery")
+        dtype = str(np.result_type(*(dataset.dtypes[b - 1] for b in bands)))
+        if np.dtype(dtype).kind == "c":
+            raise InputError(f"{path} holds complex numbers ({dtype}); wanted integers or floats: convert it first")
+        names = tuple(dataset.descriptions[b - 1] or dataset.colorinterp[b - 1].name for b in bands)
+        if len(set(names)) < len(names):
+            names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
+        return cls(str(path), grid_of(dataset), bands, names, dtype, dataset.nodata, bool(dataset.gcps[0]))
+
+
+def raster_info(path: Path | str) -> RasterInfo:
+    """The facts of the raster at `path`."""
+    with open_dataset(path) as dataset:
+        return RasterInfo.of(dataset, path)
+
+
+def require_crs(info: RasterInfo) -> None:
+    """Raises InputError, telling the remedies, unless the raster is georeferenced."""
+    if info.grid.crs is not None:
+        return
+    if info.control_points:
+        raise InputError(
+            f"{info.path} is placed by ground control points only, wanted a grid with a CRS; "
+            "warp it first (gdalwarp), or pass --no-georef to work in pixel coordinates"
+        )
+    raise InputError(
+        f"{info.path} has no CRS, wanted a georeferenced raster; give it one (gdal_edit.py -a_srs EPSG:…), "
+        "or pass --no-georef to work in pixel coordinates"
+    )
+
+
+class Raster:
+    """An opened raster read by windows, on its own grid or resampled to another pixel size.
+
+    A pixel is valid unless the file's nodata value, mask or alpha says otherwise, or a band is not a number; with a
+    `nodata` of the caller's, unless every band equals it.
+    """
+
+    def __init__(self, path: Path | str, *, nodata: float | None = None, georeferenced: bool = True) -> None:
+        self._context = open_dataset(path)
+        self._dataset = self._context.__enter__()
+        self._source: DatasetReader | WarpedVRT = self._dataset
+        self._nodata = nodata
+        try:
+            self.info = RasterInfo.of(self._dataset, path)
+            self.grid = self.info.grid
+            if georeferenced:
+                require_crs(self.info)
+        except InputError:
+            self._context.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._source is not self._dataset:
+            self._source.close()
+        self._context.__exit__(kind, error, trace)
+
+    def resample(self, grid: Grid) -> None:
+        """Read from now on as if the raster had this grid, which cuts the same ground into other pixels.
+
+        AVERAGE to coarser pixels, BILINEAR to finer ones; the same whatever the windows.
+        """
+        if grid.shape == self.info.grid.shape:
+            return
+        coarser = grid.height * grid.width < self.info.grid.height * self.info.grid.width
+        nodata = self.info.nodata if self._nodata is None else self._nodata
+        has_mask = MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
+        has_alpha = ColorInterp.alpha in self._dataset.colorinterp
+        self._source = WarpedVRT(
+            self._dataset,
+            crs=self._dataset.crs,
+            transform=grid.transform,
+            height=grid.height,
+            width=grid.width,
+            resampling=Resampling.average if coarser else Resampling.bilinear,
+            tolerance=_EXACT,
+            src_nodata=nodata,
+            nodata=nodata,
+            add_alpha=nodata is None and has_mask and not has_alpha,
+            # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
+            UNIFIED_SRC_NODATA="YES",
+        )
+        self.grid = grid
+
+    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
+        """image (C,h,w) in the raster's dtype and valid (h,w); outside the raster zeros that are not valid.
+
+        Raises InputError naming file and window when a block cannot be read: never zeros in silence.
+        """
+        image = np.zeros((len(self.info.bands), height, width), self.info.dtype)
+        valid = np.zeros((height, width), bool)
+        rows = slice(max(top, 0), min(top + height, self.grid.height))
+        cols = slice(max(left, 0), min(left + width, self.grid.width))
+        if rows.start >= rows.stop or cols.start >= cols.stop:
+            return image, valid
+        window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
+        inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
+        try:
+            image[(slice(None), *inside)] = self._source.read(self.info.bands, window=window)
+            valid[inside] = self._measured(image[(slice(None), *inside)], window)
+        except RasterioError as error:
+            raise InputError(
+                f"{self.info.path} could not be read at row {window.row_off}, column {window.col_off}, "
+                f"{window.width} × {window.height} px ({error}); the file is damaged or incomplete: copy it again"
+            ) from error
+        return image, valid
+
+    def _measured(self, image: Pixels, window: Window) -> Valid:
+        if self._nodata is not None:
+            same = np.isnan(image) if math.isnan(self._nodata) else image == self._nodata
+            valid = ~np.all(same, axis=0)
+        else:
+            valid = self._source.dataset_mask(window=window) > 0
+        if image.dtype.kind == "f":
+            valid &= np.isfinite(image).all(axis=0)
+        return np.asarray(valid, bool)
+
+
+class RowReader:
+    """Reads a raster from north to south, every row once: rows that the next request shares are kept."""
+
+    def __init__(self, raster: Raster) -> None:
+        self._raster = raster
+        self._top = 0
+        self._image: Pixels | None = None
+        self._valid: Valid | None = None
+
+    def rows(self, top: int, bottom: int) -> tuple[Pixels, Valid]:
+        """image (C, bottom − top, W) and valid; requests must not go back north. May reach beyond the raster."""
+        width = self._raster.grid.width
+        image, valid = self._image, self._valid
+        if image is None or valid is None or top >= self._top + image.shape[1]:
+            image, valid = self._raster.read(top=top, left=0, height=bottom - top, width=width)
+        else:
+            shared = slice(top - self._top, bottom - self._top)
+            image, valid = image[:, shared], valid[shared]
+            known = top + image.shape[1]
+            fresh, fresh_valid = self._raster.read(top=known, left=0, height=bottom - known, width=width)
+            image = np.concatenate([image, fresh], axis=1)
+            valid = np.concatenate([valid, fresh_valid], axis=0)
+        self._top, self._image, self._valid = top, image, valid
+        return image, valid

@@ -1,0 +1,131 @@
+"""Training, validation and test ground that never overlap: whole blocks or whole sources go to one split."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely import STRtree
+
+from aerial_seg.errors import SettingsError
+
+_ORDERINGS_TRIED = 64
+_TOUCHING = 1e-3
+"""Chips that share less than this part of their area only touch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What goes into one split: a fraction of the chips, or the sources whose file name matches a glob."""
+
+    fraction: float = 0.0
+    pattern: str | None = None
+
+
+def parse_share(text: str, option: str) -> Share:
+    """`0.15` or `15%` is a fraction of the chips, anything else a glob on source file names (`*_north.tif`)."""
+    number = text.removesuffix("%")
+    try:
+        fraction = float(number) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return Share(pattern=text)
+    if not 0 <= fraction < 1:
+        raise SettingsError(f"{option} {text} is not a fraction from 0 to below 1; try 0.15, or a glob on file names")
+    return Share(fraction=fraction)
+
+
+def assign_splits(
+    units: Sequence[Hashable], sources: Sequence[str], counts: NDArray[np.int64], *, val: Share, test: Share, seed: int
+) -> list[str]:
+    """A split per chip, such that all chips of a unit (spatial block or source) share one.
+
+    units, sources: per chip, its unit and its source's file name. counts (chips, classes): labelled pixels. Of a
+    fixed number of seeded orders the one is taken whose splits have the most equal class shares. Every split that
+    was asked for gets a unit, training first. Raises SettingsError for globs that match nothing or everything.
+    """
+    splits = ["train"] * len(units)
+    for name, share in (("test", test), ("val", val)):
+        if share.pattern is not None:
+            matched = [i for i, source in enumerate(sources) if fnmatchcase(source, share.pattern)]
+            if not matched:
+                raise SettingsError(
+                    f"--{name} '{share.pattern}' matches none of the {len(set(sources))} sources "
+                    f"(first: {sources[0]}); the glob is matched against file names"
+                )
+            for i in matched:
+                splits[i] = name
+    free = [i for i, split in enumerate(splits) if split == "train"]
+    if not free:
+        raise SettingsError("--val and --test match every source; leave at least one for training")
+    wanted = {name: share.fraction for name, share in (("val", val), ("test", test)) if share.fraction > 0}
+    if wanted:
+        chosen = _choose_units([units[i] for i in free], counts[free], wanted, seed)
+        for i in free:
+            splits[i] = chosen.get(units[i], "train")
+    return splits
+
+
+def _choose_units(
+    units: Sequence[Hashable], counts: NDArray[np.int64], wanted: dict[str, float], seed: int
+) -> dict[Hashable, str]:
+    names = list(dict.fromkeys(units))
+    index = {unit: k for k, unit in enumerate(names)}
+    chips = np.bincount([index[unit] for unit in units], minlength=len(names))
+    pixels = np.zeros((len(names), counts.shape[1]))
+    for unit, row in zip(units, counts, strict=True):
+        pixels[index[unit]] += row
+    random = np.random.default_rng(seed)
+    best: tuple[float, dict[int, str]] | None = None
+    for _ in range(_ORDERINGS_TRIED):
+        taken = _take(random.permutation(len(names)), chips, wanted)
+        badness = _imbalance(pixels, taken, list(wanted))
+        if best is None or badness < best[0]:
+            best = badness, taken
+    assert best is not None
+    return {names[k]: split for k, split in best[1].items()}
+
+
+def _take(order: NDArray[np.int64], chips: NDArray[np.int64], wanted: dict[str, float]) -> dict[int, str]:
+    """Walk the order, filling each split to its fraction; the last unit always stays for training."""
+    taken: dict[int, str] = {}
+    remaining = [int(k) for k in order]
+    for name, fraction in wanted.items():
+        filled = 0
+        while len(remaining) > 1 and (filled == 0 or filled + chips[remaining[0]] / 2 <= fraction * chips.sum()):
+            unit = remaining.pop(0)
+            taken[unit] = name
+            filled += int(chips[unit])
+    return taken
+
+
+def _imbalance(pixels: NDArray[np.float64], taken: dict[int, str], names: list[str]) -> float:
+    """The largest difference of a class's share between a split and the whole; an empty class counts most."""
+    whole = pixels.sum(axis=0) / max(1.0, pixels.sum())
+    worst = 0.0
+    for name in [*names, "train"]:
+        rows = [k for k in range(len(pixels)) if taken.get(k, "train") == name]
+        part = pixels[rows].sum(axis=0) if rows else np.zeros(pixels.shape[1])
+        share = part / max(1.0, part.sum())
+        lost = ((part == 0) & (whole > 0)).sum()
+        worst = max(worst, float(np.abs(share - whole).max()) + float(lost))
+    return worst
+
+
+def overlapping(footprints: Sequence[Any], splits: Sequence[str]) -> list[int]:
+    """The chips to leave out so that no ground is in two splits: training gives way to val, both to test."""
+    tree = STRtree(list(footprints))
+    area = shapely.area(np.asarray(footprints, dtype=object))
+    rank = {"train": 0, "val": 1, "test": 2}
+    left_out: set[int] = set()
+    first, second = tree.query(list(footprints), predicate="intersects")
+    for a, b in zip(map(int, first), map(int, second), strict=True):
+        if rank[splits[a]] < rank[splits[b]] and a not in left_out:
+            shared = shapely.area(shapely.intersection(footprints[a], footprints[b]))
+            if shared > _TOUCHING * min(area[a], area[b]):
+                left_out.add(a)
+    return sorted(left_out)

@@ -1,0 +1,164 @@
+"""One small interface for every network: image in, logits at a stated stride out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.models.dilation import dilate
+from aerial_seg.models.heads import ASPPHead, AuxiliaryHead, FCNHead, PSPHead
+from aerial_seg.recipe import ModelSettings
+from aerial_seg.tiling.geometry import ModelGeometry
+
+OWN = ("fcn", "deeplabv3", "pspnet")
+
+
+class Network(nn.Module):
+    """A network that states its geometry.
+
+    `forward` takes image (N,C,H,W) float32, normalised, with sides that `geometry` calls valid, and returns logits
+    (N,K,H/s,W/s) at its logit stride s. `forward_training` adds the auxiliary logits, or None.
+    """
+
+    geometry: ModelGeometry
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,h,w)."""
+        raise NotImplementedError
+
+    def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As forward, with the logits of the auxiliary head where the network has one."""
+        return self(image), None
+
+
+class DilatedNetwork(Network):
+    """A dilated ResNet with one of our heads and, in training, an auxiliary head on the stage before the last."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, auxiliary: nn.Module | None, output_stride: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.auxiliary = auxiliary
+        self.geometry = ModelGeometry(
+            output_stride=output_stride, logit_stride=output_stride, origin_step=output_stride
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,H/s,W/s)."""
+        logits: Tensor = self.head(self.encoder(image)[-1])
+        return logits
+
+    def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of the head and of the auxiliary head, each at its own stride."""
+        features = self.encoder(image)
+        side = None if self.auxiliary is None else self.auxiliary(features[-2])
+        return self.head(features[-1]), side
+
+
+class SmpNetwork(Network):
+    """Any architecture of segmentation_models_pytorch; its logits come at full resolution.
+
+    Their own upsampling (often align_corners on even sides) does not line up across tiles at a lower stride, so they
+    are blended after it: logit stride 1. Origins keep the encoder's whole stride.
+    """
+
+    def __init__(self, model: nn.Module, origin_step: int) -> None:
+        super().__init__()
+        self.model = model
+        self.geometry = ModelGeometry(output_stride=origin_step, logit_stride=1, origin_step=origin_step)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,H,W)."""
+        logits: Tensor = self.model(image)
+        return logits
+
+
+def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Network:
+    """A new network with `bands` input bands and `classes` output channels, in training mode.
+
+    Raises SettingsError for an unknown architecture, encoder or option, naming the nearest known one.
+    """
+    if settings.architecture in OWN:
+        if settings.options:
+            raise SettingsError(
+                f"model.options {sorted(settings.options)} are for smp's architectures; {settings.architecture} "
+                "takes head_channels, aspp_rates, dropout and auxiliary"
+            )
+        return _build_own(settings, bands, classes)
+    return _build_smp(settings, bands, classes)
+
+
+def _build_own(settings: ModelSettings, bands: int, classes: int) -> Network:
+    encoder = _encoder(settings, bands)
+    dilate(encoder, settings.output_stride)
+    *_, before, inside = encoder.out_channels
+    head = _head(settings, inside, classes)
+    side = AuxiliaryHead(before, classes, dropout=settings.dropout) if settings.auxiliary else None
+    return DilatedNetwork(encoder, head, side, settings.output_stride)
+
+
+def _head(settings: ModelSettings, inside: int, classes: int) -> nn.Module:
+    dropout = settings.dropout
+    if settings.architecture == "fcn":
+        return FCNHead(inside, classes, channels=settings.head_channels or 512, dropout=dropout)
+    if settings.architecture == "pspnet":
+        return PSPHead(inside, classes, channels=settings.head_channels or 512, dropout=dropout)
+    rates = [max(1, rate * 16 // settings.output_stride) for rate in settings.aspp_rates]
+    return ASPPHead(inside, classes, rates=rates, channels=settings.head_channels or 256, dropout=dropout)
+
+
+def _encoder(settings: ModelSettings, bands: int) -> Any:
+    _check_encoder(settings.encoder)
+    weights = None if settings.weights == "none" else settings.weights
+    try:
+        return smp.encoders.get_encoder(settings.encoder, in_channels=bands, depth=5, weights=weights)
+    except OSError as error:
+        raise _no_weights(settings) from error
+
+
+def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
+    known = sorted(
+        name for name, kind in vars(smp).items() if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
+    )
+    by_name = {name.lower(): name for name in known}
+    name = by_name.get(settings.architecture.lower())
+    if name is None:
+        names = [*OWN, *known]
+        raise SettingsError(
+            f"there is no architecture '{settings.architecture}'{did_you_mean(settings.architecture, names)}; "
+            f"known: {', '.join(names)}"
+        )
+    _check_encoder(settings.encoder)
+    weights = None if settings.weights == "none" else settings.weights
+    try:
+        model = getattr(smp, name)(
+            encoder_name=settings.encoder,
+            encoder_weights=weights,
+            in_channels=bands,
+            classes=classes,
+            **settings.options,
+        )
+    except OSError as error:
+        raise _no_weights(settings) from error
+    except (TypeError, ValueError, KeyError) as error:
+        raise SettingsError(f"{name} with {settings.encoder} cannot be made: {error}; check model.options") from error
+    return SmpNetwork(model, origin_step=max(32, int(model.encoder.output_stride)))
+
+
+def _check_encoder(name: str) -> None:
+    known = smp.encoders.get_encoder_names()
+    if name not in known and not name.startswith("tu-"):
+        raise SettingsError(
+            f"there is no encoder '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}, and timm's as tu-NAME"
+        )
+
+
+def _no_weights(settings: ModelSettings) -> SettingsError:
+    return SettingsError(
+        f"the {settings.weights} weights of {settings.encoder} could not be downloaded; "
+        "connect to the internet once, or set model.weights = \"none\" to train from scratch"
+    )

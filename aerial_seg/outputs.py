@@ -1,0 +1,91 @@
+"""No partial output is ever readable as a result: write beside, then rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aerial_seg.errors import OutputError
+
+
+def check_writable(final: Path, *, overwrite: bool) -> None:
+    """Raises OutputError unless `final` can be made now: before hours of work, not after them."""
+    if final.exists() and not overwrite:
+        raise OutputError(f"{final} exists already; pass --overwrite to replace it or choose another output")
+    parent = final.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise OutputError(f"{final} cannot be written because {parent} is not a folder; choose another output")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{parent} is not writable; change its permissions or choose another output")
+
+
+def check_folder(final: Path, *, overwrite: bool, marker: str) -> None:
+    """As check_writable, for a folder; one that holds other things than ours is never replaced."""
+    if final.is_dir() and not any(final.iterdir()):
+        overwrite = True
+    check_writable(final, overwrite=overwrite)
+    if final.exists() and not final.is_dir():
+        raise OutputError(f"{final} is a file where a folder is to be written; choose another output")
+    if final.exists() and any(final.iterdir()) and not (final / marker).exists():
+        raise OutputError(f"{final} holds other files and no {marker}, so it is not replaced; choose another output")
+
+
+@contextmanager
+def staged_files(final: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder `NAME.work/` beside `final`; its files take their place when the block ends well, else vanish.
+
+    Sidecars are renamed first, the file called like `final` last, so that whoever sees the result sees it whole.
+    """
+    check_writable(final, overwrite=overwrite)
+    with _work_folder(final) as work:
+        yield work
+        files = sorted(work.iterdir(), key=lambda file: (file.name == final.name, file.name))
+        for file in files:
+            file.replace(final.parent / file.name)
+
+
+@contextmanager
+def staged_folder(final: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
+    """A folder `NAME.work/` that becomes the folder `final` when the block ends well, else vanishes.
+
+    An existing folder is replaced only if it is empty or holds the file `marker`, which says that we made it.
+    """
+    check_folder(final, overwrite=overwrite, marker=marker)
+    with _work_folder(final) as work:
+        yield work
+        if final.exists():
+            retired = final.with_name(final.name + ".old")
+            final.replace(retired)
+            work.replace(final)
+            shutil.rmtree(retired)
+        else:
+            work.replace(final)
+
+
+@contextmanager
+def _work_folder(final: Path) -> Iterator[Path]:
+    work = final.with_name(final.name + ".work")
+    made = _missing_parents(final)
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        yield work
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OutputError(f"{final} could not be written: {error.strerror}; free space or check it") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _missing_parents(final: Path) -> list[Path]:
+    """Folders that do not exist yet, innermost first: a failed run takes them away again."""
+    return [folder for folder in final.absolute().parents if not folder.exists()]

@@ -1,0 +1,162 @@
+"""Recipes: TOML → frozen, validated settings. An unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aerial_seg.errors import SettingsError, did_you_mean
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen table of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Section):
+    """Which network. `fcn`, `deeplabv3` and `pspnet` are our own; other names are smp's (`Unet`, `Segformer`, …).
+
+    output_stride, head_channels, aspp_rates and auxiliary concern our own heads; `options` goes to smp's class.
+    head_channels: width of the head; by default the paper's (FCN 512, ASPP 256, PSP 512).
+    aspp_rates: atrous rates at output stride 16, scaled with the output stride as in DeepLabv3.
+    """
+
+    architecture: str = "deeplabv3"
+    encoder: str = "resnet18"
+    output_stride: Literal[4, 8, 16, 32] = 8
+    head_channels: Positive | None = None
+    aspp_rates: tuple[Positive, ...] = (6, 12, 18)
+    dropout: Fraction = 0.1
+    auxiliary: bool = True
+    weights: Literal["none", "imagenet"] = "none"
+    options: dict[str, int | float | bool | str | list[int] | None] = {}
+
+
+class TrainingSettings(Section):
+    """The loop. Lengths are iterations, never wall-clock, so that a run can be repeated.
+
+    crop: side of the training crop in pixels. learning_rate falls as lr·(1 − i/iterations)^power after `warmup`
+    iterations of linear rise. auxiliary_weight: share of the auxiliary loss. ema_decay: exponential moving average
+    of the weights, validated and saved in their stead; 0 turns it off. class_weights: by class name, default 1.
+    calibrate: for two classes, choose the decision threshold on the validation chips.
+    """
+
+    iterations: Positive = 1000
+    batch_size: Positive = 8
+    crop: Positive = 256
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    power: Annotated[float, Field(gt=0)] = 0.9
+    warmup: Annotated[int, Field(ge=0)] = 0
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    validate_every: Positive = 200
+    calibrate: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
+    seed: int = 0
+
+
+class AugmentationSettings(Section):
+    """Changes of a training crop; validation sees none of them.
+
+    scale: smallest and largest zoom. brightness and contrast are in units of the training standard deviation, for
+    all bands alike; band_noise is the part of them that differs between bands.
+    """
+
+    flips: bool = True
+    rot90: bool = True
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    brightness: Annotated[float, Field(ge=0)] = 0.2
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    band_noise: Annotated[float, Field(ge=0)] = 0.05
+
+
+class PredictionSettings(Section):
+    """How the trained model is tiled unless `predict` is told otherwise; None: derived from the network."""
+
+    tile_size: Positive = 512
+    halo: Annotated[int, Field(ge=0)] | None = None
+    overlap: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Positive = 4
+
+
+class Recipe(Section):
+    """Everything that a training run needs to know besides the data."""
+
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    prediction: PredictionSettings = PredictionSettings()
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that ship with the package, as `train --recipe` takes them."""
+    root = resources.files("aerial_seg.configs")
+    names = []
+    for entry in root.iterdir():
+        if entry.name.endswith(".toml"):
+            names.append(entry.name.removesuffix(".toml"))
+        elif entry.is_dir() and not entry.name.startswith("_"):
+            inside = (e.name for e in entry.iterdir() if e.name.endswith(".toml"))
+            names += [f"{entry.name}/{name.removesuffix('.toml')}" for name in inside]
+    return tuple(sorted(names))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
+
+    Raises SettingsError for an unknown recipe, key or value, naming the nearest known one.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise SettingsError(f"{path} does not exist; shipped recipes: {', '.join(recipe_names())}")
+        return parse_recipe(path.read_text(encoding="utf-8"), name)
+    names = recipe_names()
+    if name not in names:
+        raise SettingsError(
+            f"there is no recipe '{name}'{did_you_mean(name, names)}; shipped: {', '.join(names)}; "
+            "or name a file that ends in .toml"
+        )
+    text = resources.files("aerial_seg.configs").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return parse_recipe(text, name)
+
+
+def parse_recipe(text: str, name: str) -> Recipe:
+    """The recipe in a TOML text; `name` is for messages."""
+    try:
+        return Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"recipe {name} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise SettingsError(f"recipe {name}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        hint = did_you_mean(str(problem["loc"][-1]), known)
+        return f"unknown key '{place}'{hint}; known here: {', '.join(known)}"
+    return f"'{place}' is {problem['input']!r}: {problem['msg']}"
+
+
+def _keys_beside(place: tuple[Any, ...]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for key in place[:-1]:
+        inner = section.model_fields[str(key)].annotation
+        assert isinstance(inner, type)
+        section = inner
+    return list(section.model_fields)

@@ -1,0 +1,144 @@
+"""Training crops: where to cut, how to change them; the same numbers for image and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode, functional
+
+from aerial_seg.bands import Band, normalise
+from aerial_seg.geo.chipfile import read_chip
+from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.training.manifest import Chip
+
+Sample = tuple[Tensor, Tensor]
+
+
+def load_chip(chip: Chip, bands: Sequence[Band], legend: Legend) -> Sample:
+    """image (C,H,W) float32 normalised, invalid pixels at the training mean; labels (H,W) uint8 channels, 255 = ignore."""
+    image, valid, values = read_chip(chip.image, chip.labels)
+    labels = legend.channel_table()[values]
+    labels[~valid] = IGNORE
+    return torch.from_numpy(normalise(image, valid, bands)), torch.from_numpy(labels)
+
+
+class ChipStore:
+    """Chips by number; kept in memory while they fit into `budget` bytes, read again from disk beyond that."""
+
+    def __init__(self, chips: Sequence[Chip], bands: Sequence[Band], legend: Legend, *, budget: int = 2**30) -> None:
+        self._chips, self._bands, self._legend = tuple(chips), tuple(bands), legend
+        self._room = budget
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._chips)
+
+    def __getitem__(self, index: int) -> Sample:
+        """image and labels of chip `index`, as load_chip gives them."""
+        if index in self._kept:
+            return self._kept[index]
+        sample = load_chip(self._chips[index], self._bands, self._legend)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in sample)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = sample
+        return sample
+
+
+class CropDataset(Dataset[Sample]):
+    """Sample i of a training run: its chip, place and changes depend on (seed, i) only, not on workers or batches.
+
+    Every chip is used once before any is used again, in a new order each time.
+    """
+
+    def __init__(
+        self, store: ChipStore, *, length: int, crop: int, augmentation: AugmentationSettings, seed: int
+    ) -> None:
+        self._store, self._length, self._crop = store, length, crop
+        self._augmentation, self._seed = augmentation, seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        """image (C,crop,crop) float32 and labels (crop,crop) int64."""
+        turn, place = divmod(index, len(self._store))
+        order = np.random.default_rng((self._seed, turn)).permutation(len(self._store))
+        image, labels = self._store[int(order[place])]
+        random = np.random.default_rng((self._seed, 1, index))
+        image, labels = cut(image, labels, crop=self._crop, scale=self._augmentation.scale, random=random)
+        image, labels = turn_and_flip(image, labels, self._augmentation, random)
+        return change_light(image, self._augmentation, random), labels.long()
+
+
+def cut(
+    image: Tensor, labels: Tensor, *, crop: int, scale: tuple[float, float], random: np.random.Generator
+) -> Sample:
+    """A random window, zoomed by a random factor (log-uniform in `scale`), as crop × crop pixels.
+
+    Image bilinear (antialiased), labels nearest with the same pixel centres. Where the window leaves the chip the
+    image is 0 (the training mean) and the labels are ignored.
+    """
+    factor = float(np.exp(random.uniform(np.log(scale[0]), np.log(scale[1]))))
+    side = max(1, round(crop / factor))
+    height, width = labels.shape
+    top, left = (_offset(length, side, random) for length in (height, width))
+    rows = slice(max(0, top), min(height, top + side))
+    cols = slice(max(0, left), min(width, left + side))
+    image, labels = image[:, rows, cols], labels[rows, cols]
+    before = max(0, -left), max(0, -top)
+    padding = [*before, side - before[0] - labels.shape[1], side - before[1] - labels.shape[0]]
+    if any(padding):
+        image = functional.pad(image, padding, fill=0.0)
+        labels = functional.pad(labels[None], padding, fill=IGNORE)[0]
+    if side != crop:
+        size = [crop, crop]
+        image = functional.resize(tv_tensors.Image(image), size, InterpolationMode.BILINEAR, antialias=True)
+        labels = functional.resize(tv_tensors.Mask(labels[None]), size, InterpolationMode.NEAREST_EXACT)[0]
+    return image.as_subclass(Tensor), labels.as_subclass(Tensor)
+
+
+def _offset(length: int, side: int, random: np.random.Generator) -> int:
+    """Anywhere inside; a window larger than the chip slides over it instead."""
+    low, high = sorted((0, length - side))
+    return int(random.integers(low, high + 1))
+
+
+def turn_and_flip(
+    image: Tensor, labels: Tensor, settings: AugmentationSettings, random: np.random.Generator
+) -> Sample:
+    """One of the 8 symmetries of a square (or those that the settings allow), the same for both."""
+    turns = int(random.integers(4)) if settings.rot90 else 0
+    image, labels = torch.rot90(image, turns, (1, 2)), torch.rot90(labels, turns, (0, 1))
+    for axis in (1, 2) if settings.flips else ():
+        if random.random() < 0.5:
+            image, labels = image.flip(axis), labels.flip(axis - 1)
+    return image.contiguous(), labels.contiguous()
+
+
+def change_light(image: Tensor, settings: AugmentationSettings, random: np.random.Generator) -> Tensor:
+    """Contrast and brightness changed for all bands alike, and a little for each band; any number of bands.
+
+    Works on the normalised image, so the settings are in units of the training standard deviation. Pixels at exactly
+    0 in all bands are unmeasured and stay there.
+    """
+    bands = len(image)
+    gain = 1 + random.uniform(-settings.contrast, settings.contrast) + _noise(settings, bands, random)
+    shift = random.uniform(-settings.brightness, settings.brightness) + _noise(settings, bands, random)
+    changed = image * _column(gain) + _column(shift)
+    return torch.where((image == 0).all(dim=0), image, changed)
+
+
+def _noise(settings: AugmentationSettings, bands: int, random: np.random.Generator) -> NDArray[np.float64]:
+    return random.uniform(-settings.band_noise, settings.band_noise, bands)
+
+
+def _column(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))[:, None, None]

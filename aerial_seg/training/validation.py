@@ -1,0 +1,80 @@
+"""Validation on whole chips: the exact confusion matrix, and the decision threshold of two-class models."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from aerial_seg.legend import IGNORE
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.models.device import send
+from aerial_seg.models.network import Network
+from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.optimisation import to_label_size
+
+THRESHOLDS = np.arange(0.05, 0.951, 0.01)
+
+
+class ThresholdCurve:
+    """Counts of two-class decisions at each threshold on the probability of channel 1."""
+
+    def __init__(self) -> None:
+        self._truth_by_bin = np.zeros((2, len(THRESHOLDS) + 1), np.int64)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """logits (N,2,H,W), labels (N,H,W)."""
+        probability = torch.sigmoid(logits[:, 1] - logits[:, 0]).cpu().numpy()
+        truth = labels.cpu().numpy()
+        known = truth != IGNORE
+        bins = np.searchsorted(THRESHOLDS, probability[known], side="left")
+        flat = truth[known] * (len(THRESHOLDS) + 1) + bins
+        self._truth_by_bin += np.bincount(flat, minlength=self._truth_by_bin.size).reshape(2, -1)
+
+    def best(self) -> tuple[float, float]:
+        """(threshold, IoU of channel 1) with the largest IoU; a pixel is channel 1 above the threshold."""
+        above = self._truth_by_bin[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+        union = above[0] + self._truth_by_bin[1].sum()
+        iou = above[1] / np.maximum(union, 1)
+        k = int(np.argmax(iou))
+        return float(THRESHOLDS[k]), float(iou[k])
+
+
+def validate(
+    network: Network, store: ChipStore, *, classes: int, device: torch.device
+) -> tuple[ConfusionMatrix, ThresholdCurve | None]:
+    """Every chip whole, one at a time, padded to a side that the network takes; nothing is augmented.
+
+    The network is left in the mode it came in.
+    """
+    matrix = ConfusionMatrix(classes)
+    curve = ThresholdCurve() if classes == 2 else None
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for index in range(len(store)):
+            image, labels = store[index]
+            logits = whole_logits(network, image, device)
+            matrix.add(labels.numpy(), logits.argmax(dim=1)[0].cpu().numpy())
+            if curve is not None:
+                curve.add(logits, labels[None])
+    network.train(was_training)
+    return matrix, curve
+
+
+def whole_logits(network: Network, image: Tensor, device: torch.device) -> Tensor:
+    """Logits (1,K,H,W) of one normalised image (C,H,W) of any size; padding is the training mean."""
+    height, width = image.shape[1:]
+    geometry = network.geometry
+    high, wide = geometry.nearest_valid_sides(height)[1], geometry.nearest_valid_sides(width)[1]
+    padded = pad(image, (0, wide - width, 0, high - height))
+    logits = to_label_size(network(send(padded[None], device)).float(), geometry, high, wide)
+    return logits[:, :, :height, :width]
+
+
+def threshold_bias(threshold: float) -> tuple[float, float]:
+    """What to add to two logits so that their argmax is 1 exactly where p(1) > threshold."""
+    return 0.0, -math.log(threshold / (1 - threshold))
