@@ -109,9 +109,10 @@ def make_legend(
 
 
 def legend_from_colormap(names: Sequence[str], colormap: Mapping[int, Sequence[int]]) -> Legend:
-    """A legend whose class k has the k-th name and the k-th palette colour."""
+    """A legend whose class k has the k-th name and palette colour; one called `background` is marked so."""
     colours = {k: "#{:02x}{:02x}{:02x}".format(*rgba[:3]) for k, rgba in colormap.items() if k < len(names)}
-    return make_legend(dict(enumerate(names)), colours=colours)
+    background = [k for k, name in enumerate(names) if name.lower() == "background"]
+    return make_legend(dict(enumerate(names)), background=background, colours=colours)
 
 
 def _usual_colour(name: str, taken: set[str]) -> str | None:

@@ -79,14 +79,14 @@ class Grid:
 
     def _distance(self, start: tuple[float, float], end: tuple[float, float]) -> float:
         assert self.crs is not None
-        project = to_lonlat(self.crs)
         try:
+            project = to_lonlat(self.crs)
             (lon0, lat0), (lon1, lat1) = (
                 project.transform(*(self.transform * p), errcheck=True) for p in (start, end)
             )
         except ProjError as error:
             raise InputError(f"the raster's place cannot be computed in its CRS ({error}); check its CRS") from error
-        if not all(map(math.isfinite, (lon0, lat0, lon1, lat1))):
+        if not all(map(math.isfinite, (lon0, lat0, lon1, lat1))) or max(abs(lat0), abs(lat1)) > 90:
             raise InputError("the raster's coordinates lie outside of what its CRS covers; check its CRS")
         return float(WGS84.inv(lon0, lat0, lon1, lat1)[2])
 

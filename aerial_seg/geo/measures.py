@@ -1,4 +1,4 @@
-"""Lengths and areas that a user writes with their unit, `1.5px`, `0.8m`, `100px` or `25m2`, and what they are in pixels."""
+"""Lengths and areas written with their unit (`1.5px`, `0.8m`, `100px`, `25m2`), and their size in pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATTERN = re.compile(r"(?P<number>[0-9.]+(?:e[-+]?[0-9]+)?)\s*(?P<unit>px|m2|m�
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A number ≥ 0 and its unit: `px` (a length or an area in pixels), `m` (ground metres), `m2` (square metres)."""
+    """A number ≥ 0 and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
 
     number: float
     unit: Unit
@@ -33,11 +33,11 @@ class Measure:
         return f"{self.number:g}{self.unit}"
 
     def in_pixels(self, gsd: tuple[float, float] | None) -> float:
-        """The measure in pixels (an area: in whole pixels' areas) on a grid of this GSD (down, across) in metres.
+        """The measure in pixels, an area as a count of them, on a grid of this GSD (down, across) in metres.
 
-        A length on pixels that are not square is divided by the geometric mean of the two GSDs: simplification
-        weighs the area of triangles, and this keeps that area right. Raises InputError for ground units when `gsd`
-        is None (no CRS).
+        A length on pixels that are not square is divided by the geometric mean of the two GSDs:
+        simplification weighs the area of triangles, and this keeps that area right. Raises InputError for
+        ground units when `gsd` is None (no CRS).
         """
         if self.unit == "px":
             return self.number

@@ -1,4 +1,4 @@
-"""From a mask to a coverage in pixel space: small patches removed, outlines traced, shared edges simplified once.
+"""From a mask to a coverage in pixel space: small patches removed, outlines traced, edges simplified.
 
 Pixel space has x = column and y = row, both at pixel corners, so every traced coordinate is an integer.
 """
@@ -21,7 +21,7 @@ from aerial_seg.legend import IGNORE
 Mask = NDArray[np.uint8]
 
 _SIEVE_PASSES = 64
-"""A pass reaches one patch deeper into a crowd of small ones; class noise of 1024² pixels takes 170 to settle."""
+"""A pass reaches one patch deeper into a crowd of small ones; pure noise of 1024² pixels takes 170."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,27 @@ class SieveReport:
     crowded: Removed = field(default_factory=Removed)
     islands: Removed = field(default_factory=Removed)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One sentence for each kind of patch that there was."""
+        kinds = (
+            (self.absorbed, "joined their largest neighbour"),
+            (self.crowded, "stood among small ones only and took their commonest class"),
+            (self.islands, "lay alone in nodata and were left out"),
+        )
+        return tuple(
+            f"{removed.patches:,} patches below {self.min_pixels} px ({removed.pixels:,} px) {what}"
+            for removed, what in kinds
+            if removed.patches
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SimplifyReport:
-    """What `simplify` did. `used_px` < `asked_px` is a fallback, and `fallback` then says what was wrong, else ''."""
+    """What `simplify` did.
+
+    fallback: what was wrong at the tolerances above `used_px`; empty when the one asked for worked.
+    """
 
     asked_px: float
     used_px: float
@@ -159,7 +176,7 @@ def _small_pixels(mask: Mask, min_pixels: int) -> NDArray[np.bool_]:
 
 
 def _level(mask: Mask, crowds: NDArray[np.bool_]) -> Mask:
-    """A copy of the mask where each 4-connected part of `crowds` has its most frequent value, the lowest in a tie."""
+    """A copy of the mask; each 4-connected part of `crowds` has its commonest value, the lowest in a tie."""
     labels, _ = label_patches(crowds.view(np.uint8))
     pairs, counts = np.unique(labels[crowds].astype(np.int64) * 256 + mask[crowds], return_counts=True)
     parts, values = np.divmod(pairs, 256)
@@ -177,9 +194,9 @@ def _count(labels: NDArray[np.int32], pixels: NDArray[np.bool_]) -> Removed:
 def trace(mask: Mask) -> Coverage:
     """The outlines of all 4-connected patches but those of 255, as a valid coverage with the fewest vertices.
 
-    mask (H,W) uint8. Vertices lie at the corners of the outlines and wherever three or more patches meet, for all
-    patches alike. GDAL leaves the latter out of the polygon whose side is straight there, and what it returns is no
-    valid coverage.
+    mask (H,W) uint8. Vertices lie at the corners of the outlines and wherever three or more patches meet, for
+    all patches alike. GDAL leaves the latter out of the polygon whose side is straight there, so what it
+    returns is no valid coverage.
     """
     # A list, because every ring is visited twice.
     shapes = list(features.shapes(mask, mask=mask != IGNORE, connectivity=4))
@@ -203,7 +220,7 @@ def trace(mask: Mask) -> Coverage:
 
 
 def _unit_steps(rings: list[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every pixel corner along closed rings of axis-parallel sides: (n,2) x, y without the closing one, and its ring."""
+    """Every pixel corner along closed rings of axis-parallel sides, (n,2) x, y, once each; its ring (n,)."""
     lengths = np.array([len(ring) for ring in rings])
     corners = np.fromiter(
         chain.from_iterable(chain.from_iterable(rings)), np.float64, count=2 * int(lengths.sum())
@@ -221,21 +238,21 @@ def _unit_steps(rings: list[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 def _vertex_table(mask: Mask) -> NDArray[np.bool_]:
     """(H+1, W+1): True where outlines turn or three or more sides meet, so False along straight sides."""
     framed = np.pad(mask, 1, constant_values=IGNORE)
-    # Sides are absent between patches of one value only, because such pixels are one patch.
     north = framed[:-1, :-1] != framed[:-1, 1:]
     south = framed[1:, :-1] != framed[1:, 1:]
     west = framed[:-1, :-1] != framed[1:, :-1]
     east = framed[:-1, 1:] != framed[1:, 1:]
     straight = ((north & south) & ~(west | east)) | ((west & east) & ~(north | south))
-    return ~straight
+    turns: NDArray[np.bool_] = ~straight
+    return turns
 
 
 def simplify(coverage: Coverage, tolerance_px: float) -> tuple[Coverage, SimplifyReport]:
     """A valid coverage of the same patches with fewer vertices on the sides that two polygons share.
 
-    Sides on nodata and on the raster's border stay as they are. The tolerance is the root of the area, in pixels, of
-    the triangles that may go (Visvalingam); up to 0.7 px and at 0 no outline changes. When the result is not valid,
-    half the tolerance is tried, then the traced outlines are kept, and the report says so.
+    Sides on nodata and on the raster's border stay as they are. The tolerance is the root of the area, in
+    pixels, of the triangles that may go (Visvalingam); up to 0.7 px no outline changes. When the result is
+    not valid, half the tolerance is tried, then the traced outlines are kept, and the report says so.
     """
     before = coverage.vertices
     problems: list[str] = []

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,15 +33,15 @@ _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 _SHAPEFILE_LIMIT = 1_900_000_000
 """Bytes. Past 2 GB GDAL fails late or warns only, and leaves a truncated file that can be read."""
 _STRAIGHT_M = 100.0
-"""Between vertices this near, a straight line of any CRS and the geodesic differ by less than a millimetre."""
+"""Between vertices this near, a straight line of a usual CRS leaves the geodesic by about a millimetre."""
 
 
 def feature_table(coverage: Coverage, grid: Grid, legend: Legend) -> gpd.GeoDataFrame:
     """One row per polygon, in the CRS of the grid: class_id int32, class_name, area_m2 float64, geometry.
 
-    Geometries are valid MultiPolygons of one part, exteriors counter-clockwise. area_m2 is geodesic (WGS84), NaN when
-    the grid has no CRS. Every value of the coverage must be in the legend. Raises InputError when the polygons do not
-    survive the grid's transform or lie outside of what its CRS covers.
+    Geometries are valid MultiPolygons of one part, exteriors counter-clockwise. area_m2 is geodesic (WGS84),
+    NaN when the grid has no CRS. Every value of the coverage must be in the legend. Raises InputError when
+    the polygons do not survive the grid's transform or lie outside of what its CRS covers.
     """
     names = {entry.value: entry.name for entry in legend.entries}
     polygons = _in_crs(coverage.geometries, grid)
@@ -56,8 +57,10 @@ def feature_table(coverage: Coverage, grid: Grid, legend: Legend) -> gpd.GeoData
 
 def _to_crs(pixels: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
     """Pixel coordinates (n,2) x, y → CRS coordinates (n,2)."""
-    x, y = grid.transform * (pixels[:, 0], pixels[:, 1])
-    return np.stack([x, y], axis=1)
+    a, b, c, d, e, f = tuple(grid.transform)[:6]
+    x, y = pixels[:, 0], pixels[:, 1]
+    # No matrix product: BLAS may round one shared vertex in two ways.
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
 
 
 def _in_crs(geometries: Geometries, grid: Grid) -> Geometries:
@@ -65,15 +68,15 @@ def _in_crs(geometries: Geometries, grid: Grid) -> Geometries:
     broken = int((~shapely.is_valid(placed)).sum())
     if broken:
         raise InputError(
-            f"{broken} of {len(placed)} polygons collapse under the mask's transform {tuple(grid.transform)[:6]}; "
-            "wanted pixels with an area that float64 coordinates can tell apart: check the georeference"
+            f"{broken} of {len(placed)} polygons collapse under the mask's transform "
+            f"{tuple(grid.transform)[:6]}, wanted pixels that float64 can tell apart; check the georeference"
         )
     oriented: Geometries = shapely.orient_polygons(placed)
     return oriented
 
 
 def geodesic_areas(geometries: Geometries, grid: Grid) -> NDArray[np.float64]:
-    """Square metres on the WGS84 ellipsoid of Polygons in pixel space, (n,) float64; NaN when the grid has no CRS.
+    """Square metres on the WGS84 ellipsoid of Polygons in pixel space, (n,) float64; NaN without a CRS.
 
     Sides are straight in the CRS and followed in steps of 100 m, or of a pixel where pixels are larger.
     """
@@ -91,12 +94,12 @@ def geodesic_areas(geometries: Geometries, grid: Grid) -> NDArray[np.float64]:
         raise InputError(
             f"the polygons' place cannot be computed in the mask's CRS ({error}); check its CRS"
         ) from error
-    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+    if not (np.isfinite(lon) & (np.abs(lat) <= 90)).all():
         raise InputError("the mask reaches outside of what its CRS covers; check its CRS and transform")
     rings = np.array(
         [
             abs(WGS84.polygon_area_perimeter(lon[start:end], lat[start:end])[0])
-            for start, end in zip(ring_offsets[:-1], ring_offsets[1:], strict=True)
+            for start, end in pairwise(ring_offsets)
         ]
     )
     shells = polygon_offsets[:-1]
@@ -106,17 +109,19 @@ def geodesic_areas(geometries: Geometries, grid: Grid) -> NDArray[np.float64]:
 def check_output(path: Path, *, crs: CRS | None, overwrite: bool) -> None:
     """Nothing known now will hinder `write_layer` from writing here; call it before the long work.
 
-    Raises OutputError: unknown suffix, GeoJSON without CRS, no such folder, an existing file without `overwrite`, a
-    GeoPackage that another program has open.
+    Raises OutputError: unknown suffix, GeoJSON without CRS, no such folder, an existing file without
+    `overwrite`, a GeoPackage that another program has open.
     """
     suffix = path.suffix.lower()
     if suffix not in _DRIVERS:
         raise OutputError(
-            f"{path.name} ends in '{path.suffix}', wanted .gpkg (GeoPackage), .shp (Shapefile) or .geojson; rename it"
+            f"{path.name} ends in '{path.suffix}', wanted .gpkg (GeoPackage), .shp (Shapefile) or .geojson; "
+            "rename the output"
         )
     if suffix == ".geojson" and crs is None:
         raise OutputError(
-            f"{path.name} must be in WGS84 (RFC 7946) and the mask has no CRS; write .gpkg or .shp, or give it a CRS"
+            f"{path.name} must be in WGS84 (RFC 7946) and the mask has no CRS; "
+            "write .gpkg or .shp, or give the mask a CRS"
         )
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; create it or write elsewhere")
@@ -127,18 +132,20 @@ def check_output(path: Path, *, crs: CRS | None, overwrite: bool) -> None:
     if suffix == ".gpkg" and journal.exists():
         # SQLite would replay the old file's journal into the new one.
         raise OutputError(
-            f"{path.name} is open in another program ({journal.name} exists); close it there, or choose another name"
+            f"{path.name} is open in another program ({journal.name} exists); "
+            "close it there, or choose another name"
         )
 
 
 def write_layer(
     table: gpd.GeoDataFrame, path: Path, *, overwrite: bool = False, layer: str | None = None
 ) -> None:
-    """The table is a complete vector file at `path`: .gpkg, .shp (with its sidecars) or .geojson (RFC 7946, WGS84).
+    """The table is a complete vector file at `path`: .gpkg, .shp with its sidecars, or .geojson (RFC 7946).
 
-    layer: its name inside the file, by default the file's stem. An empty table becomes an empty layer with all columns
-    (GeoJSON can state no columns without features). Until the file is complete nothing lies under its name; a
-    Shapefile's .shp comes last. Raises OutputError: see `check_output`; a Shapefile above 1.9 GB; a failed write.
+    layer: its name inside the file, by default the file's stem. An empty table becomes an empty layer with
+    all columns (GeoJSON can state no columns without features). Until the file is complete nothing lies under
+    its name; a Shapefile's .shp comes last. Raises OutputError: see `check_output`; a Shapefile above
+    1.9 GB; a failed write.
     """
     check_output(path, crs=table.crs, overwrite=overwrite)
     if path.suffix.lower() == ".shp":
@@ -167,7 +174,7 @@ def _check_shapefile(table: gpd.GeoDataFrame, path: Path) -> None:
     size = shapefile_bytes(np.asarray(table.geometry.array))
     if size > _SHAPEFILE_LIMIT:
         raise OutputError(
-            f"{path.name} would hold {size / 1e9:.2f} GB, a Shapefile at most {_SHAPEFILE_LIMIT / 1e9:.2f} GB; "
+            f"{path.name} would take {size / 1e9:.2f} GB, wanted at most {_SHAPEFILE_LIMIT / 1e9:.2f} GB; "
             "write a .gpkg instead"
         )
     long = [name for name in table["class_name"].unique() if len(name.encode()) > 254]
@@ -183,7 +190,8 @@ def _write_errors(path: Path) -> Iterator[None]:
         yield
     except (DataSourceError, DataLayerError, OSError) as error:
         raise OutputError(
-            f"{path} could not be written ({error}); free disk space, check the folder's permissions, or write elsewhere"
+            f"{path} could not be written ({error}); "
+            "free disk space, check the folder's permissions, or write elsewhere"
         ) from error
 
 

@@ -18,7 +18,7 @@ from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.crops import ChipStore
-from aerial_seg.training.curves import draw_curves
+from aerial_seg.report.curves import draw_curves
 from aerial_seg.training.loop import Checkpoint, TrainingData, run_training
 from aerial_seg.training.manifest import Manifest, open_manifest
 from aerial_seg.training.validation import threshold_bias

@@ -23,6 +23,7 @@ from aerial_seg.progress import Progress, silent
 
 EVERY_CLASS = "all"
 
+_DEFAULT_TOLERANCE = Measure(1.5, "px")
 _LISTED = 10
 
 
@@ -37,7 +38,7 @@ class VectorizeSettings:
     """
 
     min_area: Measure | None = None
-    simplify: Measure = Measure(1.5, "px")
+    simplify: Measure = _DEFAULT_TOLERANCE
     classes: tuple[str, ...] | None = None
     overwrite: bool = False
 
@@ -81,19 +82,30 @@ class VectorizeReport:
         """Polygons of all classes."""
         return sum(entry.polygons for entry in self.classes)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was removed or done otherwise than asked, with counts."""
+        found = [] if self.sieve is None else list(self.sieve.notes)
+        if self.simplify.fallback:
+            found.append(
+                f"simplified by {self.simplify.used_px:g} px instead of {self.simplify.asked_px:g} px, "
+                f"because {self.simplify.fallback}"
+            )
+        return tuple(found)
+
 
 def vectorize(
     mask_path: Path, out_path: Path, settings: VectorizeSettings, progress: Progress = silent
 ) -> VectorizeReport:
     """The polygons of the chosen classes lie in `out_path` (.gpkg, .shp or .geojson), in the CRS of the mask.
 
-    All classes are traced and simplified together and the others left out after that, so neighbours share their edges
-    and sides on nodata or on the raster's border stay exact. The mask is one band of integers 0–254; masked pixels
-    carry no class. Raises InputError, SettingsError and OutputError, before the long work where it is known then.
+    All classes are traced and simplified together and the others left out after that, so neighbours share
+    their edges, and sides on nodata or on the raster's border stay exact. The mask is one band of integers
+    0–254; masked pixels carry no class. Raises InputError, SettingsError and OutputError, before the long
+    work wherever the cause is known by then.
     """
     with progress("vectorize", total=5, unit="step") as bar:
         mask, grid = read_mask(mask_path)
-        # Everything that can be refused is refused before the long work.
         check_output(out_path, crs=grid.crs, overwrite=settings.overwrite)
         legend = _legend_of(mask, mask_path)
         chosen = _chosen(legend, settings.classes)
@@ -126,7 +138,7 @@ def read_mask(path: Path) -> tuple[Mask, Grid]:
         info = raster.info
         if len(info.bands) != 1 or np.dtype(info.dtype).kind not in "iu":
             raise InputError(
-                f"{path} has {len(info.bands)} band(s) of {info.dtype}, wanted a mask: one band of whole numbers; "
+                f"{path} has {len(info.bands)} band(s) of {info.dtype}, wanted a mask: one of whole numbers; "
                 "run predict to make one, or extract the class band (gdal_translate -b 1 -ot Byte)"
             )
         image, valid = raster.read(top=0, left=0, height=raster.grid.height, width=raster.grid.width)
@@ -153,7 +165,7 @@ def _list_values(counts: Mapping[int, int]) -> str:
 
 
 def _legend_of(mask: Mask, path: Path) -> Legend:
-    """The file's legend, or one of its values in which 0 is background. Raises InputError for a value without class."""
+    """The file's legend, else one of its values where 0 is background. InputError: a value without class."""
     pixels = np.bincount(mask.ravel(), minlength=256)
     counts = {value: int(pixels[value]) for value in range(IGNORE) if pixels[value]}
     legend = read_legend(path)
@@ -162,8 +174,8 @@ def _legend_of(mask: Mask, path: Path) -> Legend:
     unknown = {value: count for value, count in counts.items() if value not in legend.values}
     if unknown:
         raise InputError(
-            f"{path} holds {_list_values(unknown)}, and its legend knows {', '.join(map(str, legend.values))} only; "
-            "add the class to the legend, or mask these pixels as nodata"
+            f"{path} holds {_list_values(unknown)}, wanted only values of its legend "
+            f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
         )
     return legend
 
@@ -178,7 +190,7 @@ def _chosen(legend: Legend, names: tuple[str, ...] | None) -> tuple[LegendEntry,
         if name not in legend.names:
             raise SettingsError(
                 f"the mask has no class '{name}', it has {', '.join(legend.names)} "
-                f"(or '{EVERY_CLASS}' for all of them){did_you_mean(name, legend.names) or '; choose among these'}"
+                f"(or '{EVERY_CLASS}'){did_you_mean(name, legend.names) or '; choose among these'}"
             )
     return tuple(entry for entry in legend.entries if entry.name in names)
 

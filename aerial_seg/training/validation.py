@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -44,12 +45,15 @@ class ThresholdCurve:
 
 
 def validate(
-    network: Network, store: ChipStore, *, classes: int, device: torch.device
+    network: Network, store: ChipStore, *, classes: int, device: torch.device, bias: Sequence[float] | None = None
 ) -> tuple[ConfusionMatrix, ThresholdCurve | None]:
     """Every chip whole, one at a time, padded to a side that the network takes; nothing is augmented.
 
-    The network is left in the mode it came in.
+    bias: added to the logits before the argmax (a trained model's class bias). The network is left in the mode it
+    came in.
     """
+    shift = torch.zeros(classes) if bias is None else torch.tensor(bias)
+    shift = shift.to(device)[None, :, None, None]
     matrix = ConfusionMatrix(classes)
     curve = ThresholdCurve() if classes == 2 else None
     was_training = network.training
@@ -57,7 +61,7 @@ def validate(
     with torch.inference_mode():
         for index in range(len(store)):
             image, labels = store[index]
-            logits = whole_logits(network, image, device)
+            logits = whole_logits(network, image, device) + shift
             matrix.add(labels.numpy(), logits.argmax(dim=1)[0].cpu().numpy())
             if curve is not None:
                 curve.add(logits, labels[None])

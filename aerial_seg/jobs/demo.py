@@ -1,0 +1,134 @@
+"""demo: the whole main job on a scene that the demo makes itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aerial_seg.errors import OutputError
+from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.scene import SCENE_LEGEND, make_scene, write_scene
+from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
+from aerial_seg.jobs.predict import PredictSettings, predict
+from aerial_seg.jobs.tile import TileSettings, tile
+from aerial_seg.jobs.train import TrainReport, train
+from aerial_seg.jobs.vectorize import VectorizeReport, VectorizeSettings, vectorize
+from aerial_seg.geo.measures import Measure
+from aerial_seg.progress import Progress, silent
+from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.report.picture import draw_comparison
+from aerial_seg.version import __version__
+
+REPORT = "report.json"
+TRAINING_SEED, TEST_SEED = 1, 2
+SIDE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """Where everything lies, and how well the map agrees with the known truth of a scene never trained on."""
+
+    folder: Path
+    training_scene: Path
+    test_scene: Path
+    dataset: Path
+    model: Path
+    curves: Path
+    mask: Path
+    geopackage: Path
+    shapefile: Path
+    picture: Path
+    report: Path
+    miou: float
+    evaluation: EvaluateReport
+
+
+def demo(
+    folder: Path, *, device: str = "auto", overwrite: bool = False, recipe: Recipe | None = None, progress: Progress = silent
+) -> DemoReport:
+    """Two synthetic scenes, a dataset, a model, a mask, polygons, a picture and report.json lie in `folder`.
+
+    The model is trained on one scene and scored on the other. `recipe` defaults to the shipped `demo`.
+    """
+    _prepare(folder, overwrite)
+    with progress("make scenes", total=2, unit="scene") as bar:
+        paths = {}
+        for name, seed in (("training_scene", TRAINING_SEED), ("test_scene", TEST_SEED)):
+            paths[name] = write_scene(make_scene(seed, height=SIDE, width=SIDE), folder / name)
+            bar.update()
+    learn, test = paths["training_scene"], paths["test_scene"]
+    labels = LabelSettings(class_field="class")
+    tile(
+        [str(learn.image)],
+        [str(learn.labels)],
+        folder / "chips",
+        TileSettings(labels=labels, chip_size=256, block=1, test="0", overwrite=overwrite),
+        progress,
+    )
+    run = train(
+        folder / "chips",
+        recipe or load_recipe("demo"),
+        folder / "run",
+        device=device,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    mask = folder / "map.tif"
+    settings = PredictSettings(device=device, overwrite=overwrite)
+    predict(run.model, [str(test.image)], mask, settings, progress)
+    shapes = VectorizeSettings(min_area=Measure(4, "m2"), overwrite=overwrite)
+    for name in ("map.gpkg", "map.shp"):
+        vectors = vectorize(mask, folder / name, shapes, progress)
+    scored = evaluate_mask(mask, [str(test.labels)], labels, progress)
+    _draw(test.image, test.truth, mask, folder / "comparison.png", miou=scored.scores.miou)
+    (folder / REPORT).write_text(_document(run, vectors, scored), encoding="utf-8")
+    return DemoReport(
+        folder=folder,
+        training_scene=learn.image,
+        test_scene=test.image,
+        dataset=folder / "chips",
+        model=run.model,
+        curves=run.run / "curves.png",
+        mask=mask,
+        geopackage=folder / "map.gpkg",
+        shapefile=folder / "map.shp",
+        picture=folder / "comparison.png",
+        report=folder / REPORT,
+        miou=scored.scores.miou,
+        evaluation=scored,
+    )
+
+
+def _prepare(folder: Path, overwrite: bool) -> None:
+    """The folder exists. report.json is written last, so it marks a demo that ran to its end."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, wanted a folder for the demo; choose another name")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder} is not empty; pass --overwrite to run the demo again there, or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / REPORT).unlink(missing_ok=True)
+
+
+def _draw(image: Path, truth: Path, mask: Path, path: Path, *, miou: float) -> None:
+    layers = []
+    for source in (image, truth, mask):
+        with Raster(source) as raster:
+            pixels, valid = raster.read(top=0, left=0, height=raster.grid.height, width=raster.grid.width)
+            layers.append(np.where(valid, pixels, 255).astype(np.uint8))
+    scene, known, predicted = layers
+    panels = {"truth": known[0], "prediction": predicted[0]}
+    draw_comparison(scene, panels, SCENE_LEGEND, path, title=f"A scene the model never saw: mIoU {miou:.3f}")
+
+
+def _document(run: TrainReport, vectors: VectorizeReport, scored: EvaluateReport) -> str:
+    document = {
+        "tool_version": __version__,
+        **scored.scores.as_json(),
+        "training": {"iterations": run.iterations, "best_iteration": run.best_iteration},
+        "polygons": {entry.name: entry.polygons for entry in vectors.classes},
+    }
+    return json.dumps(document, indent=2)

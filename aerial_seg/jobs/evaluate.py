@@ -1,0 +1,111 @@
+"""evaluate: a mask, or a model on a chip dataset, against labels."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels import check_overlap, open_labels
+from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.predict import PredictSettings, predict
+from aerial_seg.jobs.tile import expand_labels
+from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.metrics import ConfusionMatrix, Scores
+from aerial_seg.models.device import pick_device, place
+from aerial_seg.models.file import load_model
+from aerial_seg.progress import Progress, silent
+from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.manifest import SPLITS, open_manifest
+from aerial_seg.training.validation import validate
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateReport:
+    """The scores and how they came about."""
+
+    subject: str
+    labels: str
+    scores: Scores
+    legend: Legend
+    notes: tuple[str, ...]
+
+
+def evaluate_mask(
+    mask: Path, labels: Sequence[str], settings: LabelSettings, progress: Progress = silent
+) -> EvaluateReport:
+    """Every labelled pixel of the mask's own grid is counted once; unlabelled ones are ignored.
+
+    Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it.
+    """
+    legend = read_legend(mask)
+    if legend is None:
+        raise InputError(
+            f"{mask} tells no class names (neither an aerial-seg tag nor GDAL category names); "
+            "wanted a mask that `aerial-seg predict` wrote, or a model file (.safetensors)"
+        )
+    with Raster(mask, georeferenced=False) as raster:
+        opened = open_labels(expand_labels(labels), settings, legend=legend)
+        grid = raster.grid
+        check_overlap(opened, [grid], names=[str(mask)])
+        table = legend.channel_table()
+        matrix = ConfusionMatrix(len(legend))
+        with progress("evaluate", total=grid.height, unit="row") as bar:
+            for top in range(0, grid.height, _ROWS_AT_ONCE):
+                height = min(_ROWS_AT_ONCE, grid.height - top)
+                values, valid = raster.read(top=top, left=0, height=height, width=grid.width)
+                predicted = np.where(valid, table[values[0].astype(np.uint8)], IGNORE)
+                truth = table[opened.burn(grid.window(top=top, left=0, height=height, width=grid.width))]
+                matrix.add(truth, predicted)
+                bar.update(height)
+    return EvaluateReport(str(mask), ", ".join(labels), matrix.scores(legend.names), legend, opened.notes)
+
+
+def evaluate_model_on_chips(
+    model_path: Path, dataset: Path, *, split: str = "test", device: str = "auto"
+) -> EvaluateReport:
+    """Every chip of one split, whole, at the dataset's own GSD."""
+    model, manifest = load_model(model_path), open_manifest(dataset)
+    document = manifest.document
+    if document.legend.names != model.card.legend.names or len(document.bands) != len(model.card.bands):
+        raise InputError(
+            f"the model knows {', '.join(model.card.legend.names)} on {len(model.card.bands)} bands, the dataset has "
+            f"{', '.join(document.legend.names)} on {len(document.bands)}; evaluate a model trained on such a dataset"
+        )
+    chips = manifest.split(split)
+    if not chips:
+        present = [name for name in SPLITS if manifest.split(name)]
+        raise InputError(f"{dataset} has no chip in split '{split}'; it has {', '.join(present)}: pass --split")
+    target = pick_device(device)
+    place(model.network, target)
+    store = ChipStore(chips, model.card.bands, document.legend)
+    matrix, _ = validate(
+        model.network, store, classes=len(document.legend), device=target, bias=model.card.class_bias
+    )
+    scores = matrix.scores(document.legend.names)
+    return EvaluateReport(str(model_path), f"{dataset} ({split}, {len(chips)} chips)", scores, document.legend, ())
+
+
+def evaluate_model_on_rasters(
+    model_path: Path,
+    rasters: Sequence[str],
+    labels: Sequence[str],
+    settings: LabelSettings,
+    *,
+    prediction: PredictSettings,
+    progress: Progress = silent,
+) -> EvaluateReport:
+    """The rasters are predicted (as one mosaic if there are several) and the mask is evaluated, then dropped."""
+    with tempfile.TemporaryDirectory() as folder:
+        mask = Path(folder) / "mask.tif"
+        predict(model_path, rasters, mask, prediction, progress)
+        report = evaluate_mask(mask, labels, settings, progress)
+    return EvaluateReport(str(model_path), report.labels, report.scores, report.legend, report.notes)

@@ -1,0 +1,89 @@
+"""info: what a raster, mask, model file or chip dataset holds, as one flat document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.grid import describe_extent
+from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.raster import raster_info
+
+
+def info(path: Path) -> dict[str, Any]:
+    """The facts of whatever lies at `path`, JSON-ready. Raises InputError when it is nothing of ours."""
+    if not path.exists() and not str(path).startswith("/vsi"):
+        raise InputError(f"{path} does not exist; check the path")
+    if path.is_dir():
+        return _dataset(path)
+    if path.suffix.lower() == ".safetensors":
+        return _model(path)
+    return _raster(path)
+
+
+def _raster(path: Path) -> dict[str, Any]:
+    facts = raster_info(path)
+    grid, legend = facts.grid, read_legend(path)
+    gsd = grid.gsd()
+    document: dict[str, Any] = {
+        "kind": "mask" if legend is not None else "raster",
+        "path": str(path),
+        "width": grid.width,
+        "height": grid.height,
+        "crs": grid.crs.to_string() if grid.crs is not None else None,
+        "gsd_m": {"down": gsd[0], "across": gsd[1]} if gsd else None,
+        "extent": describe_extent(grid) if grid.crs is not None else None,
+        "bands": list(facts.names),
+        "dtype": facts.dtype,
+        "nodata": facts.nodata,
+    }
+    if legend is not None:
+        document["classes"] = {str(entry.value): entry.name for entry in legend.entries}
+    return document
+
+
+def _model(path: Path) -> dict[str, Any]:
+    # Imported here because torch takes seconds, which a look at a raster should not.
+    from aerial_seg.models.file import load_model
+
+    model = load_model(path)
+    card, geometry = model.card, model.network.geometry
+    return {
+        "kind": "model",
+        "path": str(path),
+        "architecture": card.recipe.model.architecture,
+        "encoder": card.recipe.model.encoder,
+        "parameters": sum(weight.numel() for weight in model.network.parameters()),
+        "output_stride": geometry.output_stride,
+        "logit_stride": geometry.logit_stride,
+        "tile_sides": f"multiples of {geometry.origin_step}",
+        "tile_size": card.prediction.tile_size,
+        "classes": {str(entry.value): entry.name for entry in card.legend.entries},
+        "bands": {band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in card.bands},
+        "gsd_m": card.gsd,
+        "iteration": card.iteration,
+        "validation_miou": card.validation_miou,
+        "tool_version": card.tool_version,
+        "sha256": model.sha256,
+    }
+
+
+def _dataset(path: Path) -> dict[str, Any]:
+    from aerial_seg.training.manifest import SPLITS, open_manifest
+
+    manifest = open_manifest(path)
+    document = manifest.document
+    return {
+        "kind": "chip dataset",
+        "path": str(path),
+        "chips": {split: len(manifest.split(split)) for split in SPLITS},
+        "chip_size": document.chip_size,
+        "gsd_m": document.gsd,
+        "classes": {str(entry.value): entry.name for entry in document.legend.entries},
+        "class_pixels": document.class_pixels,
+        "bands": {band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in document.bands},
+        "sources": len(document.sources),
+        "notes": list(document.notes),
+        "tool_version": document.tool_version,
+    }

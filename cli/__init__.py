@@ -1,0 +1,1 @@
+"""Commands: options → recipe → job → report. Installed as aerial_seg.cli."""

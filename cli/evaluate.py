@@ -1,0 +1,89 @@
+"""aerial-seg evaluate"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console, options
+
+if TYPE_CHECKING:
+    from aerial_seg.geo.label_rules import LabelSettings
+    from aerial_seg.jobs.evaluate import EvaluateReport
+
+
+@click.command(
+    "evaluate",
+    epilog="""\b
+Examples:
+  aerial-seg evaluate map.tif buildings.gpkg
+  aerial-seg evaluate run/best.safetensors chips --split test
+  aerial-seg evaluate run/best.safetensors truth.gpkg --raster ortho.tif --class-field type""",
+)
+@click.argument("subject", metavar="MASK|MODEL", type=click.Path(path_type=Path))
+@click.argument("labels", nargs=-1, required=True, metavar="LABELS...")
+@options.label_options
+@click.option("--raster", "rasters", multiple=True, metavar="RASTER", help="Imagery to run a model on (may be repeated).")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
+    help="Split of a chip dataset to evaluate a model on.",
+)  # fmt: skip
+@options.nodata
+@options.device
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Also write the scores with the confusion matrix as JSON."
+)
+@options.overwrite
+@options.as_json
+def command(
+    subject: Path,
+    labels: tuple[str, ...],
+    *,
+    label_settings: LabelSettings,
+    rasters: tuple[str, ...],
+    split: str,
+    nodata: float | None,
+    device: str,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Score a mask or a model against labels.
+
+    LABELS are polygons or class rasters, or (for a model) a chip dataset. Prints IoU, F1, precision and recall per
+    class, mIoU with the number of classes counted, pixel accuracy and the confusion matrix. A class that is neither
+    in the labels nor in the mask scores NaN and is not counted.
+    """
+    from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
+    from aerial_seg.jobs.predict import PredictSettings
+    from aerial_seg.outputs import check_writable
+
+    if output is not None:
+        check_writable(output, overwrite=overwrite)
+    if subject.suffix.lower() != ".safetensors":
+        report = evaluate_mask(subject, labels, label_settings, console.bar)
+    elif rasters:
+        prediction = PredictSettings(mosaic=True, nodata=nodata, device=device)
+        report = evaluate_model_on_rasters(
+            subject, rasters, labels, label_settings, prediction=prediction, progress=console.bar
+        )
+    elif len(labels) == 1 and Path(labels[0]).is_dir():
+        report = evaluate_model_on_chips(subject, Path(labels[0]), split=split, device=device)
+    else:
+        raise click.UsageError("a model needs imagery: pass --raster, or a chip dataset as LABELS.")
+    _print_report(report, output, as_json)
+
+
+def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) -> None:
+    document = {"subject": report.subject, "labels": report.labels, **report.scores.as_json()}
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    console.notes(report.notes)
+    if as_json:
+        console.print_json(document)
+    else:
+        console.score_tables(report.scores)

@@ -1,0 +1,45 @@
+"""aerial-seg info"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import console, options
+
+
+@click.command(
+    "info",
+    epilog="""\b
+Examples:
+  aerial-seg info ortho.tif
+  aerial-seg info run/best.safetensors --json
+  aerial-seg info chips""",
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@options.as_json
+def command(path: Path, *, as_json: bool) -> None:
+    """Tell what a raster, mask, model file or chip dataset holds.
+
+    Of a raster: size, pixel size on the ground, CRS, bands and nodata. Of a model: classes, bands, GSD and which
+    tile sides it takes. Of a dataset: chips and pixels per split and class.
+    """
+    from aerial_seg.jobs.info import info
+
+    document = info(path)
+    if as_json:
+        console.print_json(document)
+        return
+    width = max(map(len, document))
+    for key, value in document.items():
+        click.echo(f"{key:<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,81 @@
+"""The `aerial-seg` group: finds its commands by name and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+_COMMANDS = ("demo", "tile", "train", "predict", "vectorize", "evaluate", "info")
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is asked for, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the work."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command `cmd_name`, from the module of that name."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"aerial_seg.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    if value and not ctx.resilient_parsing:
+        from aerial_seg.version import __version__
+
+        click.echo(f"aerial-seg {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Examples:
+  aerial-seg demo
+  aerial-seg tile ortho.tif --labels buildings.gpkg --gsd 0.25 -o chips
+  aerial-seg train chips --recipe deeplabv3 -o run
+  aerial-seg predict run/best.safetensors new_ortho.tif -o map.tif --vectors map.gpkg""",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
+def group() -> None:
+    """Maps from aerial and satellite imagery: imagery and labels in, a trained model, a georeferenced mask and clean
+    polygons out.
+
+    Exit codes: 0 done, 1 data or processing error, 2 wrong use, 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: an error is one line on stderr, never a traceback."""
+    from aerial_seg.errors import AerialSegError
+
+    try:
+        group.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "aerial-seg"
+        click.echo(f"Error: {error.format_message()} Try '{command} --help'.", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except AerialSegError as error:
+        # Messages quote GDAL and pydantic, whose texts may hold line breaks.
+        click.echo("Error: " + " ".join(str(error).split()), err=True)
+        sys.exit(error.exit_code)

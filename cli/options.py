@@ -1,0 +1,69 @@
+"""Options that several commands share, so that a name means the same everywhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import click
+
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where the network runs."
+)
+nodata = click.option(
+    "--nodata", type=float, help="Pixel value that means 'not measured' where all bands have it; for undeclared collars."
+)
+no_georef = click.option(
+    "--no-georef", is_flag=True, help="Accept rasters without CRS and work in pixel coordinates."
+)
+_LABEL_OPTIONS = (
+    click.option("--class-field", metavar="FIELD", help="Attribute of vector labels that names the class."),
+    click.option(
+        "--classes", metavar="LIST", help="Classes: 'building,road' in order, or pairs as '1=water,2=sand'."
+    ),
+    click.option(
+        "--unlabelled", type=int, multiple=True, metavar="VALUE", help="Value of a label raster for 'not labelled'."
+    ),
+    click.option(
+        "--outside",
+        type=click.Choice(["background", "unlabelled"]),
+        default="background",
+        show_default=True,
+        help="What ground outside every label polygon is; 'unlabelled' for partial annotation.",
+    ),
+    click.option("--labels-crs", metavar="EPSG:CODE", help="CRS of a label file that carries none."),
+    click.option("--layer", metavar="NAME", help="Layer of the label file, if it holds several."),
+)
+
+
+def label_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options about labels; the command gets them as one LabelSettings, `label_settings`."""
+
+    @functools.wraps(command)
+    def with_settings(
+        *,
+        class_field: str | None,
+        classes: str | None,
+        unlabelled: tuple[int, ...],
+        outside: str,
+        labels_crs: str | None,
+        layer: str | None,
+        **others: object,
+    ) -> None:
+        from aerial_seg.geo.label_rules import LabelSettings, parse_classes
+
+        settings = LabelSettings(
+            class_field=class_field,
+            classes=parse_classes(classes),
+            unlabelled=unlabelled,
+            outside=outside,
+            crs=labels_crs,
+            layer=layer,
+        )
+        command(label_settings=settings, **others)
+
+    for option in reversed(_LABEL_OPTIONS):
+        with_settings = option(with_settings)
+    return with_settings

@@ -1,0 +1,54 @@
+"""aerial-seg train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import console, options
+
+
+@click.command(
+    "train",
+    epilog="""\b
+Examples:
+  aerial-seg train chips --recipe deeplabv3 -o run
+  aerial-seg train chips --recipe my_recipe.toml --device cuda -o run""",
+)
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe", required=True, metavar="NAME|FILE.toml", help="A recipe that ships with aerial-seg, or your own file."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new run.")
+@options.device
+@options.overwrite
+@options.as_json
+def command(dataset: Path, recipe: str, output: Path, *, device: str, overwrite: bool, as_json: bool) -> None:
+    """Train a model on a chip dataset that `tile` made.
+
+    The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, curves.png and
+    run.json. Lengths are iterations, never time, so a run can be repeated. Shipped recipes: deeplabv3, fcn, pspnet,
+    unet and more; an unknown name lists them all.
+    """
+    from aerial_seg.jobs.train import train
+    from aerial_seg.recipe import load_recipe
+
+    report = train(dataset, load_recipe(recipe), output, device=device, overwrite=overwrite, progress=console.bar)
+    if as_json:
+        scores = report.scores.as_json() if report.scores else None
+        console.print_json(
+            {
+                "model": report.model,
+                "best_iteration": report.best_iteration,
+                "threshold": report.threshold,
+                "validation": scores,
+            }
+        )
+        return
+    if report.scores is None:
+        console.note("note: the dataset has no validation chips, so the last weights count as the best")
+    else:
+        console.score_tables(report.scores)
+    threshold = f", decision threshold {report.threshold:.2f}" if report.threshold is not None else ""
+    click.echo(f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{threshold}")
