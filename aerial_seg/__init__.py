@@ -1,0 +1,78 @@
+"""Imagery and labels in, a trained model, a georeferenced mask and clean polygons out.
+
+What a notebook needs is importable from here by name; names are loaded when they are first used, so that
+`aerial-seg --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
+    from aerial_seg.geo.grid import Grid
+    from aerial_seg.geo.label_rules import LabelSettings
+    from aerial_seg.geo.mask import read_legend
+    from aerial_seg.geo.measures import Measure
+    from aerial_seg.geo.raster import Raster
+    from aerial_seg.geo.scene import make_scene
+    from aerial_seg.jobs.demo import demo
+    from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
+    from aerial_seg.jobs.info import info
+    from aerial_seg.jobs.predict import PredictSettings, predict
+    from aerial_seg.jobs.tile import TileSettings, tile
+    from aerial_seg.jobs.train import train
+    from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize
+    from aerial_seg.legend import Legend, LegendEntry, make_legend
+    from aerial_seg.metrics import ConfusionMatrix, Scores
+    from aerial_seg.models.file import ModelCard, TrainedModel, load_model
+    from aerial_seg.models.network import Network, build_network
+    from aerial_seg.recipe import Recipe, load_recipe, recipe_names
+    from aerial_seg.tiling.geometry import ModelGeometry
+    from aerial_seg.version import __version__
+
+_ROOMS = {
+    "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
+    "geo.grid": ("Grid",),
+    "geo.label_rules": ("LabelSettings",),
+    "geo.mask": ("read_legend",),
+    "geo.measures": ("Measure",),
+    "geo.raster": ("Raster",),
+    "geo.scene": ("make_scene",),
+    "jobs.demo": ("demo",),
+    "jobs.evaluate": ("evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters"),
+    "jobs.info": ("info",),
+    "jobs.predict": ("PredictSettings", "predict"),
+    "jobs.tile": ("TileSettings", "tile"),
+    "jobs.train": ("train",),
+    "jobs.vectorize": ("VectorizeSettings", "vectorize"),
+    "legend": ("Legend", "LegendEntry", "make_legend"),
+    "metrics": ("ConfusionMatrix", "Scores"),
+    "models.file": ("ModelCard", "TrainedModel", "load_model"),
+    "models.network": ("Network", "build_network"),
+    "recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "tiling.geometry": ("ModelGeometry",),
+    "version": ("__version__",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - in the order of the rooms
+    "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
+    "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
+    "PredictSettings", "predict", "TileSettings", "tile", "train", "VectorizeSettings", "vectorize", "Legend",
+    "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard", "TrainedModel", "load_model", "Network",
+    "build_network", "Recipe", "load_recipe", "recipe_names", "ModelGeometry", "__version__",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'aerial_seg' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"aerial_seg.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,7 +28,7 @@ def normalise(
 ) -> NDArray[np.float32]:
     """The image in units of the training standard deviation, invalid pixels at the training mean (0).
 
-    image (C,H,W) any dtype, valid (H,W) True = measured → (C,H,W) float32. Never per tile: the numbers are frozen.
+    image (C,H,W) any dtype, valid (H,W) True = measured → (C,H,W) float32. The numbers are frozen, never a tile's.
     """
     mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
     std = np.array([band.std for band in bands], np.float32)[:, None, None]
@@ -75,13 +75,15 @@ class BandAccumulator:
         if self._count == 0:
             raise ValueError("no valid pixel was counted")
         std = np.sqrt(self._squares / self._count)
+        # Less than float32 resolves at this mean is rounding, not signal.
+        std[std <= np.finfo(np.float32).eps * np.abs(self._mean)] = 1.0
         low, high = np.percentile(np.concatenate(self._samples, axis=1), [2, 98], axis=1)
         return tuple(
             Band(
                 name=name,
                 dtype=self._dtype,
                 mean=float(self._mean[i]),
-                std=float(std[i]) or 1.0,
+                std=float(std[i]),
                 p2=float(low[i]),
                 p98=float(high[i]),
             )

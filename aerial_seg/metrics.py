@@ -78,7 +78,9 @@ class Scores:
         f1 = _ratio(2 * hit, true + said)
         precision, recall = _ratio(hit, said), _ratio(hit, true)
         per_class = tuple(
-            ClassScores(name, float(iou[k]), float(f1[k]), float(precision[k]), float(recall[k]), int(true[k]))
+            ClassScores(
+                name, float(iou[k]), float(f1[k]), float(precision[k]), float(recall[k]), int(true[k])
+            )
             for k, name in enumerate(names)
         )
         counted = int(np.isfinite(iou).sum())
@@ -114,7 +116,8 @@ class Scores:
 
 def _ratio(top: Any, bottom: Any) -> NDArray[np.float64]:
     top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    ratio: NDArray[np.float64] = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return ratio
 
 
 def _null(number: float) -> float | None:

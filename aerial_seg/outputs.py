@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,27 +13,36 @@ from aerial_seg.errors import OutputError
 
 
 def check_writable(final: Path, *, overwrite: bool) -> None:
-    """Raises OutputError unless `final` can be made now: before hours of work, not after them."""
+    """Raises OutputError unless the file `final` can be made now: before hours of work, not after them."""
+    if final.is_dir():
+        raise OutputError(f"{final} is a folder where a file is to be written; choose another output")
+    _check_place(final, overwrite=overwrite)
+
+
+def _check_place(final: Path, *, overwrite: bool) -> None:
     if final.exists() and not overwrite:
         raise OutputError(f"{final} exists already; pass --overwrite to replace it or choose another output")
     parent = final.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise OutputError(f"{final} cannot be written because {parent} is not a folder; choose another output")
+        raise OutputError(
+            f"{final} cannot be written because {parent} is not a folder; choose another output"
+        )
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} is not writable; change its permissions or choose another output")
 
 
 def check_folder(final: Path, *, overwrite: bool, marker: str) -> None:
     """As check_writable, for a folder; one that holds other things than ours is never replaced."""
-    if final.is_dir() and not any(final.iterdir()):
-        overwrite = True
-    check_writable(final, overwrite=overwrite)
     if final.exists() and not final.is_dir():
         raise OutputError(f"{final} is a file where a folder is to be written; choose another output")
-    if final.exists() and any(final.iterdir()) and not (final / marker).exists():
-        raise OutputError(f"{final} holds other files and no {marker}, so it is not replaced; choose another output")
+    empty = final.is_dir() and not any(final.iterdir())
+    _check_place(final, overwrite=overwrite or empty)
+    if final.exists() and not empty and not (final / marker).exists():
+        raise OutputError(
+            f"{final} holds other files and no {marker}, so it is not replaced; choose another output"
+        )
 
 
 @contextmanager
@@ -59,12 +69,23 @@ def staged_folder(final: Path, *, overwrite: bool, marker: str) -> Iterator[Path
     with _work_folder(final) as work:
         yield work
         if final.exists():
-            retired = final.with_name(final.name + ".old")
-            final.replace(retired)
-            work.replace(final)
-            shutil.rmtree(retired)
+            _swap(work, final)
         else:
             work.replace(final)
+
+
+def _swap(work: Path, final: Path) -> None:
+    """`work` is at the place of the folder `final`, which is gone; when that fails, all is as before."""
+    retired = Path(tempfile.mkdtemp(prefix=f"{final.name}.old-", dir=final.absolute().parent))
+    try:
+        old = final.replace(retired / final.name)
+        try:
+            work.replace(final)
+        except OSError:
+            old.replace(final)
+            raise
+    finally:
+        shutil.rmtree(retired)
 
 
 @contextmanager
@@ -76,9 +97,9 @@ def _work_folder(final: Path) -> Iterator[Path]:
         work.mkdir(parents=True)
         yield work
     except OSError as error:
-        if error.errno is None:
-            raise
-        raise OutputError(f"{final} could not be written: {error.strerror}; free space or check it") from error
+        # GDAL's write errors are OSErrors without a number.
+        reason = error.strerror or error
+        raise OutputError(f"{final} could not be written: {reason}; free space or check it") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for folder in made:

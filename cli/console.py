@@ -52,7 +52,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [list(head), *map(list, rows)]
     widths = [max(len(click.unstyle(line[k])) for line in lines) for k in range(len(head))]
     for line in lines:
-        cells = [_pad(cell, width, left=k == 0) for k, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            _pad(cell, width, left=k == 0) for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         click.echo("  ".join(cells).rstrip())
 
 
@@ -76,7 +78,8 @@ def class_table(legend: Legend, pixels: dict[str, int], *, area_per_pixel: float
 def score_tables(scores: Scores) -> None:
     """Per-class scores, the means with the number of classes counted, and the confusion matrix."""
     rows = [
-        [c.name, *(_number(n) for n in (c.iou, c.f1, c.precision, c.recall)), f"{c.pixels:,}"] for c in scores.classes
+        [c.name, *(_number(n) for n in (c.iou, c.f1, c.precision, c.recall)), f"{c.pixels:,}"]
+        for c in scores.classes
     ]
     table(["class", "IoU", "F1", "precision", "recall", "true pixels"], rows)
     click.echo(
@@ -86,7 +89,10 @@ def score_tables(scores: Scores) -> None:
     )
     names = [c.name for c in scores.classes]
     click.echo("\nconfusion, rows = truth, columns = prediction")
-    table(["", *names], [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, scores.confusion, strict=True)])
+    table(
+        ["", *names],
+        [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, scores.confusion, strict=True)],
+    )
 
 
 def _number(value: float) -> str:

@@ -26,15 +26,25 @@ Examples:
 @click.argument("subject", metavar="MASK|MODEL", type=click.Path(path_type=Path))
 @click.argument("labels", nargs=-1, required=True, metavar="LABELS...")
 @options.label_options
-@click.option("--raster", "rasters", multiple=True, metavar="RASTER", help="Imagery to run a model on (may be repeated).")
+@click.option(
+    "--raster",
+    "rasters",
+    multiple=True,
+    metavar="RASTER",
+    help="Imagery to run a model on (may be repeated).",
+)
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
     help="Split of a chip dataset to evaluate a model on.",
 )  # fmt: skip
 @options.nodata
+@options.no_georef
 @options.device
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Also write the scores with the confusion matrix as JSON."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write the scores with the confusion matrix as JSON.",
 )
 @options.overwrite
 @options.as_json
@@ -46,6 +56,7 @@ def command(
     rasters: tuple[str, ...],
     split: str,
     nodata: float | None,
+    no_georef: bool,
     device: str,
     output: Path | None,
     overwrite: bool,
@@ -63,10 +74,15 @@ def command(
 
     if output is not None:
         check_writable(output, overwrite=overwrite)
-    if subject.suffix.lower() != ".safetensors":
+    is_model = subject.suffix.lower() == ".safetensors"
+    if rasters and not is_model:
+        raise click.UsageError(
+            f"--raster is imagery to run a model on, but {subject} is no .safetensors file; leave it out."
+        )
+    if not is_model:
         report = evaluate_mask(subject, labels, label_settings, console.bar)
     elif rasters:
-        prediction = PredictSettings(mosaic=True, nodata=nodata, device=device)
+        prediction = PredictSettings(mosaic=True, nodata=nodata, georeferenced=not no_georef, device=device)
         report = evaluate_model_on_rasters(
             subject, rasters, labels, label_settings, prediction=prediction, progress=console.bar
         )

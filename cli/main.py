@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -28,6 +29,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; an unknown command is an error that names the nearest one."""
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            from aerial_seg.errors import did_you_mean
+
+            hint = did_you_mean(name, _COMMANDS) or f"; the commands are {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"there is no command '{name}'{hint}", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     del parameter
@@ -40,6 +53,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:
@@ -49,14 +63,23 @@ Examples:
   aerial-seg predict run/best.safetensors new_ortho.tif -o map.tif --vectors map.gpkg""",
 )
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version.",
 )
-def group() -> None:
+@click.pass_context
+def group(context: click.Context) -> None:
     """Maps from aerial and satellite imagery: imagery and labels in, a trained model, a georeferenced mask and clean
     polygons out.
 
     Exit codes: 0 done, 1 data or processing error, 2 wrong use, 130 interrupted.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,18 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from aerial_seg.errors import AerialSegError
 
     try:
-        group.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        code = group.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "aerial-seg"
-        click.echo(f"Error: {error.format_message()} Try '{command} --help'.", err=True)
-        sys.exit(2)
+        _fail(f"{error.format_message()} Try '{command} --help'.", error.exit_code)
     except click.ClickException as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except AerialSegError as error:
-        # Messages quote GDAL and pydantic, whose texts may hold line breaks.
-        click.echo("Error: " + " ".join(str(error).split()), err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    if code:
+        sys.exit(code)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    # Messages quote click, GDAL and pydantic, whose texts may hold line breaks.
+    click.echo("Error: " + " ".join(text.split()), err=True)
+    sys.exit(code)

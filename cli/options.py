@@ -13,7 +13,9 @@ device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where the network runs."
 )
 nodata = click.option(
-    "--nodata", type=float, help="Pixel value that means 'not measured' where all bands have it; for undeclared collars."
+    "--nodata",
+    type=float,
+    help="Pixel value that means 'not measured' where all bands have it; for undeclared collars.",
 )
 no_georef = click.option(
     "--no-georef", is_flag=True, help="Accept rasters without CRS and work in pixel coordinates."
@@ -24,7 +26,11 @@ _LABEL_OPTIONS = (
         "--classes", metavar="LIST", help="Classes: 'building,road' in order, or pairs as '1=water,2=sand'."
     ),
     click.option(
-        "--unlabelled", type=int, multiple=True, metavar="VALUE", help="Value of a label raster for 'not labelled'."
+        "--unlabelled",
+        type=int,
+        multiple=True,
+        metavar="VALUE",
+        help="Value of a label raster for 'not labelled'.",
     ),
     click.option(
         "--outside",

@@ -28,13 +28,25 @@ Examples:
     "-o", "--output", required=True, type=click.Path(path_type=Path),
     help="The mask (.tif); of several rasters without --mosaic, a folder.",
 )  # fmt: skip
-@click.option("--vectors", type=click.Path(path_type=Path), help="Also write polygons: .gpkg, .shp or .geojson.")
+@click.option(
+    "--vectors", type=click.Path(path_type=Path), help="Also write polygons: .gpkg, .shp or .geojson."
+)
 @click.option("--mosaic", is_flag=True, help="Predict all rasters as one map; later ones lie on top.")
-@click.option("--tile-size", type=click.IntRange(1), metavar="PX", help="Side of a tile; default: the model's.")
-@click.option("--overlap", type=click.IntRange(0), metavar="PX", help="Pixels that neighbouring tiles blend over.")
-@click.option("--halo", type=click.IntRange(0), metavar="PX", help="Context around each tile that is run and dropped.")
-@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Tiles run at once; default: the model's.")
-@click.option("--force-gsd", is_flag=True, help="Go on where the pixel size is more than 4 times off the model's.")
+@click.option(
+    "--tile-size", type=click.IntRange(1), metavar="PX", help="Side of a tile; default: the model's."
+)
+@click.option(
+    "--overlap", type=click.IntRange(0), metavar="PX", help="Pixels that neighbouring tiles blend over."
+)
+@click.option(
+    "--halo", type=click.IntRange(0), metavar="PX", help="Context around each tile that is run and dropped."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), metavar="N", help="Tiles run at once; default: the model's."
+)
+@click.option(
+    "--force-gsd", is_flag=True, help="Go on where the pixel size is more than 4 times off the model's."
+)
 @options.nodata
 @options.no_georef
 @options.device
@@ -101,5 +113,5 @@ def _print_report(report: PredictReport) -> None:
     )
     if report.vectors is not None:
         console.notes(report.vectors.notes)
-        counts = ", ".join(f"{c.polygons:,} {c.name}" for c in report.vectors.classes)
-        click.echo(f"{report.vectors.path}: {counts} polygons")
+        counts = ", ".join(f"{c.name}: {c.polygons:,}" for c in report.vectors.classes)
+        click.echo(f"{report.vectors.path}: {report.vectors.polygons:,} polygons ({counts})")

@@ -30,13 +30,20 @@ Examples:
     metavar="PATH",
     help="Polygons (GeoPackage, Shapefile, GeoJSON), or class rasters (files, folder, glob; may be repeated).",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset."
+)
 @options.label_options
 @click.option(
     "--gsd", type=click.FloatRange(min=0, min_open=True), metavar="M", help="Resample to M metres per pixel."
 )
 @click.option(
-    "--chip-size", type=click.IntRange(16), default=512, show_default=True, metavar="PX", help="Side of a chip."
+    "--chip-size",
+    type=click.IntRange(16),
+    default=512,
+    show_default=True,
+    metavar="PX",
+    help="Side of a chip.",
 )
 @click.option(
     "--split-by",
@@ -46,7 +53,12 @@ Examples:
     help="What is never divided between training, validation and test.",
 )
 @click.option(
-    "--block", type=click.IntRange(1), default=2, show_default=True, metavar="CHIPS", help="Side of a split block."
+    "--block",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    metavar="CHIPS",
+    help="Side of a split block.",
 )
 @click.option(
     "--val",
@@ -106,7 +118,12 @@ def command(
     console.notes(report.notes)
     if as_json:
         console.print_json(
-            {"dataset": report.dataset, "chips": report.chips, "class_pixels": report.class_pixels, "gsd": report.gsd}
+            {
+                "dataset": report.dataset,
+                "chips": report.chips,
+                "class_pixels": report.class_pixels,
+                "gsd": report.gsd,
+            }
         )
     else:
         _print_table(report)

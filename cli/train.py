@@ -18,7 +18,10 @@ Examples:
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option(
-    "--recipe", required=True, metavar="NAME|FILE.toml", help="A recipe that ships with aerial-seg, or your own file."
+    "--recipe",
+    required=True,
+    metavar="NAME|FILE.toml",
+    help="A recipe that ships with aerial-seg, or your own file.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new run.")
 @options.device
@@ -34,7 +37,9 @@ def command(dataset: Path, recipe: str, output: Path, *, device: str, overwrite:
     from aerial_seg.jobs.train import train
     from aerial_seg.recipe import load_recipe
 
-    report = train(dataset, load_recipe(recipe), output, device=device, overwrite=overwrite, progress=console.bar)
+    report = train(
+        dataset, load_recipe(recipe), output, device=device, overwrite=overwrite, progress=console.bar
+    )
     if as_json:
         scores = report.scores.as_json() if report.scores else None
         console.print_json(

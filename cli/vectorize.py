@@ -24,15 +24,24 @@ Examples:
     "--simplify", default="1.5px", show_default=True, metavar="1.5px|0.8m|0",
     help="Straighten edges by about this much; shared edges stay shared, raster borders stay exact.",
 )  # fmt: skip
-@click.option("--classes", metavar="LIST", help="Classes to write, 'building,road', or 'all' to include background.")
+@click.option(
+    "--classes", metavar="LIST", help="Classes to write, 'building,road', or 'all' to include background."
+)
 @options.overwrite
 @options.as_json
 def command(
-    mask: Path, output: Path, *, min_area: str | None, simplify: str, classes: str | None, overwrite: bool, as_json: bool
+    mask: Path,
+    output: Path,
+    *,
+    min_area: str | None,
+    simplify: str,
+    classes: str | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Turn a mask into polygons: GeoPackage (.gpkg), Shapefile (.shp) or GeoJSON (.geojson) by OUT's suffix.
+    """Turn a mask into clean polygons.
 
-    Polygons carry class_id, class_name and area_m2 (geodesic), are valid, and fit together without gaps or overlaps.
+    OUT's suffix chooses the format: GeoPackage (.gpkg), Shapefile (.shp) or GeoJSON (.geojson). Polygons carry class_id, class_name and area_m2 (geodesic), are valid, and fit together without gaps or overlaps.
     """
     from aerial_seg.geo.measures import parse_area, parse_length
     from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize

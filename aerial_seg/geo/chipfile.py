@@ -59,9 +59,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Lege
         file.write_colormap(1, {**palette, IGNORE: (0, 0, 0, 0)})
 
 
-def read_chip(
-    image: Path, labels: Path
-) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
+def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
     """image (C,H,W), valid (H,W) and labels (H,W) of one chip."""
     with Raster(image, georeferenced=False) as raster:
         size = {"top": 0, "left": 0, "height": raster.grid.height, "width": raster.grid.width}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
-from shapely import box, segmentize
-from shapely.geometry.base import BaseGeometry
-from shapely.ops import transform as transform_geometry
+from shapely import Polygon, segmentize
+from shapely import transform as transform_geometry
 
 from aerial_seg.errors import InputError
 
@@ -49,21 +50,23 @@ class Grid:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(left, bottom, right, top) in the CRS, right for rotated and south-up grids as well."""
-        return self.footprint().bounds
+        left, bottom, right, top = self.footprint().bounds
+        return left, bottom, right, top
 
-    def footprint(self) -> BaseGeometry:
+    def footprint(self) -> Polygon:
         """The outline of the grid as a polygon in the CRS."""
-        pixels = box(0, 0, self.width, self.height)
-        return transform_geometry(lambda x, y: self.transform * (x, y), pixels)
+        corners = (0, 0), (self.width, 0), (self.width, self.height), (0, self.height)
+        return Polygon([self.transform * corner for corner in corners])
 
-    def footprint_lonlat(self) -> BaseGeometry:
-        """The outline in longitude, latitude, densified so that curved edges follow the ground."""
-        if self.crs is None:
-            raise InputError("a raster without CRS has no place on the ground")
+    def footprint_lonlat(self) -> Polygon:
+        """The outline in longitude, latitude, densified so that curved edges follow the ground.
+
+        Raises InputError without CRS, and where the CRS has no place on earth (a site's local coordinates).
+        """
         outline = self.footprint()
-        longest = max(outline.bounds[2] - outline.bounds[0], outline.bounds[3] - outline.bounds[1])
-        project = to_lonlat(self.crs).transform
-        return transform_geometry(lambda x, y: project(x, y), segmentize(outline, longest / 20))
+        left, bottom, right, top = outline.bounds
+        dense = segmentize(outline, max(right - left, top - bottom) / 20)
+        return transform_geometry(dense, self._lonlat)
 
     def gsd(self) -> tuple[float, float] | None:
         """Ground sample distance at the centre, metres per pixel (down, across), geodesic; None without CRS.
@@ -78,17 +81,29 @@ class Grid:
         )
 
     def _distance(self, start: tuple[float, float], end: tuple[float, float]) -> float:
-        assert self.crs is not None
-        try:
-            project = to_lonlat(self.crs)
-            (lon0, lat0), (lon1, lat1) = (
-                project.transform(*(self.transform * p), errcheck=True) for p in (start, end)
-            )
-        except ProjError as error:
-            raise InputError(f"the raster's place cannot be computed in its CRS ({error}); check its CRS") from error
-        if not all(map(math.isfinite, (lon0, lat0, lon1, lat1))) or max(abs(lat0), abs(lat1)) > 90:
-            raise InputError("the raster's coordinates lie outside of what its CRS covers; check its CRS")
+        (lon0, lat0), (lon1, lat1) = self._lonlat([self.transform * start, self.transform * end])
         return float(WGS84.inv(lon0, lat0, lon1, lat1)[2])
+
+    def _lonlat(self, points: Sequence[tuple[float, float]] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, 2) points of the CRS as longitude, latitude."""
+        if self.crs is None:
+            raise InputError(
+                "a raster without CRS has no place on the ground; give it one (gdal_edit.py -a_srs)"
+            )
+        try:
+            x, y = np.asarray(points, np.float64).T
+            lon, lat = to_lonlat(self.crs).transform(x, y, errcheck=True)
+        except ProjError as error:
+            raise InputError(
+                f"the raster's place cannot be computed in its CRS '{self.crs.name}' ({error}); "
+                "give it its true CRS (gdal_edit.py -a_srs EPSG:…)"
+            ) from error
+        if not np.isfinite(lon).all() or np.abs(lat).max() > 90:
+            raise InputError(
+                f"the raster's coordinates lie outside of what its CRS '{self.crs.name}' covers; "
+                "give it its true CRS (gdal_edit.py -a_srs EPSG:…)"
+            )
+        return np.column_stack([lon, lat])
 
     def window(self, *, top: int, left: int, height: int, width: int) -> Grid:
         """The grid of a pixel window; it may reach beyond this grid."""
@@ -107,8 +122,8 @@ class Grid:
     def at_gsd(self, metres: float) -> Grid:
         """The same ground in whole pixels as near to this GSD as they come, on both axes.
 
-        Where the GSD is within 3 % of a whole multiple of the pixel, it is taken as that multiple: pixels are then
-        averaged in whole groups, which is sharper, and a difference that small is none to a network.
+        Where the GSD is within 3 % of a whole multiple of the pixel, it is taken as that multiple: pixels are
+        then averaged in whole groups, which is sharper, and a difference that small is none to a network.
         """
         gsd = self.gsd()
         if gsd is None:

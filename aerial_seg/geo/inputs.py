@@ -14,15 +14,16 @@ _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
     """Every raster that the arguments name, each once, in the order given; folders and globs sorted by name.
 
-    A folder stands for the rasters directly in it. Raises InputError for an argument that names nothing.
+    A file that is named twice, as itself and by its folder for example, counts at its first place. A folder
+    stands for the rasters directly in it. Raises InputError for an argument that names nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for argument in arguments:
         for path in _expand(argument):
-            found[path] = None
+            found.setdefault(path.absolute(), path)
     if not found:
         raise InputError("no raster was given; name files, folders or globs")
-    return tuple(found)
+    return tuple(found.values())
 
 
 def _expand(argument: str) -> list[Path]:
@@ -30,12 +31,15 @@ def _expand(argument: str) -> list[Path]:
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
         if not inside:
-            raise InputError(f"folder {path} holds no raster, wanted one of {', '.join(_SUFFIXES)}; check the path")
+            raise InputError(
+                f"folder {path} holds no raster, wanted one of {', '.join(_SUFFIXES)}; check the path"
+            )
         return inside
     if path.exists():
         return [path]
     if glob.has_magic(argument):
-        matches = sorted(map(Path, glob.glob(argument)))
+        # Path.glob takes no absolute patterns.
+        matches = sorted(map(Path, glob.glob(argument, recursive=True)))  # noqa: PTH207
         if not matches:
             raise InputError(f"no file matches {argument}; check the pattern")
         return matches

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import LabelSettings, legend_of_values
+from aerial_seg.geo.label_rules import LabelSettings, labels_crs, legend_of_values
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import grid_of, open_dataset
 from aerial_seg.legend import IGNORE, Legend
@@ -38,9 +38,10 @@ class RasterLabels:
     def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
         """Reads every pixel once to know all values before any work begins."""
         counts: Counter[int] = Counter()
-        grids = []
+        grids: list[Grid] = []
+        notes: list[str] = []
         for path in paths:
-            grid, found = _scan(path, settings)
+            grid, found = _scan(path, settings, notes)
             grids.append(grid)
             counts.update(found)
         what = str(paths[0]) if len(paths) == 1 else f"the {len(paths)} label rasters"
@@ -49,7 +50,12 @@ class RasterLabels:
             if own is not None and set(counts) <= set(own.values):
                 legend = own
         legend = legend_of_values(counts, settings, what=what, known=legend)
-        return cls(legend, (), tuple(paths), tuple(grids), settings.unlabelled)
+        return cls(legend, tuple(notes), tuple(paths), tuple(grids), settings.unlabelled)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of every label raster."""
+        return tuple(grid.shape for grid in self._grids)
 
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
         """west, south, east, north of all label rasters; None when one has no CRS."""
@@ -66,7 +72,10 @@ class RasterLabels:
         for path, own in zip(self._paths, self._grids, strict=True):
             if (own.crs is None) != (grid.crs is None):
                 odd = path if own.crs is None else "the imagery"
-                raise InputError(f"{odd} has no CRS while its counterpart has one; give both a CRS or neither")
+                raise InputError(
+                    f"{odd} has no CRS while its counterpart has one; give it one (gdal_edit.py -a_srs EPSG:…; "
+                    "labels also with --labels-crs)"
+                )
             if own.crs is not None and not own.footprint_lonlat().intersects(grid.footprint_lonlat()):
                 continue
             values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
@@ -75,27 +84,38 @@ class RasterLabels:
         return out
 
 
-def _scan(path: Path, settings: LabelSettings) -> tuple[Grid, Counter[int]]:
+def _scan(path: Path, settings: LabelSettings, notes: list[str]) -> tuple[Grid, Counter[int]]:
     """The grid and the labelled values of a label raster with their counts."""
     counts: Counter[int] = Counter()
     with open_dataset(path) as dataset:
         if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "iu":
             raise InputError(
-                f"{path} has {dataset.count} band(s) of {dataset.dtypes[0]}, wanted one band of integer class values; "
-                "convert colours or floats to class numbers first"
+                f"{path} has {dataset.count} band(s) of {dataset.dtypes[0]}, wanted one band of integer class "
+                "values; convert colours or floats to class numbers first"
             )
         for _, window in dataset.block_windows(1):
-            values = dataset.read(1, window=window)
-            known = dataset.dataset_mask(window=window) > 0
+            values, known = _read_window(dataset, window)
             found, numbers = np.unique(values[known], return_counts=True)
             counts.update(dict(zip(map(int, found), map(int, numbers), strict=True)))
         grid = grid_of(dataset)
-    if grid.crs is None and settings.crs is not None:
-        crs = RasterioCRS.from_user_input(settings.crs)
-        raise InputError(f"{path} has no CRS; write {crs.to_string()} into the file (gdal_edit.py -a_srs) first")
+    if settings.crs is not None:
+        given = labels_crs(settings.crs)
+        if grid.crs is not None and grid.crs != given:
+            notes.append(f"{path} says {grid.crs.to_string()}, but was read as --labels-crs {settings.crs}")
+        grid = replace(grid, crs=given)
     for value in (*settings.unlabelled, IGNORE):
         counts.pop(value, None)
     return grid, counts
+
+
+def _read_window(dataset: DatasetReader, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    try:
+        return dataset.read(1, window=window), dataset.dataset_mask(window=window) > 0
+    except RasterioError as error:
+        raise InputError(
+            f"{dataset.name} could not be read at row {window.row_off}, column {window.col_off}, "
+            f"{window.width} × {window.height} px ({error}); the file is damaged or incomplete: copy it again"
+        ) from error
 
 
 def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -105,9 +125,11 @@ def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic]
     finer = max(image_gsd) > 1.5 * max(label_gsd)
     with open_dataset(path) as dataset:
         assert grid.crs is not None
+        assert own.crs is not None
         try:
             with WarpedVRT(
                 dataset,
+                src_crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
                 crs=RasterioCRS.from_wkt(grid.crs.to_wkt()),
                 transform=grid.transform,
                 height=grid.height,
@@ -118,7 +140,9 @@ def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic]
             ) as warped:
                 return warped.read(1), warped.dataset_mask() > 0
         except RasterioError as error:
-            raise InputError(f"{path} could not be brought onto the image's grid ({error}); check its CRS") from error
+            raise InputError(
+                f"{path} could not be brought onto the image's grid ({error}); check its CRS"
+            ) from error
 
 
 def _read_plain(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -131,7 +155,6 @@ def _read_plain(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic],
     if rows.start < rows.stop and cols.start < cols.stop:
         window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
-        with rasterio.open(path) as dataset:
-            values[inside] = dataset.read(1, window=window)
-            known[inside] = dataset.dataset_mask(window=window) > 0
+        with open_dataset(path) as dataset:
+            values[inside], known[inside] = _read_window(dataset, window)
     return values, known

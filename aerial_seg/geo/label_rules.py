@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aerial_seg.errors import InputError, did_you_mean
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 BACKGROUND = "background"
@@ -19,7 +22,7 @@ class LabelSettings:
     classes: pixel value → name, or empty to take what the labels hold.
     unlabelled: values of a label raster that mean "not labelled".
     outside: what ground outside every polygon is: `background`, or `unlabelled` for partial annotation.
-    crs: the CRS of labels that carry none, as `EPSG:xxxx`.
+    crs: the CRS of labels that carry none (or a wrong one: that is noted), as `EPSG:xxxx`.
     """
 
     class_field: str | None = None
@@ -31,27 +34,51 @@ class LabelSettings:
 
 
 def parse_classes(text: str | None) -> dict[int, str] | None:
-    """`building,road` → {1: building, 2: road}; `1=water,7=sand` → {1: water, 7: sand}; None stays None."""
+    """`building,road` → {1: building, 2: road}; `1=water,7=sand` → {1: water, 7: sand}; None stays None.
+
+    Raises SettingsError for anything else, and for a value or a name that comes twice.
+    """
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise InputError("--classes is empty; wanted names (building,road) or value=name pairs (1=water,2=sand)")
-    if all("=" in part for part in parts):
-        pairs = [part.split("=", 1) for part in parts]
-        bad = [left for left, _ in pairs if not left.strip().isdigit() or int(left) >= IGNORE]
-        if bad:
-            raise InputError(f"--classes has value {bad[0]!r}, wanted an integer 0..{IGNORE - 1} before the '='")
-        return {int(left): right.strip() for left, right in pairs}
-    if any("=" in part for part in parts):
-        raise InputError("--classes mixes names and value=name pairs; use one form for all")
-    return dict(enumerate(parts, start=1))
+        raise SettingsError(
+            "--classes is empty; wanted names (building,road) or value=name pairs (1=water,2=sand)"
+        )
+    paired = ["=" in part for part in parts]
+    if any(paired) and not all(paired):
+        raise SettingsError("--classes mixes names and value=name pairs; use one form for all")
+    pairs = [part.split("=", 1) if "=" in part else (str(k), part) for k, part in enumerate(parts, start=1)]
+    classes: dict[int, str] = {}
+    for left, right in pairs:
+        value, name = left.strip(), right.strip()
+        if not value.isdecimal() or int(value) >= IGNORE:
+            raise SettingsError(
+                f"--classes has value {value!r} for '{name}', wanted an integer 0..{IGNORE - 1} before the '='"
+            )
+        if not name or int(value) in classes or name in classes.values():
+            raise SettingsError(
+                f"--classes has '{value}={name}' beside {classes or 'nothing'}; give every value one name of its own"
+            )
+        classes[int(value)] = name
+    return classes
+
+
+def labels_crs(text: str) -> CRS:
+    """The CRS that --labels-crs names. Raises SettingsError when it is none."""
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise SettingsError(f"--labels-crs {text} is not a CRS; wanted for example EPSG:32645") from error
 
 
 def legend_of_values(
     values: Mapping[int, int], settings: LabelSettings, *, what: str, known: Legend | None
 ) -> Legend:
-    """The legend of labels that hold these values (value → count). Raises InputError for undeclared values."""
+    """The legend of labels that hold these values (value → count).
+
+    Raises InputError for undeclared values, and for labels without any.
+    """
     if known is not None:
         unknown = {v: n for v, n in values.items() if v not in known.by_value()}
         declared = ", ".join(f"{e.value}={e.name}" for e in known.entries)
@@ -66,11 +93,11 @@ def legend_of_values(
             f"{what} holds the unknown class values {list_counts(unknown)}; wanted {declared}; "
             "declare them with --classes, or pass --unlabelled VALUE for those that mean nothing"
         )
+    if not values:
+        raise InputError(f"{what} holds no labelled pixel; check --unlabelled and the file's nodata value")
     if known is not None:
         return known
     names = settings.classes or {v: f"class {v}" for v in sorted(values)}
-    if not names:
-        raise InputError(f"{what} holds no labelled pixel; check --unlabelled and the file's nodata value")
     return make_legend(names, background=[v for v, name in names.items() if name.lower() == BACKGROUND])
 
 

@@ -28,6 +28,11 @@ class Labels(Protocol):
     @property
     def notes(self) -> tuple[str, ...]: ...
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of every label raster; empty for polygons."""
+        ...
+
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
         """west, south, east, north; None when the labels have no CRS."""
         ...
@@ -54,9 +59,15 @@ def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legen
 
 
 def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]) -> None:
-    """Raises InputError, printing both extents, when the labels touch none of the images."""
+    """Raises InputError, printing both extents, when the labels touch none of the images.
+
+    Where there is no CRS, labels and image must be one raster each, of one shape.
+    """
+    if any(grid.crs is None for grid in grids):
+        _check_pixels(labels, grids, names)
+        return
     box = labels.extent_lonlat()
-    if box is None or any(grid.crs is None for grid in grids):
+    if box is None:
         return
     west, south, east, north = box
     images = np.array([grid.footprint_lonlat().bounds for grid in grids])
@@ -72,3 +83,18 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
         f"labels lon {west:.5f}..{east:.5f}, lat {south:.5f}..{north:.5f}; "
         f"imagery lon {left:.5f}..{right:.5f}, lat {bottom:.5f}..{top:.5f}; {remedy}"
     )
+
+
+def _check_pixels(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -> None:
+    """Without a CRS only the pixel's number pairs a label with the image: with several rasters it would err."""
+    if len(grids) > 1 or len(labels.shapes) > 1:
+        raise InputError(
+            f"a raster without CRS pairs with its labels pixel by pixel, wanted one raster and one label raster, "
+            f"got {len(grids)} and {len(labels.shapes)}; run them one by one, or give them a CRS"
+        )
+    if labels.shapes and labels.shapes[0] != grids[0].shape:
+        (rows, cols), (height, width) = labels.shapes[0], grids[0].shape
+        raise InputError(
+            f"the labels have {cols} × {rows} pixels, but {names[0]} has {width} × {height}; without a CRS "
+            "they pair pixel by pixel: give both the same size, or a CRS"
+        )

@@ -1,9 +1,11 @@
-"""The mask file: class per pixel as a Cloud Optimized GeoTIFF that GIS software opens in the right colours."""
+"""The mask file: class per pixel as a Cloud Optimized GeoTIFF that opens in the right colours in GIS software."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from xml.etree import ElementTree as Xml
@@ -14,6 +16,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from rasterio.crs import CRS as RasterioCRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
@@ -30,10 +33,13 @@ class MaskWriter:
     """Writes a mask from north to south in whole rows of blocks; `finish` makes the COG and its sidecars.
 
     rows come as (first row, pixel values (n, W) uint8) in order; 255 is nodata. All files lie in `folder` under
-    `name`: name.tif, name.tif.aux.xml (class names for GDAL), name.qml (style for QGIS).
+    `name`: name.tif, name.tif.aux.xml (class names for GDAL), name.qml (style for QGIS). Raises OutputError when
+    the disk does not take them.
     """
 
-    def __init__(self, folder: Path, name: str, *, grid: Grid, legend: Legend, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, name: str, *, grid: Grid, legend: Legend, tags: Mapping[str, str]
+    ) -> None:
         self._folder, self._name, self._legend = folder, Path(name), legend
         self._scratch = folder / "scratch.tif"
         self._grid = grid
@@ -84,7 +90,8 @@ class MaskWriter:
 
     def _flush(self, count: int) -> None:
         rows = np.concatenate(self._pending)
-        self._dataset.write(rows[:count], 1, window=Window(0, self._next, self._grid.width, count))
+        with _disk_errors(self._name):
+            self._dataset.write(rows[:count], 1, window=Window(0, self._next, self._grid.width, count))
         self._pending = [rows[count:]] if count < len(rows) else []
         self._next += count
 
@@ -94,21 +101,22 @@ class MaskWriter:
             self._flush(sum(len(part) for part in self._pending))
         if self._next != self._grid.height:
             raise ValueError(f"{self._next} of {self._grid.height} rows were written")
-        self._dataset.close()
         final = self._folder / self._name
-        rasterio.shutil.copy(
-            self._scratch,
-            final,
-            driver="COG",
-            compress="DEFLATE",
-            level=6,
-            blocksize=BLOCK,
-            # Always: without it GDAL averages class numbers and invents classes.
-            overview_resampling="MODE",
-            num_threads="ALL_CPUS",
-            bigtiff="IF_SAFER",
-            sparse_ok=True,
-        )
+        with _disk_errors(self._name):
+            self._dataset.close()
+            rasterio.shutil.copy(
+                self._scratch,
+                final,
+                driver="COG",
+                compress="DEFLATE",
+                level=6,
+                blocksize=BLOCK,
+                # Always: without it GDAL averages class numbers and invents classes.
+                overview_resampling="MODE",
+                num_threads="ALL_CPUS",
+                bigtiff="IF_SAFER",
+                sparse_ok=True,
+            )
         self._scratch.unlink()
         _check_written(final, self._grid)
         write_category_names(final.with_name(final.name + ".aux.xml"), self._legend)
@@ -116,11 +124,26 @@ class MaskWriter:
         return final
 
 
+@contextmanager
+def _disk_errors(name: Path) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            # Masks of rasters without CRS are wanted.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except RasterioError as error:
+        raise OutputError(
+            f"{name} could not be written ({error}); free disk space or check the folder, and run again"
+        ) from error
+
+
 def _check_written(path: Path, grid: Grid) -> None:
     """A copy on a full disk can reopen and read as nodata; size and the last block tell."""
     with open_dataset(path) as dataset:
         if dataset.shape != grid.shape:
-            raise OutputError(f"{path.name} came out as {dataset.shape}, wanted {grid.shape}; free disk space, retry")
+            raise OutputError(
+                f"{path.name} came out as {dataset.shape}, wanted {grid.shape}; free disk space, retry"
+            )
         dataset.read(1, window=Window(grid.width - 1, grid.height - 1, 1, 1))
 
 
@@ -180,7 +203,14 @@ def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
         colormap = dataset.colormap(1)
     except ValueError:
         colormap = {}
-    return legend_from_colormap([name or f"class {k}" for k, name in enumerate(names)], colormap)
+    # 255 is nodata whatever its name; a colour table of 256 entries names it all the same.
+    named = [name or f"class {k}" for k, name in enumerate(names[:IGNORE])]
+    try:
+        return legend_from_colormap(named, colormap)
+    except ValidationError as error:
+        raise InputError(
+            f"{sidecar} has unusable category names ({error.errors()[0]['msg']}); give every class one of its own"
+        ) from error
 
 
 def provenance(**facts: object) -> dict[str, str]:

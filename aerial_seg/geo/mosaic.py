@@ -29,7 +29,7 @@ class Mosaic:
 
 
 def write_mosaic(paths: Sequence[Path], vrt: Path) -> Mosaic:
-    """`vrt` shows all rasters as one; where they overlap, the later one in `paths` lies on top.
+    """`vrt` shows all rasters as one; where they overlap, the later one in `paths` lies on top where it measured.
 
     The common pixel is the finest of the sources. Web-mercator tiles stored in degrees differ slightly in pixel
     height from row to row: a source whose size rounds to its own number of pixels is copied pixel for pixel, any
@@ -47,18 +47,27 @@ def write_mosaic(paths: Sequence[Path], vrt: Path) -> Mosaic:
         exact = snapped[2] - snapped[0] == info.grid.width and snapped[3] - snapped[1] == info.grid.height
         place = tuple(map(float, snapped)) if exact else (left, top, right, bottom)
         if exact:
-            shift = max(shift, *(abs(a - b) for a, b in zip((left, top, right, bottom), snapped, strict=True)))
+            shift = max(
+                shift, *(abs(a - b) for a, b in zip((left, top, right, bottom), snapped, strict=True))
+            )
         for element, band in zip(root.findall("VRTRasterBand"), info.bands, strict=True):
-            _add_source(element, info, str(band), place)
+            source = _add_source(element, info, str(band), place)
+            if info.nodata is None:
+                Xml.SubElement(source, "UseMaskBand").text = "true"
+            else:
+                Xml.SubElement(source, "NODATA").text = repr(info.nodata)
         for element in root.findall("MaskBand/VRTRasterBand"):
-            _add_source(element, info, f"mask,{info.bands[0]}", place)
+            source = _add_source(element, info, f"mask,{info.bands[0]}", place)
+            Xml.SubElement(source, "NODATA").text = "0"
     Xml.ElementTree(root).write(vrt)
     return Mosaic(path=vrt, sources=len(infos), largest_shift=shift)
 
 
 def _check_alike(info: RasterInfo, first: RasterInfo) -> None:
     if info.grid.transform.b or info.grid.transform.d or info.grid.transform.e >= 0:
-        raise InputError(f"{info.path} is rotated or south-up, wanted north-up rasters in a mosaic; warp it first")
+        raise InputError(
+            f"{info.path} is rotated or south-up, wanted north-up rasters in a mosaic; warp it first"
+        )
     for what, got, wanted in (
         ("CRS", info.grid.crs, first.grid.crs),
         ("number of bands", len(info.bands), len(first.bands)),
@@ -71,7 +80,9 @@ def _check_alike(info: RasterInfo, first: RasterInfo) -> None:
                 "convert the odd one or predict them separately"
             )
     if info.dtype not in _GDAL_TYPES:
-        raise InputError(f"{info.path} has dtype {info.dtype}, wanted one of {', '.join(_GDAL_TYPES)}; convert it")
+        raise InputError(
+            f"{info.path} has dtype {info.dtype}, wanted one of {', '.join(_GDAL_TYPES)}; convert it"
+        )
 
 
 def _common_grid(grids: Sequence[Grid]) -> Grid:
@@ -112,13 +123,15 @@ def _vrt_root(first: RasterInfo, grid: Grid) -> Xml.Element:
     return root
 
 
-def _add_source(element: Xml.Element, info: RasterInfo, band: str, place: tuple[float, ...]) -> None:
+def _add_source(element: Xml.Element, info: RasterInfo, band: str, place: tuple[float, ...]) -> Xml.Element:
+    """A source that leaves out its unmeasured pixels, as soon as it is told how they are marked."""
+    source = Xml.SubElement(element, "ComplexSource", resampling="bilinear")
+    Xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(Path(info.path).absolute())
+    Xml.SubElement(source, "SourceBand").text = band
     left, top, right, bottom = place
-    kind = Xml.SubElement(element, "SimpleSource", resampling="bilinear")
-    Xml.SubElement(kind, "SourceFilename", relativeToVRT="0").text = str(Path(info.path).absolute())
-    Xml.SubElement(kind, "SourceBand").text = band
-    size = {"xSize": repr(float(info.grid.width)), "ySize": repr(float(info.grid.height))}
-    Xml.SubElement(kind, "SrcRect", xOff="0", yOff="0", **size)
-    Xml.SubElement(
-        kind, "DstRect", xOff=repr(left), yOff=repr(top), xSize=repr(right - left), ySize=repr(bottom - top)
-    )
+    for name, x, y, width, height in (
+        ("SrcRect", 0.0, 0.0, float(info.grid.width), float(info.grid.height)),
+        ("DstRect", left, top, right - left, bottom - top),
+    ):
+        Xml.SubElement(source, name, xOff=repr(x), yOff=repr(y), xSize=repr(width), ySize=repr(height))
+    return source

@@ -74,12 +74,16 @@ class RasterInfo:
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
         """The facts of an opened raster. Raises InputError for complex numbers."""
         alpha = ColorInterp.alpha
-        bands = tuple(b for b, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != alpha)
+        bands = tuple(
+            b for b, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != alpha
+        )
         if not bands:
             raise InputError(f"{path} holds only an alpha band; wanted at least one band of imagery")
         dtype = str(np.result_type(*(dataset.dtypes[b - 1] for b in bands)))
         if np.dtype(dtype).kind == "c":
-            raise InputError(f"{path} holds complex numbers ({dtype}); wanted integers or floats: convert it first")
+            raise InputError(
+                f"{path} holds complex numbers ({dtype}); wanted integers or floats: convert it first"
+            )
         names = tuple(dataset.descriptions[b - 1] or dataset.colorinterp[b - 1].name for b in bands)
         if len(set(names)) < len(names):
             names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
@@ -107,6 +111,18 @@ def require_crs(info: RasterInfo) -> None:
     )
 
 
+def _require_value(info: RasterInfo, nodata: float) -> None:
+    dtype = np.dtype(info.dtype)
+    if dtype.kind == "f":
+        return
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if not (low <= nodata <= high and nodata == int(nodata)):
+        raise InputError(
+            f"--nodata {nodata:g} cannot occur in {info.path}, whose pixels are {info.dtype}; "
+            f"wanted a whole number {low}..{high}, or leave it out"
+        )
+
+
 class Raster:
     """An opened raster read by windows, on its own grid or resampled to another pixel size.
 
@@ -124,6 +140,8 @@ class Raster:
             self.grid = self.info.grid
             if georeferenced:
                 require_crs(self.info)
+            if nodata is not None:
+                _require_value(self.info, nodata)
         except InputError:
             self._context.__exit__(None, None, None)
             raise
@@ -147,7 +165,7 @@ class Raster:
             return
         coarser = grid.height * grid.width < self.info.grid.height * self.info.grid.width
         nodata = self.info.nodata if self._nodata is None else self._nodata
-        has_mask = MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
+        has_mask = nodata is not None or MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
         has_alpha = ColorInterp.alpha in self._dataset.colorinterp
         self._source = WarpedVRT(
             self._dataset,
@@ -158,8 +176,9 @@ class Raster:
             resampling=Resampling.average if coarser else Resampling.bilinear,
             tolerance=_EXACT,
             src_nodata=nodata,
-            nodata=nodata,
-            add_alpha=nodata is None and has_mask and not has_alpha,
+            # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value.
+            nodata=None,
+            add_alpha=has_mask and not has_alpha,
             # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
             UNIFIED_SRC_NODATA="YES",
         )
@@ -189,7 +208,7 @@ class Raster:
         return image, valid
 
     def _measured(self, image: Pixels, window: Window) -> Valid:
-        if self._nodata is not None:
+        if self._nodata is not None and self._source is self._dataset:
             same = np.isnan(image) if math.isnan(self._nodata) else image == self._nodata
             valid = ~np.all(same, axis=0)
         else:
@@ -209,9 +228,11 @@ class RowReader:
         self._valid: Valid | None = None
 
     def rows(self, top: int, bottom: int) -> tuple[Pixels, Valid]:
-        """image (C, bottom − top, W) and valid; requests must not go back north. May reach beyond the raster."""
+        """image (C, bottom − top, W) and valid; neither end may go back north. May reach beyond the raster."""
         width = self._raster.grid.width
         image, valid = self._image, self._valid
+        if image is not None and (top < self._top or bottom < self._top + image.shape[1]):
+            raise ValueError(f"rows {top}..{bottom} lie north of rows that were read before")
         if image is None or valid is None or top >= self._top + image.shape[1]:
             image, valid = self._raster.read(top=top, left=0, height=bottom - top, width=width)
         else:

@@ -1,38 +1,36 @@
-"""A made-up aerial scene with exact labels: a town that a network learns in minutes and colour alone cannot map.
+"""A made-up aerial scene with exact labels: a network learns it in minutes, colour alone cannot map it.
 
-Roofs, roads, water, trees and ground take their colours from overlapping palettes; what tells them apart is shape and
-texture within about 60 pixels: ridges and shadows, lane marks, smoothness, crowns, rows. All lengths below are pixels,
-(x, y) = (column, row), so the ground sample distance changes how large that world is, not how it looks.
+Roofs, roads, water, trees and ground take their colours from overlapping palettes; what tells them apart is
+shape and texture within about 60 pixels: ridges and shadows, lane marks, smoothness, crowns, rows. Its sizes
+are pixels: the ground sample distance changes how large that world is, not how it looks.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import rasterio
-import shapely
+import rasterio.errors
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
-from rasterio.features import rasterize
 from rasterio.profiles import Profile
-from shapely import LineString, Polygon
-from shapely.geometry.base import BaseGeometry
+from shapely.affinity import affine_transform
 
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.scene_layout import burn, plan_layout, separate, smooth_noise
+from aerial_seg.geo.scene_paint import paint
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 SCENE_LEGEND: Legend = make_legend(
     {0: "background", 1: "building", 2: "road", 3: "vegetation", 4: "water"}, background=(0,)
 )
-"""What the pixels of a scene's truth mean; the labels' `class` column holds all names but the background's."""
+"""What the pixels of a truth mean; the labels' `class` column holds all names but the background's."""
 
 SMALLEST_SIDE = 256
 PLACE_METRES = 4000
@@ -40,11 +38,13 @@ _PLACES_EAST, _PLACES_NORTH = 50, 150
 
 Floats = NDArray[np.float32]
 
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One made-up orthophoto.
 
-    grid: UTM zone 33 N. image (3,H,W) uint8, 1–255 where valid and 0 elsewhere. valid (H,W) bool, True = measured.
+    grid: UTM zone 33 N. image (3,H,W) uint8, 1–255 where valid, 0 elsewhere.
+    valid (H,W) bool, True = measured.
     truth (H,W) uint8, values of SCENE_LEGEND, 255 where invalid: the labels, rasterised.
     labels: polygons in the grid's CRS with a `class` column; polygons of different classes do not overlap.
     """
@@ -68,8 +68,8 @@ class ScenePaths:
 def make_scene(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Scene:
     """A scene of height × width pixels that is the same for the same arguments, bit by bit.
 
-    gsd is in metres per pixel. Seeds below 7500 lie at places that do not overlap. From 512 pixels a side on every class
-    is present. Raises SettingsError on a negative seed or a size that does not fit into one place.
+    gsd is in metres per pixel. Seeds below 7500 lie at places that do not overlap. From 512 pixels a side on
+    every class is present. Raises SettingsError on a negative seed or a size that does not fit into a place.
     """
     _check(seed, height=height, width=width, gsd=gsd)
     rng = np.random.default_rng(seed)
@@ -78,11 +78,11 @@ def make_scene(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Scene
     valid = _flight_strip(rng, grid.shape)
     pixels = separate(layout)
     rows = [(name, polygon) for name, polygons in pixels.items() for polygon in polygons]
-    ground = [shapely.transform(p, lambda xy: np.stack(grid.transform * xy.T, axis=1)) for _, p in rows]
+    ground = [affine_transform(polygon, grid.transform.to_shapely()) for _, polygon in rows]
     labels = gpd.GeoDataFrame({"class": [name for name, _ in rows]}, geometry=ground, crs=grid.crs)
     values = {entry.name: entry.value for entry in SCENE_LEGEND.entries}
     mask = burn(ground, [values[name] for name, _ in rows], grid.shape, transform=grid.transform)
-    image = paint(rng, layout, mask)
+    image = paint(rng, layout, wood=mask == values["vegetation"], water=mask == values["water"])
     return Scene(
         grid=grid,
         image=np.where(valid, image, np.uint8(0)),
@@ -125,14 +125,15 @@ def _write_raster(
     partial = path.with_name(f"partial-{path.name}")
     profile = Profile(
         driver="GTiff", dtype="uint8", count=len(bands), height=grid.height, width=grid.width, crs=grid.crs,
-        transform=grid.transform, nodata=nodata, tiled=True, blockxsize=256, blockysize=256, compress="deflate",
+        transform=grid.transform, nodata=nodata, tiled=True, compress="deflate",
+        blockxsize=256, blockysize=256,
     )  # fmt: skip
     with rasterio.open(partial, "w", **profile) as out:
         out.write(bands)
         if colours:
             out.write_colormap(1, colours)
             out.set_band_description(1, "class")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _check(seed: int, *, height: int, width: int, gsd: float) -> None:
@@ -142,12 +143,13 @@ def _check(seed: int, *, height: int, width: int, gsd: float) -> None:
         raise SettingsError(f"a GSD of {gsd} m is not a pixel size; give for example 0.5")
     if min(height, width) < SMALLEST_SIDE:
         raise SettingsError(
-            f"a scene of {width} × {height} pixels has no room for a town; give at least {SMALLEST_SIDE} a side"
+            f"a scene of {width} × {height} pixels has no room for a town;"
+            f" give at least {SMALLEST_SIDE} a side"
         )
     if max(height, width) * gsd > PLACE_METRES:
         raise SettingsError(
-            f"a scene of {width} × {height} pixels at {gsd} m is longer than {PLACE_METRES} m, where the next seed's"
-            f" place begins; give at most {int(PLACE_METRES / gsd)} pixels a side"
+            f"a scene of {width} × {height} pixels at {gsd} m is longer than {PLACE_METRES} m, where"
+            f" the next seed's place begins; give at most {int(PLACE_METRES / gsd)} pixels a side"
         )
 
 
@@ -168,5 +170,3 @@ def _flight_strip(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[n
     inside = np.minimum(width / 2 - np.abs(across), height / 2 - np.abs(down))
     inside += 3 * smooth_noise(rng, shape, 40) + 1.5 * smooth_noise(rng, shape, 7)
     return np.asarray(inside > np.quantile(inside, rng.uniform(0.035, 0.07)))
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 import numpy as np
 import shapely
@@ -18,6 +19,7 @@ from shapely import LineString, Polygon
 from shapely.geometry.base import BaseGeometry
 
 Floats = NDArray[np.float32]
+PIXELS = Affine.identity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,25 @@ class Roof:
 
 
 @dataclass(frozen=True, slots=True)
+class _Weave:
+    """The town's bent street plan: (u, v) along and across the streets → (x, y)."""
+
+    shape: tuple[int, int]
+    angle: float
+    phase: NDArray[np.float64]
+
+    def curve(self, start: tuple[float, float], end: tuple[float, float]) -> NDArray[np.float64]:
+        """The bent line between two points of the plan, (16,2) x, y."""
+        u, v = np.linspace(start, end, 16).T
+        p = u + 34 * np.sin(v / 120 + self.phase[0]) + 7 * np.sin(v / 43 + self.phase[1])
+        q = v + 34 * np.sin(u / 120 + self.phase[2]) + 7 * np.sin(u / 43 + self.phase[3])
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        return np.stack(
+            [self.shape[1] / 2 + p * cos - q * sin, self.shape[0] / 2 + p * sin + q * cos], axis=1
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """What stands where, in pixels; crowns (N,3) are x, y, radius."""
 
@@ -62,6 +83,7 @@ class Layout:
 
 
 def plan_layout(rng: np.random.Generator, shape: tuple[int, int]) -> Layout:
+    """A town in a frame of shape (height, width); about an eighth each is water and roofs, a tenth road."""
     area = shape[0] * shape[1]
     waters = _waters(rng, shape, rng.uniform(0.10, 0.14) * area)
     roads, parcels = _streets(rng, shape, shapely.union_all(waters))
@@ -78,9 +100,8 @@ def _waters(rng: np.random.Generator, shape: tuple[int, int], area: float) -> li
     height, width = shape
     frame = shapely.box(0, 0, width, height)
     t = np.linspace(-0.1, 1.1, 80)
-    sway = 0.08 * np.sin(t * rng.uniform(5, 8) + rng.uniform(0, 6)) + 0.03 * np.sin(
-        t * 17 + rng.uniform(0, 6)
-    )
+    sway = 0.08 * np.sin(t * rng.uniform(5, 8) + rng.uniform(0, 6))
+    sway += 0.03 * np.sin(t * 17 + rng.uniform(0, 6))
     course = rng.uniform(0.25, 0.75) + rng.uniform(-0.3, 0.3) * (t - 0.5) + sway
     xy = np.stack([t * width, course * height], axis=1)
     if rng.random() < 0.5:
@@ -96,9 +117,8 @@ def _waters(rng: np.random.Generator, shape: tuple[int, int], area: float) -> li
         bays = sum(rng.uniform(-0.25, 0.25) / k * np.sin(k * turn + rng.uniform(0, 6)) for k in (2, 3, 4, 5))
         radius = max(12, min(rng.uniform(45, 90) * 0.999**attempt, math.sqrt(missing / math.pi))) * (1 + bays)
         x, y = rng.uniform(0.06, 0.94) * width, rng.uniform(0.06, 0.94) * height
-        lake = Polygon(np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1)).intersection(
-            frame
-        )
+        shore = Polygon(np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1))
+        lake = shore.intersection(frame)
         if min(lake.distance(water) for water in waters) > 30:
             waters.append(lake)
     return waters
@@ -108,41 +128,28 @@ def _streets(
     rng: np.random.Generator, shape: tuple[int, int], water: BaseGeometry
 ) -> tuple[list[Road], list[Polygon]]:
     """A warped town grid; only its two main roads cross water. The ground between is cut into parcels."""
-    height, width = shape
-    frame = shapely.box(0, 0, width, height)
-    count = math.ceil(math.hypot(height, width) / 225) + 3
+    count = math.ceil(math.hypot(*shape) / 225) + 3
     u, v = ((np.arange(count) - count / 2 + rng.uniform(-0.14, 0.14, count)) * 225 for _ in range(2))
-    angle, phase = rng.uniform(0, math.pi / 2), rng.uniform(0, 6, 4)
-
-    def warp(along: NDArray[np.float64], across: NDArray[np.float64]) -> NDArray[np.float64]:
-        p = along + 34 * np.sin(across / 120 + phase[0]) + 7 * np.sin(across / 43 + phase[1])
-        q = across + 34 * np.sin(along / 120 + phase[2]) + 7 * np.sin(along / 43 + phase[3])
-        cos, sin = math.cos(angle), math.sin(angle)
-        return np.stack([width / 2 + p * cos - q * sin, height / 2 + p * sin + q * cos], axis=1)
-
-    t = np.linspace(0, 1, 16)
-    main, minor, parcels = [], [], []
-    for i in range(count - 1):
-        for j in range(count - 1):
-            du, dv = u[i + 1] - u[i], v[j + 1] - v[j]
-            lines = (warp(u[i] + t * du, v[j] + 0 * t), i, j), (warp(u[i] + 0 * t, v[j] + t * dv), j, i)
-            for points, _, rank in lines:
-                line = LineString(points).intersection(frame)
-                if not isinstance(line, LineString) or line.length < 8:
-                    continue
-                if rank == count // 2:
-                    main.append(line)
-                elif line.distance(water) > 12 and rng.random() < 0.9:
-                    minor.append(line)
-            cuts = np.linspace(0, 1, int(rng.integers(2, 4)))
-            for low, high in zip(cuts[:-1], cuts[1:], strict=True):
-                bottom, top = (
-                    warp(u[i] + t * du, v[j] + dv * low + 0 * t),
-                    warp(u[i] + t * du, v[j] + dv * high + 0 * t),
-                )
-                parcels.append(Polygon(np.concatenate([bottom, top[::-1]])))
-    metres = 1.45 * sum(line.length for line in main) + sum(line.length for line in minor)
-    broad = float(np.clip(rng.uniform(0.095, 0.11) * height * width / metres, 11, 19))
+    weave = _Weave(shape, rng.uniform(0, math.pi / 2), rng.uniform(0, 6, 4))
+    frame = shapely.box(0, 0, shape[1], shape[0])
+    main: list[LineString] = []
+    minor: list[LineString] = []
+    parcels = []
+    for i, j in product(range(count - 1), repeat=2):
+        here = (u[i], v[j])
+        for end, rank in (((u[i + 1], v[j]), j), ((u[i], v[j + 1]), i)):
+            line = LineString(weave.curve(here, end)).intersection(frame)
+            if not isinstance(line, LineString) or line.length < 8:
+                continue
+            if rank == count // 2:
+                main.append(line)
+            elif line.distance(water) > 12 and rng.random() < 0.9:
+                minor.append(line)
+        for low, high in pairwise(np.linspace(v[j], v[j + 1], int(rng.integers(2, 4)))):
+            near, far = (weave.curve((u[i], at), (u[i + 1], at)) for at in (low, high))
+            parcels.append(Polygon(np.concatenate([near, far[::-1]])))
+    length = 1.45 * sum(line.length for line in main) + sum(line.length for line in minor)
+    broad = float(np.clip(rng.uniform(0.095, 0.11) * shape[0] * shape[1] / length, 11, 19))
     roads = [Road(line, broad * 1.45, True) for line in main]
     return roads + [Road(line, broad, bool(rng.random() < 0.7)) for line in minor], parcels
 
@@ -191,11 +198,8 @@ def _frontage(rng: np.random.Generator, road: Road, side: int) -> Iterable[list[
             roof = Roof(*street.at(0, off), angle + rng.normal(0, 0.03), along, across)
             wing = rng.uniform(0.4, 0.5) * along
             x, y = roof.at(rng.choice([-1, 1]) * (along - wing) / 2, side * across * 0.45)
-            yield (
-                [roof, Roof(x, y, roof.angle + math.pi / 2, across * 1.1, wing)]
-                if rng.random() < 0.3
-                else [roof]
-            )
+            annex = Roof(x, y, roof.angle + math.pi / 2, across * 1.1, wing)
+            yield [roof, annex] if rng.random() < 0.3 else [roof]
         s += along + rng.uniform(7, 20)
 
 
@@ -205,19 +209,17 @@ def _trees(
     """Woods, clumps and a few single trees on free ground: (N,3) x, y, radius."""
     height, width = shape
     pitch = 13
-    grid = np.stack(
-        np.meshgrid(np.arange(pitch / 2, width, pitch), np.arange(pitch / 2, height, pitch)), axis=-1
-    )
-    xy = grid.reshape(-1, 2)
+    x, y = np.meshgrid(np.arange(pitch / 2, width, pitch), np.arange(pitch / 2, height, pitch))
+    xy = np.column_stack([x.ravel(), y.ravel()])
     xy = xy + rng.uniform(-4, 4, xy.shape)
     radius = rng.uniform(8.5, 13, len(xy))
     column, row = np.clip(xy.astype(int), 0, (width - 1, height - 1)).T
     wood = 1.2 * smooth_noise(rng, shape, 130) + 0.6 * smooth_noise(rng, shape, 45)
     score = wood[row, column] + 0.22 * rng.normal(size=len(xy))
     free = burn(taken, [1] * len(taken), shape)[row, column] == 0
-    best = np.argsort(np.where(free, -score, np.inf), kind="stable")[
-        : min(int(free.sum()), round(area / 200))
-    ]
+    # One crown of the pitch covers about 200 pixels that no other covers.
+    wanted = min(int(free.sum()), round(area / 200))
+    best = np.argsort(np.where(free, -score, np.inf), kind="stable")[:wanted]
     return np.column_stack([xy, radius])[np.sort(best)]
 
 
@@ -245,30 +247,19 @@ def _polygons(pieces: Sequence[BaseGeometry]) -> list[Polygon]:
     return [p for p in single if isinstance(p, Polygon) and p.area >= 4]
 
 
-def _window(
-    bounds: tuple[float, float, float, float], shape: tuple[int, int]
-) -> tuple[tuple[slice, slice], Floats, Floats]:
-    """The pixels that hold the bounds (left, top, right, bottom), as slices and as x, y of their centres."""
-    left, top = (max(math.floor(b), 0) for b in bounds[:2])
-    right, bottom = (min(math.ceil(b), side) for b, side in zip(bounds[2:], shape[::-1], strict=True))
-    y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + np.float32(0.5)
-    return np.s_[top:bottom, left:right], x, y
-
-
 def burn(
     shapes: Sequence[BaseGeometry],
     values: Iterable[int],
-    shape: tuple[int, int],
+    grid_shape: tuple[int, int],
     *,
-    transform: Affine = Affine.identity(),  # noqa: B008
+    transform: Affine = PIXELS,
     dtype: str = "uint8",
-) -> NDArray[np.uint8]:
-    pairs = [
-        (geometry, value) for geometry, value in zip(shapes, values, strict=True) if not geometry.is_empty
-    ]
+) -> NDArray[np.integer]:
+    """Each shape's value at the pixels whose centre it holds, the last shape on top; 0 elsewhere."""
+    pairs = [(shape, value) for shape, value in zip(shapes, values, strict=True) if not shape.is_empty]
     if not pairs:
-        return np.zeros(shape, dtype)
-    return np.asarray(rasterize(pairs, out_shape=shape, transform=transform, dtype=dtype))
+        return np.zeros(grid_shape, dtype)
+    return np.asarray(rasterize(pairs, out_shape=grid_shape, transform=transform, dtype=dtype))
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Floats:
@@ -281,14 +272,3 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float)
         part = (part * part * (3 - 2 * part)).reshape(-1, *[1] * (1 - axis))
         coarse = coarse.take(low, axis) * (1 - part) + coarse.take(low + 1, axis) * part
     return coarse
-
-
-def _blur(image: Floats, radius: int) -> Floats:
-    """The mean over a square of 2·radius + 1 pixels, edges repeated."""
-    size = 2 * radius + 1
-    for axis in (0, 1):
-        pad = [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)]
-        total = np.cumsum(np.pad(image, pad, mode="edge"), axis=axis, dtype=np.float64)
-        ends = np.arange(size, total.shape[axis])
-        image = ((total.take(ends, axis) - total.take(ends - size, axis)) / size).astype(np.float32)
-    return image

@@ -35,33 +35,62 @@ def parse_share(text: str, option: str) -> Share:
     except ValueError:
         return Share(pattern=text)
     if not 0 <= fraction < 1:
-        raise SettingsError(f"{option} {text} is not a fraction from 0 to below 1; try 0.15, or a glob on file names")
+        raise SettingsError(
+            f"{option} {text} is not a fraction from 0 to below 1; try 0.15, or a glob on file names"
+        )
     return Share(fraction=fraction)
 
 
+def match_sources(sources: Sequence[str], *, val: Share, test: Share) -> list[str]:
+    """The split of each source by the globs alone; `train` where none matches.
+
+    Raises SettingsError for globs that match nothing, the same source or everything, and for fractions that leave
+    nothing for training: all that can be said before any chip is cut.
+    """
+    splits = ["train"] * len(sources)
+    for name, share in (("test", test), ("val", val)):
+        if share.pattern is None:
+            continue
+        matched = [i for i, source in enumerate(sources) if fnmatchcase(source, share.pattern)]
+        if not matched:
+            raise SettingsError(
+                f"--{name} '{share.pattern}' matches none of the {len(set(sources))} sources "
+                f"(first: {sources[0]}); the glob is matched against file names"
+            )
+        for i in matched:
+            if splits[i] != "train":
+                raise SettingsError(
+                    f"--val '{val.pattern}' and --test '{test.pattern}' both match {sources[i]}; "
+                    "give every source to one of them"
+                )
+            splits[i] = name
+    if "train" not in splits:
+        raise SettingsError("--val and --test match every source; leave at least one for training")
+    if val.fraction + test.fraction >= 1:
+        raise SettingsError(
+            f"--val {val.fraction:g} and --test {test.fraction:g} leave nothing for training; "
+            "use fractions that sum to less than 1"
+        )
+    return splits
+
+
 def assign_splits(
-    units: Sequence[Hashable], sources: Sequence[str], counts: NDArray[np.int64], *, val: Share, test: Share, seed: int
+    units: Sequence[Hashable],
+    sources: Sequence[str],
+    counts: NDArray[np.int64],
+    *,
+    val: Share,
+    test: Share,
+    seed: int,
 ) -> list[str]:
     """A split per chip, such that all chips of a unit (spatial block or source) share one.
 
     units, sources: per chip, its unit and its source's file name. counts (chips, classes): labelled pixels. Of a
     fixed number of seeded orders the one is taken whose splits have the most equal class shares. Every split that
-    was asked for gets a unit, training first. Raises SettingsError for globs that match nothing or everything.
+    was asked for gets a unit while there are enough, training first. Raises SettingsError as `match_sources`.
     """
-    splits = ["train"] * len(units)
-    for name, share in (("test", test), ("val", val)):
-        if share.pattern is not None:
-            matched = [i for i, source in enumerate(sources) if fnmatchcase(source, share.pattern)]
-            if not matched:
-                raise SettingsError(
-                    f"--{name} '{share.pattern}' matches none of the {len(set(sources))} sources "
-                    f"(first: {sources[0]}); the glob is matched against file names"
-                )
-            for i in matched:
-                splits[i] = name
+    splits = match_sources(sources, val=val, test=test)
     free = [i for i, split in enumerate(splits) if split == "train"]
-    if not free:
-        raise SettingsError("--val and --test match every source; leave at least one for training")
     wanted = {name: share.fraction for name, share in (("val", val), ("test", test)) if share.fraction > 0}
     if wanted:
         chosen = _choose_units([units[i] for i in free], counts[free], wanted, seed)
@@ -91,12 +120,14 @@ def _choose_units(
 
 
 def _take(order: NDArray[np.int64], chips: NDArray[np.int64], wanted: dict[str, float]) -> dict[int, str]:
-    """Walk the order, filling each split to its fraction; the last unit always stays for training."""
+    """Walk the order, filling each split to its fraction; a unit stays for training and for each split to come."""
     taken: dict[int, str] = {}
     remaining = [int(k) for k in order]
-    for name, fraction in wanted.items():
-        filled = 0
-        while len(remaining) > 1 and (filled == 0 or filled + chips[remaining[0]] / 2 <= fraction * chips.sum()):
+    for to_come, (name, fraction) in zip(reversed(range(len(wanted))), wanted.items(), strict=True):
+        goal, filled = fraction * chips.sum(), 0
+        while len(remaining) > 1 and (filled == 0 or filled + chips[remaining[0]] / 2 <= goal):
+            if filled and len(remaining) <= 1 + to_come:
+                break
             unit = remaining.pop(0)
             taken[unit] = name
             filled += int(chips[unit])

@@ -10,6 +10,7 @@ import numpy as np
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.scene import SCENE_LEGEND, make_scene, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
@@ -17,7 +18,6 @@ from aerial_seg.jobs.predict import PredictSettings, predict
 from aerial_seg.jobs.tile import TileSettings, tile
 from aerial_seg.jobs.train import TrainReport, train
 from aerial_seg.jobs.vectorize import VectorizeReport, VectorizeSettings, vectorize
-from aerial_seg.geo.measures import Measure
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
@@ -48,7 +48,12 @@ class DemoReport:
 
 
 def demo(
-    folder: Path, *, device: str = "auto", overwrite: bool = False, recipe: Recipe | None = None, progress: Progress = silent
+    folder: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    recipe: Recipe | None = None,
+    progress: Progress = silent,
 ) -> DemoReport:
     """Two synthetic scenes, a dataset, a model, a mask, polygons, a picture and report.json lie in `folder`.
 
@@ -108,7 +113,9 @@ def _prepare(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, wanted a folder for the demo; choose another name")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"{folder} is not empty; pass --overwrite to run the demo again there, or name another folder")
+        raise OutputError(
+            f"{folder} is not empty; pass --overwrite to run the demo again there, or name another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / REPORT).unlink(missing_ok=True)
 

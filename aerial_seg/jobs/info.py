@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.grid import describe_extent
+from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import raster_info
 
@@ -25,15 +25,13 @@ def info(path: Path) -> dict[str, Any]:
 def _raster(path: Path) -> dict[str, Any]:
     facts = raster_info(path)
     grid, legend = facts.grid, read_legend(path)
-    gsd = grid.gsd()
     document: dict[str, Any] = {
         "kind": "mask" if legend is not None else "raster",
         "path": str(path),
         "width": grid.width,
         "height": grid.height,
         "crs": grid.crs.to_string() if grid.crs is not None else None,
-        "gsd_m": {"down": gsd[0], "across": gsd[1]} if gsd else None,
-        "extent": describe_extent(grid) if grid.crs is not None else None,
+        **_ground(grid),
         "bands": list(facts.names),
         "dtype": facts.dtype,
         "nodata": facts.nodata,
@@ -41,6 +39,17 @@ def _raster(path: Path) -> dict[str, Any]:
     if legend is not None:
         document["classes"] = {str(entry.value): entry.name for entry in legend.entries}
     return document
+
+
+def _ground(grid: Grid) -> dict[str, Any]:
+    """GSD and extent; where the CRS has no place on earth, the reason, because that is what one wants to know."""
+    if grid.crs is None:
+        return {"gsd_m": None, "extent": None}
+    try:
+        down, across = grid.gsd() or (None, None)
+        return {"gsd_m": {"down": down, "across": across}, "extent": describe_extent(grid)}
+    except InputError as error:
+        return {"gsd_m": None, "extent": None, "problem": str(error)}
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -60,7 +69,9 @@ def _model(path: Path) -> dict[str, Any]:
         "tile_sides": f"multiples of {geometry.origin_step}",
         "tile_size": card.prediction.tile_size,
         "classes": {str(entry.value): entry.name for entry in card.legend.entries},
-        "bands": {band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in card.bands},
+        "bands": {
+            band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in card.bands
+        },
         "gsd_m": card.gsd,
         "iteration": card.iteration,
         "validation_miou": card.validation_miou,
@@ -82,7 +93,9 @@ def _dataset(path: Path) -> dict[str, Any]:
         "gsd_m": document.gsd,
         "classes": {str(entry.value): entry.name for entry in document.legend.entries},
         "class_pixels": document.class_pixels,
-        "bands": {band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in document.bands},
+        "bands": {
+            band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in document.bands
+        },
         "sources": len(document.sources),
         "notes": list(document.notes),
         "tool_version": document.tool_version,

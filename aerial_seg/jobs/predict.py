@@ -14,7 +14,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.mask import MaskWriter, provenance
 from aerial_seg.geo.mosaic import write_mosaic
-from aerial_seg.geo.raster import Raster, RasterInfo
+from aerial_seg.geo.raster import Raster, RasterInfo, raster_info, require_crs
 from aerial_seg.geo.vectors import check_output
 from aerial_seg.jobs.stream import MaskStream
 from aerial_seg.jobs.vectorize import VectorizeReport, VectorizeSettings, vectorize
@@ -37,8 +37,9 @@ GSD_LIMIT = 4.0
 class PredictSettings:
     """How to predict; None takes what the model file says.
 
-    vectors: also write the polygons of the mask there. mosaic: all rasters become one map. nodata: a value that means "not measured" in all bands. georeferenced: False
-    allows rasters without CRS. force_gsd: resample even beyond a factor of 4.
+    vectors: also write the polygons of the mask there. mosaic: all rasters become one map. nodata: a value that
+    means "not measured" where all bands have it. georeferenced: False allows rasters without CRS. force_gsd:
+    resample even beyond a factor of 4.
     """
 
     tile_size: int | None = None
@@ -76,7 +77,11 @@ class PredictReport:
 
 
 def predict(
-    model_path: Path, rasters: Sequence[str], out: Path, settings: PredictSettings, progress: Progress = silent
+    model_path: Path,
+    rasters: Sequence[str],
+    out: Path,
+    settings: PredictSettings,
+    progress: Progress = silent,
 ) -> tuple[PredictReport, ...]:
     """`out` is the mask of one raster or mosaic; of several rasters it is a folder with NAME_mask.tif each.
 
@@ -88,14 +93,16 @@ def predict(
     targets = _targets(paths, out, several)
     for target in targets:
         check_writable(target, overwrite=settings.overwrite)
+    infos = [raster_info(path) for path in paths]
     if settings.vectors is not None:
         if several:
             raise SettingsError(
                 f"--vectors names one file for {len(paths)} masks; pass --mosaic, or vectorize each mask afterwards"
             )
-        with Raster(paths[0], georeferenced=settings.georeferenced) as first:
-            check_output(settings.vectors, crs=first.grid.crs, overwrite=settings.overwrite)
+        check_output(settings.vectors, crs=infos[0].grid.crs, overwrite=settings.overwrite)
     model = load_model(model_path)
+    for info in infos:
+        _check_fit(info, model.card, settings)
     shape = _shape(model, settings)
     predictor = Predictor(
         model,
@@ -117,7 +124,11 @@ def predict(
 def _targets(paths: Sequence[Path], out: Path, several: bool) -> list[Path]:
     if not several:
         if out.suffix.lower() not in (".tif", ".tiff"):
-            raise OutputError(f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output")
+            raise OutputError(
+                f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
+            )
+        if out.resolve() in (path.resolve() for path in paths):
+            raise OutputError(f"{out} is one of the rasters to predict; give the mask another name")
         return [out]
     if out.suffix:
         raise SettingsError(
@@ -159,10 +170,11 @@ def _predict_one(
             source_path = mosaic.path
             notes.append(f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px")
         source, raster = (
-            opened.enter_context(Raster(source_path, nodata=settings.nodata, georeferenced=settings.georeferenced))
+            opened.enter_context(
+                Raster(source_path, nodata=settings.nodata, georeferenced=settings.georeferenced)
+            )
             for _ in range(2)
         )
-        _check_bands(raster.info, model.card, str(paths[0]))
         run_grid = choose_run_grid(raster.grid, model.card.gsd, settings.force_gsd, str(paths[0]))
         raster.resample(run_grid)
         plan = TilePlan.of(height=run_grid.height, width=run_grid.width, shape=shape)
@@ -193,17 +205,25 @@ def _predict_one(
         )
 
 
-def _check_bands(info: RasterInfo, card: ModelCard, name: str) -> None:
+def _check_fit(info: RasterInfo, card: ModelCard, settings: PredictSettings) -> None:
+    """Raises InputError unless the model can run on this raster: georeference, bands, dtype, pixel size."""
+    if settings.georeferenced:
+        require_crs(info)
+    _check_bands(info, card)
+    choose_run_grid(info.grid, card.gsd, settings.force_gsd, info.path)
+
+
+def _check_bands(info: RasterInfo, card: ModelCard) -> None:
     model = ", ".join(f"{band.name} {band.dtype}" for band in card.bands)
     raster = ", ".join(f"{band} {info.dtype}" for band in info.names)
     if len(info.bands) != len(card.bands):
         raise InputError(
-            f"{name} has {len(info.bands)} bands ({raster}), but the model was trained on {len(card.bands)} ({model}); "
+            f"{info.path} has {len(info.bands)} bands ({raster}), but the model was trained on {len(card.bands)} ({model}); "
             "pick the same bands (gdal_translate -b …) or train a model on these"
         )
     if info.dtype != card.bands[0].dtype:
         raise InputError(
-            f"{name} holds {info.dtype}, but the model was trained on {card.bands[0].dtype} ({model}); "
+            f"{info.path} holds {info.dtype}, but the model was trained on {card.bands[0].dtype} ({model}); "
             "convert the raster to the same units (gdal_translate -ot … -scale …) or train a model on these"
         )
 
@@ -228,7 +248,9 @@ def choose_run_grid(grid: Grid, model_gsd: float | None, force: bool, name: str)
     return grid.at_gsd(model_gsd)
 
 
-def _tags(paths: list[Path], model: TrainedModel, shape: TileShape, settings: PredictSettings) -> dict[str, str]:
+def _tags(
+    paths: list[Path], model: TrainedModel, shape: TileShape, settings: PredictSettings
+) -> dict[str, str]:
     """Provenance; no times and no execution settings, so that equal work gives equal bytes."""
     return provenance(
         version=__version__,

@@ -47,7 +47,11 @@ class RememberedRows:
     def take(self, start: int, count: int) -> NDArray[np.bool_]:
         """valid (count, W); what lies before `start` is forgotten."""
         self._parts = [(top, part) for top, part in self._parts if top + len(part) > start]
-        pieces = [part[max(0, start - top) : start + count - top] for top, part in self._parts if top < start + count]
+        pieces = [
+            part[max(0, start - top) : start + count - top]
+            for top, part in self._parts
+            if top < start + count
+        ]
         return np.concatenate(pieces)
 
 
@@ -77,7 +81,9 @@ class MaskStream:
     the output grid, needed only where the two grids differ.
     """
 
-    def __init__(self, raster: Raster, source: Raster, plan: TilePlan, predictor: Predictor, card: ModelCard) -> None:
+    def __init__(
+        self, raster: Raster, source: Raster, plan: TilePlan, predictor: Predictor, card: ModelCard
+    ) -> None:
         self._raster, self._plan, self._predictor, self._card = raster, plan, predictor, card
         self._reader = RowReader(raster)
         self._remembered = RememberedRows() if raster.grid.shape == source.grid.shape else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
@@ -22,7 +24,7 @@ from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.raster import Raster, RasterInfo, raster_info, require_crs
-from aerial_seg.geo.splits import assign_splits, overlapping, parse_share
+from aerial_seg.geo.splits import Share, assign_splits, match_sources, overlapping, parse_share
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.outputs import check_folder, staged_folder
 from aerial_seg.progress import Progress, silent
@@ -77,15 +79,19 @@ class _Record:
 
 
 def tile(
-    rasters: Sequence[str], labels: Sequence[str], dataset: Path, settings: TileSettings, progress: Progress = silent
+    rasters: Sequence[str],
+    labels: Sequence[str],
+    dataset: Path,
+    settings: TileSettings,
+    progress: Progress = silent,
 ) -> TileReport:
     """The folder `dataset` holds chips, their index and a document that describes them.
 
     Raises AerialSegError before anything is written when inputs do not fit; nothing is left behind then.
     """
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT)
-    paths = expand_rasters(rasters)
-    infos = [raster_info(path) for path in paths]
+    infos = [raster_info(path) for path in expand_rasters(rasters)]
+    match_sources([Path(info.path).name for info in infos], **_shares(settings))
     grids = _run_grids(infos, settings)
     opened = open_labels(expand_labels(labels), settings.labels)
     check_overlap(opened, grids, names=[info.path for info in infos])
@@ -96,8 +102,8 @@ def tile(
         total = sum(len(list(_windows(grid, settings))) for grid in grids)
         with progress("cut chips", total=total, unit="chip") as bar:
             for index, (info, grid) in enumerate(zip(infos, grids, strict=True)):
-                for window in cutter.cut(index, info, grid):
-                    bar.update(1 if window else 0)
+                for _ in cutter.cut(index, info, grid):
+                    bar.update()
         if not cutter.records:
             raise InputError(
                 f"none of the {total} chips holds a pixel that is both measured and labelled; "
@@ -114,7 +120,11 @@ def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
     return expand_rasters(labels)
 
 
-def _windows(grid: Grid, settings: TileSettings) -> Any:
+def _shares(settings: TileSettings) -> dict[str, Share]:
+    return {"val": parse_share(settings.val, "--val"), "test": parse_share(settings.test, "--test")}
+
+
+def _windows(grid: Grid, settings: TileSettings) -> Iterator[ChipWindow]:
     return chip_windows(height=grid.height, width=grid.width, size=settings.chip_size)
 
 
@@ -131,14 +141,13 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
                     f"{info.path} has {what} {got}, but {first.path} has {wanted}; one dataset needs one: "
                     "convert the odd one or make two datasets"
                 )
-    if not settings.georeferenced:
-        return [info.grid for info in infos]
-    for info in infos:
-        require_crs(info)
+    if settings.georeferenced:
+        for info in infos:
+            require_crs(info)
     if settings.gsd is not None:
         return [info.grid.at_gsd(settings.gsd) for info in infos]
-    sizes = [_mean_gsd(info.grid) for info in infos]
-    if max(sizes) > 1.1 * min(sizes):
+    sizes = _own_gsds(infos)
+    if sizes and max(sizes) > 1.1 * min(sizes):
         raise InputError(
             f"the rasters have GSDs from {min(sizes):.3g} to {max(sizes):.3g} m, wanted one within 10 %; "
             f"pass --gsd {max(sizes):.2g} to resample all to one"
@@ -146,10 +155,10 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
     return [info.grid for info in infos]
 
 
-def _mean_gsd(grid: Grid) -> float:
-    gsd = grid.gsd()
-    assert gsd is not None
-    return float(np.sqrt(gsd[0] * gsd[1]))
+def _own_gsds(infos: Sequence[RasterInfo]) -> list[float]:
+    """Metres per pixel of every georeferenced raster, the geometric mean of down and across."""
+    pairs = [info.grid.gsd() for info in infos]
+    return [math.sqrt(pair[0] * pair[1]) for pair in pairs if pair is not None]
 
 
 class _Cutter:
@@ -160,54 +169,52 @@ class _Cutter:
         self.records: list[_Record] = []
         self.unmeasured = 0
         self.unlabelled = 0
-        self._names: set[str] = set()
+        self._stems: set[str] = set()
 
-    def cut(self, index: int, info: RasterInfo, grid: Grid) -> Any:
+    def cut(self, index: int, info: RasterInfo, grid: Grid) -> Iterator[ChipWindow]:
         """Yield each window of one source after its chip, if any, is written."""
         size, georeferenced = self.settings.chip_size, self.settings.georeferenced
+        stem = self._unused_stem(Path(info.path).stem)
         with Raster(info.path, nodata=self.settings.nodata, georeferenced=georeferenced) as raster:
             raster.resample(grid)
             for window in _windows(grid, self.settings):
                 box = grid.window(top=window.top, left=window.left, height=size, width=size)
                 image, valid = raster.read(top=window.top, left=window.left, height=size, width=size)
-                self._keep(index, info, window, box, image, valid, inside=_inside(grid, window, size))
+                labels = self._labels(box, valid)
+                if labels is not None:
+                    name = f"{stem}_{window.row:04d}_{window.col:04d}"
+                    image_path, label_path = chip_paths(self.root, name)
+                    write_image(image_path, image, valid, box, info.names)
+                    write_labels(label_path, labels, box, self.labels.legend)
+                    place = _inside(grid, window, size).footprint()
+                    counts = self._count(labels)
+                    self.records.append(_Record(name, index, window, place, int(valid.sum()), counts))
                 yield window
 
-    def _keep(
-        self,
-        index: int,
-        info: RasterInfo,
-        window: ChipWindow,
-        box: Grid,
-        image: NDArray[np.generic],
-        valid: NDArray[np.bool_],
-        *,
-        inside: Grid,
-    ) -> None:
+    def _labels(self, box: Grid, valid: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
+        """The labels of a chip's measured pixels; None, counted, for a chip that teaches nothing."""
         if not valid.any():
             self.unmeasured += 1
-            return
+            return None
         labels = self.labels.burn(box)
         labels[~valid] = IGNORE
-        channels = self.labels.legend.channel_table()[labels]
-        counts = np.bincount(channels.ravel(), minlength=256)[: len(self.labels.legend)]
-        if not counts.any():
+        if (labels == IGNORE).all():
             self.unlabelled += 1
-            return
-        name = self._name(Path(info.path).stem, window)
-        image_path, label_path = chip_paths(self.root, name)
-        write_image(image_path, image, valid, box, info.names)
-        write_labels(label_path, labels, box, self.labels.legend)
-        self.records.append(_Record(name, index, window, inside.footprint(), int(valid.sum()), counts))
+            return None
+        return labels
 
-    def _name(self, stem: str, window: ChipWindow) -> str:
-        """Unique also when two folders hold rasters of one name."""
-        base, number = stem, 1
-        while (name := f"{base}_{window.row:04d}_{window.col:04d}") in self._names:
+    def _count(self, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        channels = self.labels.legend.channel_table()[labels]
+        return np.bincount(channels.ravel(), minlength=256)[: len(self.labels.legend)]
+
+    def _unused_stem(self, stem: str) -> str:
+        """Names differ also when two folders hold rasters of one name."""
+        unused, number = stem, 1
+        while unused in self._stems:
             number += 1
-            base = f"{stem}-{number}"
-        self._names.add(name)
-        return name
+            unused = f"{stem}-{number}"
+        self._stems.add(unused)
+        return unused
 
 
 def _inside(grid: Grid, window: ChipWindow, size: int) -> Grid:
@@ -220,6 +227,11 @@ def _finish(
 ) -> TileReport:
     """Splits, statistics, index and document of the written chips."""
     notes = list(cutter.labels.notes)
+    if len({info.names for info in infos}) > 1:
+        orders = sorted({", ".join(info.names) for info in infos})
+        notes.append(
+            f"the rasters name their bands differently ({' / '.join(orders)}): they are taken in file order"
+        )
     for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
         if count:
             notes.append(f"{count} chips with {why} were left out")
@@ -236,14 +248,18 @@ def _finish(
     }
     absent = [name for name, pixels in by_split["train"].items() if not pixels]
     if absent:
-        notes.append(f"no training chip holds class {', '.join(absent)}: it cannot be learnt from these labels")
+        notes.append(
+            f"no training chip holds class {', '.join(absent)}: it cannot be learnt from these labels"
+        )
     bands = BandAccumulator(infos[0].names, infos[0].dtype)
     for record, split in zip(records, splits, strict=True):
         if split == "train":
             image, valid, _ = read_chip(*chip_paths(work, record.name))
             bands.add(image, valid)
     frame = _index(records, splits, infos, legend)
-    geopandas.GeoDataFrame(frame, geometry=places, crs=crs).to_file(work / INDEX, driver="GPKG", layer="chips")
+    geopandas.GeoDataFrame(frame, geometry=places, crs=crs).to_file(
+        work / INDEX, driver="GPKG", layer="chips"
+    )
     gsd = _dataset_gsd(infos, settings)
     document = DatasetDocument(
         tool_version=__version__,
@@ -270,14 +286,13 @@ def _common_places(
     systems = {info.grid.crs for info in infos}
     if len(systems) == 1:
         return [record.place for record in records], infos[0].grid.crs, None
-    if None in systems:
-        raise InputError("some rasters have a CRS and some have none; give all one, or none with --no-georef")
     wgs84 = CRS.from_epsg(4326)
     places: list[Any] = []
     for record in records:
         one = geopandas.GeoSeries([record.place], crs=infos[record.source].grid.crs).to_crs(wgs84)
         places.append(one.iloc[0])
-    return places, wgs84, f"the rasters have {len(systems)} CRSs: {INDEX} is in EPSG:4326, chips keep their own"
+    note = f"the rasters have {len(systems)} CRSs: {INDEX} is in EPSG:4326, chips keep their own"
+    return places, wgs84, note
 
 
 def _split(
@@ -289,16 +304,15 @@ def _split(
     work: Path,
 ) -> tuple[list[_Record], list[str], list[Any]]:
     """Records that stay, their splits and places; chips that overlap a weightier split are deleted and counted."""
-    files = [Path(infos[record.source].path).name for record in records]
+    shares = _shares(settings)
     splits = assign_splits(
-        [_unit(record, place, infos, settings) for record, place in zip(records, places, strict=True)],
-        files,
+        _units(records, places, len(infos), settings),
+        [Path(infos[record.source].path).name for record in records],
         np.array([record.counts for record in records]),
-        val=parse_share(settings.val, "--val"),
-        test=parse_share(settings.test, "--test"),
+        **shares,
         seed=settings.seed,
     )
-    left_out = set(overlapping(places, splits)) if settings.georeferenced else set()
+    left_out = set(overlapping(places, splits))
     if left_out:
         notes.append(f"{len(left_out)} chips that overlap another split's ground were left out")
     for i in left_out:
@@ -310,21 +324,30 @@ def _split(
             "no chip is left for training after the splits; use smaller --val and --test shares, "
             "smaller chips (--chip-size) or smaller blocks (--block)"
         )
+    for name, share in shares.items():
+        if (share.fraction or share.pattern) and name not in (splits[i] for i in stay):
+            notes.append(
+                f"no chip is left for {name}: there are too few {settings.split_by}s; "
+                "use smaller chips (--chip-size) or smaller blocks (--block)"
+            )
     return [records[i] for i in stay], [splits[i] for i in stay], [places[i] for i in stay]
 
 
-def _unit(record: _Record, place: Any, infos: Sequence[RasterInfo], settings: TileSettings) -> Hashable:
-    """What is never divided: the source, or the square of ground that the chip's centre lies in."""
+def _units(
+    records: Sequence[_Record], places: Sequence[Any], sources: int, settings: TileSettings
+) -> list[Hashable]:
+    """What is never divided, per chip: its source, or the square of ground that its centre lies in."""
     if settings.split_by == "source":
-        return record.source
-    alone = len(infos) == 1 or not settings.georeferenced
-    if alone:
-        return record.source, record.window.row // settings.block, record.window.col // settings.block
-    # Blocks of several rasters are squares of one common ground, laid out from the first chip's corner.
-    first = infos[0].grid.footprint().bounds
-    left, bottom, right, top = place.bounds
-    side = settings.block * max(right - left, top - bottom)
-    return round(((left + right) / 2 - first[0]) // side), round(((bottom + top) / 2 - first[3]) // side)
+        return [record.source for record in records]
+    if sources == 1:
+        cells = [record.window for record in records]
+        return [(cell.row // settings.block, cell.col // settings.block) for cell in cells]
+    # Blocks of several rasters are squares of one common ground, laid out from its south-west corner.
+    left, bottom, right, top = shapely.bounds(np.asarray(places, dtype=object)).T
+    side = settings.block * max((right - left).max(), (top - bottom).max())
+    cols = ((left + right) / 2 - left.min()) // side
+    rows = ((bottom + top) / 2 - bottom.min()) // side
+    return list(zip(rows.tolist(), cols.tolist(), strict=True))
 
 
 def _index(
@@ -339,16 +362,19 @@ def _index(
         "valid_px": [r.valid for r in records],
     }
     for k, entry in enumerate(legend.entries):
-        columns[f"px_{entry.name}"] = [int(r.counts[k]) for r in records]
+        # GeoPackage columns differ by more than capitals.
+        alike = sum(name.lower() == entry.name.lower() for name in legend.names) > 1
+        columns[f"px_{entry.name}" + (f"_{entry.value}" if alike else "")] = [
+            int(r.counts[k]) for r in records
+        ]
     return columns
 
 
 def _dataset_gsd(infos: Sequence[RasterInfo], settings: TileSettings) -> float | None:
-    if not settings.georeferenced:
-        return None
     if settings.gsd is not None:
         return settings.gsd
-    return float(np.mean([_mean_gsd(info.grid) for info in infos]))
+    sizes = _own_gsds(infos)
+    return sum(sizes) / len(sizes) if sizes else None
 
 
 def _source(info: RasterInfo) -> Source:

@@ -16,9 +16,9 @@ from aerial_seg.models.network import build_network
 from aerial_seg.outputs import check_folder, staged_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe
+from aerial_seg.report.curves import draw_curves
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.crops import ChipStore
-from aerial_seg.report.curves import draw_curves
 from aerial_seg.training.loop import Checkpoint, TrainingData, run_training
 from aerial_seg.training.manifest import Manifest, open_manifest
 from aerial_seg.training.validation import threshold_bias
@@ -41,7 +41,13 @@ class TrainReport:
 
 
 def train(
-    dataset: Path, recipe: Recipe, run: Path, *, device: str = "auto", overwrite: bool = False, progress: Progress = silent
+    dataset: Path,
+    recipe: Recipe,
+    run: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> TrainReport:
     """The folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
 
@@ -76,7 +82,9 @@ def _data(manifest: Manifest) -> TrainingData:
     document = manifest.document
     chips, val = manifest.split("train"), manifest.split("val")
     if not chips:
-        raise InputError(f"{manifest.root} holds no training chip; run `aerial-seg tile` with smaller --val and --test")
+        raise InputError(
+            f"{manifest.root} holds no training chip; run `aerial-seg tile` with smaller --val and --test"
+        )
     return TrainingData(
         train=ChipStore(chips, document.bands, document.legend),
         val=ChipStore(val, document.bands, document.legend) if val else None,

@@ -23,7 +23,9 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise SettingsError(f"device '{name}' was asked for, but {count} CUDA devices are usable; use cpu or auto")
+            raise SettingsError(
+                f"device '{name}' was asked for, but {count} CUDA devices are usable; use cpu or auto"
+            )
     return device
 
 

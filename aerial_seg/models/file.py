@@ -78,7 +78,8 @@ def read_card(path: Path) -> ModelCard:
     Raises InputError for a missing, truncated or foreign file, or one of another schema version.
     """
     header = _read_header(path)
-    text = header.get("__metadata__", {}).get(HEADER_KEY)
+    metadata = header.get("__metadata__")
+    text = metadata.get(HEADER_KEY) if isinstance(metadata, dict) else None
     if text is None:
         raise InputError(
             f"{path} is a safetensors file of another tool (its header holds no '{HEADER_KEY}' document); "
@@ -102,11 +103,15 @@ def _read_header(path: Path) -> dict[str, dict[str, str]]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= path.stat().st_size - 8:
-            raise InputError(f"{path} is not a safetensors file or is cut off; wanted a model that `train` wrote")
+            raise InputError(
+                f"{path} is not a safetensors file or is cut off; wanted a model that `train` wrote"
+            )
         try:
             header = json.loads(file.read(length))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} is not a safetensors file; wanted a model that `train` wrote") from error
+            raise InputError(
+                f"{path} is not a safetensors file; wanted a model that `train` wrote"
+            ) from error
     return header if isinstance(header, dict) else {}
 
 
@@ -114,7 +119,9 @@ def load_model(path: Path) -> TrainedModel:
     """The model of a file, strictly: every weight of the file is used and every weight of the network is set."""
     card = read_card(path)
     network = build_network(
-        card.recipe.model.model_copy(update={"weights": "none"}), bands=len(card.bands), classes=len(card.legend)
+        card.recipe.model.model_copy(update={"weights": "none"}),
+        bands=len(card.bands),
+        classes=len(card.legend),
     )
     wanted = network.state_dict()
     try:
@@ -129,7 +136,9 @@ def load_model(path: Path) -> TrainedModel:
             weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in wanted}
             network.load_state_dict(weights, strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); copy it again or train again") from error
+        raise InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); copy it again or train again"
+        ) from error
     network.eval()
     with path.open("rb") as whole:
         sha256 = hashlib.file_digest(whole, "sha256").hexdigest()

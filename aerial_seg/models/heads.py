@@ -68,7 +68,13 @@ class ImagePooling(nn.Module):
             assert norm.running_mean is not None
             assert norm.running_var is not None
             pooled = nn.functional.batch_norm(
-                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+                pooled,
+                norm.running_mean,
+                norm.running_var,
+                norm.weight,
+                norm.bias,
+                training=False,
+                eps=norm.eps,
             )
         else:
             pooled = self.norm(pooled)

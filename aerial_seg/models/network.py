@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -15,6 +16,7 @@ from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
 OWN = ("fcn", "deeplabv3", "pspnet")
+_SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "kwargs"}
 
 
 class Network(nn.Module):
@@ -38,7 +40,9 @@ class Network(nn.Module):
 class DilatedNetwork(Network):
     """A dilated ResNet with one of our heads and, in training, an auxiliary head on the stage before the last."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, auxiliary: nn.Module | None, output_stride: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, auxiliary: nn.Module | None, output_stride: int
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -122,7 +126,9 @@ def _encoder(settings: ModelSettings, bands: int) -> Any:
 
 def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
     known = sorted(
-        name for name, kind in vars(smp).items() if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
+        name
+        for name, kind in vars(smp).items()
+        if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
     )
     by_name = {name.lower(): name for name in known}
     name = by_name.get(settings.architecture.lower())
@@ -133,9 +139,11 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
             f"known: {', '.join(names)}"
         )
     _check_encoder(settings.encoder)
+    kind = getattr(smp, name)
+    _check_options(settings.options, kind)
     weights = None if settings.weights == "none" else settings.weights
     try:
-        model = getattr(smp, name)(
+        model = kind(
             encoder_name=settings.encoder,
             encoder_weights=weights,
             in_channels=bands,
@@ -145,8 +153,21 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
     except OSError as error:
         raise _no_weights(settings) from error
     except (TypeError, ValueError, KeyError) as error:
-        raise SettingsError(f"{name} with {settings.encoder} cannot be made: {error}; check model.options") from error
+        raise SettingsError(
+            f"{name} with {settings.encoder} cannot be made: {error}; check model.options"
+        ) from error
     return SmpNetwork(model, origin_step=max(32, int(model.encoder.output_stride)))
+
+
+def _check_options(options: Mapping[str, object], kind: type[nn.Module]) -> None:
+    """smp's classes swallow keywords they do not know; a misspelt one must not vanish."""
+    known = sorted(set(inspect.signature(kind).parameters) - _SET_BY_US)
+    for key in options:
+        if key not in known:
+            raise SettingsError(
+                f"model.options has '{key}', which {kind.__name__} does not know{did_you_mean(key, known)}; "
+                f"known: {', '.join(known)}; check model.options"
+            )
 
 
 def _check_encoder(name: str) -> None:
@@ -160,5 +181,5 @@ def _check_encoder(name: str) -> None:
 def _no_weights(settings: ModelSettings) -> SettingsError:
     return SettingsError(
         f"the {settings.weights} weights of {settings.encoder} could not be downloaded; "
-        "connect to the internet once, or set model.weights = \"none\" to train from scratch"
+        'connect to the internet once, or set model.weights = "none" to train from scratch'
     )

@@ -42,4 +42,5 @@ class Predictor:
         batch[:count] = images
         with torch.inference_mode():
             logits = self._network(send(torch.from_numpy(batch), self._device)) + self._bias
-        return logits[:count].float().cpu().numpy()
+        result: Image = logits[:count].float().cpu().numpy()
+        return result

@@ -31,7 +31,9 @@ def draw_comparison(
         axis.set_title(name)
     for axis in axes:
         axis.set_axis_off()
-    patches = [Patch(facecolor=entry.colour, edgecolor="#444444", label=entry.name) for entry in legend.entries]
+    patches = [
+        Patch(facecolor=entry.colour, edgecolor="#444444", label=entry.name) for entry in legend.entries
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=100)

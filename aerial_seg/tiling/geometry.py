@@ -33,7 +33,8 @@ class ModelGeometry:
 
     def is_valid_side(self, side: int) -> bool:
         """True when a tile of this side has logits that line up with its neighbours'."""
-        return side > 0 and side >= self.origin_step and (side - self.align_corners) % self.origin_step == 0
+        steps, rest = divmod(side - int(self.align_corners), self.origin_step)
+        return steps >= 1 and rest == 0
 
     def nearest_valid_sides(self, side: int) -> tuple[int, int]:
         """The largest valid side ≤ side and the smallest ≥ side (both the smallest side when side is below it)."""
@@ -48,7 +49,9 @@ class ModelGeometry:
             below, above = self.nearest_valid_sides(side)
             near = f"{below} or {above}" if below != above else f"{below}"
             form = f"{self.origin_step}·n" + (" + 1" if self.align_corners else "")
-            raise SettingsError(f"tile size {side} is not of the form {form} that this model takes; try {near}")
+            raise SettingsError(
+                f"tile size {side} is not of the form {form} that this model takes; try {near}"
+            )
 
     def cells(self, pixels: int) -> int:
         """Cells that cover this many pixels of one axis."""

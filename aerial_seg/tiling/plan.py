@@ -53,7 +53,7 @@ def tile_shape(
     """
     geometry.check_side(side)
     unit = geometry.origin_step
-    if halo is not None and halo < 0 or overlap is not None and overlap < 0:
+    if (halo is not None and halo < 0) or (overlap is not None and overlap < 0):
         raise SettingsError(f"halo {halo} and overlap {overlap} must not be negative")
     halo = side // 16 // unit * unit if halo is None else -(-halo // unit) * unit
     core = side - 2 * halo

@@ -32,7 +32,9 @@ def load_chip(chip: Chip, bands: Sequence[Band], legend: Legend) -> Sample:
 class ChipStore:
     """Chips by number; kept in memory while they fit into `budget` bytes, read again from disk beyond that."""
 
-    def __init__(self, chips: Sequence[Chip], bands: Sequence[Band], legend: Legend, *, budget: int = 2**30) -> None:
+    def __init__(
+        self, chips: Sequence[Chip], bands: Sequence[Band], legend: Legend, *, budget: int = 2**30
+    ) -> None:
         self._chips, self._bands, self._legend = tuple(chips), tuple(bands), legend
         self._room = budget
         self._kept: dict[int, Sample] = {}

@@ -105,16 +105,16 @@ def run_training(
             with training_precision(device):
                 logits, side = network.forward_training(send(image, device))
             loss = criterion(logits, side, labels.to(device, non_blocking=True))
-            value = float(loss.detach())
+            value, rate = float(loss.detach()), float(schedule.get_last_lr()[0])
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} at iteration {iteration}, learning rate "
-                    f"{schedule.get_last_lr()[0]:.3g}; lower training.learning_rate or lengthen training.warmup"
+                    f"{rate:.3g}; lower training.learning_rate or lengthen training.warmup"
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
-            history.losses.append((iteration, value, schedule.get_last_lr()[0]))
+            history.losses.append((iteration, value, rate))
             schedule.step()
             if average is not None:
                 average.update(network)

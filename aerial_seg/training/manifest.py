@@ -97,11 +97,14 @@ def open_manifest(root: Path) -> Manifest:
         raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
     index = geopandas.read_file(root / INDEX, ignore_geometry=True)
     chips = tuple(
-        Chip(name, split, *chip_paths(root, name)) for name, split in zip(index["chip"], index["split"], strict=True)
+        Chip(name, split, *chip_paths(root, name))
+        for name, split in zip(index["chip"], index["split"], strict=True)
     )
     if not chips:
         raise InputError(f"{root} holds no chip; run `aerial-seg tile` on imagery that the labels cover")
     missing = [file for chip in chips for file in (chip.image, chip.labels) if not file.is_file()]
     if missing:
-        raise InputError(f"{root} lacks {len(missing)} chip files, first {missing[0]}; run `aerial-seg tile` again")
+        raise InputError(
+            f"{root} lacks {len(missing)} chip files, first {missing[0]}; run `aerial-seg tile` again"
+        )
     return Manifest(root=root, document=document, chips=chips)

@@ -45,7 +45,12 @@ class ThresholdCurve:
 
 
 def validate(
-    network: Network, store: ChipStore, *, classes: int, device: torch.device, bias: Sequence[float] | None = None
+    network: Network,
+    store: ChipStore,
+    *,
+    classes: int,
+    device: torch.device,
+    bias: Sequence[float] | None = None,
 ) -> tuple[ConfusionMatrix, ThresholdCurve | None]:
     """Every chip whole, one at a time, padded to a side that the network takes; nothing is augmented.
 

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aerial_seg.bands import Band
+from aerial_seg.errors import InputError
+from aerial_seg.legend import make_legend
+from aerial_seg.models.device import pick_device
+from aerial_seg.models.file import ModelCard, load_model, read_card, save_model
+from aerial_seg.models.network import build_network
+from aerial_seg.models.predictor import Predictor
+from aerial_seg.recipe import ModelSettings, Recipe
+
+
+def make_card(**changes: object) -> ModelCard:
+    facts: dict[str, object] = {
+        "tool_version": "test",
+        "recipe": Recipe(model=ModelSettings(head_channels=8, output_stride=16)),
+        "legend": make_legend({0: "background", 1: "building"}, background=[0]),
+        "bands": tuple(Band(name=n, dtype="uint8", mean=9, std=2, p2=1, p98=20) for n in "rgb"),
+        "gsd": 0.25,
+        "class_bias": (0.0, 0.5),
+        "iteration": 3,
+        "validation_miou": 0.5,
+        "data_fingerprint": "f",
+    }
+    return ModelCard.model_validate(facts | changes)
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    card = make_card()
+    path = tmp_path / "model.safetensors"
+    save_model(build_network(card.recipe.model, bands=3, classes=2), card, path)
+    return path
+
+
+def test_a_model_file_returns_card_and_weights(model_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network(make_card().recipe.model, bands=3, classes=2)
+    loaded = load_model(model_path)
+    assert loaded.card == make_card() == read_card(model_path)
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, loaded.network.state_dict()[name])
+    assert not loaded.network.training
+    assert list(model_path.parent.iterdir()) == [model_path]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 2000, -1])
+def test_a_truncated_file_is_told_from_a_model(model_path: Path, keep: int) -> None:
+    whole = model_path.read_bytes()
+    model_path.write_bytes(whole[:keep])
+    with pytest.raises(InputError, match="cut off|not a safetensors|damaged"):
+        load_model(model_path)
+
+
+def test_foreign_files_are_told(tmp_path: Path) -> None:
+    text = tmp_path / "text.safetensors"
+    text.write_text("not a model at all, just some text")
+    with pytest.raises(InputError, match="not a safetensors"):
+        load_model(text)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign)
+    with pytest.raises(InputError, match="another tool"):
+        load_model(foreign)
+    with pytest.raises(InputError, match="does not exist"):
+        load_model(tmp_path / "absent.safetensors")
+
+
+def test_a_file_of_another_schema_names_the_key(model_path: Path) -> None:
+    card = make_card().model_dump_json().replace('"schema_version":1', '"schema_version":2')
+    save_file({"weight": torch.zeros(2)}, model_path, metadata={"aerial_seg": card})
+    with pytest.raises(InputError, match="schema_version"):
+        load_model(model_path)
+
+
+def test_missing_and_surplus_weights_are_refused(model_path: Path) -> None:
+    card = make_card()
+    weights = build_network(card.recipe.model, bands=3, classes=2).state_dict()
+    for change in ("missing", "surplus"):
+        changed = dict(weights)
+        changed.pop(next(iter(changed))) if change == "missing" else changed.update(extra=torch.zeros(1))
+        save_file(changed, model_path, metadata={"aerial_seg": card.model_dump_json()})
+        with pytest.raises(InputError, match="does not hold the weights"):
+            load_model(model_path)
+
+
+def test_the_position_in_a_batch_and_its_padding_change_no_bit(model_path: Path) -> None:
+    predictor = Predictor(load_model(model_path), device=torch.device("cpu"), batch_size=3)
+    images = [np.random.default_rng(k).normal(size=(3, 64, 64)).astype(np.float32) for k in range(3)]
+    together = predictor.run(images)
+    for k, image in enumerate(images):
+        assert np.array_equal(predictor.run([image])[0], together[k])
+        assert np.array_equal(predictor.run([images[0], image])[1], together[k])
+
+
+def test_the_class_bias_is_added_to_the_logits(model_path: Path) -> None:
+    model = load_model(model_path)
+    image = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
+    logits = Predictor(model, device=torch.device("cpu"), batch_size=1).run([image])[0]
+    with torch.inference_mode():
+        bare = model.network(torch.from_numpy(image)[None])[0].numpy()
+    np.testing.assert_allclose(logits[0], bare[0], atol=1e-6)
+    np.testing.assert_allclose(logits[1], bare[1] + 0.5, atol=1e-6)
+
+
+def test_devices_that_are_not_there_are_told() -> None:
+    assert pick_device("cpu").type == "cpu"
+    for name in ("cuda:99", "tpu", "mps:9"):
+        with pytest.raises(Exception, match="use auto, cpu|use cpu or auto"):
+            pick_device(name)

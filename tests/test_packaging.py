@@ -1,0 +1,84 @@
+"""The wheel holds what it should, and an editable install finds the folders that live outside the package."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {
+    "aerial_seg", "cli", "configs", "tests", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+}  # fmt: skip
+
+
+def pip(*arguments: str | Path, cwd: Path) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy without build leftovers, so that building does not touch the working tree."""
+    copy = tmp_path_factory.mktemp("checkout") / "source"
+    ignore = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    return copy
+
+
+def folders_with_code() -> set[str]:
+    inside = {p.parent.relative_to(ROOT) for p in (ROOT / "aerial_seg").rglob("*.py")}
+    return {".".join(folder.parts) for folder in inside} | {"aerial_seg.cli", "aerial_seg.configs"}
+
+
+def test_the_package_list_names_every_folder() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert set(settings["packages"]) == folders_with_code()
+
+
+def test_the_top_level_shows_only_what_was_planned() -> None:
+    shown = {
+        p.name for p in ROOT.iterdir() if not p.name.startswith(".") and not p.name.endswith(".egg-info")
+    }
+    assert shown - {"build", "dist"} == TOP_LEVEL
+
+
+def test_the_wheel_holds_the_package_and_nothing_beside_it(checkout: Path, tmp_path: Path) -> None:
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"aerial_seg"}
+    expected = {
+        f"aerial_seg/{p.relative_to(ROOT / 'aerial_seg')}" for p in (ROOT / "aerial_seg").rglob("*.py")
+    }
+    expected |= {f"aerial_seg/cli/{p.name}" for p in (ROOT / "cli").glob("*.py")}
+    expected |= {
+        f"aerial_seg/configs/{p.relative_to(ROOT / 'configs')}" for p in (ROOT / "configs").rglob("*.toml")
+    }
+    expected.add("aerial_seg/py.typed")
+    assert expected <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_an_editable_install_finds_cli_and_configs(checkout: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    pip("install", "--no-deps", "--no-build-isolation", "--target", site, "-e", checkout, cwd=tmp_path)
+    # Only what the .pth of the editable install leads to: an installed copy elsewhere must not answer instead.
+    code = (
+        f"import site, sys; site.addsitedir({str(site)!r})\n"
+        "import importlib.util as util\n"
+        "for name in ('aerial_seg.cli.main', 'aerial_seg.configs'): print(util.find_spec(name).origin)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    cli, configs = map(Path, done.stdout.split())
+    assert cli == checkout / "cli" / "main.py"
+    assert configs == checkout / "configs" / "__init__.py"

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aerial_seg.models.network import Network
+from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.training.validation import THRESHOLDS, ThresholdCurve, threshold_bias, validate, whole_logits
+
+
+class Pointwise(Network):
+    """Two logits per pixel straight from the first band."""
+
+    def __init__(self, step: int = 8) -> None:
+        super().__init__()
+        self.geometry = ModelGeometry(step, 1, step)
+        self.unused = nn.BatchNorm2d(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.shape[2] % self.geometry.origin_step == 0
+        return torch.stack([torch.zeros_like(image[:, 0]), image[:, 0]], dim=1)
+
+
+class Store(list):
+    """Chips of several sizes with random truth."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        super().__init__(
+            (
+                torch.from_numpy(random.normal(size=(1, h, w)).astype(np.float32)),
+                torch.from_numpy(random.choice(np.array([0, 1, 255], np.uint8), (h, w))),
+            )
+            for h, w in ((8, 8), (13, 21), (30, 9))
+        )
+
+
+def test_validation_counts_every_labelled_pixel_once_whatever_the_chip_size() -> None:
+    store, network = Store(), Pointwise().train()
+    matrix, _ = validate(network, store, classes=2, device=torch.device("cpu"))
+    expected = np.zeros((2, 2), int)
+    for image, labels in store:
+        for truth, value in zip(labels.flatten().tolist(), image.flatten().tolist(), strict=True):
+            if truth != 255:
+                expected[truth, int(value > 0)] += 1
+    assert np.array_equal(matrix.counts, expected)
+    assert network.training
+
+
+def test_the_bias_shifts_the_decision() -> None:
+    store = Store()
+    matrix, _ = validate(Pointwise(), store, classes=2, device=torch.device("cpu"), bias=(0.0, 99.0))
+    assert matrix.counts[:, 0].sum() == 0
+
+
+def test_whole_logits_have_the_images_size() -> None:
+    assert whole_logits(Pointwise(), torch.randn(1, 13, 21), torch.device("cpu")).shape == (1, 2, 13, 21)
+
+
+def test_the_best_threshold_is_the_best_of_all() -> None:
+    torch.manual_seed(0)
+    truth = (torch.rand(1, 60, 60) < 0.3).to(torch.uint8)
+    score = torch.randn(1, 60, 60) + 1.5 * truth - 1
+    truth[:, :4] = 255
+    logits = torch.stack([torch.zeros_like(score), score], dim=1)
+    curve = ThresholdCurve()
+    curve.add(logits[:, :, :30], truth[:, :30])
+    curve.add(logits[:, :, 30:], truth[:, 30:])
+    threshold, iou = curve.best()
+
+    def by_hand(t: float) -> float:
+        said, known = torch.sigmoid(score) > t, truth != 255
+        hit = (said & (truth == 1) & known).sum()
+        return float(hit / ((said | (truth == 1)) & known).sum())
+
+    assert iou == pytest.approx(by_hand(threshold), abs=1e-6)
+    assert iou == pytest.approx(max(by_hand(float(t)) for t in THRESHOLDS), abs=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.35, 0.5, 0.8])
+def test_the_bias_of_a_threshold_moves_the_argmax_exactly_there(threshold: float) -> None:
+    probability = torch.tensor([threshold - 1e-4, threshold + 1e-4], dtype=torch.float64)
+    logits = torch.stack([torch.zeros(2, dtype=torch.float64), torch.logit(probability)])
+    decided = (logits + torch.tensor(threshold_bias(threshold), dtype=torch.float64)[:, None]).argmax(dim=0)
+    assert decided.tolist() == [0, 1]
