@@ -70,8 +70,8 @@ class TrainingSettings(Section):
 class AugmentationSettings(Section):
     """Changes of a training crop; validation sees none of them.
 
-    scale: smallest and largest zoom. brightness and contrast are in units of the training standard deviation, for
-    all bands alike; band_noise is the part of them that differs between bands.
+    scale: smallest and largest zoom. brightness and contrast: largest change, in units of the training standard
+    deviation, of all bands alike; band_noise: what each band adds to that on its own, as a part of it.
     """
 
     flips: bool = True
@@ -79,7 +79,7 @@ class AugmentationSettings(Section):
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     brightness: Annotated[float, Field(ge=0)] = 0.2
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    band_noise: Annotated[float, Field(ge=0)] = 0.05
+    band_noise: Annotated[float, Field(ge=0)] = 0.25
 
 
 class PredictionSettings(Section):

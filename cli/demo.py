@@ -23,15 +23,14 @@ Examples:
 def command(output: Path, *, device: str, overwrite: bool, as_json: bool) -> None:
     """Run the whole main job on synthetic imagery in a few minutes.
 
-    Makes two georeferenced scenes with vector labels, tiles one, trains a small model on it, predicts the other,
+    Makes three georeferenced scenes with vector labels, tiles two, trains a small model on them, predicts the third,
     vectorises the map and scores it against the known truth. Everything lies in OUT (default: aerial-seg-demo).
     """
     from aerial_seg.jobs.demo import demo
 
     report = demo(output, device=device, overwrite=overwrite, progress=console.bar)
     places = {
-        "training scene": report.training_scene,
-        "test scene": report.test_scene,
+        "scenes": report.scenes,
         "chip dataset": report.dataset,
         "model": report.model,
         "training curves": report.curves,

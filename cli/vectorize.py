@@ -41,7 +41,8 @@ def command(
 ) -> None:
     """Turn a mask into clean polygons.
 
-    OUT's suffix chooses the format: GeoPackage (.gpkg), Shapefile (.shp) or GeoJSON (.geojson). Polygons carry class_id, class_name and area_m2 (geodesic), are valid, and fit together without gaps or overlaps.
+    OUT's suffix chooses the format: GeoPackage (.gpkg), Shapefile (.shp) or GeoJSON (.geojson). Polygons carry
+    class_id, class_name and area_m2 (geodesic), are valid, and fit together without gaps or overlaps.
     """
     from aerial_seg.geo.measures import parse_area, parse_length
     from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize

@@ -18,6 +18,8 @@ _GDAL_TYPES = {
     "float32": "Float32", "float64": "Float64",
 }  # fmt: skip
 
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
@@ -45,20 +47,12 @@ def write_mosaic(paths: Sequence[Path], vrt: Path) -> Mosaic:
         left, top, right, bottom = _place(info.grid, grid)
         snapped = round(left), round(top), round(right), round(bottom)
         exact = snapped[2] - snapped[0] == info.grid.width and snapped[3] - snapped[1] == info.grid.height
-        place = tuple(map(float, snapped)) if exact else (left, top, right, bottom)
+        place = snapped if exact else (left, top, right, bottom)
         if exact:
             shift = max(
                 shift, *(abs(a - b) for a, b in zip((left, top, right, bottom), snapped, strict=True))
             )
-        for element, band in zip(root.findall("VRTRasterBand"), info.bands, strict=True):
-            source = _add_source(element, info, str(band), place)
-            if info.nodata is None:
-                Xml.SubElement(source, "UseMaskBand").text = "true"
-            else:
-                Xml.SubElement(source, "NODATA").text = repr(info.nodata)
-        for element in root.findall("MaskBand/VRTRasterBand"):
-            source = _add_source(element, info, f"mask,{info.bands[0]}", place)
-            Xml.SubElement(source, "NODATA").text = "0"
+        _add_raster(root, info, place)
     Xml.ElementTree(root).write(vrt)
     return Mosaic(path=vrt, sources=len(infos), largest_shift=shift)
 
@@ -69,7 +63,7 @@ def _check_alike(info: RasterInfo, first: RasterInfo) -> None:
             f"{info.path} is rotated or south-up, wanted north-up rasters in a mosaic; warp it first"
         )
     for what, got, wanted in (
-        ("CRS", info.grid.crs, first.grid.crs),
+        ("CRS", _crs_name(info.grid), _crs_name(first.grid)),
         ("number of bands", len(info.bands), len(first.bands)),
         ("dtype", info.dtype, first.dtype),
         ("nodata value", repr(info.nodata), repr(first.nodata)),
@@ -83,6 +77,10 @@ def _check_alike(info: RasterInfo, first: RasterInfo) -> None:
         raise InputError(
             f"{info.path} has dtype {info.dtype}, wanted one of {', '.join(_GDAL_TYPES)}; convert it"
         )
+
+
+def _crs_name(grid: Grid) -> str:
+    return grid.crs.to_string() if grid.crs is not None else "none"
 
 
 def _common_grid(grids: Sequence[Grid]) -> Grid:
@@ -99,7 +97,7 @@ def _common_grid(grids: Sequence[Grid]) -> Grid:
     )
 
 
-def _place(source: Grid, common: Grid) -> tuple[float, float, float, float]:
+def _place(source: Grid, common: Grid) -> Box:
     """The source's box in pixels of the common grid: left, top, right, bottom."""
     left, bottom, right, top = source.bounds
     to_pixels = ~common.transform
@@ -123,15 +121,40 @@ def _vrt_root(first: RasterInfo, grid: Grid) -> Xml.Element:
     return root
 
 
-def _add_source(element: Xml.Element, info: RasterInfo, band: str, place: tuple[float, ...]) -> Xml.Element:
-    """A source that leaves out its unmeasured pixels, as soon as it is told how they are marked."""
+def _add_raster(root: Xml.Element, info: RasterInfo, place: Box) -> None:
+    """The raster's measured pixels lie on top of what `root` shows already."""
+    name, bands, mask = str(Path(info.path).absolute()), info.bands, f"mask,{info.bands[0]}"
+    if info.alpha is not None:
+        name, bands, mask = _alpha_as_mask(info, name), tuple(range(1, len(bands) + 1)), "mask,1"
+    for element, band in zip(root.findall("VRTRasterBand"), bands, strict=True):
+        source = _add_source(element, info, name, str(band), place)
+        if info.nodata is None:
+            Xml.SubElement(source, "UseMaskBand").text = "true"
+        else:
+            Xml.SubElement(source, "NODATA").text = repr(info.nodata)
+    for element in root.findall("MaskBand/VRTRasterBand"):
+        Xml.SubElement(_add_source(element, info, name, mask, place), "NODATA").text = "0"
+
+
+def _alpha_as_mask(info: RasterInfo, name: str) -> str:
+    """A VRT, as text, of the same raster: GDAL itself sees a mask in alpha only beside one or three bands."""
+    root = _vrt_root(info, info.grid)
+    whole = 0.0, 0.0, float(info.grid.width), float(info.grid.height)
+    elements = [*root.findall("VRTRasterBand"), root.find("MaskBand/VRTRasterBand")]
+    for element, band in zip(elements, (*info.bands, info.alpha), strict=True):
+        if element is not None:
+            _add_source(element, info, name, str(band), whole)
+    return Xml.tostring(root, encoding="unicode")
+
+
+def _add_source(element: Xml.Element, info: RasterInfo, name: str, band: str, place: Box) -> Xml.Element:
     source = Xml.SubElement(element, "ComplexSource", resampling="bilinear")
-    Xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(Path(info.path).absolute())
+    Xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = name
     Xml.SubElement(source, "SourceBand").text = band
     left, top, right, bottom = place
-    for name, x, y, width, height in (
+    for tag, x, y, width, height in (
         ("SrcRect", 0.0, 0.0, float(info.grid.width), float(info.grid.height)),
         ("DstRect", left, top, right - left, bottom - top),
     ):
-        Xml.SubElement(source, name, xOff=repr(x), yOff=repr(y), xSize=repr(width), ySize=repr(height))
+        Xml.SubElement(source, tag, xOff=repr(x), yOff=repr(y), xSize=repr(width), ySize=repr(height))
     return source

@@ -60,7 +60,7 @@ def grid_of(dataset: DatasetReader) -> Grid:
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
-    """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not alpha."""
+    """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not `alpha`."""
 
     path: str
     grid: Grid
@@ -69,6 +69,7 @@ class RasterInfo:
     dtype: str
     nodata: float | None
     control_points: bool = False
+    alpha: int | None = None
 
     @classmethod
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
@@ -87,7 +88,21 @@ class RasterInfo:
         names = tuple(dataset.descriptions[b - 1] or dataset.colorinterp[b - 1].name for b in bands)
         if len(set(names)) < len(names):
             names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
-        return cls(str(path), grid_of(dataset), bands, names, dtype, dataset.nodata, bool(dataset.gcps[0]))
+        return cls(
+            path=str(path),
+            grid=grid_of(dataset),
+            bands=bands,
+            names=names,
+            dtype=dtype,
+            nodata=dataset.nodata,
+            control_points=bool(dataset.gcps[0]),
+            alpha=_alpha_band(dataset),
+        )
+
+
+def _alpha_band(dataset: DatasetReader | WarpedVRT) -> int | None:
+    meanings = list(dataset.colorinterp)
+    return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
 
 
 def raster_info(path: Path | str) -> RasterInfo:
@@ -166,7 +181,6 @@ class Raster:
         coarser = grid.height * grid.width < self.info.grid.height * self.info.grid.width
         nodata = self.info.nodata if self._nodata is None else self._nodata
         has_mask = nodata is not None or MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
-        has_alpha = ColorInterp.alpha in self._dataset.colorinterp
         self._source = WarpedVRT(
             self._dataset,
             crs=self._dataset.crs,
@@ -178,7 +192,7 @@ class Raster:
             src_nodata=nodata,
             # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value.
             nodata=None,
-            add_alpha=has_mask and not has_alpha,
+            add_alpha=has_mask and self.info.alpha is None,
             # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
             UNIFIED_SRC_NODATA="YES",
         )
@@ -213,6 +227,10 @@ class Raster:
             valid = ~np.all(same, axis=0)
         else:
             valid = self._source.dataset_mask(window=window) > 0
+            # GDAL sees a mask in an alpha band only where there are one or three other bands.
+            alpha = _alpha_band(self._source)
+            if alpha is not None:
+                valid &= self._source.read(alpha, window=window) > 0
         if image.dtype.kind == "f":
             valid &= np.isfinite(image).all(axis=0)
         return np.asarray(valid, bool)

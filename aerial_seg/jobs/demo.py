@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.scene import SCENE_LEGEND, make_scene, write_scene
+from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.predict import PredictSettings, predict
 from aerial_seg.jobs.tile import TileSettings, tile
@@ -24,7 +25,7 @@ from aerial_seg.report.picture import draw_comparison
 from aerial_seg.version import __version__
 
 REPORT = "report.json"
-TRAINING_SEED, TEST_SEED = 1, 2
+TRAINING_SEEDS, TEST_SEED = (1, 2), 3
 SIDE = 1024
 
 
@@ -33,8 +34,7 @@ class DemoReport:
     """Where everything lies, and how well the map agrees with the known truth of a scene never trained on."""
 
     folder: Path
-    training_scene: Path
-    test_scene: Path
+    scenes: Path
     dataset: Path
     model: Path
     curves: Path
@@ -55,21 +55,16 @@ def demo(
     recipe: Recipe | None = None,
     progress: Progress = silent,
 ) -> DemoReport:
-    """Two synthetic scenes, a dataset, a model, a mask, polygons, a picture and report.json lie in `folder`.
+    """Synthetic scenes, a dataset, a model, a mask, polygons, a picture and report.json lie in `folder`.
 
-    The model is trained on one scene and scored on the other. `recipe` defaults to the shipped `demo`.
+    The model is trained on two scenes and scored on a third. `recipe` defaults to the shipped `demo`.
     """
     _prepare(folder, overwrite)
-    with progress("make scenes", total=2, unit="scene") as bar:
-        paths = {}
-        for name, seed in (("training_scene", TRAINING_SEED), ("test_scene", TEST_SEED)):
-            paths[name] = write_scene(make_scene(seed, height=SIDE, width=SIDE), folder / name)
-            bar.update()
-    learn, test = paths["training_scene"], paths["test_scene"]
+    scenes = _make_scenes(folder / "scenes", progress)
     labels = LabelSettings(class_field="class")
     tile(
-        [str(learn.image)],
-        [str(learn.labels)],
+        [str(path) for path in scenes.training],
+        [str(scenes.training_labels)],
         folder / "chips",
         TileSettings(labels=labels, chip_size=256, block=1, test="0", overwrite=overwrite),
         progress,
@@ -84,17 +79,16 @@ def demo(
     )
     mask = folder / "map.tif"
     settings = PredictSettings(device=device, overwrite=overwrite)
-    predict(run.model, [str(test.image)], mask, settings, progress)
+    predict(run.model, [str(scenes.test.image)], mask, settings, progress)
     shapes = VectorizeSettings(min_area=Measure(4, "m2"), overwrite=overwrite)
     for name in ("map.gpkg", "map.shp"):
         vectors = vectorize(mask, folder / name, shapes, progress)
-    scored = evaluate_mask(mask, [str(test.labels)], labels, progress)
-    _draw(test.image, test.truth, mask, folder / "comparison.png", miou=scored.scores.miou)
+    scored = evaluate_mask(mask, [str(scenes.test.labels)], labels, progress)
+    _draw(scenes.test.image, scenes.test.truth, mask, folder / "comparison.png", miou=scored.scores.miou)
     (folder / REPORT).write_text(_document(run, vectors, scored), encoding="utf-8")
     return DemoReport(
         folder=folder,
-        training_scene=learn.image,
-        test_scene=test.image,
+        scenes=folder / "scenes",
         dataset=folder / "chips",
         model=run.model,
         curves=run.run / "curves.png",
@@ -106,6 +100,30 @@ def demo(
         miou=scored.scores.miou,
         evaluation=scored,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scenes:
+    training: tuple[Path, ...]
+    training_labels: Path
+    test: ScenePaths
+
+
+def _make_scenes(folder: Path, progress: Progress) -> _Scenes:
+    """Three towns; the labels of the training towns lie in one layer, as an analyst would have them."""
+    with progress("make scenes", total=len(TRAINING_SEEDS) + 1, unit="scene") as bar:
+        images, frames = [], []
+        for seed in TRAINING_SEEDS:
+            scene = make_scene(seed, height=SIDE, width=SIDE)
+            images.append(write_scene(scene, folder / f"training_{seed}").image)
+            frames.append(scene.labels)
+            bar.update()
+        test = write_scene(make_scene(TEST_SEED, height=SIDE, width=SIDE), folder / "test")
+        bar.update()
+    labels = folder / "training_labels.gpkg"
+    labels.unlink(missing_ok=True)
+    pandas.concat(frames, ignore_index=True).to_file(labels, driver="GPKG", layer="labels")
+    return _Scenes(tuple(images), labels, test)
 
 
 def _prepare(folder: Path, overwrite: bool) -> None:

@@ -218,8 +218,8 @@ def _check_bands(info: RasterInfo, card: ModelCard) -> None:
     raster = ", ".join(f"{band} {info.dtype}" for band in info.names)
     if len(info.bands) != len(card.bands):
         raise InputError(
-            f"{info.path} has {len(info.bands)} bands ({raster}), but the model was trained on {len(card.bands)} ({model}); "
-            "pick the same bands (gdal_translate -b …) or train a model on these"
+            f"{info.path} has {len(info.bands)} bands ({raster}), but the model was trained on "
+            f"{len(card.bands)} ({model}); pick the same bands (gdal_translate -b …) or train a model on these"
         )
     if info.dtype != card.bands[0].dtype:
         raise InputError(

@@ -22,7 +22,7 @@ Sample = tuple[Tensor, Tensor]
 
 
 def load_chip(chip: Chip, bands: Sequence[Band], legend: Legend) -> Sample:
-    """image (C,H,W) float32 normalised, invalid pixels at the training mean; labels (H,W) uint8 channels, 255 = ignore."""
+    """image (C,H,W) float32, normalised, invalid pixels at the training mean; labels (H,W) uint8 channels or 255."""
     image, valid, values = read_chip(chip.image, chip.labels)
     labels = legend.channel_table()[values]
     labels[~valid] = IGNORE
@@ -131,15 +131,16 @@ def change_light(image: Tensor, settings: AugmentationSettings, random: np.rando
     Works on the normalised image, so the settings are in units of the training standard deviation. Pixels at exactly
     0 in all bands are unmeasured and stay there.
     """
-    bands = len(image)
-    gain = 1 + random.uniform(-settings.contrast, settings.contrast) + _noise(settings, bands, random)
-    shift = random.uniform(-settings.brightness, settings.brightness) + _noise(settings, bands, random)
+    gain = 1 + settings.contrast * _wobble(settings, len(image), random)
+    shift = settings.brightness * _wobble(settings, len(image), random)
     changed = image * _column(gain) + _column(shift)
     return torch.where((image == 0).all(dim=0), image, changed)
 
 
-def _noise(settings: AugmentationSettings, bands: int, random: np.random.Generator) -> NDArray[np.float64]:
-    return random.uniform(-settings.band_noise, settings.band_noise, bands)
+def _wobble(settings: AugmentationSettings, bands: int, random: np.random.Generator) -> NDArray[np.float64]:
+    """A number in ±1 for all bands plus one in ±band_noise for each."""
+    noise = settings.band_noise
+    return random.uniform(-1, 1) + random.uniform(-noise, noise, bands)
 
 
 def _column(values: NDArray[np.float64]) -> Tensor:

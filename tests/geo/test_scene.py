@@ -14,7 +14,7 @@ import shapely
 from rasterio.features import rasterize
 from rasterio.transform import array_bounds
 from sklearn.ensemble import HistGradientBoostingClassifier
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.grid import Grid
@@ -48,7 +48,8 @@ def _burnt(scene: Scene, labels: gpd.GeoDataFrame) -> np.ndarray:
 
 
 def _outline(grid: Grid) -> shapely.Polygon:
-    return shapely.box(*array_bounds(*grid.shape, grid.transform))
+    left, bottom, right, top = array_bounds(*grid.shape, grid.transform)
+    return shapely.Polygon([(left, bottom), (right, bottom), (right, top), (left, top)])
 
 
 def test_truth_is_the_labels_burnt_in_any_order(scenes: dict[int, Scene]) -> None:
@@ -99,7 +100,8 @@ def test_arrays_keep_the_conventions(scenes: dict[int, Scene]) -> None:
     for scene in scenes.values():
         assert scene.image.shape == (3, *scene.grid.shape)
         assert scene.truth.shape == scene.valid.shape == scene.grid.shape
-        assert (scene.image.dtype, scene.truth.dtype, scene.valid.dtype) == (np.uint8, np.uint8, np.bool_)
+        assert scene.image.dtype == scene.truth.dtype == np.dtype(np.uint8)
+        assert scene.valid.dtype == np.dtype(np.bool_)
 
 
 def test_a_seed_repeats_and_another_differs(scenes: dict[int, Scene]) -> None:

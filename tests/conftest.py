@@ -1,0 +1,101 @@
+"""Small rasters and polygon layers that tests build for themselves: no binary fixtures in the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import settings
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+
+# Machines that run the tests are shared: time says nothing about a law.
+settings.register_profile("laws", deadline=None, max_examples=60)
+settings.load_profile("laws")
+
+UTM = "EPSG:32645"
+CORNER = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
+
+
+class WriteRaster(Protocol):
+    """`write_raster(name, image (C,H,W), …)` → path of a tiled deflate GeoTIFF, half a metre per pixel in UTM."""
+
+    def __call__(
+        self,
+        name: str,
+        image: NDArray[Any],
+        *,
+        crs: str | None = UTM,
+        transform: Affine = CORNER,
+        nodata: float | None = None,
+        mask: NDArray[np.bool_] | None = None,
+        alpha: NDArray[np.uint8] | None = None,
+    ) -> Path: ...
+
+
+class WritePolygons(Protocol):
+    """`write_polygons(name, geometries, {field: values})` → path of a vector layer."""
+
+    def __call__(
+        self,
+        name: str,
+        geometries: Sequence[Any],
+        fields: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        crs: str | None = UTM,
+    ) -> Path: ...
+
+
+@pytest.fixture
+def write_raster(tmp_path: Path) -> WriteRaster:
+    def write(
+        name: str,
+        image: NDArray[Any],
+        *,
+        crs: str | None = UTM,
+        transform: Affine = CORNER,
+        nodata: float | None = None,
+        mask: NDArray[np.bool_] | None = None,
+        alpha: NDArray[np.uint8] | None = None,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bands = image if alpha is None else np.concatenate([image, alpha[None].astype(image.dtype)])
+        profile = {
+            "driver": "GTiff", "count": len(bands), "height": bands.shape[1], "width": bands.shape[2],
+            "dtype": bands.dtype, "crs": crs, "transform": transform, "nodata": nodata,
+            "tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate", "photometric": "MINISBLACK",
+        }  # fmt: skip
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **profile) as file:
+            meanings = [ColorInterp.gray] + [ColorInterp.undefined] * (len(bands) - 1)
+            if alpha is not None:
+                meanings[-1] = ColorInterp.alpha
+            file.colorinterp = meanings
+            file.write(bands)
+            if mask is not None:
+                file.write_mask(mask)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_polygons(tmp_path: Path) -> WritePolygons:
+    def write(
+        name: str,
+        geometries: Sequence[Any],
+        fields: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        crs: str | None = UTM,
+    ) -> Path:
+        path = tmp_path / name
+        geopandas.GeoDataFrame(dict(fields or {}), geometry=list(geometries), crs=crs).to_file(path)
+        return path
+
+    return write

@@ -1,0 +1,143 @@
+"""A grid measures true ground, whatever its CRS and orientation, and says so when it cannot."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from pyproj import CRS, Geod
+from rasterio.transform import array_bounds
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.grid import Grid, describe_extent
+
+GEOD = Geod(ellps="WGS84")
+UTM = CRS(32645)
+
+
+def utm_grid(pixel: float, *, height: int = 100, width: int = 100) -> Grid:
+    # On the central meridian, where the UTM scale is 0.9996.
+    return Grid(
+        crs=UTM, transform=Affine(pixel, 0, 500_000, 0, -pixel, 3_060_000), height=height, width=width
+    )
+
+
+def test_web_mercator_metres_are_half_as_long_at_60_degrees_north() -> None:
+    y = math.log(math.tan(math.pi / 4 + math.radians(60) / 2)) * 6378137
+    grid = Grid(crs=CRS(3857), transform=Affine(0.5, 0, 1e6, 0, -0.5, y + 25), height=100, width=100)
+    gsd = grid.gsd()
+    assert gsd is not None
+    assert gsd == pytest.approx((0.25, 0.25), rel=5e-3)
+
+
+def test_degrees_are_measured_on_both_axes() -> None:
+    grid = Grid(crs=CRS(4326), transform=Affine(5e-6, 0, 10, 0, -5e-6, 60), height=10, width=10)
+    down, across = grid.gsd() or (0, 0)
+    north = 60 - 25e-6
+    assert down == pytest.approx(GEOD.inv(10, north - 2.5e-6, 10, north + 2.5e-6)[2], rel=1e-6)
+    assert across == pytest.approx(GEOD.inv(10, north, 10 + 5e-6, north)[2], rel=1e-6)
+    assert (down, across) == pytest.approx((0.557, 0.279), abs=1e-3)
+
+
+def test_utm_metres_are_stretched_by_the_scale_on_the_central_meridian() -> None:
+    assert utm_grid(0.5).gsd() == pytest.approx((0.5 / 0.9996, 0.5 / 0.9996), rel=1e-4)
+
+
+def test_axis_order_of_the_crs_does_not_matter() -> None:
+    # EPSG:2193 is defined north, east.
+    grid = Grid(crs=CRS(2193), transform=Affine(1, 0, 1_750_000, 0, -1, 5_430_000), height=10, width=10)
+    left, bottom, right, top = grid.footprint_lonlat().bounds
+    assert 174 < left < right < 176
+    assert -42 < bottom < top < -41
+
+
+@pytest.mark.parametrize("turn", [0, 33, 90, 180, 271])
+@pytest.mark.parametrize("down", [-2.0, 2.0])
+def test_bounds_hold_every_corner_of_rotated_and_south_up_grids(turn: float, down: float) -> None:
+    transform = Affine.translation(100, 200) * Affine.rotation(turn) * Affine.scale(1, down)
+    grid = Grid(crs=UTM, transform=transform, height=7, width=5)
+    corners = [transform * corner for corner in ((0, 0), (5, 0), (5, 7), (0, 7))]
+    xs, ys = zip(*corners, strict=True)
+    assert grid.bounds == pytest.approx((min(xs), min(ys), max(xs), max(ys)))
+    assert grid.footprint().area == pytest.approx(5 * 7 * 2)
+    if turn == 0 and down < 0:
+        assert grid.bounds == pytest.approx(array_bounds(7, 5, transform))
+
+
+@given(
+    top=st.integers(-50, 50), left=st.integers(-50, 50), height=st.integers(1, 99), width=st.integers(1, 99)
+)
+def test_a_window_keeps_every_pixel_where_it_was(top: int, left: int, height: int, width: int) -> None:
+    grid = utm_grid(0.5, height=20, width=30)
+    window = grid.window(top=top, left=left, height=height, width=width)
+    assert window.shape == (height, width)
+    assert window.transform * (0, 0) == grid.transform * (left, top)
+    assert window.transform * (width, height) == grid.transform * (left + width, top + height)
+
+
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    pixel=st.floats(0.05, 3),
+    metres=st.floats(0.05, 30),
+)
+def test_at_gsd_cuts_the_same_ground_as_near_to_the_gsd_as_whole_pixels_come(
+    height: int, width: int, pixel: float, metres: float
+) -> None:
+    grid = utm_grid(pixel, height=height, width=width)
+    run = grid.at_gsd(metres)
+    assert run.bounds == pytest.approx(grid.bounds, abs=1e-6)
+    gsd = grid.gsd()
+    assert gsd is not None
+    for got, length, size in zip(run.shape, grid.shape, gsd, strict=True):
+        ratio = length / got * size / metres
+        # Within 3 % of the GSD by snapping, and within half a pixel of the result by whole pixels.
+        assert got == 1 or abs(1 / ratio - 1) <= 0.031 + 0.51 / (length * size / metres)
+
+
+def test_at_gsd_takes_whole_groups_of_pixels_when_they_are_near() -> None:
+    grid = utm_grid(0.3, height=200, width=300)
+    assert grid.at_gsd(0.6).shape == (100, 150)
+    assert grid.at_gsd(0.6 * 1.02).shape == (100, 150)
+    assert grid.at_gsd(0.6 * 1.05).shape != (100, 150)
+    assert grid.at_gsd(0.3 * 0.98).shape == grid.shape
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        CRS('LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'),
+        CRS(
+            'GEOGCS["Moon",DATUM["Moon",SPHEROID["Moon",1737400,0]],PRIMEM["Reference",0],UNIT["degree",0.0174532925]]'
+        ),
+    ],
+)
+def test_a_crs_that_is_not_on_earth_is_an_error_that_tells_the_remedy(crs: CRS) -> None:
+    grid = Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 10), height=10, width=10)
+    for question in (grid.gsd, grid.footprint_lonlat, lambda: describe_extent(grid), lambda: grid.at_gsd(1)):
+        with pytest.raises(InputError, match=r"true CRS \(gdal_edit.py"):
+            question()
+
+
+def test_coordinates_that_the_crs_does_not_cover_are_an_error() -> None:
+    grid = Grid(crs=CRS(4326), transform=Affine(1, 0, 300_000, 0, -1, 3_060_000), height=10, width=10)
+    for question in (grid.gsd, grid.footprint_lonlat):
+        with pytest.raises(InputError, match="its CRS"):
+            question()
+
+
+def test_without_crs_there_is_no_gsd_and_resampling_says_what_to_do() -> None:
+    grid = Grid(crs=None, transform=Affine.identity(), height=4, width=4)
+    assert grid.gsd() is None
+    with pytest.raises(InputError, match="give it a CRS"):
+        grid.at_gsd(1)
+    with pytest.raises(InputError, match="without CRS"):
+        grid.footprint_lonlat()
+
+
+def test_an_empty_raster_is_refused() -> None:
+    with pytest.raises(InputError, match="0 × 4 pixels"):
+        Grid(crs=None, transform=Affine.identity(), height=4, width=0)

@@ -1,0 +1,248 @@
+"""Pixels come as they are stored, unmeasured ones are known, and what cannot be read is never zeros."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.raster import Raster, RowReader, raster_info
+
+if TYPE_CHECKING:
+    from tests.conftest import WriteRaster
+
+HEIGHT, WIDTH = 48, 64
+SAME_FILE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+KINDS = ["all measured", "nodata", "mask", "alpha", "nan", "override"]
+
+
+def random_image(dtype: str = "uint8", bands: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 250, (bands, HEIGHT, WIDTH)).astype(dtype)
+
+
+def collar() -> np.ndarray:
+    """True = measured: a collar, a hole and a lonely pixel are not."""
+    valid = np.ones((HEIGHT, WIDTH), bool)
+    valid[:, :8] = valid[20:24, 30:38] = valid[41, 51] = False
+    return valid
+
+
+def make(write_raster: WriteRaster, kind: str, bands: int = 3) -> tuple[Path, Any, Any, float | None]:
+    """path, image, valid and the `nodata=` to open it with."""
+    image, valid = random_image("float32" if kind == "nan" else "uint8", bands), collar()
+    filler = {"nodata": 255, "override": 255, "nan": np.nan}.get(kind, 7)
+    image[:, ~valid] = filler
+    if kind in ("nodata", "override"):
+        image[0, 30:40, 40:60] = 255  # one saturated band of measured pixels
+    options: dict[str, Any] = {
+        "nodata": {"nodata": 255},
+        "mask": {"mask": valid},
+        "alpha": {"alpha": np.where(valid, 255, 0)},
+    }.get(kind, {})
+    if kind == "all measured":
+        valid[:] = True
+    return write_raster("r.tif", image, **options), image, valid, 255 if kind == "override" else None
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_measured_pixels_are_known_however_the_file_marks_them(
+    write_raster: WriteRaster, kind: str, bands: int
+) -> None:
+    if bands == 1 and kind in ("nodata", "override"):
+        pytest.skip("with one band, a saturated pixel is nodata")
+    path, image, valid, nodata = make(write_raster, kind, bands)
+    with Raster(path, nodata=nodata) as raster:
+        got, got_valid = raster.read(top=0, left=0, height=HEIGHT, width=WIDTH)
+        assert raster.info.bands == tuple(range(1, bands + 1))
+    np.testing.assert_array_equal(got, image)
+    np.testing.assert_array_equal(got_valid, valid)
+    if kind in ("nodata", "mask", "all measured"):
+        with rasterio.open(path) as oracle:
+            np.testing.assert_array_equal(got_valid, oracle.dataset_mask() > 0)
+
+
+def test_infinite_numbers_are_not_measured(write_raster: WriteRaster) -> None:
+    image = random_image("float32")
+    image[1, 3, 4] = np.inf
+    with Raster(write_raster("r.tif", image)) as raster:
+        _, valid = raster.read(top=0, left=0, height=HEIGHT, width=WIDTH)
+    assert np.argwhere(~valid).tolist() == [[3, 4]]
+
+
+@SAME_FILE
+@given(
+    top=st.integers(-20, HEIGHT + 5), left=st.integers(-20, WIDTH + 5), height=st.integers(0, 60), width=st.integers(0, 80)
+)
+def test_a_window_may_reach_beyond_the_raster(
+    write_raster: WriteRaster, top: int, left: int, height: int, width: int
+) -> None:
+    path, _, _, _ = make(write_raster, "mask")
+    with Raster(path) as raster, rasterio.open(path) as oracle:
+        image, valid = raster.read(top=top, left=left, height=height, width=width)
+        assert image.shape == (3, height, width)
+        padded = np.zeros((4, HEIGHT + 200, WIDTH + 200), np.uint8)
+        padded[:3, 100 : 100 + HEIGHT, 100 : 100 + WIDTH] = oracle.read()
+        padded[3, 100 : 100 + HEIGHT, 100 : 100 + WIDTH] = oracle.dataset_mask()
+    want = padded[:, 100 + top : 100 + top + height, 100 + left : 100 + left + width]
+    np.testing.assert_array_equal(image, want[:3])
+    np.testing.assert_array_equal(valid, want[3] > 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_whole_groups_of_pixels_are_averaged_over_what_was_measured(
+    write_raster: WriteRaster, kind: str, bands: int
+) -> None:
+    path, image, valid, nodata = make(write_raster, kind, bands)
+    with Raster(path, nodata=nodata) as raster:
+        raster.resample(raster.grid.resized(height=HEIGHT // 4, width=WIDTH // 4))
+        got, got_valid = raster.read(top=0, left=0, height=HEIGHT // 4, width=WIDTH // 4)
+    groups = image.astype(float).reshape(bands, HEIGHT // 4, 4, WIDTH // 4, 4)
+    known = valid.reshape(HEIGHT // 4, 4, WIDTH // 4, 4)
+    count = known.sum((1, 3))
+    if kind == "nan":  # nothing tells GDAL that NaN is no number: a group that holds one is not measured
+        np.testing.assert_array_equal(got_valid, count == 16)
+    else:
+        np.testing.assert_array_equal(got_valid, count > 0)
+    want = np.where(known, groups, 0).sum((2, 4)) / np.maximum(count, 1)
+    assert np.abs(got.astype(float) - want)[:, got_valid].max() <= (1e-4 if kind == "nan" else 0.51)
+
+
+def test_a_saturated_band_of_a_measured_pixel_keeps_its_value(write_raster: WriteRaster) -> None:
+    path, image, _, _ = make(write_raster, "nodata")
+    with Raster(path) as raster:
+        raster.resample(raster.grid.resized(height=HEIGHT // 2, width=WIDTH // 2))
+        got, valid = raster.read(top=15, left=20, height=5, width=10)
+    assert (image[0, 30:40, 40:60] == 255).all()
+    assert (got[0] == 255).all()
+    assert valid.all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 23), (24, 32), (131, 150)])
+@pytest.mark.parametrize("kind", ["nodata", "alpha"])
+@SAME_FILE
+@given(data=st.data())
+def test_resampled_pixels_do_not_depend_on_the_window(
+    write_raster: WriteRaster, kind: str, height: int, width: int, data: st.DataObject
+) -> None:
+    path, _, _, _ = make(write_raster, kind)
+    with Raster(path) as raster:
+        raster.resample(raster.grid.resized(height=height, width=width))
+        whole, valid = raster.read(top=0, left=0, height=height, width=width)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    rows, cols = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
+    with Raster(path) as raster:
+        raster.resample(raster.grid.resized(height=height, width=width))
+        part, part_valid = raster.read(top=top, left=left, height=rows, width=cols)
+    np.testing.assert_array_equal(part, whole[:, top : top + rows, left : left + cols])
+    np.testing.assert_array_equal(part_valid, valid[top : top + rows, left : left + cols])
+
+
+@SAME_FILE
+@given(steps=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), min_size=1, max_size=8))
+def test_row_reader_equals_the_whole_read_and_reads_every_row_once(
+    write_raster: WriteRaster, steps: list[tuple[int, int]]
+) -> None:
+    path, image, valid, _ = make(write_raster, "mask")
+    read_rows: list[int] = []
+    top, bottom = -10, -10
+    with Raster(path) as raster:
+        honest = raster.read
+
+        def counting(*, top: int, left: int, height: int, width: int) -> Any:
+            read_rows.extend(range(top, top + height))
+            return honest(top=top, left=left, height=height, width=width)
+
+        raster.read = counting  # type: ignore[method-assign]
+        reader = RowReader(raster)
+        for down, longer in steps:
+            top, bottom = top + down, max(bottom, top + down) + longer
+            got, got_valid = reader.rows(top, bottom)
+            want, want_valid = honest(top=top, left=0, height=bottom - top, width=WIDTH)
+            np.testing.assert_array_equal(got, want)
+            np.testing.assert_array_equal(got_valid, want_valid)
+    assert len(read_rows) == len(set(read_rows))
+    assert image.shape[1:] == valid.shape
+
+
+def test_row_reader_refuses_to_go_back_north(write_raster: WriteRaster) -> None:
+    with Raster(write_raster("r.tif", random_image())) as raster:
+        reader = RowReader(raster)
+        reader.rows(10, 20)
+        for rows in ((9, 30), (10, 19)):
+            with pytest.raises(ValueError, match="north of rows"):
+                reader.rows(*rows)
+
+
+@pytest.mark.parametrize("resampled", [False, True])
+def test_a_truncated_file_is_an_error_with_its_place_and_never_zeros(
+    write_raster: WriteRaster, tmp_path: Path, resampled: bool
+) -> None:
+    path = write_raster("r.tif", random_image())
+    content = path.read_bytes()
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    with Raster(cut) as raster, pytest.raises(InputError, match=r"cut.tif could not be read at row \d+, column \d+"):
+        if resampled:
+            raster.resample(raster.grid.resized(height=24, width=32))
+        raster.read(top=0, left=0, height=raster.grid.height, width=raster.grid.width)
+
+
+@pytest.mark.parametrize("nodata", [-9999, 300, 0.5, float("nan")])
+def test_a_nodata_value_that_cannot_occur_is_refused(write_raster: WriteRaster, nodata: float) -> None:
+    path = write_raster("r.tif", random_image())
+    with pytest.raises(InputError, match=r"cannot occur in .*r.tif, whose pixels are uint8; wanted .*0..255"):
+        Raster(path, nodata=nodata)
+
+
+def test_without_crs_the_remedy_is_told_and_no_georef_works(write_raster: WriteRaster) -> None:
+    path = write_raster("r.tif", random_image(), crs=None, transform=Affine.identity())
+    with pytest.raises(InputError, match=r"r.tif has no CRS.*gdal_edit.py -a_srs.*--no-georef"):
+        Raster(path)
+    with Raster(path, georeferenced=False) as raster:
+        assert raster.grid.crs is None
+        assert raster.read(top=0, left=0, height=2, width=2)[1].all()
+
+
+def test_ground_control_points_alone_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "gcp.tif"
+    points = [GroundControlPoint(row, col, 85.5 + col / 1e4, 27.6 - row / 1e4) for row in (0, 9) for col in (0, 9)]
+    with rasterio.open(path, "w", driver="GTiff", width=9, height=9, count=1, dtype="uint8") as file:
+        file.gcps = (points, "EPSG:4326")
+    with pytest.raises(InputError, match=r"ground control points only.*gdalwarp.*--no-georef"):
+        Raster(path)
+
+
+def test_what_is_no_raster_is_one_line(tmp_path: Path) -> None:
+    text = tmp_path / "text.tif"
+    text.write_text("not a raster")
+    for path, message in ((tmp_path / "gone.tif", "does not exist"), (text, "not a raster"), (tmp_path, "not a raster")):
+        with pytest.raises(InputError, match=message) as caught:
+            Raster(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_complex_numbers_and_lonely_alpha_are_refused(write_raster: WriteRaster) -> None:
+    with pytest.raises(InputError, match="complex"):
+        raster_info(write_raster("c.tif", random_image("complex64")))
+    with pytest.raises(InputError, match="only an alpha band"):
+        raster_info(write_raster("a.tif", random_image()[:0], alpha=random_image()[0]))
+
+
+def test_band_names_come_from_descriptions_else_from_meanings(write_raster: WriteRaster) -> None:
+    path = write_raster("r.tif", random_image())
+    assert raster_info(path).names == ("band 1", "band 2", "band 3") or len(set(raster_info(path).names)) == 3
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("red", "green", "nir")
+    assert raster_info(path).names == ("red", "green", "nir")
+
+

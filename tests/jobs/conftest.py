@@ -1,0 +1,131 @@
+"""Rasters, and networks so small that what they must answer can be computed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from aerial_seg.bands import Band
+from aerial_seg.legend import make_legend
+from aerial_seg.models.file import ModelCard, TrainedModel
+from aerial_seg.models.network import Network
+from aerial_seg.recipe import PredictionSettings, Recipe
+from aerial_seg.tiling.geometry import ModelGeometry
+
+MEAN, STD = 100.0, 50.0
+
+
+class Pointwise(Network):
+    """Averages over its stride, then a 1×1 convolution: every cell knows its own pixels only."""
+
+    def __init__(self, *, bands: int, classes: int, stride: int, origin_step: int) -> None:
+        super().__init__()
+        self.geometry = ModelGeometry(output_stride=stride, logit_stride=stride, origin_step=origin_step)
+        self.classify = nn.Conv2d(bands, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,H/s,W/s)."""
+        logits: Tensor = self.classify(avg_pool2d(image, self.geometry.logit_stride))
+        return logits
+
+
+class Neighbourly(Network):
+    """Two 3×3 convolutions: a receptive field of radius 2 at logit stride 1."""
+
+    def __init__(self, *, bands: int, classes: int, origin_step: int) -> None:
+        super().__init__()
+        self.geometry = ModelGeometry(output_stride=1, logit_stride=1, origin_step=origin_step)
+        self.layers = nn.Sequential(
+            nn.Conv2d(bands, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, classes, 3, padding=1)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,H,W)."""
+        logits: Tensor = self.layers(image)
+        return logits
+
+
+def _trained(
+    network: Network, *, bands: int, classes: int, gsd: float | None, tile_size: int
+) -> TrainedModel:
+    card = ModelCard(
+        tool_version="test",
+        recipe=Recipe(prediction=PredictionSettings(tile_size=tile_size, batch_size=3)),
+        legend=make_legend(
+            {10 * k: name for k, name in enumerate(("background", "road", "water")[:classes])}
+        ),
+        bands=tuple(
+            Band(name=f"band {b + 1}", dtype="uint8", mean=MEAN, std=STD, p2=0, p98=255) for b in range(bands)
+        ),
+        gsd=gsd,
+        class_bias=(0.0,) * classes,
+        iteration=1,
+        validation_miou=None,
+        data_fingerprint="none",
+    )
+    return TrainedModel(network=network.eval(), card=card, sha256="0" * 64)
+
+
+@pytest.fixture(scope="session")
+def pointwise() -> Callable[..., TrainedModel]:
+    """A pointwise model of 2 bands and 3 classes (pixel values 0, 10, 20) with seeded weights."""
+
+    def make(
+        *, stride: int = 1, origin_step: int = 1, gsd: float | None = None, tile_size: int = 32
+    ) -> TrainedModel:
+        torch.manual_seed(stride)
+        network = Pointwise(bands=2, classes=3, stride=stride, origin_step=origin_step)
+        return _trained(network, bands=2, classes=3, gsd=gsd, tile_size=tile_size)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def neighbourly() -> Callable[..., TrainedModel]:
+    """A model that looks two pixels around."""
+
+    def make(*, origin_step: int = 1, tile_size: int = 32) -> TrainedModel:
+        torch.manual_seed(7)
+        network = Neighbourly(bands=2, classes=3, origin_step=origin_step)
+        return _trained(network, bands=2, classes=3, gsd=None, tile_size=tile_size)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_raster() -> Callable[..., Path]:
+    """Writes image (C,H,W) as a GeoTIFF in UTM zone 33; `valid` (H,W) becomes its internal mask."""
+
+    def write(
+        path: Path | str,
+        image: np.ndarray,
+        *,
+        gsd: float = 1.0,
+        crs: str | None = "EPSG:32633",
+        corner: tuple[float, float] = (500_000.0, 5_200_000.0),
+        nodata: float | None = None,
+        valid: np.ndarray | None = None,
+        **profile: object,
+    ) -> Path:
+        count, height, width = image.shape
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(
+                path, "w", driver="GTiff", count=count, height=height, width=width, dtype=image.dtype,
+                crs=crs, transform=from_origin(*corner, gsd, gsd), nodata=nodata, **profile,
+            ) as file,
+        ):  # fmt: skip
+            file.write(image)
+            if valid is not None:
+                file.write_mask(valid)
+        return Path(path)
+
+    return write

@@ -1,0 +1,86 @@
+"""The demo keeps its promises: everything it names is there, and shape and texture are needed to pass its bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from aerial_seg.errors import AerialSegError
+from aerial_seg.geo.scene import SCENE_LEGEND, make_scene
+from aerial_seg.jobs import demo as room
+from aerial_seg.jobs.demo import SIDE, TEST_SEED, TRAINING_SEEDS, demo
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.recipe import Recipe, load_recipe
+
+
+def short(recipe: Recipe) -> Recipe:
+    training = recipe.training.model_copy(update={"iterations": 2, "validate_every": 2, "crop": 64, "warmup": 0})
+    return recipe.model_copy(update={"training": training})
+
+
+def check_outputs(folder: Path) -> dict[str, object]:
+    with rasterio.open(folder / "map.tif") as mask, rasterio.open(folder / "scenes/test/image.tif") as image:
+        assert mask.shape == image.shape
+        assert mask.transform == image.transform
+        assert mask.crs == image.crs
+        assert mask.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert np.array_equal(mask.read(1) == 255, image.dataset_mask() == 0)
+    layers = [geopandas.read_file(folder / name) for name in ("map.gpkg", "map.shp")]
+    assert len(layers[0]) == len(layers[1])
+    assert all(layer.geometry.is_valid.all() for layer in layers)
+    assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+    report: dict[str, object] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def test_a_shortened_demo_leaves_everything_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SIDE", 512)
+    monkeypatch.setattr(room, "TRAINING_SEEDS", (1,))
+    report = demo(tmp_path / "out", device="cpu", recipe=short(load_recipe("demo")))
+    document = check_outputs(tmp_path / "out")
+    assert document["miou"] == pytest.approx(report.miou)
+    for path in (report.scenes, report.dataset, report.model, report.curves, report.mask, report.geopackage,
+                 report.shapefile, report.picture, report.report):  # fmt: skip
+        assert path.exists()
+    with pytest.raises(AerialSegError, match="--overwrite"):
+        demo(tmp_path / "out")
+
+
+def test_the_demo_refuses_a_folder_with_other_things(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(AerialSegError, match="not empty"):
+        demo(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_bar(tmp_path: Path) -> None:
+    report = demo(tmp_path / "out", device="cpu")
+    document = check_outputs(tmp_path / "out")
+    assert report.miou >= 0.75
+    assert document["classes_counted"] == 5
+
+
+@pytest.mark.slow
+def test_colour_alone_stays_below_half_on_the_demos_own_scenes() -> None:
+    """Per-pixel gradient boosting on RGB, trained on the demo's training scenes, scored on its test scene."""
+    random = np.random.default_rng(0)
+    pixels, classes = [], []
+    for seed in TRAINING_SEEDS:
+        scene = make_scene(seed, height=SIDE, width=SIDE)
+        known = np.flatnonzero(scene.valid.ravel())
+        chosen = random.choice(known, 60_000, replace=False)
+        pixels.append(scene.image.reshape(3, -1)[:, chosen].T)
+        classes.append(scene.truth.ravel()[chosen])
+    model = HistGradientBoostingClassifier(max_iter=150, random_state=0)
+    model.fit(np.concatenate(pixels), np.concatenate(classes))
+    test = make_scene(TEST_SEED, height=SIDE, width=SIDE)
+    matrix = ConfusionMatrix(len(SCENE_LEGEND))
+    matrix.add(test.truth.ravel(), model.predict(test.image.reshape(3, -1).T))
+    assert matrix.scores(SCENE_LEGEND.names).miou <= 0.50
