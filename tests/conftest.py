@@ -23,8 +23,8 @@ UTM = "EPSG:32645"
 CORNER = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
 
 
-class WriteRaster(Protocol):
-    """`write_raster(name, image (C,H,W), …)` → path of a tiled deflate GeoTIFF, half a metre per pixel in UTM."""
+class RasterFile(Protocol):
+    """`raster_file(name, image (C,H,W), …)` → path of a tiled deflate GeoTIFF, half a metre per pixel in UTM."""
 
     def __call__(
         self,
@@ -39,8 +39,8 @@ class WriteRaster(Protocol):
     ) -> Path: ...
 
 
-class WritePolygons(Protocol):
-    """`write_polygons(name, geometries, {field: values})` → path of a vector layer."""
+class PolygonFile(Protocol):
+    """`polygon_file(name, geometries, {field: values})` → path of a vector layer."""
 
     def __call__(
         self,
@@ -53,7 +53,7 @@ class WritePolygons(Protocol):
 
 
 @pytest.fixture
-def write_raster(tmp_path: Path) -> WriteRaster:
+def raster_file(tmp_path: Path) -> RasterFile:
     def write(
         name: str,
         image: NDArray[Any],
@@ -86,7 +86,7 @@ def write_raster(tmp_path: Path) -> WriteRaster:
 
 
 @pytest.fixture
-def write_polygons(tmp_path: Path) -> WritePolygons:
+def polygon_file(tmp_path: Path) -> PolygonFile:
     def write(
         name: str,
         geometries: Sequence[Any],

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap, make_legend
 
-NAMES = st.dictionaries(st.integers(0, 254), st.text("abcdefgh", min_size=1, max_size=6), min_size=1, max_size=40)
+NAMES = st.dictionaries(
+    st.integers(0, 254), st.text("abcdefgh", min_size=1, max_size=6), min_size=1, max_size=40
+)
 
 
 @given(names=NAMES.filter(lambda d: len(set(d.values())) == len(d)))
@@ -30,14 +32,16 @@ def test_tables_are_each_others_inverse_and_colours_differ(names: dict[int, str]
 
 
 def test_usual_names_have_usual_colours_unless_told_otherwise() -> None:
-    legend = make_legend({0: "background", 1: "Buildings", 2: "water"}, background=[0], colours={2: "#FF0000"})
+    legend = make_legend(
+        {0: "background", 1: "Buildings", 2: "water"}, background=[0], colours={2: "#FF0000"}
+    )
     assert legend.by_value()[1].colour == make_legend({5: "building"}).entries[0].colour
     assert legend.by_value()[2].rgb == (255, 0, 0)
     assert [entry.background for entry in legend.entries] == [True, False, False]
 
 
 def test_names_and_values_are_used_once() -> None:
-    with pytest.raises(ValidationError, match="name .* more than once"):
+    with pytest.raises(ValidationError, match=r"name .* more than once"):
         make_legend({1: "a", 2: "a"})
     with pytest.raises(ValidationError):
         make_legend({IGNORE: "a"})
@@ -46,6 +50,8 @@ def test_names_and_values_are_used_once() -> None:
 
 
 def test_a_palette_gives_its_colours() -> None:
-    legend = legend_from_colormap(["Background", "road"], {0: (1, 2, 3, 255), 1: (4, 5, 6, 255), 9: (0, 0, 0, 255)})
+    legend = legend_from_colormap(
+        ["Background", "road"], {0: (1, 2, 3, 255), 1: (4, 5, 6, 255), 9: (0, 0, 0, 255)}
+    )
     assert [entry.rgb for entry in legend.entries] == [(1, 2, 3), (4, 5, 6)]
     assert legend.entries[0].background

@@ -37,6 +37,11 @@ def test_files_take_their_place_the_main_one_last(tmp_path: Path, monkeypatch: p
     assert tree(tmp_path / "new") == ["deep", *sorted(f"deep/{name}" for name in order)]
 
 
+def fail(work: Path, error: BaseException | type[BaseException]) -> None:
+    (work / "mask.tif").write_text("half")
+    raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_leaves_all_as_it_was(tmp_path: Path, error: type[BaseException], existing: bool) -> None:
@@ -44,22 +49,27 @@ def test_a_failure_leaves_all_as_it_was(tmp_path: Path, error: type[BaseExceptio
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / "mask.tif").write_text("old")
     before = tree(tmp_path)
-    with pytest.raises(error), staged_files(tmp_path / "new" / "mask.tif", overwrite=True) as work:
-        (work / "mask.tif").write_text("half")
-        raise error
-    with pytest.raises(error), staged_folder(tmp_path / "sub" / "set", overwrite=True, marker=MARKER) as work:
-        (work / MARKER).write_text("half")
-        raise error
+    for stage in (
+        lambda: staged_files(tmp_path / "new" / "mask.tif", overwrite=True),
+        lambda: staged_folder(tmp_path / "sub" / "set", overwrite=True, marker=MARKER),
+    ):
+        with pytest.raises(error), stage() as work:
+            fail(work, error)
     assert tree(tmp_path) == before
     assert not existing or (tmp_path / "new" / "mask.tif").read_text() == "old"
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("TIFFAppendToStrip failed")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OSError("TIFFAppendToStrip failed")]
+)
 def test_a_full_disk_is_one_line(tmp_path: Path, error: OSError) -> None:
     reason = error.strerror or str(error)
-    with pytest.raises(OutputError, match=f"mask.tif could not be written: {reason}; free space"):
-        with staged_files(tmp_path / "mask.tif", overwrite=False):
-            raise error
+    message = f"mask.tif could not be written: {reason}; free space"
+    with (
+        pytest.raises(OutputError, match=message),
+        staged_files(tmp_path / "mask.tif", overwrite=False) as work,
+    ):
+        fail(work, error)
     assert tree(tmp_path) == []
 
 
@@ -114,7 +124,10 @@ def test_when_the_swap_fails_the_old_folder_is_back(tmp_path: Path, monkeypatch:
         return honest(self, target)
 
     monkeypatch.setattr(outputs.Path, "replace", failing)
-    with pytest.raises(OutputError, match="Input/output"), staged_folder(final, overwrite=True, marker=MARKER) as work:
+    with (
+        pytest.raises(OutputError, match="Input/output"),
+        staged_folder(final, overwrite=True, marker=MARKER) as work,
+    ):
         (work / MARKER).write_text("new")
     assert (final / MARKER).read_text() == "old"
     assert tree(tmp_path) == ["set", f"set/{MARKER}"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetWriter
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster import Raster
@@ -40,7 +44,7 @@ def write_image(
     """image (C,H,W) in its own dtype; invalid pixels go into an internal mask, so every value stays usable."""
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "w", **_profile(grid, count=len(image), dtype=str(image.dtype))) as file,
+        _new_file(path, grid, count=len(image), dtype=str(image.dtype)) as file,
     ):
         if len(names) != 3:
             # Without this GDAL takes a fourth uint8 band for alpha, and its zeros for nodata.
@@ -53,7 +57,8 @@ def write_image(
 
 def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Legend) -> None:
     """labels (H,W) uint8 pixel values with the classes' palette; 255 = unlabelled is nodata."""
-    with rasterio.open(path, "w", **_profile(grid, count=1, dtype="uint8"), nodata=IGNORE) as file:
+    with _new_file(path, grid, count=1, dtype="uint8") as file:
+        file.nodata = IGNORE
         palette = {value: (*map(int, rgb), 255) for value, rgb in enumerate(legend.colours())}
         file.write(labels, 1)
         file.write_colormap(1, {**palette, IGNORE: (0, 0, 0, 0)})
@@ -69,17 +74,25 @@ def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[n
     return pixels, valid, values[0].astype(np.uint8)
 
 
-def _profile(grid: Grid, *, count: int, dtype: str) -> dict[str, object]:
-    return {
-        "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
-        "count": count,
-        "dtype": dtype,
-        "crs": RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
-        "transform": grid.transform,
-        "compress": "DEFLATE",
-        "zlevel": 1,
-        "interleave": "pixel",
-        "photometric": "RGB" if count == 3 and dtype == "uint8" else "MINISBLACK",
-    }
+@contextmanager
+def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[DatasetWriter]:
+    with warnings.catch_warnings():
+        # Chips of rasters without CRS were asked for with --no-georef.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        file = rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=grid.height,
+            width=grid.width,
+            count=count,
+            dtype=dtype,
+            crs=RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
+            transform=grid.transform,
+            compress="DEFLATE",
+            zlevel=1,
+            interleave="pixel",
+            photometric="RGB" if count == 3 and dtype == "uint8" else "MINISBLACK",
+        )
+    with file:
+        yield file

@@ -96,12 +96,12 @@ class Grid:
         except ProjError as error:
             raise InputError(
                 f"the raster's place cannot be computed in its CRS '{self.crs.name}' ({error}); "
-                "give it its true CRS (gdal_edit.py -a_srs EPSG:…)"
+                "check its CRS and give it the true one (gdal_edit.py -a_srs EPSG:…)"
             ) from error
         if not np.isfinite(lon).all() or np.abs(lat).max() > 90:
             raise InputError(
                 f"the raster's coordinates lie outside of what its CRS '{self.crs.name}' covers; "
-                "give it its true CRS (gdal_edit.py -a_srs EPSG:…)"
+                "check its CRS and give it the true one (gdal_edit.py -a_srs EPSG:…)"
             )
         return np.column_stack([lon, lat])
 

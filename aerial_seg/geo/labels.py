@@ -77,7 +77,11 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
     left, bottom = images[:, :2].min(axis=0)
     right, top = images[:, 2:].max(axis=0)
     swapped = left <= north and right >= south and bottom <= east and top >= west
-    remedy = "the labels' axes seem swapped (lat,lon)" if swapped else "check the labels' CRS and area"
+    remedy = (
+        "the labels' axes seem swapped (lat,lon)"
+        if swapped
+        else "check the labels' area and CRS (--labels-crs)"
+    )
     raise InputError(
         f"the labels do not overlap {names[0] if len(names) == 1 else f'any of the {len(names)} rasters'}: "
         f"labels lon {west:.5f}..{east:.5f}, lat {south:.5f}..{north:.5f}; "

@@ -45,25 +45,26 @@ class MaskWriter:
         self._grid = grid
         self._next = 0
         self._pending: list[NDArray[np.uint8]] = []
-        self._dataset: DatasetWriter = rasterio.open(
-            self._scratch,
-            "w",
-            driver="GTiff",
-            height=grid.height,
-            width=grid.width,
-            count=1,
-            dtype="uint8",
-            nodata=IGNORE,
-            crs=RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
-            transform=grid.transform,
-            tiled=True,
-            blockxsize=BLOCK,
-            blockysize=BLOCK,
-            compress="DEFLATE",
-            zlevel=1,
-            BIGTIFF="IF_SAFER",
-            SPARSE_OK=True,
-        )
+        with _disk_errors(self._name):
+            self._dataset: DatasetWriter = rasterio.open(
+                self._scratch,
+                "w",
+                driver="GTiff",
+                height=grid.height,
+                width=grid.width,
+                count=1,
+                dtype="uint8",
+                nodata=IGNORE,
+                crs=RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
+                transform=grid.transform,
+                tiled=True,
+                blockxsize=BLOCK,
+                blockysize=BLOCK,
+                compress="DEFLATE",
+                zlevel=1,
+                BIGTIFF="IF_SAFER",
+                SPARSE_OK=True,
+            )
         self._dataset.set_band_description(1, "class")
         palette = {value: (*map(int, rgb), 255) for value, rgb in enumerate(legend.colours())}
         # Only 255 is transparent in software that reads alpha from palettes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,9 +258,11 @@ def _finish(
             image, valid, _ = read_chip(*chip_paths(work, record.name))
             bands.add(image, valid)
     frame = _index(records, splits, infos, legend)
-    geopandas.GeoDataFrame(frame, geometry=places, crs=crs).to_file(
-        work / INDEX, driver="GPKG", layer="chips"
-    )
+    with warnings.catch_warnings():
+        # Asked for with --no-georef.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        table = geopandas.GeoDataFrame(frame, geometry=places, crs=crs)
+        table.to_file(work / INDEX, driver="GPKG", layer="chips")
     gsd = _dataset_gsd(infos, settings)
     document = DatasetDocument(
         tool_version=__version__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from aerial_seg.cli.main import main
 from rasterio.transform import from_origin
 
@@ -18,6 +19,15 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import build_network
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose more to waiting for threads than they gain, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ def raster(tmp_path: Path) -> Callable[..., Path]:
         name: str,
         *,
         bands: int = 3,
-        size: tuple[int, int] = (100, 130),
+        size: tuple[int, int] = (60, 80),
         dtype: str = "uint8",
         pixels: np.ndarray | None = None,
         gsd: float = 1.0,
@@ -147,6 +157,6 @@ def raster(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def labels(raster: Callable[..., Path]) -> Path:
     """A label raster of two classes, 1 in the west and 2 in the east."""
-    pixels = np.ones((1, 100, 130), np.uint8)
-    pixels[:, :, 65:] = 2
+    pixels = np.ones((1, 60, 80), np.uint8)
+    pixels[:, :, 40:] = 2
     return raster("labels.tif", pixels=pixels)

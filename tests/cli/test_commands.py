@@ -13,9 +13,9 @@ import rasterio
 
 RECIPE = """
 [model]
-architecture = "fcn"
-output_stride = 16
-head_channels = 8
+architecture = "Unet"
+encoder = "mobilenet_v2"
+options = { decoder_channels = [16, 16, 8, 8, 8] }
 [training]
 iterations = 2
 batch_size = 2
@@ -47,7 +47,7 @@ def test_from_rasters_and_labels_to_polygons_and_scores(
     )
     assert tile.code == 0, tile.err
     assert [line.split()[0] for line in tile.out.splitlines()[:3]] == ["class", "road", "water"]
-    assert "6,500" in tile.out
+    assert "2,400" in tile.out
     assert "train" in tile.out.splitlines()[-1]
 
     train = run("train", "chips", "--recipe", "tiny.toml", "-o", "run")
@@ -58,7 +58,7 @@ def test_from_rasters_and_labels_to_polygons_and_scores(
     model = "run/best.safetensors"
     predict = run("predict", model, image, "-o", "map.tif", "--vectors", "map.gpkg")
     assert predict.code == 0, predict.err
-    assert "map.tif: 130 × 100 px from " in predict.out
+    assert "map.tif: 80 × 60 px from " in predict.out
     with rasterio.open("map.tif") as mask:
         values = mask.read(1)
     assert set(np.unique(values)) <= {1, 2}
@@ -68,7 +68,7 @@ def test_from_rasters_and_labels_to_polygons_and_scores(
     assert vectorize.out.splitlines()[-1] == "map.shp"
     shapes, table = geopandas.read_file("map.shp"), geopandas.read_file("map.gpkg")
     assert len(shapes) == len(table)
-    assert shapes.geometry.area.sum() == pytest.approx(13_000, rel=1e-3)
+    assert shapes.geometry.area.sum() == pytest.approx(4800, rel=1e-3)
 
     scores = run("evaluate", "map.tif", labels, "-o", "scores.json")
     assert scores.code == 0, scores.err
@@ -100,11 +100,11 @@ def test_json_on_stdout_is_one_document(
     pixels = [
         sum(split[name] for split in document["class_pixels"].values()) for name in ("class 1", "class 2")
     ]
-    assert pixels == [6500, 6500]
+    assert pixels == [2400, 2400]
 
     (report,) = json.loads(run("predict", models(), image, "-o", "map.tif", "--json").out)
-    assert (report["mask"], report["height"], report["width"]) == ("map.tif", 100, 130)
-    assert sum(report["class_pixels"].values()) == 13_000
+    assert (report["mask"], report["height"], report["width"]) == ("map.tif", 60, 80)
+    assert sum(report["class_pixels"].values()) == 4800
 
     report = json.loads(run("vectorize", "map.tif", "map.geojson", "--json").out)
     assert report["path"] == "map.geojson"
@@ -146,8 +146,8 @@ def test_a_tile_size_of_the_users_own(run: Callable, raster: Callable, models: C
         5,
     )
     assert result.code == 0, result.err
-    # Cores of 16 px over 100 × 130 px.
-    assert "63 tiles run, 0 skipped" in result.out
+    # Cores of 16 px over 60 × 80 px.
+    assert "20 tiles run, 0 skipped" in result.out
 
 
 def test_an_interruption_exits_130_and_leaves_nothing(

@@ -118,7 +118,7 @@ def test_at_gsd_takes_whole_groups_of_pixels_when_they_are_near() -> None:
 def test_a_crs_that_is_not_on_earth_is_an_error_that_tells_the_remedy(crs: CRS) -> None:
     grid = Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 10), height=10, width=10)
     for question in (grid.gsd, grid.footprint_lonlat, lambda: describe_extent(grid), lambda: grid.at_gsd(1)):
-        with pytest.raises(InputError, match=r"true CRS \(gdal_edit.py"):
+        with pytest.raises(InputError, match=r"check its CRS and give it the true one"):
             question()
 
 

@@ -14,7 +14,7 @@ from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
 
 if TYPE_CHECKING:
-    from tests.conftest import WriteRaster
+    from tests.conftest import RasterFile
 
 RANDOM = np.random.default_rng(5)
 SIDE = 40
@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_web_mercator_tiles_in_degrees_are_copied_pixel_for_pixel(
-    write_raster: WriteRaster, tmp_path: Path
+    raster_file: RasterFile, tmp_path: Path
 ) -> None:
     across, north = 0.00034332275390625 / SIDE, 27.63
     heights = (across * 0.88601, across * 0.88604)
@@ -42,7 +42,7 @@ def test_web_mercator_tiles_in_degrees_are_copied_pixel_for_pixel(
     paths, top = [], north
     for i, (image, down) in enumerate(zip(tiles, heights, strict=True)):
         transform = Affine(across, 0, 85.52, 0, -down, top)
-        paths.append(write_raster(f"{i}.tif", image, crs="EPSG:4326", transform=transform))
+        paths.append(raster_file(f"{i}.tif", image, crs="EPSG:4326", transform=transform))
         top -= down * SIDE
     mosaic = write_mosaic(paths, tmp_path / "m.vrt")
     image, valid = read(mosaic.path)
@@ -56,7 +56,7 @@ def test_web_mercator_tiles_in_degrees_are_copied_pixel_for_pixel(
 @pytest.mark.parametrize("marked", ["all measured", "nodata", "mask", "alpha"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_later_raster_lies_on_top_where_it_measured(
-    write_raster: WriteRaster, tmp_path: Path, dtype: str, marked: str, reverse: bool
+    raster_file: RasterFile, tmp_path: Path, dtype: str, marked: str, reverse: bool
 ) -> None:
     nodata = 0 if marked == "nodata" else None
     wanted, covered = np.zeros((2, 50, 60), dtype), np.zeros((50, 60), bool)
@@ -69,7 +69,7 @@ def test_the_later_raster_lies_on_top_where_it_measured(
         mask = measured if marked == "mask" else None
         alpha = np.where(measured, 255, 0) if marked == "alpha" else None
         paths.append(
-            write_raster(f"{x}.tif", image, transform=at(x, y), nodata=nodata, mask=mask, alpha=alpha)
+            raster_file(f"{x}.tif", image, transform=at(x, y), nodata=nodata, mask=mask, alpha=alpha)
         )
         wanted[:, y : y + SIDE, x : x + SIDE][:, measured] = image[:, measured]
         covered[y : y + SIDE, x : x + SIDE] |= measured
@@ -79,8 +79,8 @@ def test_the_later_raster_lies_on_top_where_it_measured(
     assert image.dtype == dtype
 
 
-def test_band_names_and_crs_survive(write_raster: WriteRaster, tmp_path: Path) -> None:
-    paths = [write_raster("a.tif", pixels()), write_raster("b.tif", pixels(), transform=at(SIDE, 0))]
+def test_band_names_and_crs_survive(raster_file: RasterFile, tmp_path: Path) -> None:
+    paths = [raster_file("a.tif", pixels()), raster_file("b.tif", pixels(), transform=at(SIDE, 0))]
     with Raster(write_mosaic(paths, tmp_path / "m.vrt").path) as mosaic, Raster(paths[0]) as first:
         assert mosaic.info.names == first.info.names
         assert mosaic.grid.crs == first.grid.crs
@@ -88,11 +88,11 @@ def test_band_names_and_crs_survive(write_raster: WriteRaster, tmp_path: Path) -
 
 
 def test_a_source_of_another_pixel_size_is_interpolated_in_its_place(
-    write_raster: WriteRaster, tmp_path: Path
+    raster_file: RasterFile, tmp_path: Path
 ) -> None:
     coarse = Affine(1, 0, 300_000 + SIDE / 2, 0, -1, 3_060_000)
     ramp = np.broadcast_to(np.arange(SIDE, dtype="float32"), (2, SIDE, SIDE)).copy()
-    paths = [write_raster("a.tif", pixels("float32")), write_raster("b.tif", ramp, transform=coarse)]
+    paths = [raster_file("a.tif", pixels("float32")), raster_file("b.tif", ramp, transform=coarse)]
     image, valid = read(write_mosaic(paths, tmp_path / "m.vrt").path)
     assert image.shape == (2, 2 * SIDE, 3 * SIDE)
     assert not valid[SIDE:, :SIDE].any()
@@ -100,17 +100,17 @@ def test_a_source_of_another_pixel_size_is_interpolated_in_its_place(
     np.testing.assert_allclose(inner[0], (np.arange(5, 2 * SIDE - 5) + 0.5) / 2 - 0.5, atol=1e-4)
 
 
-def test_what_differs_is_named_with_both_sides(write_raster: WriteRaster, tmp_path: Path) -> None:
-    first = write_raster("a.tif", pixels())
+def test_what_differs_is_named_with_both_sides(raster_file: RasterFile, tmp_path: Path) -> None:
+    first = raster_file("a.tif", pixels())
     for odd, message in (
         (
-            write_raster("crs.tif", pixels(), crs="EPSG:32644"),
+            raster_file("crs.tif", pixels(), crs="EPSG:32644"),
             r"crs.tif has CRS EPSG:32644, but .*a.tif has EPSG:32645",
         ),
-        (write_raster("bands.tif", pixels(bands=3)), r"bands.tif has number of bands 3, but .*a.tif has 2"),
-        (write_raster("dtype.tif", pixels("uint16")), r"dtype.tif has dtype uint16, but .*a.tif has uint8"),
+        (raster_file("bands.tif", pixels(bands=3)), r"bands.tif has number of bands 3, but .*a.tif has 2"),
+        (raster_file("dtype.tif", pixels("uint16")), r"dtype.tif has dtype uint16, but .*a.tif has uint8"),
         (
-            write_raster("nodata.tif", pixels(), nodata=0),
+            raster_file("nodata.tif", pixels(), nodata=0),
             r"nodata.tif has nodata value 0.0, but .*a.tif has None",
         ),
     ):
@@ -123,8 +123,8 @@ def test_what_differs_is_named_with_both_sides(write_raster: WriteRaster, tmp_pa
     "transform", [at(0, 0) * Affine.rotation(10), Affine(0.5, 0, 300_000, 0, 0.5, 3_060_000)]
 )
 def test_rotated_and_south_up_rasters_are_refused(
-    write_raster: WriteRaster, tmp_path: Path, transform: Affine
+    raster_file: RasterFile, tmp_path: Path, transform: Affine
 ) -> None:
-    paths = [write_raster("a.tif", pixels()), write_raster("b.tif", pixels(), transform=transform)]
+    paths = [raster_file("a.tif", pixels()), raster_file("b.tif", pixels(), transform=transform)]
     with pytest.raises(InputError, match=r"b.tif is rotated or south-up.*warp it first"):
         write_mosaic(paths, tmp_path / "m.vrt")

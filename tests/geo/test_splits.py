@@ -19,7 +19,12 @@ NONE = Share()
 
 
 def assign(
-    units: list[Any], *, val: Share = FIFTH, test: Share = FIFTH, seed: int = 0, sources: list[str] | None = None
+    units: list[Any],
+    *,
+    val: Share = FIFTH,
+    test: Share = FIFTH,
+    seed: int = 0,
+    sources: list[str] | None = None,
 ) -> list[str]:
     counts = np.ones((len(units), 2), np.int64)
     return assign_splits(units, sources or ["a.tif"] * len(units), counts, val=val, test=test, seed=seed)
@@ -31,7 +36,9 @@ def assign(
     test=st.floats(0.01, 0.39),
     seed=st.integers(0, 9),
 )
-def test_units_stay_whole_and_every_split_gets_one(units: list[int], val: float, test: float, seed: int) -> None:
+def test_units_stay_whole_and_every_split_gets_one(
+    units: list[int], val: float, test: float, seed: int
+) -> None:
     assume(len(set(units)) >= 3)
     splits = assign(units, val=Share(fraction=val), test=Share(fraction=test), seed=seed)
     assert set(splits) == {"train", "val", "test"}
@@ -85,7 +92,9 @@ def test_globs_take_whole_sources_and_fractions_share_the_rest() -> None:
         (Share(fraction=0.5), Share(fraction=0.5), "leave nothing for training"),
     ],
 )
-def test_shares_that_cannot_work_are_refused_before_any_chip_is_cut(val: Share, test: Share, message: str) -> None:
+def test_shares_that_cannot_work_are_refused_before_any_chip_is_cut(
+    val: Share, test: Share, message: str
+) -> None:
     with pytest.raises(SettingsError, match=message):
         match_sources(["a.tif", "b.tif"], val=val, test=test)
 
@@ -101,18 +110,27 @@ def test_shares_are_fractions_percents_or_globs() -> None:
 
 @given(
     boxes=st.lists(
-        st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(4, 12), st.sampled_from(["train", "val", "test"])),
+        st.tuples(
+            st.integers(0, 40),
+            st.integers(0, 40),
+            st.integers(4, 12),
+            st.sampled_from(["train", "val", "test"]),
+        ),
         min_size=1,
         max_size=40,
     )
 )
-def test_no_ground_is_in_two_splits_and_the_test_set_never_gives_way(boxes: list[tuple[int, int, int, str]]) -> None:
+def test_no_ground_is_in_two_splits_and_the_test_set_never_gives_way(
+    boxes: list[tuple[int, int, int, str]],
+) -> None:
     footprints = [box(x, y, x + side, y + side) for x, y, side, _ in boxes]
     splits = [split for *_, split in boxes]
     left_out = overlapping(footprints, splits)
     assert all(splits[i] != "test" for i in left_out)
     ground = {
-        name: shapely.union_all([f for i, f in enumerate(footprints) if splits[i] == name and i not in left_out])
+        name: shapely.union_all(
+            [f for i, f in enumerate(footprints) if splits[i] == name and i not in left_out]
+        )
         for name in ("train", "val", "test")
     }
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -120,4 +138,7 @@ def test_no_ground_is_in_two_splits_and_the_test_set_never_gives_way(boxes: list
 
 
 def test_neighbours_that_only_touch_both_stay() -> None:
-    assert overlapping([box(0, 0, 1, 1), box(1, 0, 2, 1), box(2 - 1e-6, 0, 3, 1)], ["train", "val", "test"]) == []
+    assert (
+        overlapping([box(0, 0, 1, 1), box(1, 0, 2, 1), box(2 - 1e-6, 0, 3, 1)], ["train", "val", "test"])
+        == []
+    )

@@ -30,8 +30,8 @@ from aerial_seg.tiling.plan import TilePlan, TileShape
 NODATA = 7
 MARGIN = 1e-4
 
-quick = settings(max_examples=25, deadline=None)
-quicker = settings(max_examples=10, deadline=None)
+quick = settings(max_examples=60, deadline=None)
+quicker = settings(max_examples=30, deadline=None)
 
 
 def random_image(seed: int, height: int, width: int) -> np.ndarray:

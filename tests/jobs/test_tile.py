@@ -1,0 +1,380 @@
+"""tile end to end: the index tells the truth about the chips, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shapely import box
+
+from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
+from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.jobs.tile import TileReport, TileSettings, tile
+from aerial_seg.legend import IGNORE
+from aerial_seg.training.manifest import SPLITS, open_manifest
+
+if TYPE_CHECKING:
+    from tests.conftest import PolygonFile, RasterFile
+
+X, Y = 300_000.0, 3_060_000.0
+HEIGHT, WIDTH, CHIP = 100, 140, 20
+SETTINGS = TileSettings(chip_size=CHIP, labels=LabelSettings(class_field="kind"))
+
+
+def scene(height: int = HEIGHT, width: int = WIDTH, bands: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 255, (bands, height, width)).astype("uint8")
+
+
+def at(east: float, south: float, pixel: float = 0.5) -> Affine:
+    return Affine(pixel, 0, X + east, 0, -pixel, Y - south)
+
+
+@pytest.fixture
+def image(raster_file: RasterFile) -> Path:
+    pixels = scene()
+    pixels[:, :, :25] = 0
+    return raster_file("scene/ortho.tif", pixels, nodata=0)
+
+
+@pytest.fixture
+def polygons(polygon_file: PolygonFile) -> Path:
+    boxes = [box(X + 9 * i, Y - 8 * j - 5, X + 9 * i + 4, Y - 8 * j) for i in range(8) for j in range(6)]
+    return polygon_file("l.gpkg", boxes, {"kind": ["road", "roof", "roof"] * 16})
+
+
+def run(rasters: list[Path], labels: Path, settings: TileSettings = SETTINGS) -> TileReport:
+    return tile([str(path) for path in rasters], [str(labels)], labels.parent / "out" / "set", settings)
+
+
+def index(report: TileReport) -> Any:
+    return geopandas.read_file(report.dataset / "chips.gpkg")
+
+
+def check_disjoint(frame: Any) -> None:
+    """The oracle: shapely's union of every split's footprints shares no area with another's."""
+    ground = {name: shapely.union_all(list(frame.geometry[frame.split == name])) for name in SPLITS}
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert ground[a].intersection(ground[b]).area <= 1e-3 * min(frame.geometry.area)
+
+
+def test_the_index_counts_what_the_chips_hold(image: Path, polygons: Path) -> None:
+    report = run([image], polygons)
+    frame, legend = index(report), report.legend
+    assert legend.names == ("background", "road", "roof")
+    assert report.chips == {name: int((frame.split == name).sum()) for name in SPLITS}
+    assert all(report.chips.values())
+    totals = {split: dict.fromkeys(legend.names, 0) for split in SPLITS}
+    for row in frame.itertuples():
+        with rasterio.open(report.dataset / "labels" / f"{row.chip}.tif") as file:
+            labels = file.read(1)
+        with rasterio.open(report.dataset / "images" / f"{row.chip}.tif") as file:
+            valid, bounds = file.dataset_mask() > 0, file.bounds
+        assert row.valid_px == valid.sum()
+        assert (labels[~valid] == IGNORE).all()
+        for entry in legend.entries:
+            count = int((labels == entry.value).sum())
+            assert getattr(row, f"px_{entry.name}") == count
+            totals[row.split][entry.name] += count
+        assert box(*bounds).contains(row.geometry)
+    assert report.class_pixels == totals
+    check_disjoint(frame)
+
+
+def test_every_measured_pixel_is_in_one_chip(image: Path, polygons: Path) -> None:
+    report = run([image], polygons)
+    rebuilt = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+    for row in index(report).itertuples():
+        with rasterio.open(report.dataset / "images" / f"{row.chip}.tif") as file:
+            pixels = file.read() * (file.dataset_mask() > 0)
+        top, left = row.row * CHIP, row.col * CHIP
+        rebuilt[:, top : top + CHIP, left : left + CHIP] += pixels
+    with rasterio.open(image) as file:
+        np.testing.assert_array_equal(rebuilt, file.read())
+
+
+def test_statistics_are_those_of_the_measured_training_pixels(image: Path, polygons: Path) -> None:
+    report = run([image], polygons)
+    manifest = open_manifest(report.dataset)
+    parts = []
+    for chip in manifest.split("train"):
+        with rasterio.open(chip.image) as file:
+            parts.append(file.read()[:, file.dataset_mask() > 0])
+    pixels = np.concatenate(parts, axis=1).astype(float)
+    for band, values in zip(manifest.document.bands, pixels, strict=True):
+        assert (band.mean, band.std) == pytest.approx((values.mean(), values.std()))
+        assert (band.p2, band.p98) == pytest.approx(np.percentile(values, [2, 98]), abs=1)
+    assert manifest.document.gsd == pytest.approx(0.5, rel=2e-3)
+    assert manifest.document.chip_size == CHIP
+
+
+def test_a_seed_gives_one_dataset(image: Path, polygons: Path) -> None:
+    first, again = run([image], polygons), run([image], polygons, replace(SETTINGS, overwrite=True))
+    assert first.class_pixels == again.class_pixels
+    other = run([image], polygons, replace(SETTINGS, overwrite=True, seed=5))
+    assert first.class_pixels != other.class_pixels
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    places=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 30)), min_size=2, max_size=4),
+    split_by=st.sampled_from(["block", "source"]),
+    block=st.integers(1, 3),
+)
+def test_overlapping_rasters_share_no_ground_across_splits(
+    raster_file: RasterFile, polygons: Path, places: list[tuple[float, float]], split_by: str, block: int
+) -> None:
+    paths = [
+        raster_file(f"r{k}.tif", scene(50, 70, seed=k), transform=at(*place))
+        for k, place in enumerate(places)
+    ]
+    wanted = replace(SETTINGS, split_by=split_by, block=block, overwrite=True)
+    try:
+        report = run(paths, polygons, wanted)
+    except InputError as error:
+        if "no chip is left for training" in str(error):
+            return
+        raise
+    frame = index(report)
+    check_disjoint(frame)
+    files = {path.stem for path in (report.dataset / "images").iterdir()}
+    assert files == {path.stem for path in (report.dataset / "labels").iterdir()} == set(frame.chip)
+    if split_by == "source":
+        assert frame.groupby("source").split.nunique().max() == 1
+
+
+def test_blocks_of_several_rasters_are_common_ground(raster_file: RasterFile, polygons: Path) -> None:
+    paths = [
+        raster_file(f"r{k}.tif", scene(70, 70, seed=k), transform=at(35 * k, 0)) for k in range(2)
+    ]  # 70 px is no multiple of a chip: the clipped ones at the edge belong to the same blocks
+    report = run(paths, polygons, replace(SETTINGS, block=2))
+    frame = index(report)
+    centres = frame.geometry.centroid
+    cells = [
+        f"{x}/{y}"
+        for x, y in zip((centres.x - X) // 20, (centres.y - frame.total_bounds[1]) // 20, strict=True)
+    ]
+    assert frame.groupby(cells).split.nunique().max() == 1
+    assert not any("overlap another split" in note for note in report.notes)
+
+
+def test_globs_match_the_file_name_and_never_the_folder(raster_file: RasterFile, polygons: Path) -> None:
+    paths = [
+        raster_file(f"north_site/{name}.tif", scene(40, 60, seed=k), transform=at(30 * k, 0))
+        for k, name in enumerate(["north_a", "south_b"])
+    ]
+    report = run(paths, polygons, replace(SETTINGS, split_by="source", test="north_*", val="0"))
+    frame = index(report)
+    assert {Path(source).stem: split for source, split in zip(frame.source, frame.split, strict=True)} == {
+        "north_a": "test", "south_b": "train",
+    }  # fmt: skip
+    with pytest.raises(SettingsError, match=r"--test '\*north_site\*' matches none of the 2 sources"):
+        run(paths, polygons, replace(SETTINGS, test="*north_site*", overwrite=True))
+
+
+def test_rasters_of_one_name_keep_their_own_chips(raster_file: RasterFile, polygons: Path) -> None:
+    paths = [raster_file(f"{k}/a.tif", scene(40, 40, seed=k), transform=at(30 * k, 0)) for k in range(2)]
+    frame = index(run(paths, polygons))
+    assert len(set(frame.chip)) == len(frame) == 8
+    assert {chip.split("_")[0] for chip in frame.chip} == {"a", "a-2"}
+    assert frame.groupby("source").chip.agg(lambda chips: len({c.split("_")[0] for c in chips})).max() == 1
+
+
+def test_a_raster_smaller_than_a_chip_is_padded(raster_file: RasterFile, polygons: Path) -> None:
+    path = raster_file("small.tif", scene(13, 17))
+    report = run([path], polygons, replace(SETTINGS, chip_size=32))
+    assert report.chips == {"train": 1, "val": 0, "test": 0}
+    assert sum("no chip is left for" in note for note in report.notes) == 2
+    chip = open_manifest(report.dataset).chips[0]
+    with rasterio.open(chip.image) as file, rasterio.open(chip.labels) as labels:
+        valid = file.dataset_mask() > 0
+        assert file.shape == (32, 32)
+        np.testing.assert_array_equal(file.read()[:, :13, :17], scene(13, 17))
+        assert (labels.read(1)[~valid] == IGNORE).all()
+    assert valid[:13, :17].all()
+    assert valid.sum() == 13 * 17
+    assert index(report).geometry.area.iloc[0] == pytest.approx(13 * 17 / 4)
+
+
+def test_gsd_averages_pixels(image: Path, polygons: Path) -> None:
+    report = run([image], polygons, replace(SETTINGS, gsd=1.0, chip_size=10, nodata=0))
+    assert report.gsd == 1.0
+    frame = index(report)
+    with rasterio.open(image) as source:
+        pixels, mask = source.read().astype(float), source.dataset_mask() > 0
+    groups = np.where(mask, pixels, 0).reshape(3, 50, 2, 70, 2).sum((2, 4))
+    count = mask.reshape(50, 2, 70, 2).sum((1, 3))
+    for row in frame.itertuples():
+        with rasterio.open(report.dataset / "images" / f"{row.chip}.tif") as file:
+            got, valid = file.read(), file.dataset_mask() > 0
+            assert file.res == pytest.approx((1, 1))
+        part = np.s_[row.row * 10 : row.row * 10 + 10, row.col * 10 : row.col * 10 + 10]
+        np.testing.assert_array_equal(valid, count[part] > 0)
+        want = groups[:, *part] / np.maximum(count[part], 1)
+        assert np.abs(got - want)[:, valid].max() <= 0.51
+
+
+def test_rasters_of_different_gsd_need_one(raster_file: RasterFile, polygons: Path) -> None:
+    paths = [
+        raster_file("a.tif", scene(40, 40)),
+        raster_file("b.tif", scene(40, 40), transform=at(20, 0, 0.6)),
+    ]
+    with pytest.raises(InputError, match=r"GSDs from 0.5 to 0.6 m.*pass --gsd 0.6"):
+        run(paths, polygons)
+    assert sum(run(paths, polygons, replace(SETTINGS, gsd=0.6)).chips.values()) > 4
+
+
+def test_chips_that_teach_nothing_are_counted(image: Path, polygons: Path) -> None:
+    report = run([image], polygons)
+    assert "5 chips with no measured pixel were left out" in report.notes
+    partial = replace(
+        SETTINGS, labels=LabelSettings(class_field="kind", outside="unlabelled"), overwrite=True
+    )
+    notes = run([image], polygons, replace(partial, chip_size=5)).notes
+    unlabelled = [int(note.split()[0]) for note in notes if "no labelled pixel" in note]
+    assert unlabelled
+    assert unlabelled[0] > 10
+
+
+def test_pixels_that_a_nodata_option_names_are_not_measured(raster_file: RasterFile, polygons: Path) -> None:
+    pixels = scene()
+    pixels[:, :, :40] = 255
+    report = run([raster_file("a.tif", pixels)], polygons, replace(SETTINGS, nodata=255))
+    assert "10 chips with no measured pixel were left out" in report.notes
+    assert index(report).valid_px.sum() == HEIGHT * (WIDTH - 40)
+
+
+def test_raster_labels_and_several_crs(raster_file: RasterFile) -> None:
+    values = np.random.default_rng(0).integers(0, 3, (1, HEIGHT, WIDTH)).astype("uint8")
+    labels = raster_file("labels.tif", values)
+    first = raster_file("a.tif", scene(60, 60))
+    with rasterio.open(first) as file:
+        bounds = rasterio.warp.transform_bounds(file.crs, "EPSG:32644", *file.bounds)
+    second = raster_file(
+        "b.tif", scene(60, 60), crs="EPSG:32644", transform=Affine(0.5, 0, bounds[0] + 35, 0, -0.5, bounds[3])
+    )
+    report = run([first, second], labels, replace(SETTINGS, labels=LabelSettings(unlabelled=(0,))))
+    assert report.legend.names == ("class 1", "class 2")
+    assert any("2 CRSs: chips.gpkg is in EPSG:4326" in note for note in report.notes)
+    frame = index(report)
+    assert frame.crs.to_epsg() == 4326
+    check_disjoint(frame)
+
+
+def test_without_crs_a_label_raster_of_the_same_pixels_works(raster_file: RasterFile, polygons: Path) -> None:
+    plain: dict[str, Any] = {"crs": None, "transform": Affine.identity()}
+    path = raster_file("plain.tif", scene(), **plain)
+    values = np.random.default_rng(1).integers(0, 3, (1, HEIGHT, WIDTH)).astype("uint8")
+    labels = raster_file("labels.tif", values, **plain)
+    bare = TileSettings(chip_size=CHIP)
+    with pytest.raises(InputError, match=r"plain.tif has no CRS.*--no-georef"):
+        run([path], labels, bare)
+    free = replace(bare, georeferenced=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        report = run([path], labels, free)
+    assert report.gsd is None
+    assert {name: sum(p[name] for p in report.class_pixels.values()) for name in report.legend.names} == {
+        f"class {v}": int((values == v).sum()) for v in range(3)
+    }
+    with pytest.raises(InputError, match="no GSD to resample from"):
+        run([path], labels, replace(free, gsd=1.0, overwrite=True))
+    with pytest.raises(InputError, match="got 2 and 1"):
+        run([path, raster_file("second.tif", scene(), **plain)], labels, replace(free, overwrite=True))
+    with pytest.raises(InputError, match="pixel by pixel"):
+        run([raster_file("less.tif", scene(50, 50), **plain)], labels, replace(free, overwrite=True))
+    with pytest.raises(InputError, match="vector labels need georeferenced imagery"):
+        run([path], polygons, replace(free, overwrite=True))
+
+
+class TestFailures:
+    def test_nothing_is_left_behind(
+        self, image: Path, polygons: Path, raster_file: RasterFile, tmp_path: Path
+    ) -> None:
+        unlabelled = raster_file("u.tif", np.zeros((1, HEIGHT, WIDTH), np.uint8), nodata=0)
+        damaged = raster_file("d.tif", scene())
+        damaged.write_bytes(damaged.read_bytes()[:20_000])
+        two_bands, words = raster_file("2.tif", scene(bands=2)), LabelSettings(class_field="knd")
+        before = sorted(tmp_path.rglob("*"))
+        cases: list[tuple[list[Path], Path, TileSettings, str]] = [
+            ([image], unlabelled, SETTINGS, "no labelled pixel; check --unlabelled"),
+            ([damaged], polygons, SETTINGS, "d.tif could not be read at row"),
+            (
+                [image, two_bands],
+                polygons,
+                SETTINGS,
+                "2.tif has bands 2, but .* has 3; one dataset needs one",
+            ),
+            ([image], polygons, replace(SETTINGS, labels=words), "did you mean 'kind'"),
+            ([image], polygons, replace(SETTINGS, val="1.5"), "--val 1.5 is not a fraction"),
+            ([image], polygons, replace(SETTINGS, val="0.5", test="0.5"), "leave nothing for training"),
+            ([image], polygons, replace(SETTINGS, test="*"), "leave at least one for training"),
+            ([tmp_path / "gone.tif"], polygons, SETTINGS, "gone.tif does not exist"),
+            ([image], tmp_path / "gone.gpkg", SETTINGS, "gone.gpkg does not exist"),
+        ]
+        for rasters, labels, wanted, message in cases:
+            with pytest.raises(AerialSegError, match=message) as caught:
+                run(rasters, labels, wanted)
+            assert "\n" not in str(caught.value)
+            assert sorted(tmp_path.rglob("*")) == before
+
+    def test_nothing_measured_where_labels_are_is_an_error(
+        self, raster_file: RasterFile, polygons: Path, tmp_path: Path
+    ) -> None:
+        path = raster_file("white.tif", np.full((3, HEIGHT, WIDTH), 255, np.uint8), nodata=255)
+        with pytest.raises(
+            InputError, match="none of the 35 chips holds a pixel that is both measured and labelled"
+        ):
+            run([path], polygons)
+        assert not (tmp_path / "out").exists()
+
+    def test_an_interruption_leaves_nothing(self, image: Path, polygons: Path, tmp_path: Path) -> None:
+        class Bar:
+            def update(self, n: int = 1) -> None:
+                raise KeyboardInterrupt
+
+            def __enter__(self) -> Bar:
+                return self
+
+            def __exit__(self, *_: object) -> None: ...
+
+        with pytest.raises(KeyboardInterrupt):
+            tile(
+                [str(image)], [str(polygons)], tmp_path / "out" / "set", SETTINGS,
+                lambda label, *, total, unit: Bar(),
+            )  # fmt: skip
+        assert not (tmp_path / "out").exists()
+
+    def test_overwrite_replaces_datasets_only(self, image: Path, polygons: Path, tmp_path: Path) -> None:
+        run([image], polygons)
+        with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+            run([image], polygons)
+        again = replace(SETTINGS, overwrite=True, chip_size=50)
+        report = run([image], polygons, again)
+        assert json.loads((report.dataset / "dataset.json").read_text())["chip_size"] == 50
+        assert len(list((report.dataset / "images").iterdir())) == sum(report.chips.values())
+        (report.dataset / "dataset.json").unlink()
+        with pytest.raises(OutputError, match=r"holds other files and no dataset.json"):
+            run([image], polygons, again)
+        assert (report.dataset / "chips.gpkg").exists()
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["set"]
+
+
+def test_classes_that_differ_in_capitals_only_have_columns_of_their_own(
+    image: Path, polygon_file: PolygonFile
+) -> None:
+    path = polygon_file(
+        "c.gpkg", [box(X + 15, Y - 40, X + 40, Y), box(X + 45, Y - 40, X + 70, Y)], {"kind": ["A", "a"]}
+    )
+    frame = index(run([image], path))
+    assert {"px_A_1", "px_a_2", "px_background"} <= set(frame.columns)
