@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
     from aerial_seg.jobs.info import info
     from aerial_seg.jobs.predict import PredictSettings, predict
-    from aerial_seg.jobs.tile import TileSettings, tile
+    from aerial_seg.jobs.tile import tile
+    from aerial_seg.jobs.tile_settings import TileSettings
     from aerial_seg.jobs.train import train
     from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize
     from aerial_seg.legend import Legend, LegendEntry, make_legend
@@ -44,7 +45,8 @@ _ROOMS = {
     "jobs.evaluate": ("evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters"),
     "jobs.info": ("info",),
     "jobs.predict": ("PredictSettings", "predict"),
-    "jobs.tile": ("TileSettings", "tile"),
+    "jobs.tile": ("tile",),
+    "jobs.tile_settings": ("TileSettings",),
     "jobs.train": ("train",),
     "jobs.vectorize": ("VectorizeSettings", "vectorize"),
     "legend": ("Legend", "LegendEntry", "make_legend"),

@@ -99,7 +99,8 @@ def command(
     chips.gpkg for QGIS (footprint, split, source, class pixels) and dataset.json. Training, validation and test
     chips never overlap on the ground.
     """
-    from aerial_seg.jobs.tile import TileSettings, tile
+    from aerial_seg.jobs.tile import tile
+    from aerial_seg.jobs.tile_settings import TileSettings
 
     settings = TileSettings(
         labels=label_settings,

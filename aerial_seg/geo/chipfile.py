@@ -38,6 +38,11 @@ def chip_windows(*, height: int, width: int, size: int) -> Iterator[ChipWindow]:
             yield ChipWindow(row, col, top, left)
 
 
+def chip_count(*, height: int, width: int, size: int) -> int:
+    """How many windows `chip_windows` gives."""
+    return -(-height // size) * -(-width // size)
+
+
 def write_image(
     path: Path, image: NDArray[np.generic], valid: NDArray[np.bool_], grid: Grid, names: Sequence[str]
 ) -> None:

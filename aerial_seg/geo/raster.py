@@ -80,11 +80,13 @@ class RasterInfo:
         )
         if not bands:
             raise InputError(f"{path} holds only an alpha band; wanted at least one band of imagery")
-        dtype = str(np.result_type(*(dataset.dtypes[b - 1] for b in bands)))
-        if np.dtype(dtype).kind == "c":
+        dtypes = [dataset.dtypes[b - 1] for b in bands]
+        # By name: numpy does not know GDAL's complex_int16.
+        if any(dtype.startswith("complex") for dtype in dtypes):
             raise InputError(
-                f"{path} holds complex numbers ({dtype}); wanted integers or floats: convert it first"
+                f"{path} holds complex numbers ({dtypes[0]}); wanted integers or floats: convert it first"
             )
+        dtype = str(np.result_type(*dtypes))
         names = tuple(dataset.descriptions[b - 1] or dataset.colorinterp[b - 1].name for b in bands)
         if len(set(names)) < len(names):
             names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)

@@ -63,15 +63,18 @@ def class_weight_tensor(weights: Mapping[str, float], names: Sequence[str]) -> T
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
-    """SGD with momentum or AdamW over every parameter, the auxiliary head's included."""
+    """SGD with momentum or AdamW over every parameter, the auxiliary head's included; fused: one pass over memory."""
     if settings.optimizer == "sgd":
         return SGD(
             network.parameters(),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
-    return AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def learning_rate_factor(iteration: int, settings: TrainingSettings) -> float:

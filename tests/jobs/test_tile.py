@@ -20,7 +20,8 @@ from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
 from aerial_seg.geo.label_rules import LabelSettings
-from aerial_seg.jobs.tile import TileReport, TileSettings, tile
+from aerial_seg.jobs.tile import TileReport, tile
+from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import SPLITS, open_manifest
 

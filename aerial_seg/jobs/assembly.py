@@ -1,0 +1,204 @@
+"""From written chips to a dataset: splits, statistics, index layer and document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import shapely
+from pyproj import CRS
+
+from aerial_seg.bands import BandAccumulator
+from aerial_seg.errors import InputError
+from aerial_seg.geo.chipfile import read_chip
+from aerial_seg.geo.raster import RasterInfo
+from aerial_seg.geo.splits import assign_splits, overlapping
+from aerial_seg.jobs.cutting import ChipCutter, ChipRecord
+from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.legend import Legend
+from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, DatasetDocument, Source, chip_paths
+from aerial_seg.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class _Chips:
+    """The chips that stay: records, splits and outlines in one CRS."""
+
+    records: list[ChipRecord]
+    splits: list[str]
+    places: list[Any]
+
+    def of(self, split: str) -> list[ChipRecord]:
+        return [record for record, own in zip(self.records, self.splits, strict=True) if own == split]
+
+
+def assemble(
+    work: Path, cutter: ChipCutter, infos: Sequence[RasterInfo], gsd: float | None, settings: TileSettings
+) -> tuple[DatasetDocument, dict[str, int]]:
+    """The written chips are split and described: `work` holds their index and document. Returns chips per split."""
+    legend, notes = cutter.labels.legend, _notes(cutter, infos)
+    places, crs, note = _common_places(cutter.records, infos)
+    notes += [note] if note else []
+    chips = _split(cutter.records, infos, places, settings, notes, work)
+    class_pixels = {
+        split: {name: sum(int(r.counts[k]) for r in chips.of(split)) for k, name in enumerate(legend.names)}
+        for split in SPLITS
+    }
+    absent = [name for name, pixels in class_pixels["train"].items() if not pixels]
+    if absent:
+        notes.append(
+            f"no training chip holds class {', '.join(absent)}: it cannot be learnt from these labels"
+        )
+    bands = BandAccumulator(infos[0].names, infos[0].dtype)
+    for record in chips.of("train"):
+        image, valid, _ = read_chip(*chip_paths(work, record.name))
+        bands.add(image, valid)
+    frame = _index(chips, infos, legend)
+    with warnings.catch_warnings():
+        # Asked for with --no-georef.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
+        table.to_file(work / INDEX, driver="GPKG", layer="chips")
+    document = DatasetDocument(
+        tool_version=__version__,
+        legend=legend,
+        bands=bands.bands(),
+        gsd=gsd,
+        chip_size=settings.chip_size,
+        split_by=settings.split_by,
+        seed=settings.seed,
+        sources=tuple(_source(info) for info in infos),
+        class_pixels=class_pixels,
+        notes=tuple(notes),
+        fingerprint=_fingerprint(frame, bands),
+    )
+    (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8")
+    return document, {split: len(chips.of(split)) for split in SPLITS}
+
+
+def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo]) -> list[str]:
+    """What was mended, taken for granted or left out so far."""
+    notes = list(cutter.labels.notes)
+    if len({info.names for info in infos}) > 1:
+        orders = sorted({", ".join(info.names) for info in infos})
+        notes.append(
+            f"the rasters name their bands differently ({' / '.join(orders)}): they are taken in file order"
+        )
+    for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
+        if count:
+            notes.append(f"{count} chips with {why} were left out")
+    return notes
+
+
+def _common_places(
+    records: Sequence[ChipRecord], infos: Sequence[RasterInfo]
+) -> tuple[list[Any], CRS | None, str | None]:
+    """The chips' outlines in one CRS: the sources' own if they share it, else longitude/latitude, said."""
+    systems = {info.grid.crs for info in infos}
+    if len(systems) == 1:
+        return [record.place for record in records], infos[0].grid.crs, None
+    wgs84 = CRS.from_epsg(4326)
+    places: list[Any] = []
+    for record in records:
+        one = geopandas.GeoSeries([record.place], crs=infos[record.source].grid.crs).to_crs(wgs84)
+        places.append(one.iloc[0])
+    note = f"the rasters have {len(systems)} CRSs: {INDEX} is in EPSG:4326, chips keep their own"
+    return places, wgs84, note
+
+
+def _split(
+    records: Sequence[ChipRecord],
+    infos: Sequence[RasterInfo],
+    places: Sequence[Any],
+    settings: TileSettings,
+    notes: list[str],
+    work: Path,
+) -> _Chips:
+    """The chips that stay; those that overlap a weightier split are deleted and counted."""
+    shares = settings.shares()
+    splits = assign_splits(
+        _units(records, places, len(infos), settings),
+        [Path(infos[record.source].path).name for record in records],
+        np.array([record.counts for record in records]),
+        **shares,
+        seed=settings.seed,
+    )
+    left_out = set(overlapping(places, splits))
+    if left_out:
+        notes.append(f"{len(left_out)} chips that overlap another split's ground were left out")
+    for i in left_out:
+        for path in chip_paths(work, records[i].name):
+            path.unlink()
+    stay = [i for i in range(len(records)) if i not in left_out]
+    if "train" not in (splits[i] for i in stay):
+        raise InputError(
+            "no chip is left for training after the splits; use smaller --val and --test shares, "
+            "smaller chips (--chip-size) or smaller blocks (--block)"
+        )
+    for name, share in shares.items():
+        if (share.fraction or share.pattern) and name not in (splits[i] for i in stay):
+            notes.append(
+                f"no chip is left for {name}: there are too few {settings.split_by}s; "
+                "use smaller chips (--chip-size) or smaller blocks (--block)"
+            )
+    return _Chips([records[i] for i in stay], [splits[i] for i in stay], [places[i] for i in stay])
+
+
+def _units(
+    records: Sequence[ChipRecord], places: Sequence[Any], sources: int, settings: TileSettings
+) -> list[Hashable]:
+    """What is never divided, per chip: its source, or the square of ground that its centre lies in."""
+    if settings.split_by == "source":
+        return [record.source for record in records]
+    if sources == 1:
+        cells = [record.window for record in records]
+        return [(cell.row // settings.block, cell.col // settings.block) for cell in cells]
+    # Blocks of several rasters are squares of one common ground, laid out from its south-west corner.
+    left, bottom, right, top = shapely.bounds(np.asarray(places, dtype=object)).T
+    side = settings.block * max((right - left).max(), (top - bottom).max())
+    cols = ((left + right) / 2 - left.min()) // side
+    rows = ((bottom + top) / 2 - bottom.min()) // side
+    return list(zip(rows.tolist(), cols.tolist(), strict=True))
+
+
+def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[str, list[Any]]:
+    records = chips.records
+    columns: dict[str, list[Any]] = {
+        "chip": [r.name for r in records],
+        "split": chips.splits,
+        "source": [infos[r.source].path for r in records],
+        "row": [r.window.row for r in records],
+        "col": [r.window.col for r in records],
+        "valid_px": [r.valid for r in records],
+    }
+    for k, entry in enumerate(legend.entries):
+        # GeoPackage columns differ by more than capitals.
+        alike = sum(name.lower() == entry.name.lower() for name in legend.names) > 1
+        columns[f"px_{entry.name}" + (f"_{entry.value}" if alike else "")] = [
+            int(r.counts[k]) for r in records
+        ]
+    return columns
+
+
+def _source(info: RasterInfo) -> Source:
+    path = Path(info.path)
+    crs = info.grid.crs.to_string() if info.grid.crs is not None else None
+    return Source(
+        path=info.path, width=info.grid.width, height=info.grid.height, crs=crs, bytes=path.stat().st_size
+    )
+
+
+def _fingerprint(frame: dict[str, list[Any]], bands: BandAccumulator) -> str:
+    """SHA-256 over the index and the statistics: equal for equal chips, wherever they lie."""
+    facts = {
+        "index": {key: column for key, column in frame.items() if key != "source"},
+        "bands": [band.model_dump() for band in bands.bands()],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""Cutting chips out of rasters, with the labels burnt onto the same pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.geo.chipfile import ChipWindow, chip_windows, write_image, write_labels
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.labels import Labels
+from aerial_seg.geo.raster import Raster, RasterInfo
+from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.legend import IGNORE
+from aerial_seg.training.manifest import chip_paths
+
+
+@dataclass(frozen=True, slots=True)
+class ChipRecord:
+    """One written chip. `place` is its outline in its source's CRS, `counts` its pixels per class."""
+
+    name: str
+    source: int
+    window: ChipWindow
+    place: Any
+    valid: int
+    counts: NDArray[np.int64]
+
+
+class ChipCutter:
+    """Cuts chips, source by source, and keeps their records and what was left out."""
+
+    def __init__(self, root: Path, labels: Labels, settings: TileSettings) -> None:
+        self.root, self.labels, self.settings = root, labels, settings
+        self.records: list[ChipRecord] = []
+        self.unmeasured = 0
+        self.unlabelled = 0
+        self._stems: set[str] = set()
+
+    def cut(self, index: int, info: RasterInfo, grid: Grid) -> Iterator[ChipWindow]:
+        """Yield each window of one source after its chip, if any, is written."""
+        size, georeferenced = self.settings.chip_size, self.settings.georeferenced
+        stem = self._unused_stem(Path(info.path).stem)
+        with Raster(info.path, nodata=self.settings.nodata, georeferenced=georeferenced) as raster:
+            raster.resample(grid)
+            for window in chip_windows(height=grid.height, width=grid.width, size=size):
+                box = grid.window(top=window.top, left=window.left, height=size, width=size)
+                image, valid = raster.read(top=window.top, left=window.left, height=size, width=size)
+                labels = self._labels(box, valid)
+                if labels is not None:
+                    name = f"{stem}_{window.row:04d}_{window.col:04d}"
+                    image_path, label_path = chip_paths(self.root, name)
+                    write_image(image_path, image, valid, box, info.names)
+                    write_labels(label_path, labels, box, self.labels.legend)
+                    place = _inside(grid, window, size).footprint()
+                    counts = self._count(labels)
+                    self.records.append(ChipRecord(name, index, window, place, int(valid.sum()), counts))
+                yield window
+
+    def _labels(self, box: Grid, valid: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
+        """The labels of a chip's measured pixels; None, counted, for a chip that teaches nothing."""
+        if not valid.any():
+            self.unmeasured += 1
+            return None
+        labels = self.labels.burn(box)
+        labels[~valid] = IGNORE
+        if (labels == IGNORE).all():
+            self.unlabelled += 1
+            return None
+        return labels
+
+    def _count(self, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        channels = self.labels.legend.channel_table()[labels]
+        return np.bincount(channels.ravel(), minlength=256)[: len(self.labels.legend)]
+
+    def _unused_stem(self, stem: str) -> str:
+        """Names differ also when two folders hold rasters of one name."""
+        unused, number = stem, 1
+        while unused in self._stems:
+            number += 1
+            unused = f"{stem}-{number}"
+        self._stems.add(unused)
+        return unused
+
+
+def _inside(grid: Grid, window: ChipWindow, size: int) -> Grid:
+    height, width = min(size, grid.height - window.top), min(size, grid.width - window.left)
+    return grid.window(top=window.top, left=window.left, height=height, width=width)
