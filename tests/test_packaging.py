@@ -13,8 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
-    "aerial_seg", "cli", "configs", "tests", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
-}  # fmt: skip
+    *("aerial_seg", "cli", "configs", "tests"),
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
+}
 
 
 def pip(*arguments: str | Path, cwd: Path) -> None:

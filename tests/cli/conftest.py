@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from aerial_seg.cli.main import main
 from rasterio.transform import from_origin
 
 from aerial_seg.bands import Band
+from aerial_seg.cli.main import main
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import build_network

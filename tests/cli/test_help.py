@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from aerial_seg.cli.main import group
 
+from aerial_seg.cli.main import group
 from aerial_seg.version import __version__
 
 COMMANDS = ("demo", "tile", "train", "predict", "vectorize", "evaluate", "info")

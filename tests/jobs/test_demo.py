@@ -19,8 +19,15 @@ from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.recipe import Recipe, load_recipe
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    """Unlike the tiny networks of this folder's other tests, the demo's gains from every core."""
+
+
 def short(recipe: Recipe) -> Recipe:
-    training = recipe.training.model_copy(update={"iterations": 2, "validate_every": 2, "crop": 64, "warmup": 0})
+    training = recipe.training.model_copy(
+        update={"iterations": 2, "validate_every": 2, "crop": 64, "warmup": 0}
+    )
     return recipe.model_copy(update={"training": training})
 
 

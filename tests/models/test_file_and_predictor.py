@@ -56,7 +56,7 @@ def test_a_model_file_returns_card_and_weights(model_path: Path) -> None:
 def test_a_truncated_file_is_told_from_a_model(model_path: Path, keep: int) -> None:
     whole = model_path.read_bytes()
     model_path.write_bytes(whole[:keep])
-    with pytest.raises(InputError, match="cut off|not a safetensors|damaged"):
+    with pytest.raises(InputError, match=r"cut off|not a safetensors|damaged"):
         load_model(model_path)
 
 
@@ -113,5 +113,5 @@ def test_the_class_bias_is_added_to_the_logits(model_path: Path) -> None:
 def test_devices_that_are_not_there_are_told() -> None:
     assert pick_device("cpu").type == "cpu"
     for name in ("cuda:99", "tpu", "mps:9"):
-        with pytest.raises(Exception, match="use auto, cpu|use cpu or auto"):
+        with pytest.raises(Exception, match=r"use auto, cpu|use cpu or auto"):
             pick_device(name)

@@ -41,7 +41,9 @@ def white_hole(tiles: Path, mask: Path) -> dict[str, int]:
         for tile in sorted(tiles.glob("*.tif")):
             with rasterio.open(tile) as source:
                 hole = (source.read() >= 254).all(axis=0)
-                row, col = (round(n) for n in ~result.transform * (source.transform.c, source.transform.f))[::-1]
+                row, col = (round(n) for n in ~result.transform * (source.transform.c, source.transform.f))[
+                    ::-1
+                ]
                 window = rasterio.windows.Window(col, row, source.width, source.height)
             nodata = result.read(1, window=window) == 255
             white += int(hole.sum())
@@ -80,7 +82,9 @@ def one_model(name: str, imagery: Path, out: Path, recipe: str) -> dict[str, Any
 
 def main() -> None:
     """Rerun everything and write banepa.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("imagery", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("banepa"))
     parser.add_argument("--model", action="append", choices=["deeplabv3", "unet"])
@@ -92,7 +96,11 @@ def main() -> None:
     )  # fmt: skip
     models = options.model or ["deeplabv3", "unet"]
     results = {name: one_model(name, imagery, out, f"banepa/{name}") for name in models}
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "numpy": np.__version__}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "numpy": np.__version__,
+    }
     document = {"machine": machine, "models": results}
     (out / "banepa.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
     print(json.dumps(document, indent=2))

@@ -80,7 +80,7 @@ def test_the_papers_crops_are_valid_with_align_corners() -> None:
 
 
 def test_a_side_that_the_model_cannot_take_names_the_nearest() -> None:
-    with pytest.raises(SettingsError, match="tile size 500 is not of the form 16·n .* try 496 or 512"):
+    with pytest.raises(SettingsError, match=r"tile size 500 is not of the form 16·n .* try 496 or 512"):
         tile_shape(ModelGeometry(16, 16, 16), 500)
 
 
