@@ -96,34 +96,41 @@ class MaskStream:
     def rows(self, bar: ProgressBar) -> Iterator[MaskRows]:
         """(first row, pixel values (n, W) uint8, 255 = nodata) from north to south, every row once."""
         batch: list[tuple[Tile, NDArray[np.float32]]] = []
-        for tile, image in self._inputs(bar):
-            batch.append((tile, image))
-            if len(batch) == self._predictor.batch_size:
+        for row in range(len(self._plan.rows.origins)):
+            for tile, image in self._inputs(row, bar):
+                batch.append((tile, image))
+                if len(batch) == self._predictor.batch_size:
+                    yield from self._run(batch, bar)
+                    batch = []
+            # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
+            if batch and row - batch[0][0].row >= self._predictor.batch_size:
                 yield from self._run(batch, bar)
                 batch = []
+            if not batch:
+                yield from self._close_until(row + 1)
         if batch:
             yield from self._run(batch, bar)
         yield from self._close_until(len(self._plan.rows.origins))
 
-    def _inputs(self, bar: ProgressBar) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-        """Every tile with something measured in it, normalised, in plan order."""
+    def _inputs(self, row: int, bar: ProgressBar) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """Every tile of a row of tiles with something measured in it, normalised, west to east."""
         shape = self._plan.shape
+        cell = shape.geometry.logit_stride
         # The swath holds every tile of the row and at least one cell around their cores.
-        margin = max(0, shape.geometry.logit_stride - shape.halo)
-        for row, core_top in enumerate(self._plan.rows.origins):
-            top = core_top - shape.halo - margin
-            image, valid = self._reader.rows(top, top + shape.side + 2 * margin)
-            if self._remembered is not None:
-                self._remembered.remember(top, valid)
-            near_core = valid[shape.halo + margin - shape.geometry.logit_stride :]
-            near_core = near_core[: shape.core + 2 * shape.geometry.logit_stride]
-            inside = slice(margin, margin + shape.side)
-            for tile in self._plan.tiles_of_row(row):
-                if self._is_measured(tile, near_core):
-                    yield tile, self._window(tile, image[:, inside], valid[inside])
-                else:
-                    self.tiles.skipped += 1
-                    bar.update()
+        margin = max(0, cell - shape.halo)
+        top = self._plan.rows.origins[row] - shape.halo - margin
+        image, valid = self._reader.rows(top, top + shape.side + 2 * margin)
+        if self._remembered is not None:
+            self._remembered.remember(top, valid)
+        above = shape.halo + margin - cell
+        near_core = valid[above : above + shape.core + 2 * cell]
+        inside = slice(margin, margin + shape.side)
+        for tile in self._plan.tiles_of_row(row):
+            if self._is_measured(tile, near_core):
+                yield tile, self._window(tile, image[:, inside], valid[inside])
+            else:
+                self.tiles.skipped += 1
+                bar.update()
 
     def _is_measured(self, tile: Tile, near_core: NDArray[np.bool_]) -> bool:
         """Whether the core grown by one cell holds a measured pixel: only then can its cells matter."""
