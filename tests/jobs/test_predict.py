@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.io import MemoryFile
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError, OutputError
@@ -79,14 +79,14 @@ def check_against(mask: np.ndarray, logits: np.ndarray, valid: np.ndarray, model
 
 
 def whole_logits(image: np.ndarray, model: TrainedModel, *, ring: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (K,H,W) of the whole image, padded to the stride (and by a ring) with the training mean; and valid."""
+    """Logits (K,H,W) of the whole image, mirrored out to the stride (and by a ring); and valid."""
     valid = ~(image == NODATA).all(axis=0)
     stride = model.network.geometry.logit_stride
     height, width = valid.shape
-    normal = torch.from_numpy(normalise(image, valid, model.card.bands))[None]
-    padded = pad(normal, (ring, ring + -width % stride, ring, ring + -height % stride))
+    normal = normalise(image, valid, model.card.bands)
+    beyond = (0, 0), (ring, ring + -height % stride), (ring, ring + -width % stride)
     with torch.no_grad():
-        logits = model.network(padded)
+        logits = model.network(torch.from_numpy(np.pad(normal, beyond, mode="symmetric"))[None])
     if stride > 1:
         logits = interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
     return logits[0, :, ring : ring + height, ring : ring + width].numpy(), valid
@@ -133,6 +133,15 @@ def test_a_halo_of_the_receptive_field_makes_tiles_equal_the_padded_whole(
     image = random_image(seed, height, width)
     mask, _ = stream_mask(image, model, shape)
     check_against(mask, *whole_logits(image, model, ring=shape.halo), model)
+
+
+def test_beyond_the_raster_the_image_is_mirrored_not_grey(neighbourly: Callable[..., TrainedModel]) -> None:
+    """An even image stays even to its last pixel: a grey rim would show at once to a network that sees edges."""
+    model = neighbourly(origin_step=8)
+    shape = TileShape(geometry=model.network.geometry, side=32, halo=8, step=16)
+    for height, width in ((1, 1), (5, 40), (33, 47)):
+        mask, _ = stream_mask(np.full((2, height, width), 200, np.uint8), model, shape)
+        assert len(np.unique(mask)) == 1
 
 
 @quicker
