@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import aerial_seg
 
@@ -14,9 +15,11 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert set(aerial_seg.__all__) == set(aerial_seg._ROOM_OF)
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     code = "import sys, aerial_seg; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert not {"torch", "rasterio", "geopandas", "numpy", "pydantic"} & set(done.stdout.split())
 
 
