@@ -81,7 +81,8 @@ def test_the_installed_command_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
-    # Elsewhere than in the checkout, whose own aerial_seg/ has no cli. One process for all: importing is what costs, so what is not imported is not waited for.
+    # Elsewhere than in the checkout, whose own aerial_seg/ has no cli.
+    # One process for all: importing is what costs, so what is not imported is not waited for.
     program = (
         "import sys\n"
         "from aerial_seg.cli.main import main\n"
