@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.windows
 
 WEST, EAST = "*-386693-*", "*-38669[45]-*"
 
@@ -41,9 +42,7 @@ def white_hole(tiles: Path, mask: Path) -> dict[str, int]:
         for tile in sorted(tiles.glob("*.tif")):
             with rasterio.open(tile) as source:
                 hole = (source.read() >= 254).all(axis=0)
-                row, col = (round(n) for n in ~result.transform * (source.transform.c, source.transform.f))[
-                    ::-1
-                ]
+                col, row = map(round, ~result.transform * (source.transform.c, source.transform.f))
                 window = rasterio.windows.Window(col, row, source.width, source.height)
             nodata = result.read(1, window=window) == 255
             white += int(hole.sum())
