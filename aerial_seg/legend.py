@@ -90,6 +90,11 @@ class Legend(BaseModel):
             table[entry.value] = entry.rgb
         return table
 
+    def palette(self) -> dict[int, tuple[int, int, int, int]]:
+        """Every pixel value → RGBA for a GeoTIFF colour table; only 255, which is no class, is transparent."""
+        opaque = {value: (int(r), int(g), int(b), 255) for value, (r, g, b) in enumerate(self.colours())}
+        return {**opaque, IGNORE: (0, 0, 0, 0)}
+
 
 def make_legend(
     names: Mapping[int, str], *, background: Iterable[int] = (), colours: Mapping[int, str] | None = None

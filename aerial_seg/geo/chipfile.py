@@ -64,9 +64,8 @@ def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Lege
     """labels (H,W) uint8 pixel values with the classes' palette; 255 = unlabelled is nodata."""
     with _new_file(path, grid, count=1, dtype="uint8") as file:
         file.nodata = IGNORE
-        palette = {value: (*map(int, rgb), 255) for value, rgb in enumerate(legend.colours())}
         file.write(labels, 1)
-        file.write_colormap(1, {**palette, IGNORE: (0, 0, 0, 0)})
+        file.write_colormap(1, legend.palette())
 
 
 def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:

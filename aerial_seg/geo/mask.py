@@ -66,9 +66,7 @@ class MaskWriter:
                 SPARSE_OK=True,
             )
         self._dataset.set_band_description(1, "class")
-        palette = {value: (*map(int, rgb), 255) for value, rgb in enumerate(legend.colours())}
-        # Only 255 is transparent in software that reads alpha from palettes.
-        self._dataset.write_colormap(1, {**palette, IGNORE: (0, 0, 0, 0)})
+        self._dataset.write_colormap(1, legend.palette())
         self._dataset.update_tags(**{LEGEND_TAG: legend.model_dump_json()}, **tags)
 
     def __enter__(self) -> MaskWriter:
