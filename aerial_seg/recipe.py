@@ -44,8 +44,10 @@ class TrainingSettings(Section):
     """The loop. Lengths are iterations, never wall-clock, so that a run can be repeated.
 
     crop: side of the training crop in pixels. learning_rate falls as lr·(1 − i/iterations)^power after `warmup`
-    iterations of linear rise. auxiliary_weight: share of the auxiliary loss. ema_decay: exponential moving average
-    of the weights, validated and saved in their stead; 0 turns it off. class_weights: by class name, default 1.
+    iterations of linear rise. adam_beta2: AdamW's memory of squared gradients; short runs want less than 0.999.
+    auxiliary_weight: share of the auxiliary loss. dice_weight: share of the Dice loss (1 − F1 of the batch, mean over
+    its classes) beside cross-entropy, in favour of the IoU. ema_decay: exponential moving average of the weights,
+    validated and saved in their stead; 0 turns it off. class_weights: by class name, default 1.
     calibrate: for two classes, choose the decision threshold on the validation chips.
     """
 
@@ -55,10 +57,12 @@ class TrainingSettings(Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     momentum: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     power: Annotated[float, Field(gt=0)] = 0.9
     warmup: Annotated[int, Field(ge=0)] = 0
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+    dice_weight: Annotated[float, Field(ge=0)] = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     validate_every: Positive = 200

@@ -93,7 +93,10 @@ def run_training(
     settings = recipe.training
     weights = class_weight_tensor(settings.class_weights, data.names)
     criterion = SegmentationLoss(
-        network.geometry, auxiliary_weight=settings.auxiliary_weight, class_weights=weights
+        network.geometry,
+        auxiliary_weight=settings.auxiliary_weight,
+        class_weights=weights,
+        dice_weight=settings.dice_weight,
     ).to(device)
     optimizer = make_optimizer(network, settings)
     schedule = make_schedule(optimizer, settings)

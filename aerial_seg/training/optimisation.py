@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.optim import SGD, AdamW, Optimizer
@@ -25,15 +26,25 @@ def to_label_size(logits: Tensor, geometry: ModelGeometry, height: int, width: i
 
 
 class SegmentationLoss(nn.Module):
-    """Cross-entropy on the main logits plus `auxiliary_weight` times that on the auxiliary ones.
+    """The loss of the main logits plus `auxiliary_weight` times that of the auxiliary ones.
 
-    The mean is over labelled pixels, each with its class's weight; a batch without a labelled pixel has loss 0.
+    The loss is cross-entropy, the mean over labelled pixels, each with its class's weight, plus `dice_weight` times
+    the Dice loss over the batch's labelled pixels; a batch without a labelled pixel has loss 0.
     """
 
-    def __init__(self, geometry: ModelGeometry, *, auxiliary_weight: float, class_weights: Tensor) -> None:
+    def __init__(
+        self,
+        geometry: ModelGeometry,
+        *,
+        auxiliary_weight: float,
+        class_weights: Tensor,
+        dice_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.geometry = geometry
         self.auxiliary_weight = auxiliary_weight
+        self.dice_weight = dice_weight
+        self._dice = DiceLoss(mode="multiclass", ignore_index=IGNORE)
         self.class_weights: Tensor
         self.register_buffer("class_weights", class_weights)
 
@@ -48,7 +59,8 @@ class SegmentationLoss(nn.Module):
         full = to_label_size(logits.float(), self.geometry, *labels.shape[1:])
         if not (labels != IGNORE).any():
             return full.sum() * 0.0
-        return cross_entropy(full, labels, weight=self.class_weights, ignore_index=IGNORE)
+        loss = cross_entropy(full, labels, weight=self.class_weights, ignore_index=IGNORE)
+        return loss + self.dice_weight * self._dice(full, labels) if self.dice_weight else loss
 
 
 def class_weight_tensor(weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
@@ -73,7 +85,11 @@ def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
             fused=True,
         )
     return AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        network.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.momentum, settings.adam_beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 

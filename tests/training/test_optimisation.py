@@ -48,6 +48,22 @@ def test_the_loss_is_over_labelled_pixels_of_upsampled_logits() -> None:
     assert criterion()(logits, None, labels).item() == pytest.approx(by_hand(logits, labels), rel=1e-5)
 
 
+def test_the_dice_share_is_one_minus_the_mean_f1_of_soft_decisions() -> None:
+    torch.manual_seed(1)
+    logits, labels = torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 16, 16))
+    labels[:, :5] = 255
+    both = SegmentationLoss(
+        ModelGeometry(1, 1, 1), auxiliary_weight=0, class_weights=torch.ones(3), dice_weight=0.5
+    )
+    known = labels != 255
+    scores = []
+    for k in range(3):
+        p, t = logits.softmax(1)[:, k][known], (labels == k)[known].float()
+        scores.append(2 * (p * t).sum() / (p.sum() + t.sum()))
+    expected = by_hand(logits, labels) + 0.5 * (1 - torch.stack(scores).mean().item())
+    assert both(logits, None, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_batch_without_labels_has_loss_zero_and_a_gradient() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = criterion()(logits, None, torch.full((1, 16, 16), 255))
