@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.demo import demo
     from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
     from aerial_seg.jobs.info import info
-    from aerial_seg.jobs.predict import PredictSettings, predict
+    from aerial_seg.jobs.predict import forecast_prediction, predict
+    from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
     from aerial_seg.jobs.tile import tile
     from aerial_seg.jobs.tile_settings import TileSettings
     from aerial_seg.jobs.train import train
@@ -44,7 +45,8 @@ _ROOMS = {
     "jobs.demo": ("demo",),
     "jobs.evaluate": ("evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters"),
     "jobs.info": ("info",),
-    "jobs.predict": ("PredictSettings", "predict"),
+    "jobs.predict": ("forecast_prediction", "predict"),
+    "jobs.predict_settings": ("Forecast", "PredictReport", "PredictSettings"),
     "jobs.tile": ("tile",),
     "jobs.tile_settings": ("TileSettings",),
     "jobs.train": ("train",),
@@ -62,8 +64,9 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
     "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
-    "PredictSettings", "predict", "TileSettings", "tile", "train", "VectorizeSettings", "vectorize", "Legend",
-    "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard", "TrainedModel", "load_model", "Network",
+    "PredictSettings", "PredictReport", "predict", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
+    "VectorizeSettings", "vectorize", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
+    "TrainedModel", "load_model", "Network",
     "build_network", "Recipe", "load_recipe", "recipe_names", "ModelGeometry", "__version__",
 ]  # fmt: skip
 

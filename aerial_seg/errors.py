@@ -20,6 +20,18 @@ class OutputError(AerialSegError):
     """The result cannot be written where it was asked for."""
 
 
+class Incomplete(OutputError):
+    """A long run stopped; its finished pieces are kept and the same command goes on."""
+
+    exit_code = 3
+
+
+class Interrupted(Incomplete):
+    """As Incomplete, because the user asked for it (Ctrl-C)."""
+
+    exit_code = 130
+
+
 class SettingsError(AerialSegError):
     """A recipe or an option holds a value that cannot work."""
 

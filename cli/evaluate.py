@@ -69,7 +69,7 @@ def command(
     in the labels nor in the mask scores NaN and is not counted.
     """
     from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
-    from aerial_seg.jobs.predict import PredictSettings
+    from aerial_seg.jobs.predict_settings import PredictSettings
     from aerial_seg.outputs import check_writable
 
     if output is not None:

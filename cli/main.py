@@ -76,7 +76,7 @@ def group(context: click.Context) -> None:
     """Maps from aerial and satellite imagery: imagery and labels in, a trained model, a georeferenced mask and clean
     polygons out.
 
-    Exit codes: 0 done, 1 data or processing error, 2 wrong use, 130 interrupted.
+    Exit codes: 0 done, 1 data or processing error, 2 wrong use, 3 incomplete (run it again to go on), 130 interrupted.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)

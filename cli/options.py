@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
+from typing import ClassVar
 
 import click
+
+
+class ByteSize(click.ParamType[int]):
+    """An amount of memory: 2GB, 800MB, 1.5GiB."""
+
+    name = "size"
+    _UNITS: ClassVar = {
+        "B": 1,
+        "KB": 10**3,
+        "MB": 10**6,
+        "GB": 10**9,
+        "TB": 10**12,
+        "KIB": 2**10,
+        "MIB": 2**20,
+        "GIB": 2**30,
+    }
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", str(value))
+        unit = self._UNITS.get(found[2].upper()) if found else None
+        if found is None or unit is None or found[1].count(".") > 1:
+            self.fail(
+                f"'{value}' is no amount of memory; wanted a number with a unit, as 2GB or 800MB", param, ctx
+            )
+        return int(float(found[1]) * unit)
+
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")

@@ -11,7 +11,9 @@ import click
 from . import console, options
 
 if TYPE_CHECKING:
-    from aerial_seg.jobs.predict import PredictReport
+    from collections.abc import Sequence
+
+    from aerial_seg.jobs.predict_settings import Forecast, PredictReport
 
 
 @click.command(
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 Examples:
   aerial-seg predict run/best.safetensors ortho.tif -o map.tif
   aerial-seg predict run/best.safetensors ortho.tif -o map.tif --vectors map.gpkg
-  aerial-seg predict run/best.safetensors tiles/ --mosaic --nodata 255 -o map.tif""",
+  aerial-seg predict run/best.safetensors tiles/ --mosaic --nodata 255 -o map.tif
+  aerial-seg predict run/best.safetensors country.vrt -o map.tif --confidence --max-memory 4GB --dry-run""",
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("rasters", nargs=-1, required=True, metavar="RASTER...")
@@ -42,11 +45,44 @@ Examples:
     "--halo", type=click.IntRange(0), metavar="PX", help="Context around each tile that is run and dropped."
 )
 @click.option(
+    "--window", type=click.Choice(["linear", "cosine", "gaussian", "centre"]), default="linear", show_default=True,
+    help="How tiles are weighted where they overlap; centre: a hard crop, no blending.",
+)  # fmt: skip
+@click.option(
+    "--blend", type=click.Choice(["logits", "probabilities"]), default="logits", show_default=True,
+    help="What is averaged where tiles overlap.",
+)  # fmt: skip
+@click.option(
+    "--tta", metavar="flips,rot90", default="",
+    help="Run every tile in 4 (one kind) or 8 (both) orientations and average: a little better, as much slower.",
+)  # fmt: skip
+@click.option(
+    "--confidence", is_flag=True, help="Also write OUT_confidence.tif: probability of the class that won."
+)
+@click.option("--probabilities", is_flag=True, help="Also write OUT_probabilities.tif: one band per class.")
+@click.option(
     "--batch-size", type=click.IntRange(1), metavar="N", help="Tiles run at once; default: the model's."
 )
 @click.option(
     "--force-gsd", is_flag=True, help="Go on where the pixel size is more than 4 times off the model's."
 )
+@click.option(
+    "--engine", type=click.Choice(["auto", "eager", "compile"]), default="auto", show_default=True,
+    help="How the network runs; auto compiles it when there are tiles enough to pay for that.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
+    help="Numbers the network computes in; auto takes what the hardware is fast at.",
+)  # fmt: skip
+@click.option(
+    "--max-memory", type=options.ByteSize(), metavar="SIZE",
+    help="Memory the process may use, as 2GB or 800MB; the raster is then cut into column panels. The map does not "
+    "depend on it. Default: half of the machine's.",
+)  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take: tiles, memory, disk, time. Writes nothing."
+)
+@click.option("--restart", is_flag=True, help="Forget what an interrupted run of this output had finished.")
 @options.nodata
 @options.no_georef
 @options.device
@@ -62,8 +98,18 @@ def command(
     tile_size: int | None,
     overlap: int | None,
     halo: int | None,
+    window: str,
+    blend: str,
+    tta: str,
+    confidence: bool,
+    probabilities: bool,
     batch_size: int | None,
     force_gsd: bool,
+    engine: str,
+    precision: str,
+    max_memory: int | None,
+    dry_run: bool,
+    restart: bool,
     nodata: float | None,
     no_georef: bool,
     device: str,
@@ -75,22 +121,38 @@ def command(
     Writes a Cloud Optimized GeoTIFF on the raster's own grid with the classes' colours and names, 255 where nothing
     was measured, and a QGIS style beside it. A raster whose pixel size differs from the model's is resampled for the
     network; the mask comes back on the raster's grid.
+
+    Memory does not grow with the raster. A run that was interrupted, even by a power cut, goes on where it stopped
+    when the same command is given again.
     """
-    from aerial_seg.jobs.predict import PredictSettings, predict
+    from aerial_seg.jobs.predict import forecast_prediction, predict
+    from aerial_seg.jobs.predict_settings import PredictSettings
 
     settings = PredictSettings(
         tile_size=tile_size,
         halo=halo,
         overlap=overlap,
-        batch_size=batch_size,
-        device=device,
-        vectors=vectors,
+        window=window,
+        blend=blend,
+        tta=tuple(kind.strip() for kind in tta.split(",") if kind.strip()),
         nodata=nodata,
         mosaic=mosaic,
         georeferenced=not no_georef,
         force_gsd=force_gsd,
+        confidence=confidence,
+        probabilities=probabilities,
+        vectors=vectors,
+        batch_size=batch_size,
+        device=device,
+        engine=engine,
+        precision=precision,
+        max_memory=max_memory,
         overwrite=overwrite,
+        restart=restart,
     )
+    if dry_run:
+        _print_forecasts(forecast_prediction(model, rasters, output, settings), as_json)
+        return
     reports = predict(model, rasters, output, settings, console.bar)
     if as_json:
         console.print_json([asdict(report) for report in reports])
@@ -111,7 +173,39 @@ def _print_report(report: PredictReport) -> None:
         f"\n{report.mask}: {report.width} × {report.height} px from {report.source}, "
         f"{report.tiles} tiles run, {report.tiles_skipped} skipped as nodata"
     )
+    if report.resumed_rows:
+        console.note(f"note: went on after {report.resumed_rows:,} rows that an interrupted run had finished")
     if report.vectors is not None:
         console.notes(report.vectors.notes)
         counts = ", ".join(f"{c.name}: {c.polygons:,}" for c in report.vectors.classes)
         click.echo(f"{report.vectors.path}: {report.vectors.polygons:,} polygons ({counts})")
+
+
+def _print_forecasts(forecasts: Sequence[Forecast], as_json: bool) -> None:
+    if as_json:
+        console.print_json([asdict(one) for one in forecasts])
+        return
+    for one in forecasts:
+        console.notes(one.notes)
+    head = ["raster", "pixels", "tiles", "side", "panels", "memory", "disk", "time at most"]
+    rows = [
+        [
+            one.source,
+            f"{one.width:,} × {one.height:,}",
+            f"{one.tiles:,}",
+            str(one.tile_size),
+            str(one.panels),
+            f"{one.memory / 1e9:.2f} GB",
+            f"{one.disk / 1e9:.2f} GB",
+            _duration(one.seconds),
+        ]
+        for one in forecasts
+    ]
+    console.table(head, rows)
+    click.echo(f"\n{forecasts[0].engine}; nothing was written")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -26,6 +26,9 @@ from aerial_seg.geo.grid import Grid
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
 
+_COMPUTED_BLOCK = (512, 512)
+"""VRTs and warps name small blocks of their own; the files behind them are mostly cut like this."""
+
 Pixels = NDArray[np.generic]
 Valid = NDArray[np.bool_]
 
@@ -200,6 +203,14 @@ class Raster:
         )
         self.grid = grid
 
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of what is best read at once: the file's blocks; a larger piece of what GDAL computes."""
+        if self._source is not self._dataset or self._dataset.driver == "VRT":
+            return _COMPUTED_BLOCK
+        rows, cols = self._dataset.block_shapes[0]
+        return rows, cols
+
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
         """image (C,h,w) in the raster's dtype and valid (h,w); outside the raster zeros that are not valid.
 
@@ -236,31 +247,3 @@ class Raster:
         if image.dtype.kind == "f":
             valid &= np.isfinite(image).all(axis=0)
         return np.asarray(valid, bool)
-
-
-class RowReader:
-    """Reads a raster from north to south, every row once: rows that the next request shares are kept."""
-
-    def __init__(self, raster: Raster) -> None:
-        self._raster = raster
-        self._top = 0
-        self._image: Pixels | None = None
-        self._valid: Valid | None = None
-
-    def rows(self, top: int, bottom: int) -> tuple[Pixels, Valid]:
-        """image (C, bottom − top, W) and valid; neither end may go back north. May reach beyond the raster."""
-        width = self._raster.grid.width
-        image, valid = self._image, self._valid
-        if image is not None and (top < self._top or bottom < self._top + image.shape[1]):
-            raise ValueError(f"rows {top}..{bottom} lie north of rows that were read before")
-        if image is None or valid is None or top >= self._top + image.shape[1]:
-            image, valid = self._raster.read(top=top, left=0, height=bottom - top, width=width)
-        else:
-            shared = slice(top - self._top, bottom - self._top)
-            image, valid = image[:, shared], valid[shared]
-            known = top + image.shape[1]
-            fresh, fresh_valid = self._raster.read(top=known, left=0, height=bottom - known, width=width)
-            image = np.concatenate([image, fresh], axis=1)
-            valid = np.concatenate([valid, fresh_valid], axis=0)
-        self._top, self._image, self._valid = top, image, valid
-        return image, valid

@@ -15,7 +15,8 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
-from aerial_seg.jobs.predict import PredictSettings, predict
+from aerial_seg.jobs.predict import predict
+from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train

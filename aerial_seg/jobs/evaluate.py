@@ -16,7 +16,8 @@ from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.jobs.predict import PredictSettings, predict
+from aerial_seg.jobs.predict import predict
+from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import expand_labels
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores

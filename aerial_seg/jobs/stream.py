@@ -2,68 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.bands import normalise
-from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import Raster, RowReader
-from aerial_seg.legend import IGNORE
-from aerial_seg.models.file import ModelCard
+from aerial_seg.bands import Band, normalise
+from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.swath import SwathReader
+from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.models.predictor import Predictor
+from aerial_seg.models.symmetry import Pending, averaged
 from aerial_seg.progress import ProgressBar
-from aerial_seg.tiling.plan import Tile, TilePlan
+from aerial_seg.tiling.plan import Tile, TilePart, TilePlan
 from aerial_seg.tiling.stitch import SwathStitcher
-from aerial_seg.tiling.upsample import PixelAxis, RowUpsampler
+from aerial_seg.tiling.upsample import PixelAxis, PixelRows, RowUpsampler, softmax_cells
 
-MaskRows = tuple[int, NDArray[np.uint8]]
-
-
-class ValidRows(Protocol):
-    """Which pixels of the output grid were measured, asked for from north to south."""
-
-    def take(self, start: int, count: int) -> NDArray[np.bool_]:
-        """valid (count, W) of these rows; rows before `start` are not asked for again."""
-        ...
+Image = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 
-class RememberedRows:
-    """Valid rows of swaths that were read anyway (the run's grid is the output's)."""
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted."""
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, NDArray[np.bool_]]] = []
-        self._end = 0
-
-    def remember(self, top: int, valid: NDArray[np.bool_]) -> None:
-        """Keep the rows of a swath that are new; those north of the raster do not count."""
-        new = valid[self._end - top :]
-        self._parts.append((self._end, new.copy()))
-        self._end = top + len(valid)
-
-    def take(self, start: int, count: int) -> NDArray[np.bool_]:
-        """valid (count, W); what lies before `start` is forgotten."""
-        self._parts = [(top, part) for top, part in self._parts if top + len(part) > start]
-        pieces = [
-            part[max(0, start - top) : start + count - top]
-            for top, part in self._parts
-            if top < start + count
-        ]
-        return np.concatenate(pieces)
+    window: str = "linear"
+    blend: str = "logits"
+    tta: tuple[str, ...] = ()
+    confidence: bool = False
+    probabilities: bool = False
 
 
-class RereadRows:
-    """Valid rows read from the source on its own grid (the run's grid has another pixel size)."""
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The output pixels that a stream makes: these columns, from this row to the raster's south end."""
 
-    def __init__(self, source: Raster) -> None:
-        self._source = source
+    first_row: int
+    cols: range
 
-    def take(self, start: int, count: int) -> NDArray[np.bool_]:
-        """valid (count, W)."""
-        return self._source.read(top=start, left=0, height=count, width=self._source.grid.width)[1]
+
+@dataclass(frozen=True, slots=True)
+class FinishedRows:
+    """Rows `start`… of the output: "class" (n, w), "confidence" (n, w), "probabilities" (K, n, w), 255 = nodata."""
+
+    start: int
+    layers: Mapping[str, Bytes]
 
 
 @dataclass(slots=True)
@@ -74,108 +61,239 @@ class TileCount:
     skipped: int = 0
 
 
-class MaskStream:
-    """One raster's way from pixels to mask rows; memory is one swath, whatever the raster's height.
+class ValidRows(Protocol):
+    """Which pixels of the output grid were measured, asked for from north to south."""
 
-    raster: read on the run's grid. output: the grid of the mask, which cuts the same ground. source: the raster on
-    the output grid, needed only where the two grids differ.
+    def take(self, rows: range) -> NDArray[np.bool_]:
+        """valid (n, w) of these rows; rows further north are not asked for again."""
+        ...
+
+
+class RememberedRows:
+    """Valid rows of swaths that were read anyway (the run's grid is the output's), as bits."""
+
+    def __init__(self, cols: slice, width: int) -> None:
+        self._cols, self._width = cols, width
+        self._rows: deque[Bytes] = deque()
+        self._start: int | None = None
+
+    def remember(self, reader: SwathReader, rows: range) -> None:
+        """Keep the rows that are new."""
+        if self._start is None:
+            self._start = rows.start
+        end = self._start + len(self._rows)
+        if rows.stop > end:
+            self._rows.extend(np.packbits(reader.valid(range(end, rows.stop))[:, self._cols], axis=1))
+
+    def take(self, rows: range) -> NDArray[np.bool_]:
+        """valid (n, w); what lies north of it is forgotten."""
+        assert self._start is not None
+        while self._start < rows.start:
+            self._rows.popleft()
+            self._start += 1
+        bits = np.stack([self._rows[k] for k in range(len(rows))])
+        return np.unpackbits(bits, axis=1, count=self._width).astype(bool)
+
+
+class RereadRows:
+    """Valid rows read from the source on its own grid (the run's grid has another pixel size)."""
+
+    def __init__(self, source: Raster, cols: range) -> None:
+        self._source, self._cols = source, cols
+
+    def take(self, rows: range) -> NDArray[np.bool_]:
+        """valid (n, w)."""
+        return self._source.read(
+            top=rows.start, left=self._cols.start, height=len(rows), width=len(self._cols)
+        )[1]
+
+
+class Frame:
+    """Where a region's tiles and pixels lie: the part of the plan that its output pixels need."""
+
+    def __init__(self, plan: TilePlan, region: Region, *, height: int, width: int) -> None:
+        """height and width are the output's; the run's own are the plan's."""
+        geometry = plan.shape.geometry
+        self.region = region
+        self.rows = PixelAxis.of(geometry, run=plan.rows.length, pixels=height).part(region.first_row, height)
+        self.cols = PixelAxis.of(geometry, run=plan.cols.length, pixels=width).part(
+            region.cols.start, region.cols.stop
+        )
+        self.part = TilePart.of(plan, rows=self.rows.cells, cols=self.cols.cells)
+        # Whatever lies in a cell of the lattice decides whether a tile is skipped: one cell around every core.
+        self.margin = max(0, geometry.logit_stride - plan.shape.halo)
+        self.same_grid = (plan.rows.length, plan.cols.length) == (height, width)
+
+    @property
+    def reading(self) -> range:
+        """Columns of the run's grid that the tiles reach, and those of the output itself."""
+        plan = self.part.plan
+        tiles, shape = self.part.cols.tiles, plan.shape
+        reach = shape.halo + self.margin
+        left = plan.cols.origins[tiles[0]] - reach
+        right = plan.cols.origins[tiles[-1]] + shape.core + reach
+        if self.same_grid:
+            left, right = min(left, self.region.cols.start), max(right, self.region.cols.stop)
+        return range(max(0, left), min(right, plan.cols.length))
+
+    @property
+    def swath(self) -> int:
+        """Rows of the run's grid that one row of tiles reaches."""
+        return self.part.plan.shape.side + 2 * self.margin
+
+
+class MaskStream:
+    """One region's way from pixels to finished rows; memory is one swath, whatever the raster's height.
+
+    raster: read on the run's grid. source: the raster on the output's grid, which cuts the same ground; needed only
+    where the two grids differ. Use as a context manager.
     """
 
     def __init__(
-        self, raster: Raster, source: Raster, plan: TilePlan, predictor: Predictor, card: ModelCard
+        self,
+        raster: Raster,
+        source: Raster,
+        frame: Frame,
+        predictor: Predictor,
+        definition: Definition,
+        *,
+        bands: tuple[Band, ...],
+        legend: Legend,
     ) -> None:
-        self._raster, self._plan, self._predictor, self._card = raster, plan, predictor, card
-        self._reader = RowReader(raster)
-        self._remembered = RememberedRows() if raster.grid.shape == source.grid.shape else None
-        self._valid: ValidRows = self._remembered or RereadRows(source)
-        self._stitcher = SwathStitcher(plan, classes=len(card.legend))
-        self._upsampler = _upsampler(plan, source.grid)
-        self._values = card.legend.value_table()
+        self._raster, self._frame, self._predictor, self._bands = raster, frame, predictor, bands
+        self._definition = definition
+        self._shape = frame.part.plan.shape
+        self._reader = SwathReader(raster, frame.reading, swath=frame.swath, ahead=self._shape.step)
+        self._remembered, self._valid = self._measured_rows(source)
+        self._stitcher = SwathStitcher(frame.part, classes=len(legend), window=definition.window)
+        self._upsampler = RowUpsampler(
+            frame.rows,
+            frame.cols,
+            confidence=definition.confidence,
+            probabilities=definition.probabilities,
+            softmaxed=definition.blend == "probabilities",
+        )
+        self._values = legend.value_table()
+        self._submit = averaged(predictor.submit, definition.tta)
+        self._batch: list[tuple[Tile, Image]] = []
+        self._flying: deque[tuple[list[Tile], Pending]] = deque()
         self.tiles = TileCount()
 
-    def rows(self, bar: ProgressBar) -> Iterator[MaskRows]:
-        """(first row, pixel values (n, W) uint8, 255 = nodata) from north to south, every row once."""
-        batch: list[tuple[Tile, NDArray[np.float32]]] = []
-        for row in range(len(self._plan.rows.origins)):
-            for tile, image in self._inputs(row, bar):
-                batch.append((tile, image))
-                if len(batch) == self._predictor.batch_size:
-                    yield from self._run(batch, bar)
-                    batch = []
-            # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
-            if batch and row - batch[0][0].row >= self._predictor.batch_size:
-                yield from self._run(batch, bar)
-                batch = []
-            if not batch:
-                yield from self._close_until(row + 1)
-        if batch:
-            yield from self._run(batch, bar)
-        yield from self._close_until(len(self._plan.rows.origins))
+    def _measured_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
+        cols = self._frame.region.cols
+        if not self._frame.same_grid:
+            return None, RereadRows(source, cols)
+        start = cols.start - self._reader.cols.start
+        remembered = RememberedRows(slice(start, start + len(cols)), len(cols))
+        return remembered, remembered
 
-    def _inputs(self, row: int, bar: ProgressBar) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    def __enter__(self) -> MaskStream:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)
+
+    def rows(self, bar: ProgressBar) -> Iterator[FinishedRows]:
+        """The region's rows from north to south, every row once."""
+        tile_rows = self._frame.part.rows.tiles
+        for row in tile_rows:
+            for tile, image in self._inputs(row, bar):
+                self._batch.append((tile, image))
+                if len(self._batch) >= self._predictor.batch_size:
+                    yield from self._launch(bar)
+            # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
+            if self._batch and row - self._batch[0][0].row >= self._predictor.batch_size:
+                yield from self._launch(bar)
+            yield from self._close_until(min(row + 1, self._oldest_waiting(row + 1)))
+        if self._batch:
+            yield from self._launch(bar)
+        while self._flying:
+            yield from self._land(bar)
+        yield from self._close_until(tile_rows.stop)
+
+    def _oldest_waiting(self, otherwise: int) -> int:
+        if self._flying:
+            return self._flying[0][0][0].row
+        return self._batch[0][0].row if self._batch else otherwise
+
+    def _launch(self, bar: ProgressBar) -> Iterator[FinishedRows]:
+        """The waiting tiles are on their way through the network; older ones land when it is full."""
+        tiles = [tile for tile, _ in self._batch]
+        self._flying.append((tiles, self._submit([image for _, image in self._batch])))
+        self._batch = []
+        while len(self._flying) >= self._predictor.depth:
+            yield from self._land(bar)
+
+    def _land(self, bar: ProgressBar) -> Iterator[FinishedRows]:
+        tiles, pending = self._flying.popleft()
+        for tile, logits in zip(tiles, pending.logits(), strict=True):
+            yield from self._close_until(tile.row)
+            softmaxed = self._definition.blend == "probabilities"
+            self._stitcher.add(tile, softmax_cells(logits) if softmaxed else logits)
+            self.tiles.run += 1
+            bar.update()
+
+    def _inputs(self, row: int, bar: ProgressBar) -> Iterator[tuple[Tile, Image]]:
         """Every tile of a row of tiles with something measured in it, normalised, west to east."""
-        shape = self._plan.shape
-        cell = shape.geometry.logit_stride
-        # The swath holds every tile of the row and at least one cell around their cores.
-        margin = max(0, cell - shape.halo)
-        top = self._plan.rows.origins[row] - shape.halo - margin
-        image, valid = self._reader.rows(top, top + shape.side + 2 * margin)
+        plan, margin = self._frame.part.plan, self._frame.margin
+        top = plan.rows.origins[row] - self._shape.halo - margin
+        rows = range(max(0, top), min(top + self._frame.swath, plan.rows.length))
+        self._reader.advance(rows.start, rows.stop)
         if self._remembered is not None:
-            self._remembered.remember(top, valid)
-        above = shape.halo + margin - cell
-        near_core = valid[above : above + shape.core + 2 * cell]
-        inside = slice(margin, margin + shape.side)
-        for tile in self._plan.tiles_of_row(row):
-            if self._is_measured(tile, near_core):
-                yield tile, self._window(tile, image[:, inside], valid[inside])
+            self._remembered.remember(self._reader, rows)
+        for tile in self._frame.part.tiles_of_row(row):
+            if self._is_measured(tile):
+                yield tile, self._window(tile)
             else:
                 self.tiles.skipped += 1
                 bar.update()
 
-    def _is_measured(self, tile: Tile, near_core: NDArray[np.bool_]) -> bool:
+    def _is_measured(self, tile: Tile) -> bool:
         """Whether the core grown by one cell holds a measured pixel: only then can its cells matter."""
-        cell = self._plan.shape.geometry.logit_stride
-        right = tile.core_left + self._plan.shape.core + cell
-        return bool(near_core[:, max(0, tile.core_left - cell) : right].any())
+        cell = self._shape.geometry.logit_stride
+        reach = self._shape.core + 2 * cell
+        rows, cols = self._inside(tile.core_top - cell, tile.core_left - cell, reach)
+        return bool(self._reader.take_valid(rows, cols).any())
 
-    def _window(
-        self, tile: Tile, image: NDArray[np.generic], valid: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def _window(self, tile: Tile) -> Image:
         """The normalised input of a tile: invalid pixels are 0 (the training mean), beyond the raster it is mirrored.
 
         A flat grey beyond the edge is ground that no network was trained on: it cost a third of the IoU in the outer
         ten pixels of real imagery. A mirror continues the texture.
         """
-        shape, grid = self._plan.shape, self._raster.grid
-        top, left = tile.core_top - shape.halo, tile.core_left - shape.halo
-        rows = slice(max(0, -top), min(shape.side, grid.height - top))
-        cols = slice(max(0, left), min(grid.width, left + shape.side))
-        inside = normalise(image[:, rows, cols], valid[rows, cols], self._card.bands)
+        side = self._shape.side
+        top, left = tile.core_top - self._shape.halo, tile.core_left - self._shape.halo
+        rows, cols = self._inside(top, left, side)
+        inside = normalise(*self._reader.take(rows, cols), self._bands)
         beyond = (
             (0, 0),
-            (rows.start, shape.side - rows.stop),
-            (cols.start - left, left + shape.side - cols.stop),
+            (rows.start - top, top + side - rows.stop),
+            (cols.start - left, left + side - cols.stop),
         )
         return np.pad(inside, beyond, mode="symmetric") if any(map(any, beyond)) else inside
 
-    def _run(self, batch: list[tuple[Tile, NDArray[np.float32]]], bar: ProgressBar) -> Iterator[MaskRows]:
-        for (tile, _), logits in zip(batch, self._predictor.run([image for _, image in batch]), strict=True):
-            yield from self._close_until(tile.row)
-            self._stitcher.add(tile, logits)
-            self.tiles.run += 1
-            bar.update()
+    def _inside(self, top: int, left: int, side: int) -> tuple[range, range]:
+        """Rows and columns of a square window, as far as they lie in the raster."""
+        plan = self._frame.part.plan
+        rows = range(max(0, top), min(top + side, plan.rows.length))
+        return rows, range(max(0, left), min(left + side, plan.cols.length))
 
-    def _close_until(self, row: int) -> Iterator[MaskRows]:
+    def _close_until(self, row: int) -> Iterator[FinishedRows]:
         while self._stitcher.row < row:
-            for start, channels in self._upsampler.push(self._stitcher.close_row()):
-                values = self._values[channels]
-                values[~self._valid.take(start, len(values))] = IGNORE
-                yield start, values
+            for done in self._upsampler.push(self._stitcher.close_row()):
+                yield self._finished(done)
 
-
-def _upsampler(plan: TilePlan, output: Grid) -> RowUpsampler:
-    geometry = plan.shape.geometry
-    return RowUpsampler(
-        PixelAxis.of(geometry, run=plan.rows.length, pixels=output.height),
-        PixelAxis.of(geometry, run=plan.cols.length, pixels=output.width),
-    )
+    def _finished(self, done: PixelRows) -> FinishedRows:
+        values = self._values[done.channels]
+        layers: dict[str, Bytes] = {"class": values}
+        if done.confidence is not None:
+            layers["confidence"] = done.confidence
+        if done.probabilities is not None:
+            layers["probabilities"] = done.probabilities
+        unmeasured = ~self._valid.take(range(done.start, done.start + len(values)))
+        for layer in layers.values():
+            layer[..., unmeasured] = IGNORE
+        return FinishedRows(done.start, layers)

@@ -1,13 +1,25 @@
-"""The one file that names cuda and memory formats."""
+"""The one file that names cuda, autocast and memory formats."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
+
+OutOfMemory = torch.cuda.OutOfMemoryError
+
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_INFO = Path("/proc/cpuinfo")
+_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""CPU flags of units that multiply bfloat16: two of x86, one of ARM."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -44,3 +56,160 @@ def training_precision(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(asked is not None and asked()) or not _NATIVE_BF16.isdisjoint(_cpu_flags())
+
+
+def hardware_name(device: torch.device) -> str:
+    """The GPU's name; the CPU's with the instruction set in use, which a virtual machine's model name does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpu_facts().get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def cast_weights(network: nn.Module, precision: str) -> None:
+    """The weights that autocast would cast in every forward are cast once, which changes no bit of the logits."""
+    if precision in _HALVES:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                module.to(_HALVES[precision])
+
+
+@contextmanager
+def inference(device: torch.device, precision: str) -> Iterator[None]:
+    """Inside, forwards keep no graph, run in fp32, bf16 or fp16 and give the same bits in every process."""
+    with ExitStack() as entered:
+        entered.enter_context(torch.inference_mode())
+        entered.enter_context(reproducible(device))
+        if precision in _HALVES:
+            entered.enter_context(torch.autocast(device.type, dtype=_HALVES[precision]))
+        yield
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Inside, CUDA convolutions use no algorithm chosen by timing, none that adds in a varying order, and no TF32."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    wanted: list[tuple[Any, str, object]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    if hasattr(cudnn, "conv"):
+        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
+    else:  # torch < 2.9
+        wanted.append((cudnn, "allow_tf32", False))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    try:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def has_own_memory(device: torch.device) -> bool:
+    """Whether the device's memory is not the host's, so that a batch may turn out too large for it."""
+    return device.type == "cuda"
+
+
+def release_memory(device: torch.device) -> None:
+    """What torch keeps of a CUDA device's memory without using it is free again."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A tensor on its way to the host; `done` is the CUDA event of its arrival, None where it is there already."""
+
+    tensor: Tensor
+    done: torch.cuda.Event | None = None
+
+    def wait(self) -> Tensor:
+        """The tensor on the CPU, whole."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.tensor
+
+
+class CpuLane:
+    """The way between host and device where they are the same."""
+
+    depth = 1
+
+    def host_batch(self, *shape: int) -> Tensor:
+        """An unwritten batch (N,C,H,W) float32, channels-last."""
+        return torch.empty(shape, memory_format=torch.channels_last)
+
+    def to_device(self, batch: Tensor) -> Tensor:
+        """The batch itself."""
+        return batch
+
+    def to_host(self, logits: Tensor) -> Arrival:
+        """The logits themselves."""
+        return Arrival(logits)
+
+
+class CudaLane:
+    """The way to a CUDA device and back, on streams of its own and from pinned memory.
+
+    So batch k + 1 is filled and travels while batch k computes, and the logits of batch k − 1 travel home. torch's
+    pinned allocator keeps a buffer until the copies that use it are done, and hands it out again afterwards.
+    """
+
+    depth = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._out: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._home: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def host_batch(self, *shape: int) -> Tensor:
+        """An unwritten batch (N,C,H,W) float32, channels-last, in pinned memory."""
+        return torch.empty(shape, memory_format=torch.channels_last, pin_memory=True)
+
+    def to_device(self, batch: Tensor) -> Tensor:
+        """The batch on the device, for the current stream to use; returns at once."""
+        with torch.cuda.stream(self._out):
+            there = batch.to(self._device, non_blocking=True)
+        now = torch.cuda.current_stream(self._device)
+        now.wait_stream(self._out)
+        there.record_stream(now)
+        return there
+
+    def to_host(self, logits: Tensor) -> Arrival:
+        """The logits in pinned memory as soon as the current stream has computed them; returns at once."""
+        home = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+        self._home.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._home):
+            home.copy_(logits, non_blocking=True)
+            done = self._home.record_event()
+        logits.record_stream(self._home)
+        return Arrival(home, done)
+
+
+def lane(device: torch.device) -> CpuLane | CudaLane:
+    """The way between the host and this device."""
+    return CudaLane(device) if device.type == "cuda" else CpuLane()
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What Linux says of its first processor; empty elsewhere."""
+    if not _CPU_INFO.is_file():
+        return {}
+    first = _CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu_flags() -> set[str]:
+    facts = _cpu_facts()
+    return set((facts.get("flags") or facts.get("Features") or "").split())

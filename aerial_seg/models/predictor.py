@@ -1,46 +1,168 @@
-"""Runs a trained network on batches of one fixed size."""
+"""Runs a trained network on batches of one fixed shape: images in, logits out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from aerial_seg.models.device import place, send
+from aerial_seg.errors import SettingsError
+from aerial_seg.models.device import (
+    Arrival,
+    OutOfMemory,
+    cast_weights,
+    lane,
+    pick_device,
+    place,
+    release_memory,
+    reproducible,
+)
+from aerial_seg.models.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.models.fold import FOLD_TOLERANCE, fold_batch_norms
+from aerial_seg.models.network import DilatedNetwork, Network
 
 Image = NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+class Pending:
+    """Logits on their way; every part is an arrival and how many of its images count (the others are padding)."""
+
+    def __init__(self, parts: Sequence[tuple[Arrival, int]]) -> None:
+        self._parts = parts
+
+    def logits(self) -> Image:
+        """(N, h, w, K) float32, C-contiguous, in the order of the images; waits until the device is done."""
+        arrived = [arrival.wait().numpy()[:count] for arrival, count in self._parts]
+        return arrived[0] if len(arrived) == 1 else np.concatenate(arrived)
 
 
 class Predictor:
     """Images in, logits out, always in batches of `batch_size`.
 
     The last batch is padded to the full size: another batch size moves fp32 logits in their last digits, and results
-    must not depend on how the work was cut.
+    must not depend on how the work was cut. The caller's network stays as it is; a copy of it is folded, laid out and
+    perhaps compiled, which is done when the predictor exists: what it then says of its runtime holds, but for a CUDA
+    device that runs out of memory later, which halves the batch size and adds a note.
     """
 
-    def __init__(self, model: TrainedModel, *, device: torch.device, batch_size: int) -> None:
-        self._network = model.network.eval()
-        self._device = device
-        self._batch_size = batch_size
-        self._bias = torch.tensor(model.card.class_bias, device=device)[:, None, None]
-        place(self._network, device)
+    def __init__(
+        self, model: TrainedModel, *, settings: EngineSettings, batch_size: int, side: int, tiles: int
+    ) -> None:
+        """side: of every image, in pixels. tiles: how many will run, as far as is known.
+
+        Raises SettingsError for a device or precision that is not there, and when not even one image fits.
+        """
+        self._device = pick_device(settings.device)
+        self._lane = lane(self._device)
+        self._image_shape = (len(model.card.bands), side, side)
+        self._batch_size = max(1, batch_size)
+        self._memory_notes: list[str] = []
+        self._bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=self._device)
+        choice = choose(settings, self._device, tiles=tiles)
+        network, self._fold_notes = self._fitting(lambda: self._prepare(model.network, choice.precision))
+        self._engine, self._choice = self._fitting(lambda: self._start(choice, network))
 
     @property
     def batch_size(self) -> int:
-        """How many images `run` takes at most."""
+        """How many images are computed at once."""
         return self._batch_size
 
+    @property
+    def depth(self) -> int:
+        """How many batches may be in flight before the oldest is waited for."""
+        return self._lane.depth
+
+    @property
+    def runtime(self) -> Runtime:
+        """What the logits' bits depend on, as it is now."""
+        return Runtime.here(self._choice, self._device, self._batch_size)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided and why, wherever it differs from what was asked or would surprise."""
+        return (*self._choice.notes, *self._fold_notes, *self._memory_notes)
+
+    def submit(self, images: Sequence[Image]) -> Pending:
+        """Normalised images, each (C,H,W) float32, are being computed; more than a batch are cut into several.
+
+        Raises SettingsError when the device has no memory for even one image.
+        """
+        for image in images:
+            if image.shape != self._image_shape:
+                raise ValueError(f"an image of shape {image.shape}, wanted {self._image_shape}")
+        return self._fitting(lambda: Pending([self._launch(part) for part in self._batches(images)]))
+
     def run(self, images: Sequence[Image]) -> Image:
-        """Normalised images, each (C,H,W) → logits (N,K,h,w) with the class bias added, float32."""
-        count = len(images)
-        if not 0 < count <= self._batch_size:
-            raise ValueError(f"{count} images for a batch of {self._batch_size}")
-        batch = np.zeros((self._batch_size, *images[0].shape), np.float32)
-        batch[:count] = images
+        """As submit, and waits: logits (N,h,w,K) with the class bias added, float32."""
+        return self.submit(images).logits()
+
+    def _batches(self, images: Sequence[Image]) -> list[Sequence[Image]]:
+        size = self._batch_size
+        return [images[start : start + size] for start in range(0, len(images), size)]
+
+    def _launch(self, images: Sequence[Image]) -> tuple[Arrival, int]:
+        batch = self._lane.host_batch(self._batch_size, *self._image_shape)
+        pixels = batch.permute(0, 2, 3, 1).numpy()
+        for slot, image in enumerate(images):
+            for band, plane in enumerate(image):
+                pixels[slot, :, :, band] = plane
+        pixels[len(images) :] = 0
+        logits = self._engine(self._lane.to_device(batch))
         with torch.inference_mode():
-            logits = self._network(send(torch.from_numpy(batch), self._device)) + self._bias
-        result: Image = logits[:count].float().cpu().numpy()
-        return result
+            channel_last = logits.permute(0, 2, 3, 1).float()
+            return self._lane.to_host((channel_last + self._bias).contiguous()), len(images)
+
+    def _prepare(self, original: Network, precision: str) -> tuple[nn.Module, list[str]]:
+        """(a copy of the network for inference on the device, notes)."""
+        network = copy.deepcopy(original).eval()
+        if isinstance(network, DilatedNetwork):
+            network.auxiliary = None  # for training only
+        place(network, self._device)
+        with reproducible(self._device):
+            folded = fold_batch_norms(network, self._example(1))
+        cast_weights(network, precision)
+        place(network, self._device)
+        if folded.change <= FOLD_TOLERANCE:
+            return network, []
+        return network, [
+            f"batch norms are not folded: that would change logits by {folded.change:.1g} of the largest, more than "
+            f"{FOLD_TOLERANCE:g}; check the model's training if this is not expected"
+        ]
+
+    def _start(self, choice: Choice, network: nn.Module) -> tuple[Engine, Choice]:
+        return start_engine(choice, network, self._example(self._batch_size), device=self._device)
+
+    def _example(self, count: int) -> torch.Tensor:
+        """Noise like normalised images, on the device; always the same."""
+        batch = self._lane.host_batch(count, *self._image_shape)
+        batch.normal_(generator=torch.Generator().manual_seed(0))
+        return self._lane.to_device(batch)
+
+    def _fitting(self, attempt: Callable[[], Result]) -> Result:
+        """The attempt's result, at half the batch size as often as the device runs out of memory."""
+        while True:
+            try:
+                return attempt()
+            except OutOfMemory:
+                pass  # Only outside the handler are the failed attempt's tensors free.
+            self._halve()
+
+    def _halve(self) -> None:
+        release_memory(self._device)
+        if self._batch_size == 1:
+            raise SettingsError(
+                f"the device has not enough memory for one tile of {self._image_shape[1]} pixels; use a smaller "
+                "--tile-size, or --device cpu"
+            )
+        self._batch_size //= 2
+        self._memory_notes.append(
+            f"batch size {self._batch_size}: the device ran out of memory at more; logits may differ in their last "
+            f"digits from those of other batch sizes (--batch-size {self._batch_size} asks for this one)"
+        )

@@ -1,1 +1,1 @@
-"""Plan and stitch: integers and numpy only. Knows neither rasters nor networks."""
+"""Plan and stitch: integers, numpy and numba only. Knows neither rasters nor networks."""

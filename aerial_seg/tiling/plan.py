@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,16 @@ class TileShape:
     def overlap(self) -> int:
         """Pixels that neighbouring cores share."""
         return self.core - self.step
+
+    @property
+    def core_cells(self) -> int:
+        """Lattice cells of a side that are kept."""
+        return self.geometry.cells(self.core)
+
+    @property
+    def halo_cells(self) -> int:
+        """Lattice cells that are dropped on each side."""
+        return self.halo // self.geometry.logit_stride
 
 
 def tile_shape(
@@ -133,3 +144,54 @@ class TilePlan:
         """The tiles of one row of tiles, west to east."""
         for col, left in enumerate(self.cols.origins):
             yield Tile(row=row, col=col, core_top=self.rows.origins[row], core_left=left)
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPart:
+    """Some neighbouring lattice cells of an axis and the tiles that they need.
+
+    axis: the whole plan. tiles, cells: global numbers, ascending by one.
+    """
+
+    axis: AxisPlan
+    tiles: range
+    cells: range
+
+    @classmethod
+    def of(cls, axis: AxisPlan, cells: range) -> AxisPart:
+        """The part whose tiles are those with a core that touches one of these cells."""
+        if not 0 <= cells.start < cells.stop <= axis.cells or cells.step != 1:
+            raise ValueError(f"a part is at least one of the cells 0..{axis.cells - 1}, got {cells}")
+        origins, size = axis.cell_origins, axis.shape.core_cells
+        first = bisect_right(origins, cells.start - size)
+        return cls(axis=axis, tiles=range(first, bisect_left(origins, cells.stop)), cells=cells)
+
+
+@dataclass(frozen=True, slots=True)
+class TilePart:
+    """The tiles that a rectangle of lattice cells needs: a panel, the rest of a run, a worker's share, or all."""
+
+    plan: TilePlan
+    rows: AxisPart
+    cols: AxisPart
+
+    @classmethod
+    def of(cls, plan: TilePlan, rows: range, cols: range) -> TilePart:
+        """The part for the cells of these lattice rows and columns."""
+        return cls(plan=plan, rows=AxisPart.of(plan.rows, rows), cols=AxisPart.of(plan.cols, cols))
+
+    @classmethod
+    def whole(cls, plan: TilePlan) -> TilePart:
+        """All cells and all tiles."""
+        return cls.of(plan, range(plan.rows.cells), range(plan.cols.cells))
+
+    def __len__(self) -> int:
+        return len(self.rows.tiles) * len(self.cols.tiles)
+
+    def tiles_of_row(self, row: int) -> Iterator[Tile]:
+        """The part's tiles of one row of tiles (its number in the whole plan), west to east."""
+        if row not in self.rows.tiles:
+            raise ValueError(f"row {row} of the plan is none of the part's rows {self.rows.tiles}")
+        top = self.plan.rows.origins[row]
+        for col in self.cols.tiles:
+            yield Tile(row=row, col=col, core_top=top, core_left=self.plan.cols.origins[col])

@@ -3,75 +3,87 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aerial_seg.tiling.plan import AxisPlan, Tile, TilePlan
-
-Cells = NDArray[np.float32]
-
-
-def blend_weights(cells: int, overlap: int) -> NDArray[np.float32]:
-    """The 1-D window of a core: ramps over the overlap, 1 between them, strictly positive everywhere.
-
-    Two neighbours' ramps sum to 1 cell by cell: (j + 1)/(overlap + 1) rising, the mirror image falling.
-    """
-    index = np.arange(cells)
-    ramp = np.minimum(np.minimum(index + 1, cells - index), overlap + 1)
-    return (ramp / np.float32(overlap + 1)).astype(np.float32)
+from aerial_seg.tiling.compiling import Floats
+from aerial_seg.tiling.kernels import add_weighted
+from aerial_seg.tiling.plan import Tile, TilePart
+from aerial_seg.tiling.windows import axis_weights
 
 
 class SwathStitcher:
     """Adds tiles in plan order and hands out finished lattice rows; memory is one swath of open rows.
 
-    Contributions are added west→east, then north→south, so that every float32 sum has one order. The normaliser is
-    the outer product of two 1-D sums: a skipped tile must therefore hold no valid pixel in its core grown by a cell.
+    Contributions are added west→east, then north→south, so that every float32 sum has one order. A tile's weight at
+    a cell is its share of all weights there, an outer product of two 1-D shares: finished sums are normalised
+    already. A skipped tile must therefore hold no valid pixel in its core grown by a cell. Weights are those of the
+    whole plan, so that a cell's bits do not depend on the part that is stitched.
     """
 
-    def __init__(self, plan: TilePlan, *, classes: int) -> None:
-        geometry, shape = plan.shape.geometry, plan.shape
-        self._plan = plan
-        self._core_cells = geometry.cells(shape.core)
-        self._halo_cells = shape.halo // geometry.logit_stride
-        overlap = max(0, self._core_cells - shape.step // geometry.logit_stride)
-        self._window = blend_weights(self._core_cells, overlap)
-        self._row_sums = self._weight_sums(plan.rows)
-        self._col_sums = self._weight_sums(plan.cols)
-        self._open = np.zeros((classes, self._core_cells, len(self._col_sums)), np.float32)
-        self._row = 0
+    def __init__(self, part: TilePart, *, classes: int, window: str = "linear") -> None:
+        self._part = part
+        shape = part.plan.shape
+        self._core, self._halo = shape.core_cells, shape.halo_cells
+        self._logits_shape = (*(self._core + 2 * self._halo,) * 2, classes)
+        rows, cols = axis_weights(part.plan.rows, window), axis_weights(part.plan.cols, window)
+        self._row_shares = {row: rows.shares(row, part.rows.cells) for row in part.rows.tiles}
+        self._col_shares = {col: cols.shares(col, part.cols.cells) for col in part.cols.tiles}
+        height = min(self._core, len(part.rows.cells))
+        self._sums = np.zeros((height, len(part.cols.cells), classes), np.float32)
+        self._top = part.rows.cells.start
+        self._handed_out = 0
+        self._row = part.rows.tiles.start
         self._last_col = -1
 
     @property
     def row(self) -> int:
-        """The row of tiles that is being added."""
+        """The row of tiles that is being added: its number in the whole plan."""
         return self._row
 
-    def add(self, tile: Tile, logits: Cells) -> None:
-        """Add one tile's logits (K, side/s, side/s) float32; its halo is dropped here."""
-        if tile.row != self._row or tile.col <= self._last_col:
+    def add(self, tile: Tile, logits: Floats) -> None:
+        """Add one tile's logits (side/s, side/s, K) float32; its halo is dropped here."""
+        if tile.row != self._row or tile.col <= self._last_col or tile.col not in self._col_shares:
             raise ValueError(f"tile {tile} is out of order: row {self._row}, after column {self._last_col}")
+        if logits.shape != self._logits_shape:
+            raise ValueError(f"the logits of a tile are {self._logits_shape}, got {logits.shape}")
         self._last_col = tile.col
-        inside = slice(self._halo_cells, self._halo_cells + self._core_cells)
-        core = logits[:, inside, inside]
-        left = self._plan.cols.cell_origins[tile.col]
-        wide = self._open[:, :, left : left + self._core_cells]
-        wide += core * (self._window[:, None] * self._window[None, :])
+        self._forget_handed_out()
+        top, row_shares = self._row_shares[tile.row]
+        left, col_shares = self._col_shares[tile.col]
+        plan = self._part.plan
+        add_weighted(
+            self._sums,
+            (top - self._top, left - self._part.cols.cells.start),
+            np.ascontiguousarray(logits, np.float32),
+            (
+                top - plan.rows.cell_origins[tile.row] + self._halo,
+                left - plan.cols.cell_origins[tile.col] + self._halo,
+            ),
+            row_shares,
+            col_shares,
+        )
 
-    def close_row(self) -> Cells:
-        """End the current row of tiles; returns its finished cells (K, n, cells across), normalised."""
-        origins = self._plan.rows.cell_origins
-        start = origins[self._row]
-        last = self._row + 1 == len(origins)
-        count = self._plan.rows.cells - start if last else origins[self._row + 1] - start
-        norm = self._row_sums[start : start + count, None] * self._col_sums[None, :]
-        across = self._plan.cols.cells
-        done = (self._open[:, :count] / norm)[:, :, :across]
-        self._open[:, : self._core_cells - count] = self._open[:, count:]
-        self._open[:, self._core_cells - count :] = 0
+    def close_row(self) -> Floats:
+        """End the current row of tiles; returns its finished cells (n, cells across, K), normalised; n may be 0.
+
+        They are a view that holds until the next call of this stitcher, so that memory is open rows only.
+        """
+        self._forget_handed_out()
+        rows = self._part.rows
+        if self._row not in rows.tiles:
+            raise ValueError(f"all rows of tiles {rows.tiles} are closed")
         self._row, self._last_col = self._row + 1, -1
-        return done
+        end = rows.cells.stop
+        if self._row in rows.tiles:
+            end = max(self._top, min(end, self._part.plan.rows.cell_origins[self._row]))
+        self._handed_out = end - self._top
+        return self._sums[: self._handed_out]
 
-    def _weight_sums(self, axis: AxisPlan) -> NDArray[np.float32]:
-        sums = np.zeros(axis.cell_origins[-1] + self._core_cells, np.float32)
-        for origin in axis.cell_origins:
-            sums[origin : origin + self._core_cells] += self._window
-        return sums
+    def _forget_handed_out(self) -> None:
+        """The rows of the last `close_row` make room for new ones."""
+        count = self._handed_out
+        if count:
+            stay = len(self._sums) - count
+            self._sums[:stay] = self._sums[count:]
+            self._sums[stay:] = 0
+            self._top += count
+            self._handed_out = 0

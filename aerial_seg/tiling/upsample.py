@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aerial_seg.tiling.channels import channels_between
+from aerial_seg.tiling.compiling import Bytes, Floats, Ints
 from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.tiling.kernels import largest_channels, survey
+from aerial_seg.tiling.layers import Layers, doubts, fill_layers, fill_layers_of_cells
+from aerial_seg.tiling.squares import MAX_RUN, Pixels
 
-_LOGITS_AT_ONCE = 4_000_000
-"""Interpolated logits held at a time, so that memory depends on neither the width nor the classes."""
+_PIXELS_AT_ONCE = 4_000_000
+"""Pixels made at a time, so that memory beyond the cells depends on neither the width nor the classes."""
+_MOST_CLASSES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +26,14 @@ class PixelAxis:
     The output may have another pixel size than the run: `pixels` output pixels span `run` pixels of the network's
     grid. Pixel p is centred at run coordinate x = (2p + 1)·run / (2·pixels) − 1/2 and at cell (x − (s − 1)/2)/s,
     or x/s with align_corners; outside the outermost cells' centres it takes their value.
+
+    low, high: global cell numbers, equal where the share is 0. first: the global number of the first pixel.
     """
 
-    low: NDArray[np.intp]
-    high: NDArray[np.intp]
-    share: NDArray[np.float32]
+    low: Ints
+    high: Ints
+    share: Floats
+    first: int = 0
 
     @classmethod
     def of(cls, geometry: ModelGeometry, *, run: int, pixels: int) -> PixelAxis:
@@ -37,77 +45,170 @@ class PixelAxis:
         low, rest = np.divmod(top, bottom)
         last = geometry.cells(run) - 1
         share = (rest / bottom).astype(np.float32)
-        share[low < 0] = 0
+        share[(low < 0) | (low >= last)] = 0
         low = np.clip(low, 0, last)
-        return cls(low=low, high=np.minimum(low + 1, last), share=share)
+        return cls(low=low, high=low + (share > 0), share=share)
 
     def __len__(self) -> int:
         return len(self.low)
 
+    def part(self, first: int, stop: int) -> PixelAxis:
+        """The pixels first..stop of the whole output (exclusive); cells keep their global numbers."""
+        if not self.first <= first < stop <= self.first + len(self):
+            raise ValueError(
+                f"pixels {first}..{stop} are not among {self.first}..{self.first + len(self)} of the axis"
+            )
+        inside = slice(first - self.first, stop - self.first)
+        return PixelAxis(low=self.low[inside], high=self.high[inside], share=self.share[inside], first=first)
+
+    @property
+    def cells(self) -> range:
+        """The lattice cells that these pixels need."""
+        return range(int(self.low[0]), int(self.high[-1]) + 1)
+
     def is_identity(self) -> bool:
         """True when every pixel is exactly one cell, in order (logit stride 1 at the run's own pixel size)."""
-        return not self.share.any() and np.array_equal(self.low, np.arange(len(self)))
+        return not self.share.any() and np.array_equal(self.low, np.arange(len(self)) + self.low[0])
+
+    def pixels(self, start: int, stop: int, *, first_cell: int) -> Pixels:
+        """Pixels start..stop, counted from this axis' first, for a kernel whose block of cells begins at first_cell."""
+        low = self.low[start:stop] - first_cell
+        index = np.arange(len(low))
+        run_start = np.maximum.accumulate(np.where(np.diff(low, prepend=-1) > 0, index, 0))
+        return Pixels(
+            low=low,
+            high=self.high[start:stop] - first_cell,
+            share=self.share[start:stop],
+            runs=np.append(np.flatnonzero((index - run_start) % MAX_RUN == 0), len(low)),
+        )
 
 
-def interpolate(cells: NDArray[np.float32], rows: PixelAxis, cols: PixelAxis) -> NDArray[np.float32]:
-    """Logits at the pixels of two axes: cells (K, h, w) → (K, len(rows), len(cols)), float32."""
-    down = _between(cells, rows, axis=1)
-    return _between(down, cols, axis=2)
+@dataclass(frozen=True, slots=True)
+class PixelRows:
+    """Finished pixel rows: `start`, the first one's number in the whole output, and what was made of them.
 
+    channels (n, W) uint8: the channel with the largest value, the first one in a tie.
+    confidence (n, W) uint8: the probability p of that channel as round(250·p); 255 stays free for nodata.
+    probabilities (K, n, W) uint8: those of all channels, likewise.
+    margin (n, W) float32: by how much the largest interpolated value exceeds the second, ∞ with one class.
+    """
 
-def _between(values: NDArray[np.float32], axis_map: PixelAxis, *, axis: int) -> NDArray[np.float32]:
-    low = np.take(values, axis_map.low, axis=axis)
-    if not axis_map.share.any():
-        return low
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    high = np.take(values, axis_map.high, axis=axis)
-    # low + (high − low)·share keeps constants exact, as the laws ask.
-    high -= low
-    high *= axis_map.share.reshape(shape)
-    high += low
-    return high
-
-
-def argmax(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The channel with the largest logit, the first one in a tie: (K, h, w) → (h, w) uint8."""
-    # A running maximum reads each plane once; np.argmax over the first axis is several times slower.
-    best = logits[0].copy()
-    channel = np.zeros(best.shape, np.uint8)
-    for k in range(1, len(logits)):
-        better = logits[k] > best
-        np.copyto(best, logits[k], where=better)
-        channel[better] = k
-    return channel
+    start: int
+    channels: Bytes
+    confidence: Bytes | None = None
+    probabilities: Bytes | None = None
+    margin: Floats | None = None
 
 
 class RowUpsampler:
-    """Turns finished lattice rows, pushed in order, into finished pixel rows of the mask."""
+    """Turns finished lattice rows, pushed in order, into finished pixel rows; holds one row of cells between pushes.
 
-    def __init__(self, rows: PixelAxis, cols: PixelAxis) -> None:
-        self._rows = rows
-        self._cols = cols
+    Values are interpolated between rows of cells first, then between columns.
+    """
+
+    def __init__(
+        self,
+        rows: PixelAxis,
+        cols: PixelAxis,
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+        margin: bool = False,
+        softmaxed: bool = False,
+    ) -> None:
+        """softmaxed: the cells hold probabilities; else these are the softmax of the interpolated logits."""
+        self._rows, self._cols = rows, cols
+        self._across = cols.pixels(0, len(cols), first_cell=cols.cells.start)
+        self._is_identity = rows.is_identity() and cols.is_identity()
+        self._confidence, self._probabilities, self._margin = confidence, probabilities, margin
+        self._softmaxed = softmaxed
         self._next = 0
-        self._first_cell = 0
-        self._held: NDArray[np.float32] | None = None
+        self._end = rows.cells.start
+        self._held: Floats | None = None
 
-    def push(self, cells: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield (first pixel row, channels (n, W) uint8) for every pixel row that the cells so far decide."""
-        held = cells if self._held is None else np.concatenate([self._held, cells], axis=1)
-        known = self._first_cell + held.shape[1]
-        end = int(np.searchsorted(self._rows.high, known, side="left"))
-        at_once = max(1, _LOGITS_AT_ONCE // (len(cells) * len(self._cols)))
+    def push(self, cells: Floats) -> Iterator[PixelRows]:
+        """Yield all pixel rows that the cells (n, cells across, K) float32 decide, following those pushed before."""
+        if cells.ndim != 3 or cells.shape[1] != len(self._cols.cells):
+            raise ValueError(f"rows of cells are (n, {len(self._cols.cells)}, classes), got {cells.shape}")
+        if cells.shape[2] > _MOST_CLASSES:
+            raise ValueError(
+                f"at most {_MOST_CLASSES} classes fit a byte beside nodata, got {cells.shape[2]}"
+            )
+        if len(cells) == 0:
+            return
+        cells = np.ascontiguousarray(cells, np.float32)
+        if self._held is not None:
+            yield from self._between(np.concatenate([self._held, cells[:1]]), self._end - 1)
+        yield from self._between(cells, self._end)
+        self._end += len(cells)
+        is_waited_for = self._next < len(self._rows) and self._rows.low[self._next] < self._end
+        self._held = cells[-1:].copy() if is_waited_for else None
+
+    def _between(self, cells: Floats, first_cell: int) -> Iterator[PixelRows]:
+        """The pixel rows that come next and lie between these rows of cells, some at a time."""
+        end = int(np.searchsorted(self._rows.high, first_cell + len(cells), side="left"))
+        if self._next >= end:
+            return
+        make = self._maker(cells)
+        planes = cells.shape[2] if self._probabilities else 1
+        at_once = max(1, _PIXELS_AT_ONCE // (planes * len(self._cols)))
         for start in range(self._next, end, at_once):
             stop = min(start + at_once, end)
-            yield start, argmax(self._logits(held, start, stop))
+            yield make(self._rows.first + start, self._rows.pixels(start, stop, first_cell=first_cell))
         self._next = end
-        keep = min(known, int(self._rows.low[end])) if end < len(self._rows) else known
-        self._held = held[:, max(0, keep - self._first_cell) :].copy()
-        self._first_cell = max(keep, self._first_cell)
 
-    def _logits(self, held: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        low, high = self._rows.low[start:stop], self._rows.high[start:stop]
-        first, last = int(low[0]), int(high[-1])
-        local = PixelAxis(low=low - first, high=high - first, share=self._rows.share[start:stop])
-        cells = held[:, first - self._first_cell : last + 1 - self._first_cell]
-        return interpolate(cells, local, self._cols)
+    def _maker(self, cells: Floats) -> Callable[[int, Pixels], PixelRows]:
+        """Makes the pixel rows from a number on that lie between some of these cells."""
+        if self._is_identity:
+            return lambda start, rows: self._rows_of(start, cells[rows.low[0] : rows.low[-1] + 1])
+        known = survey(cells)
+        if not self._wants_layers:
+            return lambda start, rows: PixelRows(start, channels_between(cells, known, rows, self._across))
+        doubt = doubts(cells, known, self._softmaxed)
+
+        def make(start: int, rows: Pixels) -> PixelRows:
+            layers = self._layers(len(rows.share), cells.shape[2])
+            fill_layers(cells, known, doubt, rows, self._across, layers)
+            return _pixel_rows(start, layers)
+
+        return make
+
+    def _rows_of(self, start: int, cells: Floats) -> PixelRows:
+        """Pixel rows that are rows of cells."""
+        if not self._wants_layers:
+            return PixelRows(start, largest_channels(cells))
+        layers = self._layers(len(cells), cells.shape[2])
+        fill_layers_of_cells(cells, layers)
+        return _pixel_rows(start, layers)
+
+    @property
+    def _wants_layers(self) -> bool:
+        return self._confidence or self._probabilities or self._margin
+
+    def _layers(self, height: int, classes: int) -> Layers:
+        size, nothing = (height, len(self._cols)), (0, 0)
+        return Layers(
+            channels=np.empty(size, np.uint8),
+            confidence=np.empty(size if self._confidence else nothing, np.uint8),
+            probabilities=np.empty((classes, *size) if self._probabilities else (0, 0, 0), np.uint8),
+            margin=np.empty(size if self._margin else nothing, np.float32),
+            softmaxed=self._softmaxed,
+        )
+
+
+def _pixel_rows(start: int, layers: Layers) -> PixelRows:
+    return PixelRows(
+        start,
+        channels=layers.channels,
+        confidence=layers.confidence if layers.confidence.size else None,
+        probabilities=layers.probabilities if layers.probabilities.size else None,
+        margin=layers.margin if layers.margin.size else None,
+    )
+
+
+def softmax_cells(logits: Floats) -> Floats:
+    """The softmax over the channels of a tile's cells (h, w, K) float32: what is blended instead of logits."""
+    probabilities: Floats = logits - logits.max(axis=2, keepdims=True)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    return probabilities

@@ -150,6 +150,54 @@ def test_a_tile_size_of_the_users_own(run: Callable, raster: Callable, models: C
     assert "20 tiles run, 0 skipped" in result.out
 
 
+def test_a_dry_run_tells_what_it_would_take_and_writes_nothing(
+    run: Callable, raster: Callable, models: Callable, tmp_path: Path
+) -> None:
+    image = raster("in.tif")
+    for extra in ((), ("--json",)):
+        result = run("predict", models(), image, "-o", "new/map.tif", "--confidence", "--dry-run", *extra)
+        assert result.code == 0, result.err
+        assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+        if extra:
+            (told,) = json.loads(result.out)
+            made = json.loads(run("predict", models(), image, "-o", "map.tif", "--json").out)[0]
+            assert told["tiles"] == made["tiles"] + made["tiles_skipped"]
+            assert 10**8 < told["memory"] < 10**11
+            assert told["disk"] > 60 * 80
+            assert told["seconds"] > 0
+        else:
+            assert "nothing was written" in result.out
+            assert "in.tif" in result.out
+
+
+def test_confidence_and_probabilities_lie_beside_the_mask(
+    run: Callable, raster: Callable, models: Callable
+) -> None:
+    image = raster("in.tif")
+    result = run(
+        "predict",
+        models(),
+        image,
+        "-o",
+        "map.tif",
+        "--confidence",
+        "--probabilities",
+        "--tta",
+        "flips, rot90",
+    )
+    assert result.code == 0, result.err
+    with rasterio.open("map.tif") as mask, rasterio.open("map_confidence.tif") as confidence:
+        assert confidence.shape == mask.shape
+        np.testing.assert_array_equal(confidence.read(1) == 255, mask.read(1) == 255)
+        won = confidence.read(1) * confidence.scales[0]
+    with rasterio.open("map_probabilities.tif") as probabilities:
+        assert probabilities.descriptions == ("background", "road")
+        each = probabilities.read() * probabilities.scales[0]
+    measured = won < 1.001
+    np.testing.assert_allclose(each.max(axis=0)[measured], won[measured], atol=1e-6)
+    np.testing.assert_allclose(each.sum(axis=0)[measured], 1, atol=0.01)
+
+
 def test_an_interruption_exits_130_and_leaves_nothing(
     run: Callable, raster: Callable, models: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +206,7 @@ def test_an_interruption_exits_130_and_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aerial_seg.models.predictor.Predictor.run", interrupt)
+    monkeypatch.setattr("aerial_seg.models.predictor.Predictor.submit", interrupt)
     result = run("predict", models(), image, "-o", "map.tif")
     assert result.code == 130
     assert result.err.strip() == "Interrupted."

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.raster import Raster, RowReader, raster_info
+from aerial_seg.geo.raster import Raster, raster_info
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile
@@ -150,42 +150,6 @@ def test_resampled_pixels_do_not_depend_on_the_window(
         part, part_valid = raster.read(top=top, left=left, height=rows, width=cols)
     np.testing.assert_array_equal(part, whole[:, top : top + rows, left : left + cols])
     np.testing.assert_array_equal(part_valid, valid[top : top + rows, left : left + cols])
-
-
-@SAME_FILE
-@given(steps=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), min_size=1, max_size=8))
-def test_row_reader_equals_the_whole_read_and_reads_every_row_once(
-    raster_file: RasterFile, steps: list[tuple[int, int]]
-) -> None:
-    path, image, valid, _ = make(raster_file, "mask")
-    read_rows: list[int] = []
-    top, bottom = -10, -10
-    with Raster(path) as raster:
-        honest = raster.read
-
-        def counting(*, top: int, left: int, height: int, width: int) -> Any:
-            read_rows.extend(range(top, top + height))
-            return honest(top=top, left=left, height=height, width=width)
-
-        raster.read = counting  # type: ignore[method-assign]
-        reader = RowReader(raster)
-        for down, longer in steps:
-            top, bottom = top + down, max(bottom, top + down) + longer
-            got, got_valid = reader.rows(top, bottom)
-            want, want_valid = honest(top=top, left=0, height=bottom - top, width=WIDTH)
-            np.testing.assert_array_equal(got, want)
-            np.testing.assert_array_equal(got_valid, want_valid)
-    assert len(read_rows) == len(set(read_rows))
-    assert image.shape[1:] == valid.shape
-
-
-def test_row_reader_refuses_to_go_back_north(raster_file: RasterFile) -> None:
-    with Raster(raster_file("r.tif", random_image())) as raster:
-        reader = RowReader(raster)
-        reader.rows(10, 20)
-        for rows in ((9, 30), (10, 19)):
-            with pytest.raises(ValueError, match="north of rows"):
-                reader.rows(*rows)
 
 
 @pytest.mark.parametrize("resampled", [False, True])

@@ -16,8 +16,8 @@ from torch.nn.functional import avg_pool2d
 from aerial_seg.bands import Band
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.network import Network
-from aerial_seg.recipe import PredictionSettings, Recipe
+from aerial_seg.models.network import Network, build_network
+from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 
 MEAN, STD = 100.0, 50.0
@@ -105,6 +105,22 @@ def neighbourly() -> Callable[..., TrainedModel]:
         torch.manual_seed(7)
         network = Neighbourly(bands=2, classes=3, origin_step=origin_step)
         return _trained(network, bands=2, classes=3, gsd=None, tile_size=tile_size)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[[str], TrainedModel]:
+    """The project's own networks and smp's, untrained, on 2 bands; deep enough that batches could matter."""
+
+    def make(architecture: str) -> TrainedModel:
+        torch.manual_seed(3)
+        options = {"decoder_channels": [16, 16, 8, 8, 8]} if architecture == "Unet" else {}
+        settings = ModelSettings(
+            architecture=architecture, head_channels=None if options else 16, options=options
+        )
+        network = build_network(settings, bands=2, classes=3)
+        return _trained(network, bands=2, classes=3, gsd=None, tile_size=96)
 
     return make
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.tiling.geometry import ModelGeometry
-from aerial_seg.tiling.plan import AxisPlan, TilePlan, tile_shape
+from aerial_seg.tiling.plan import AxisPart, AxisPlan, TilePart, TilePlan, tile_shape
 
 strides = st.sampled_from([1, 2, 4, 8, 16])
 
@@ -95,3 +95,46 @@ def test_tiles_run_west_to_east() -> None:
     tiles = [tile for row in range(len(plan.rows.origins)) for tile in plan.tiles_of_row(row)]
     assert len(tiles) == len(plan)
     assert [(t.row, t.col) for t in tiles] == sorted((t.row, t.col) for t in tiles)
+
+
+@given(shape=shapes(), length=st.integers(1, 700), data=st.data())
+def test_a_part_has_exactly_the_tiles_whose_cores_touch_its_cells(
+    shape, length: int, data: st.DataObject
+) -> None:
+    axis = AxisPlan.of(length, shape)
+    first = data.draw(st.integers(0, axis.cells - 1))
+    stop = data.draw(st.integers(first + 1, axis.cells))
+    part = AxisPart.of(axis, range(first, stop))
+    touching = [
+        tile
+        for tile, origin in enumerate(axis.cell_origins)
+        if set(range(origin, origin + shape.core_cells)) & set(range(first, stop))
+    ]
+    assert list(part.tiles) == touching
+
+
+@given(shape=shapes(), height=st.integers(1, 700), width=st.integers(1, 700))
+def test_the_whole_is_the_part_with_all_tiles(shape, height: int, width: int) -> None:
+    plan = TilePlan.of(height=height, width=width, shape=shape)
+    whole = TilePart.whole(plan)
+    assert len(whole) == len(plan)
+    for row in whole.rows.tiles:
+        assert list(whole.tiles_of_row(row)) == list(plan.tiles_of_row(row))
+
+
+def test_a_part_keeps_the_numbers_of_the_plan() -> None:
+    shape = tile_shape(ModelGeometry(8, 8, 8), 64, halo=0, overlap=16)
+    plan = TilePlan.of(height=300, width=300, shape=shape)
+    part = TilePart.of(plan, rows=range(20, 30), cols=range(13, 14))
+    tiles = [tile for row in part.rows.tiles for tile in part.tiles_of_row(row)]
+    assert len(tiles) == len(part)
+    assert set(tiles) < {tile for row in range(len(plan.rows.origins)) for tile in plan.tiles_of_row(row)}
+    with pytest.raises(ValueError, match="none of the part's rows"):
+        next(part.tiles_of_row(0))
+
+
+@pytest.mark.parametrize("cells", [range(0), range(-1, 3), range(0, 99), range(0, 4, 2)])
+def test_a_part_without_cells_of_the_axis_is_our_bug(cells: range) -> None:
+    axis = AxisPlan.of(100, tile_shape(ModelGeometry(8, 8, 8), 64))
+    with pytest.raises(ValueError, match="a part is at least one of the cells"):
+        AxisPart.of(axis, cells)

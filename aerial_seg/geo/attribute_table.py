@@ -1,0 +1,123 @@
+"""Class names, colours and pixel counts as a table that GIS software joins to a raster's values.
+
+GDAL and QGIS read it as a raster attribute table in NAME.tif.aux.xml, ArcGIS as NAME.tif.vat.dbf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+import pyogrio.raw
+from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+
+from aerial_seg.geo.durable import disk_errors, require_written, settled_file
+from aerial_seg.legend import Legend
+
+_INTEGER, _REAL, _STRING = 0, 1, 2
+_FIELDS = (("Value", _INTEGER, 5), ("Class", _STRING, 2), ("Count", _REAL, 1))
+_COLOURS = (("Red", _INTEGER, 6), ("Green", _INTEGER, 7), ("Blue", _INTEGER, 8))
+"""Name, type and usage as GDAL numbers them. Counts are real: GDAL's integers end at 2³¹, large maps do not."""
+
+_LONGEST = 254
+"""Bytes that a DBF's text field holds."""
+_FIXED_DATE = "1995-07-26"
+"""A DBF carries its date; equal work gives equal bytes. This is the one that GDAL takes when nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One pixel value of a mask and what it means; colours are 0–255, count is pixels."""
+
+    value: int
+    name: str
+    count: int
+    red: int
+    green: int
+    blue: int
+
+
+def class_rows(legend: Legend, counts: Mapping[int, int]) -> list[ClassRow]:
+    """A row for each class of the legend, by pixel value. counts: pixel value → pixels; 0 where it is not there."""
+    entries = sorted(legend.entries, key=lambda entry: entry.value)
+    return [ClassRow(e.value, e.name, counts.get(e.value, 0), *e.rgb) for e in entries]
+
+
+def attribute_table(legend: Legend, counts: Mapping[int, int]) -> Xml.Element:
+    """The GDALRasterAttributeTable that goes into a band of an .aux.xml."""
+    table = Xml.Element("GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, kind, usage) in enumerate((*_FIELDS, *_COLOURS)):
+        field = Xml.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+            Xml.SubElement(field, tag).text = str(text)
+    for index, row in enumerate(class_rows(legend, counts)):
+        element = Xml.SubElement(table, "Row", index=str(index))
+        for part in astuple(row):
+            Xml.SubElement(element, "F").text = str(part)
+    return table
+
+
+def write_value_table(raster: Path, legend: Legend, counts: Mapping[int, int]) -> tuple[Path, Path]:
+    """`NAME.tif.vat.dbf` for the raster NAME.tif, and the .cpg that says that its texts are UTF-8.
+
+    Fields VALUE, CLASS (cut at 254 bytes), COUNT, RED, GREEN, BLUE. Raises OutputError when the disk does not take
+    them.
+    """
+    rows = class_rows(legend, counts)
+    columns = {
+        "VALUE": np.array([row.value for row in rows], np.int32),
+        "CLASS": np.array([_cut(row.name) for row in rows], object),
+        "COUNT": np.array([row.count for row in rows], np.int64),
+        "RED": np.array([row.red for row in rows], np.int32),
+        "GREEN": np.array([row.green for row in rows], np.int32),
+        "BLUE": np.array([row.blue for row in rows], np.int32),
+    }
+    final = raster.with_name(raster.name + ".vat.dbf")
+    codepage = final.with_suffix(".cpg")
+    # GDAL takes a table's name from its file, and wants this suffix.
+    draft = raster.with_name(raster.name + ".vat.draft.dbf")
+    try:
+        with disk_errors(final):
+            _write_table(draft, columns)
+            require_written(_holds(draft, columns), final)
+        for source, target in ((draft.with_suffix(".cpg"), codepage), (draft, final)):
+            with settled_file(target) as partial:
+                source.replace(partial)
+    finally:
+        for path in (draft, draft.with_suffix(".cpg")):
+            path.unlink(missing_ok=True)
+    return final, codepage
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_LONGEST].decode(errors="ignore")
+
+
+def _write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    try:
+        pyogrio.raw.write(
+            path,
+            geometry=None,
+            field_data=list(columns.values()),
+            fields=list(columns),
+            driver="ESRI Shapefile",
+            encoding="UTF-8",
+            layer_options={"DBF_DATE_LAST_UPDATE": _FIXED_DATE},
+        )
+    except (DataSourceError, DataLayerError, FeatureError) as error:
+        raise OSError(str(error)) from error
+
+
+def _holds(path: Path, columns: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether the table on disk has these numbers, in all rows; texts lose blanks at their ends."""
+    names = [name for name, column in columns.items() if column.dtype != object]
+    try:
+        _, _, _, found = pyogrio.raw.read(path, columns=names)
+    except (DataSourceError, FeatureError):
+        return False
+    return all(np.array_equal(got, columns[name]) for name, got in zip(names, found, strict=True))

@@ -1,0 +1,122 @@
+"""The finished rasters: class map, confidence and probabilities, each with what GIS software wants beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.geo.attribute_table import attribute_table, write_value_table
+from aerial_seg.geo.cog import CogStyle, write_cog
+from aerial_seg.geo.durable import settled_file
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.mask import LEGEND_TAG, provenance
+from aerial_seg.geo.segments import Layer, SegmentStore
+from aerial_seg.legend import Legend
+
+PROBABILITY_STEP = 0.004
+"""What one step of a confidence or probability byte means: 0 is 0, 250 is 1, 255 is nodata."""
+
+
+def write_class_map(
+    source: Path, final: Path, *, legend: Legend, counts: Mapping[int, int], tags: Mapping[str, str]
+) -> tuple[Path, ...]:
+    """`final` and its sidecars are there: the COG with palette, legend and tags; names, counts and colours beside it.
+
+    source: a VRT of SegmentStore, class per pixel. counts: pixel value → pixels. Returns NAME.tif, NAME.tif.aux.xml
+    (names and attribute table for GDAL and QGIS), NAME.qml (QGIS style), NAME.tif.vat.dbf and .cpg (ArcGIS).
+    """
+    style = CogStyle(
+        ("class",),
+        overviews="mode",
+        tags={LEGEND_TAG: legend.model_dump_json(), **tags},
+        palette=legend.palette(),
+    )
+    write_cog(source, final, style=style)
+    aux, qml = final.with_name(final.name + ".aux.xml"), final.with_suffix(".qml")
+    _write_names(aux, legend, counts)
+    _write_qml(qml, legend)
+    return final, aux, qml, *write_value_table(final, legend, counts)
+
+
+def write_confidence(source: Path, final: Path, *, tags: Mapping[str, str]) -> tuple[Path, ...]:
+    """`final` is a COG with the probability of each pixel's class, in steps of 0.004; 255 = nodata."""
+    meaning = "probability of the class in the mask; scale 0.004, 255 = not measured"
+    style = CogStyle(
+        ("confidence",),
+        overviews="average",
+        tags={**tags, **provenance(meaning=meaning)},
+        scale=PROBABILITY_STEP,
+    )
+    write_cog(source, final, style=style)
+    return (final,)
+
+
+def write_probabilities(
+    source: Path, final: Path, *, legend: Legend, tags: Mapping[str, str]
+) -> tuple[Path, ...]:
+    """`final` is a COG with a band per class in the order of the legend: its probability in steps of 0.004."""
+    meaning = "probability of the class that the band is called after; scale 0.004, 255 = not measured"
+    style = CogStyle(
+        legend.names,
+        overviews="average",
+        tags={LEGEND_TAG: legend.model_dump_json(), **tags, **provenance(meaning=meaning)},
+        scale=PROBABILITY_STEP,
+    )
+    write_cog(source, final, style=style)
+    return (final,)
+
+
+def write_mask(
+    path: Path,
+    values: NDArray[np.uint8],
+    *,
+    grid: Grid,
+    legend: Legend,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[Path, ...]:
+    """A class map of one array (H, W) uint8, 255 = nodata, lies at `path`; returns what write_class_map does."""
+    layer = Layer("class", 1)
+    counts = np.bincount(values.ravel(), minlength=256)
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
+        store = SegmentStore(Path(folder), grid, (layer,), panels=(range(grid.width),))
+        store.write(0, range(grid.height), {"class": values})
+        return write_class_map(
+            store.vrt(layer), path, legend=legend, counts=dict(enumerate(counts.tolist())), tags=tags or {}
+        )
+
+
+def _write_names(path: Path, legend: Legend, counts: Mapping[int, int]) -> None:
+    """GDAL's .aux.xml: a name per pixel value, empty for values that are no class, and the attribute table."""
+    root = Xml.Element("PAMDataset")
+    band = Xml.SubElement(root, "PAMRasterBand", band="1")
+    Xml.SubElement(band, "Description").text = "class"
+    names = Xml.SubElement(band, "CategoryNames")
+    entries = legend.by_value()
+    for value in range(max(entries) + 1):
+        Xml.SubElement(names, "Category").text = entries[value].name if value in entries else ""
+    band.append(attribute_table(legend, counts))
+    _write_xml(path, root)
+
+
+def _write_qml(path: Path, legend: Legend) -> None:
+    """A QGIS style that lists just the real classes; QGIS loads `<mask name>.qml` by itself."""
+    root = Xml.Element("qgis", version="3.0", styleCategories="AllStyleCategories")
+    pipe = Xml.SubElement(root, "pipe")
+    renderer = Xml.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    palette = Xml.SubElement(renderer, "colorPalette")
+    for entry in legend.entries:
+        Xml.SubElement(
+            palette, "paletteEntry", value=str(entry.value), label=entry.name, color=entry.colour, alpha="255"
+        )
+    _write_xml(path, root)
+
+
+def _write_xml(path: Path, root: Xml.Element) -> None:
+    Xml.indent(root)
+    with settled_file(path) as partial:
+        Xml.ElementTree(root).write(partial)

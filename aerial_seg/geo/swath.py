@@ -1,0 +1,148 @@
+"""Reads a raster from north to south, every block once: a ring of rows that a thread fills ahead of its user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+import rasterio
+
+from aerial_seg.geo.raster import Pixels, Raster, Valid
+
+CHUNK_BYTES = 16_000_000
+"""Pixels read at once. GDAL's block cache then needs little more than this, whatever the raster's width."""
+CACHE_BYTES = 4 * CHUNK_BYTES
+_TALLEST_UNIT = 2048
+"""Blocks taller than this are not worth a ring that holds them: GDAL's cache keeps one row of them instead."""
+
+
+class SwathReader:
+    """Rows of the columns `cols` of a raster; requests only ever move south.
+
+    Reads are aligned to the file's blocks on both axes, so that each is decoded once; a thread reads the rows that
+    will be asked for next while the caller works on those it has. Use as a context manager: it bounds GDAL's cache.
+    """
+
+    def __init__(self, raster: Raster, cols: range, *, swath: int, ahead: int) -> None:
+        """swath: rows of the largest request. ahead: rows to read while the caller is busy."""
+        self._raster, self._cols = raster, cols
+        self._unit_rows, self._unit_cols = _reading_unit(raster)
+        self._capacity = ring_rows(raster, swath=swath, ahead=ahead)
+        bands = len(raster.info.bands)
+        self._image: Pixels = np.empty((bands, self._capacity, len(cols)), raster.info.dtype)
+        self._valid: Valid = np.empty((self._capacity, len(cols)), bool)
+        self._top = 0
+        self._end = 0
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
+        self._reading: Future[None] | None = None
+        self._cache = rasterio.Env(GDAL_CACHEMAX=cache_bytes(raster, len(cols)))
+
+    def __enter__(self) -> SwathReader:
+        self._cache.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._cache.__exit__(kind, error, trace)
+
+    @property
+    def cols(self) -> range:
+        """The columns of the raster that are read."""
+        return self._cols
+
+    def advance(self, top: int, bottom: int) -> None:
+        """Rows top..bottom, as far as they lie in the raster, can be taken now; those further north are forgotten.
+
+        Raises InputError naming file and window when a block cannot be read: never zeros in silence.
+        """
+        height = self._raster.grid.height
+        top, bottom = min(max(0, top), height), min(bottom, height)
+        if top < self._top:
+            raise ValueError(f"rows {top}..{bottom} lie north of row {self._top}, which was asked for before")
+        if self._reading is not None:
+            self._reading.result()
+            self._reading = None
+        self._top = top
+        self._end = max(self._end, top // self._unit_rows * self._unit_rows)
+        if self._end < bottom:
+            self._worker.submit(self._fill, bottom).result()
+        # A row may be overwritten only by one that lies a whole ring further south.
+        reach = min(top + self._capacity - self._unit_rows + 1, height)
+        if reach > self._end:
+            self._reading = self._worker.submit(self._fill, reach)
+
+    def take(self, rows: range, cols: range) -> tuple[Pixels, Valid]:
+        """image (C, h, w) and valid (h, w) of a window inside the rows of the last `advance`, as copies."""
+        if rows.start < self._top or cols.start < self._cols.start or cols.stop > self._cols.stop:
+            raise ValueError(f"the window of rows {rows} and columns {cols} is not held")
+        across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
+        image = np.empty((len(self._image), len(rows), len(cols)), self._image.dtype)
+        valid = np.empty((len(rows), len(cols)), bool)
+        for slots, part in self._slots(rows):
+            image[:, part] = self._image[:, slots, across]
+            valid[part] = self._valid[slots, across]
+        return image, valid
+
+    def valid(self, rows: range) -> Valid:
+        """valid (h, W) of rows inside the last `advance`, all columns, as a copy."""
+        return self.take_valid(rows, self._cols)
+
+    def take_valid(self, rows: range, cols: range) -> Valid:
+        """As `take`, without the image."""
+        across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
+        return np.concatenate([self._valid[slots, across] for slots, _ in self._slots(rows)])
+
+    def _slots(self, rows: range) -> Iterator[tuple[slice, slice]]:
+        """The one or two places of rows in the ring, each with its place in the request."""
+        start = rows.start
+        while start < rows.stop:
+            slot = start % self._capacity
+            count = min(rows.stop - start, self._capacity - slot)
+            yield slice(slot, slot + count), slice(start - rows.start, start - rows.start + count)
+            start += count
+
+    def _fill(self, target: int) -> None:
+        """Rows are held up to row `target` or a little further; runs in the reader's thread only."""
+        while self._end < target:
+            stop = min((self._end // self._unit_rows + 1) * self._unit_rows, self._raster.grid.height)
+            self._fill_rows(range(self._end, stop))
+            self._end = stop
+
+    def _fill_rows(self, rows: range) -> None:
+        per_unit = self._unit_cols * len(rows) * len(self._image) * self._image.itemsize
+        columns = max(1, CHUNK_BYTES // per_unit) * self._unit_cols
+        start = self._cols.start
+        while start < self._cols.stop:
+            stop = min((start // columns + 1) * columns, self._cols.stop)
+            image, valid = self._raster.read(top=rows.start, left=start, height=len(rows), width=stop - start)
+            across = slice(start - self._cols.start, stop - self._cols.start)
+            for slots, part in self._slots(rows):
+                self._image[:, slots, across] = image[:, part]
+                self._valid[slots, across] = valid[part]
+            start = stop
+
+
+def _reading_unit(raster: Raster) -> tuple[int, int]:
+    """Rows and columns of one read at the least: a block, several thin ones, or a piece of blocks that are too tall."""
+    rows, cols = raster.block_shape
+    if rows > _TALLEST_UNIT:
+        return 256, cols
+    return rows * max(1, 64 // rows), cols
+
+
+def ring_rows(raster: Raster, *, swath: int, ahead: int) -> int:
+    """Rows that a SwathReader holds."""
+    return swath + ahead + _reading_unit(raster)[0] - 1
+
+
+def cache_bytes(raster: Raster, width: int) -> int:
+    """GDAL's block cache: one read's blocks with room to spare; a whole row of blocks where they are too tall."""
+    rows, cols = raster.block_shape
+    if rows <= _TALLEST_UNIT:
+        return CACHE_BYTES
+    pixel = len(raster.info.bands) * np.dtype(raster.info.dtype).itemsize
+    return max(CACHE_BYTES, (-(-width // cols) + 1) * cols * rows * pixel)

@@ -1,0 +1,158 @@
+"""What a prediction will need, said before it starts: memory, disk, and how many column panels keep to a limit."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.segments import BLOCK, Layer
+from aerial_seg.geo.swath import CHUNK_BYTES, cache_bytes, ring_rows
+from aerial_seg.jobs.stream import Frame, Region
+from aerial_seg.models.predictor import Predictor
+from aerial_seg.tiling.plan import TilePlan
+
+SHARE_OF_MACHINE = 0.5
+"""Without --max-memory, a prediction keeps to this share of the machine's memory."""
+_FORWARD_BYTES = 1000
+"""Per input pixel of a batch: twice what the widest of the networks here was seen to hold."""
+_DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
+"""Per pixel and band, compressed: the segments and the COG with its overviews, which stand side by side for a while.
+Measured: class maps take 0.02-0.1, confidence up to 0.9."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All that the need for memory follows from."""
+
+    raster: Raster
+    plan: TilePlan
+    height: int
+    width: int
+    classes: int
+    layers: tuple[Layer, ...]
+    batch_size: int
+
+    def frame(self, panel: range) -> Frame:
+        """The whole panel, north to south."""
+        return Frame(self.plan, Region(0, panel), height=self.height, width=self.width)
+
+    def panel_bytes(self, panel: range) -> int:
+        """Memory of the stream at this panel, at its highest; the network and its forward pass are not in it."""
+        frame, shape = self.frame(panel), self.plan.shape
+        geometry = shape.geometry
+        reading, pixel = len(frame.reading), np.dtype(self.raster.info.dtype).itemsize
+        bands = len(self.raster.info.bands)
+        ring = ring_rows(self.raster, swath=frame.swath, ahead=shape.step) * reading * (bands * pixel + 1)
+        reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
+        across = len(frame.cols.cells) + geometry.cells(shape.core)
+        step_cells = shape.step // geometry.logit_stride
+        lattice = 4 * self.classes * across * (geometry.cells(shape.core) + 3 * step_cells)
+        bytes_per_pixel = sum(layer.bands for layer in self.layers)
+        rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
+        tiles = 3 * self.batch_size * shape.side**2 * 4 * (bands + self.classes // geometry.logit_stride**2)
+        return reader + lattice + rows + tiles
+
+
+def choose_panels(
+    work: Work, predictor: Predictor, max_memory: int | None, *, before: Mapping[str, Any] | None = None
+) -> tuple[range, ...]:
+    """The column panels of a run; those of the interrupted run's job `before` where there is one.
+
+    The result does not depend on them.
+    """
+    if before is not None and before.get("max_memory") == max_memory:
+        return tuple(range(start, stop) for start, stop in before["panels"])
+    limit = default_limit() if max_memory is None else max_memory
+    whole = range(work.width)
+    # One batch is run to see what the network needs, but only where it could matter.
+    if resident_bytes() + forward_bound(work) + work.panel_bytes(whole) <= limit:
+        return (whole,)
+    return panels_within(work, limit, resident_after_a_batch(work, predictor))
+
+
+def forward_bound(work: Work) -> int:
+    """More than a forward pass of one batch needs on any of the project's networks."""
+    return work.batch_size * work.plan.shape.side**2 * _FORWARD_BYTES
+
+
+def resident_after_a_batch(work: Work, predictor: Predictor) -> int:
+    """The most that the process has held so far, a forward pass of a full batch included."""
+    bands, side = len(work.raster.info.bands), work.plan.shape.side
+    predictor.run([np.zeros((bands, side, side), np.float32)] * work.batch_size)
+    return peak_bytes()
+
+
+def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
+    """The fewest column panels, a whole number of blocks wide, that keep the process within `limit` bytes.
+
+    resident: what it needs besides the stream: the runtime, the network and its forward pass. Raises SettingsError
+    when even the narrowest panels need more.
+    """
+    blocks = -(-work.width // BLOCK)
+
+    def needed(count: int) -> int:
+        # The second panel reaches beyond both of its borders.
+        return resident + max(map(work.panel_bytes, even_panels(work.width, count)[:2]))
+
+    if needed(blocks) > limit:
+        raise SettingsError(
+            f"--max-memory {limit / 1e6:,.0f} MB is too little: {resident / 1e6:,.0f} MB for the network with batches "
+            f"of {work.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest panel; "
+            f"pass at least {needed(blocks) / 1e6:,.0f}MB, a smaller --batch-size or a smaller --tile-size"
+        )
+    return even_panels(work.width, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
+
+
+def even_panels(width: int, count: int) -> tuple[range, ...]:
+    """At most `count` panels of equal width, a multiple of BLOCK but for the last."""
+    step = ceil(ceil(width / BLOCK) / count) * BLOCK
+    return tuple(range(left, min(left + step, width)) for left in range(0, width, step))
+
+
+def default_limit() -> int:
+    """Bytes that a prediction may use when nobody says."""
+    return int(psutil.virtual_memory().total * SHARE_OF_MACHINE)
+
+
+def resident_bytes() -> int:
+    """What the process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """The most that the process has held so far; what it holds now where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return resident_bytes()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def disk_bytes(work: Work) -> int:
+    """Space that the pieces and the result need while both stand, generously."""
+    per_pixel = sum(_DISK_BYTES[layer.name] * layer.bands for layer in work.layers)
+    return int(work.height * work.width * per_pixel) + 1_000_000
+
+
+def check_disk(work: Work, final: Path) -> None:
+    """Raises OutputError when the disk of `final` has less free space than the run may need."""
+    folder = final.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free, needed = shutil.disk_usage(folder).free, disk_bytes(work)
+    if free < needed:
+        raise OutputError(
+            f"{folder} has {free / 1e9:.1f} GB free, wanted up to {needed / 1e9:.1f} GB for {final.name} and its "
+            "pieces; free space or choose another output"
+        )

@@ -1,0 +1,172 @@
+"""The diary of a long run: what it works on, and one line for each piece that is safely on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from aerial_seg.errors import OutputError
+
+NAME = "journal.jsonl"
+
+
+class Journal:
+    """Lines of JSON in one file: first the job, then a record for each piece of work that is done.
+
+    A record is written and synced only after its piece is; a line that a crash has cut is no record.
+    """
+
+    def __init__(self, path: Path, job: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
+        self.path, self.job, self.records = path, job, records
+
+    @classmethod
+    def open(cls, path: Path, job: Mapping[str, Any]) -> Journal:
+        """The journal of this very job: the one at `path` if there is one, else a new one.
+
+        Raises OutputError that says what changed when the one at `path` is of another job.
+        """
+        wanted = _as_read_back(job)
+        if path.exists():
+            first, *records = _read_lines(path) or [{}]
+            if first != wanted and records:
+                raise OutputError(
+                    f"{path.parent} holds an interrupted run of another job ({describe_changes(first, wanted)}); "
+                    "repeat the former command to finish it, or pass --restart to begin anew"
+                )
+            journal = cls(path, wanted, records)
+        else:
+            journal = cls(path, wanted, [])
+        journal._rewrite()
+        return journal
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """One more piece is done, and will be known to be after any crash."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(dict(record))
+
+    def _rewrite(self) -> None:
+        """The file holds exactly what is known, without a line that was cut."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(_line(line) + "\n" for line in (self.job, *self.records))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+
+def read_job(path: Path) -> Mapping[str, Any] | None:
+    """The job of the journal at `path`; None where there is none."""
+    lines = _read_lines(path) if path.exists() else []
+    return lines[0] if lines else None
+
+
+def tells_of(path: Path, result: Path) -> bool:
+    """Whether the journal at `path` says that `result` was finished."""
+    records = _read_lines(path)[1:] if path.exists() else []
+    return any(record.get("report", {}).get("mask") == str(result) for record in records)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _line(document: Mapping[str, Any]) -> str:
+    # Paths are written as text.
+    return json.dumps(document, sort_keys=True, default=str)
+
+
+def _as_read_back(job: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON knows it: tuples are lists."""
+    document: dict[str, Any] = json.loads(_line(job))
+    return document
+
+
+def describe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`overlap was 64, is 48; …`, nested settings by their path."""
+    before, after = dict(_flat(then)), dict(_flat(now))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return "; ".join(f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys)
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def work_folder(final: Path) -> Path:
+    """Where an unfinished `final` keeps its pieces: NAME.work/ beside it."""
+    return final.with_name(final.name + ".work")
+
+
+@contextmanager
+def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
+    """The work folder of `final`, for this run alone. It stays when the block fails after a piece was recorded,
+    so that the same command goes on; it goes when the block ends well or nothing was recorded.
+
+    Raises OutputError when another run holds it, or when the disk does not take what is written.
+    """
+    work = work_folder(final)
+    missing = [folder for folder in work.absolute().parents if not folder.exists()]
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise OutputError(
+                f"{final} is being written by another run; wait for it, or choose another output"
+            ) from error
+    except OSError as error:
+        raise OutputError(
+            f"{final} could not be written: {error.strerror or error}; check the folder"
+        ) from error
+    keep = False
+    try:
+        if restart or not (work / NAME).exists():
+            _clear(work)
+        yield work
+    except BaseException:
+        keep = has_records(work)
+        raise
+    finally:
+        if not keep:
+            _clear(work)
+        lock.release()
+        if not keep:
+            shutil.rmtree(work, ignore_errors=True)
+            for folder in missing:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def has_records(work: Path) -> bool:
+    """Whether pieces in this work folder were recorded as done."""
+    return (work / NAME).exists() and len(_read_lines(work / NAME)) > 1
+
+
+def _clear(work: Path) -> None:
+    """Only the lock is left."""
+    for entry in work.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != "lock":
+            entry.unlink(missing_ok=True)

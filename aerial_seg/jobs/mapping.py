@@ -1,0 +1,152 @@
+"""One map: from a raster (or a mosaic of several) to the finished files, through pieces that outlive a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rasterio
+
+from aerial_seg.errors import AerialSegError, Incomplete, Interrupted
+from aerial_seg.geo.mask import provenance
+from aerial_seg.jobs.budget import check_disk, choose_panels
+from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work, read_job
+from aerial_seg.jobs.pieces import PieceMaker
+from aerial_seg.jobs.predict_settings import PredictReport
+from aerial_seg.jobs.results import place_results, write_results
+from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, open_scene
+from aerial_seg.legend import IGNORE
+from aerial_seg.version import __version__
+
+RESULT = "result"
+"""Folder of the finished files inside the work folder, until they take their place."""
+
+
+def map_scene(
+    scene: Scene, mapper: Mapper, *, placed: Callable[[PredictReport], None] | None = None
+) -> PredictReport:
+    """The mask and its companions lie at their place; `placed` was called before the pieces went.
+
+    After a crash at any moment the same call goes on and ends with the same bytes. Raises Incomplete or Interrupted
+    when finished rows were kept for that.
+    """
+    with locked_work(scene.target, restart=mapper.settings.restart) as folder:
+        with _telling_what_is_kept(folder):
+            report = _make(scene, mapper, folder)
+        place_results(folder / RESULT, scene.target)
+        if placed is not None:
+            placed(report)
+    return report
+
+
+@contextmanager
+def _telling_what_is_kept(folder: Path) -> Iterator[None]:
+    kept = "finished rows are kept; run the same command again to go on, or pass --restart to begin anew"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not has_records(folder):
+            raise
+        raise Interrupted(f"interrupted; {kept}") from error
+    except Incomplete:
+        raise
+    except (AerialSegError, OSError) as error:
+        if not has_records(folder):
+            raise
+        raise Incomplete(f"{error}; {kept}") from error
+
+
+def _make(scene: Scene, mapper: Mapper, folder: Path) -> PredictReport:
+    """Everything lies in the folder RESULT, and the journal says so."""
+    with open_scene(scene, mapper, folder) as opened:
+        panels = choose_panels(
+            opened.work, mapper.predictor, mapper.settings.max_memory, before=read_job(folder / NAME)
+        )
+        job = _job(scene, opened, mapper, panels)
+        journal = Journal.open(folder / NAME, job)
+        if journal.records and "report" in journal.records[-1]:
+            return report_from(journal.records[-1]["report"])
+        check_disk(opened.work, scene.target)
+        report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
+        journal.add({"report": asdict(report)})
+    return report
+
+
+def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: PieceMaker) -> PredictReport:
+    legend, resumed = mapper.model.card.legend, maker.rows_done
+    maker.make_all(f"predict {scene.target.name}")
+    counts, tiles = maker.counts(), maker.tiles()
+    name = scene.target.name
+    with mapper.progress(f"write {name}", total=len(opened.work.layers), unit="raster") as bar:
+        files = write_results(
+            maker.store,
+            folder / RESULT / name,
+            legend=legend,
+            counts=counts,
+            tags=provenance(**_definition(scene, mapper)),
+            bar=bar,
+        )
+    return PredictReport(
+        mask=scene.target,
+        files=tuple(scene.target.parent / file.name for file in files),
+        source=scene.name,
+        height=opened.work.height,
+        width=opened.work.width,
+        tiles=tiles.run,
+        tiles_skipped=tiles.skipped,
+        class_pixels={entry.name: counts.get(entry.value, 0) for entry in legend.entries},
+        nodata_pixels=counts.get(IGNORE, 0),
+        resampled_to=mapper.model.card.gsd if opened.resampled else None,
+        panels=len(maker.panels),
+        resumed_rows=resumed,
+        notes=opened.notes,
+    )
+
+
+def _job(scene: Scene, opened: OpenScene, mapper: Mapper, panels: tuple[range, ...]) -> dict[str, Any]:
+    """All that finished pieces depend on: what the result is, how it is computed, and the files as they are now."""
+    with rasterio.open(opened.source.info.path) as dataset:
+        names = {*dataset.files, *map(str, scene.paths)}
+    files = [Path(name) for name in sorted(names) if Path(name).is_file()]
+    stats = {str(file): file.stat() for file in files if file.name != MOSAIC}
+    return {
+        **_definition(scene, mapper),
+        "runtime": mapper.predictor.runtime.as_dict(),
+        "input": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+        "max_memory": mapper.settings.max_memory,
+        "panels": [[panel.start, panel.stop] for panel in panels],
+    }
+
+
+def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
+    """What the result is; no times and no execution settings, so that equal work gives equal bytes."""
+    settings, card, shape = mapper.settings, mapper.model.card, mapper.shape
+    return {
+        "version": __version__,
+        "model_sha256": mapper.model.sha256,
+        "sources": [path.name for path in scene.paths],
+        "model_gsd": card.gsd,
+        "parameters": {
+            "tile_size": shape.side,
+            "halo": shape.halo,
+            "overlap": shape.overlap,
+            "nodata": settings.nodata,
+            "class_bias": card.class_bias,
+            **asdict(settings.definition),
+        },
+    }
+
+
+def report_from(document: dict[str, Any]) -> PredictReport:
+    """The report as a journal holds it."""
+    return PredictReport(
+        **{
+            **document,
+            "mask": Path(document["mask"]),
+            "files": tuple(map(Path, document["files"])),
+            "notes": tuple(document["notes"]),
+        }
+    )

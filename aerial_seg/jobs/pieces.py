@@ -1,0 +1,148 @@
+"""Finished rows become pieces: whole rows of blocks, safe on disk, recorded, never made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
+from aerial_seg.jobs.journal import Journal
+from aerial_seg.jobs.scenes import Mapper, OpenScene
+from aerial_seg.jobs.stream import FinishedRows, Frame, MaskStream, Region, TileCount
+from aerial_seg.progress import ProgressBar
+
+Layers = Mapping[str, NDArray[np.uint8]]
+_COUNTED_AT_ONCE = 1_000_000
+
+
+class RowBlocks:
+    """Collects finished rows of a panel into rows of blocks."""
+
+    def __init__(self, layers: tuple[Layer, ...], panel: range, *, first_row: int, height: int) -> None:
+        self._buffers = {layer.name: np.empty((layer.bands, BLOCK, len(panel)), np.uint8) for layer in layers}
+        self._start, self._filled, self._height = first_row, 0, height
+
+    def push(self, rows: FinishedRows) -> Iterator[tuple[range, Layers]]:
+        """Yield (rows, layers (bands, n, w)) for every row of blocks that is complete; views, valid until the next."""
+        if rows.start != self._start + self._filled:
+            raise ValueError(f"row {rows.start} does not follow row {self._start + self._filled}")
+        count, taken = rows.layers["class"].shape[0], 0
+        while taken < count:
+            some = min(count - taken, BLOCK - self._filled)
+            for name, buffer in self._buffers.items():
+                buffer[:, self._filled : self._filled + some] = rows.layers[name][
+                    ..., taken : taken + some, :
+                ]
+            taken, self._filled = taken + some, self._filled + some
+            end = self._start + self._filled
+            if self._filled == BLOCK or end == self._height:
+                yield (
+                    range(self._start, end),
+                    {name: buffer[:, : self._filled] for name, buffer in self._buffers.items()},
+                )
+                self._start, self._filled = end, 0
+
+
+class PieceMaker:
+    """Makes the pieces of one scene that are not done yet, panel by panel, and knows the counts of all."""
+
+    def __init__(self, opened: OpenScene, mapper: Mapper, folder: Path, journal: Journal) -> None:
+        self._opened, self._mapper, self._journal = opened, mapper, journal
+        self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
+        self.store = SegmentStore(folder, opened.source.grid, opened.work.layers, panels=self.panels)
+        self._done = self._intact_pieces()
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that are done in all panels."""
+        return min(map(self._next_row, range(len(self.panels))))
+
+    def make_all(self, label: str) -> None:
+        """Every piece is on disk and recorded."""
+        height = self._opened.work.height
+        todo = [(n, self._frame(n)) for n in range(len(self.panels)) if self._next_row(n) < height]
+        total = sum(len(frame.part) for _, frame in todo)
+        with self._mapper.progress(label, total=total, unit="tile") as bar:
+            for number, frame in todo:
+                self._make_panel(number, frame, bar)
+
+    def counts(self) -> dict[int, int]:
+        """Pixels by value of the class layer, over all pieces."""
+        total: dict[int, int] = {}
+        for record in self._done.values():
+            for value, pixels in record["counts"].items():
+                total[int(value)] = total.get(int(value), 0) + pixels
+        return total
+
+    def tiles(self) -> TileCount:
+        """Tiles run and skipped for all pieces, those of interrupted runs included."""
+        records = self._done.values()
+        return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records))
+
+    def _frame(self, number: int) -> Frame:
+        work, region = self._opened.work, Region(self._next_row(number), self.panels[number])
+        return Frame(work.plan, region, height=work.height, width=work.width)
+
+    def _make_panel(self, number: int, frame: Frame, bar: ProgressBar) -> None:
+        opened, mapper, height = self._opened, self._mapper, self._opened.work.height
+        blocks = RowBlocks(
+            opened.work.layers, self.panels[number], first_row=frame.region.first_row, height=height
+        )
+        card = mapper.model.card
+        with MaskStream(
+            opened.raster,
+            opened.source,
+            frame,
+            mapper.predictor,
+            mapper.settings.definition,
+            bands=card.bands,
+            legend=card.legend,
+        ) as stream:
+            before = TileCount()
+            for finished in stream.rows(bar):
+                for rows, layers in blocks.push(finished):
+                    tiles = stream.tiles.run - before.run, stream.tiles.skipped - before.skipped
+                    before = TileCount(stream.tiles.run, stream.tiles.skipped)
+                    self._keep(number, rows, layers, tiles)
+
+    def _keep(self, number: int, rows: range, layers: Layers, tiles: tuple[int, int]) -> None:
+        self.store.write(number, rows, layers)
+        record = {
+            "panel": number,
+            "rows": [rows.start, rows.stop],
+            "counts": _count_values(layers["class"]),
+            "tiles": tiles,
+        }
+        self._journal.add(record)
+        self._done[number, rows.start] = record
+
+    def _next_row(self, number: int) -> int:
+        return max((r["rows"][1] for (panel, _), r in self._done.items() if panel == number), default=0)
+
+    def _intact_pieces(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """Recorded pieces of every panel from the north, up to the first that is missing or damaged."""
+        recorded = {(r["panel"], r["rows"][0]): r for r in self._journal.records if "panel" in r}
+        done: dict[tuple[int, int], dict[str, Any]] = {}
+        for number in range(len(self.panels)):
+            row = 0
+            while (record := recorded.get((number, row))) is not None:
+                stop = record["rows"][1]
+                if not self.store.intact(number, range(row, stop)):
+                    break
+                done[number, row] = record
+                row = stop
+        return done
+
+
+def _count_values(classes: NDArray[np.uint8]) -> dict[str, int]:
+    """Pixels by value; counted in parts, because numpy counts in 8 bytes per pixel."""
+    flat = classes.reshape(-1)
+    counts = sum(
+        np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=256)
+        for start in range(0, flat.size, _COUNTED_AT_ONCE)
+    )
+    return {str(value): int(n) for value, n in enumerate(np.atleast_1d(counts)) if n}

@@ -1,0 +1,121 @@
+"""What `predict` can be told, and what it tells back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aerial_seg.geo.segments import Layer
+from aerial_seg.jobs.stream import Definition
+from aerial_seg.jobs.vectorize import VectorizeReport
+from aerial_seg.models.engine import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSettings:
+    """How to predict; None takes what the model file says.
+
+    What the result is: tile_size, halo, overlap; window: how tiles are weighted where they overlap (linear, cosine,
+    gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips and rot90; nodata: a
+    value that means "not measured" where all bands have it; mosaic: all rasters become one map; georeferenced: False
+    allows rasters without CRS; force_gsd: resample even beyond a factor of 4. confidence, probabilities: write these
+    rasters too; vectors: write polygons there.
+
+    How it is made: batch_size, device, engine (auto, eager, compile), precision (auto, fp32, bf16, fp16); max_memory:
+    bytes the process may use (default: half of the machine's); restart: forget an interrupted run of this output.
+    """
+
+    tile_size: int | None = None
+    halo: int | None = None
+    overlap: int | None = None
+    window: str = "linear"
+    blend: str = "logits"
+    tta: tuple[str, ...] = ()
+    nodata: float | None = None
+    mosaic: bool = False
+    georeferenced: bool = True
+    force_gsd: bool = False
+    confidence: bool = False
+    probabilities: bool = False
+    vectors: Path | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
+    max_memory: int | None = None
+    overwrite: bool = False
+    restart: bool = False
+
+    @property
+    def definition(self) -> Definition:
+        """What the stream has to know of it."""
+        return Definition(
+            window=self.window,
+            blend=self.blend,
+            tta=self.tta,
+            confidence=self.confidence,
+            probabilities=self.probabilities,
+        )
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """What the predictor has to know of it."""
+        return EngineSettings(engine=self.engine, precision=self.precision, device=self.device)
+
+    def layers(self, classes: int) -> tuple[Layer, ...]:
+        """The rasters that are made, as pieces of finished rows hold them."""
+        wanted = [Layer("class", 1)]
+        if self.confidence:
+            wanted.append(Layer("confidence", 1))
+        if self.probabilities:
+            wanted.append(Layer("probabilities", classes))
+        return tuple(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictReport:
+    """One map.
+
+    files: everything that was written, the mask first. tiles: how many ran, those that a resumed or panelled run
+    repeated included. class_pixels: by class name. nodata_pixels: not measured. resampled_to: the run's GSD where it
+    is not the raster's. panels: column panels that the memory limit asked for. resumed_rows: rows that an earlier,
+    interrupted run had finished. vectors: what was written of the polygons, if they were asked for.
+    """
+
+    mask: Path
+    files: tuple[Path, ...]
+    source: str
+    height: int
+    width: int
+    tiles: int
+    tiles_skipped: int
+    class_pixels: dict[str, int]
+    nodata_pixels: int
+    resampled_to: float | None
+    panels: int = 1
+    resumed_rows: int = 0
+    notes: tuple[str, ...] = ()
+    vectors: VectorizeReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a prediction will take, before it starts; nothing was written.
+
+    memory: peak bytes of the process. disk: bytes that may be needed while the pieces and the result stand side by
+    side. seconds: tiles times the time of one, measured on one batch; tiles without measured pixels are skipped, so
+    it is an upper bound.
+    """
+
+    mask: Path
+    source: str
+    height: int
+    width: int
+    tile_size: int
+    tiles: int
+    panels: int
+    memory: int
+    disk: int
+    seconds: float
+    engine: str
+    notes: tuple[str, ...] = ()

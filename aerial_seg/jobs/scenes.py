@@ -1,0 +1,88 @@
+"""The maps of one command: which rasters, how they are read, and what all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aerial_seg.geo.mosaic import write_mosaic
+from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.budget import Work
+from aerial_seg.jobs.fit import choose_run_grid
+from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.models.file import TrainedModel
+from aerial_seg.models.predictor import Predictor
+from aerial_seg.progress import Progress
+from aerial_seg.tiling.plan import TilePlan, TileShape
+
+MOSAIC = "mosaic.vrt"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One map to make: its rasters, bottom first, and its mask."""
+
+    paths: tuple[Path, ...]
+    target: Path
+
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+        return str(self.paths[0]) if len(self.paths) == 1 else f"{len(self.paths)} rasters"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapper:
+    """Everything that the maps of one command share."""
+
+    model: TrainedModel
+    predictor: Predictor
+    shape: TileShape
+    settings: PredictSettings
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class OpenScene:
+    """An opened scene: read on the run's grid, and on its own."""
+
+    raster: Raster
+    source: Raster
+    work: Work
+    notes: tuple[str, ...]
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the network sees another grid than the raster's."""
+        return self.raster.grid.shape != self.source.grid.shape
+
+
+@contextmanager
+def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene]:
+    """The scene's raster, or the mosaic of its rasters as a VRT in `folder`."""
+    settings, card = mapper.settings, mapper.model.card
+    path = scene.paths[0]
+    notes: tuple[str, ...] = ()
+    if len(scene.paths) > 1:
+        mosaic = write_mosaic(scene.paths, folder / MOSAIC)
+        path = mosaic.path
+        notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
+    with ExitStack() as opened:
+        source, raster = (
+            opened.enter_context(Raster(path, nodata=settings.nodata, georeferenced=settings.georeferenced))
+            for _ in range(2)
+        )
+        grid = source.grid
+        raster.resample(choose_run_grid(grid, card.gsd, settings.force_gsd, str(scene.paths[0])))
+        work = Work(
+            raster=raster,
+            plan=TilePlan.of(height=raster.grid.height, width=raster.grid.width, shape=mapper.shape),
+            height=grid.height,
+            width=grid.width,
+            classes=len(card.legend),
+            layers=settings.layers(len(card.legend)),
+            batch_size=mapper.predictor.batch_size,
+        )
+        yield OpenScene(raster, source, work, notes)

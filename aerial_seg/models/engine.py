@@ -1,0 +1,218 @@
+"""What computes the logits, and how exactly: engines, precisions, and the choice between them.
+
+An engine is one small class that takes batches of a fixed shape; another runtime is another class, a name in ENGINES
+and a branch in `choose_engine` and `start_engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.models.compiling import CompiledForward, CompileFailed, compile_problem
+from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
+
+ENGINES = ("auto", "eager", "compile")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+COMPILE_PAYS = 300
+"""Tiles from which compiling pays on a CPU: it takes some 10 s, and saves 20 to 40 ms on a 512² tile of a DeepLabv3
+with a ResNet-50 (10 ms in fp32 at output stride 8, where the folded network is nearly as fast)."""
+
+_AGREEMENT = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
+"""Largest difference between the logits of two engines, relative to the largest logit; beyond it one is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What was asked for: one of ENGINES, one of PRECISIONS, and a device (auto, cpu, cuda, cuda:N)."""
+
+    engine: str = "auto"
+    precision: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check("engine", self.engine, ENGINES)
+        _check("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """All that the bits of the logits depend on besides model and image.
+
+    device: cpu or cuda. hardware: the processor's or GPU's name.
+    """
+
+    engine: str
+    precision: str
+    device: str
+    hardware: str
+    batch_size: int
+    threads: int
+    torch_version: str
+
+    @classmethod
+    def here(cls, choice: Choice, device: torch.device, batch_size: int) -> Runtime:
+        """The runtime of this process."""
+        return cls(
+            engine=choice.engine,
+            precision=choice.precision,
+            device=device.type,
+            hardware=hardware_name(device),
+            batch_size=batch_size,
+            threads=torch.get_num_threads(),
+            torch_version=str(torch.__version__),
+        )
+
+    def as_dict(self) -> dict[str, str | int]:
+        """For a journal or a report."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and why wherever it differs from what was asked or would surprise."""
+
+    engine: str
+    precision: str
+    notes: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """Computes logits of batches of one shape.
+
+    A call takes images (N,C,H,W) float32 on the device, channels-last, and gives logits (N,K,h,w) of any float dtype.
+    """
+
+    name: str
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """images → logits."""
+        ...
+
+
+class EagerEngine:
+    """The network, called as it is."""
+
+    name = "eager"
+
+    def __init__(self, network: nn.Module, *, precision: str, device: torch.device) -> None:
+        self._network, self._precision, self._device = network, precision, device
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """images → logits."""
+        with inference(self._device, self._precision):
+            logits: Tensor = self._network(batch)
+        return logits
+
+
+class CompiledEngine:
+    """The network through torch.compile, its weights frozen into the code, for batches of one shape."""
+
+    name = "compile"
+
+    def __init__(self, network: nn.Module, *, precision: str, device: torch.device) -> None:
+        self._forward = CompiledForward(network, device)
+        self._precision, self._device = precision, device
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """images → logits; the first call compiles, and raises CompileFailed where that does not work."""
+        with inference(self._device, self._precision):
+            return self._forward(batch)
+
+
+def choose(settings: EngineSettings, device: torch.device, *, tiles: int) -> Choice:
+    """Precision and engine for `tiles` tiles on this device.
+
+    Raises SettingsError for a precision that the device cannot do.
+    """
+    precision, why_precision = _choose_precision(settings.precision, device)
+    engine, why_engine = _choose_engine(settings.engine, device, tiles)
+    return Choice(engine, precision, (*why_precision, *why_engine))
+
+
+def _choose_precision(wanted: str, device: torch.device) -> tuple[str, Sequence[str]]:
+    native, name = has_native_bf16(device), hardware_name(device)
+    if wanted == "fp16" and device.type == "cpu":
+        raise SettingsError(
+            "precision fp16 needs a CUDA device; use --precision bf16, fp32 or auto on the CPU"
+        )
+    if wanted == "bf16" and not native:
+        other = "fp32" if device.type == "cpu" else "fp16"
+        return wanted, [
+            f"precision bf16: {name} only emulates bfloat16, which can take 100 times as long; pass --precision {other}"
+        ]
+    if wanted != "auto":
+        return wanted, []
+    if native:
+        return "bf16", [
+            f"precision bf16: {name} multiplies bfloat16 natively; pixels with nearly tied classes may differ from "
+            "fp32's, which is slower and exact (--precision fp32)"
+        ]
+    return "fp32", []
+
+
+def _choose_engine(wanted: str, device: torch.device, tiles: int) -> tuple[str, Sequence[str]]:
+    if wanted == "eager":
+        return "eager", []
+    if wanted == "auto" and device.type != "cpu":
+        # Unmeasured there; and kernels picked by timing could differ between a run and its resumption.
+        return "eager", ["engine eager: on a GPU compiling is left to you (--engine compile)"]
+    if wanted == "auto" and tiles < COMPILE_PAYS:
+        return "eager", [
+            f"engine eager: compiling pays from about {COMPILE_PAYS} tiles, these are {tiles} (--engine compile does "
+            "it all the same)"
+        ]
+    problem = compile_problem(device)
+    return ("compile", []) if problem is None else ("eager", [_not_compiled(problem)])
+
+
+def start_engine(
+    choice: Choice, network: nn.Module, batch: Tensor, *, device: torch.device
+) -> tuple[Engine, Choice]:
+    """An engine that has proved itself on this batch, and the choice it stands for.
+
+    A network that cannot be compiled, or computes something else then, runs in the eager engine with a note.
+    """
+    eager = EagerEngine(network, precision=choice.precision, device=device)
+    if choice.engine == "eager":
+        if has_own_memory(device):
+            eager(batch)
+        return eager, choice
+    compiled = CompiledEngine(network, precision=choice.precision, device=device)
+    try:
+        difference = _difference(compiled(batch), eager(batch))
+    except CompileFailed as error:
+        return eager, _fall_back(choice, str(error))
+    if not difference <= _AGREEMENT[choice.precision]:
+        return eager, _fall_back(choice, f"its logits differ by {difference:.1g} of the largest")
+    return compiled, choice
+
+
+def _difference(logits: Tensor, reference: Tensor) -> float:
+    with torch.inference_mode():
+        largest = reference.float().abs().max().clamp(min=1e-12)
+        return float((logits.float() - reference.float()).abs().max() / largest)
+
+
+def _fall_back(choice: Choice, problem: str) -> Choice:
+    return Choice("eager", choice.precision, (*choice.notes, _not_compiled(problem)))
+
+
+def _not_compiled(problem: str) -> str:
+    return (
+        f"engine eager: compiling does not work here ({problem}); install a C++ compiler (g++ or clang++) if it is "
+        "missing, or pass --engine eager"
+    )
+
+
+def _check(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise SettingsError(
+            f"there is no {what} '{name}'{did_you_mean(name, known)}; use one of {', '.join(known)}"
+        )

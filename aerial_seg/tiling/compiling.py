@@ -1,0 +1,51 @@
+"""Loops that numba compiles, and what becomes of its cache when the code changes or nothing can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from hashlib import sha256
+from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_SOURCES = sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+"""Numba does not notice when a function that was inlined from another file changes: this makes it part of a name."""
+
+
+def inner(function: Callable[P, R]) -> Callable[P, R]:
+    """Compiled into the kernels that call it."""
+    return cast(Callable[P, R], njit(nogil=True, forceinline=True)(function))
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compiled at the first call and kept in numba's cache, if one can be written; runs without the GIL.
+
+    Float arithmetic is done as written (no fast-math), on one thread: the bits do not depend on the machine's cores.
+    """
+    function.__qualname__ += f"_{_SOURCES[:8]}"
+    try:
+        compiled = cast(Callable[P, R], njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # numba finds no folder for its cache
+        return cast(Callable[P, R], njit(nogil=True)(function))
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return compiled(*args, **kwargs)
+        except OSError:  # the cache's disk is full; the function has been compiled by now
+            return compiled(*args, **kwargs)
+
+    return call

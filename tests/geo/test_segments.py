@@ -1,0 +1,314 @@
+"""Finished rows are whole on the disk or not there at all, and show as one raster however they were cut."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyproj import CRS
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+
+from aerial_seg.errors import OutputError
+from aerial_seg.geo import segments
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.segments import BLOCK, Layer, Segment, SegmentStore
+from aerial_seg.legend import IGNORE
+
+HEIGHT, WIDTH = 1400, 1300
+GRID = Grid(crs=CRS(32645), transform=Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000), height=HEIGHT, width=WIDTH)
+CLASS, PROBABILITIES = Layer("class", 1), Layer("probabilities", 3)
+ONE_PANEL = (range(WIDTH),)
+THREE_PANELS = (range(512), range(512, 1024), range(1024, WIDTH))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.segments import Layer, SegmentStore
+
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+grid = Grid(crs=None, transform=Affine.identity(), height=1400, width=1300)
+store = SegmentStore(Path(sys.argv[1]), grid, (Layer("class", 1),), panels=(range(1300),))
+store.write(0, range(512, 1400), {"class": np.ones((888, 1300), np.uint8)})
+"""
+
+
+def noise(bands: int = 1) -> np.ndarray:
+    return np.random.default_rng(bands).choice(np.array([0, 1, 7, IGNORE], np.uint8), (bands, HEIGHT, WIDTH))
+
+
+def fill(store: SegmentStore, values: dict[str, np.ndarray], edges: list[int]) -> None:
+    for panel, cols in enumerate(store.panels):
+        for start, stop in pairwise(edges):
+            arrays = {name: array[:, start:stop, cols.start : cols.stop] for name, array in values.items()}
+            store.write(panel, range(start, stop), arrays)
+
+
+def class_store(folder: Path, panels: tuple[range, ...] = ONE_PANEL) -> SegmentStore:
+    return SegmentStore(folder, GRID, (CLASS,), panels=panels)
+
+
+@contextmanager
+def small_files_only(size: int) -> Iterator[None]:
+    """As a full disk: no file may grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestVrt:
+    @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(cuts=st.sets(st.sampled_from([512, 1024])), panels=st.sampled_from([ONE_PANEL, THREE_PANELS]))
+    def test_however_it_was_cut_it_shows_what_was_written(
+        self, tmp_path_factory: pytest.TempPathFactory, cuts: set[int], panels: tuple[range, ...]
+    ) -> None:
+        store = SegmentStore(tmp_path_factory.mktemp("s"), GRID, (CLASS, PROBABILITIES), panels=panels)
+        values = {"class": noise(), "probabilities": noise(3)}
+        fill(store, values, [0, *sorted(cuts), HEIGHT])
+        for layer in store.layers:
+            with rasterio.open(store.vrt(layer)) as vrt:
+                np.testing.assert_array_equal(vrt.read(), values[layer.name])
+                assert (vrt.transform, vrt.nodata, vrt.count) == (GRID.transform, IGNORE, layer.bands)
+                assert vrt.crs.to_epsg() == 32645
+
+    def test_the_folder_may_be_moved(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path / "before", THREE_PANELS)
+        fill(store, {"class": noise()}, [0, 512, HEIGHT])
+        store.vrt(CLASS)
+        moved = store.folder.rename(tmp_path / "after")
+        with rasterio.open(moved / "class.vrt") as vrt:
+            np.testing.assert_array_equal(vrt.read(), noise())
+
+    def test_a_segment_stands_at_its_own_place(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path, THREE_PANELS)
+        fill(store, {"class": noise()}, [0, 512, HEIGHT])
+        with rasterio.open(tmp_path / "class-p01-r00000512-00001400.tif") as part:
+            assert part.transform == GRID.transform * Affine.translation(512, 512)
+            np.testing.assert_array_equal(part.read(1), noise()[0, 512:, 512:1024])
+
+    def test_an_incomplete_layer_is_our_own_bug(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path, THREE_PANELS)
+        for panel in (0, 2):
+            cols = store.panels[panel]
+            store.write(panel, range(HEIGHT), {"class": noise()[..., cols.start : cols.stop]})
+        with pytest.raises(ValueError, match="panel 1 of layer class is not complete"):
+            store.vrt(CLASS)
+
+    def test_two_thousand_segments_open_fast_and_read_lazily(self, tmp_path: Path) -> None:
+        tall = Grid(crs=None, transform=GRID.transform, height=2000 * BLOCK, width=600)
+        store = SegmentStore(tmp_path, tall, (CLASS,), panels=(range(600),))
+        rows = np.arange(BLOCK * 600, dtype=np.uint8).reshape(BLOCK, 600)
+        store.write(0, range(BLOCK), {"class": rows})
+        first = next(tmp_path.glob("*.tif"))
+        for start in range(BLOCK, 1999 * BLOCK, BLOCK):
+            # None of these can be opened, so none of them was.
+            (tmp_path / f"class-p00-r{start:08d}-{start + BLOCK:08d}.tif").touch()
+        last = 1999 * BLOCK
+        os.link(first, tmp_path / f"class-p00-r{last:08d}-{last + BLOCK:08d}.tif")
+        assert store.done(0) == tall.height
+        with rasterio.open(store.vrt(CLASS)) as vrt:
+            np.testing.assert_array_equal(vrt.read(1, window=Window(0, last, 600, BLOCK)), rows)
+
+
+class TestEmpty:
+    def test_what_is_all_nodata_takes_no_space_and_is_no_source(self, tmp_path: Path) -> None:
+        values = noise()
+        values[:, 512:1024] = IGNORE
+        store = class_store(tmp_path)
+        fill(store, {"class": values}, [0, 512, 1024, HEIGHT])
+        assert (tmp_path / "class-p00-r00000512-00001024.empty").stat().st_size == 0
+        assert store.done(0) == HEIGHT
+        assert store.intact(0, range(512, 1024))
+        assert store.vrt(CLASS).read_text().count("<SimpleSource>") == 2
+        with rasterio.open(store.vrt(CLASS)) as vrt:
+            np.testing.assert_array_equal(vrt.read(), values)
+
+    def test_written_again_only_the_new_one_counts(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path)
+        full = np.full((HEIGHT, WIDTH), IGNORE, np.uint8)
+        for values in (full, noise()[0], full, noise()[0]):
+            store.write(0, range(HEIGHT), {"class": values})
+            assert len(list(tmp_path.iterdir())) == 1
+            with rasterio.open(store.vrt(CLASS)) as vrt:
+                np.testing.assert_array_equal(vrt.read(1), values)
+            store.vrt(CLASS).unlink()
+
+
+class TestDone:
+    def test_rows_count_from_the_north_without_a_gap_and_in_every_layer(self, tmp_path: Path) -> None:
+        store = SegmentStore(tmp_path, GRID, (CLASS, PROBABILITIES), panels=ONE_PANEL)
+        assert store.done(0) == 0
+        values = {"class": noise(), "probabilities": noise(3)}
+        for start, stop, done in ((0, 512, 512), (1024, HEIGHT, 512), (512, 1024, HEIGHT)):
+            store.write(0, range(start, stop), {name: part[:, start:stop] for name, part in values.items()})
+            assert store.done(0) == done
+        next(tmp_path.glob("probabilities-p00-r00000512-*")).unlink()
+        assert store.done(0) == 512
+        assert not store.intact(0, range(512, 1024))
+
+    def test_discarded_rows_are_gone(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path, THREE_PANELS)
+        fill(store, {"class": noise()}, [0, 512, 1024, HEIGHT])
+        store.discard(1, after=512)
+        assert [store.done(panel) for panel in range(3)] == [HEIGHT, 512, HEIGHT]
+
+    def test_what_overlaps_older_rows_replaces_them(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path)
+        fill(store, {"class": noise()}, [0, 512, 1024, HEIGHT])
+        store.write(0, range(1024), {"class": noise()[:, :1024]})
+        assert {p.name for p in tmp_path.iterdir()} == {
+            "class-p00-r00000000-00001024.tif",
+            "class-p00-r00001024-00001400.tif",
+        }
+
+    def test_another_layout_of_panels_left_behind_is_not_seen(self, tmp_path: Path) -> None:
+        fill(class_store(tmp_path, THREE_PANELS), {"class": noise()}, [0, HEIGHT])
+        store = class_store(tmp_path)
+        store.write(0, range(HEIGHT), {"class": noise()})
+        with rasterio.open(store.vrt(CLASS)) as vrt:
+            np.testing.assert_array_equal(vrt.read(), noise())
+
+    def test_other_files_in_the_folder_are_no_segments(self, tmp_path: Path) -> None:
+        for name in ("lock", "journal.jsonl", "class-p00-r00000000-00000512.tif.partial", "mosaic.vrt"):
+            (tmp_path / name).touch()
+            assert Segment.of(tmp_path / name) is None
+        assert class_store(tmp_path).done(0) == 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A segment's file; blocks that are not in it must not hide that its end is missing."""
+    store = class_store(tmp_path_factory.mktemp("whole"))
+    values = noise()[:, :1024]
+    values[:, :512, 512:] = IGNORE
+    store.write(0, range(1024), {"class": values})
+    return next(store.folder.glob("*.tif")).read_bytes()
+
+
+class TestIntact:
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(share=st.floats(0, 1, exclude_max=True))
+    def test_a_truncated_one_is_not(self, tmp_path: Path, whole: bytes, share: float) -> None:
+        path = tmp_path / "class-p00-r00000000-00001024.tif"
+        path.write_bytes(whole)
+        store = class_store(tmp_path)
+        assert store.intact(0, range(1024))
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert not store.intact(0, range(1024))
+
+    def test_only_exactly_these_rows_of_this_raster_are(self, tmp_path: Path, whole: bytes) -> None:
+        path = tmp_path / "class-p00-r00000000-00001024.tif"
+        path.write_bytes(whole)
+        assert not class_store(tmp_path).intact(0, range(512))
+        assert not class_store(tmp_path).intact(0, range(1024, HEIGHT))
+        assert not class_store(tmp_path, THREE_PANELS).intact(0, range(1024))
+        path.write_text("not a raster")
+        assert not class_store(tmp_path).intact(0, range(1024))
+
+
+class TestDisk:
+    @pytest.mark.parametrize("size", [100, 5_000, 200_000])
+    def test_a_full_disk_is_one_line_and_leaves_no_rows(self, tmp_path: Path, size: int) -> None:
+        store = class_store(tmp_path)
+        store.write(0, range(512), {"class": noise()[:, :512]})
+        with (
+            small_files_only(size),
+            pytest.raises(
+                OutputError, match=r"class-p00-r00000512-00001400.tif could not be written .*free disk space"
+            ) as raised,
+        ):
+            store.write(0, range(512, HEIGHT), {"class": noise()[:, 512:]})
+        assert "\n" not in str(raised.value)
+        assert store.done(0) == 512
+        assert [p.name for p in tmp_path.iterdir()] == ["class-p00-r00000000-00000512.tif"]
+        store.write(0, range(512, HEIGHT), {"class": noise()[:, 512:]})
+        assert store.done(0) == HEIGHT
+
+    def test_a_write_that_gdal_lost_is_noticed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # With threads GDAL reports no failed write; here it is made to use them.
+        profile = segments.scratch_profile
+        monkeypatch.setattr(
+            segments,
+            "scratch_profile",
+            lambda *args: {**profile(*args), "num_threads": 2, "compress": "DEFLATE"},
+        )
+        with small_files_only(200_000), pytest.raises(OutputError, match="free disk space"):
+            class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_kill_between_write_and_rename_leaves_no_rows(self, tmp_path: Path) -> None:
+        store = class_store(tmp_path)
+        store.write(0, range(512), {"class": noise()[:, :512]})
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 2
+        assert store.done(0) == 512
+        assert not store.intact(0, range(512, HEIGHT))
+        store.write(0, range(512, HEIGHT), {"class": noise()[:, 512:]})
+        assert store.intact(0, range(512, HEIGHT))
+        with rasterio.open(store.vrt(CLASS)) as vrt:
+            np.testing.assert_array_equal(vrt.read(), noise())
+
+    def test_a_gdal_without_zstd_deflates(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class NoZstd(segments.MemoryFile):  # type: ignore[misc]
+            def open(self, **profile: object) -> None:
+                raise RasterioIOError("missing codec for ZSTD")
+
+        monkeypatch.setattr(segments, "MemoryFile", NoZstd)
+        segments._scratch_compression.cache_clear()
+        try:
+            class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
+        finally:
+            segments._scratch_compression.cache_clear()
+        with rasterio.open(next(tmp_path.glob("*.tif"))) as part:
+            assert part.profile["compress"] == "deflate"
+
+
+class TestOwnBugs:
+    @pytest.mark.parametrize("rows", [range(1, 512), range(0, 500), range(512, 512), range(1024, 2048)])
+    def test_rows_that_are_no_rows_of_blocks(self, tmp_path: Path, rows: range) -> None:
+        with pytest.raises(ValueError, match="are not whole rows of blocks"):
+            class_store(tmp_path).write(0, rows, {"class": np.zeros((len(rows), WIDTH), np.uint8)})
+
+    def test_other_layers_than_the_stores(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"layers \['confidence'\] were given"):
+            class_store(tmp_path).write(0, range(HEIGHT), {"confidence": noise()})
+
+    @pytest.mark.parametrize(
+        "panels",
+        [
+            (),
+            (range(1024),),
+            (range(500), range(500, WIDTH)),
+            (range(512), range(1024, WIDTH)),
+            (range(512), range(512, 512), range(512, WIDTH)),
+        ],
+    )
+    def test_panels_that_do_not_cover_the_width(self, tmp_path: Path, panels: tuple[range, ...]) -> None:
+        with pytest.raises(ValueError, match="do not cover 1300 columns in whole blocks"):
+            class_store(tmp_path, panels)
+
+    @pytest.mark.parametrize(("name", "bands"), [("classes", 1), ("class", 0)])
+    def test_a_layer_that_is_none(self, name: str, bands: int) -> None:
+        with pytest.raises(ValueError, match="no layer is called"):
+            Layer(name, bands)

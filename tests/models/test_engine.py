@@ -1,0 +1,494 @@
+"""Folding, choosing an engine and a precision, and the predictor's laws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from aerial_seg.bands import Band
+from aerial_seg.errors import SettingsError
+from aerial_seg.legend import make_legend
+from aerial_seg.models import compiling, device, engine
+from aerial_seg.models.device import has_native_bf16, reproducible
+from aerial_seg.models.engine import COMPILE_PAYS, EngineSettings, choose
+from aerial_seg.models.file import ModelCard, TrainedModel
+from aerial_seg.models.fold import FOLD_TOLERANCE, fold_batch_norms
+from aerial_seg.models.network import build_network
+from aerial_seg.models.predictor import Predictor
+from aerial_seg.recipe import ModelSettings, Recipe
+
+CPU = torch.device("cpu")
+BIAS = (0.25, -0.5, 0.0)
+FP32 = EngineSettings(engine="eager", precision="fp32", device="cpu")
+SMALL = ModelSettings(architecture="deeplabv3", output_stride=16, head_channels=8)
+
+OWN = [
+    ModelSettings(architecture=name, output_stride=stride, head_channels=16)
+    for name in ("fcn", "deeplabv3", "pspnet")
+    for stride in (8, 16)
+]
+RESNET_SMP = [ModelSettings(architecture=name) for name in ("Unet", "FPN", "Linknet", "DeepLabV3Plus")]
+OTHER_SMP = [
+    ModelSettings(architecture="Unet", encoder=name)
+    for name in ("tu-efficientnet_b0", "tu-resnet18", "mobilenet_v2", "densenet121", "efficientnet-b0")
+]
+
+
+def make_model(settings: ModelSettings = SMALL) -> TrainedModel:
+    """A network of three bands and three classes whose batch norms have something to say."""
+    torch.manual_seed(0)
+    network = build_network(settings.model_copy(update={"weights": "none"}), bands=3, classes=3).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    card = ModelCard(
+        tool_version="test",
+        recipe=Recipe(model=settings),
+        legend=make_legend({0: "background", 1: "building", 2: "road"}, background=[0]),
+        bands=tuple(Band(name=n, dtype="uint8", mean=9, std=2, p2=1, p98=20) for n in "rgb"),
+        gsd=0.25,
+        class_bias=BIAS,
+        iteration=3,
+        validation_miou=0.5,
+        data_fingerprint="f",
+    )
+    return TrainedModel(network, card, "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def small() -> TrainedModel:
+    return make_model()
+
+
+def images(count: int, side: int = 64) -> list[NDArray[np.float32]]:
+    return [np.random.default_rng(k).normal(size=(3, side, side)).astype(np.float32) for k in range(count)]
+
+
+def predictor(model: TrainedModel, settings: EngineSettings = FP32, *, batch_size: int = 2) -> Predictor:
+    return Predictor(model, settings=settings, batch_size=batch_size, side=64, tiles=COMPILE_PAYS)
+
+
+def bare_logits(model: TrainedModel, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(h, w, K) of the network as it was loaded, plus the class bias."""
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = model.network(torch.from_numpy(image)[None])[0].numpy()
+    return logits.transpose(1, 2, 0) + np.float32(BIAS)
+
+
+def remaining(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def relative(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max() / right.abs().max())
+
+
+# Folding
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*OWN, *RESNET_SMP, *OTHER_SMP],
+    ids=lambda s: f"{s.architecture}-{s.encoder}-{s.output_stride}",
+)
+def test_a_folded_network_gives_the_logits_of_the_unfolded(settings: ModelSettings) -> None:
+    network = make_model(settings).network
+    if settings in OWN:
+        network.auxiliary = None
+    folded = copy.deepcopy(network)
+    facts = fold_batch_norms(folded, torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    image = torch.randn(2, 3, 128, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        assert relative(folded(image), network(image)) <= FOLD_TOLERANCE
+    assert facts.count >= 20
+    assert facts.change <= FOLD_TOLERANCE
+    if settings not in OTHER_SMP:
+        # FPN's group norms are no batch norms.
+        assert (facts.left, remaining(folded)) == (0, 0)
+
+
+class Odd(nn.Module):
+    """conv → norm in ways that may not be folded, and one that may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(6))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        c, n = self.convs, self.norms
+        kept = c[0](x)
+        x = n[0](kept) + kept  # a second reader
+        x = n[1](torch.relu_(c[1](x)))  # written in place since
+        x = n[2](c[2](c[2](x)))  # a convolution called twice
+        x = n[3](n[3](c[3](x)))  # a norm called twice
+        x = n[4](c[4](x) * 2)  # something between
+        folded: Tensor = n[5](c[5](x))
+        return folded
+
+
+def test_only_what_reads_a_convolution_directly_and_alone_is_folded() -> None:
+    torch.manual_seed(0)
+    network = Odd().eval()
+    for norm in network.norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    folded = copy.deepcopy(network)
+    image = torch.randn(1, 4, 8, 8)
+    facts = fold_batch_norms(folded, image)
+    assert facts.count == 1
+    assert isinstance(folded.norms[5], nn.Identity)
+    assert remaining(folded) == 5
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(image), network(image))
+
+
+class Scaled(nn.Conv2d):
+    """Standardises its weights, so scaling them does nothing: folding into it goes wrong."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.weight.norm()
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+def test_a_folding_that_changes_logits_is_taken_back() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Scaled(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    network[1].running_var.fill_(9.0)
+    before = copy.deepcopy(network)
+    image = torch.randn(1, 3, 8, 8)
+    facts = fold_batch_norms(network, image)
+    assert facts.count == 0
+    assert facts.left == 1
+    assert facts.change > FOLD_TOLERANCE
+    with torch.inference_mode():
+        assert torch.equal(network(image), before(image))
+    assert network.state_dict().keys() == before.state_dict().keys()
+
+
+def test_the_predictor_says_when_it_could_not_fold(
+    monkeypatch: pytest.MonkeyPatch, small: TrainedModel
+) -> None:
+    monkeypatch.setattr("aerial_seg.models.fold.FOLD_TOLERANCE", -1.0)
+    monkeypatch.setattr("aerial_seg.models.predictor.FOLD_TOLERANCE", -1.0)
+    made = predictor(small)
+    assert any("not folded" in note for note in made.notes)
+    np.testing.assert_allclose(made.run(images(1))[0], bare_logits(small, images(1)[0]), rtol=1e-4, atol=1e-5)
+
+
+# The predictor
+
+
+@pytest.mark.parametrize(
+    "settings", [SMALL, ModelSettings(architecture="Unet")], ids=lambda s: s.architecture
+)
+def test_logits_are_the_networks_plus_the_class_bias(settings: ModelSettings) -> None:
+    model = make_model(settings)
+    before = copy.deepcopy(model.network.state_dict())
+    norms = remaining(model.network)
+    logits = predictor(model).run(images(2))
+    assert logits.dtype == np.float32
+    assert logits.flags.c_contiguous
+    cells = model.network.geometry.cells(64)
+    assert logits.shape == (2, cells, cells, 3)
+    for image, own in zip(images(2), logits, strict=True):
+        np.testing.assert_allclose(own, bare_logits(model, image), rtol=1e-4, atol=1e-5)
+    after = model.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert remaining(model.network) == norms > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_position_in_a_batch_and_its_padding_change_no_bit(small: TrainedModel, precision: str) -> None:
+    made = predictor(small, EngineSettings("eager", precision, "cpu"), batch_size=3)
+    first, second, third = images(3)
+    together = made.run([first, second, third])
+    assert np.array_equal(made.run([third])[0], together[2])
+    assert np.array_equal(made.run([third, first]), together[[2, 0]])
+    assert np.array_equal(made.run([second, third, first]), together[[1, 2, 0]])
+    assert np.array_equal(predictor(small, made_like(made), batch_size=3).run([second])[0], together[1])
+
+
+def made_like(made: Predictor) -> EngineSettings:
+    return EngineSettings(made.runtime.engine, made.runtime.precision, "cpu")
+
+
+def test_more_images_than_a_batch_are_cut_into_batches(small: TrainedModel) -> None:
+    made = predictor(small, batch_size=2)
+    many = images(5)
+    expected = np.concatenate([made.run(many[:2]), made.run(many[2:4]), made.run(many[4:])])
+    assert np.array_equal(made.run(many), expected)
+
+
+def test_batches_in_flight_keep_their_own_logits(small: TrainedModel) -> None:
+    made = predictor(small)
+    assert made.depth == 1
+    first, second = made.submit(images(2)), made.submit(images(2)[::-1])
+    assert np.array_equal(first.logits(), second.logits()[::-1])
+    assert np.array_equal(first.logits(), made.run(images(2)))
+
+
+def test_an_image_of_another_shape_is_our_own_mistake(small: TrainedModel) -> None:
+    with pytest.raises(ValueError, match=r"wanted \(3, 64, 64\)"):
+        predictor(small).run([np.zeros((3, 32, 64), np.float32)])
+
+
+def test_the_runtime_is_complete(small: TrainedModel) -> None:
+    runtime = predictor(small, batch_size=3).runtime
+    assert runtime.as_dict() == {
+        "engine": "eager",
+        "precision": "fp32",
+        "device": "cpu",
+        "hardware": runtime.hardware,
+        "batch_size": 3,
+        "threads": torch.get_num_threads(),
+        "torch_version": torch.__version__,
+    }
+    assert torch.backends.cpu.get_cpu_capability() in runtime.hardware
+
+
+def test_bf16_stays_near_fp32_and_casts_weights_once(small: TrainedModel) -> None:
+    image = images(1)
+    exact = predictor(small, batch_size=1).run(image)
+    made = predictor(small, EngineSettings("eager", "bf16", "cpu"), batch_size=1)
+    assert made.runtime.precision == "bf16"
+    halved = made.run(image)
+    assert halved.dtype == np.float32
+    assert 0 < np.abs(halved - exact).max() < 0.05 * np.abs(exact).max()
+    if not has_native_bf16(CPU):
+        assert any("emulates bfloat16" in note for note in made.notes)
+
+
+# The choice of engine and precision
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Says what compile_problem finds."""
+
+    def found(problem: str | None) -> None:
+        monkeypatch.setattr(engine, "compile_problem", lambda device: problem)
+
+    return found
+
+
+def test_compiling_is_chosen_when_tiles_and_a_compiler_are_there(
+    compiler: Callable[[str | None], None],
+) -> None:
+    compiler(None)
+    assert choose(EngineSettings(precision="fp32"), CPU, tiles=COMPILE_PAYS) == engine.Choice(
+        "compile", "fp32"
+    )
+    assert choose(EngineSettings(engine="compile", precision="fp32"), CPU, tiles=1).engine == "compile"
+    few = choose(EngineSettings(precision="fp32"), CPU, tiles=COMPILE_PAYS - 1)
+    assert few.engine == "eager"
+    assert f"these are {COMPILE_PAYS - 1}" in few.notes[0]
+    assert choose(FP32, CPU, tiles=10**6) == engine.Choice("eager", "fp32")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "compile"])
+def test_a_missing_compiler_is_said_and_work_goes_on(
+    compiler: Callable[[str | None], None], small: TrainedModel, wanted: str
+) -> None:
+    compiler("InvalidCxxCompiler: none")
+    made = predictor(small, EngineSettings(wanted, "fp32", "cpu"))
+    assert made.runtime.engine == "eager"
+    (note,) = made.notes
+    assert "InvalidCxxCompiler: none" in note
+    assert "--engine eager" in note
+    assert np.array_equal(made.run(images(2)), predictor(small).run(images(2)))
+
+
+def test_a_missing_compiler_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def no_compiler(graph: object, example: object) -> None:
+        raise RuntimeError("no g++")
+
+    def compile_by(network: Callable[..., object], *, dynamic: bool) -> object:
+        return real(network, dynamic=dynamic, backend=no_compiler)
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_by)
+    assert "no g++" in str(compiling.compile_problem(CPU))
+    with pytest.raises(compiling.CompileFailed) as caught:
+        compiling.CompiledForward(nn.ReLU(), CPU)(torch.ones(1))
+    assert isinstance(caught.value.__cause__, BackendCompilerFailed)
+
+
+def test_a_network_that_does_not_compile_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, compiler: Callable[[str | None], None], small: TrainedModel
+) -> None:
+    compiler(None)
+    for broken, reason in ((fail_to_compile, "LoweringException"), (compute_nonsense, "logits differ")):
+        monkeypatch.setattr(engine.CompiledEngine, "__call__", broken)
+        made = predictor(small, EngineSettings("compile", "fp32", "cpu"))
+        assert made.runtime.engine == "eager"
+        assert reason in made.notes[0]
+        assert np.array_equal(made.run(images(1)), predictor(small).run(images(1)))
+
+
+def fail_to_compile(self: object, batch: Tensor) -> Tensor:
+    raise compiling.CompileFailed("LoweringException: no")
+
+
+def compute_nonsense(self: object, batch: Tensor) -> Tensor:
+    return torch.full((len(batch), 3, 4, 4), torch.nan)
+
+
+@pytest.mark.slow
+def test_compiled_logits_decide_as_the_eager_ones(small: TrainedModel) -> None:
+    problem = compiling.compile_problem(CPU)
+    if problem is not None:
+        pytest.skip(problem)
+    compiled = predictor(small, EngineSettings("auto", "fp32", "cpu"), batch_size=3)
+    assert (compiled.runtime.engine, compiled.notes) == ("compile", ())
+    many = images(6)
+    logits, reference = compiled.run(many), predictor(small, batch_size=3).run(many)
+    best = np.sort(reference, axis=-1)
+    clear = best[..., -1] - best[..., -2] > 1e-3
+    assert clear.mean() > 0.5
+    assert np.array_equal(logits.argmax(-1)[clear], reference.argmax(-1)[clear])
+    np.testing.assert_allclose(logits, reference, atol=1e-4)
+    assert logits.flags.c_contiguous
+    assert np.array_equal(compiled.run(many[2:3])[0], logits[2])
+    assert np.array_equal(compiled.run([many[2], many[0]]), logits[[2, 0]])
+
+
+def test_auto_takes_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(engine, "has_native_bf16", lambda device, native=native: native)
+        choice = choose(EngineSettings(engine="eager"), CPU, tiles=1)
+        assert choice.precision == precision
+        assert [note.split(":")[0] for note in choice.notes] == (["precision bf16"] if native else [])
+        assert choose(FP32, CPU, tiles=1).precision == "fp32"
+    asked = choose(EngineSettings(engine="eager", precision="bf16"), CPU, tiles=1)
+    assert asked.precision == "bf16"
+    assert "only emulates" in asked.notes[0]
+
+
+def test_a_gpu_is_left_eager_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, compiler: Callable[[str | None], None]
+) -> None:
+    compiler(None)
+    monkeypatch.setattr(engine, "has_native_bf16", lambda device: False)
+    monkeypatch.setattr(engine, "hardware_name", lambda device: "an old GPU")
+    gpu = torch.device("cuda")
+    choice = choose(EngineSettings(), gpu, tiles=10**6)
+    assert (choice.engine, choice.precision) == ("eager", "fp32")
+    assert "--engine compile" in choice.notes[0]
+    assert choose(EngineSettings("compile", "fp16"), gpu, tiles=1) == engine.Choice("compile", "fp16")
+
+
+@pytest.mark.parametrize("flags", ["flags : sse avx512_bf16", "flags: amx_bf16 x", "Features\t: asimd bf16"])
+def test_native_bf16_is_read_from_the_processors_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(device, "_CPU_INFO", info)
+    assert not has_native_bf16(CPU)
+    info.write_text(f"model name : Some CPU: fast\n{flags}\n\nprocessor : 1\n")
+    assert has_native_bf16(CPU)
+    assert device.hardware_name(CPU).startswith("Some CPU: fast (")
+    info.write_text("flags : avx2 avx512f\n\nflags : avx512_bf16\n")
+    assert not has_native_bf16(CPU)
+
+
+def test_what_cannot_be_done_is_told_with_a_remedy(small: TrainedModel) -> None:
+    with pytest.raises(SettingsError, match="fp16 needs a CUDA device; use --precision"):
+        predictor(small, EngineSettings(precision="fp16", device="cpu"))
+    with pytest.raises(SettingsError, match=r"'compiled'; did you mean 'compile'.* auto, eager, compile"):
+        EngineSettings(engine="compiled")
+    with pytest.raises(SettingsError, match="auto, fp32, bf16, fp16"):
+        EngineSettings(precision="int8")
+    with pytest.raises(SettingsError, match="use auto, cpu"):
+        predictor(small, EngineSettings(device="tpu"))
+
+
+# Memory
+
+
+class Tight:
+    """Stands in for a device that holds two images; counts what it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, holds: int) -> None:
+        self.sizes: list[int] = []
+        call = engine.EagerEngine.__call__
+
+        def limited(eager: engine.EagerEngine, batch: Tensor) -> Tensor:
+            self.sizes.append(len(batch))
+            if len(batch) > holds:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return call(eager, batch)
+
+        monkeypatch.setattr(engine.EagerEngine, "__call__", limited)
+
+
+def test_out_of_memory_halves_the_batch_size_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, small: TrainedModel
+) -> None:
+    many = images(7)
+    expected = predictor(small, batch_size=2).run(many)
+    tight = Tight(monkeypatch, holds=2)
+    made = predictor(small, batch_size=8)
+    assert np.array_equal(made.run(many), expected)
+    assert tight.sizes == [8, 4, 2, 2, 2, 2]
+    assert made.batch_size == made.runtime.batch_size == 2
+    assert [note.split(":")[0] for note in made.notes] == ["batch size 4", "batch size 2"]
+    assert np.array_equal(made.run(many), expected)
+
+
+def test_a_device_with_its_own_memory_is_tried_before_the_runtime_is_told(
+    monkeypatch: pytest.MonkeyPatch, small: TrainedModel
+) -> None:
+    monkeypatch.setattr(engine, "has_own_memory", lambda device: True)
+    Tight(monkeypatch, holds=2)
+    assert predictor(small, batch_size=5).runtime.batch_size == 2
+
+
+def test_too_little_memory_for_one_image_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, small: TrainedModel
+) -> None:
+    Tight(monkeypatch, holds=0)
+    with pytest.raises(SettingsError, match="smaller --tile-size, or --device cpu"):
+        predictor(small, batch_size=4).run(images(1))
+
+
+# CUDA
+
+
+def test_cuda_convolutions_are_reproducible_inside_and_as_before_outside() -> None:
+    cudnn = torch.backends.cudnn
+    before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
+    with reproducible(torch.device("cuda")):
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        conv = getattr(cudnn, "conv", SimpleNamespace(fp32_precision="ieee"))
+        assert conv.fp32_precision == "ieee"
+    assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.02), ("bf16", 0.05)])
+def test_cuda_agrees_with_the_cpu(small: TrainedModel, precision: str, tolerance: float) -> None:
+    many = images(9)
+    reference = predictor(small, batch_size=4).run(many)
+    made = predictor(small, EngineSettings("eager", precision, "cuda"), batch_size=4)
+    assert made.depth == 2
+    logits = made.run(many)
+    assert logits.flags.c_contiguous
+    assert np.abs(logits - reference).max() <= tolerance * np.abs(reference).max()
+    flying = [made.submit([image]) for image in many]
+    assert np.array_equal(np.concatenate([pending.logits() for pending in flying]), logits)
