@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import lcm
 from types import TracebackType
 
 import numpy as np
@@ -32,7 +33,9 @@ class SwathReader:
         self._capacity = ring_rows(raster, swath=swath, ahead=ahead)
         bands = len(raster.info.bands)
         self._image: Pixels = np.empty((bands, self._capacity, len(cols)), raster.info.dtype)
-        self._valid: Valid = np.empty((self._capacity, len(cols)), bool)
+        # Bits from a column on that is a multiple of 8, so that every chunk begins with a byte of its own.
+        self._first_bit = cols.start // 8 * 8
+        self._valid = np.zeros((self._capacity, -(-(cols.stop - self._first_bit) // 8)), np.uint8)
         self._top = 0
         self._end = 0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
@@ -81,11 +84,9 @@ class SwathReader:
             raise ValueError(f"the window of rows {rows} and columns {cols} is not held")
         across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
         image = np.empty((len(self._image), len(rows), len(cols)), self._image.dtype)
-        valid = np.empty((len(rows), len(cols)), bool)
         for slots, part in self._slots(rows):
             image[:, part] = self._image[:, slots, across]
-            valid[part] = self._valid[slots, across]
-        return image, valid
+        return image, self.take_valid(rows, cols)
 
     def valid(self, rows: range) -> Valid:
         """valid (h, W) of rows inside the last `advance`, all columns, as a copy."""
@@ -93,8 +94,10 @@ class SwathReader:
 
     def take_valid(self, rows: range, cols: range) -> Valid:
         """As `take`, without the image."""
-        across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
-        return np.concatenate([self._valid[slots, across] for slots, _ in self._slots(rows)])
+        first, stop = cols.start - self._first_bit, cols.stop - self._first_bit
+        across = slice(first // 8, -(-stop // 8))
+        held = np.concatenate([self._valid[slots, across] for slots, _ in self._slots(rows)])
+        return np.unpackbits(held, axis=1).view(np.bool_)[:, first % 8 : first % 8 + len(cols)]
 
     def _slots(self, rows: range) -> Iterator[tuple[slice, slice]]:
         """The one or two places of rows in the ring, each with its place in the request."""
@@ -114,15 +117,17 @@ class SwathReader:
 
     def _fill_rows(self, rows: range) -> None:
         per_unit = self._unit_cols * len(rows) * len(self._image) * self._image.itemsize
-        columns = max(1, CHUNK_BYTES // per_unit) * self._unit_cols
+        columns = max(1, CHUNK_BYTES // per_unit) * lcm(self._unit_cols, 8)
         start = self._cols.start
         while start < self._cols.stop:
             stop = min((start // columns + 1) * columns, self._cols.stop)
             image, valid = self._raster.read(top=rows.start, left=start, height=len(rows), width=stop - start)
             across = slice(start - self._cols.start, stop - self._cols.start)
+            bits = np.packbits(np.pad(valid, ((0, 0), (start % 8, 0))) if start % 8 else valid, axis=1)
+            first_byte = (start - self._first_bit) // 8
             for slots, part in self._slots(rows):
                 self._image[:, slots, across] = image[:, part]
-                self._valid[slots, across] = valid[part]
+                self._valid[slots, first_byte : first_byte + bits.shape[1]] = bits[part]
             start = stop
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -52,7 +52,8 @@ class Work:
         geometry = shape.geometry
         reading, pixel = len(frame.reading), np.dtype(self.raster.info.dtype).itemsize
         bands = len(self.raster.info.bands)
-        ring = ring_rows(self.raster, swath=frame.swath, ahead=shape.step) * reading * (bands * pixel + 1)
+        rows_held = ring_rows(self.raster, swath=frame.swath, ahead=shape.step)
+        ring = rows_held * reading * bands * pixel + rows_held * reading // 8
         reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
         across = len(frame.cols.cells) + geometry.cells(shape.core)
         step_cells = shape.step // geometry.logit_stride
@@ -86,10 +87,10 @@ def forward_bound(work: Work) -> int:
 
 
 def resident_after_a_batch(work: Work, predictor: Predictor) -> int:
-    """The most that the process has held so far, a forward pass of a full batch included."""
+    """The most that the process holds while a full batch goes through the network."""
     bands, side = len(work.raster.info.bands), work.plan.shape.side
-    predictor.run([np.zeros((bands, side, side), np.float32)] * work.batch_size)
-    return peak_bytes()
+    images = [np.zeros((bands, side, side), np.float32)] * work.batch_size
+    return peak_while(lambda: predictor.run(images))
 
 
 def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
@@ -129,14 +130,17 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def peak_bytes() -> int:
-    """The most that the process has held so far; what it holds now where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return resident_bytes()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def peak_while(work: Callable[[], object]) -> int:
+    """The most bytes that the process held during this call; since it began where the system tells no better."""
+    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if os.access(forget, os.W_OK):
+        forget.write_text("5")
+        work()
+        held = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(held.split()[1]) * 1024
+    work()
+    info = psutil.Process().memory_info()
+    return int(getattr(info, "peak_wset", info.rss))
 
 
 def disk_bytes(work: Work) -> int:

@@ -13,6 +13,7 @@ from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.jobs.scenes import Mapper, OpenScene
 from aerial_seg.jobs.stream import FinishedRows, Frame, MaskStream, Region, TileCount
+from aerial_seg.legend import IGNORE
 from aerial_seg.progress import ProgressBar
 
 Layers = Mapping[str, NDArray[np.uint8]]
@@ -140,6 +141,8 @@ class PieceMaker:
 
 def _count_values(classes: NDArray[np.uint8]) -> dict[str, int]:
     """Pixels by value; counted in parts, because numpy counts in 8 bytes per pixel."""
+    if classes.min() == IGNORE:
+        return {str(IGNORE): classes.size}
     flat = classes.reshape(-1)
     counts = sum(
         np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=256)

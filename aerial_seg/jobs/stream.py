@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aerial_seg.bands import Band, normalise
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.swath import SwathReader
-from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.legend import Legend
 from aerial_seg.models.predictor import Predictor
 from aerial_seg.models.symmetry import Pending, averaged
 from aerial_seg.progress import ProgressBar
@@ -92,7 +92,7 @@ class RememberedRows:
             self._rows.popleft()
             self._start += 1
         bits = np.stack([self._rows[k] for k in range(len(rows))])
-        return np.unpackbits(bits, axis=1, count=self._width).astype(bool)
+        return np.unpackbits(bits, axis=1, count=self._width).view(np.bool_)
 
 
 class RereadRows:
@@ -287,13 +287,14 @@ class MaskStream:
                 yield self._finished(done)
 
     def _finished(self, done: PixelRows) -> FinishedRows:
-        values = self._values[done.channels]
-        layers: dict[str, Bytes] = {"class": values}
+        layers: dict[str, Bytes] = {"class": self._values.take(done.channels)}
         if done.confidence is not None:
             layers["confidence"] = done.confidence
         if done.probabilities is not None:
             layers["probabilities"] = done.probabilities
-        unmeasured = ~self._valid.take(range(done.start, done.start + len(values)))
+        valid = self._valid.take(range(done.start, done.start + len(done.channels)))
+        # 0 where measured, 255 elsewhere: all bits of nodata, many times faster than a masked assignment.
+        unmeasured = valid.view(np.uint8) - np.uint8(1)
         for layer in layers.values():
-            layer[..., unmeasured] = IGNORE
+            layer |= unmeasured
         return FinishedRows(done.start, layers)

@@ -213,7 +213,7 @@ def test_panels_and_resume_points_change_no_bit_of_real_networks(
     untrained: Callable[[str], TrainedModel], architecture: str
 ) -> None:
     model = untrained(architecture)
-    shape = tile_shape(model.network.geometry, 96, halo=16, overlap=16)
+    shape = tile_shape(model.network.geometry, 128, halo=32, overlap=16)
     image = random_image(6, 210, 250)
     definition = Definition(confidence=True)
     whole, ran = stream_layers(image, model, shape, definition=definition)

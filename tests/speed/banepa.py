@@ -55,7 +55,9 @@ def one_model(name: str, imagery: Path, out: Path, recipe: str) -> dict[str, Any
     trained, seconds = run("train", out / "chips", "--recipe", recipe, "-o", out / name, "--overwrite")
     best = out / name / "best.safetensors"
     east = sorted((imagery / "train").glob(f"{EAST}.tif"))
-    run("predict", best, *east, "--mosaic", "-o", out / f"{name}_east.tif", "--overwrite")
+    # As the README's figures were taken: the U-Net with, DeepLabv3 without test-time augmentation.
+    tta = ("--tta", "flips,rot90") if name == "unet" else ()
+    run("predict", best, *east, "--mosaic", *tta, "-o", out / f"{name}_east.tif", "--overwrite")
     score, _ = run(
         "evaluate", out / f"{name}_east.tif", imagery / "buildings.geojson",
         "-o", out / f"{name}_east.json", "--overwrite",

@@ -57,8 +57,8 @@ def make_model(architecture: str, encoder: str, stride: int) -> TrainedModel:
     recipe = Recipe.model_validate({"model": settings})
     network = build_network(recipe.model, bands=3, classes=CLASSES).eval()
     card = ModelCard(
-        tool_version="speed", recipe=recipe, legend=make_legend([f"class {k}" for k in range(CLASSES)]),
-        bands=tuple(Band(name=name, dtype="uint8", mean=127.0, std=60.0) for name in ("red", "green", "blue")),
+        tool_version="speed", recipe=recipe, legend=make_legend({k: f"class {k}" for k in range(CLASSES)}),
+        bands=_bands(),
         gsd=None, class_bias=(0.0,) * CLASSES, iteration=0, validation_miou=None, data_fingerprint="",
     )  # fmt: skip
     with torch.inference_mode():
@@ -130,7 +130,10 @@ def bare_forward(predictor: Predictor, tiles: int) -> Callable[[], None]:
 
 
 def _bands() -> tuple[Band, ...]:
-    return tuple(Band(name=name, dtype="uint8", mean=127.0, std=60.0) for name in ("red", "green", "blue"))
+    return tuple(
+        Band(name=name, dtype="uint8", mean=127.0, std=60.0, p2=0.0, p98=255.0)
+        for name in ("red", "green", "blue")
+    )
 
 
 def pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -250,7 +253,7 @@ def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "100,000 px wide": (100_000, 3),
         "30,000 px, 4 rows": (30_000, 4),
         "30,000 px, 40 rows": (30_000, 40),
-        "100,000 px wide within 900 MiB": (100_000, 3, 900),
+        "100,000 px wide within 1,500 MiB": (100_000, 3, 1500),
     }
     for name, arguments in runs.items():
         script = Path(__file__).with_name("memory_probe.py")
