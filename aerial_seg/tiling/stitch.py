@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aerial_seg.tiling.compiling import Floats
+from aerial_seg.compiling import Floats
 from aerial_seg.tiling.kernels import add_weighted
 from aerial_seg.tiling.plan import Tile, TilePart
 from aerial_seg.tiling.windows import axis_weights
@@ -49,14 +49,14 @@ class SwathStitcher:
         self._forget_handed_out()
         top, row_shares = self._row_shares[tile.row]
         left, col_shares = self._col_shares[tile.col]
-        plan = self._part.plan
+        stride = self._part.plan.shape.geometry.logit_stride
         add_weighted(
             self._sums,
             (top - self._top, left - self._part.cols.cells.start),
             np.ascontiguousarray(logits, np.float32),
             (
-                top - plan.rows.cell_origins[tile.row] + self._halo,
-                left - plan.cols.cell_origins[tile.col] + self._halo,
+                top - tile.core_top // stride + self._halo,
+                left - tile.core_left // stride + self._halo,
             ),
             row_shares,
             col_shares,

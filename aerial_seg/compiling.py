@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
@@ -17,12 +17,14 @@ R = TypeVar("R")
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Floats64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_SOURCES = sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
-"""Numba does not notice when a function that was inlined from another file changes: this makes it part of a name."""
+
+@cache
+def _sources(folder: Path) -> str:
+    """Numba does not notice when a function that was inlined from another file changes: this makes it part of a name."""
+    return sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:8]
 
 
 def inner(function: Callable[P, R]) -> Callable[P, R]:
@@ -35,7 +37,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
     Float arithmetic is done as written (no fast-math), on one thread: the bits do not depend on the machine's cores.
     """
-    function.__qualname__ += f"_{_SOURCES[:8]}"
+    function.__qualname__ += f"_{_sources(Path(function.__code__.co_filename).parent)}"
     try:
         compiled = cast(Callable[P, R], njit(nogil=True, cache=True)(function))
     except RuntimeError:  # numba finds no folder for its cache
