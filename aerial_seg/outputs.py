@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,16 +47,17 @@ def check_folder(final: Path, *, overwrite: bool, marker: str) -> None:
 
 @contextmanager
 def staged_files(final: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder `NAME.work/` beside `final`; its files take their place when the block ends well, else vanish.
-
-    Sidecars are renamed first, the file called like `final` last, so that whoever sees the result sees it whole.
-    """
+    """A folder `NAME.work/` beside `final`; its files take their place when the block ends well, else vanish."""
     check_writable(final, overwrite=overwrite)
     with _work_folder(final) as work:
         yield work
-        files = sorted(work.iterdir(), key=lambda file: (file.name == final.name, file.name))
-        for file in files:
-            file.replace(final.parent / file.name)
+        place_files(work, final)
+
+
+def place_files(folder: Path, final: Path) -> None:
+    """All files of `folder` lie beside `final`, which came last: whoever sees it sees the result whole."""
+    for file in sorted(folder.iterdir(), key=lambda file: (file.name == final.name, file.name)):
+        file.replace(final.parent / file.name)
 
 
 @contextmanager
@@ -88,10 +89,14 @@ def _swap(work: Path, final: Path) -> None:
         shutil.rmtree(retired)
 
 
+def work_folder(final: Path) -> Path:
+    """Where an unfinished `final` keeps its pieces: NAME.work/ beside it."""
+    return final.with_name(final.name + ".work")
+
+
 @contextmanager
 def _work_folder(final: Path) -> Iterator[Path]:
-    work = final.with_name(final.name + ".work")
-    made = _missing_parents(final)
+    work, made = work_folder(final), missing_parents(final)
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -102,11 +107,16 @@ def _work_folder(final: Path) -> Iterator[Path]:
         raise OutputError(f"{final} could not be written: {reason}; free space or check it") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        remove_empty(made)
 
 
-def _missing_parents(final: Path) -> list[Path]:
+def missing_parents(final: Path) -> list[Path]:
     """Folders that do not exist yet, innermost first: a failed run takes them away again."""
     return [folder for folder in final.absolute().parents if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Those of the folders, innermost first, that hold nothing are gone."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

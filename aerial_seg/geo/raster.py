@@ -204,6 +204,11 @@ class Raster:
         self.grid = grid
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The files it is read from, as GDAL names them: sidecars and a VRT's members included."""
+        return tuple(self._dataset.files)
+
+    @property
     def block_shape(self) -> tuple[int, int]:
         """Rows and columns of what is best read at once: the file's blocks; a larger piece of what GDAL computes."""
         if self._source is not self._dataset or self._dataset.driver == "VRT":

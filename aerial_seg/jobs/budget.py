@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.raster import Raster
@@ -46,6 +46,11 @@ class Work:
         """The whole panel, north to south."""
         return Frame(self.plan, Region(0, panel), height=self.height, width=self.width)
 
+    def blank_batch(self) -> list[NDArray[np.float32]]:
+        """A full batch of the network's input, to see what a forward pass takes."""
+        shape = len(self.raster.info.bands), self.plan.shape.side, self.plan.shape.side
+        return [np.zeros(shape, np.float32)] * self.batch_size
+
     def panel_bytes(self, panel: range) -> int:
         """Memory of the stream at this panel, at its highest; the network and its forward pass are not in it."""
         frame, shape = self.frame(panel), self.plan.shape
@@ -55,24 +60,17 @@ class Work:
         rows_held = ring_rows(self.raster, swath=frame.swath, ahead=shape.step)
         ring = rows_held * reading * bands * pixel + rows_held * reading // 8
         reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
-        across = len(frame.cols.cells) + geometry.cells(shape.core)
+        across = len(frame.cols.cells) + shape.core_cells
         step_cells = shape.step // geometry.logit_stride
-        lattice = 4 * self.classes * across * (geometry.cells(shape.core) + 3 * step_cells)
+        lattice = 4 * self.classes * across * (shape.core_cells + 3 * step_cells)
         bytes_per_pixel = sum(layer.bands for layer in self.layers)
         rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
         tiles = 3 * self.batch_size * shape.side**2 * 4 * (bands + self.classes // geometry.logit_stride**2)
         return reader + lattice + rows + tiles
 
 
-def choose_panels(
-    work: Work, predictor: Predictor, max_memory: int | None, *, before: Mapping[str, Any] | None = None
-) -> tuple[range, ...]:
-    """The column panels of a run; those of the interrupted run's job `before` where there is one.
-
-    The result does not depend on them.
-    """
-    if before is not None and before.get("max_memory") == max_memory:
-        return tuple(range(start, stop) for start, stop in before["panels"])
+def choose_panels(work: Work, predictor: Predictor, max_memory: int | None) -> tuple[range, ...]:
+    """The column panels of a run; the result does not depend on them."""
     limit = default_limit() if max_memory is None else max_memory
     whole = range(work.width)
     # One batch is run to see what the network needs, but only where it could matter.
@@ -88,9 +86,7 @@ def forward_bound(work: Work) -> int:
 
 def resident_after_a_batch(work: Work, predictor: Predictor) -> int:
     """The most that the process holds while a full batch goes through the network."""
-    bands, side = len(work.raster.info.bands), work.plan.shape.side
-    images = [np.zeros((bands, side, side), np.float32)] * work.batch_size
-    return peak_while(lambda: predictor.run(images))
+    return peak_while(lambda: predictor.run(work.blank_batch()))
 
 
 def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:

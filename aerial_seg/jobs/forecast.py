@@ -6,8 +6,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from aerial_seg.jobs.budget import Work, choose_panels, disk_bytes, resident_after_a_batch
 from aerial_seg.jobs.predict_settings import Forecast
 from aerial_seg.jobs.scenes import Mapper, Scene, open_scene
@@ -39,8 +37,7 @@ def forecast(scene: Scene, mapper: Mapper) -> Forecast:
 
 def _seconds_per_batch(work: Work, predictor: Predictor) -> float:
     """Of a batch that is not the first, which pays for preparations."""
-    bands, side = len(work.raster.info.bands), work.plan.shape.side
-    images = [np.zeros((bands, side, side), np.float32)] * work.batch_size
+    images = work.blank_batch()
     start = time.perf_counter()
     predictor.run(images)
     return time.perf_counter() - start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from aerial_seg.errors import OutputError
+from aerial_seg.geo.durable import disk_errors, settled_file, sync
+from aerial_seg.outputs import missing_parents, remove_empty, work_folder
 
 NAME = "journal.jsonl"
 
@@ -32,7 +33,7 @@ class Journal:
 
         Raises OutputError that says what changed when the one at `path` is of another job.
         """
-        wanted = _as_read_back(job)
+        wanted = as_read_back(job)
         if path.exists():
             first, *records = _read_lines(path) or [{}]
             if first != wanted and records:
@@ -48,20 +49,17 @@ class Journal:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One more piece is done, and will be known to be after any crash."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with disk_errors(self.path):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(record) + "\n")
+            sync(self.path)
         self.records.append(dict(record))
 
     def _rewrite(self) -> None:
         """The file holds exactly what is known, without a line that was cut."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(_line(line) + "\n" for line in (self.job, *self.records))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        lines = "".join(_line(line) + "\n" for line in (self.job, *self.records))
+        with settled_file(self.path) as partial:
+            partial.write_text(lines, encoding="utf-8")
 
 
 def read_job(path: Path) -> Mapping[str, Any] | None:
@@ -91,7 +89,7 @@ def _line(document: Mapping[str, Any]) -> str:
     return json.dumps(document, sort_keys=True, default=str)
 
 
-def _as_read_back(job: Mapping[str, Any]) -> dict[str, Any]:
+def as_read_back(job: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON knows it: tuples are lists."""
     document: dict[str, Any] = json.loads(_line(job))
     return document
@@ -112,11 +110,6 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def work_folder(final: Path) -> Path:
-    """Where an unfinished `final` keeps its pieces: NAME.work/ beside it."""
-    return final.with_name(final.name + ".work")
-
-
 @contextmanager
 def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
     """The work folder of `final`, for this run alone. It stays when the block fails after a piece was recorded,
@@ -125,7 +118,7 @@ def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
     Raises OutputError when another run holds it, or when the disk does not take what is written.
     """
     work = work_folder(final)
-    missing = [folder for folder in work.absolute().parents if not folder.exists()]
+    missing = missing_parents(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = FileLock(work / "lock")
@@ -153,9 +146,7 @@ def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
         lock.release()
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
-            for folder in missing:
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+            remove_empty(missing)
 
 
 def has_records(work: Path) -> bool:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import rasterio
-
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted
 from aerial_seg.geo.mask import provenance
 from aerial_seg.jobs.budget import check_disk, choose_panels
-from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work, read_job
+from aerial_seg.jobs.journal import NAME, Journal, as_read_back, has_records, locked_work, read_job
 from aerial_seg.jobs.pieces import PieceMaker
 from aerial_seg.jobs.predict_settings import PredictReport
-from aerial_seg.jobs.results import place_results, write_results
+from aerial_seg.jobs.results import write_results
 from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, open_scene
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__
 
 RESULT = "result"
@@ -34,9 +33,9 @@ def map_scene(
     when finished rows were kept for that.
     """
     with locked_work(scene.target, restart=mapper.settings.restart) as folder:
+        report = _make(scene, mapper, folder)
         with _telling_what_is_kept(folder):
-            report = _make(scene, mapper, folder)
-        place_results(folder / RESULT, scene.target)
+            place_files(folder / RESULT, scene.target)
         if placed is not None:
             placed(report)
     return report
@@ -62,16 +61,13 @@ def _telling_what_is_kept(folder: Path) -> Iterator[None]:
 def _make(scene: Scene, mapper: Mapper, folder: Path) -> PredictReport:
     """Everything lies in the folder RESULT, and the journal says so."""
     with open_scene(scene, mapper, folder) as opened:
-        panels = choose_panels(
-            opened.work, mapper.predictor, mapper.settings.max_memory, before=read_job(folder / NAME)
-        )
-        job = _job(scene, opened, mapper, panels)
-        journal = Journal.open(folder / NAME, job)
+        journal = Journal.open(folder / NAME, _job(scene, opened, mapper, read_job(folder / NAME)))
         if journal.records and "report" in journal.records[-1]:
             return report_from(journal.records[-1]["report"])
         check_disk(opened.work, scene.target)
-        report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
-        journal.add({"report": asdict(report)})
+        with _telling_what_is_kept(folder):
+            report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
+            journal.add({"report": asdict(report)})
     return report
 
 
@@ -102,23 +98,28 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
         resampled_to=mapper.model.card.gsd if opened.resampled else None,
         panels=len(maker.panels),
         resumed_rows=resumed,
-        notes=opened.notes,
+        notes=(*opened.notes, *mapper.predictor.notes),
     )
 
 
-def _job(scene: Scene, opened: OpenScene, mapper: Mapper, panels: tuple[range, ...]) -> dict[str, Any]:
-    """All that finished pieces depend on: what the result is, how it is computed, and the files as they are now."""
-    with rasterio.open(opened.source.info.path) as dataset:
-        names = {*dataset.files, *map(str, scene.paths)}
+def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All that finished pieces depend on: what the result is, how it is computed, and the files as they are now.
+
+    before: the job of an interrupted run. If it is the same, its panels are kept, whatever memory there is now.
+    """
+    names = {*opened.source.files, *map(str, scene.paths)}
     files = [Path(name) for name in sorted(names) if Path(name).is_file()]
     stats = {str(file): file.stat() for file in files if file.name != MOSAIC}
-    return {
+    job = {
         **_definition(scene, mapper),
         "runtime": mapper.predictor.runtime.as_dict(),
         "input": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
         "max_memory": mapper.settings.max_memory,
-        "panels": [[panel.start, panel.stop] for panel in panels],
     }
+    if before is not None and as_read_back(job).items() <= before.items():
+        return {**job, "panels": before["panels"]}
+    panels = choose_panels(opened.work, mapper.predictor, mapper.settings.max_memory)
+    return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 
 
 def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:

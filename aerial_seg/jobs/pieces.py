@@ -56,6 +56,8 @@ class PieceMaker:
         self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
         self.store = SegmentStore(folder, opened.source.grid, opened.work.layers, panels=self.panels)
         self._done = self._intact_pieces()
+        for number in range(len(self.panels)):
+            self.store.discard(number, after=self._next_row(number))
 
     @property
     def rows_done(self) -> int:

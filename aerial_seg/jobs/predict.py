@@ -12,7 +12,7 @@ from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.vectors import check_output
 from aerial_seg.jobs.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.forecast import forecast
-from aerial_seg.jobs.journal import NAME, Journal, locked_work, tells_of, work_folder
+from aerial_seg.jobs.journal import NAME, Journal, locked_work, tells_of
 from aerial_seg.jobs.mapping import map_scene, report_from
 from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.results import result_names
@@ -21,7 +21,7 @@ from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize
 from aerial_seg.models.file import TrainedModel, load_model
 from aerial_seg.models.predictor import Predictor
 from aerial_seg.models.symmetry import symmetries
-from aerial_seg.outputs import check_writable
+from aerial_seg.outputs import check_writable, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 

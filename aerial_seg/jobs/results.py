@@ -1,9 +1,9 @@
-"""From finished pieces to the files of a result, and to their place."""
+"""From finished pieces to the files of a result."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from aerial_seg.geo.maps import write_class_map, write_confidence, write_probabilities
@@ -15,9 +15,13 @@ from aerial_seg.progress import ProgressBar
 
 def result_names(mask: str, definition: Definition) -> tuple[str, ...]:
     """The rasters of a result whose mask has this name: the mask, and MASK_confidence.tif, MASK_probabilities.tif."""
-    path = Path(mask)
-    extra = [name for name in ("confidence", "probabilities") if getattr(definition, name)]
-    return (mask, *(f"{path.stem}_{name}{path.suffix}" for name in extra))
+    wanted = {"confidence": definition.confidence, "probabilities": definition.probabilities}
+    return (mask, *(_companion(Path(mask), layer).name for layer, asked in wanted.items() if asked))
+
+
+def _companion(mask: Path, layer: str) -> Path:
+    """MASK_layer.tif beside MASK.tif."""
+    return mask.with_name(f"{mask.stem}_{layer}{mask.suffix}")
 
 
 def write_results(
@@ -37,23 +41,9 @@ def write_results(
         source = store.vrt(layer)
         if layer.name == "class":
             files += write_class_map(source, final, legend=legend, counts=counts, tags=tags)
+        elif layer.name == "confidence":
+            files += write_confidence(source, _companion(final, layer.name), tags=tags)
         else:
-            place = final.with_name(f"{final.stem}_{layer.name}{final.suffix}")
-            if layer.name == "confidence":
-                files += write_confidence(source, place, tags=tags)
-            else:
-                files += write_probabilities(source, place, legend=legend, tags=tags)
+            files += write_probabilities(source, _companion(final, layer.name), legend=legend, tags=tags)
         bar.update()
     return tuple(files)
-
-
-def place_results(folder: Path, final: Path) -> None:
-    """All files of `folder` lie beside `final`, which came last: whoever sees it sees it whole."""
-    for file in _mask_last(folder, final.name):
-        file.replace(final.parent / file.name)
-
-
-def _mask_last(folder: Path, name: str) -> Iterator[Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    yield from (file for file in files if file.name != name)
-    yield from (file for file in files if file.name == name)

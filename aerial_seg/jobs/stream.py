@@ -36,6 +36,11 @@ class Definition:
     confidence: bool = False
     probabilities: bool = False
 
+    @property
+    def softmaxed(self) -> bool:
+        """Whether cells hold probabilities, not logits."""
+        return self.blend == "probabilities"
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -171,7 +176,7 @@ class MaskStream:
             frame.cols,
             confidence=definition.confidence,
             probabilities=definition.probabilities,
-            softmaxed=definition.blend == "probabilities",
+            softmaxed=definition.softmaxed,
         )
         self._values = legend.value_table()
         self._submit = averaged(predictor.submit, definition.tta)
@@ -231,8 +236,7 @@ class MaskStream:
         tiles, pending = self._flying.popleft()
         for tile, logits in zip(tiles, pending.logits(), strict=True):
             yield from self._close_until(tile.row)
-            softmaxed = self._definition.blend == "probabilities"
-            self._stitcher.add(tile, softmax_cells(logits) if softmaxed else logits)
+            self._stitcher.add(tile, softmax_cells(logits) if self._definition.softmaxed else logits)
             self.tiles.run += 1
             bar.update()
 

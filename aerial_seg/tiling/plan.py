@@ -140,10 +140,11 @@ class TilePlan:
     def __len__(self) -> int:
         return len(self.rows.origins) * len(self.cols.origins)
 
-    def tiles_of_row(self, row: int) -> Iterator[Tile]:
-        """The tiles of one row of tiles, west to east."""
-        for col, left in enumerate(self.cols.origins):
-            yield Tile(row=row, col=col, core_top=self.rows.origins[row], core_left=left)
+    def tiles_of_row(self, row: int, cols: range | None = None) -> Iterator[Tile]:
+        """The tiles of one row of tiles, west to east; of these columns of tiles only, where they are given."""
+        top = self.rows.origins[row]
+        for col in range(len(self.cols.origins)) if cols is None else cols:
+            yield Tile(row=row, col=col, core_top=top, core_left=self.cols.origins[col])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,4 @@ class TilePart:
         """The part's tiles of one row of tiles (its number in the whole plan), west to east."""
         if row not in self.rows.tiles:
             raise ValueError(f"row {row} of the plan is none of the part's rows {self.rows.tiles}")
-        top = self.plan.rows.origins[row]
-        for col in self.cols.tiles:
-            yield Tile(row=row, col=col, core_top=top, core_left=self.plan.cols.origins[col])
+        yield from self.plan.tiles_of_row(row, self.cols.tiles)

@@ -114,9 +114,14 @@ def test_json_on_stdout_is_one_document(
 def test_what_was_done_otherwise_than_asked_is_noted_on_stderr(
     run: Callable, raster: Callable, models: Callable
 ) -> None:
-    result = run("predict", models(), raster("in.tif", gsd=2.0, size=(20, 30)), "-o", "map.tif")
+    image = raster("in.tif", gsd=2.0, size=(20, 30))
+    result = run("predict", models(), image, "-o", "map.tif", "--precision", "fp32")
     assert result.code == 0
-    assert result.err == "note: resampled to the model's 1 m for the network\n"
+    engine, resampled = result.err.splitlines()
+    assert engine.startswith("note: engine eager: compiling pays from ")
+    assert resampled == "note: resampled to the model's 1 m for the network"
+    explicit = run("predict", models(), image, "-o", "b.tif", "--precision", "fp32", "--engine", "eager")
+    assert explicit.err.splitlines() == [resampled]
 
 
 def test_several_rasters_make_a_folder_of_masks(run: Callable, raster: Callable, models: Callable) -> None:

@@ -206,8 +206,11 @@ def interrupt(scene: Path, out: Path, **changes: object) -> None:
 def test_changed_parameters_are_refused_by_name_and_restart_begins_anew(scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "map.tif"
     interrupt(scene, out, overlap=16)
-    with pytest.raises(OutputError, match=r"parameters\.overlap was 16, is 32.*--restart"):
+    with pytest.raises(OutputError, match=r"parameters\.overlap was 16, is 32.*--restart") as refused:
         run(scene, out, overlap=32)
+    # Running it again is no remedy, so it must not be offered, neither by words nor by the exit code.
+    assert not isinstance(refused.value, Incomplete)
+    assert "same command" not in str(refused.value)
     run(scene, out, overlap=32, restart=True)
     run(scene, tmp_path / "calm.tif", overlap=32)
     assert out.read_bytes() == (tmp_path / "calm.tif").read_bytes()
@@ -221,6 +224,23 @@ def test_a_changed_raster_is_refused_by_name(scene: Path, tmp_path: Path) -> Non
         file.write(np.full((2, 5, 5), 99, np.uint8), window=rasterio.windows.Window(0, 0, 5, 5))
     with pytest.raises(OutputError, match=r"in\.tif was .*, is .*--restart"):
         run(scene, out)
+
+
+@pytest.mark.usefixtures("use")
+def test_what_was_killed_before_its_first_piece_does_not_bind_the_next_run(
+    scene: Path, tmp_path: Path, write_raster: Callable
+) -> None:
+    out = tmp_path / "map.tif"
+    work = out.with_name("map.tif.work")
+    work.mkdir()
+    interrupt(scene, tmp_path / "other.tif", max_memory=10**12)
+    first_line = (tmp_path / "other.tif.work" / NAME).read_text(encoding="utf-8").splitlines()[0]
+    (work / NAME).write_text(first_line + "\n", encoding="utf-8")
+    # Narrower than the panels of that run, and otherwise what it was.
+    write_raster(scene, np.full((2, 300, 250), 9, np.uint8))
+    run(scene, out, max_memory=10**12)
+    with rasterio.open(out) as made:
+        assert made.shape == (300, 250)
 
 
 @pytest.mark.usefixtures("use")
