@@ -166,7 +166,11 @@ def test_a_model_is_scored_on_rasters(
     monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: model)
     monkeypatch.setattr("aerial_seg.jobs.evaluate.read_card", lambda path: model.card)
     report = evaluate_model_on_rasters(
-        Path("m.safetensors"), [str(source)], [str(labels)], NO_SETTINGS, prediction=PredictSettings()
+        Path("m.safetensors"),
+        [str(source)],
+        [str(labels)],
+        NO_SETTINGS,
+        prediction=PredictSettings(precision="fp32"),
     )
     check_against_sklearn(report.scores, truth, answers(model, image), [0, 10, 20])
 
