@@ -63,10 +63,15 @@ def index(report: TileReport) -> Any:
 
 
 def check_disjoint(frame: Any) -> None:
-    """The oracle: shapely's union of every split's footprints shares no area with another's."""
-    ground = {name: shapely.union_all(list(frame.geometry[frame.split == name])) for name in SPLITS}
-    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert ground[a].intersection(ground[b]).area <= 1e-3 * min(frame.geometry.area)
+    """The oracle: shapely finds no two chips of different splits that share a thousandth of the smaller one.
+
+    Less is how grids meet that are not quite aligned (a strip of a hundredth of a pixel along a common side).
+    """
+    chips = frame.geometry.to_numpy()
+    shared = shapely.area(shapely.intersection(chips[:, None], chips[None]))
+    smaller = np.minimum.outer(shapely.area(chips), shapely.area(chips))
+    other = frame.split.to_numpy()[:, None] != frame.split.to_numpy()[None]
+    assert (shared[other] <= 1e-3 * smaller[other]).all()
 
 
 def test_the_index_counts_what_the_chips_hold(image: Path, polygons: Path) -> None:
