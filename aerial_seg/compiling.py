@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 @cache
 def _sources(folder: Path) -> str:
-    """Numba does not notice when a function that was inlined from another file changes: this makes it part of a name."""
+    """Numba does not notice when a function inlined from another file changes: this makes it part of a name."""
     return sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:8]
 
 

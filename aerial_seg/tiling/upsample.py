@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aerial_seg.tiling.channels import channels_between
 from aerial_seg.compiling import Bytes, Floats, Ints
+from aerial_seg.tiling.channels import channels_between
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.kernels import largest_channels, survey
 from aerial_seg.tiling.layers import Layers, doubts, fill_layers, fill_layers_of_cells

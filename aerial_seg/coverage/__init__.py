@@ -1,0 +1,1 @@
+"""Coverages: from rows of classes to polygons that share their edges, in pixel space."""
