@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.tile import tile
     from aerial_seg.jobs.tile_settings import TileSettings
     from aerial_seg.jobs.train import train
-    from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize
+    from aerial_seg.jobs.vectorize import vectorize
+    from aerial_seg.jobs.vectorize_settings import (
+        CleanSettings,
+        LayerSettings,
+        ShapeSettings,
+        VectorizeReport,
+        VectorizeSettings,
+    )
     from aerial_seg.legend import Legend, LegendEntry, make_legend
     from aerial_seg.metrics import ConfusionMatrix, Scores
     from aerial_seg.models.file import ModelCard, TrainedModel, load_model
@@ -50,7 +57,14 @@ _ROOMS = {
     "jobs.tile": ("tile",),
     "jobs.tile_settings": ("TileSettings",),
     "jobs.train": ("train",),
-    "jobs.vectorize": ("VectorizeSettings", "vectorize"),
+    "jobs.vectorize": ("vectorize",),
+    "jobs.vectorize_settings": (
+        "CleanSettings",
+        "LayerSettings",
+        "ShapeSettings",
+        "VectorizeReport",
+        "VectorizeSettings",
+    ),
     "legend": ("Legend", "LegendEntry", "make_legend"),
     "metrics": ("ConfusionMatrix", "Scores"),
     "models.file": ("ModelCard", "TrainedModel", "load_model"),
@@ -65,7 +79,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
     "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
     "PredictSettings", "PredictReport", "predict", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
-    "VectorizeSettings", "vectorize", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
+    "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
+    "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "TrainedModel", "load_model", "Network",
     "build_network", "Recipe", "load_recipe", "recipe_names", "ModelGeometry", "__version__",
 ]  # fmt: skip

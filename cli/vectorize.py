@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import console, options
+from .polygon_options import polygon_options
+
+if TYPE_CHECKING:
+    from aerial_seg.jobs.vectorize_settings import VectorizeSettings
 
 
 @click.command(
@@ -15,44 +20,24 @@ from . import console, options
     epilog="""\b
 Examples:
   aerial-seg vectorize map.tif map.gpkg
-  aerial-seg vectorize map.tif buildings.shp --classes building --min-area 25m2 --simplify 1.5px""",
+  aerial-seg vectorize map.tif buildings.shp --classes building --min-area 25m2 --simplify 1.5px
+  aerial-seg vectorize map.tif roads.fgb --classes road --fill-holes 20m2 --smooth --dst-crs EPSG:4326""",
 )
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--min-area", metavar="25m2|100px", help="Merge smaller patches into their neighbours first.")
-@click.option(
-    "--simplify", default="1.5px", show_default=True, metavar="1.5px|0.8m|0",
-    help="Straighten edges by about this much; shared edges stay shared, raster borders stay exact.",
-)  # fmt: skip
-@click.option(
-    "--classes", metavar="LIST", help="Classes to write, 'building,road', or 'all' to include background."
-)
-@options.overwrite
+@polygon_options
 @options.as_json
-def command(
-    mask: Path,
-    output: Path,
-    *,
-    min_area: str | None,
-    simplify: str,
-    classes: str | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def command(mask: Path, output: Path, *, settings: VectorizeSettings, as_json: bool) -> None:
     """Turn a mask into clean polygons.
 
-    OUT's suffix chooses the format: GeoPackage (.gpkg), Shapefile (.shp) or GeoJSON (.geojson). Polygons carry
-    class_id, class_name and area_m2 (geodesic), are valid, and fit together without gaps or overlaps.
+    MASK is any raster of class numbers. OUT's suffix chooses the format: GeoPackage (.gpkg), Shapefile (.shp), GeoJSON
+    (.geojson), newline GeoJSON (.geojsonl), FlatGeobuf (.fgb), GeoParquet (.parquet) or CSV with WKT (.csv). Polygons
+    carry class_id, class_name, area_m2 and perim_m (geodesic), n_px, source and model_id, with confidence also
+    conf_mean and conf_min. They are valid and fit together without gaps or overlaps. Memory does not grow with
+    the mask.
     """
-    from aerial_seg.geo.measures import parse_area, parse_length
-    from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize
+    from aerial_seg.jobs.vectorize import vectorize
 
-    settings = VectorizeSettings(
-        min_area=parse_area(min_area) if min_area is not None else None,
-        simplify=parse_length(simplify),
-        classes=tuple(name.strip() for name in classes.split(",")) if classes is not None else None,
-        overwrite=overwrite,
-    )
     report = vectorize(mask, output, settings, console.bar)
     console.notes(report.notes)
     if as_json:
@@ -65,4 +50,5 @@ def command(
             for c in report.classes
         ],
     )
-    click.echo(f"\n{output}")
+    layers = [file for file in report.files if file.suffix == output.suffix]
+    click.echo("\n" + "\n".join(map(str, layers)))

@@ -30,6 +30,20 @@ def read_legend(path: Path | str) -> Legend | None:
         return _legend_of_categories(dataset)
 
 
+def read_origin(path: Path) -> dict[str, str]:
+    """`source`: the rasters that the mask was made from, else its own name; `model_id`: of the model, if it tells."""
+    with open_dataset(path) as dataset:
+        tags = dataset.tags()
+    try:
+        sources = [str(name) for name in json.loads(tags.get("AERIAL_SEG_SOURCES", "[]"))]
+    except ValueError:
+        sources = []
+    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    origin = {"source": sources[0] + more if sources else path.name}
+    model = tags.get("AERIAL_SEG_MODEL_SHA256")
+    return origin | ({"model_id": model[:12]} if model else {})
+
+
 def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
     """rasterio does not show category names: they are read from the sidecar that carries them."""
     sidecar = Path(dataset.name + ".aux.xml")

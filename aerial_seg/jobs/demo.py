@@ -20,7 +20,13 @@ from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train
-from aerial_seg.jobs.vectorize import VectorizeReport, VectorizeSettings, vectorize
+from aerial_seg.jobs.vectorize import vectorize
+from aerial_seg.jobs.vectorize_settings import (
+    CleanSettings,
+    LayerSettings,
+    VectorizeReport,
+    VectorizeSettings,
+)
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
@@ -82,7 +88,9 @@ def demo(
     mask = folder / "map.tif"
     settings = PredictSettings(device=device, overwrite=overwrite)
     predict(run.model, [str(scenes.test.image)], mask, settings, progress)
-    shapes = VectorizeSettings(min_area=Measure(4, "m2"), overwrite=overwrite)
+    shapes = VectorizeSettings(
+        clean=CleanSettings(min_area=Measure(4, "m2")), layer=LayerSettings(overwrite=overwrite)
+    )
     for name in ("map.gpkg", "map.shp"):
         vectors = vectorize(mask, folder / name, shapes, progress)
     scored = evaluate_mask(mask, [str(scenes.test.labels)], labels, progress)

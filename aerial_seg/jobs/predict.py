@@ -9,7 +9,6 @@ from pathlib import Path
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.raster import RasterInfo, raster_info
-from aerial_seg.geo.vectors import check_output
 from aerial_seg.jobs.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.forecast import forecast
 from aerial_seg.jobs.journal import NAME, Journal, locked_work, tells_of
@@ -17,13 +16,16 @@ from aerial_seg.jobs.mapping import map_scene, report_from
 from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.results import result_names
 from aerial_seg.jobs.scenes import Mapper, Scene
-from aerial_seg.jobs.vectorize import VectorizeSettings, vectorize
+from aerial_seg.jobs.vectorize import vectorize
+from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.file import TrainedModel, load_model
 from aerial_seg.models.predictor import Predictor
 from aerial_seg.models.symmetry import symmetries
 from aerial_seg.outputs import check_writable, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
+from aerial_seg.vectors.files import check_place
+from aerial_seg.vectors.formats import target_crs, vector_format
 
 BATCH = "predict"
 """Several masks in one folder keep their common journal in `predict.work/`."""
@@ -49,7 +51,7 @@ def predict(
     report = map_scene(scene, order.mapper)
     if settings.vectors is None:
         return (report,)
-    polygons = VectorizeSettings(overwrite=settings.overwrite)
+    polygons = VectorizeSettings(layer=LayerSettings(overwrite=settings.overwrite))
     return (replace(report, vectors=vectorize(report.mask, settings.vectors, polygons, progress)),)
 
 
@@ -82,7 +84,9 @@ def _prepare(
             raise SettingsError(
                 f"--vectors names one file for {len(paths)} masks; pass --mosaic, or vectorize each mask afterwards"
             )
-        check_output(settings.vectors, crs=infos[0].grid.crs, overwrite=settings.overwrite)
+        form = vector_format(settings.vectors)
+        target_crs(form, infos[0].grid.crs)
+        check_place(settings.vectors, form, overwrite=settings.overwrite)
     model = load_model(model_path)
     for info in infos:
         check_fit(info, model.card, georeferenced=settings.georeferenced)

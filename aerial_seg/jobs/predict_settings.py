@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aerial_seg.geo.segments import Layer
 from aerial_seg.jobs.stream import Definition
-from aerial_seg.jobs.vectorize import VectorizeReport
+from aerial_seg.jobs.vectorize_settings import VectorizeReport
 from aerial_seg.models.engine import EngineSettings
 
 

@@ -1,183 +1,177 @@
-"""vectorize: a mask file in, clean polygons out."""
+"""vectorize: a mask file in, clean polygons out, in memory that does not grow with the mask's height."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.polygonize import Mask, SieveReport, SimplifyReport, sieve_small, simplify, trace
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.vectors import check_output, feature_table, write_layer
-from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
+from aerial_seg.coverage.batch import NONE, PolygonBatch
+from aerial_seg.coverage.simplify import Simplification
+from aerial_seg.coverage.tracer import Tracer
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.geo.mask import read_origin
+from aerial_seg.jobs.class_rows import Asked, ClassRows, find_confidence
+from aerial_seg.jobs.footprints import Footprints
+from aerial_seg.jobs.vectorize_settings import (
+    EVERY_CLASS,
+    ClassPolygons,
+    ShapeSettings,
+    VectorizeReport,
+    VectorizeSettings,
+)
+from aerial_seg.legend import Legend, LegendEntry
 from aerial_seg.progress import Progress, silent
+from aerial_seg.vectors.class_raster import ClassCounts, ClassRaster, legend_of
+from aerial_seg.vectors.files import check_place
+from aerial_seg.vectors.formats import target_crs, vector_format
+from aerial_seg.vectors.ground import Ground
+from aerial_seg.vectors.placement import Placement
+from aerial_seg.vectors.schema import Column, FeatureSchema, Kind, confidence_columns
+from aerial_seg.vectors.writer import LayerSpec, LayerWriter, check_layer, layer_writer
 
-EVERY_CLASS = "all"
-
-_DEFAULT_TOLERANCE = Measure(1.5, "px")
-_LISTED = 10
-
-
-@dataclass(frozen=True, slots=True)
-class VectorizeSettings:
-    """How a mask becomes polygons.
-
-    min_area: patches below it are merged into their neighbours (px or m2); None keeps all.
-    simplify: tolerance for the sides that two polygons share (px or m); 0 keeps the pixel outlines.
-    classes: names of the classes to write; None = all that are not background; ("all",) = every class.
-    overwrite: replace an existing output.
-    """
-
-    min_area: Measure | None = None
-    simplify: Measure = _DEFAULT_TOLERANCE
-    classes: tuple[str, ...] | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.min_area is not None and self.min_area.unit == "m":
-            raise SettingsError(
-                f"the smallest area is {self.min_area}, wanted an area: write it like 25m2 or 100px"
-            )
-        if self.simplify.unit == "m2":
-            raise SettingsError(f"simplify is {self.simplify}, wanted a length: write it like 1.5px or 0.8m")
-        if self.classes == ():
-            raise SettingsError("no class is chosen; name at least one, or leave the choice out")
-
-
-@dataclass(frozen=True, slots=True)
-class ClassPolygons:
-    """What was written of one class; area_m2 is geodesic and None when the mask has no CRS."""
-
-    name: str
-    polygons: int
-    area_m2: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class VectorizeReport:
-    """What `vectorize` wrote and what it changed on the way.
-
-    classes: the chosen classes in the order of the legend, those without polygons too.
-    nodata_pixels: pixels of the mask file that carry no class.
-    sieve: None when no smallest area was set.
-    """
-
-    path: Path
-    classes: tuple[ClassPolygons, ...]
-    nodata_pixels: int
-    sieve: SieveReport | None
-    simplify: SimplifyReport
-
-    @property
-    def polygons(self) -> int:
-        """Polygons of all classes."""
-        return sum(entry.polygons for entry in self.classes)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was removed or done otherwise than asked, with counts."""
-        found = [] if self.sieve is None else list(self.sieve.notes)
-        if self.simplify.fallback:
-            found.append(
-                f"simplified by {self.simplify.used_px:g} px instead of {self.simplify.asked_px:g} px, "
-                f"because {self.simplify.fallback}"
-            )
-        return tuple(found)
+_CONFIDENCE_STEP = 0.004
+_REG_STATUS = Column("reg_status", Kind.TEXT)
 
 
 def vectorize(
     mask_path: Path, out_path: Path, settings: VectorizeSettings, progress: Progress = silent
 ) -> VectorizeReport:
-    """The polygons of the chosen classes lie in `out_path` (.gpkg, .shp or .geojson), in the CRS of the mask.
+    """The polygons of the chosen classes lie in `out_path`, a valid coverage but for regularised classes.
 
-    All classes are traced and simplified together and the others left out after that, so neighbours share
-    their edges, and sides on nodata or on the raster's border stay exact. The mask is one band of integers
-    0–254; masked pixels carry no class. Raises InputError, SettingsError and OutputError, before the long
-    work wherever the cause is known by then.
+    The format is that of the suffix or of the settings, the CRS the mask's or the one asked for. All classes shape
+    their neighbours' edges, also those that are not written; sides on nodata or on the raster's border stay exact. The
+    mask is one band of whole numbers; masked pixels carry no class. Raises InputError, SettingsError and OutputError,
+    before the long work wherever the cause is known by then.
     """
-    with progress("vectorize", total=5, unit="step") as bar:
-        mask, grid = read_mask(mask_path)
-        check_output(out_path, crs=grid.crs, overwrite=settings.overwrite)
-        legend = _legend_of(mask, mask_path)
+    layer = settings.layer
+    form = vector_format(out_path, layer.format)
+    check_place(out_path, form, overwrite=layer.overwrite or layer.append)
+    with ClassRaster(mask_path) as mask:
+        crs = target_crs(form, mask.grid.crs, layer.dst_crs)
+        with progress("read", total=mask.grid.height, unit="row") as bar:
+            counts = mask.count(bar)
+        legend = legend_of(mask_path, counts)
         chosen = _chosen(legend, settings.classes)
-        min_pixels, tolerance = _in_pixels(settings, grid)
-        bar.update()
-        sieved, sieve = sieve_small(mask, min_pixels) if min_pixels else (mask, None)
-        bar.update()
-        coverage = trace(sieved)
-        bar.update()
-        coverage, simplified = simplify(coverage, tolerance)
-        bar.update()
-        table = feature_table(coverage.only(entry.value for entry in chosen), grid, legend)
-        write_layer(table, out_path, overwrite=settings.overwrite)
-        bar.update()
-    return VectorizeReport(
-        path=out_path,
-        classes=_count_classes(table, chosen, has_area=grid.crs is not None),
-        nodata_pixels=int((mask == IGNORE).sum()),
-        sieve=sieve,
-        simplify=simplified,
-    )
-
-
-def read_mask(path: Path) -> tuple[Mask, Grid]:
-    """The whole mask (H,W) uint8, 255 where the file says nodata, and its grid.
-
-    Raises InputError for several bands, numbers that are not whole, and values outside of 0–254.
-    """
-    with Raster(path, georeferenced=False) as raster:
-        info = raster.info
-        if len(info.bands) != 1 or np.dtype(info.dtype).kind not in "iu":
-            raise InputError(
-                f"{path} has {len(info.bands)} band(s) of {info.dtype}, wanted a mask: one of whole numbers; "
-                "run predict to make one, or extract the class band (gdal_translate -b 1 -ot Byte)"
-            )
-        image, valid = raster.read(top=0, left=0, height=raster.grid.height, width=raster.grid.width)
-    values = image[0]
-    strange = valid & ((values < 0) | (values >= IGNORE))
-    if strange.any():
-        raise InputError(
-            f"{path} holds {_list_values(_count_values(values[strange]))}, wanted class numbers 0–254; "
-            "declare such a value as nodata (gdal_edit.py -a_nodata) if it is none, or renumber the class"
+        _check_names(settings.shape, chosen)
+        confidence = find_confidence(mask_path, settings.confidence, mask.grid)
+        schema = FeatureSchema(
+            legend,
+            **read_origin(mask_path),
+            confidence=confidence is not None,
+            extra=(_REG_STATUS,) if settings.shape.regularize else (),
         )
-    return np.where(valid, values, IGNORE).astype(np.uint8), raster.grid
+        spec = LayerSpec(form, crs, schema, layer.layer)
+        check_layer(out_path, spec, overwrite=layer.overwrite, append=layer.append)
+        rows = ClassRows(mask, Asked(chosen, settings.clean, settings.shape), confidence)
+        job = _Job(mask, rows, chosen, settings.shape)
+        with layer_writer(out_path, spec, overwrite=layer.overwrite, append=layer.append) as writer:
+            job.run(writer, Placement(mask.grid, crs), progress)
+    return job.report(out_path, writer, counts)
 
 
-def _count_values(values: NDArray[np.generic]) -> dict[int, int]:
-    """Value → pixels."""
-    found, counts = np.unique(values, return_counts=True)
-    return {int(value): int(count) for value, count in zip(found, counts, strict=True)}
+class _Job:
+    """One mask on its way into one layer, and what is counted on that way."""
 
-
-def _list_values(counts: Mapping[int, int]) -> str:
-    listed = ", ".join(f"{value} ({count} px)" for value, count in list(counts.items())[:_LISTED])
-    more = f" and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
-    return f"value {listed}{more}"
-
-
-def _legend_of(mask: Mask, path: Path) -> Legend:
-    """The file's legend, else one of its values where 0 is background. InputError: a value without class."""
-    pixels = np.bincount(mask.ravel(), minlength=256)
-    counts = {value: int(pixels[value]) for value in range(IGNORE) if pixels[value]}
-    legend = read_legend(path)
-    if legend is None:
-        return make_legend({value: f"class {value}" for value in counts or (0,)}, background=(0,))
-    unknown = {value: count for value, count in counts.items() if value not in legend.values}
-    if unknown:
-        raise InputError(
-            f"{path} holds {_list_values(unknown)}, wanted only values of its legend "
-            f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
+    def __init__(
+        self, mask: ClassRaster, rows: ClassRows, chosen: tuple[LegendEntry, ...], shape: ShapeSettings
+    ) -> None:
+        self._mask, self._rows, self._chosen = mask, rows, chosen
+        wanted = np.zeros(NONE + 1, bool)
+        wanted[[code for entry in chosen if (code := mask.code_of(entry.value)) is not None]] = True
+        self._tracer = Tracer(
+            mask.grid.width,
+            wanted=rows.tags.table(wanted),
+            how=Simplification(shape.simplify.in_pixels(mask.grid.gsd()), shape.method, shape.smooth),
+            connectivity=shape.connectivity,
         )
-    return legend
+        regular = [entry.value for entry in chosen if entry.name in shape.regularize]
+        self._regular = np.array(regular, np.int64)
+        self._footprints = Footprints()
+        self._ground = Ground(mask.grid)
+        self._polygons = {entry.value: 0 for entry in chosen}
+        self._areas = {entry.value: 0.0 for entry in chosen}
+
+    def run(self, writer: LayerWriter, placement: Placement, progress: Progress) -> None:
+        """All polygons are handed to the writer."""
+        height = self._mask.grid.height
+        if self._rows.cleans:
+            with progress("clean", total=height, unit="row") as bar:
+                self._rows.clean(bar)
+        with progress("vectorize", total=height, unit="row") as bar:
+            for batch in self._traced(bar):
+                self._write(batch, None, writer, placement)
+        regular = self._footprints.regular()
+        if regular is not None:
+            self._write(*regular, writer, placement)
+
+    def _traced(self, bar: Any) -> Iterator[PolygonBatch]:
+        for batch in self._tracer.trace(self._rows.rows(bar)):
+            batch = replace(batch, values=self._mask.values(self._rows.tags.untagged(batch.values)))
+            if len(self._regular):
+                batch = self._footprints.hold(batch, np.isin(batch.values, self._regular))
+            if len(batch):
+                yield batch
+
+    def _write(
+        self,
+        batch: PolygonBatch,
+        status: NDArray[np.object_] | None,
+        writer: LayerWriter,
+        placement: Placement,
+    ) -> None:
+        areas, perimeters = self._ground.measure(batch.coords, batch.rings, batch.polygons)
+        first = batch.features[:-1]
+        measured: dict[str, NDArray[Any]] = {
+            "area_m2": np.add.reduceat(areas, first),
+            "perim_m": np.add.reduceat(perimeters, first),
+        }
+        if len(batch.conf_min):
+            measured |= confidence_columns(batch, step=_CONFIDENCE_STEP)
+        if len(self._regular):
+            measured[_REG_STATUS.name] = np.full(len(batch), None, object) if status is None else status
+        for value in np.unique(batch.values).tolist():
+            mine = batch.values == value
+            self._polygons[value] += int(mine.sum())
+            self._areas[value] += float(measured["area_m2"][mine].sum())
+        writer.write(placement.place(batch), measured)
+
+    def report(self, path: Path, writer: LayerWriter, counts: ClassCounts) -> VectorizeReport:
+        """What was written."""
+        has_area = self._mask.grid.crs is not None
+        return VectorizeReport(
+            path=path,
+            files=writer.files,
+            classes=tuple(
+                ClassPolygons(
+                    entry.name, self._polygons[entry.value], self._areas[entry.value] if has_area else None
+                )
+                for entry in self._chosen
+            ),
+            nodata_pixels=counts.nodata,
+            sieve=self._rows.cleaned.report,
+            vertices_before=self._tracer.counts.vertices_before,
+            vertices_after=self._tracer.counts.vertices_after,
+            kept_apart=self._tracer.counts.refused,
+            remarks=tuple(self._remarks()),
+        )
+
+    def _remarks(self) -> Iterator[str]:
+        if self._rows.splitter is not None:
+            counts = self._rows.splitter.counts
+            yield f"{counts.parted:,} patches were parted into {counts.objects:,} objects"
+            if counts.too_tall:
+                yield f"{counts.too_tall:,} patches reach over more than 2,048 rows and were not looked at for objects"
+        if self._footprints.counts:
+            yield "outlines: " + _listed(self._footprints.counts)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _chosen(legend: Legend, names: tuple[str, ...] | None) -> tuple[LegendEntry, ...]:
@@ -195,23 +189,12 @@ def _chosen(legend: Legend, names: tuple[str, ...] | None) -> tuple[LegendEntry,
     return tuple(entry for entry in legend.entries if entry.name in names)
 
 
-def _in_pixels(settings: VectorizeSettings, grid: Grid) -> tuple[int, float]:
-    """The smallest patch in whole pixels (0 = keep all) and the tolerance in pixels."""
-    gsd = grid.gsd()
-    area = settings.min_area.in_pixels(gsd) if settings.min_area else 0.0
-    return math.ceil(area), settings.simplify.in_pixels(gsd)
-
-
-def _count_classes(
-    table: gpd.GeoDataFrame, chosen: tuple[LegendEntry, ...], *, has_area: bool
-) -> tuple[ClassPolygons, ...]:
-    rows = table["class_id"].to_numpy()
-    areas = table["area_m2"].to_numpy()
-    return tuple(
-        ClassPolygons(
-            name=entry.name,
-            polygons=int((rows == entry.value).sum()),
-            area_m2=float(areas[rows == entry.value].sum()) if has_area else None,
-        )
-        for entry in chosen
-    )
+def _check_names(shape: ShapeSettings, chosen: tuple[LegendEntry, ...]) -> None:
+    names = [entry.name for entry in chosen]
+    for option, asked in (("--instances", shape.instances), ("--regularize", shape.regularize)):
+        for name in asked:
+            if name not in names:
+                raise SettingsError(
+                    f"{option} names '{name}', which is not among the classes to write ({', '.join(names)})"
+                    f"{did_you_mean(name, names) or '; choose among these'}"
+                )

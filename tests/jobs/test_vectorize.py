@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas as gpd
@@ -18,13 +19,24 @@ from rasterio.features import rasterize
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
 from aerial_seg.geo.mask import LEGEND_TAG
 from aerial_seg.geo.measures import Measure
-from aerial_seg.jobs.vectorize import VectorizeSettings, read_mask, vectorize
+from aerial_seg.jobs.vectorize import vectorize
+from aerial_seg.jobs.vectorize_settings import (
+    CleanSettings,
+    LayerSettings,
+    ShapeSettings,
+    VectorizeSettings,
+)
 from aerial_seg.legend import Legend, make_legend
 
 LEGEND = make_legend({0: "background", 1: "building", 2: "road"}, background=[0])
 UTM = "EPSG:32645"
 NORTH_UP = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
-EXACT = VectorizeSettings(simplify=Measure(0, "px"), classes=("all",), overwrite=True)
+OVER = LayerSettings(overwrite=True)
+EXACT = VectorizeSettings(classes=("all",), shape=ShapeSettings(simplify=Measure(0, "px")), layer=OVER)
+
+
+def sieved(area: Measure) -> VectorizeSettings:
+    return VectorizeSettings(clean=CleanSettings(min_area=area))
 
 
 def town() -> np.ndarray:
@@ -82,22 +94,24 @@ class CountingBar:
 def test_all_classes_but_the_background(tmp_path: Path) -> None:
     out = tmp_path / "town.gpkg"
     bar = CountingBar()
-    steps: list[int] = []
+    steps: list[str] = []
 
     def progress(label: str, *, total: int, unit: str) -> CountingBar:
-        steps.append(total)
+        assert (total, unit) == (40, "row")
+        steps.append(label)
         return bar
 
     report = vectorize(save(tmp_path / "town.tif", town()), out, VectorizeSettings(), progress)
     table = gpd.read_file(out)
     assert sorted(table["class_name"]) == ["building", "building", "road"]
     assert table.crs.to_string() == UTM
-    assert steps == [bar.done]
+    assert steps == ["read", "vectorize"]
+    assert bar.done == 2 * 40
     assert report.path == out
     assert report.polygons == 3
     assert report.nodata_pixels == 36
-    assert report.sieve is None
-    assert report.simplify.used_px == 1.5
+    assert report.notes == ()
+    assert report.files == (out,)
     for entry in report.classes:
         areas = table.loc[table["class_name"] == entry.name, "area_m2"]
         assert entry.polygons == len(areas)
@@ -135,9 +149,8 @@ def test_rasterised_polygons_are_the_mask(mask: np.ndarray, transform: Affine, t
 @pytest.mark.parametrize("area", [Measure(4, "px"), Measure(0.9, "m2")])
 def test_small_patches_go_and_are_counted(area: Measure, tmp_path: Path) -> None:
     path = save(tmp_path / "town.tif", town())
-    report = vectorize(path, tmp_path / "a.shp", VectorizeSettings(min_area=area))
+    report = vectorize(path, tmp_path / "a.shp", sieved(area))
     assert report.polygons == 2
-    assert report.sieve is not None
     assert report.sieve.min_pixels == 4
     assert (report.sieve.absorbed.patches, report.sieve.absorbed.pixels) == (1, 3)
 
@@ -146,7 +159,7 @@ def test_the_choice_of_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "town.tif", town())
 
     def names(*classes: str) -> set[str]:
-        vectorize(path, tmp_path / "a.gpkg", VectorizeSettings(classes=classes, overwrite=True))
+        vectorize(path, tmp_path / "a.gpkg", VectorizeSettings(classes=classes, layer=OVER))
         return set(gpd.read_file(tmp_path / "a.gpkg")["class_name"])
 
     assert names("all") == set(LEGEND.names)
@@ -171,25 +184,39 @@ def test_values_that_the_legend_does_not_know(tmp_path: Path) -> None:
         vectorize(save(tmp_path / "town.tif", mask), tmp_path / "a.gpkg", VectorizeSettings())
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "uint32", "int8"])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 def test_other_integers(dtype: str, tmp_path: Path) -> None:
     mask = np.where(town() == 255, 99, town()).astype(dtype)
-    read, _ = read_mask(save(tmp_path / "town.tif", mask, nodata=99))
-    assert read.dtype == np.uint8
-    assert np.array_equal(read, town())
+    vectorize(save(tmp_path / "town.tif", mask, nodata=99), tmp_path / "a.gpkg", EXACT)
+    vectorize(save(tmp_path / "byte.tif", town()), tmp_path / "b.gpkg", EXACT)
+    one, other = gpd.read_file(tmp_path / "a.gpkg"), gpd.read_file(tmp_path / "b.gpkg")
+    assert one.drop(columns="source").equals(other.drop(columns="source"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"), [("int16", (-7, 300)), ("int32", (-(2**31), 70_000)), ("uint16", (0, 65535))]
+)
+def test_class_numbers_of_any_size(dtype: str, values: tuple[int, int], tmp_path: Path) -> None:
+    mask = np.array([[values[0], values[0], values[1]]], dtype)
+    vectorize(save(tmp_path / "m.tif", mask, legend=None, nodata=None), tmp_path / "a.gpkg", EXACT)
+    table = gpd.read_file(tmp_path / "a.gpkg", layer="a").sort_values("class_id")
+    assert table["class_id"].tolist() == list(values)
+    assert table["class_name"].tolist() == [f"class {value}" for value in values]
+    assert table["n_px"].tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(
     ("mask", "nodata", "message"),
     [
         (
-            np.array([[0, 300, -1]], np.int16),
+            np.array([[0, 2**40, 5]], np.int64),
             None,
-            r"value -1 \(1 px\), 300 \(1 px\), wanted class numbers 0–254",
+            r"value 1099511627776 \(1 px\), wanted class numbers of 32 bits",
         ),
         # Not a class, and not declared as nodata: never taken for it in silence.
         (np.array([[0, 255, 255]], np.uint8), None, r"value 255 \(2 px\).*-a_nodata"),
-        (np.arange(300, 340, dtype=np.int16)[None], None, "and 30 more"),
+        (np.arange(70_000, dtype=np.int32)[None], None, "more than 65,534 different values"),
+        (np.arange(40, dtype=np.int64)[None] + 2**33, None, "and 30 more"),
         (np.zeros((2, 2), np.float32), None, "one of whole numbers"),
         (np.zeros((3, 2, 2), np.uint8), None, r"3 band\(s\)"),
     ],
@@ -205,18 +232,22 @@ def test_an_internal_mask_is_nodata(tmp_path: Path) -> None:
     path = save(tmp_path / "town.tif", np.where(town() == 255, 0, town()).astype(np.uint8), nodata=None)
     with rasterio.open(path, "r+") as dataset:
         dataset.write_mask(town() != 255)
-    read, _ = read_mask(path)
-    assert np.array_equal(read, town())
+    report = vectorize(path, tmp_path / "a.gpkg", EXACT)
+    assert report.nodata_pixels == 36
+    assert gpd.read_file(tmp_path / "a.gpkg", layer="a")["n_px"].sum() == 40 * 60 - 36
 
 
 def test_a_mask_without_crs(tmp_path: Path) -> None:
     path = save(tmp_path / "town.tif", town(), crs=None)
-    report = vectorize(path, tmp_path / "a.gpkg", VectorizeSettings(min_area=Measure(4, "px")))
+    report = vectorize(path, tmp_path / "a.gpkg", sieved(Measure(4, "px")))
     assert [entry.area_m2 for entry in report.classes] == [None, None]
-    for choice in (VectorizeSettings(min_area=Measure(4, "m2")), VectorizeSettings(simplify=Measure(1, "m"))):
+    for choice in (
+        sieved(Measure(4, "m2")),
+        VectorizeSettings(shape=ShapeSettings(simplify=Measure(1, "m"))),
+    ):
         with pytest.raises(InputError, match="give the size in px"):
             vectorize(path, tmp_path / "b.gpkg", choice)
-    with pytest.raises(OutputError, match="RFC 7946"):
+    with pytest.raises(InputError, match="RFC 7946"):
         vectorize(path, tmp_path / "b.geojson", VectorizeSettings())
 
 
@@ -225,7 +256,7 @@ def test_an_existing_output_is_refused_before_the_work(
 ) -> None:
     path = save(tmp_path / "town.tif", town())
     (tmp_path / "a.gpkg").write_bytes(b"mine")
-    monkeypatch.setattr("aerial_seg.jobs.vectorize.trace", lambda mask: pytest.fail("too late"))
+    monkeypatch.setattr("aerial_seg.jobs.vectorize.ClassRaster", lambda path: pytest.fail("too late"))
     with pytest.raises(OutputError, match="--overwrite"):
         vectorize(path, tmp_path / "a.gpkg", VectorizeSettings())
     assert (tmp_path / "a.gpkg").read_bytes() == b"mine"
@@ -241,8 +272,17 @@ def test_nothing_but_nodata_is_an_empty_layer(legend: Legend | None, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"min_area": Measure(1, "m")}, {"simplify": Measure(1, "m2")}, {"classes": ()}]
+    "wrong",
+    [
+        lambda: CleanSettings(min_area=Measure(1, "m")),
+        lambda: CleanSettings(fill_holes=Measure(1, "m")),
+        lambda: CleanSettings(smooth_mask=4),
+        lambda: ShapeSettings(simplify=Measure(1, "m2")),
+        lambda: ShapeSettings(split_grid=3),
+        lambda: ShapeSettings(connectivity=8, instances=("building",)),
+        lambda: VectorizeSettings(classes=()),
+    ],
 )
-def test_settings_that_cannot_work(wrong: dict[str, object]) -> None:
-    with pytest.raises(AerialSegError, match=r"write it like|name at least one"):
-        VectorizeSettings(**wrong)  # type: ignore[arg-type]
+def test_settings_that_cannot_work(wrong: Callable[[], object]) -> None:
+    with pytest.raises(AerialSegError, match=r"write it like|name at least one|try \d|leave --connectivity"):
+        wrong()

@@ -1,0 +1,134 @@
+"""The rows of a mask on their way to the tracer: read, cleaned, objects and cells told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.coverage.batch import Codes
+from aerial_seg.coverage.majority import majority
+from aerial_seg.coverage.objects import OBJECT_BITS, ObjectSplitter
+from aerial_seg.coverage.sieve import CleanRules, clean
+from aerial_seg.coverage.stripes import in_stripes
+from aerial_seg.coverage.tags import Tags, cut_by_grid, tag_bits
+from aerial_seg.errors import InputError
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.vectorize_settings import CleanSettings, ShapeSettings
+from aerial_seg.legend import LegendEntry
+from aerial_seg.progress import ProgressBar
+from aerial_seg.vectors.class_raster import ClassRaster
+
+Bytes = NDArray[np.uint8]
+
+_OBJECTS_APART_M = 4.0
+"""Middles of objects that lie nearer to each other are one object: no house is narrower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be made of a mask: its chosen classes and the settings that concern its pixels."""
+
+    chosen: tuple[LegendEntry, ...]
+    clean: CleanSettings
+    shape: ShapeSettings
+
+
+class ClassRows:
+    """The rows of one mask as the tracer takes them; the settings are in pixels by now.
+
+    Counts are complete when `rows` has come to its end.
+    """
+
+    def __init__(self, mask: ClassRaster, asked: Asked, confidence: Path | None) -> None:
+        self._mask, self._asked, self._confidence = mask, asked, confidence
+        codes = {entry.name: mask.code_of(entry.value) for entry in asked.chosen}
+        gsd = mask.grid.gsd()
+        self._rules = CleanRules(
+            min_pixels=_pixels(asked.clean.min_area, gsd),
+            hole_pixels=_pixels(asked.clean.fill_holes, gsd),
+            hole_classes=frozenset(code for code in codes.values() if code is not None),
+        )
+        splits = [codes[name] for name in asked.shape.instances]
+        found = np.array([code for code in splits if code is not None], np.uint16)
+        apart = max(3, round(_OBJECTS_APART_M / math.sqrt(gsd[0] * gsd[1]))) if gsd else 5
+        self.splitter = ObjectSplitter(found, min_distance=apart) if len(found) else None
+        bits = tag_bits(
+            grid=asked.shape.split_grid is not None, objects_bits=OBJECT_BITS if self.splitter else 0
+        )
+        self.tags = Tags(bits, mask.classes)
+        self.cleaned = clean(self._smoothed, CleanRules())
+
+    def clean(self, bar: ProgressBar) -> None:
+        """What becomes of holes and small patches is settled, by a pass over the rows if need be."""
+        self.cleaned = clean(lambda: self._smoothed(bar), self._rules)
+
+    @property
+    def cleans(self) -> bool:
+        """Whether `clean` reads the mask."""
+        return not self._rules.ask_for_nothing
+
+    def rows(self, bar: ProgressBar) -> Iterator[tuple[Codes, Bytes | None]]:
+        """Tagged codes and stored confidence, stripe by stripe."""
+        rows = self._with_confidence(bar)
+        if self.splitter is not None:
+            rows = self.splitter.tagged(rows)
+        return (
+            rows if self._asked.shape.split_grid is None else cut_by_grid(rows, self._asked.shape.split_grid)
+        )
+
+    def _smoothed(self, bar: ProgressBar | None = None) -> Iterator[Codes]:
+        stripes = (codes for codes, _ in in_stripes((rows, None) for rows in self._mask.rows()))
+        size = self._asked.clean.smooth_mask
+        for codes in stripes if size is None else majority(stripes, size):
+            yield codes
+            if bar is not None:
+                bar.update(len(codes))
+
+    def _with_confidence(self, bar: ProgressBar) -> Iterator[tuple[Codes, Bytes | None]]:
+        with ExitStack() as stack:
+            levels = None
+            if self._confidence is not None:
+                levels = stack.enter_context(Raster(self._confidence, georeferenced=False))
+            top = 0
+            for codes in self.cleaned.stripes():
+                yield codes, None if levels is None else _read_levels(levels, top, codes.shape)
+                top += len(codes)
+                bar.update(len(codes))
+
+
+def _pixels(area: Measure | None, gsd: tuple[float, float] | None) -> int:
+    return 0 if area is None else math.ceil(area.in_pixels(gsd))
+
+
+def _read_levels(raster: Raster, top: int, shape: tuple[int, ...]) -> Bytes:
+    image, valid = raster.read(top=top, left=0, height=shape[0], width=shape[1])
+    return np.where(valid, image[0], 0).astype(np.uint8)
+
+
+def find_confidence(mask: Path, asked: Path | None, grid: Grid) -> Path | None:
+    """The confidence raster to use: the one asked for, else MASK_confidence.tif, if it is there and fits.
+
+    Raises InputError when the one asked for is not one band of uint8 on the mask's grid.
+    """
+    path = mask.with_name(f"{mask.stem}_confidence{mask.suffix}") if asked is None else asked
+    if asked is None and not path.is_file():
+        return None
+    with Raster(path, georeferenced=False) as raster:
+        info, own = raster.info, raster.grid
+    same_grid = own.shape == grid.shape and own.transform == grid.transform
+    if len(info.bands) == 1 and info.dtype == "uint8" and same_grid:
+        return path
+    if asked is None:
+        return None
+    raise InputError(
+        f"{path} has {len(info.bands)} band(s) of {info.dtype}, {own.width} × {own.height} px, wanted one of uint8 on "
+        f"the mask's grid of {grid.width} × {grid.height} px; pass what predict --confidence wrote for this mask"
+    )

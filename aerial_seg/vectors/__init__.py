@@ -1,0 +1,1 @@
+"""From coverages to vector files: attributes, place on the ground, formats, writing."""

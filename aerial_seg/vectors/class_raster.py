@@ -1,0 +1,208 @@
+"""A raster of class values read by rows as codes, whatever its integer type; and what its classes are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from pydantic import Field
+
+from aerial_seg.coverage.batch import NONE, STRIPE_ROWS, Codes
+from aerial_seg.errors import InputError
+from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.raster import Raster
+from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
+from aerial_seg.progress import ProgressBar
+
+_LISTED = 10
+_LARGEST = 2**31 - 1
+"""Class numbers are written as 32-bit integers."""
+
+
+class NumberedClass(LegendEntry):
+    """A class that is known by its pixel value only, which may be any 32-bit integer."""
+
+    value: Annotated[int, Field(ge=-_LARGEST - 1, le=_LARGEST)]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """What a raster holds: pixels by class value, in ascending order, and those that carry no class."""
+
+    pixels: Mapping[int, int]
+    nodata: int
+
+
+class ClassRaster:
+    """One band of whole numbers, opened; with or without a CRS.
+
+    Raises InputError for several bands and for numbers that are not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._raster = Raster(path, georeferenced=False)
+        self.grid = self._raster.grid
+        info = self._raster.info
+        if len(info.bands) != 1 or np.dtype(info.dtype).kind not in "iu":
+            self._raster.__exit__(None, None, None)
+            raise InputError(
+                f"{path} has {len(info.bands)} band(s) of {info.dtype}, wanted a mask: one of whole numbers; "
+                "run predict to make one, or extract the class band (gdal_translate -b 1 -ot Byte)"
+            )
+        block = self._raster.block_shape[0]
+        self._step = max(block, STRIPE_ROWS // block * block)
+        self._cache = rasterio.Env(
+            GDAL_CACHEMAX=2 * self._step * self.grid.width * np.dtype(info.dtype).itemsize
+        )
+        self._values: NDArray[np.int64] | None = None
+
+    def __enter__(self) -> ClassRaster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._raster.__exit__(kind, error, trace)
+
+    def _pieces(self) -> Iterator[tuple[NDArray[np.generic], NDArray[np.bool_]]]:
+        """Values and valid (h, W) of rows that hold whole blocks."""
+        for top in range(0, self.grid.height, self._step):
+            height = min(self._step, self.grid.height - top)
+            # By default GDAL keeps decoded blocks in a twentieth of the machine's memory; none is read twice here.
+            with self._cache:
+                image, valid = self._raster.read(top=top, left=0, height=height, width=self.grid.width)
+            yield image[0], valid
+
+    def count(self, bar: ProgressBar) -> ClassCounts:
+        """How many pixels each class value has; afterwards `rows` can be read.
+
+        Raises InputError for class values beyond 32 bits, and for more of them than there are codes.
+        """
+        totals: dict[int, int] = {}
+        nodata = 0
+        for values, valid in self._pieces():
+            nodata += int((~valid).sum())
+            for value, pixels in _tally(values, valid):
+                totals[value] = totals.get(value, 0) + pixels
+            bar.update(len(values))
+            if len(totals) >= NONE:
+                raise InputError(
+                    f"{self.path} holds more than {NONE - 1:,} different values, wanted class numbers; "
+                    "is this an image or an elevation model?"
+                )
+        strange = [value for value in totals if not -_LARGEST - 1 <= value <= _LARGEST]
+        if self._raster.info.dtype == "uint8" and IGNORE in totals:
+            # No legend can name it, and it is what masks hold where there is no class: never one in silence.
+            strange = [IGNORE]
+        if strange:
+            raise InputError(
+                f"{self.path} holds {list_values({v: totals[v] for v in strange})}, wanted class numbers "
+                f"{'0–254' if strange == [IGNORE] else 'of 32 bits'}; "
+                "declare such a value as nodata (gdal_edit.py -a_nodata) if it is none, or renumber the class"
+            )
+        ordered = dict(sorted(totals.items()))
+        self._values = np.array(list(ordered), np.int64)
+        return ClassCounts(ordered, nodata)
+
+    @property
+    def classes(self) -> int:
+        """How many class values there are; call `count` first."""
+        assert self._values is not None
+        return len(self._values)
+
+    def values(self, codes: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The class values of codes; call `count` first."""
+        assert self._values is not None
+        found: NDArray[np.int64] = self._values[codes]
+        return found
+
+    def code_of(self, value: int) -> int | None:
+        """The code of a class value; None for one that does not occur."""
+        assert self._values is not None
+        code = int(np.searchsorted(self._values, value))
+        return code if code < len(self._values) and self._values[code] == value else None
+
+    def rows(self) -> Iterator[Codes]:
+        """Codes (h, W) uint16 from north to south: the rank of the class value; NONE where there is none."""
+        assert self._values is not None
+        table = _code_table(self._values, self._raster.info.dtype)
+        for values, valid in self._pieces():
+            codes = (
+                np.searchsorted(self._values, values).astype(np.uint16) if table is None else table[values]
+            )
+            codes[~valid] = NONE
+            yield codes
+
+
+def _tally(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    if values.dtype.itemsize <= 2:
+        # One of 65,536 bins; an int16 is counted by its bit pattern.
+        plain = values.view(np.uint8 if values.dtype.itemsize == 1 else np.uint16)
+        bins = np.bincount(plain.ravel(), minlength=1 << 8 * values.dtype.itemsize)
+        bins -= np.bincount(plain[~valid].ravel(), minlength=len(bins))
+        patterns = np.flatnonzero(bins)
+        yield from zip(
+            patterns.astype(plain.dtype).view(values.dtype).tolist(), bins[patterns].tolist(), strict=True
+        )
+        return
+    found, pixels = np.unique(values[valid], return_counts=True)
+    yield from zip(found.tolist(), pixels.tolist(), strict=True)
+
+
+def _code_table(values: NDArray[np.int64], dtype: str) -> Codes | None:
+    """Look-up table from pixel values to codes, for unsigned types of up to 16 bits; None for others."""
+    kind = np.dtype(dtype)
+    if kind.kind != "u" or kind.itemsize > 2:
+        return None
+    table = np.zeros(1 << 8 * kind.itemsize, np.uint16)
+    table[values] = np.arange(len(values), dtype=np.uint16)
+    return table
+
+
+def list_values(counts: Mapping[int, int]) -> str:
+    """The values with their pixels, as an error tells them."""
+    listed = ", ".join(f"{value} ({count} px)" for value, count in list(counts.items())[:_LISTED])
+    more = f" and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+    return f"value {listed}{more}"
+
+
+def legend_of(path: Path, counts: ClassCounts) -> Legend:
+    """The file's own legend, else one of its values, where 0 is background.
+
+    Raises InputError for a value that the file's legend does not name.
+    """
+    legend = read_legend(path)
+    if legend is None:
+        return _numbered(counts)
+    unknown = {value: count for value, count in counts.pixels.items() if value not in legend.values}
+    if unknown:
+        raise InputError(
+            f"{path} holds {list_values(unknown)}, wanted only values of its legend "
+            f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
+        )
+    return legend
+
+
+def _numbered(counts: ClassCounts) -> Legend:
+    values = tuple(counts.pixels) or (0,)
+    if all(0 <= value < IGNORE for value in values):
+        return make_legend({value: f"class {value}" for value in values}, background=(0,))
+    colours = make_legend({k: f"class {k}" for k in range(min(len(values), IGNORE))}, background=()).entries
+    return Legend(
+        entries=tuple(
+            NumberedClass(
+                value=value,
+                name=f"class {value}",
+                colour=colours[k % len(colours)].colour,
+                background=value == 0,
+            )
+            for k, value in enumerate(values)
+        )
+    )

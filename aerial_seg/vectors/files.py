@@ -1,0 +1,179 @@
+"""The files of a vector layer: whether they may be written, and how finished ones take their place."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pyogrio
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+
+from aerial_seg.errors import OutputError
+from aerial_seg.geo.durable import sync
+from aerial_seg.vectors.formats import CSV, GPKG, SHAPEFILE, VectorFormat
+from aerial_seg.vectors.layer_style import STYLES_TABLE, is_raster_style
+
+_SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
+_STYLE = ".qml"
+GDAL_ERRORS = (DataSourceError, DataLayerError, FeatureError, FieldError, GeometryError)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """What GDAL, SQLite or the system says while `path` is written becomes one line with its remedy."""
+    try:
+        yield
+    except (*GDAL_ERRORS, OSError, sqlite3.Error) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise OutputError(
+            f"{path} could not be written ({reason}); "
+            "free disk space, check the folder's permissions, or write elsewhere"
+        ) from error
+
+
+def numbered(path: Path, number: int) -> Path:
+    """NAME_001.shp and so on: how the files of a divided Shapefile are called."""
+    return path.with_name(f"{path.stem}_{number:03d}{path.suffix}")
+
+
+def divided(path: Path) -> list[Path]:
+    """The files NAME_001.shp, NAME_002.shp … that are there without a gap."""
+    found: list[Path] = []
+    while (part := numbered(path, len(found) + 1)).exists():
+        found.append(part)
+    return found
+
+
+def check_place(path: Path, form: VectorFormat, *, overwrite: bool) -> None:
+    """Raises OutputError unless files of that format can be written here now; call it before the long work.
+
+    For what is known by then: no such folder, one that cannot be written to, an existing file without `overwrite`
+    (for a Shapefile its sidecars and NAME_001.shp too), a GeoPackage that is open elsewhere.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder where a file is to be written; choose another output")
+    if not folder.is_dir():
+        raise OutputError(f"the folder {folder} does not exist; create it or write elsewhere")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} is not writable; change its permissions or write elsewhere")
+    for part in (*_existing(path, form), *(divided(path) if form is SHAPEFILE else ())):
+        if not overwrite:
+            raise OutputError(f"{part} exists; pass --overwrite to replace it, or choose another name")
+    _check_neighbour(path, form)
+    if form is GPKG:
+        check_unlocked(path)
+
+
+def _existing(path: Path, form: VectorFormat) -> list[Path]:
+    """Files that the new ones would replace. A raster's .qml is left alone, so it does not count."""
+    parts = [path, *(path.with_suffix(suffix) for suffix in form.sidecars if suffix != _STYLE)]
+    style = path.with_suffix(_STYLE)
+    if _STYLE in form.sidecars and not is_raster_style(style):
+        parts.append(style)
+    return [part for part in parts if part.exists()]
+
+
+def _check_neighbour(path: Path, form: VectorFormat) -> None:
+    """A Shapefile and a CSV of one name would share their .prj."""
+    others = {SHAPEFILE.name: CSV, CSV.name: SHAPEFILE}
+    other = others.get(form.name)
+    if other and path.with_suffix(other.suffixes[0]).exists() and path.with_suffix(".prj").exists():
+        raise OutputError(
+            f"{path.stem}.prj belongs to {path.stem}{other.suffixes[0]}, wanted one for {path.name}; "
+            "choose another name"
+        )
+
+
+def check_unlocked(path: Path) -> None:
+    """Raises OutputError if another program has this GeoPackage open; at once, where GDAL would wait for seconds."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            database.rollback()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return  # read-only, say: another file can still take its place
+        raise _in_use(path) from error
+    except sqlite3.DatabaseError:
+        return  # no GeoPackage: whatever it is, nobody has it open as one
+    # The last one who closes such a journal removes it. SQLite would replay it into the new file.
+    if path.with_name(path.name + "-wal").exists():
+        raise _in_use(path)
+
+
+def _in_use(path: Path) -> OutputError:
+    return OutputError(
+        f"{path.name} is open in another program; close it there (QGIS: remove the layer), or use another name"
+    )
+
+
+def check_only_layer(path: Path, layer: str) -> None:
+    """Raises OutputError if the GeoPackage holds other layers than this: replacing the file would delete them."""
+    if not path.exists():
+        return
+    try:
+        names = [str(name) for name, _ in pyogrio.list_layers(path)]
+    except GDAL_ERRORS:
+        return  # no GeoPackage
+    others = [name for name in names if name not in (layer, STYLES_TABLE)]
+    if others:
+        raise OutputError(
+            f"{path.name} holds other layers ({', '.join(others)}), which --overwrite would delete; "
+            f"pass --append to add to it, or choose another name"
+        )
+
+
+def publish(drafts: Sequence[Path], path: Path, form: VectorFormat) -> tuple[Path, ...]:
+    """The finished drafts lie under their final names, on the disk; the files that readers open came last.
+
+    drafts: one main file with its sidecars beside it, or the several of a divided Shapefile, which become
+    NAME_001.shp …. Of an earlier layer nothing is left, not even an index. Returns all files, the main ones first.
+    """
+    if form is GPKG:
+        check_unlocked(path)  # somebody may have opened it during the work
+    targets = [path] if len(drafts) == 1 else [numbered(path, k + 1) for k in range(len(drafts))]
+    moves = [
+        (draft.with_suffix(suffix), target.with_suffix(suffix))
+        for draft, target in zip(drafts, targets, strict=True)
+        for suffix in form.sidecars
+        if suffix != _STYLE or not is_raster_style(target.with_suffix(_STYLE))
+    ]
+    if form.sidecars:
+        # Never an old main file over new sidecars.
+        _retire(path, form, keep={target for source, target in moves if source.exists()})
+    moves += zip(drafts, targets, strict=True)
+    for source, target in moves:
+        if source.exists():
+            sync(source)
+            _replace(source, target)
+    sync(path.absolute().parent)
+    present = [target for _, target in moves if target.exists()]
+    return tuple(sorted(present, key=lambda file: file not in targets))
+
+
+def _retire(path: Path, form: VectorFormat, *, keep: set[Path]) -> None:
+    """The main files of the layer that was here are gone, and its sidecars but for those that get replaced."""
+    mains = [path, *(divided(path) if form is SHAPEFILE else ())]
+    suffixes = (*form.sidecars, *(_SHAPEFILE_INDEXES if form is SHAPEFILE else ()))
+    for main in mains:
+        main.unlink(missing_ok=True)
+        for suffix in suffixes:
+            sidecar = main.with_suffix(suffix)
+            if sidecar not in keep and not (suffix == _STYLE and is_raster_style(sidecar)):
+                sidecar.unlink(missing_ok=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except PermissionError as error:
+        # Windows does not replace a file that a program has open; elsewhere it is the folder that refuses.
+        if os.name != "nt":
+            raise
+        raise _in_use(target) from error
