@@ -23,7 +23,7 @@ SQUARED, SMALL, ROUND = 0, 1, 2
 _FEWEST_SQUARE = 0.3
 """An outline of which less keeps the dominant direction has none: a circle has 0.22."""
 _MANY_SQUARE = 0.7
-"""As much keeps the dominant direction in a square whose corners are cut, and then it may be round."""
+"""More keeps it in a square whose corners are cut, which may then be as round as it likes."""
 _UPRIGHT = 0.01
 """Where a direction is off the raster's by this many tolerances at most, the raster's is meant."""
 _ROUNDEST = 0.85

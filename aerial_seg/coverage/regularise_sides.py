@@ -53,8 +53,6 @@ _EVEN = 1e-6
 """Lengths that differ by less, in tolerances, differ by rounding, and the first one counts."""
 _CROSSING = sin(pi / 9)
 """Lines that meet under less than 20° do not say where."""
-
-
 _ROUNDS = 4
 """Of reweighting; the tilt then moves by less than 0.01°."""
 

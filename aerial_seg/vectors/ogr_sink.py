@@ -26,8 +26,8 @@ _WAITING = 4
 _CONFIG = {
     # A draft that a power failure damages was no result yet; it is synced before it becomes one.
     "OGR_SQLITE_SYNCHRONOUS": "OFF",
-    # Of the index that a GeoPackage gets: past this it goes on in the file. 16 MiB are 200,000 features.
-    "OGR_GPKG_MAX_RAM_USAGE_RTREE": str(16 * 2**20),
+    # A GeoPackage's index goes on in the file past this, or it would grow to 100 MB; 40 MiB are 500,000 features.
+    "OGR_GPKG_MAX_RAM_USAGE_RTREE": str(40 * 2**20),
     # pyogrio raises GDAL's errors; what GDAL prints of them as well, it catches in the main thread only.
     "CPL_LOG": os.devnull,
 }

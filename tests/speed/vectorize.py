@@ -1,6 +1,6 @@
 """What vectorising costs beside the usual ways: seconds, ratios and memory, from one run.
 
-    python tests/speed/vectorize.py [--only trace simplify memory holes] [--rounds 5] [--side 10240] [--json FILE]
+    python tests/speed/vectorize.py [--only trace simplify memory holes predict] [--rounds 5] [--side 10240]
 
 The mask is seeded smooth noise of six classes: at 10240² some 675,000 polygons. Rivals: rasterio.features.shapes with
 a loop that makes shapely polygons; gdal_polygonize to a GeoPackage (gdal-bin, where it is installed); shapes, then
@@ -28,6 +28,7 @@ import rasterio
 import shapely
 from machine import facts
 from numpy.typing import NDArray
+from predict import SIDE, STEP, TILES_ACROSS, make_mapper, make_model, write_image
 from rasterio import features
 from scipy.ndimage import gaussian_filter
 
@@ -35,7 +36,10 @@ from aerial_seg import Grid, Measure, VectorizeSettings, vectorize
 from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.coverage.simplify import Simplification
 from aerial_seg.coverage.tracer import Tracer
+from aerial_seg.jobs.mapping import map_scene
+from aerial_seg.jobs.scenes import Scene
 from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings
+from aerial_seg.models.engine import EngineSettings
 from aerial_seg.vectors.ground import Ground
 
 CLASSES, GRAIN, SEED = 6, 4.93, 0
@@ -45,13 +49,13 @@ EVERY = np.ones(65536, bool)
 Mask = NDArray[np.uint8]
 
 
-def smooth_noise(height: int, width: int) -> Mask:
-    """The class with the largest of six smoothed random fields at every pixel."""
+def smooth_noise(height: int, width: int, *, grain: float = GRAIN) -> Mask:
+    """The class with the largest of six smoothed random fields at every pixel. grain: pixels of the smoothing."""
     random = np.random.default_rng(SEED)
     best = np.full((height, width), -np.inf, np.float32)
     mask = np.zeros((height, width), np.uint8)
     for value in range(CLASSES):
-        field = gaussian_filter(random.standard_normal((height, width), dtype=np.float32), GRAIN)
+        field = gaussian_filter(random.standard_normal((height, width), dtype=np.float32), grain)
         mask[field > best] = value
         np.maximum(best, field, out=best)
     return mask
@@ -251,12 +255,35 @@ def holes_rows(rounds: int) -> dict[str, Any]:
     return {"seconds": found, "polygons": ours(holes), "holes / noise (bar: same class)": ratio}
 
 
+def predict_rows(folder: Path, rounds: int) -> dict[str, Any]:
+    """What polygons add to predicting with DeepLabv3 R50 OS16: the mask to vectorise is like a town, not like noise."""
+    side = STEP * (TILES_ACROSS - 1) + SIDE - 2 * 32
+    write_image(folder / "image.tif", height=side, width=side)
+    mapper = make_mapper(
+        make_model("deeplabv3", "resnet50", 16), tiles=TILES_ACROSS**2, engine=EngineSettings(), batch_size=4
+    )
+    scene = Scene((folder / "image.tif",), folder / "map.tif")
+    town = save(folder / "town.tif", (smooth_noise(side, side, grain=12.0) < 2).astype(np.uint8))
+    found = interleaved(
+        {
+            "predict": lambda: map_scene(scene, mapper),
+            "vectorize": lambda: vectorized(town, folder / "town.gpkg", 1.5),
+        },
+        rounds,
+    )
+    return {
+        "seconds": found,
+        "engine": str(mapper.predictor.runtime.as_dict()),
+        "vectors / predict (bar 0.04)": found["vectorize"] / found["predict"],
+    }
+
+
 def main() -> None:
     """Print the figures, write them as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = ("trace", "simplify", "memory", "holes")
+    kinds = ("trace", "simplify", "memory", "holes", "predict")
     parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", type=int, default=10240)
@@ -280,6 +307,8 @@ def main() -> None:
             document["memory"] = memory_rows(folder, options.side)
         if "holes" in options.only:
             document["holes"] = holes_rows(options.rounds)
+        if "predict" in options.only:
+            document["predict"] = predict_rows(folder, options.rounds)
     text = json.dumps(document, indent=2, default=float)
     print(text)
     if options.json:
