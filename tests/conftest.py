@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,3 +102,23 @@ def polygon_file(tmp_path: Path) -> PolygonFile:
         return path
 
     return write
+
+
+DiskOf = Callable[[int], AbstractContextManager[None]]
+"""`with disk_of(size):` as on a full disk, no file may grow beyond `size` bytes."""
+
+
+@pytest.fixture
+def disk_of() -> DiskOf:
+    resource = pytest.importorskip("resource", reason="there is no such limit on this system")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

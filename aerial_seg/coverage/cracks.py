@@ -176,6 +176,16 @@ def _sides(y: int, x: int, way: int, width: int) -> tuple[int, int]:
 
 
 @inner
+def _next_point(y: int, x: int, way: int) -> tuple[int, int]:
+    """The lattice point at the other end of the crack that leaves (y, x) this way."""
+    if way == NORTH:
+        return y - 1, x
+    if way == EAST:
+        return y, x + 1
+    return (y + 1, x) if way == SOUTH else (y, x - 1)
+
+
+@inner
 def _onward(mark: int, way: int) -> int:
     """The way out of a corner or a straight point that was entered this way."""
     rest = (mark & 15) & ~(1 << ((way + 2) & 3))
@@ -216,14 +226,7 @@ def _walk(points: Points, arcs: Arcs, arc: int, y: int, x: int, way: int) -> tup
     arcs.xy[place, 0], arcs.xy[place, 1] = x, y + points.top
     arcs.ways[arc, 0] = way
     while True:
-        if way == NORTH:
-            y -= 1
-        elif way == EAST:
-            x += 1
-        elif way == SOUTH:
-            y += 1
-        else:
-            x -= 1
+        y, x = _next_point(y, x, way)
         mark = marks[y, x]
         if is_node(mark, y, last):
             break
@@ -259,14 +262,7 @@ def _walk_loops(points: Points, arcs: Arcs, count: int) -> int:
                     marks[y, x] = mark | SEEN
                     place += 1
                 way = turned
-                if way == NORTH:
-                    y -= 1
-                elif way == EAST:
-                    x += 1
-                elif way == SOUTH:
-                    y += 1
-                else:
-                    x -= 1
+                y, x = _next_point(y, x, way)
                 if y == row and x == col:
                     break
             arcs.xy[place, 0], arcs.xy[place, 1] = col, row + points.top

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -76,16 +74,6 @@ def overview_levels(path: Path) -> Iterator[np.ndarray]:
     for level in range(levels):
         with rasterio.open(path, OVERVIEW_LEVEL=level) as overview:
             yield overview.read()
-
-
-@contextmanager
-def small_files_only(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def with_a_hole() -> np.ndarray:
@@ -267,7 +255,9 @@ class TestPlace:
 
 class TestDisk:
     @pytest.mark.parametrize("share", [0.002, 0.1, 0.5, 0.9, 0.999])
-    def test_a_full_disk_is_one_line_and_no_file(self, tmp_path: Path, share: float) -> None:
+    def test_a_full_disk_is_one_line_and_no_file(
+        self, tmp_path: Path, share: float, disk_of: Callable
+    ) -> None:
         values = noise(1, 1100, 1300)
         size = make(tmp_path / "whole", values).stat().st_size
         folder = tmp_path / "full"
@@ -282,7 +272,7 @@ class TestDisk:
         final.write_text("an older result")
         before = {p.name for p in store.folder.iterdir()}
         with (
-            small_files_only(int(share * size)),
+            disk_of(int(share * size)),
             pytest.raises(OutputError, match="free disk space") as raised,
         ):
             write_cog(vrt, final, style=MODE)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,17 +61,6 @@ def fill(store: SegmentStore, values: dict[str, np.ndarray], edges: list[int]) -
 
 def class_store(folder: Path, panels: tuple[range, ...] = ONE_PANEL) -> SegmentStore:
     return SegmentStore(folder, GRID, (CLASS,), panels=panels)
-
-
-@contextmanager
-def small_files_only(size: int) -> Iterator[None]:
-    """As a full disk: no file may grow beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestVrt:
@@ -228,11 +215,13 @@ class TestIntact:
 
 class TestDisk:
     @pytest.mark.parametrize("size", [100, 5_000, 200_000])
-    def test_a_full_disk_is_one_line_and_leaves_no_rows(self, tmp_path: Path, size: int) -> None:
+    def test_a_full_disk_is_one_line_and_leaves_no_rows(
+        self, tmp_path: Path, size: int, disk_of: Callable
+    ) -> None:
         store = class_store(tmp_path)
         store.write(0, range(512), {"class": noise()[:, :512]})
         with (
-            small_files_only(size),
+            disk_of(size),
             pytest.raises(
                 OutputError, match=r"class-p00-r00000512-00001400.tif could not be written .*free disk space"
             ) as raised,
@@ -244,7 +233,9 @@ class TestDisk:
         store.write(0, range(512, HEIGHT), {"class": noise()[:, 512:]})
         assert store.done(0) == HEIGHT
 
-    def test_a_write_that_gdal_lost_is_noticed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_write_that_gdal_lost_is_noticed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_of: Callable
+    ) -> None:
         # With threads GDAL reports no failed write; here it is made to use them.
         profile = segments.scratch_profile
         monkeypatch.setattr(
@@ -252,7 +243,7 @@ class TestDisk:
             "scratch_profile",
             lambda *args: {**profile(*args), "num_threads": 2, "compress": "DEFLATE"},
         )
-        with small_files_only(200_000), pytest.raises(OutputError, match="free disk space"):
+        with disk_of(200_000), pytest.raises(OutputError, match="free disk space"):
             class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
         assert list(tmp_path.iterdir()) == []
 

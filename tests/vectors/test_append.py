@@ -20,7 +20,7 @@ from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import check_layer, layer_writer
 
 if TYPE_CHECKING:
-    from tests.geo.conftest import Layers
+    from tests.vectors.conftest import Layers
 
 GROWING = ("a.gpkg", "a.shp")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,20 +26,10 @@ from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import LayerSpec, check_layer, layer_writer
 
 if TYPE_CHECKING:
-    from tests.geo.conftest import Layers
+    from tests.vectors.conftest import Layers
 
 NAMES = ("a.gpkg", "a.shp", "a.geojson", "a.geojsonl", "a.geojsons", "a.fgb", "a.csv", "a.parquet")
 GDAL_NAMES = NAMES[:-1]
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestFailures:
@@ -98,6 +86,7 @@ class TestFailures:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
+        disk_of: Callable,
     ) -> None:
         """GDAL keeps silent about what is lost when it closes a file."""
         layers.needs(name)

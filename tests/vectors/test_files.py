@@ -21,7 +21,7 @@ from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.vectors.writer import check_layer, layer_writer
 
 if TYPE_CHECKING:
-    from tests.geo.conftest import Layers
+    from tests.vectors.conftest import Layers
 
 NAMES = ("a.gpkg", "a.shp", "a.geojson", "a.geojsonl", "a.geojsons", "a.fgb", "a.csv", "a.parquet")
 GDAL_NAMES = NAMES[:-1]

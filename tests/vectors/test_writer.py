@@ -28,7 +28,7 @@ from aerial_seg.vectors.schema import Column, FeatureSchema, Kind
 from aerial_seg.vectors.writer import layer_writer
 
 if TYPE_CHECKING:
-    from tests.geo.conftest import Layers
+    from tests.vectors.conftest import Layers
 
 NAMES = ("a.gpkg", "a.shp", "a.geojson", "a.geojsonl", "a.geojsons", "a.fgb", "a.csv", "a.parquet")
 GDAL_NAMES = NAMES[:-1]
