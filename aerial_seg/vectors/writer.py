@@ -104,11 +104,11 @@ def check_layer(
     form, schema, layer = spec.form, spec.schema, spec.layer_name(path)
     check_layer_name(form, layer, path)
     check_texts(form, (*schema.legend.names, schema.source or "", schema.model_id or ""))
+    earlier = find_earlier(path, form, layer=layer, crs=spec.crs, schema=schema) if append else None
     if form is GEOPARQUET:
         check_pyarrow(path)
     else:
         check_gdal(path)
-    earlier = find_earlier(path, form, layer=layer, crs=spec.crs, schema=schema) if append else None
     if earlier:
         updated_style(earlier.style, schema.legend, path.name)  # raises where the classes do not agree
     check_place(path, form, overwrite=overwrite or earlier is not None)
