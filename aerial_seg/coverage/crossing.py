@@ -91,7 +91,12 @@ class CrossingPatches:
             if int(one) in patches:
                 _join_features(patches[int(one)].root(), patches[int(other)].root())
         self._take_outlines(patches, outlines, lines, stripe, borders)
-        return _packed(self._finished(patches, stripe), confidence=len(stripe.measured.conf_min) > 0)
+        features = self._finished(patches, stripe)
+        batch = _packed(features, confidence=len(stripe.measured.conf_min) > 0)
+        for feature in features:
+            # Patches know their feature and features their patches: a circle, which would keep all rings for long.
+            feature.finished.clear()
+        return batch
 
     def _continued(self, stripe: Stripe) -> dict[int, _Patch]:
         """The open patch of every label in the row above; those that meet in this stripe are one."""
