@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.legend import IGNORE
+
+T = TypeVar("T")
 
 
 class ConfusionMatrix:
@@ -25,18 +27,31 @@ class ConfusionMatrix:
         """Count every pixel whose truth is a class.
 
         Both are channel arrays of one shape. Truth 255 is ignored; a labelled pixel whose prediction is 255 (not
-        predicted) is counted apart in `unpredicted`, not as an error: nodata is no opinion.
+        predicted) is counted apart in `unpredicted`, not as an error: nodata is no opinion. Raises ValueError for any
+        other value that is no channel: a wrong table must not pass as an ignored pixel.
         """
         if truth.shape != predicted.shape:
             raise ValueError(f"truth is {truth.shape}, prediction is {predicted.shape}")
         classes = len(self.counts)
-        labelled = truth != IGNORE
-        opinion = predicted != IGNORE
-        self.ignored += int(truth.size - labelled.sum())
-        self.unpredicted += int((labelled & ~opinion).sum())
-        both = labelled & opinion
-        pairs = truth[both].astype(np.int64) * classes + predicted[both].astype(np.int64)
-        self.counts += np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+        pairs = _bytes(truth).ravel().astype(np.uint16)
+        pairs <<= 8
+        pairs |= _bytes(predicted).ravel()
+        table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+        counts = table[:classes, :classes]
+        ignored, unpredicted = int(table[IGNORE].sum()), int(table[:classes, IGNORE].sum())
+        if counts.sum() + ignored + unpredicted != pairs.size:
+            raise ValueError(f"a value is neither one of {classes} channels nor {IGNORE}")
+        self.counts += counts
+        self.ignored += ignored
+        self.unpredicted += unpredicted
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """The counts of `other`, of the same classes, are among ours: one image's matrix into that of all."""
+        if len(other.counts) != len(self.counts):
+            raise ValueError(f"{len(other.counts)} classes cannot be added to {len(self.counts)}")
+        self.counts += other.counts
+        self.ignored += other.ignored
+        self.unpredicted += other.unpredicted
 
     def scores(self, names: Sequence[str]) -> Scores:
         """Every score of the counts so far."""
@@ -57,12 +72,18 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """All scores of one confusion matrix. `miou` is the mean over the `counted` classes whose IoU is defined."""
+    """All scores of one confusion matrix. `miou` is the mean over the `counted` classes whose IoU is defined.
+
+    mean_accuracy: mean recall over the classes that the truth holds. frequency_weighted_iou: their IoUs, weighted with
+    their shares of the true pixels. A class that is only predicted counts in `miou` (IoU 0), not in these two.
+    """
 
     classes: tuple[ClassScores, ...]
     miou: float
     counted: int
     pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
     confusion: tuple[tuple[int, ...], ...]
     ignored: int
     unpredicted: int
@@ -84,11 +105,14 @@ class Scores:
             for k, name in enumerate(names)
         )
         counted = int(np.isfinite(iou).sum())
+        present = true > 0
         return cls(
             classes=per_class,
             miou=float(np.nanmean(iou)) if counted else math.nan,
             counted=counted,
             pixel_accuracy=float(_ratio(hit.sum(), counts.sum())),
+            mean_accuracy=float(recall[present].mean()) if present.any() else math.nan,
+            frequency_weighted_iou=float(_ratio((true * iou)[present].sum(), true.sum())),
             confusion=tuple(tuple(int(n) for n in row) for row in counts),
             ignored=ignored,
             unpredicted=unpredicted,
@@ -97,13 +121,15 @@ class Scores:
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready document; NaN becomes null, because JSON has no NaN."""
         return {
-            "miou": _null(self.miou),
+            "miou": or_null(self.miou),
             "classes_counted": self.counted,
-            "pixel_accuracy": _null(self.pixel_accuracy),
+            "pixel_accuracy": or_null(self.pixel_accuracy),
+            "mean_accuracy": or_null(self.mean_accuracy),
+            "frequency_weighted_iou": or_null(self.frequency_weighted_iou),
             "classes": [
                 {
-                    "name": c.name, "iou": _null(c.iou), "f1": _null(c.f1), "precision": _null(c.precision),
-                    "recall": _null(c.recall), "pixels": c.pixels,
+                    "name": c.name, "iou": or_null(c.iou), "f1": or_null(c.f1), "precision": or_null(c.precision),
+                    "recall": or_null(c.recall), "pixels": c.pixels,
                 }
                 for c in self.classes
             ],
@@ -114,11 +140,20 @@ class Scores:
         }  # fmt: skip
 
 
+def _bytes(channels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """The same numbers as uint8; what does not fit is an error and never wraps around to another channel."""
+    narrow = channels.astype(np.uint8, copy=False)
+    if channels.dtype != np.uint8 and not np.array_equal(narrow, channels):
+        raise ValueError(f"channels lie outside 0–255: {channels.min()} to {channels.max()}")
+    return narrow
+
+
 def _ratio(top: Any, bottom: Any) -> NDArray[np.float64]:
     top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
     ratio: NDArray[np.float64] = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
     return ratio
 
 
-def _null(number: float) -> float | None:
-    return None if math.isnan(number) else number
+def or_null(value: T) -> T | None:
+    """The value itself, or None for a NaN: what a JSON document can hold."""
+    return None if isinstance(value, float) and math.isnan(value) else value

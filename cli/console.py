@@ -77,16 +77,7 @@ def class_table(legend: Legend, pixels: dict[str, int], *, area_per_pixel: float
 
 def score_tables(scores: Scores) -> None:
     """Per-class scores, the means with the number of classes counted, and the confusion matrix."""
-    rows = [
-        [c.name, *(_number(n) for n in (c.iou, c.f1, c.precision, c.recall)), f"{c.pixels:,}"]
-        for c in scores.classes
-    ]
-    table(["class", "IoU", "F1", "precision", "recall", "true pixels"], rows)
-    click.echo(
-        f"\nmIoU {_number(scores.miou)} over {scores.counted} of {len(scores.classes)} classes, "
-        f"pixel accuracy {_number(scores.pixel_accuracy)}; "
-        f"{scores.ignored:,} px unlabelled, {scores.unpredicted:,} px labelled but nodata in the mask"
-    )
+    class_scores(scores)
     names = [c.name for c in scores.classes]
     click.echo("\nconfusion, rows = truth, columns = prediction")
     table(
@@ -95,5 +86,21 @@ def score_tables(scores: Scores) -> None:
     )
 
 
-def _number(value: float) -> str:
+def class_scores(scores: Scores) -> None:
+    """Per-class scores, and the means with the number of classes counted."""
+    rows = [
+        [c.name, *(number(n) for n in (c.iou, c.f1, c.precision, c.recall)), f"{c.pixels:,}"]
+        for c in scores.classes
+    ]
+    table(["class", "IoU", "F1", "precision", "recall", "true pixels"], rows)
+    click.echo(
+        f"\nmIoU {number(scores.miou)} over {scores.counted} of {len(scores.classes)} classes, "
+        f"pixel accuracy {number(scores.pixel_accuracy)}, mean accuracy {number(scores.mean_accuracy)}, "
+        f"frequency-weighted IoU {number(scores.frequency_weighted_iou)}; "
+        f"{scores.ignored:,} px unlabelled, {scores.unpredicted:,} px labelled but nodata in the mask"
+    )
+
+
+def number(value: float) -> str:
+    """Four decimals, or NaN."""
     return "NaN" if math.isnan(value) else f"{value:.4f}"
