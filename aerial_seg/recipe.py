@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +20,18 @@ class Section(BaseModel):
     """A frozen table of settings that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Section):
+    """What the recipe trains on: chips that `tile` made (benchmark None) or a benchmark in its publishers' layout.
+
+    train and val: the splits to learn from and to validate on. Chips have train, val and test; VOC also trainval and
+    trainaug (with SBD's labels).
+    """
+
+    benchmark: Literal["voc", "cityscapes", "ade20k"] | None = None
+    train: str = "train"
+    val: str = "val"
 
 
 class ModelSettings(Section):
@@ -74,11 +87,12 @@ class TrainingSettings(Section):
 class AugmentationSettings(Section):
     """Changes of a training crop; validation sees none of them.
 
+    flips: up-down and left-right, each by chance; "horizontal": left-right only, for photographs that have an up.
     scale: smallest and largest zoom. brightness and contrast: largest change, in units of the training standard
     deviation, of all bands alike; band_noise: what each band adds to that on its own, as a part of it.
     """
 
-    flips: bool = True
+    flips: Literal[True, False, "horizontal"] = True
     rot90: bool = True
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     brightness: Annotated[float, Field(ge=0)] = 0.2
@@ -96,25 +110,36 @@ class PredictionSettings(Section):
 
 
 class Recipe(Section):
-    """Everything that a training run needs to know besides the data."""
+    """Everything that a training run needs to know besides where its data lie."""
 
+    data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     prediction: PredictionSettings = PredictionSettings()
 
 
+_NO_RECIPES = ("classes", "protocols", "published")
+"""Folders of the shipped configs that hold other documents."""
+
+Document = TypeVar("Document", bound=Section)
+
+
 def recipe_names() -> tuple[str, ...]:
     """The recipes that ship with the package, as `train --recipe` takes them."""
     root = resources.files("aerial_seg.configs")
-    names = []
+    names = list(document_names(""))
     for entry in root.iterdir():
-        if entry.name.endswith(".toml"):
-            names.append(entry.name.removesuffix(".toml"))
-        elif entry.is_dir() and not entry.name.startswith("_"):
-            inside = (e.name for e in entry.iterdir() if e.name.endswith(".toml"))
-            names += [f"{entry.name}/{name.removesuffix('.toml')}" for name in inside]
+        if entry.is_dir() and not entry.name.startswith("_") and entry.name not in _NO_RECIPES:
+            names += [f"{entry.name}/{name}" for name in document_names(entry.name)]
     return tuple(sorted(names))
+
+
+def document_names(folder: str) -> tuple[str, ...]:
+    """The TOML documents that ship in a folder of the configs, without their endings."""
+    root = resources.files("aerial_seg.configs").joinpath(folder)
+    names = [entry.name for entry in root.iterdir()] if root.is_dir() else []
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
 def load_recipe(name: str) -> Recipe:
@@ -122,45 +147,71 @@ def load_recipe(name: str) -> Recipe:
 
     Raises SettingsError for an unknown recipe, key or value, naming the nearest known one.
     """
+    return load_document(name, Recipe, what="recipe", known=recipe_names())
+
+
+def load_document(
+    name: str, kind: type[Document], *, what: str, known: Sequence[str], folder: str = ""
+) -> Document:
+    """The document called `name`: a TOML file if the name ends in .toml, else a shipped one, one of `known`.
+
+    what: what messages call it. folder: where in the configs the shipped ones lie.
+    Raises SettingsError for an unknown document, key or value, naming the nearest known one.
+    """
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise SettingsError(f"{path} does not exist; shipped recipes: {', '.join(recipe_names())}")
-        return parse_recipe(path.read_text(encoding="utf-8"), name)
-    names = recipe_names()
-    if name not in names:
+            raise SettingsError(f"{path} does not exist; shipped {what}s: {', '.join(known)}")
+        return parse_document(path.read_text(encoding="utf-8"), kind, name, what=what)
+    if name not in known:
         raise SettingsError(
-            f"there is no recipe '{name}'{did_you_mean(name, names)}; shipped: {', '.join(names)}; "
+            f"there is no {what} '{name}'{did_you_mean(name, known)}; shipped: {', '.join(known)}; "
             "or name a file that ends in .toml"
         )
-    text = resources.files("aerial_seg.configs").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    return parse_recipe(text, name)
+    file = resources.files("aerial_seg.configs").joinpath(folder).joinpath(f"{name}.toml")
+    return parse_document(file.read_text(encoding="utf-8"), kind, name, what=what)
 
 
 def parse_recipe(text: str, name: str) -> Recipe:
     """The recipe in a TOML text; `name` is for messages."""
+    return parse_document(text, Recipe, name, what="recipe")
+
+
+def parse_document(text: str, kind: type[Document], name: str, *, what: str) -> Document:
+    """The document in a TOML text; `name` and `what` are for messages."""
     try:
-        return Recipe.model_validate(tomllib.loads(text))
+        return kind.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"recipe {name} is not TOML: {error}") from error
+        raise SettingsError(f"{what} {name} is not TOML: {error}") from error
     except ValidationError as error:
-        raise SettingsError(f"recipe {name}: {_first_problem(error)}") from error
+        raise SettingsError(f"{what} {name}: {_first_problem(error, kind)}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     problem = error.errors()[0]
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
+        known = _keys_beside(problem["loc"], kind)
         hint = did_you_mean(str(problem["loc"][-1]), known)
         return f"unknown key '{place}'{hint}; known here: {', '.join(known)}"
+    if problem["type"] == "value_error":  # our own validators say it all
+        said = str(problem["ctx"]["error"])
+        return f"'{place}': {said}" if place else said
+    if problem["type"] == "missing":
+        return f"'{place}' is missing; add it"
     return f"'{place}' is {problem['input']!r}: {problem['msg']}"
 
 
-def _keys_beside(place: tuple[Any, ...]) -> list[str]:
-    section: type[BaseModel] = Recipe
+def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:
+    section = kind
     for key in place[:-1]:
-        inner = section.model_fields[str(key)].annotation
-        assert isinstance(inner, type)
-        section = inner
+        field = section.model_fields.get(str(key))
+        if field is None:  # a list's index or a table's own key
+            continue
+        choices = (field.annotation, *get_args(field.annotation))  # a section, or one that may be None
+        section = next(choice for choice in choices if _is_section(choice))
     return list(section.model_fields)
+
+
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

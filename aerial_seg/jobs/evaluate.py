@@ -24,7 +24,7 @@ from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, place
 from aerial_seg.models.file import load_model, read_card
 from aerial_seg.progress import Progress, silent
-from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.manifest import SPLITS, open_manifest
 from aerial_seg.training.validation import validate
 
@@ -107,7 +107,7 @@ def evaluate_model_on_chips(
         )
     target = pick_device(device)
     place(model.network, target)
-    store = ChipStore(chips, model.card.bands, document.legend)
+    store = ChipStore(ChipReader(chips, model.card.bands, document.legend))
     matrix, _ = validate(
         model.network, store, classes=len(document.legend), device=target, bias=model.card.class_bias
     )

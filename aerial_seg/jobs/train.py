@@ -1,26 +1,33 @@
-"""train: a chip dataset and a recipe in, a model file with its log and curves out."""
+"""train: a chip dataset or a benchmark and a recipe in, a model file with its log and curves out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from aerial_seg.errors import InputError
+from aerial_seg.bands import Band
+from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
+from aerial_seg.benchmarks.dataset import Benchmark
+from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
+from aerial_seg.errors import AerialSegError, InputError, SettingsError, did_you_mean
+from aerial_seg.legend import Legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.device import pick_device, place
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import build_network
 from aerial_seg.outputs import check_folder, staged_folder
 from aerial_seg.progress import Progress, silent
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe import DataSettings, Recipe
 from aerial_seg.report.curves import draw_curves
 from aerial_seg.tiling.plan import tile_shape
-from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.loop import Checkpoint, TrainingData, run_training
-from aerial_seg.training.manifest import Manifest, open_manifest
+from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
 from aerial_seg.training.validation import threshold_bias
 from aerial_seg.version import __version__
 
@@ -40,6 +47,20 @@ class TrainReport:
     threshold: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """What a run needs to know about its data, be they chips or a benchmark.
+
+    gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data.
+    """
+
+    data: TrainingData
+    legend: Legend
+    bands: tuple[Band, ...]
+    gsd: float | None
+    fingerprint: str
+
+
 def train(
     dataset: Path,
     recipe: Recipe,
@@ -51,67 +72,129 @@ def train(
 ) -> TrainReport:
     """The folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
 
-    Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.
+    dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
+    it. Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.
     """
     check_folder(run, overwrite=overwrite, marker=SUMMARY)
-    manifest = open_manifest(dataset)
-    document = manifest.document
+    opened = _open_dataset(dataset, recipe.data)
     target = pick_device(device)
     torch.manual_seed(recipe.training.seed)
-    network = build_network(recipe.model, bands=len(document.bands), classes=len(document.legend))
+    network = build_network(recipe.model, bands=len(opened.bands), classes=len(opened.legend))
     network.geometry.check_side(recipe.training.crop)
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
     place(network, target)
     with staged_folder(run, overwrite=overwrite, marker=SUMMARY) as work:
-        keeper = _Keeper(work, manifest, recipe)
-        history = run_training(
-            network, _data(manifest), recipe, device=target, progress=progress, keep=keeper.keep
-        )
+        keeper = _Keeper(work, opened, recipe)
+        with _errors_of_workers():
+            history = run_training(
+                network, opened.data, recipe, device=target, progress=progress, keep=keeper.keep
+            )
         history.write_csv(work / LOG)
-        draw_curves(history, document.legend, work / CURVES)
+        draw_curves(history, opened.legend, work / CURVES)
         best = keeper.best
         assert best is not None
-        (work / SUMMARY).write_text(_summary(best, keeper, recipe, document.fingerprint), encoding="utf-8")
+        (work / SUMMARY).write_text(_summary(best, keeper, recipe, opened.fingerprint), encoding="utf-8")
     return TrainReport(
         run, run / BEST, recipe.training.iterations, best.iteration, best.scores, keeper.threshold(best)
     )
 
 
-def _data(manifest: Manifest) -> TrainingData:
-    document = manifest.document
-    chips, val = manifest.split("train"), manifest.split("val")
-    if not chips:
+@contextmanager
+def _errors_of_workers() -> Iterator[None]:
+    """Inside, a DataLoader worker's error keeps its one line; torch puts the worker's traceback in front of it."""
+    try:
+        yield
+    except AerialSegError as error:
+        kind = type(error)
+        line = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+        if line == str(error):
+            raise
+        raise kind(line) from error
+
+
+def _open_dataset(root: Path, settings: DataSettings) -> _Dataset:
+    """The data that the recipe asks for. Raises InputError when the folder holds data of the other kind."""
+    holds_chips = (root / DOCUMENT).is_file()
+    if settings.benchmark is None:
+        found = None if holds_chips else _recognise(root)
+        if found is not None:
+            raise InputError(
+                f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; "
+                f"use a recipe for it such as {found.name}/deeplabv3"
+            )
+        return _open_chips(root, settings)
+    if holds_chips:
         raise InputError(
-            f"{manifest.root} holds no training chip; run `aerial-seg tile` with smaller --val and --test"
+            f"{root} is a chip dataset, but the recipe trains on the benchmark {settings.benchmark}; "
+            "use a recipe for chips such as deeplabv3, or name the folder of the benchmark"
         )
-    return TrainingData(
-        train=ChipStore(chips, document.bands, document.legend),
-        val=ChipStore(val, document.bands, document.legend) if val else None,
+    return _open_examples(open_benchmark(settings.benchmark, root), settings)
+
+
+def _recognise(root: Path) -> Benchmark | None:
+    """The benchmark that lies under `root`, as far as one can be read there."""
+    for name in BENCHMARKS:
+        try:
+            benchmark = open_benchmark(name, root)
+            benchmark.examples("train")
+        except InputError:
+            continue
+        return benchmark
+    return None
+
+
+def _open_chips(root: Path, settings: DataSettings) -> _Dataset:
+    manifest = open_manifest(root)
+    document = manifest.document
+    for key, name in (("train", settings.train), ("val", settings.val)):
+        if name not in SPLITS:
+            raise SettingsError(
+                f"data.{key} is '{name}', which is no split of a chip dataset{did_you_mean(name, SPLITS)}; "
+                f"known: {', '.join(SPLITS)}"
+            )
+    train_chips, val_chips = manifest.split(settings.train), manifest.split(settings.val)
+    if not train_chips:
+        raise InputError(
+            f"{root} holds no training chip; run `aerial-seg tile` with smaller --val and --test"
+        )
+    readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
+    data = TrainingData(
+        train=ChipStore(readers[0]),
+        val=ChipStore(readers[1]) if val_chips else None,
         names=document.legend.names,
     )
+    return _Dataset(data, document.legend, document.bands, document.gsd, document.fingerprint)
+
+
+def _open_examples(benchmark: Benchmark, settings: DataSettings) -> _Dataset:
+    readers = [open_split(benchmark, split) for split in (settings.train, settings.val)]
+    legend = benchmark.legend
+    data = TrainingData(train=ChipStore(readers[0]), val=ChipStore(readers[1]), names=legend.names)
+    return _Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers))
 
 
 class _Keeper:
     """Writes checkpoints as model files while the loop runs."""
 
-    def __init__(self, folder: Path, manifest: Manifest, recipe: Recipe) -> None:
-        self._folder, self._manifest, self._recipe = folder, manifest, recipe
-        self._writer = build_network(
+    def __init__(self, folder: Path, dataset: _Dataset, recipe: Recipe) -> None:
+        self._folder, self._dataset, self._recipe = folder, dataset, recipe
+        self._described = build_network(
             recipe.model.model_copy(update={"weights": "none"}),
-            bands=len(manifest.document.bands),
-            classes=len(manifest.document.legend),
+            bands=len(dataset.bands),
+            classes=len(dataset.legend),
         )
         self.best: Checkpoint | None = None
 
     def keep(self, checkpoint: Checkpoint, is_best: bool) -> None:
         """last.safetensors is this checkpoint; best.safetensors too if it is the best so far."""
-        self._writer.load_state_dict(checkpoint.state)
+        # What `predict` will build from the card takes these weights: better known now than after the training.
+        self._described.load_state_dict(checkpoint.state)
         card = self._card(checkpoint)
-        save_model(self._writer, card, self._folder / LAST)
+        save_model(checkpoint.state, card, self._folder / LAST)
         if is_best:
             self.best = checkpoint
-            save_model(self._writer, card, self._folder / BEST)
+            save_model(checkpoint.state, card, self._folder / BEST)
 
     def threshold(self, checkpoint: Checkpoint) -> float | None:
         """The calibrated threshold, if the recipe asks for one and the classes are two."""
@@ -120,20 +203,20 @@ class _Keeper:
         return checkpoint.threshold[0]
 
     def _card(self, checkpoint: Checkpoint) -> ModelCard:
-        document = self._manifest.document
+        dataset = self._dataset
         threshold = self.threshold(checkpoint)
-        zero = (0.0,) * len(document.legend)
+        zero = (0.0,) * len(dataset.legend)
         scores = checkpoint.scores
         return ModelCard(
             tool_version=__version__,
             recipe=self._recipe,
-            legend=document.legend,
-            bands=document.bands,
-            gsd=document.gsd,
+            legend=dataset.legend,
+            bands=dataset.bands,
+            gsd=dataset.gsd,
             class_bias=zero if threshold is None else threshold_bias(threshold),
             iteration=checkpoint.iteration,
             validation_miou=scores.miou if scores is not None and scores.counted else None,
-            data_fingerprint=document.fingerprint,
+            data_fingerprint=dataset.fingerprint,
         )
 
 

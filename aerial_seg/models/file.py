@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,9 +65,9 @@ class TrainedModel:
     sha256: str
 
 
-def save_model(network: Network, card: ModelCard, path: Path) -> None:
-    """The weights and the card lie in one file, renamed into place when whole."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -> None:
+    """The weights (a network's state dict) and the card lie in one file, renamed into place when whole."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
     save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
     partial.replace(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,32 +22,54 @@ from aerial_seg.training.manifest import Chip
 Sample = tuple[Tensor, Tensor]
 
 
-def load_chip(chip: Chip, bands: Sequence[Band], legend: Legend) -> Sample:
-    """image (C,H,W) float32, normalised, invalid pixels at the training mean; labels (H,W) uint8 channels or 255."""
-    image, valid, values = read_chip(chip.image, chip.labels)
-    labels = legend.channel_table()[values]
-    labels[~valid] = IGNORE
-    return torch.from_numpy(normalise(image, valid, bands)), torch.from_numpy(labels)
+class Samples(Protocol):
+    """Labelled images by number, from 0 to len − 1.
+
+    image (C,H,W) float32, normalised, unmeasured pixels at the training mean; labels (H,W) uint8 channels or 255.
+    DataLoader workers get copies, so what holds them can be pickled.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChipReader:
+    """The samples of these chips, read from disk every time."""
+
+    chips: tuple[Chip, ...]
+    bands: tuple[Band, ...]
+    legend: Legend
+
+    def __len__(self) -> int:
+        return len(self.chips)
+
+    def __getitem__(self, index: int) -> Sample:
+        """image (C,H,W) and labels (H,W) of chip `index`."""
+        chip = self.chips[index]
+        image, valid, values = read_chip(chip.image, chip.labels)
+        labels = self.legend.channel_table()[values]
+        labels[~valid] = IGNORE
+        return torch.from_numpy(normalise(image, valid, self.bands)), torch.from_numpy(labels)
 
 
 class ChipStore:
-    """Chips by number; kept in memory while they fit into `budget` bytes, read again from disk beyond that."""
+    """The samples of a reader; kept in memory while they fit into `budget` bytes, read again beyond that."""
 
-    def __init__(
-        self, chips: Sequence[Chip], bands: Sequence[Band], legend: Legend, *, budget: int = 2**30
-    ) -> None:
-        self._chips, self._bands, self._legend = tuple(chips), tuple(bands), legend
+    def __init__(self, reader: Samples, *, budget: int = 2**30) -> None:
+        self._reader = reader
         self._room = budget
         self._kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
-        return len(self._chips)
+        return len(self._reader)
 
     def __getitem__(self, index: int) -> Sample:
-        """image and labels of chip `index`, as load_chip gives them."""
+        """image and labels number `index`, as the reader gives them."""
         if index in self._kept:
             return self._kept[index]
-        sample = load_chip(self._chips[index], self._bands, self._legend)
+        sample = self._reader[index]
         size = sum(tensor.numel() * tensor.element_size() for tensor in sample)
         if size <= self._room:
             self._room -= size
@@ -55,13 +78,13 @@ class ChipStore:
 
 
 class CropDataset(Dataset[Sample]):
-    """Sample i of a training run: its chip, place and changes depend on (seed, i) only, not on workers or batches.
+    """Sample i of a training run: its image, place and changes depend on (seed, i) only, not on workers or batches.
 
-    Every chip is used once before any is used again, in a new order each time.
+    Every image is used once before any is used again, in a new order each time.
     """
 
     def __init__(
-        self, store: ChipStore, *, length: int, crop: int, augmentation: AugmentationSettings, seed: int
+        self, store: Samples, *, length: int, crop: int, augmentation: AugmentationSettings, seed: int
     ) -> None:
         self._store, self._length, self._crop = store, length, crop
         self._augmentation, self._seed = augmentation, seed
@@ -85,8 +108,8 @@ def cut(
 ) -> Sample:
     """A random window, zoomed by a random factor (log-uniform in `scale`), as crop × crop pixels.
 
-    Image bilinear (antialiased), labels nearest with the same pixel centres. Where the window leaves the chip the
-    image is 0 (the training mean) and the labels are ignored.
+    Image bilinear (antialiased), labels nearest with the same pixel centres. Where the window leaves the image
+    its pixels are 0 (the training mean) and the labels are ignored.
     """
     factor = float(np.exp(random.uniform(np.log(scale[0]), np.log(scale[1]))))
     side = max(1, round(crop / factor))
@@ -108,7 +131,7 @@ def cut(
 
 
 def _offset(length: int, side: int, random: np.random.Generator) -> int:
-    """Anywhere inside; a window larger than the chip slides over it instead."""
+    """Anywhere inside; a window larger than the image slides over it instead."""
     low, high = sorted((0, length - side))
     return int(random.integers(low, high + 1))
 
@@ -116,10 +139,14 @@ def _offset(length: int, side: int, random: np.random.Generator) -> int:
 def turn_and_flip(
     image: Tensor, labels: Tensor, settings: AugmentationSettings, random: np.random.Generator
 ) -> Sample:
-    """One of the 8 symmetries of a square (or those that the settings allow), the same for both."""
+    """One of the 8 symmetries of a square (or those that the settings allow), the same for both.
+
+    image (C,H,W), labels (H,W). `flips = "horizontal"` mirrors left and right only: rows stay where they are.
+    """
     turns = int(random.integers(4)) if settings.rot90 else 0
     image, labels = torch.rot90(image, turns, (1, 2)), torch.rot90(labels, turns, (0, 1))
-    for axis in (1, 2) if settings.flips else ():
+    axes = (2,) if settings.flips == "horizontal" else (1, 2) if settings.flips else ()
+    for axis in axes:
         if random.random() < 0.5:
             image, labels = image.flip(axis), labels.flip(axis - 1)
     return image.contiguous(), labels.contiguous()

@@ -114,7 +114,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 data_fingerprint="none",
             )
             made[architecture] = folder / f"{architecture}.safetensors"
-            save_model(build_network(recipe.model, bands=3, classes=2), card, made[architecture])
+            save_model(build_network(recipe.model, bands=3, classes=2).state_dict(), card, made[architecture])
         return made[architecture]
 
     return model

@@ -75,7 +75,7 @@ def test_a_mask_a_dataset_and_a_model(
         prediction=PredictionSettings(tile_size=64),
     )
     card: ModelCard = small.card.model_copy(update={"recipe": recipe})
-    save_model(build_network(recipe.model, bands=2, classes=3), card, tmp_path / "m.safetensors")
+    save_model(build_network(recipe.model, bands=2, classes=3).state_dict(), card, tmp_path / "m.safetensors")
     model = info(tmp_path / "m.safetensors")
     assert model["kind"] == "model"
     assert model["architecture"] == "fcn"

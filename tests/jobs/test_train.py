@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import geopandas
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from shapely import box
 
-from aerial_seg.errors import AerialSegError
+from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.jobs.evaluate import evaluate_model_on_chips
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.models.file import load_model
-from aerial_seg.recipe import Recipe, parse_recipe
+from aerial_seg.recipe import DataSettings, Recipe, parse_recipe
 
 RECIPE = """
 [model]
@@ -142,3 +146,151 @@ def test_a_loss_that_explodes_stops_the_run_and_leaves_nothing(dataset: Path, tm
     with pytest.raises(AerialSegError, match=r"the loss became .* lower training.learning_rate"):
         train(dataset, wild, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+# On a benchmark
+
+VOC_RECIPE = """
+[data]
+benchmark = "voc"
+[model]
+architecture = "fcn"
+output_stride = 8
+head_channels = 32
+auxiliary = false
+[training]
+iterations = 40
+batch_size = 4
+crop = 32
+optimizer = "adamw"
+learning_rate = 5e-3
+validate_every = 20
+ema_decay = 0.8
+[augmentation]
+flips = "horizontal"
+rot90 = false
+scale = [0.8, 1.25]
+brightness = 0.0
+contrast = 0.0
+[prediction]
+tile_size = 64
+"""
+GREY, RED, BLUE = (120, 120, 120), (200, 60, 50), (40, 70, 190)
+
+
+def write_voc_image(folder: Path, name: str, seed: int) -> None:
+    """A noisy grey photograph with a red aeroplane (1) and a blue bicycle (2), each in a rim of void (255)."""
+    random = np.random.default_rng(seed)
+    labels = np.zeros((54, 70), np.uint8)
+    colours = np.full((54, 70, 3), GREY, float)
+    for value, colour, left in ((1, RED, 0), (2, BLUE, 35)):
+        top, left = random.integers(1, 26), left + random.integers(1, 11)
+        outer = np.s_[top : top + 26, left : left + 22]
+        inner = np.s_[top + 1 : top + 25, left + 1 : left + 21]
+        labels[outer], labels[inner], colours[inner] = 255, value, colour
+    image = np.clip(colours + random.normal(0, 12, colours.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
+    mask = Image.fromarray(labels)
+    mask.putpalette([128, 64, 32] * 256)  # one colour for all: only the indices tell the classes
+    mask.save(folder / "SegmentationClass" / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VOC2012 as its archive unpacks: 10 training images, 5 validation images, one test image without a label."""
+    root = tmp_path_factory.mktemp("voc")
+    folder = root / "VOCdevkit" / "VOC2012"
+    lists = folder / "ImageSets" / "Segmentation"
+    for inner in (folder / "JPEGImages", folder / "SegmentationClass", lists):
+        inner.mkdir(parents=True)
+    splits = {"train": range(10), "val": range(10, 15), "trainval": range(15), "test": range(15, 16)}
+    for split, numbers in splits.items():
+        (lists / f"{split}.txt").write_text("".join(f"2007_{n:06d}\n" for n in numbers), encoding="utf-8")
+    for number in range(16):
+        write_voc_image(folder, f"2007_{number:06d}", number)
+    (folder / "SegmentationClass" / "2007_000015.png").unlink()
+    return root
+
+
+def constant_guess(root: Path) -> float:
+    """The best validation mIoU that one class everywhere reaches, from the label files themselves."""
+    folder = root / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    labels = [np.asarray(Image.open(folder / f"2007_{n:06d}.png")).ravel() for n in range(10, 15)]
+    counts = np.bincount(np.concatenate(labels), minlength=256)[:21]
+    return float((counts / counts.sum()).max() / np.count_nonzero(counts))
+
+
+def test_a_recipe_with_a_benchmark_learns_it_from_its_own_folders(voc: Path, tmp_path: Path) -> None:
+    files = {path: path.stat().st_mtime_ns for path in voc.rglob("*")}
+    made = parse_recipe(VOC_RECIPE, "test")
+    report = train(voc, made, tmp_path / "run", device="cpu")
+    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").open())]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    assert report.scores is not None
+    assert report.scores.miou > 2 * constant_guess(voc)
+    card = load_model(report.model).card
+    assert card.recipe == made
+    assert len(card.legend) == len(card.class_bias) == 21
+    assert [band.name for band in card.bands] == ["red", "green", "blue"]
+    assert card.gsd is None
+    assert (
+        json.loads((tmp_path / "run" / "run.json").read_text())["data_fingerprint"] == card.data_fingerprint
+    )
+    assert {path: path.stat().st_mtime_ns for path in voc.rglob("*")} == files
+
+
+def test_workers_change_nothing_on_a_benchmark(voc: Path, tmp_path: Path) -> None:
+    text = VOC_RECIPE.replace("iterations = 40", "iterations = 2")
+    for workers in (0, 1):
+        changed = text.replace("[training]", f"[training]\nworkers = {workers}")
+        train(voc, parse_recipe(changed, "test"), tmp_path / str(workers), device="cpu")
+    assert (tmp_path / "0/log.csv").read_text() == (tmp_path / "1/log.csv").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_label_is_told_in_one_line_by_workers_too(voc: Path, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(voc, tmp_path / "voc")
+    (label,) = (tmp_path / "voc").rglob("SegmentationClass/2007_000003.png")
+    Image.fromarray(np.full((54, 70), 77, np.uint8)).save(label)
+    asked = parse_recipe(VOC_RECIPE.replace("[training]", f"[training]\nworkers = {workers}"), "test")
+    with pytest.raises(InputError, match=r"^[^\n]*2007_000003\.png[^\n]*77[^\n]*$"):
+        train(tmp_path / "voc", asked, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_the_other_kind_is_told_with_the_remedy(dataset: Path, voc: Path, tmp_path: Path) -> None:
+    on_voc = parse_recipe(VOC_RECIPE, "test")
+    cases = (
+        (dataset, on_voc, r"is a chip dataset, but .* voc; .* such as deeplabv3, or name the folder"),
+        (voc, recipe(), r"VOC.*, but the recipe is for chips .* such as voc/deeplabv3"),
+        (tmp_path, recipe(), "is not a chip dataset"),
+    )
+    for root, asked, message in cases:
+        with pytest.raises(InputError, match=message) as told:
+            train(root, asked, tmp_path / "run")
+        assert "\n" not in str(told.value)
+    with pytest.raises(InputError):
+        train(tmp_path, on_voc, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_that_the_data_do_not_have_are_told(dataset: Path, voc: Path, tmp_path: Path) -> None:
+    chips = recipe().model_copy(update={"data": DataSettings(val="vall")})
+    with pytest.raises(SettingsError, match=r"data\.val is 'vall'.*did you mean 'val'\?.*train, val, test"):
+        train(dataset, chips, tmp_path / "run")
+    for splits, message in (({"train": "trian"}, "trian"), ({"val": "test"}, "1 of 1 images .* no label")):
+        asked = recipe().model_copy(update={"data": DataSettings(benchmark="voc", **splits)})
+        with pytest.raises(SettingsError, match=message):
+            train(voc, asked, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_from_before_there_were_benchmarks_still_load(run: Path, tmp_path: Path) -> None:
+    with safe_open(run / "best.safetensors", framework="pt") as file:
+        document = json.loads(file.metadata()["aerial_seg"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del document["recipe"]["data"]
+    save_file(weights, tmp_path / "old.safetensors", metadata={"aerial_seg": json.dumps(document)})
+    old = load_model(tmp_path / "old.safetensors")
+    assert old.card == load_model(run / "best.safetensors").card
+    assert old.card.recipe.data.benchmark is None

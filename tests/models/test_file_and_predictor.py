@@ -38,7 +38,7 @@ def model_path(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     card = make_card()
     path = tmp_path / "model.safetensors"
-    save_model(build_network(card.recipe.model, bands=3, classes=2), card, path)
+    save_model(build_network(card.recipe.model, bands=3, classes=2).state_dict(), card, path)
     return path
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.recipe import AugmentationSettings
-from aerial_seg.training.crops import CropDataset, change_light, cut, turn_and_flip
+from aerial_seg.training.crops import ChipStore, CropDataset, change_light, cut, turn_and_flip
 
 STILL = AugmentationSettings(flips=False, rot90=False, scale=(1, 1), brightness=0, contrast=0, band_noise=0)
 
@@ -25,6 +25,45 @@ class Store:
         place = torch.arange(self.side**2, dtype=torch.float32).reshape(1, self.side, self.side) + 1
         labels = ((place[0] - 1) // self.side % 7).to(torch.uint8)
         return torch.cat([place, torch.full_like(place, index + 1)]), labels
+
+
+class Reader:
+    """Samples of the given sides, all alike within; notes what is read."""
+
+    def __init__(self, sides: list[int]) -> None:
+        self.sides = sides
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def __getitem__(self, index: int):
+        self.read.append(index)
+        side = self.sides[index]
+        return torch.full((2, side, side), float(index)), torch.full((side, side), index, dtype=torch.uint8)
+
+    def bytes(self, index: int) -> int:
+        """Two bands of float32 and one of uint8."""
+        return 9 * self.sides[index] ** 2
+
+
+@given(sides=st.lists(st.integers(1, 9), min_size=1, max_size=8), budget=st.integers(0, 3000), data=st.data())
+def test_a_store_gives_what_its_reader_gives_and_keeps_no_more_than_its_budget(
+    sides: list[int], budget: int, data: st.DataObject
+) -> None:
+    reader = Reader(sides)
+    asked = data.draw(st.lists(st.integers(0, len(sides) - 1), max_size=30))
+    store = ChipStore(reader, budget=budget)
+    assert len(store) == len(sides)
+    for index in asked:
+        image, labels = store[index]
+        assert image.shape == (2, sides[index], sides[index])
+        assert (image == index).all()
+        assert (labels == index).all()
+    spared = {index for index in asked if reader.read.count(index) < asked.count(index)}
+    assert sum(map(reader.bytes, spared)) <= budget
+    if budget >= sum(map(reader.bytes, range(len(sides)))):
+        assert sorted(reader.read) == sorted(set(asked))
 
 
 @given(seed=st.integers(0, 500), crop=st.integers(8, 60))
@@ -61,6 +100,30 @@ def test_turns_and_flips_move_image_and_labels_together(seed: int) -> None:
     turned, moved = turn_and_flip(image, labels, AugmentationSettings(), np.random.default_rng(seed))
     assert torch.equal(moved.long(), ((turned[0] - 1) // 40 % 7).long())
     assert sorted(turned[0].flatten().tolist()) == sorted(image[0].flatten().tolist())
+
+
+@given(seed=st.integers(0, 200), rows=st.integers(1, 9), cols=st.integers(2, 9))
+def test_horizontal_flips_mirror_left_and_right_together_and_never_rows(
+    seed: int, rows: int, cols: int
+) -> None:
+    place = torch.arange(rows * cols).reshape(rows, cols)
+    settings = AugmentationSettings(flips="horizontal", rot90=False)
+    image, labels = turn_and_flip(
+        place[None].float(), place.to(torch.uint8), settings, np.random.default_rng(seed)
+    )
+    assert torch.equal(image[0].long(), labels.long())
+    assert torch.equal(labels.long() // cols, place // cols)
+    assert torch.equal(labels.long(), place) or torch.equal(labels.long(), place.flip(1))
+
+
+def test_horizontal_flips_come_about_every_other_time() -> None:
+    settings = AugmentationSettings(flips="horizontal", rot90=False)
+    image, labels = Store(side=4)[0]
+    flipped = [
+        not torch.equal(turn_and_flip(image, labels, settings, np.random.default_rng(seed))[0], image)
+        for seed in range(200)
+    ]
+    assert 60 < sum(flipped) < 140
 
 
 def test_all_eight_symmetries_occur() -> None:

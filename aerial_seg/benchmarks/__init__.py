@@ -1,0 +1,1 @@
+"""The papers' benchmarks: dataset layouts, evaluation protocols, submissions, published numbers."""

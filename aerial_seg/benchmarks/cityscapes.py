@@ -1,0 +1,158 @@
+"""Cityscapes, fine annotations: ids as published in the files, train ids as channels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.benchmarks.dataset import Example
+from aerial_seg.benchmarks.labels import UNKNOWN, class_rows, legend_of
+from aerial_seg.benchmarks.layout import PublishedLayout, find_root, named_files
+from aerial_seg.errors import InputError
+from aerial_seg.legend import IGNORE
+
+_IMAGE = "_leftImg8bit.png"
+_LABEL = "_gtFine_labelIds.png"
+_INSIDE = ("cityscapes", "Cityscapes")
+
+
+@dataclass(frozen=True, slots=True)
+class CityscapesClass:
+    """One row of the publishers' table. id: −1 (the licence plate) to 33; train_id: the channel, 255 = ignored."""
+
+    id: int
+    name: str
+    train_id: int
+    category: str
+    colour: str
+
+
+CLASSES: tuple[CityscapesClass, ...] = tuple(CityscapesClass(**row) for row in class_rows("cityscapes"))
+"""Every id of the publishers, 0–33 and then −1."""
+
+SCORED: tuple[CityscapesClass, ...] = tuple(
+    sorted((row for row in CLASSES if row.train_id != IGNORE), key=lambda row: row.train_id)
+)
+"""The 19 classes in channel order."""
+
+CATEGORIES: dict[str, tuple[int, ...]] = {
+    row.category: tuple(other.train_id for other in SCORED if other.category == row.category)
+    for row in SCORED
+}
+"""The seven categories and the train ids in each; the category score counts pixels of all of them alike."""
+
+
+def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    train_ids = np.full(256, UNKNOWN, np.uint8)
+    for row in CLASSES:
+        train_ids[row.id % 256] = row.train_id  # −1 is 255 in a uint8 file
+    ids = np.full(256, UNKNOWN, np.uint8)
+    for scored in SCORED:
+        ids[scored.train_id] = scored.id
+    ids[IGNORE] = 0  # as cityscapesScripts: the first row of the table with that train id, `unlabeled`
+    return train_ids, ids
+
+
+_TRAIN_IDS, _IDS = _tables()
+
+
+def train_id_of(ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """Train ids of published ids, one look-up; −1 and 255 (−1 as uint8) are ignored: 255.
+
+    ids: any whole numbers, any shape. Raises InputError for an id that the publishers do not have.
+    """
+    return _looked_up(ids, _TRAIN_IDS, allowed="ids 0–33, −1 and 255")
+
+
+def id_of(train_ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """Published ids of train ids, one look-up; 255 becomes 0 (`unlabeled`), so that `train_id_of` brings it back.
+
+    train_ids: any whole numbers, any shape. Raises InputError for what is no train id.
+    """
+    return _looked_up(train_ids, _IDS, allowed="train ids 0–18, −1 and 255")
+
+
+class Cityscapes(PublishedLayout):
+    """leftImg8bit/{split}/{city}/NAME_leftImg8bit.png and gtFine/{split}/{city}/NAME_gtFine_labelIds.png.
+
+    NAME is {city}_{sequence}_{frame}; a split is its folder and nothing else, its images sorted by name. The labels
+    of test that the publishers ship are dummies and are not used.
+    """
+
+    name = "cityscapes"
+    title = "Cityscapes"
+    splits = ("val", "train", "test")
+    published: ClassVar[Mapping[str, int]] = {"val": 500, "train": 2_975, "test": 1_525}
+    legend = legend_of([{"name": row.name, "colour": row.colour} for row in SCORED])
+    table = _TRAIN_IDS
+    allowed = "the ids 0–33 and 255 (−1)"
+    archive = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
+
+    def __init__(self, root: Path) -> None:
+        """root: the folder with leftImg8bit and gtFine, or one that holds it as `cityscapes`; InputError if none."""
+        super().__init__(find_root(root, _INSIDE, ("leftImg8bit", "gtFine"), title=self.title))
+
+    def expected(self, split: str) -> tuple[Example, ...]:
+        images = self.root / "leftImg8bit" / split
+        labels = None if split == "test" else self.root / "gtFine" / split
+        if not images.is_dir():
+            raise InputError(f"folder {images} is missing; unpack {self.archive}")
+        cities = _named(images, _IMAGE)
+        if labels is not None:
+            cities |= _named(labels, _LABEL)  # a label without its image is a missing image
+        return tuple(
+            Example(
+                name,
+                images / city / f"{name}{_IMAGE}",
+                None if labels is None else labels / city / f"{name}{_LABEL}",
+            )
+            for name, city in sorted(cities.items())
+        )
+
+    def submission_values(self) -> NDArray[np.uint8]:
+        values = np.full(256, IGNORE, np.uint8)
+        values[: len(SCORED)] = [row.id for row in SCORED]
+        return values
+
+    def hint(self, path: Path) -> str:
+        other = path.with_name(path.name.replace("_labelIds", "_labelTrainIds"))
+        if other != path and other.is_file():
+            return (
+                f"{other.name} is there, but *{_LABEL} is wanted: unpack gtFine_trainvaltest.zip, "
+                "createTrainIdLabelImgs is not needed"
+            )
+        return super().hint(path)
+
+
+def _named(folder: Path, suffix: str) -> dict[str, str]:
+    """Name → city of the files in the folder's cities."""
+    if not folder.is_dir():
+        return {}
+    cities = (path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {
+        name: city
+        for city in sorted(cities)
+        for name in named_files(folder / city, suffix, rf"{re.escape(city)}_\d+_\d+")
+    }
+
+
+def _looked_up(numbers: NDArray[Any], table: NDArray[np.uint8], *, allowed: str) -> NDArray[np.uint8]:
+    numbers = np.asarray(numbers)
+    if numbers.dtype.kind not in "iu":
+        raise InputError(f"got {numbers.dtype} numbers, wanted whole ones: {allowed}; convert them first")
+    inside = (numbers >= -1) & (numbers <= 255)
+    found = table[np.where(inside, numbers, 0).astype(np.intp) % 256]
+    strange = ~inside | (found == UNKNOWN)
+    if strange.any():
+        values = np.unique(numbers[strange])
+        shown = ", ".join(map(str, values[:8].tolist()))
+        raise InputError(
+            f"got {int(strange.sum())} px of {shown}, wanted {allowed}; is this the other kind of id?"
+        )
+    return found

@@ -1,0 +1,68 @@
+"""What every benchmark dataset offers, however its publishers laid it out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.legend import Legend
+from aerial_seg.progress import Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image of a split. name: the publishers' own id, safe as a file name; label: None where none is published."""
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What lies under a root. counts: images per complete split; problems: one line each, with the expected path."""
+
+    root: Path
+    counts: dict[str, int]
+    problems: tuple[str, ...]
+
+
+class Benchmark(ABC):
+    """A dataset in the layout its publishers ship, read where it lies and never converted.
+
+    name: voc, cityscapes or ade20k. title: as papers write it. splits: what `examples` knows, the one to score first.
+    legend: entry k is channel k of the logits, with the publishers' names and colours; its values are the channels.
+    """
+
+    name: str
+    title: str
+    splits: tuple[str, ...]
+    legend: Legend
+
+    def __init__(self, root: Path) -> None:
+        """root: the folder that the publishers' archive unpacks to, or the one that holds it."""
+        self.root = root
+
+    @abstractmethod
+    def examples(self, split: str) -> tuple[Example, ...]:
+        """The images of a split in the publishers' order.
+
+        Raises SettingsError for an unknown split, InputError for a missing list, image or label (the first, with the
+        count and the expected path).
+        """
+
+    @abstractmethod
+    def read_labels(self, example: Example) -> NDArray[np.uint8]:
+        """(H,W) channels, 255 = ignored. Raises InputError naming file and value for what the layout does not know."""
+
+    @abstractmethod
+    def submission_values(self) -> NDArray[np.uint8]:
+        """Look-up table (256,) uint8: channel → the value that the publishers' server expects; unused numbers → 255."""
+
+    @abstractmethod
+    def check(self, progress: Progress = silent) -> CheckReport:
+        """Layout, counts, label values and sizes, all of it; every missing part is named with the expected path."""

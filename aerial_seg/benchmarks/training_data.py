@@ -1,0 +1,94 @@
+"""A benchmark's examples as training samples: the same store, crops, loop and validation as chips."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aerial_seg.bands import Band, normalise
+from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.labels import check_sizes, read_image
+from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.training.crops import Sample
+
+# ImageNet's statistics on the scale 0-255: what the encoders' weights were trained with and what the reference results
+# of mmseg and semseg normalise with, so they are not measured on the benchmark itself.
+BANDS = tuple(
+    Band(name=name, dtype="uint8", mean=mean, std=std, p2=0, p98=255)
+    for name, mean, std in (
+        ("red", 123.675, 58.395),
+        ("green", 116.28, 57.12),
+        ("blue", 103.53, 57.375),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleReader:
+    """The samples of these labelled examples, decoded from the publishers' own files every time."""
+
+    benchmark: Benchmark
+    examples: tuple[Example, ...]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """image (3,H,W) float32, RGB in units of BANDS; labels (H,W) uint8 channels, 255 = ignored.
+
+        Raises InputError when image and label differ in size.
+        """
+        example = self.examples[index]
+        image = np.moveaxis(read_image(example.image), 2, 0)
+        labels = self.benchmark.read_labels(example)
+        if labels.shape != image.shape[1:]:
+            check_sizes(example)
+        everywhere = np.ones(labels.shape, np.bool_)
+        return torch.from_numpy(normalise(image, everywhere, BANDS)), torch.from_numpy(labels)
+
+
+def open_split(benchmark: Benchmark, split: str) -> ExampleReader:
+    """The samples of one split in the publishers' order.
+
+    Raises SettingsError for a split that does not exist or has no labels, InputError for one without images.
+    """
+    examples = benchmark.examples(split)
+    if not examples:
+        raise InputError(
+            f"split '{split}' of {benchmark.title} in {benchmark.root} lists no image, wanted one at least; "
+            "unpack the publishers' archive again"
+        )
+    bare = sum(example.label is None for example in examples)
+    if bare:
+        others = ", ".join(name for name in benchmark.splits if name != split)
+        raise SettingsError(
+            f"{bare} of {len(examples)} images in split '{split}' of {benchmark.title} have no label; "
+            f"set data.train and data.val to other splits ({others})"
+        )
+    return ExampleReader(benchmark, examples)
+
+
+def fingerprint(benchmark: Benchmark, splits: Sequence[ExampleReader]) -> str:
+    """SHA-256 over the benchmark's name and, split by split, every example's name and the byte sizes of its files.
+
+    Equal for equal copies wherever they lie and whenever they were unpacked. Nothing is decoded: two calls to the
+    file system per example, so a change that keeps every file's size is not seen.
+    """
+    facts = {
+        "benchmark": benchmark.name,
+        "splits": [
+            [[example.name, _size(example.image), _size(example.label)] for example in reader.examples]
+            for reader in splits
+        ],
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _size(path: Path | None) -> int | None:
+    return None if path is None else path.stat().st_size

@@ -1,0 +1,198 @@
+"""Tiny copies of the benchmarks in their publishers' exact layouts, with images that show their labels in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+SIZES = ((41, 57), (39, 50), (47, 63), (33, 69))
+
+VOC_TRAIN = ("2007_000032", "2007_000039", "2007_000063")
+VOC_VAL = ("2007_000033", "2007_000042", "2007_000061", "2007_000123")
+VOC_TEST = ("2008_000006", "2008_000011")
+SBD_TRAIN = ("2008_000008", "2007_000032", "2008_000015", "2007_000033")
+SBD_VAL = ("2008_000023", "2007_000061")
+
+CITYSCAPES = {
+    "val": (
+        "frankfurt_000000_000294",
+        "frankfurt_000001_000538",
+        "lindau_000000_000019",
+        "munster_000000_000019",
+    ),
+    "train": ("aachen_000000_000019", "ulm_000001_000019", "weimar_000002_000019"),
+    "test": ("berlin_000000_000019", "berlin_000001_000019"),
+}
+ADE20K = {"val": ("validation", 4), "train": ("training", 3)}
+
+
+def voc_palette() -> NDArray[np.uint8]:
+    """(256, 3), as the development kit's VOClabelcolormap: the bits of the value dealt out to R, G and B."""
+    palette = np.zeros((256, 3), np.uint8)
+    for value in range(256):
+        for bit in range(8):
+            palette[value, bit % 3] |= (value >> bit & 1) << (7 - bit // 3)
+    return palette
+
+
+def write_palette_png(
+    path: Path, values: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None
+) -> None:
+    """A PNG of mode P whose indices are `values`."""
+    image = Image.fromarray(values)
+    image.putpalette((voc_palette() if palette is None else palette).tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def write_grey_png(path: Path, values: NDArray[np.uint8]) -> None:
+    """A PNG of mode L."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def write_sbd(path: Path, values: NDArray[np.uint8]) -> None:
+    """A `.mat` with SBD's struct GTcls: Boundaries, Segmentation, CategoriesPresent."""
+    io = pytest.importorskip("scipy.io")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    present = np.unique(values[values > 0])
+    io.savemat(
+        path,
+        {
+            "GTcls": {
+                "Boundaries": np.zeros((20, 1), object),
+                "Segmentation": values,
+                "CategoriesPresent": present,
+            }
+        },
+    )
+
+
+def write_picture(
+    path: Path, labels: NDArray[np.uint8], random: np.random.Generator, mode: str = "RGB"
+) -> None:
+    """A picture of the labels in the VOC palette's colours with some noise; JPEG or PNG by the suffix."""
+    noise = random.integers(-9, 10, (*labels.shape, 3))
+    pixels = np.clip(voc_palette()[labels] + noise, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def patches(random: np.random.Generator, shape: tuple[int, int], values: Sequence[int]) -> NDArray[np.uint8]:
+    """(H,W) uint8 that holds every one of `values`: some rectangles, and a row that has them all."""
+    height, width = shape
+    assert len(values) <= width
+    labels = np.full(shape, values[0], np.uint8)
+    for value in values:
+        top, left = random.integers(0, height - 9), random.integers(0, width - 9)
+        labels[top : top + 14, left : left + 17] = value
+    labels[height // 2, : len(values)] = values
+    return labels
+
+
+def some(random: np.random.Generator, values: range, count: int) -> list[int]:
+    return sorted(random.choice(np.array(values), count, replace=False).tolist())
+
+
+@pytest.fixture
+def palette_png() -> Callable[..., None]:
+    return write_palette_png
+
+
+@pytest.fixture
+def grey_png() -> Callable[..., None]:
+    return write_grey_png
+
+
+@pytest.fixture
+def sbd_mat() -> Callable[..., None]:
+    return write_sbd
+
+
+@pytest.fixture
+def publishers_palette() -> NDArray[np.uint8]:
+    """(256, 3): VOC's."""
+    return voc_palette()
+
+
+@pytest.fixture
+def voc_root(tmp_path: Path) -> Path:
+    """…/VOCdevkit/VOC2012 with 4 val, 3 train and 2 test images, and SBD beside VOCdevkit.
+
+    SBD's lists name two images of val and one of train; its labels are other than VOC's. trainaug has 6 images.
+    """
+    root = tmp_path / "voc" / "VOCdevkit" / "VOC2012"
+    sbd = tmp_path / "voc" / "SBD"
+    random = np.random.default_rng(12)
+    new = [name for name in (*SBD_TRAIN, *SBD_VAL) if name not in (*VOC_TRAIN, *VOC_VAL)]
+    for number, name in enumerate((*VOC_VAL, *VOC_TRAIN, *VOC_TEST, *new)):
+        labels = patches(random, SIZES[number % 4], [0, *some(random, range(1, 21), 5), 255])
+        write_picture(root / "JPEGImages" / f"{name}.jpg", labels, random)
+        if name in (*VOC_VAL, *VOC_TRAIN):
+            write_palette_png(root / "SegmentationClass" / f"{name}.png", labels)
+        if name in (*SBD_TRAIN, *SBD_VAL):
+            write_sbd(sbd / "cls" / f"{name}.mat", np.where(labels == 255, 0, labels).astype(np.uint8))
+    lists = root / "ImageSets" / "Segmentation"
+    trainval = tuple(sorted((*VOC_TRAIN, *VOC_VAL)))
+    for split, names in {"train": VOC_TRAIN, "val": VOC_VAL, "trainval": trainval, "test": VOC_TEST}.items():
+        write_list(lists / f"{split}.txt", names)
+    write_list(sbd / "train.txt", SBD_TRAIN)
+    write_list(sbd / "val.txt", SBD_VAL)
+    return root
+
+
+@pytest.fixture
+def cityscapes_root(tmp_path: Path) -> Path:
+    """leftImg8bit and gtFine with 4 val, 3 train and 2 test images; the first of val has every id and 255 for −1.
+
+    The test labels are dummies, as the publishers ship them.
+    """
+    root = tmp_path / "cityscapes"
+    random = np.random.default_rng(19)
+    for split, names in CITYSCAPES.items():
+        for number, name in enumerate(names):
+            ids: Any = [*range(34), 255] if number == 0 else some(random, range(34), 12)
+            labels = patches(random, (39, 67), ids)
+            city = name.split("_")[0]
+            write_picture(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", labels, random)
+            dummy = np.zeros_like(labels)
+            write_grey_png(
+                root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+                dummy if split == "test" else labels,
+            )
+    return root
+
+
+@pytest.fixture
+def ade20k_root(tmp_path: Path) -> Path:
+    """ADEChallengeData2016 with 4 val and 3 train images, and release_test beside it with 2.
+
+    Every label has void (0); the first of val has all values 0–150. The second picture of val is a grey JPEG.
+    """
+    root = tmp_path / "ade" / "ADEChallengeData2016"
+    random = np.random.default_rng(150)
+    for split, (folder, count) in ADE20K.items():
+        for number in range(1, count + 1):
+            labels = patches(random, SIZES[number % 4], [0, *some(random, range(1, 151), 8)])
+            if (split, number) == ("val", 1):
+                labels.ravel()[:151] = np.arange(151)
+            name = f"ADE_{split}_{number:08d}"
+            mode = "L" if (split, number) == ("val", 2) else "RGB"
+            write_picture(root / "images" / folder / f"{name}.jpg", labels, random, mode)
+            write_grey_png(root / "annotations" / folder / f"{name}.png", labels)
+    for number in (1, 2):
+        labels = patches(random, SIZES[number], [0, *some(random, range(1, 151), 8)])
+        path = root.parent / "release_test" / "testing" / f"ADE_test_{number:08d}.jpg"
+        write_picture(path, labels, random)
+    return root
+
+
+def write_list(path: Path, names: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
+from aerial_seg.benchmarks.dataset import Benchmark, CheckReport, Example
+from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
+from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.legend import make_legend
+from aerial_seg.recipe import AugmentationSettings, load_recipe, recipe_names
+from aerial_seg.training.crops import ChipStore, CropDataset
+
+IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
+"""Mean and standard deviation of red, green and blue on the scale 0-1, as torchvision states them."""
+
+
+class Folders(Benchmark):
+    """ROOT/SPLIT/NAME.png with its label beside it as NAME.label, listed by name backwards."""
+
+    name = "folders"
+    title = "Folders"
+    splits = ("train", "val", "test")
+    legend = make_legend({0: "background", 1: "thing"})
+
+    def examples(self, split: str) -> tuple[Example, ...]:
+        images = sorted((self.root / split).glob("*.png"), reverse=True)
+        return tuple(
+            Example(image.stem, image, label if (label := image.with_suffix(".label")).exists() else None)
+            for image in images
+        )
+
+    def read_labels(self, example: Example) -> NDArray[np.uint8]:
+        assert example.label is not None
+        with Image.open(example.label) as file:
+            return np.array(file)
+
+    def submission_values(self) -> NDArray[np.uint8]:
+        raise AssertionError("training submits nothing")
+
+    def check(self, *_: object) -> CheckReport:
+        raise AssertionError("training checks nothing beforehand")
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8]) -> None:
+    Image.fromarray(labels).save(path, format="PNG")
+
+
+def write(root: Path, split: str, name: str, *, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
+    """Noise whose label is 1 where it is reddish and 255 in the first row; returns the image (H,W,3)."""
+    folder = root / split
+    folder.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(len(name) + height).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    Image.fromarray(image).save(folder / f"{name}.png")
+    labels = (image[..., 0] > 127).astype(np.uint8)
+    labels[0] = 255
+    write_labels(folder / f"{name}.label", labels)
+    return image
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    for k in range(3):
+        write(tmp_path / "set", "train", "abc"[k] * (k + 1), height=20 + k)
+    write(tmp_path / "set", "val", "d")
+    return Folders(tmp_path / "set")
+
+
+def test_a_sample_is_rgb_in_imagenets_units_with_the_labels_as_read(folders: Folders) -> None:
+    image = write(folders.root, "val", "e", height=33, width=21)
+    reader = open_split(folders, "val")
+    assert [example.name for example in reader.examples] == ["e", "d"]
+    got, labels = reader[0]
+    assert (got.dtype, labels.dtype) == (torch.float32, torch.uint8)
+    for band, (mean, std) in enumerate(IMAGENET):
+        expected = (image[..., band] / 255 - mean) / std
+        np.testing.assert_allclose(got[band].numpy(), expected, atol=1e-5)
+    np.testing.assert_array_equal(labels.numpy(), folders.read_labels(reader.examples[0]))
+    assert [band.name for band in BANDS] == ["red", "green", "blue"]
+
+
+def test_an_image_and_a_label_of_different_sizes_are_told(folders: Folders) -> None:
+    write(folders.root, "val", "d", height=20, width=31)
+    write_labels(folders.root / "val" / "d.label", np.zeros((20, 30), np.uint8))
+    with pytest.raises(InputError, match=r"d\.png is 31 × 20 px .*d\.label is 30 × 20 px"):
+        open_split(folders, "val")[0]
+
+
+def test_splits_that_cannot_teach_are_told(folders: Folders) -> None:
+    with pytest.raises(InputError, match=r"'test' of Folders .* no image"):
+        open_split(folders, "test")
+    write(folders.root, "test", "f")
+    write(folders.root, "test", "g")
+    (folders.root / "test" / "g.label").unlink()
+    with pytest.raises(SettingsError, match=r"1 of 2 images in split 'test'.*train, val"):
+        open_split(folders, "test")
+
+
+def test_the_fingerprint_follows_names_sizes_and_splits_and_not_the_place(
+    folders: Folders, tmp_path: Path
+) -> None:
+    def of(benchmark: Benchmark, *splits: str) -> str:
+        return fingerprint(benchmark, [open_split(benchmark, split) for split in splits])
+
+    shutil.copytree(folders.root, tmp_path / "elsewhere")
+    copy = Folders(tmp_path / "elsewhere")
+    seen = [of(folders, "train", "val")]
+    assert of(copy, "train", "val") == seen[0]
+    seen.append(of(copy, "val", "train"))
+    write(copy.root, "val", "d", height=25)
+    seen.append(of(copy, "train", "val"))
+    write(copy.root, "val", "new")
+    seen.append(of(copy, "train", "val"))
+    write_labels(copy.root / "val" / "new.label", np.zeros((1, 1), np.uint8))
+    seen.append(of(copy, "train", "val"))
+    (copy.root / "val" / "new.png").rename(copy.root / "val" / "newer.png")
+    (copy.root / "val" / "new.label").rename(copy.root / "val" / "newer.label")
+    seen.append(of(copy, "train", "val"))
+    assert len(set(seen)) == len(seen)
+
+
+def test_workers_of_a_data_loader_draw_the_same_crops(folders: Folders) -> None:
+    def crops(workers: int) -> list[torch.Tensor]:
+        store = ChipStore(open_split(folders, "train"))
+        dataset = CropDataset(store, length=9, crop=16, augmentation=AugmentationSettings(), seed=0)
+        return [image for image, _ in DataLoader(dataset, batch_size=3, num_workers=workers)]
+
+    assert all(torch.equal(a, b) for a, b in zip(crops(0), crops(1), strict=True))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_benchmarks_themselves_can_be_pickled_and_read(name: str, request: pytest.FixtureRequest) -> None:
+    """Where workers are spawned, not forked, the store goes to them as a pickle."""
+    store = ChipStore(open_split(open_benchmark(name, request.getfixturevalue(f"{name}_root")), "val"))
+    sent = pickle.loads(pickle.dumps(store))
+    for index in range(len(store)):
+        (image, labels), (image_there, labels_there) = store[index], sent[index]
+        assert image.shape[1:] == labels.shape
+        assert torch.equal(image, image_there)
+        assert torch.equal(labels, labels_there)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.split("/")[0] in BENCHMARKS])
+def test_shipped_recipes_name_splits_that_exist_and_never_turn_photographs(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    recipe = load_recipe(name)
+    assert recipe.data.benchmark == name.split("/")[0]
+    benchmark = open_benchmark(name.split("/")[0], request.getfixturevalue(f"{recipe.data.benchmark}_root"))
+    for split in (recipe.data.train, recipe.data.val):
+        assert len(open_split(benchmark, split)) > 0
+    assert recipe.augmentation.flips == "horizontal"
+    assert not recipe.augmentation.rot90
