@@ -69,10 +69,15 @@ def staged_folder(final: Path, *, overwrite: bool, marker: str) -> Iterator[Path
     check_folder(final, overwrite=overwrite, marker=marker)
     with _work_folder(final) as work:
         yield work
-        if final.exists():
-            _swap(work, final)
-        else:
-            work.replace(final)
+        place_folder(work, final)
+
+
+def place_folder(folder: Path, final: Path) -> None:
+    """`folder` has become the folder `final`; an older one there is gone."""
+    if final.exists():
+        _swap(folder, final)
+    else:
+        folder.replace(final)
 
 
 def _swap(work: Path, final: Path) -> None:

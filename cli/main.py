@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-_COMMANDS = ("demo", "tile", "train", "predict", "vectorize", "evaluate", "info")
+_COMMANDS = ("demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "info")
 
 
 class LazyGroup(click.Group):

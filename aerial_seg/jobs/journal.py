@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aerial_seg.errors import OutputError
+from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, OutputError
 from aerial_seg.geo.durable import disk_errors, settled_file, sync
 from aerial_seg.outputs import missing_parents, remove_empty, work_folder
 
@@ -147,6 +147,24 @@ def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
             remove_empty(missing)
+
+
+@contextmanager
+def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
+    """An error in the block says that finished `what` are kept, if any are: it is Incomplete, or Interrupted."""
+    kept = f"finished {what} are kept; run the same command again to go on, or pass --restart to begin anew"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not has_records(work):
+            raise
+        raise Interrupted(f"interrupted; {kept}") from error
+    except Incomplete:
+        raise
+    except (AerialSegError, OSError) as error:
+        if not has_records(work):
+            raise
+        raise Incomplete(f"{error}; {kept}") from error
 
 
 def has_records(work: Path) -> bool:

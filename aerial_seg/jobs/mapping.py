@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aerial_seg.errors import AerialSegError, Incomplete, Interrupted
 from aerial_seg.geo.mask import provenance
 from aerial_seg.jobs.budget import check_disk, choose_panels
-from aerial_seg.jobs.journal import NAME, Journal, as_read_back, has_records, locked_work, read_job
+from aerial_seg.jobs.journal import (
+    NAME,
+    Journal,
+    as_read_back,
+    locked_work,
+    read_job,
+    telling_what_is_kept,
+)
 from aerial_seg.jobs.pieces import PieceMaker
 from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.jobs.results import write_results
@@ -34,28 +39,11 @@ def map_scene(
     """
     with locked_work(scene.target, restart=mapper.settings.restart) as folder:
         report = _make(scene, mapper, folder)
-        with _telling_what_is_kept(folder):
+        with telling_what_is_kept(folder):
             place_files(folder / RESULT, scene.target)
         if placed is not None:
             placed(report)
     return report
-
-
-@contextmanager
-def _telling_what_is_kept(folder: Path) -> Iterator[None]:
-    kept = "finished rows are kept; run the same command again to go on, or pass --restart to begin anew"
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if not has_records(folder):
-            raise
-        raise Interrupted(f"interrupted; {kept}") from error
-    except Incomplete:
-        raise
-    except (AerialSegError, OSError) as error:
-        if not has_records(folder):
-            raise
-        raise Incomplete(f"{error}; {kept}") from error
 
 
 def _make(scene: Scene, mapper: Mapper, folder: Path) -> PredictReport:
@@ -65,7 +53,7 @@ def _make(scene: Scene, mapper: Mapper, folder: Path) -> PredictReport:
         if journal.records and "report" in journal.records[-1]:
             return report_from(journal.records[-1]["report"])
         check_disk(opened.work, scene.target)
-        with _telling_what_is_kept(folder):
+        with telling_what_is_kept(folder):
             report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
             journal.add({"report": asdict(report)})
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,17 +14,13 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.models.device import (
     Arrival,
     OutOfMemory,
-    cast_weights,
     lane,
     pick_device,
-    place,
     release_memory,
-    reproducible,
 )
 from aerial_seg.models.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.fold import FOLD_TOLERANCE, fold_batch_norms
-from aerial_seg.models.network import DilatedNetwork, Network
+from aerial_seg.models.prepare import prepare_network
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -66,7 +61,14 @@ class Predictor:
         self._memory_notes: list[str] = []
         self._bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=self._device)
         choice = choose(settings, self._device, tiles=tiles)
-        network, self._fold_notes = self._fitting(lambda: self._prepare(model.network, choice.precision))
+        network, self._fold_notes = self._fitting(
+            lambda: prepare_network(
+                model.network,
+                self._device,
+                precision=choice.precision,
+                example=lambda: self._example(1),
+            )
+        )
         self._engine, self._choice = self._fitting(lambda: self._start(choice, network))
 
     @property
@@ -118,23 +120,6 @@ class Predictor:
         with torch.inference_mode():
             channel_last = logits.permute(0, 2, 3, 1).float()
             return self._lane.to_host((channel_last + self._bias).contiguous()), len(images)
-
-    def _prepare(self, original: Network, precision: str) -> tuple[nn.Module, list[str]]:
-        """(a copy of the network for inference on the device, notes)."""
-        network = copy.deepcopy(original).eval()
-        if isinstance(network, DilatedNetwork):
-            network.auxiliary = None  # for training only
-        place(network, self._device)
-        with reproducible(self._device):
-            folded = fold_batch_norms(network, self._example(1))
-        cast_weights(network, precision)
-        place(network, self._device)
-        if folded.change <= FOLD_TOLERANCE:
-            return network, []
-        return network, [
-            f"batch norms are not folded: that would change logits by {folded.change:.1g} of the largest, more than "
-            f"{FOLD_TOLERANCE:g}; check the model's training if this is not expected"
-        ]
 
     def _start(self, choice: Choice, network: nn.Module) -> tuple[Engine, Choice]:
         return start_engine(choice, network, self._example(self._batch_size), device=self._device)

@@ -181,7 +181,7 @@ def test_the_predictor_says_when_it_could_not_fold(
     monkeypatch: pytest.MonkeyPatch, small: TrainedModel
 ) -> None:
     monkeypatch.setattr("aerial_seg.models.fold.FOLD_TOLERANCE", -1.0)
-    monkeypatch.setattr("aerial_seg.models.predictor.FOLD_TOLERANCE", -1.0)
+    monkeypatch.setattr("aerial_seg.models.prepare.FOLD_TOLERANCE", -1.0)
     made = predictor(small)
     assert any("not folded" in note for note in made.notes)
     np.testing.assert_allclose(made.run(images(1))[0], bare_logits(small, images(1)[0]), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,233 @@
+"""benchmark: a model on VOC, Cityscapes or ADE20K by a paper's protocol, beside the published numbers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+from aerial_seg.benchmarks.catalogue import open_benchmark
+from aerial_seg.benchmarks.cityscapes import CATEGORIES
+from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.net import Net
+from aerial_seg.benchmarks.protocol import Protocol, ResolvedProtocol, default_protocol, load_protocol
+from aerial_seg.benchmarks.published import ComparisonRow, comparison_rows, matching
+from aerial_seg.benchmarks.scores import BenchmarkScores, benchmark_scores
+from aerial_seg.benchmarks.submission import check_submission_target, write_submission
+from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
+from aerial_seg.errors import InputError
+from aerial_seg.jobs.benchmark_images import ImageRun, Tally
+from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
+from aerial_seg.jobs.journal import NAME, Journal, locked_work, telling_what_is_kept
+from aerial_seg.legend import Legend
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.models.any_size import AnySizeForward
+from aerial_seg.models.file import ModelCard, TrainedModel, load_model
+from aerial_seg.models.restride import with_output_stride
+from aerial_seg.outputs import check_folder, check_writable, place_folder
+from aerial_seg.progress import Progress, silent
+from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures
+from aerial_seg.version import __version__
+
+RESULTS, PAGE, WORST, PREDICTIONS = "results.json", "results.md", "worst", "predictions"
+_RESULT = "result"
+"""Folder inside the work folder that becomes the output."""
+
+
+def benchmark(
+    name: str,
+    root: Path,
+    model_path: Path,
+    out: Path | None = None,
+    settings: BenchmarkSettings | None = None,
+    progress: Progress = silent,
+) -> BenchmarkReport:
+    """The folder `out` holds results.json, results.md, worst/ and predictions/ (index PNG of channels) of every image.
+
+    name: voc, cityscapes or ade20k; root: where it lies. Without `out` nothing but the report (and the submission)
+    remains. After a crash the same call goes on behind the last finished image, and ends with the same scores.
+    Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together.
+    """
+    settings = settings or BenchmarkSettings()
+    order = _prepare(name, root, model_path, settings)
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            report = _evaluate(order, Path(folder) / "benchmark", progress, keep=nullcontext)
+        return replace(report, folder=None)
+    check_folder(out, overwrite=settings.overwrite, marker=RESULTS)
+    return _evaluate(order, out, progress, keep=lambda work: telling_what_is_kept(work, "images"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A checked command."""
+
+    benchmark: Benchmark
+    split: str
+    examples: tuple[Example, ...]
+    model_path: Path
+    model: TrainedModel
+    protocol_name: str
+    protocol: Protocol
+    settings: BenchmarkSettings
+    notes: tuple[str, ...]
+
+    @property
+    def resolved(self) -> ResolvedProtocol:
+        """The protocol on this benchmark."""
+        return self.protocol.for_dataset(self.benchmark.name)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the split has published labels."""
+        return any(example.label is not None for example in self.examples)
+
+
+def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSettings) -> _Order:
+    data = open_benchmark(name, root)
+    if settings.submission is not None:
+        check_submission_target(name, settings.submission, competition=settings.competition)
+        check_writable(settings.submission, overwrite=settings.overwrite)
+    model = load_model(model_path)
+    notes = _check_model(model_path, model.card, data)
+    architecture = model.card.recipe.model.architecture
+    protocol_name = settings.protocol or default_protocol(
+        architecture, output_stride=model.network.geometry.output_stride
+    )
+    protocol = load_protocol(protocol_name)
+    resolved = protocol.for_dataset(name)
+    if resolved.output_stride is not None:
+        model = with_output_stride(model, resolved.output_stride)
+    split = settings.split or data.splits[0]
+    examples = data.examples(split)
+    if not examples:
+        raise InputError(f"split '{split}' of {data.title} in {data.root} lists no image; unpack it again")
+    return _Order(data, split, examples, model_path, model, protocol_name, protocol, settings, notes)
+
+
+def _check_model(path: Path, card: ModelCard, data: Benchmark) -> tuple[str, ...]:
+    """Notes where names differ; InputError where the model cannot be meant for this benchmark."""
+    bands = ", ".join(f"{band.name} {band.dtype}" for band in card.bands)
+    if len(card.bands) != 3 or any(band.dtype != "uint8" for band in card.bands):
+        raise InputError(
+            f"{path} was trained on {len(card.bands)} bands ({bands}), but {data.title} holds RGB of uint8; "
+            f"evaluate a model trained with a {data.name}/ recipe"
+        )
+    ours, theirs = card.legend.names, data.legend.names
+    if len(ours) != len(theirs):
+        raise InputError(
+            f"{path} knows {len(ours)} classes, but {data.title} has {len(theirs)} (channel: model | benchmark: "
+            f"{_side_by_side(card.legend, data.legend)}); evaluate a model trained with a {data.name}/ recipe"
+        )
+    if ours == theirs:
+        return ()
+    return (
+        "channels are compared by number, but some names differ (channel: model | benchmark: "
+        f"{_side_by_side(card.legend, data.legend)})",
+    )
+
+
+def _side_by_side(ours: Legend, theirs: Legend, *, most: int = 25) -> str:
+    """The channels whose names differ, the first of them."""
+    pairs = list(zip_longest(ours.names, theirs.names, fillvalue="–"))
+    odd = [f"{k}: {a} | {b}" for k, (a, b) in enumerate(pairs) if a != b]
+    return "; ".join(odd[:most]) + (f"; and {len(odd) - most} more" if len(odd) > most else "")
+
+
+def _evaluate(
+    order: _Order, out: Path, progress: Progress, *, keep: Callable[[Path], AbstractContextManager[object]]
+) -> BenchmarkReport:
+    """keep: what an error says of the finished images in the work folder."""
+    data, settings = order.benchmark, order.settings
+    forward = AnySizeForward(order.model, settings.engine_settings)
+    tally = Tally(ConfusionMatrix(len(data.legend)), keep=settings.worst)
+    with locked_work(out, restart=settings.restart) as work:
+        journal = Journal.open(work / NAME, _job(order, forward))
+        run = ImageRun(
+            benchmark=data,
+            examples=order.examples,
+            bands=order.model.card.bands,
+            net=Net.of(order.model.network, forward),
+            protocol=order.resolved,
+            folder=work / _RESULT / PREDICTIONS,
+        )
+        with keep(work):
+            resumed = run.run(journal, tally, progress)
+            report = _report(order, forward, tally, resumed=resumed, folder=out)
+            _write_results(order, report, run, progress)
+            place_folder(work / _RESULT, out)
+    return report
+
+
+def _job(order: _Order, forward: AnySizeForward) -> dict[str, object]:
+    """All that finished images depend on."""
+    return {
+        "version": __version__,
+        "model_sha256": order.model.sha256,
+        "benchmark": order.benchmark.name,
+        "root": str(order.benchmark.root.resolve()),
+        "split": order.split,
+        "files": fingerprint(order.benchmark, [ExampleReader(order.benchmark, order.examples)]),
+        "protocol": order.protocol.model_dump(mode="json"),
+        "runtime": forward.runtime.as_dict(),
+    }
+
+
+def _report(
+    order: _Order, forward: AnySizeForward, tally: Tally, *, resumed: int, folder: Path
+) -> BenchmarkReport:
+    data, settings = order.benchmark, order.model.card.recipe.model
+    stride = order.model.network.geometry.output_stride
+    scores: BenchmarkScores | None = None
+    comparison: tuple[ComparisonRow, ...] = ()
+    if order.labelled:
+        categories = CATEGORIES if data.name == "cityscapes" else None
+        scores = benchmark_scores(data.name, tally.matrix, data.legend, categories=categories)
+        matches = matching(
+            data.name,
+            settings.architecture,
+            encoder=settings.encoder,
+            output_stride=stride,
+            protocol=order.protocol_name,
+            split=order.split,
+        )
+        comparison = comparison_rows(scores.scores, matches)
+    return BenchmarkReport(
+        title=data.title,
+        root=str(data.root),
+        split=order.split,
+        images=len(order.examples),
+        model=str(order.model_path),
+        system=f"{settings.architecture} {settings.encoder} at output stride {stride}",
+        protocol=order.protocol_name,
+        protocol_title=order.protocol.title,
+        scores=scores,
+        comparison=comparison,
+        worst=tally.worst(),
+        runtime=forward.runtime.as_dict(),
+        resumed=resumed,
+        folder=folder,
+        submission=order.settings.submission,
+        notes=(*order.notes, *forward.notes),
+    )
+
+
+def _write_results(order: _Order, report: BenchmarkReport, run: ImageRun, progress: Progress) -> None:
+    folder, by_name = run.folder.parent, {example.name: example for example in order.examples}
+    (folder / RESULTS).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
+    (folder / PAGE).write_text(benchmark_page(report.as_json(), report.protocol_title), encoding="utf-8")
+    worst = [(by_name[image.name], image.miou) for image in report.worst]
+    worst_pictures(order.benchmark, worst, run.folder, folder / WORST)
+    if order.settings.submission is not None:
+        write_submission(
+            order.benchmark,
+            [(example, run.prediction(example)) for example in order.examples],
+            order.settings.submission,
+            split=order.split,
+            competition=order.settings.competition,
+            progress=progress,
+        )

@@ -1,0 +1,179 @@
+"""The images of a benchmark, one after another: read ahead, predicted, written and counted behind."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from aerial_seg.bands import Band, normalise
+from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.inference import predict_classes
+from aerial_seg.benchmarks.labels import check_sizes, read_image
+from aerial_seg.benchmarks.net import Net
+from aerial_seg.benchmarks.protocol import ResolvedProtocol
+from aerial_seg.errors import OutputError
+from aerial_seg.geo.durable import settled_file
+from aerial_seg.jobs.benchmark_settings import ImageScore
+from aerial_seg.jobs.journal import Journal
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.progress import Progress
+
+_AHEAD = 2
+"""Images that are decoded before their turn, and predictions that wait to be written: enough to hide both."""
+
+Channels = NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class Tally:
+    """One confusion matrix of all images, and the lowest single images; None and empty without labels."""
+
+    matrix: ConfusionMatrix
+    keep: int
+    _lowest: list[tuple[float, str]] = field(default_factory=list)
+
+    def add(self, name: str, counts: ConfusionMatrix) -> None:
+        """Count one image."""
+        self.matrix.merge(counts)
+        score = _image_miou(counts)
+        if self.keep and np.isfinite(score):
+            # A heap of the lowest: the highest of them, negated, is its first.
+            heapq.heappush(self._lowest, (-score, name))
+            if len(self._lowest) > self.keep:
+                heapq.heappop(self._lowest)
+
+    def worst(self) -> tuple[ImageScore, ...]:
+        """The lowest images, the lowest first; in a tie by name."""
+        ranked = sorted((-score, name) for score, name in self._lowest)
+        return tuple(ImageScore(name, score) for score, name in ranked)
+
+
+def _image_miou(counts: ConfusionMatrix) -> float:
+    hit = np.diag(counts.counts)
+    union = counts.counts.sum(axis=0) + counts.counts.sum(axis=1) - hit
+    present = union > 0
+    return float((hit[present] / union[present]).mean()) if present.any() else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRun:
+    """What is evaluated, by what, and where predictions lie: `folder`/NAME.png, channels with the legend's palette."""
+
+    benchmark: Benchmark
+    examples: tuple[Example, ...]
+    bands: tuple[Band, ...]
+    net: Net
+    protocol: ResolvedProtocol
+    folder: Path
+
+    def prediction(self, example: Example) -> Path:
+        """Where the prediction of an image lies."""
+        return self.folder / f"{example.name}.png"
+
+    def run(self, journal: Journal, tally: Tally, progress: Progress) -> int:
+        """Every image has a prediction and is counted; returns how many an earlier run had predicted already.
+
+        The order of counting is that of the examples. Raises InputError for an image or label that is not what it
+        should be, OutputError for what the disk does not take.
+        """
+        done = {record["image"] for record in journal.records}
+        resumed = [example for example in self.examples if example.name in done]
+        fresh = [example for example in self.examples if example.name not in done]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with progress(f"evaluate {self.benchmark.title}", total=len(self.examples), unit="image") as bar:
+            for example in resumed:
+                self._count(example, _read_prediction(self.prediction(example)), tally)
+                bar.update()
+            with _one_behind() as behind:
+                for example, image in self._read_ahead(fresh):
+                    behind.wait(_AHEAD)
+                    channels = predict_classes(image, self.net, self.protocol)
+                    behind.start(self._finish, example, channels, journal, tally)
+                    bar.update()
+                behind.wait(0)
+        return len(resumed)
+
+    def _read_ahead(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Tensor]]:
+        with ThreadPoolExecutor(1) as reader:
+            waiting: deque[tuple[Example, Future[Tensor]]] = deque()
+            try:
+                for example in examples:
+                    waiting.append((example, reader.submit(self._read, example)))
+                    if len(waiting) > _AHEAD:
+                        first, image = waiting.popleft()
+                        yield first, image.result()
+                for first, image in waiting:
+                    yield first, image.result()
+            finally:
+                reader.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, example: Example) -> Tensor:
+        image = np.moveaxis(read_image(example.image), 2, 0)
+        return torch.from_numpy(normalise(image, np.ones(image.shape[1:], bool), self.bands))
+
+    def _finish(self, example: Example, channels: Channels, journal: Journal, tally: Tally) -> None:
+        """Counted first: what cannot be counted is not recorded as done."""
+        self._count(example, channels, tally)
+        picture = Image.fromarray(channels)
+        picture.putpalette(self.benchmark.legend.colours().tobytes())
+        with settled_file(self.prediction(example)) as partial:
+            picture.save(partial, "PNG", compress_level=1)
+        journal.add({"image": example.name})
+
+    def _count(self, example: Example, channels: Channels, tally: Tally) -> None:
+        if example.label is None:
+            return
+        truth = self.benchmark.read_labels(example)
+        if truth.shape != channels.shape:
+            check_sizes(example)
+        counts = ConfusionMatrix(len(self.benchmark.legend))
+        counts.add(truth, channels)
+        tally.add(example.name, counts)
+
+
+def _read_prediction(path: Path) -> Channels:
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture)
+    except (OSError, SyntaxError) as error:
+        raise OutputError(
+            f"the finished prediction {path} cannot be read ({error}); pass --restart to begin anew"
+        ) from error
+
+
+class _Behind:
+    """Work that one thread does in the order it was started, a few pieces behind."""
+
+    def __init__(self, thread: ThreadPoolExecutor) -> None:
+        self._thread = thread
+        self._waiting: deque[Future[None]] = deque()
+
+    def start(self, work: object, *arguments: object) -> None:
+        """The work will be done after what was started before."""
+        assert callable(work)
+        self._waiting.append(self._thread.submit(work, *arguments))
+
+    def wait(self, left: int) -> None:
+        """At most `left` pieces wait; raises what a finished one raised."""
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
+
+
+@contextmanager
+def _one_behind() -> Iterator[_Behind]:
+    thread = ThreadPoolExecutor(1)
+    try:
+        yield _Behind(thread)
+    finally:
+        thread.shutdown(wait=True, cancel_futures=True)

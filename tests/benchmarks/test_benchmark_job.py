@@ -1,0 +1,417 @@
+"""The whole of `benchmark`: what it writes, what it counts, what a crash costs, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from aerial_seg.benchmarks.catalogue import open_benchmark
+from aerial_seg.benchmarks.submission_check import validate_submission
+from aerial_seg.benchmarks.training_data import BANDS
+from aerial_seg.cli.main import main
+from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
+from aerial_seg.jobs import benchmark_images
+from aerial_seg.jobs.benchmark import benchmark
+from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
+from aerial_seg.jobs.train import train
+from aerial_seg.legend import Legend, make_legend
+from aerial_seg.models.file import ModelCard, save_model
+from aerial_seg.models.network import build_network
+from aerial_seg.outputs import work_folder
+from aerial_seg.recipe import ModelSettings, parse_recipe
+from aerial_seg.version import __version__
+
+ModelFile = Callable[..., Path]
+
+TINY = """
+[data]
+benchmark = "voc"
+[model]
+architecture = "deeplabv3"
+encoder = "resnet18"
+output_stride = 16
+head_channels = 32
+auxiliary = false
+[training]
+iterations = 80
+batch_size = 4
+crop = 96
+optimizer = "adamw"
+learning_rate = 2e-3
+ema_decay = 0.9
+validate_every = 80
+[augmentation]
+rot90 = false
+flips = "horizontal"
+scale = [0.75, 1.33]
+brightness = 0.0
+contrast = 0.0
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> ModelFile:
+    """A file with an untrained network for a benchmark's classes."""
+
+    def write(legend: Legend, architecture: str = "fcn", **options: Any) -> Path:
+        torch.manual_seed(3)
+        settings = ModelSettings(
+            architecture=architecture, encoder="resnet18", output_stride=16, head_channels=16, **options
+        )
+        card = ModelCard(
+            tool_version=__version__,
+            recipe=parse_recipe("", "none").model_copy(update={"model": settings}),
+            legend=legend,
+            bands=BANDS,
+            gsd=None,
+            class_bias=(0.0,) * len(legend),
+            iteration=0,
+            validation_miou=None,
+            data_fingerprint="",
+        )
+        path = tmp_path / f"{architecture}_{len(legend)}.safetensors"
+        save_model(build_network(settings, bands=3, classes=len(legend)).state_dict(), card, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def voc_model(model_file: ModelFile, voc_root: Path) -> Path:
+    return model_file(open_benchmark("voc", voc_root).legend)
+
+
+@pytest.fixture
+def learnable_voc(tmp_path: Path, palette_png: Callable[..., None]) -> Path:
+    """VOC's layout with 12 train and 4 val images of bright blobs: aeroplane, dog and person on background."""
+    root, random = tmp_path / "VOC2012", np.random.default_rng(5)
+    names = [f"2009_{number:06}" for number in range(16)]
+    colours = np.full((256, 3), 90)
+    colours[[1, 12, 15]] = (200, 60, 40), (50, 180, 70), (60, 70, 210)
+    rows, columns = np.mgrid[:120, :152]
+    for name in names:
+        labels = np.zeros((120, 152), np.uint8)
+        for value in (1, 12, 15, 1, 12, 15):
+            top, left, radius = random.integers(10, 110), random.integers(10, 140), random.integers(14, 26)
+            labels[(rows - top) ** 2 + (columns - left) ** 2 < radius**2] = value
+        pixels = colours[labels] + random.normal(0, 25, (120, 152, 3))
+        labels[random.random(labels.shape) < 0.01] = 255
+        palette_png(root / "SegmentationClass" / f"{name}.png", labels)
+        (root / "JPEGImages").mkdir(exist_ok=True)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, part in {"train": names[:12], "val": names[12:]}.items():
+        (lists / f"{split}.txt").write_text("\n".join(part) + "\n")
+    return root
+
+
+def predictions_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "predictions").iterdir())}
+
+
+def counted_again(name: str, root: Path, out: Path, split: str = "val") -> np.ndarray[Any, Any]:
+    """The confusion matrix of the written predictions, by scikit-learn."""
+    data = open_benchmark(name, root)
+    total = np.zeros((len(data.legend), len(data.legend)), np.int64)
+    for example in data.examples(split):
+        truth = data.read_labels(example)
+        predicted = np.array(Image.open(out / "predictions" / f"{example.name}.png"))
+        known = truth != 255
+        total += confusion_matrix(truth[known], predicted[known], labels=range(len(data.legend)))
+    return total
+
+
+def test_a_model_trained_on_voc_is_scored_by_three_protocols_and_its_submission_is_valid(
+    learnable_voc: Path, tmp_path: Path
+) -> None:
+    model = train(learnable_voc, parse_recipe(TINY, "tiny"), tmp_path / "run", device="cpu").model
+    measured = {}
+    for protocol in ("deeplabv3-os16", "deeplabv3-os8-ms-flip", "psp-ss"):
+        out, archive = tmp_path / protocol, tmp_path / f"{protocol}.tar.gz"
+        settings = BenchmarkSettings(protocol=protocol, device="cpu", submission=archive, worst=2)
+        report = benchmark("voc", learnable_voc, model, out, settings)
+        assert report.scores is not None
+        again = counted_again("voc", learnable_voc, out)
+        assert [list(row) for row in report.scores.scores.confusion] == again.tolist()
+        measured[protocol] = report.scores.scores.miou
+        assert report.scores.scores.pixel_accuracy == pytest.approx(np.trace(again) / again.sum())
+        checked = validate_submission(archive, benchmark=open_benchmark("voc", learnable_voc), split="val")
+        assert (checked.kind, checked.images, checked.problems) == ("voc", 4, ())
+        assert len(list((out / "worst").iterdir())) == 2
+        page = (out / "results.md").read_text(encoding="utf-8")
+        assert f"{100 * report.scores.scores.miou:.2f}" in page
+        assert json.loads((out / "results.json").read_text())["scores"]["confusion"] == again.tolist()
+    assert measured["deeplabv3-os16"] > 0.6, "background everywhere would give about 0.15"
+    assert len(set(measured.values())) == 3, "three protocols that agree to the last digit are one protocol"
+
+
+def test_the_scores_are_those_of_one_matrix_over_all_images(voc_root: Path, voc_model: Path) -> None:
+    """Silent errors 1 and 2: no mean of images' means, absent classes not counted as 0."""
+    out = voc_root.parent / "out"
+    report = benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
+    assert report.scores is not None
+    counts = counted_again("voc", voc_root, out)
+    union = counts.sum(0) + counts.sum(1) - np.diag(counts)
+    ious = np.diag(counts)[union > 0] / union[union > 0]
+    assert report.scores.scores.miou == pytest.approx(ious.mean())
+    assert report.scores.scores.counted == (union > 0).sum()
+    mean_of_images = np.mean([image.miou for image in report.worst])
+    assert mean_of_images != pytest.approx(ious.mean(), abs=1e-6)
+
+
+def test_cityscapes_is_scored_on_train_ids_and_submitted_as_label_ids(
+    cityscapes_root: Path, model_file: ModelFile, tmp_path: Path
+) -> None:
+    data = open_benchmark("cityscapes", cityscapes_root)
+    archive = tmp_path / "val.zip"
+    settings = BenchmarkSettings(device="cpu", submission=archive, protocol="fcn")
+    report = benchmark("cityscapes", cityscapes_root, model_file(data.legend), tmp_path / "out", settings)
+    assert report.scores is not None
+    assert len(report.scores.categories) == 7
+    assert report.scores.category_miou != report.scores.scores.miou
+    assert validate_submission(archive, benchmark=data, split="val").problems == ()
+
+
+def test_ade20k_has_its_challenge_score(ade20k_root: Path, model_file: ModelFile, tmp_path: Path) -> None:
+    model = model_file(open_benchmark("ade20k", ade20k_root).legend)
+    report = benchmark("ade20k", ade20k_root, model, tmp_path / "out", BenchmarkSettings(device="cpu"))
+    assert report.scores is not None
+    scores = report.scores.scores
+    assert report.scores.challenge_score == pytest.approx((scores.miou + scores.pixel_accuracy) / 2)
+
+
+def test_a_split_without_labels_is_predicted_and_not_scored(voc_root: Path, voc_model: Path) -> None:
+    archive = voc_root.parent / "test.tar.gz"
+    settings = BenchmarkSettings(split="test", device="cpu", submission=archive)
+    report = benchmark("voc", voc_root, voc_model, None, settings)
+    assert (report.scores, report.worst, report.folder, report.images) == (None, (), None, 2)
+    assert validate_submission(archive, benchmark=open_benchmark("voc", voc_root)).problems == ()
+    assert not list(voc_root.parent.glob("*.work"))
+
+
+def interrupted_after(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ctrl-C comes at the image after these; what is returned grows by one per predicted image."""
+    seen: list[int] = []
+    real = benchmark_images.predict_classes
+
+    def predict(image: Any, *rest: Any) -> Any:
+        if len(seen) == images:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return real(image, *rest)
+
+    monkeypatch.setattr(benchmark_images, "predict_classes", predict)
+    return seen
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
+    voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = voc_root.parent / "whole", voc_root.parent / "out"
+    settings = BenchmarkSettings(device="cpu")
+    benchmark("voc", voc_root, voc_model, whole, settings)
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        with pytest.raises(Interrupted, match="finished images are kept"):
+            benchmark("voc", voc_root, voc_model, out, settings)
+    assert not out.exists()
+    with monkeypatch.context() as patch:
+        seen = interrupted_after(9, patch)
+        report = benchmark("voc", voc_root, voc_model, out, settings)
+    assert 2 <= report.resumed <= 3
+    assert len(seen) == 4 - report.resumed
+    assert predictions_of(out) == predictions_of(whole)
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert not work_folder(out).exists()
+
+
+def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
+    out = voc_root.parent / "out"
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from aerial_seg.jobs import benchmark_images\n"
+        "from aerial_seg.jobs.benchmark import benchmark\n"
+        "from aerial_seg.jobs.benchmark_settings import BenchmarkSettings\n"
+        "real = benchmark_images.ImageRun._finish\n"
+        "seen = []\n"
+        "def finish(*arguments):\n"
+        "    if len(seen) == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    seen.append(1)\n"
+        "    real(*arguments)\n"
+        "benchmark_images.ImageRun._finish = finish\n"
+        "benchmark('voc', *map(Path, sys.argv[1:]), BenchmarkSettings(device='cpu'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(voc_root), str(voc_model), str(out)],
+        capture_output=True,
+        check=False,
+        cwd=voc_root,
+    )
+    assert done.returncode == -9, done.stderr
+    report = benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
+    assert report.resumed == 2
+    assert report.scores is not None
+    assert [list(row) for row in report.scores.scores.confusion] == counted_again(
+        "voc", voc_root, out
+    ).tolist()
+
+
+def test_a_changed_protocol_does_not_go_on(
+    voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = voc_root.parent / "out"
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        with pytest.raises(Interrupted):
+            benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
+    other = BenchmarkSettings(device="cpu", protocol="mmseg")
+    with pytest.raises(OutputError, match=r"protocol\.title was .*, is .*--restart"):
+        benchmark("voc", voc_root, voc_model, out, other)
+    anew = BenchmarkSettings(device="cpu", protocol="mmseg", restart=True)
+    assert benchmark("voc", voc_root, voc_model, out, anew).resumed == 0
+
+
+def test_an_existing_output_is_replaced_only_when_asked(voc_root: Path, voc_model: Path) -> None:
+    out = voc_root.parent / "out"
+    benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
+    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
+    report = benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu", overwrite=True))
+    assert isinstance(report, BenchmarkReport)
+
+
+def test_a_model_of_other_classes_is_refused_with_both_tables(voc_root: Path, model_file: ModelFile) -> None:
+    model = model_file(make_legend({0: "background", 1: "building", 2: "road"}))
+    with pytest.raises(
+        InputError, match=r"knows 3 classes, but PASCAL VOC 2012 has 21 .*1: building \| aeroplane"
+    ):
+        benchmark("voc", voc_root, model, None, BenchmarkSettings(device="cpu"))
+
+
+def test_other_names_for_as_many_classes_are_noted(voc_root: Path, model_file: ModelFile) -> None:
+    names = dict(enumerate(open_benchmark("voc", voc_root).legend.names)) | {1: "airplane"}
+    report = benchmark("voc", voc_root, model_file(make_legend(names)), None, BenchmarkSettings(device="cpu"))
+    assert any("1: airplane | aeroplane" in note for note in report.notes)
+
+
+def test_a_label_out_of_range_is_named_with_its_file(
+    voc_root: Path, voc_model: Path, palette_png: Callable[..., None]
+) -> None:
+    label = voc_root / "SegmentationClass" / "2007_000033.png"
+    values = np.array(Image.open(label))
+    values[3, 4] = 77
+    palette_png(label, values)
+    with pytest.raises(InputError, match=r"2007_000033\.png holds the value 77 \(1 px\)"):
+        benchmark("voc", voc_root, voc_model, None, BenchmarkSettings(device="cpu"))
+
+
+def test_a_label_of_another_size_is_refused(
+    voc_root: Path, voc_model: Path, palette_png: Callable[..., None]
+) -> None:
+    palette_png(voc_root / "SegmentationClass" / "2007_000033.png", np.zeros((9, 8), np.uint8))
+    with pytest.raises(InputError, match="8 × 9 px"):
+        benchmark("voc", voc_root, voc_model, None, BenchmarkSettings(device="cpu"))
+
+
+def test_a_protocol_of_another_dataset_is_refused(voc_root: Path, voc_model: Path) -> None:
+    with pytest.raises(SettingsError, match="defined for cityscapes, not for voc"):
+        benchmark("voc", voc_root, voc_model, None, BenchmarkSettings(protocol="deeplabv3-cityscapes-test"))
+
+
+def command(*arguments: object) -> int:
+    try:
+        main(["benchmark", *map(str, arguments)])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_the_command_prints_measured_beside_published(
+    voc_root: Path, model_file: ModelFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_file(open_benchmark("voc", voc_root).legend)
+    out = voc_root.parent / "out"
+    assert command("voc", voc_root, "--model", model, "-o", out, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert "measured" in said
+    assert "published" in said
+    assert f"results {out}" in said
+    assert command("voc", voc_root, "--model", model, "--device", "cpu", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["images"], document["folder"]) == (4, None)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda root: None, ""),
+        (lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), "val.txt"),
+        (lambda root: (root / "SegmentationClass/2007_000042.png").unlink(), "2007_000042.png"),
+        (lambda root: (root / "JPEGImages/2007_000042.jpg").unlink(), "2007_000042.jpg"),
+    ],
+    ids=["whole", "list", "label", "image"],
+)
+def test_what_is_missing_is_one_line_with_its_path(
+    voc_root: Path,
+    voc_model: Path,
+    capsys: pytest.CaptureFixture[str],
+    break_it: Callable[[Path], None],
+    said: str,
+) -> None:
+    break_it(voc_root)
+    code = command("voc", voc_root, "--model", voc_model, "--device", "cpu")
+    error = capsys.readouterr().err
+    assert code == (1 if said else 0)
+    assert said in error
+    assert error.count("Error: ") == (1 if said else 0)
+    assert "Traceback" not in error
+
+
+def test_a_wrong_root_is_one_line(
+    tmp_path: Path, voc_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("voc", tmp_path / "nowhere", "--model", voc_model) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_check_lists_every_problem_and_ends_with_1(
+    voc_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (voc_root / "SegmentationClass/2007_000042.png").unlink()
+    assert command("check", "voc", voc_root) == 1
+    said = capsys.readouterr()
+    assert "2007_000042.png" in said.out
+    assert "1,449" in said.out, "a tiny set is not the published one"
+    assert said.err.count("\n") == 1
+
+
+def test_validate_submission_tells_a_good_archive_from_a_bad_one(
+    voc_root: Path, voc_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = voc_root.parent / "val.tar.gz"
+    arguments = ("--model", voc_model, "--device", "cpu", "--submission", archive)
+    assert command("voc", voc_root, *arguments) == 0
+    assert command("validate-submission", archive, "--root", voc_root, "--split", "val") == 0
+    assert command("validate-submission", archive) == 0
+    capsys.readouterr()
+    assert command("validate-submission", archive, "--root", voc_root) == 1
+    assert "test" in capsys.readouterr().out
+    cut = voc_root.parent / "cut.tar.gz"
+    cut.write_bytes(archive.read_bytes()[:300])
+    assert command("validate-submission", cut) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
