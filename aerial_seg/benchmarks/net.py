@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -63,9 +62,18 @@ class Net:
         """
         stride = self.geometry.logit_stride
         if stride == 1:
-            return cells[:, :, :height, :width].clone(memory_format=torch.contiguous_format)
+            return cells[:, :, :height, :width].clone()
         ends = int(self.geometry.align_corners)
         size = [(count - ends) * stride + ends for count in cells.shape[2:]]
-        planes = cells.contiguous()  # interpolated twice as fast as interleaved channels
-        pixels = interpolate(planes, size=size, mode="bilinear", align_corners=self.geometry.align_corners)
+        pixels = interpolate(cells, size=size, mode="bilinear", align_corners=self.geometry.align_corners)
+        span = self.geometry.cell_span or stride
+        if span != stride and not self.geometry.align_corners:
+            pixels = _moved(pixels, (span - stride) // 2)
         return pixels[:, :, :height, :width]
+
+
+def _moved(pixels: Tensor, by: int) -> Tensor:
+    """The pixels moved down and right (up and left if `by` is negative), the edge repeated behind them."""
+    if by > 0:
+        return pad(pixels[:, :, :-by, :-by], (by, 0, by, 0), mode="replicate")
+    return pad(pixels[:, :, -by:, -by:], (0, -by, 0, -by), mode="replicate")

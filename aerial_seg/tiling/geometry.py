@@ -16,12 +16,16 @@ class ModelGeometry:
     origin_step: tile origins keep multiples of it (the network's largest internal stride).
     align_corners: False: sides are s·n, cell i is centred at pixel s·i + (s−1)/2.
                    True: sides are s·n + 1, cell i lies at pixel s·i exactly (513, 769, 473, 713).
+    cell_span: pixels that a cell stood for in training, t, where the network was rebuilt at another stride since: cell
+    i is centred at s·i + (t−1)/2, because its features lie at s·i whatever the stride and it learnt to speak of that
+    place beside them. None: t = s. Tiles of such a network are not stitched.
     """
 
     output_stride: int
     logit_stride: int
     origin_step: int
     align_corners: bool = False
+    cell_span: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.output_stride, self.logit_stride, self.origin_step) < 1:

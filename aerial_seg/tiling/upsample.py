@@ -24,8 +24,9 @@ class PixelAxis:
     """For each output pixel of one axis: the two cells it lies between and its share of the second.
 
     The output may have another pixel size than the run: `pixels` output pixels span `run` pixels of the network's
-    grid. Pixel p is centred at run coordinate x = (2p + 1)·run / (2·pixels) − 1/2 and at cell (x − (s − 1)/2)/s,
-    or x/s with align_corners; outside the outermost cells' centres it takes their value.
+    grid. Pixel p is centred at run coordinate x = (2p + 1)·run / (2·pixels) − 1/2 and at cell (x − (t − 1)/2)/s,
+    t the cell's span (s as a rule), or x/s with align_corners; outside the outermost cells' centres it takes their
+    value.
 
     low, high: global cell numbers, equal where the share is 0. first: the global number of the first pixel.
     """
@@ -39,7 +40,7 @@ class PixelAxis:
     def of(cls, geometry: ModelGeometry, *, run: int, pixels: int) -> PixelAxis:
         """The axis of `pixels` output pixels over a run of `run` pixels."""
         stride = geometry.logit_stride
-        shift = 1 if geometry.align_corners else stride
+        shift = 1 if geometry.align_corners else geometry.cell_span or stride
         bottom = 2 * pixels * stride
         top = (2 * np.arange(pixels, dtype=np.int64) + 1) * run - pixels * shift
         low, rest = np.divmod(top, bottom)

@@ -455,6 +455,23 @@ def assert_are_largest(classes: NDArray[np.uint8], scores: Tensor) -> None:
     np.testing.assert_array_equal(classes[certain], best.indices[0].numpy()[certain])
 
 
+@pytest.mark.parametrize(("stride", "span"), [(8, 16), (4, 16), (16, 8), (8, 8)])
+def test_cells_of_another_span_lie_where_they_were_trained(stride: int, span: int) -> None:
+    """Cells that hold their own place give every pixel its own, along both ways to pixels."""
+    height, width = 5 * 16, 7 * 16
+    geometry = ModelGeometry(stride, stride, stride, cell_span=span)
+    centres = [torch.arange(side // stride) * stride + (span - 1) / 2 for side in (height, width)]
+    cells = torch.stack(torch.meshgrid(*centres, indexing="ij"))
+    net = Net(lambda images: cells[None], geometry, any_side=True)
+    pixels = net.logits(torch.zeros(1, 3, height, width))[0]
+    inside = slice(16, -32)
+    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    torch.testing.assert_close(pixels[0, inside, inside], rows[inside, inside].float())
+    torch.testing.assert_close(pixels[1, inside, inside], cols[inside, inside].float())
+    direct = predict_classes(torch.zeros(3, height, width), net, WHOLE)
+    np.testing.assert_array_equal(direct, class_scores(torch.zeros(3, height, width), net, WHOLE).argmax(0))
+
+
 def test_a_tie_goes_to_the_first_class() -> None:
     image = image_of(9, 9)
     for protocol in (WHOLE, MULTI):
