@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,8 @@ _SUFFIXES = {"voc": "tar.gz", "cityscapes": "zip", "ade20k": "zip"}
 Examples:
   aerial-seg benchmark check voc VOCdevkit/VOC2012
   aerial-seg benchmark voc VOCdevkit/VOC2012 --model run/best.safetensors -o voc_val
-  aerial-seg benchmark cityscapes cityscapes --model run/best.safetensors --split test --submission test.zip
-  aerial-seg benchmark validate-submission test.zip --root cityscapes""",
+  aerial-seg benchmark ade20k ADEChallengeData2016 --model run/best.safetensors --protocol psp-ms
+  aerial-seg benchmark validate-submission voc.tar.gz --root VOCdevkit/VOC2012""",
 )
 def command() -> None:
     """Score a model on VOC, Cityscapes or ADE20K.
@@ -44,13 +45,14 @@ def _evaluate_command(name: str) -> click.Command:
         help=f"""Evaluate a model on {_TITLES[name]}.
 
         Prints mIoU and the other scores of one confusion matrix over all images, beside the published numbers of the
-        same system. -o keeps results.json, results.md, the predictions and pictures of the worst images; an
+        same system. -o keeps benchmark.json, benchmark.md, the predictions and pictures of the worst images; an
         interrupted run goes on where it stopped when the same command is given again.""",
         epilog=f"""\b
 Examples:
   aerial-seg benchmark {name} ROOT --model run/best.safetensors -o {name}_val
   aerial-seg benchmark {name} ROOT --model run/best.safetensors --protocol deeplabv3-os8-ms-flip
-  aerial-seg benchmark {name} ROOT --model run/best.safetensors --split test --submission {name}.{_SUFFIXES[name]}""",
+  aerial-seg benchmark {name} ROOT --model run/best.safetensors --split test -o {name}_test \\
+    --submission {name}.{_SUFFIXES[name]}""",
     )
     @click.argument("root", type=click.Path(path_type=Path))
     @_evaluation_options(name)
@@ -77,7 +79,8 @@ def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[.
         click.option(
             "--protocol", metavar="NAME|FILE.toml",
             help="How images are shown to the network and scores averaged; default: the model's architecture decides. "
-            "An unknown name lists the shipped ones.",
+            "Shipped: fcn, deeplabv3-os16, deeplabv3-os8, deeplabv3-os8-ms-flip, deeplabv3-cityscapes-test, psp-ss, "
+            "psp-ms, mmseg, semseg.",
         ),
         click.option("--split", metavar="NAME", help=f"One of {splits}; default: val."),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the results."),
@@ -137,14 +140,16 @@ def check(name: str, root: Path, *, as_json: bool) -> None:
 
     report = open_benchmark(name, root).check(console.bar)
     if as_json:
-        console.print_json({"root": report.root, "images": report.counts, "problems": report.problems})
+        console.print_json(asdict(report))
     else:
         console.table(["split", "images"], [[split, f"{n:,}"] for split, n in report.counts.items()])
         for problem in report.problems:
             click.echo(problem)
+        for line in report.absent:
+            click.echo(f"{line} (the other splits do without it)")
     if report.problems:
         raise InputError(
-            f"{len(report.problems)} problems in {report.root}, wanted none; restore what is listed from the "
+            f"{report.total:,} problems in {report.root}, wanted none; restore what is listed from the "
             "publishers' archives"
         )
 
@@ -175,14 +180,14 @@ def validate(file: Path, *, root: Path | None, split: str, as_json: bool) -> Non
     data = None if root is None else open_benchmark(recognise_submission(file), root)
     report = validate_submission(file, benchmark=data, split=split)
     if as_json:
-        console.print_json({"kind": report.kind, "images": report.images, "problems": report.problems})
+        console.print_json(asdict(report))
     else:
         click.echo(f"{file}: {report.images:,} images for {_TITLES[report.kind]}")
         for problem in report.problems:
             click.echo(problem)
     if report.problems:
         raise InputError(
-            f"{len(report.problems)} problems in {file}, wanted none; write it again with --submission"
+            f"{report.total:,} problems in {file}, wanted none; write it again with --submission"
         )
 
 
@@ -213,6 +218,9 @@ def _print_report(report: BenchmarkReport) -> None:
                 for row in report.comparison
             ],
         )
+    if report.worst:
+        listed = ", ".join(f"{image.name} {100 * image.miou:.1f}" for image in report.worst[:5])
+        click.echo(f"lowest images (mean IoU of their own classes, %): {listed}")
     for what, path in (("results", report.folder), ("submission", report.submission)):
         if path is not None:
             click.echo(f"{what} {path}")

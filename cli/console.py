@@ -97,7 +97,8 @@ def class_scores(scores: Scores) -> None:
         f"\nmIoU {number(scores.miou)} over {scores.counted} of {len(scores.classes)} classes, "
         f"pixel accuracy {number(scores.pixel_accuracy)}, mean accuracy {number(scores.mean_accuracy)}, "
         f"frequency-weighted IoU {number(scores.frequency_weighted_iou)}; "
-        f"{scores.ignored:,} px unlabelled, {scores.unpredicted:,} px labelled but nodata in the mask"
+        f"{scores.ignored:,} px unlabelled"
+        + (f", {scores.unpredicted:,} px labelled but nodata in the mask" if scores.unpredicted else "")
     )
 
 

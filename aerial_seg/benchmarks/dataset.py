@@ -24,11 +24,18 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What lies under a root. counts: images per complete split; problems: one line each, with the expected path."""
+    """What lies under a root.
+
+    counts: images per complete split. problems: one line each, with the expected path; beyond 20 of a kind a line
+    counts the rest. total: all problems, the unlisted ones too. absent: one line for each split whose own archive was
+    not unpacked at all; the others do without it.
+    """
 
     root: Path
     counts: dict[str, int]
     problems: tuple[str, ...]
+    total: int = 0
+    absent: tuple[str, ...] = ()
 
 
 class Benchmark(ABC):

@@ -104,6 +104,11 @@ def channels_of(
     return channels
 
 
+def is_sbd(example: Example) -> bool:
+    """Whether the label is one of SBD's MATLAB files, which scipy reads."""
+    return example.label is not None and example.label.suffix == ".mat"
+
+
 def check_sizes(example: Example) -> None:
     """Raises InputError unless image and label have one size; only the headers are read, a `.mat` as a whole."""
     with _opened(example.image) as image:

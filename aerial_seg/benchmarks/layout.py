@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.benchmarks.dataset import Benchmark, CheckReport, Example
-from aerial_seg.benchmarks.labels import channels_of, check_sizes, read_values
+from aerial_seg.benchmarks.labels import channels_of, check_sizes, is_sbd, read_values
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.progress import Progress, silent
 
@@ -76,14 +77,28 @@ class PublishedLayout(Benchmark):
                 counts[split] = len(there)
         for line in self.strays():
             problems.add("labels in no list", line)
+        unread = _without_reader(whole)
+        if unread:
+            problems.add("labels that cannot be read", unread)
         with progress("check", total=len(whole), unit="image") as bar:
             for example in whole:
+                if unread and is_sbd(example):
+                    continue
                 self._check_files(example, problems)
                 bar.update()
-        return CheckReport(self.root, counts, problems.lines())
+        absent = tuple(self._absence(split) for split in self.splits if split not in self.checked_splits())
+        return CheckReport(self.root, counts, problems.lines(), problems.total, absent)
+
+    def _absence(self, split: str) -> str:
+        """Where the split of an archive that was not unpacked would lie."""
+        try:
+            self.expected(split)
+        except InputError as error:
+            return f"split {split}: {error}"
+        return f"split {split} was not checked"
 
     def checked_splits(self) -> tuple[str, ...]:
-        """The splits that a copy should hold."""
+        """The splits that this copy should hold: not those of archives that were not unpacked here at all."""
         return self.splits
 
     def strays(self) -> Iterable[str]:
@@ -142,6 +157,14 @@ class PublishedLayout(Benchmark):
             problems.add("labels with values of no class", str(error))
 
 
+def _without_reader(examples: Iterable[Example]) -> str:
+    """One line for all of SBD's labels where scipy is missing."""
+    waiting = sum(map(is_sbd, examples))
+    if not waiting or find_spec("scipy") is not None:
+        return ""
+    return f"{_plural(waiting, 'label')} of SBD need scipy to be read; pip install 'aerial-seg[benchmark]'"
+
+
 class Problems:
     """Lines by kind: the first ones of each kind and how many more there are."""
 
@@ -151,6 +174,11 @@ class Problems:
     def add(self, kind: str, line: str) -> None:
         """One more problem; kind is a plural, for the line that counts the rest."""
         self._lines.setdefault(kind, []).append(line)
+
+    @property
+    def total(self) -> int:
+        """All problems, whether or not `lines` lists them."""
+        return sum(map(len, self._lines.values()))
 
     def lines(self) -> tuple[str, ...]:
         """At most 20 lines of each kind, in the order in which the kinds came up, and a count for the rest."""

@@ -54,7 +54,9 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """measured | published | difference | source, in percent; published and difference are None without a result.
+    """measured | published | difference | source, in percent; published is None without a result.
+
+    difference: None too where the two are not comparable.
 
     remark: what makes the two not comparable, and the published result's own note.
     """
@@ -130,7 +132,7 @@ def comparison_rows(scores: Scores, matches: Sequence[Match]) -> tuple[Compariso
                 result.metric,
                 measured,
                 result.value,
-                measured - result.value,
+                measured - result.value if match.comparable else None,
                 source,
                 remark,
                 match.comparable,

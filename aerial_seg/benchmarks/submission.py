@@ -79,10 +79,13 @@ FORMS = {
 }  # fmt: skip
 
 
-def check_submission_target(kind: str, out: Path, *, competition: str = "comp6") -> SubmissionForm:
+def check_submission_target(
+    kind: str, out: Path, *, split: str = "test", competition: str = "comp6"
+) -> SubmissionForm:
     """The form of the submissions to the benchmark `kind`: ask before hours of work, not after them.
 
-    Raises SettingsError for a benchmark without a server, a wrong suffix of `out` or an unknown competition.
+    Raises SettingsError for a benchmark without a server, a wrong suffix of `out`, a split to train on or an unknown
+    competition.
     """
     if kind not in FORMS:
         raise SettingsError(f"'{kind}' has no known form of submission; known: {', '.join(FORMS)}")
@@ -91,6 +94,11 @@ def check_submission_target(kind: str, out: Path, *, competition: str = "comp6")
         raise SettingsError(
             f"{out.name} does not end in {' or '.join(form.suffixes)}, which the {form.title} server wants; "
             f"try {out.name.split('.')[0]}{form.suffixes[0]}"
+        )
+    if split not in ("test", "val"):
+        raise SettingsError(
+            f"a submission of split {split} was asked for, wanted test (for the server) or val (for an evaluation at "
+            "home); pass --split test"
         )
     if competition not in COMPETITIONS:
         raise SettingsError(
@@ -118,7 +126,7 @@ def write_submission(
     predictions of other images, of another size, or with a value that is no channel; OutputError if the disk does not
     take the file. Then there is no `out`, or the older one.
     """
-    form = check_submission_target(benchmark.name, out, competition=competition)
+    form = check_submission_target(benchmark.name, out, split=split, competition=competition)
     given = sorted(predictions, key=lambda pair: pair[0].name)
     _check_complete([example.name for example, path in given if path.is_file()], benchmark, split)
     table = benchmark.submission_values()

@@ -31,11 +31,15 @@ _VOC_PALETTE = voc_palette()
 
 @dataclass(frozen=True, slots=True)
 class SubmissionReport:
-    """kind: voc, cityscapes or ade20k; images: predictions found; problems: one line each, empty if it is valid."""
+    """kind: voc, cityscapes or ade20k. images: predictions found.
+
+    problems: one line each, empty if it is valid; beyond 20 of a kind a line counts the rest. total: all problems.
+    """
 
     kind: str
     images: int
     problems: tuple[str, ...]
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,9 @@ def validate_submission(
             "name the root of the same benchmark"
         )
     _check_whole(file, form, findings)
-    return SubmissionReport(form.kind, len(findings.images), findings.problems.lines())
+    return SubmissionReport(
+        form.kind, len(findings.images), findings.problems.lines(), findings.problems.total
+    )
 
 
 def recognise_submission(file: Path) -> str:

@@ -60,6 +60,18 @@ class Voc(PublishedLayout):
             return self._augmented()
         return tuple(self._example(name, labelled=split != "test") for name in read_list(self._list(split)))
 
+    def checked_splits(self) -> tuple[str, ...]:
+        """val, train and trainval; test and trainaug where their own archives were unpacked."""
+        wanted = ["val", "train", "trainval"]
+        if self._has_augmented():
+            wanted.append("trainaug")
+        return (*wanted, "test") if self._list("test").is_file() else tuple(wanted)
+
+    def _has_augmented(self) -> bool:
+        if (self.root / "SegmentationClassAug").is_dir() or self._list("trainaug").is_file():
+            return True
+        return next(self._sbd_folders(), None) is not None
+
     def submission_values(self) -> NDArray[np.uint8]:
         return self.legend.value_table()
 
@@ -131,17 +143,33 @@ class Voc(PublishedLayout):
                 yield Example(name, plain.image, sbd / "cls" / f"{name}.mat")
 
     def _find_sbd(self) -> Path:
+        found = next(
+            (
+                f
+                for f in self._sbd_folders()
+                if all((f / name).is_file() for name in ("train.txt", "val.txt"))
+            ),
+            None,
+        )
+        if found is not None:
+            return found
         devkit = self.root.absolute().parent
-        places = [self.root, devkit, *([devkit.parent] if devkit.name == "VOCdevkit" else [])]
-        for place in places:
-            for folder in (place / name for name in _SBD_INSIDE):
-                if (folder / "train.txt").is_file() and (folder / "val.txt").is_file():
-                    return folder
         raise InputError(
             f"trainaug needs SBD's train.txt, val.txt and cls/*.mat, looked for in {', '.join(_SBD_INSIDE)} of "
-            f"{', '.join(map(str, places))}; unpack benchmark.tgz into {devkit / 'SBD'}, or put SegmentationClassAug "
-            f"into {self.root} and its list at {self._list('trainaug')}"
+            f"{', '.join(map(str, self._sbd_places()))}; unpack benchmark.tgz into {devkit / 'SBD'}, or put "
+            f"SegmentationClassAug into {self.root} and its list at {self._list('trainaug')}"
         )
+
+    def _sbd_places(self) -> list[Path]:
+        devkit = self.root.absolute().parent
+        return [self.root, devkit, *([devkit.parent] if devkit.name == "VOCdevkit" else [])]
+
+    def _sbd_folders(self) -> Iterator[Path]:
+        """The folders that hold a list of SBD's."""
+        for place in self._sbd_places():
+            for folder in (place / name for name in _SBD_INSIDE):
+                if (folder / "train.txt").is_file() or (folder / "cls").is_dir():
+                    yield folder
 
 
 def _require_published(names: tuple[str, ...], *, train: int, val: int) -> None:

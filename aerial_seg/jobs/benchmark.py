@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.cityscapes import CATEGORIES
@@ -19,21 +20,22 @@ from aerial_seg.benchmarks.published import ComparisonRow, comparison_rows, matc
 from aerial_seg.benchmarks.scores import BenchmarkScores, benchmark_scores
 from aerial_seg.benchmarks.submission import check_submission_target, write_submission
 from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
-from aerial_seg.jobs.journal import NAME, Journal, locked_work, telling_what_is_kept
+from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work, telling_what_is_kept
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.any_size import AnySizeForward
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.models.restride import with_output_stride
-from aerial_seg.outputs import check_folder, check_writable, place_folder
+from aerial_seg.outputs import check_folder, check_writable, place_folder, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures
 from aerial_seg.version import __version__
 
-RESULTS, PAGE, WORST, PREDICTIONS = "results.json", "results.md", "worst", "predictions"
+RESULTS, PAGE, WORST, PREDICTIONS = "benchmark.json", "benchmark.md", "worst", "predictions"
+_NO_RGB = ("nir", "near infrared", "nir08", "rededge", "red edge", "swir", "height", "ndvi")
 _RESULT = "result"
 """Folder inside the work folder that becomes the output."""
 
@@ -46,20 +48,20 @@ def benchmark(
     settings: BenchmarkSettings | None = None,
     progress: Progress = silent,
 ) -> BenchmarkReport:
-    """The folder `out` holds results.json, results.md, worst/ and predictions/ (index PNG of channels) of every image.
+    """The folder `out` holds benchmark.json, benchmark.md, worst/ and predictions/ (index PNG of channels).
 
     name: voc, cityscapes or ade20k; root: where it lies. Without `out` nothing but the report (and the submission)
     remains. After a crash the same call goes on behind the last finished image, and ends with the same scores.
     Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together.
     """
     settings = settings or BenchmarkSettings()
+    _check_outputs(name, out, settings)
     order = _prepare(name, root, model_path, settings)
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            report = _evaluate(order, Path(folder) / "benchmark", progress, keep=nullcontext)
+            report = _evaluate(order, Path(folder) / "benchmark", progress, keep=False)
         return replace(report, folder=None)
-    check_folder(out, overwrite=settings.overwrite, marker=RESULTS)
-    return _evaluate(order, out, progress, keep=lambda work: telling_what_is_kept(work, "images"))
+    return _evaluate(order, out, progress, keep=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,26 @@ class _Order:
         return any(example.label is not None for example in self.examples)
 
 
+def _check_outputs(name: str, out: Path | None, settings: BenchmarkSettings) -> None:
+    """Raises AerialSegError unless everything can be written: before hours of work, not after them."""
+    if out is not None:
+        check_folder(out, overwrite=settings.overwrite, marker=RESULTS)
+    archive = settings.submission
+    if archive is None:
+        return
+    check_submission_target(name, archive, split=settings.split or "val", competition=settings.competition)
+    if out is not None and archive.resolve().is_relative_to(out.resolve()):
+        raise SettingsError(
+            f"the submission {archive} lies in the folder of the results {out}, which is replaced as a whole; "
+            "write it beside that folder"
+        )
+    # An interrupted run of ours may have written it just before its end.
+    resumes = out is not None and not settings.restart and has_records(work_folder(out))
+    check_writable(archive, overwrite=settings.overwrite or resumes)
+
+
 def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSettings) -> _Order:
     data = open_benchmark(name, root)
-    if settings.submission is not None:
-        check_submission_target(name, settings.submission, competition=settings.competition)
-        check_writable(settings.submission, overwrite=settings.overwrite)
     model = load_model(model_path)
     notes = _check_model(model_path, model.card, data)
     architecture = model.card.recipe.model.architecture
@@ -106,6 +123,11 @@ def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSetting
     examples = data.examples(split)
     if not examples:
         raise InputError(f"split '{split}' of {data.title} in {data.root} lists no image; unpack it again")
+    if settings.submission is not None and settings.split is None:
+        notes = (
+            *notes,
+            f"the submission holds split {split}, which no server takes; pass --split test for one",
+        )
     return _Order(data, split, examples, model_path, model, protocol_name, protocol, settings, notes)
 
 
@@ -123,9 +145,19 @@ def _check_model(path: Path, card: ModelCard, data: Benchmark) -> tuple[str, ...
             f"{path} knows {len(ours)} classes, but {data.title} has {len(theirs)} (channel: model | benchmark: "
             f"{_side_by_side(card.legend, data.legend)}); evaluate a model trained with a {data.name}/ recipe"
         )
+    if sorted(ours) == sorted(theirs) and ours != theirs:
+        raise InputError(
+            f"{path} knows the classes of {data.title} in another order (channel: model | benchmark: "
+            f"{_side_by_side(card.legend, data.legend)}); train it with a {data.name}/ recipe"
+        )
+    notes = []
+    names = [band.name.lower() for band in card.bands]
+    if any(name in _NO_RGB for name in names):
+        notes.append(f"the model was trained on {bands}, but is shown red, green, blue")
     if ours == theirs:
-        return ()
+        return tuple(notes)
     return (
+        *notes,
         "channels are compared by number, but some names differ (channel: model | benchmark: "
         f"{_side_by_side(card.legend, data.legend)})",
     )
@@ -138,10 +170,8 @@ def _side_by_side(ours: Legend, theirs: Legend, *, most: int = 25) -> str:
     return "; ".join(odd[:most]) + (f"; and {len(odd) - most} more" if len(odd) > most else "")
 
 
-def _evaluate(
-    order: _Order, out: Path, progress: Progress, *, keep: Callable[[Path], AbstractContextManager[object]]
-) -> BenchmarkReport:
-    """keep: what an error says of the finished images in the work folder."""
+def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> BenchmarkReport:
+    """keep: whether `out` and, after an error, the finished images stay."""
     data, settings = order.benchmark, order.settings
     forward = AnySizeForward(order.model, settings.engine_settings)
     tally = Tally(ConfusionMatrix(len(data.legend)), keep=settings.worst)
@@ -155,15 +185,15 @@ def _evaluate(
             protocol=order.resolved,
             folder=work / _RESULT / PREDICTIONS,
         )
-        with keep(work):
+        with telling_what_is_kept(work, "images") if keep else nullcontext():
             resumed = run.run(journal, tally, progress)
             report = _report(order, forward, tally, resumed=resumed, folder=out)
-            _write_results(order, report, run, progress)
+            _write_results(order, report, run, progress, keep=keep)
             place_folder(work / _RESULT, out)
     return report
 
 
-def _job(order: _Order, forward: AnySizeForward) -> dict[str, object]:
+def _job(order: _Order, forward: AnySizeForward) -> dict[str, Any]:
     """All that finished images depend on."""
     return {
         "version": __version__,
@@ -208,7 +238,7 @@ def _report(
         scores=scores,
         comparison=comparison,
         worst=tally.worst(),
-        runtime=forward.runtime.as_dict(),
+        job=_job(order, forward),
         resumed=resumed,
         folder=folder,
         submission=order.settings.submission,
@@ -216,12 +246,16 @@ def _report(
     )
 
 
-def _write_results(order: _Order, report: BenchmarkReport, run: ImageRun, progress: Progress) -> None:
+def _write_results(
+    order: _Order, report: BenchmarkReport, run: ImageRun, progress: Progress, *, keep: bool
+) -> None:
     folder, by_name = run.folder.parent, {example.name: example for example in order.examples}
     (folder / RESULTS).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
     (folder / PAGE).write_text(benchmark_page(report.as_json(), report.protocol_title), encoding="utf-8")
-    worst = [(by_name[image.name], image.miou) for image in report.worst]
-    worst_pictures(order.benchmark, worst, run.folder, folder / WORST)
+    if keep:
+        shutil.rmtree(folder / WORST, ignore_errors=True)
+        worst = [(by_name[image.name], image.miou) for image in report.worst]
+        worst_pictures(order.benchmark, worst, run.folder, folder / WORST)
     if order.settings.submission is not None:
         write_submission(
             order.benchmark,

@@ -27,6 +27,7 @@ from aerial_seg.geo.durable import settled_file
 from aerial_seg.jobs.benchmark_settings import ImageScore
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.models.device import enough_memory
 from aerial_seg.progress import Progress
 
 _AHEAD = 2
@@ -98,11 +99,18 @@ class ImageRun:
             with _one_behind() as behind:
                 for example, image in self._read_ahead(fresh):
                     behind.wait(_AHEAD)
-                    channels = predict_classes(image, self.net, self.protocol)
+                    channels = self._predict(example, image)
                     behind.start(self._finish, example, channels, journal, tally)
                     bar.update()
                 behind.wait(0)
         return len(resumed)
+
+    def _predict(self, example: Example, image: Tensor) -> Channels:
+        with enough_memory(
+            f"{example.image} with {image.shape[2]} × {image.shape[1]} px",
+            remedy="take a protocol with fewer or smaller scales, windows or a larger output stride, or --device cpu",
+        ):
+            return predict_classes(image, self.net, self.protocol)
 
     def _read_ahead(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Tensor]]:
         with ThreadPoolExecutor(1) as reader:
@@ -172,8 +180,6 @@ class _Behind:
 
 @contextmanager
 def _one_behind() -> Iterator[_Behind]:
-    thread = ThreadPoolExecutor(1)
-    try:
+    # Leaving waits for all of it, after an error too: finished images are kept.
+    with ThreadPoolExecutor(1) as thread:
         yield _Behind(thread)
-    finally:
-        thread.shutdown(wait=True, cancel_futures=True)

@@ -51,7 +51,8 @@ class BenchmarkReport:
 
     folder: where everything lies, None when nothing was kept. scores: None for a split without published labels.
     comparison: measured beside published. worst: the lowest images first. resumed: images that an interrupted run had
-    finished. system: architecture, encoder and output stride at the test. runtime: what the logits' bits depend on.
+    finished. system: architecture, encoder and output stride at the test. job: all that the scores depend on: model,
+    data, protocol with its values, versions and runtime.
     """
 
     title: str
@@ -65,7 +66,7 @@ class BenchmarkReport:
     scores: BenchmarkScores | None
     comparison: tuple[ComparisonRow, ...]
     worst: tuple[ImageScore, ...]
-    runtime: dict[str, Any]
+    job: dict[str, Any]
     resumed: int = 0
     folder: Path | None = None
     submission: Path | None = None
@@ -84,6 +85,6 @@ class BenchmarkReport:
             "scores": None if self.scores is None else self.scores.as_json(),
             "comparison": [row.as_json() for row in self.comparison],
             "worst_images": [{"name": image.name, "miou": image.miou} for image in self.worst],
-            "runtime": self.runtime,
+            "job": self.job,
             "notes": list(self.notes),
         }

@@ -120,6 +120,18 @@ def has_own_memory(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+@contextmanager
+def enough_memory(what: str, *, remedy: str) -> Iterator[None]:
+    """Inside, memory that is not there becomes a SettingsError that names `what` and the remedy."""
+    try:
+        yield
+    except (OutOfMemory, MemoryError, RuntimeError) as error:
+        # torch's CPU allocator raises a plain RuntimeError.
+        if type(error) is RuntimeError and "allocate memory" not in str(error):
+            raise
+        raise SettingsError(f"{what} does not fit into memory; {remedy}") from error
+
+
 def release_memory(device: torch.device) -> None:
     """What torch keeps of a CUDA device's memory without using it is free again."""
     if device.type == "cuda":

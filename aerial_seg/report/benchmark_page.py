@@ -35,7 +35,7 @@ def benchmark_page(document: Mapping[str, Any], protocol_title: str) -> str:
     else:
         lines += [*_comparison(document["comparison"]), *_means(scores), *_classes(scores)]
         lines += _worst(document["worst_images"])
-    runtime = ", ".join(f"{key} {value}" for key, value in document["runtime"].items())
+    runtime = ", ".join(f"{key} {value}" for key, value in document["job"]["runtime"].items())
     lines += ["", f"Runtime: {runtime}.", *(f"Note: {note}." for note in document["notes"])]
     return "\n".join(lines) + "\n"
 
@@ -117,33 +117,40 @@ def worst_pictures(
         figure.savefig(folder / picture_name(place, example.name), dpi=100)
 
 
-def _overlays(
-    benchmark: Benchmark,
-    image: Pixels,
-    truth: Pixels,
-    predicted: Pixels,
-    *,
-    title: str,
-) -> Figure:
-    height, width = truth.shape
-    figure = Figure(figsize=(16, 4 * height / width + 1.1), layout="constrained")
-    FigureCanvasAgg(figure)
-    colours = benchmark.legend.colours().astype(np.float32)
+def overlay_panels(
+    image: Pixels, truth: Pixels, predicted: Pixels, colours: Pixels
+) -> dict[str, NDArray[np.uint8]]:
+    """Four RGB panels (H,W,3) by their titles: image, truth and prediction over it, and errors in red.
+
+    image (H,W,3); truth and predicted (H,W) channels, 255 = ignored, which is white in the truth and no error;
+    colours (256,3).
+    """
     faint = 0.45 * image.astype(np.float32)
     ignored = truth == IGNORE
     wrong = (truth != predicted) & ~ignored
-    errors = np.where(wrong[..., None], np.array([255, 40, 40], np.float32), faint)
+    paint = 0.55 * colours.astype(np.float32)
+    share = wrong.sum() / max(1, (~ignored).sum())
     panels = {
-        "image": image.astype(np.float32),
-        "truth": np.where(ignored[..., None], 255, faint + 0.55 * colours[truth]),
-        "prediction": faint + 0.55 * colours[predicted],
-        f"wrong: {wrong.sum() / max(1, (~ignored).sum()):.1%} of labelled": errors,
+        "image": image,
+        "truth": np.where(ignored[..., None], 255, faint + paint[truth]),
+        "prediction": faint + paint[predicted],
+        f"wrong: {share:.1%} of labelled": np.where(
+            wrong[..., None], np.array([255, 40, 40], np.float32), faint
+        ),
     }
+    return {name: np.clip(np.rint(pixels), 0, 255).astype(np.uint8) for name, pixels in panels.items()}
+
+
+def _overlays(benchmark: Benchmark, image: Pixels, truth: Pixels, predicted: Pixels, *, title: str) -> Figure:
+    height, width = truth.shape
+    figure = Figure(figsize=(16, 4 * height / width + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = overlay_panels(image, truth, predicted, benchmark.legend.colours())
     for axis, (name, pixels) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axis.imshow(np.clip(pixels, 0, 255).astype(np.uint8), interpolation="nearest")
+        axis.imshow(pixels, interpolation="nearest")
         axis.set_title(name)
         axis.set_axis_off()
-    present = sorted({*np.unique(truth[~ignored]).tolist(), *np.unique(predicted).tolist()})
+    present = sorted({*np.unique(truth[truth != IGNORE]).tolist(), *np.unique(predicted).tolist()})
     entries = [benchmark.legend.entries[channel] for channel in present[:24]]
     patches = [Patch(facecolor=entry.colour, edgecolor="#444444", label=entry.name) for entry in entries]
     figure.legend(handles=patches, loc="outside lower center", ncols=8, frameon=False)

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from aerial_seg.benchmarks.catalogue import open_benchmark
+from aerial_seg.benchmarks.protocol import protocol_names
 from aerial_seg.benchmarks.submission_check import validate_submission
 from aerial_seg.benchmarks.training_data import BANDS
 from aerial_seg.cli.main import main
@@ -29,6 +30,7 @@ from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import build_network
 from aerial_seg.outputs import work_folder
 from aerial_seg.recipe import ModelSettings, parse_recipe
+from aerial_seg.report.benchmark_page import overlay_panels
 from aerial_seg.version import __version__
 
 ModelFile = Callable[..., Path]
@@ -149,9 +151,9 @@ def test_a_model_trained_on_voc_is_scored_by_three_protocols_and_its_submission_
         checked = validate_submission(archive, benchmark=open_benchmark("voc", learnable_voc), split="val")
         assert (checked.kind, checked.images, checked.problems) == ("voc", 4, ())
         assert len(list((out / "worst").iterdir())) == 2
-        page = (out / "results.md").read_text(encoding="utf-8")
+        page = (out / "benchmark.md").read_text(encoding="utf-8")
         assert f"{100 * report.scores.scores.miou:.2f}" in page
-        assert json.loads((out / "results.json").read_text())["scores"]["confusion"] == again.tolist()
+        assert json.loads((out / "benchmark.json").read_text())["scores"]["confusion"] == again.tolist()
     assert measured["deeplabv3-os16"] > 0.6, "background everywhere would give about 0.15"
     assert len(set(measured.values())) == 3, "three protocols that agree to the last digit are one protocol"
 
@@ -229,10 +231,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         seen = interrupted_after(9, patch)
         report = benchmark("voc", voc_root, voc_model, out, settings)
-    assert 2 <= report.resumed <= 3
+    assert report.resumed == 3
     assert len(seen) == 4 - report.resumed
     assert predictions_of(out) == predictions_of(whole)
-    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert (out / "benchmark.json").read_bytes() == (whole / "benchmark.json").read_bytes()
     assert not work_folder(out).exists()
 
 
@@ -301,6 +303,62 @@ def test_a_model_of_other_classes_is_refused_with_both_tables(voc_root: Path, mo
         benchmark("voc", voc_root, model, None, BenchmarkSettings(device="cpu"))
 
 
+def test_the_right_classes_in_another_order_are_refused(voc_root: Path, model_file: ModelFile) -> None:
+    names = dict(enumerate(reversed(open_benchmark("voc", voc_root).legend.names)))
+    with pytest.raises(InputError, match="in another order"):
+        benchmark("voc", voc_root, model_file(make_legend(names)), None, BenchmarkSettings(device="cpu"))
+
+
+def test_what_does_not_fit_into_memory_is_one_line_with_a_remedy(
+    voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(benchmark_images, "predict_classes", starve)
+    with pytest.raises(SettingsError, match=r"57 × 41 px does not fit into memory; take a protocol"):
+        benchmark("voc", voc_root, voc_model, None, BenchmarkSettings(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("split", "name", "said"),
+    [
+        ("train", "train.tar.gz", "split train was asked for, wanted test"),
+        ("test", "test.zip", r"does not end in \.tar\.gz"),
+        ("test", "out/test.tar.gz", "lies in the folder of the results"),
+    ],
+)
+def test_a_submission_that_cannot_be_is_refused_before_any_image_runs(
+    voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch, split: str, name: str, said: str
+) -> None:
+    seen = interrupted_after(9, monkeypatch)
+    settings = BenchmarkSettings(device="cpu", split=split, submission=voc_root.parent / name)
+    with pytest.raises(SettingsError, match=said):
+        benchmark("voc", voc_root, voc_model, voc_root.parent / "out", settings)
+    assert seen == []
+
+
+def test_a_submission_of_val_by_default_is_noted(voc_root: Path, voc_model: Path) -> None:
+    settings = BenchmarkSettings(device="cpu", submission=voc_root.parent / "val.tar.gz")
+    report = benchmark("voc", voc_root, voc_model, None, settings)
+    assert any("no server takes" in note for note in report.notes)
+
+
+def test_overlays_show_truth_prediction_and_errors_each_in_its_panel() -> None:
+    image = np.full((2, 3, 3), 100, np.uint8)
+    truth = np.array([[1, 1, 255], [0, 0, 0]], np.uint8)
+    predicted = np.array([[1, 0, 0], [0, 0, 1]], np.uint8)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[1] = (200, 0, 0)
+    panels = overlay_panels(image, truth, predicted, colours)
+    assert list(panels) == ["image", "truth", "prediction", "wrong: 40.0% of labelled"]
+    red, grey, white = [155, 45, 45], [45, 45, 45], [255, 255, 255]
+    assert panels["truth"].tolist() == [[red, red, white], [grey, grey, grey]]
+    assert panels["prediction"].tolist() == [[red, grey, grey], [grey, grey, red]]
+    error = [255, 40, 40]
+    assert list(panels.values())[3].tolist() == [[grey, error, grey], [grey, grey, error]]
+
+
 def test_other_names_for_as_many_classes_are_noted(voc_root: Path, model_file: ModelFile) -> None:
     names = dict(enumerate(open_benchmark("voc", voc_root).legend.names)) | {1: "airplane"}
     report = benchmark("voc", voc_root, model_file(make_legend(names)), None, BenchmarkSettings(device="cpu"))
@@ -349,6 +407,9 @@ def test_the_command_prints_measured_beside_published(
     assert "measured" in said
     assert "published" in said
     assert f"results {out}" in said
+    main(["benchmark", "voc", "--help"])
+    help_text = "".join(capsys.readouterr().out.split())  # names break at hyphens
+    assert all(name in help_text for name in protocol_names())
     assert command("voc", voc_root, "--model", model, "--device", "cpu", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["images"], document["folder"]) == (4, None)

@@ -156,7 +156,9 @@ def test_without_sbd_the_places_looked_at_are_named_and_the_other_splits_work(vo
     ):
         Voc(voc_root).examples("trainaug")
     assert names(voc_root, "train") == TRAINAUG[:3]
-    assert "split trainaug: trainaug needs SBD" in problems(voc_root)
+    (line,) = Voc(voc_root).check().absent
+    assert line.startswith("split trainaug: trainaug needs SBD")
+    assert "trainaug" not in problems(voc_root), "the other splits do without it"
 
 
 def test_segmentation_class_aug_comes_first_and_holds_grey_values(
@@ -304,9 +306,11 @@ def test_check_lists_everything_at_once(voc_root: Path, palette_png: Callable[..
         f"its label {examples[0].label} is 6 × 5 px",
         f"{examples[1].label} holds the value 77",
         "2009_000001.png is in none of train.txt, val.txt, trainval.txt",
-        f"{voc_root / LISTS / 'test.txt'} cannot be read",
     ):
         assert part in text
+    assert report.total == len(report.problems)
+    (line,) = report.absent
+    assert f"{voc_root / LISTS / 'test.txt'} cannot be read" in line
     assert set(report.counts) == {"train", "trainaug"}
     assert all("\n" not in line for line in report.problems)
 
@@ -351,3 +355,20 @@ def test_a_missing_folder_is_one_line(voc_root: Path) -> None:
         f"split {split}: folder {folder} is missing with {count} files"
         for split, count in (("val", 4), ("train", 3), ("trainval", 7), ("trainaug", 3))
     ]
+
+
+def test_labels_that_only_scipy_reads_are_one_problem_without_it(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aerial_seg.benchmarks.layout.find_spec", lambda name: None)
+    monkeypatch.setattr("aerial_seg.benchmarks.labels.find_spec", lambda name: None)
+    lines = [line for line in Voc(voc_root).check().problems if "scipy" in line]
+    assert lines == ["3 labels of SBD need scipy to be read; pip install 'aerial-seg[benchmark]'"]
+
+
+def test_what_is_not_listed_is_counted(voc_root: Path, palette_png: Callable[..., None]) -> None:
+    for number in range(30):
+        palette_png(voc_root / "SegmentationClass" / f"2009_{number:06}.png", np.zeros((5, 6), np.uint8))
+    report = Voc(voc_root).check()
+    assert report.problems[-1] == "… and 10 more labels in no list"
+    assert report.total == 5 + 30
