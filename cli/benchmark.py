@@ -122,6 +122,7 @@ for _name in _TITLES:
 
 @command.command(
     "check",
+    short_help="Verify a benchmark's files.",
     epilog="""\b
 Examples:
   aerial-seg benchmark check voc VOCdevkit/VOC2012
@@ -156,6 +157,7 @@ def check(name: str, root: Path, *, as_json: bool) -> None:
 
 @command.command(
     "validate-submission",
+    short_help="Check an archive for a server.",
     epilog="""\b
 Examples:
   aerial-seg benchmark validate-submission voc.tar.gz
