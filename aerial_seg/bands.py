@@ -23,6 +23,17 @@ class Band(BaseModel):
     p98: float
 
 
+IMAGENET_BANDS = tuple(
+    Band(name=name, dtype="uint8", mean=mean, std=std, p2=0, p98=255)
+    for name, mean, std in (
+        ("red", 123.675, 58.395),
+        ("green", 116.28, 57.12),
+        ("blue", 103.53, 57.375),
+    )
+)
+"""RGB of 0–255 with ImageNet's statistics: mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225) times 255."""
+
+
 def normalise(
     image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Sequence[Band]
 ) -> NDArray[np.float32]:

@@ -37,16 +37,25 @@ class DataSettings(Section):
 class ModelSettings(Section):
     """Which network. `fcn`, `deeplabv3` and `pspnet` are our own; other names are smp's (`Unet`, `Segformer`, …).
 
-    output_stride, head_channels, aspp_rates and auxiliary concern our own heads; `options` goes to smp's class.
+    All others but encoder and weights concern our own networks; `options` goes to smp's class.
     head_channels: width of the head; by default the paper's (FCN 512, ASPP 256, PSP 512).
+    head: `default`, or the layout that torchvision gives fcn (one 3×3 convolution, a quarter of the features wide) and
+    deeplabv3 (dropout after the projection, then another 3×3), with its auxiliary head.
     aspp_rates: atrous rates at output stride 16, scaled with the output stride as in DeepLabv3.
+    dilation_placement: whether the first block of a stage that lost its stride gets the stage's rate (`full`) or keeps
+    that of the stage before (`contracted`: torchvision, mmseg).
+    multi_grid: unit rates of the last stage's blocks, one each, which multiply their 3×3 convolutions' rates; empty is
+    all 1. DeepLabv3 has (1, 2, 4) over the three bottlenecks.
     """
 
     architecture: str = "deeplabv3"
     encoder: str = "resnet18"
     output_stride: Literal[4, 8, 16, 32] = 8
     head_channels: Positive | None = None
+    head: Literal["default", "torchvision"] = "default"
     aspp_rates: tuple[Positive, ...] = (6, 12, 18)
+    dilation_placement: Literal["full", "contracted"] = "full"
+    multi_grid: tuple[Positive, ...] = ()
     dropout: Fraction = 0.1
     auxiliary: bool = True
     weights: Literal["none", "imagenet"] = "none"

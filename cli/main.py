@@ -9,7 +9,10 @@ from typing import NoReturn
 
 import click
 
-_COMMANDS = ("demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "info")
+_COMMANDS = (
+    "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
+    "info",
+)  # fmt: skip
 
 
 class LazyGroup(click.Group):
@@ -21,13 +24,20 @@ class LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command `cmd_name`, from the module of that name."""
+        """The command `cmd_name`, from the module of that name, with _ for -."""
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"aerial_seg.cli.{cmd_name}").command
+        command = importlib.import_module(f"aerial_seg.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every command with its whole first sentence; one too long for the terminal goes on in the next line."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(limit=200)) for name, command in found if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aerial_seg.bands import Band, normalise
+from aerial_seg.bands import IMAGENET_BANDS, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, read_image
 from aerial_seg.errors import InputError, SettingsError
@@ -19,14 +19,7 @@ from aerial_seg.training.crops import Sample
 
 # ImageNet's statistics on the scale 0-255: what the encoders' weights were trained with and what the reference results
 # of mmseg and semseg normalise with, so they are not measured on the benchmark itself.
-BANDS = tuple(
-    Band(name=name, dtype="uint8", mean=mean, std=std, p2=0, p98=255)
-    for name, mean, std in (
-        ("red", 123.675, 58.395),
-        ("green", 116.28, 57.12),
-        ("blue", 103.53, 57.375),
-    )
-)
+BANDS = IMAGENET_BANDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,19 @@ class FCNHead(nn.Module):
         return logits
 
 
+class PlainHead(nn.Sequential):
+    """One 3×3 convolution to `channels` (by default a quarter of the features'), then 1×1 to the classes.
+
+    Dropout is of single values, not of channels. Source: torchvision's FCNHead, which is also its auxiliary head.
+    """
+
+    def __init__(
+        self, inside: int, classes: int, *, channels: int | None = None, dropout: float = 0.1
+    ) -> None:
+        width = channels or inside // 4
+        super().__init__(conv_bn_relu(inside, width, 3), nn.Dropout(dropout), nn.Conv2d(width, classes, 1))
+
+
 class AuxiliaryHead(nn.Sequential):
     """One 3×3 convolution, then 1×1 to the classes: the side loss of PSPNet on the last stage but one."""
 
@@ -85,14 +98,21 @@ class ASPPHead(nn.Module):
     """Atrous spatial pyramid pooling with image-level features.
 
     1×1, one 3×3 per rate and the image pooling, each `channels` wide with batch norm; concatenated in the order
-    1×1, rates, pooling; 1×1 to `channels`; 1×1 to the classes.
+    1×1, rates, pooling; 1×1 to `channels`; dropout; with `refine` another 3×3 as in torchvision; 1×1 to the classes.
 
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3. `rates` are those at this output stride
     (6, 12, 18 at stride 16, doubled at 8).
     """
 
     def __init__(
-        self, inside: int, classes: int, *, rates: Sequence[int], channels: int = 256, dropout: float = 0.1
+        self,
+        inside: int,
+        classes: int,
+        *,
+        rates: Sequence[int],
+        channels: int = 256,
+        dropout: float = 0.1,
+        refine: bool = False,
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
@@ -103,7 +123,8 @@ class ASPPHead(nn.Module):
             ]
         )
         self.project = conv_bn_relu(channels * len(self.branches), channels, 1)
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels, classes, 1))
+        refined = [conv_bn_relu(channels, channels, 3)] if refine else []
+        self.classify = nn.Sequential(nn.Dropout(dropout), *refined, nn.Conv2d(channels, classes, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         """features (N,C,h,w) → logits (N,K,h,w)."""

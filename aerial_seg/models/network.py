@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.models.dilation import dilate
-from aerial_seg.models.heads import ASPPHead, AuxiliaryHead, FCNHead, PSPHead
+from aerial_seg.models.heads import ASPPHead, AuxiliaryHead, FCNHead, PlainHead, PSPHead
 from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
 OWN = ("fcn", "deeplabv3", "pspnet")
+_FOR_OWN_ONLY = ("head", "dilation_placement", "multi_grid")
 _SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "kwargs"}
 
 
@@ -90,7 +91,7 @@ def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Netwo
         if settings.options:
             raise SettingsError(
                 f"model.options {sorted(settings.options)} are for smp's architectures; {settings.architecture} "
-                "takes head_channels, aspp_rates, dropout and auxiliary"
+                "takes head, head_channels, aspp_rates, dilation_placement, multi_grid, dropout and auxiliary"
             )
         return _build_own(settings, bands, classes)
     return _build_smp(settings, bands, classes)
@@ -98,21 +99,42 @@ def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Netwo
 
 def _build_own(settings: ModelSettings, bands: int, classes: int) -> Network:
     encoder = _encoder(settings, bands)
-    dilate(encoder, settings.output_stride)
+    dilate(
+        encoder,
+        settings.output_stride,
+        placement=settings.dilation_placement,
+        multi_grid=settings.multi_grid,
+    )
     *_, before, inside = encoder.out_channels
     head = _head(settings, inside, classes)
-    side = AuxiliaryHead(before, classes, dropout=settings.dropout) if settings.auxiliary else None
+    side = _auxiliary(settings, before, classes) if settings.auxiliary else None
     return DilatedNetwork(encoder, head, side, settings.output_stride)
 
 
+def _auxiliary(settings: ModelSettings, inside: int, classes: int) -> nn.Module:
+    if settings.head == "torchvision":
+        # Its 0.1 stays whatever the main head has.
+        return PlainHead(inside, classes)
+    return AuxiliaryHead(inside, classes, dropout=settings.dropout)
+
+
 def _head(settings: ModelSettings, inside: int, classes: int) -> nn.Module:
-    dropout = settings.dropout
+    dropout, wanted = settings.dropout, settings.head_channels
+    torchvisions = settings.head == "torchvision"
     if settings.architecture == "fcn":
-        return FCNHead(inside, classes, channels=settings.head_channels or 512, dropout=dropout)
+        if torchvisions:
+            return PlainHead(inside, classes, channels=wanted, dropout=dropout)
+        return FCNHead(inside, classes, channels=wanted or 512, dropout=dropout)
     if settings.architecture == "pspnet":
-        return PSPHead(inside, classes, channels=settings.head_channels or 512, dropout=dropout)
+        if torchvisions:
+            raise SettingsError(
+                "model.head is 'torchvision', which has no pspnet; leave it out, or use fcn or deeplabv3"
+            )
+        return PSPHead(inside, classes, channels=wanted or 512, dropout=dropout)
     rates = [max(1, rate * 16 // settings.output_stride) for rate in settings.aspp_rates]
-    return ASPPHead(inside, classes, rates=rates, channels=settings.head_channels or 256, dropout=dropout)
+    return ASPPHead(
+        inside, classes, rates=rates, channels=wanted or 256, dropout=dropout, refine=torchvisions
+    )
 
 
 def _encoder(settings: ModelSettings, bands: int) -> Any:
@@ -138,6 +160,7 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
             f"there is no architecture '{settings.architecture}'{did_you_mean(settings.architecture, names)}; "
             f"known: {', '.join(names)}"
         )
+    _check_own_choices(settings)
     _check_encoder(settings.encoder)
     kind = getattr(smp, name)
     _check_options(settings.options, kind)
@@ -157,6 +180,14 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
             f"{name} with {settings.encoder} cannot be made: {error}; check model.options"
         ) from error
     return SmpNetwork(model, origin_step=max(32, int(model.encoder.output_stride)))
+
+
+def _check_own_choices(settings: ModelSettings) -> None:
+    for name in _FOR_OWN_ONLY:
+        if getattr(settings, name) != ModelSettings.model_fields[name].default:
+            raise SettingsError(
+                f"model.{name} is for {', '.join(OWN)}, and {settings.architecture} is smp's; leave it out"
+            )
 
 
 def _check_options(options: Mapping[str, object], kind: type[nn.Module]) -> None:

@@ -13,7 +13,10 @@ import pytest
 from aerial_seg.cli.main import group
 from aerial_seg.version import __version__
 
-COMMANDS = ("demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "info")
+COMMANDS = (
+    "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
+    "info",
+)  # fmt: skip
 
 
 def installed(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,93 @@
+"""Weights under foreign names put into a network of ours: every one of theirs used, every one of ours set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from aerial_seg.bands import Band
+from aerial_seg.errors import InputError
+from aerial_seg.models.importing.checkpoint import Checkpoint
+from aerial_seg.models.network import Network
+from aerial_seg.recipe import ModelSettings
+
+_COUNTER = "num_batches_tracked"
+"""Batch norm's count of batches, which checkpoints before torch 0.4.1 lack and no forward of ours reads."""
+
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One tensor: its name in the checkpoint (None where its value is implied), its name here, its shape."""
+
+    theirs: str | None
+    ours: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedNetwork:
+    """A network with imported weights in evaluation mode, what it is, and the bands that it was trained on."""
+
+    network: Network
+    settings: ModelSettings
+    bands: tuple[Band, ...]
+    classes: int
+    matches: tuple[Match, ...]
+
+
+def fill(
+    network: Network, checkpoint: Checkpoint, names: Sequence[tuple[str, str]], *, what: str
+) -> tuple[Match, ...]:
+    """Every weight and statistic of the network is the checkpoint's, in the network's dtype.
+
+    names: beginnings of names, (ours, theirs); the first that fits one of ours tells its name there. A missing count of
+    batch norm's batches is 0. what: what messages call the network.
+    Raises InputError that lists the names without a counterpart and the shapes that differ.
+    """
+    ours = network.state_dict()
+    wanted = {_their_name(name, names): name for name in ours}
+    held = checkpoint.tensors
+    missing = [theirs for theirs in wanted if theirs not in held]
+    counters = {theirs for theirs in missing if theirs.endswith(_COUNTER)}
+    shapes = [
+        f"{theirs} {tuple(held[theirs].shape)} instead of {tuple(ours[name].shape)}"
+        for theirs, name in wanted.items()
+        if theirs in held and held[theirs].shape != ours[name].shape
+    ]
+    problems = [
+        _listing("without a place there", [name for name in held if name not in wanted]),
+        _listing("missing", [theirs for theirs in missing if theirs not in counters]),
+        _listing("of another shape", shapes),
+    ]
+    if any(problems):
+        raise InputError(
+            f"{checkpoint.path} does not fit {what}: {'; '.join(filter(None, problems))}; "
+            "wanted a state dict with exactly that network's names and shapes"
+        )
+    weights = {
+        name: torch.zeros_like(ours[name]) if theirs in counters else held[theirs]
+        for theirs, name in wanted.items()
+    }
+    network.load_state_dict(weights, strict=True)
+    return tuple(
+        Match(None if theirs in counters else theirs, name, tuple(ours[name].shape))
+        for theirs, name in wanted.items()
+    )
+
+
+def _their_name(name: str, names: Sequence[tuple[str, str]]) -> str:
+    for ours, theirs in names:
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise AssertionError(f"no foreign name is known for {name}")
+
+
+def _listing(kind: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{more})"

@@ -1,0 +1,102 @@
+"""torchvision's FCN and DeepLabv3 on ResNet-50 and -101."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from aerial_seg.bands import IMAGENET_BANDS
+from aerial_seg.errors import InputError
+from aerial_seg.models.importing.checkpoint import Checkpoint
+from aerial_seg.models.importing.matching import ImportedNetwork, fill
+from aerial_seg.models.network import build_network
+from aerial_seg.recipe import ModelSettings
+
+_ENCODERS: Mapping[tuple[int, ...], str] = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
+"""Bottlenecks of layer1..4."""
+
+_STEM = "backbone.conv1.weight"
+_BOTTLENECK = "backbone.layer1.0.conv3.weight"
+_LOGITS = "classifier.4.weight"
+_AUXILIARY = "aux_classifier."
+_ASPP = "classifier.0.convs.0.0.weight"
+_REMEDY = "wanted the state dict of torchvision's " + ", ".join(
+    f"{head}_{encoder}" for head in ("fcn", "deeplabv3") for encoder in _ENCODERS.values()
+)
+
+_OUTSIDE_THE_HEAD = (
+    ("encoder.", "backbone."),
+    ("auxiliary.0.0.", "aux_classifier.0."),
+    ("auxiliary.0.1.", "aux_classifier.1."),
+    ("auxiliary.2.", "aux_classifier.4."),
+)
+_HEADS = {
+    "fcn": (
+        ("head.0.0.", "classifier.0."),
+        ("head.0.1.", "classifier.1."),
+        ("head.2.", "classifier.4."),
+    ),
+    "deeplabv3": (
+        ("head.branches.4.conv.", "classifier.0.convs.4.1."),
+        ("head.branches.4.norm.", "classifier.0.convs.4.2."),
+        ("head.branches.", "classifier.0.convs."),
+        ("head.project.", "classifier.0.project."),
+        ("head.classify.1.0.", "classifier.1."),
+        ("head.classify.1.1.", "classifier.2."),
+        ("head.classify.2.", "classifier.4."),
+    ),
+}
+"""Beginnings of names, ours and torchvision's; the first that fits counts."""
+
+
+def import_torchvision(checkpoint: Checkpoint) -> ImportedNetwork:
+    """The checkpoint's network with its weights, whose logits before upsampling are torchvision's.
+
+    torchvision upsamples them to the image with align_corners=False. It takes RGB of 0–1 less ImageNet's mean over its
+    std, which is what the bands say on 0–255. What no name or shape tells is taken from its builders: output stride 8,
+    the first block of a dilated stage at the rate of the stage before, atrous rates 12, 24, 36 at that stride.
+    Raises InputError for the weights of another network, with the names that do not fit.
+    """
+    settings = _recognise(checkpoint)
+    classes = len(checkpoint.tensors[_LOGITS])
+    network = build_network(settings, bands=len(IMAGENET_BANDS), classes=classes)
+    names = (*_OUTSIDE_THE_HEAD, *_HEADS[settings.architecture])
+    what = f"torchvision's {settings.architecture}_{settings.encoder} with {classes} classes"
+    matches = fill(network, checkpoint, names, what=what)
+    return ImportedNetwork(network.eval(), settings, IMAGENET_BANDS, classes, matches)
+
+
+def _recognise(checkpoint: Checkpoint) -> ModelSettings:
+    tensors, path = checkpoint.tensors, checkpoint.path
+    lacking = [
+        name for name in (_STEM, _BOTTLENECK, _LOGITS) if name not in tensors or tensors[name].ndim != 4
+    ]
+    if lacking:
+        raise InputError(
+            f"{path} is not recognised, it has no convolution {' nor '.join(lacking)} among {len(tensors)} names "
+            f"(first {next(iter(tensors))}); {_REMEDY}"
+        )
+    blocks = _blocks(tensors)
+    if blocks not in _ENCODERS:
+        raise InputError(f"{path} has {blocks} bottlenecks in backbone.layer1 to layer4; {_REMEDY}")
+    is_deeplab = _ASPP in tensors
+    return ModelSettings(
+        architecture="deeplabv3" if is_deeplab else "fcn",
+        encoder=_ENCODERS[blocks],
+        output_stride=8,
+        head="torchvision",
+        dilation_placement="contracted",
+        aspp_rates=(6, 12, 18),
+        dropout=0.5 if is_deeplab else 0.1,
+        auxiliary=any(name.startswith(_AUXILIARY) for name in tensors),
+        weights="none",
+    )
+
+
+def _blocks(tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
+    found = {
+        match.groups() for name in tensors if (match := re.match(r"backbone\.layer([1-4])\.(\d+)\.", name))
+    }
+    return tuple(sum(layer == str(stage) for layer, _ in found) for stage in range(1, 5))

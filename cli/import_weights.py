@@ -1,0 +1,89 @@
+"""aerial-seg import-weights"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console, options
+
+if TYPE_CHECKING:
+    from aerial_seg.jobs.import_weights import ImportReport
+
+
+@click.command(
+    "import-weights",
+    epilog="""\b
+Examples:
+  aerial-seg import-weights deeplabv3_resnet50_coco.pth --from torchvision -o deeplabv3.safetensors
+  aerial-seg import-weights mine.pth --from torchvision --classes cityscapes -o model.safetensors --report""",
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    type=click.Choice(["torchvision"]),
+    help="The project whose program wrote the checkpoint.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The new model file (.safetensors).",
+)
+@click.option(
+    "--classes",
+    type=click.Choice(["voc", "cityscapes", "ade20k"]),
+    help="Whose class names the channels have; without it VOC's where they are 21, else class_0, class_1, …",
+)
+@click.option("--report", "with_matches", is_flag=True, help="List which tensor became which.")
+@options.overwrite
+@options.as_json
+def command(
+    checkpoint: Path,
+    *,
+    source: str,
+    output: Path,
+    classes: str | None,
+    with_matches: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Make a model file of another project's weights.
+
+    CHECKPOINT is a state dict that torch.save wrote, or a safetensors file, of torchvision's FCN or DeepLabv3 on
+    ResNet-50 or -101. The model gives the same logits; dilation, normalisation and class names are recorded in it. A
+    pickle that holds code is refused, and so is a checkpoint with a name too many or too few.
+    """
+    from aerial_seg.jobs.import_weights import import_weights
+
+    report = import_weights(checkpoint, output, source=source, classes=classes, overwrite=overwrite)
+    console.notes(report.notes)
+    if as_json:
+        console.print_json(_document(report, with_matches=with_matches))
+        return
+    if with_matches:
+        rows = [[m.theirs or "(none: 0)", m.ours, "×".join(map(str, m.shape))] for m in report.matches]
+        console.table([source, "aerial-seg", "shape"], rows)
+        click.echo()
+    model = report.settings
+    click.echo(
+        f"{report.model}: {model.architecture}, {model.encoder}, output stride {model.output_stride}, "
+        f"{len(report.classes)} classes, {report.parameters:,} parameters from {len(report.matches)} tensors"
+    )
+
+
+def _document(report: ImportReport, *, with_matches: bool) -> dict[str, object]:
+    matches = [{"theirs": m.theirs, "ours": m.ours, "shape": m.shape} for m in report.matches]
+    return {
+        "model": report.model,
+        "settings": report.settings.model_dump(mode="json"),
+        "classes": report.classes,
+        "parameters": report.parameters,
+        "notes": report.notes,
+        **({"matches": matches} if with_matches else {}),
+    }

@@ -1,0 +1,104 @@
+"""The command from a checkpoint of torchvision's to a model file that the other commands take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from torchvision.models.segmentation import fcn_resnet50
+
+from aerial_seg.models.file import load_model
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """fcn_resnet50 with so many classes, as torch.save writes its state dict; made once."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def checkpoint(classes: int) -> Path:
+        path = folder / f"{classes}.pth"
+        if not path.exists():
+            torch.manual_seed(classes)
+            model = fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes, aux_loss=True)
+            torch.save(model.state_dict(), path)
+        return path
+
+    return checkpoint
+
+
+def test_a_checkpoint_becomes_a_model_that_predicts(
+    run: Callable, raster: Callable[..., Path], checkpoints: Callable[[int], Path], tmp_path: Path
+) -> None:
+    result = run("import-weights", checkpoints(21), "--from", "torchvision", "-o", "new/model.safetensors")
+    assert result.code == 0, result.err
+    assert "fcn, resnet50, output stride 8, 21 classes, 35,322,218 parameters" in result.out
+    assert "taken for VOC's" in result.err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.safetensors"]
+
+    told = json.loads(run("info", "new/model.safetensors", "--json").out)
+    assert (told["architecture"], told["encoder"], told["output_stride"]) == ("fcn", "resnet50", 8)
+    assert (told["classes"]["0"], told["classes"]["20"]) == ("background", "tvmonitor")
+    assert told["parameters"] == 35_322_218
+    assert told["bands"]["red"] == "uint8, mean 123.7, std 58.4"
+
+    model = load_model(tmp_path / "new/model.safetensors")
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True).eval()
+    theirs.load_state_dict(torch.load(checkpoints(21), weights_only=True))
+    seen = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model.network(seen), theirs.classifier(theirs.backbone(seen)["out"]), rtol=1e-4, atol=1e-5
+        )
+
+    done = run(
+        "predict", "new/model.safetensors", raster("in.tif"), "-o", "mask.tif", "--tile-size", 64, "--halo", 0,
+        "--batch-size", 1, "--engine", "eager",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    with rasterio.open(tmp_path / "mask.tif") as mask:
+        assert np.isin(mask.read(1), range(21)).all()
+
+
+def test_the_report_lists_every_tensor(run: Callable, checkpoints: Callable[[int], Path]) -> None:
+    names = set(torch.load(checkpoints(19), weights_only=True))
+    arguments = ("import-weights", checkpoints(19), "--from", "torchvision", "--classes", "cityscapes")
+    result = run(*arguments, "-o", "model.safetensors", "--report")
+    rows = [line.split() for line in result.out.splitlines()]
+    assert names <= {row[0] for row in rows if row}
+    assert ["classifier.4.weight", "head.2.weight", "19×512×1×1"] in rows
+    document = json.loads(run(*arguments, "-o", "model.safetensors", "--overwrite", "--report", "--json").out)
+    assert {match["theirs"] for match in document["matches"]} == names
+    assert document["classes"][0] == "road"
+    assert document["settings"]["dilation_placement"] == "contracted"
+
+
+def test_classes_without_names_get_numbers(run: Callable, checkpoints: Callable[[int], Path]) -> None:
+    result = run("import-weights", checkpoints(3), "--from", "torchvision", "-o", "m.safetensors", "--json")
+    assert json.loads(result.out)["classes"] == ["class_0", "class_1", "class_2"]
+    assert "called class_0 to class_2" in result.err
+
+
+def test_what_cannot_be_imported_leaves_nothing(
+    run: Callable, refused: Callable[..., str], checkpoints: Callable[[int], Path], tmp_path: Path
+) -> None:
+    import_ = ("import-weights", checkpoints(3), "--from", "torchvision", "-o")
+    assert "voc has 21 classes, but" in refused(*import_, "m.safetensors", "--classes", "voc", code=2)
+    assert "does not end in .safetensors" in refused(*import_, "m.pth", code=2)
+    assert "'mmseg' is not" in refused(
+        "import-weights", checkpoints(3), "--from", "mmseg", "-o", "m.safetensors", code=2
+    )
+    (tmp_path / "taken.safetensors").write_bytes(b"x")
+    assert "pass --overwrite" in refused(*import_, "taken.safetensors")
+    torch.save(torch.nn.Conv2d(1, 1, 1), tmp_path / "code.pth")
+    assert "is refused: its pickle asks to run or build torch.nn" in refused(
+        "import-weights", "code.pth", "--from", "torchvision", "-o", "m.safetensors"
+    )
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    assert "wanted the state dict of torchvision's fcn_resnet50" in refused(
+        "import-weights", "other.pth", "--from", "torchvision", "-o", "m.safetensors"
+    )
