@@ -1,0 +1,147 @@
+"""export: a model file as ONNX, with what the Deepness plugin for QGIS wants to know."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from aerial_seg.errors import SettingsError
+from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
+from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
+from aerial_seg.outputs import check_writable, staged_files
+from aerial_seg.tiling.plan import TileShape, tile_shape
+
+GRAPH_KEY = "aerial_seg_graph"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What the file computes; tile_size None is the model's own. See GraphSettings for the others."""
+
+    tile_size: int | None = None
+    normalise: bool = True
+    upsample: bool = True
+    probabilities: bool = True
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written.
+
+    size: bytes. tile_size: side of the input in pixels. difference: from the network, relative to the largest output,
+    as onnxruntime computes it. metadata: what the file says of itself.
+    """
+
+    path: Path
+    size: int
+    opset: int
+    tile_size: int
+    bands: int
+    output: str
+    difference: float
+    metadata: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def export(model_path: Path, output: Path, settings: ExportSettings | None = None) -> ExportReport:
+    """The model lies at `output` as ONNX, checked against torch; it appears there only when it agrees.
+
+    Raises SettingsError for an output that is no .onnx, a tile size that the network cannot take or a missing
+    package, InputError for a network that ONNX cannot hold, OutputError where the file cannot be written.
+    """
+    settings = settings or ExportSettings()
+    if output.suffix.lower() != ".onnx":
+        raise SettingsError(f"{output} does not end in .onnx; name the output model.onnx or the like")
+    check_onnx_installed()
+    check_writable(output, overwrite=settings.overwrite)
+    model = load_model(model_path)
+    shape = _shape(model, settings.tile_size)
+    graph = GraphSettings(
+        side=shape.side,
+        normalise=settings.normalise,
+        upsample=settings.upsample,
+        probabilities=settings.probabilities,
+    )
+    metadata = deepness_metadata(model, shape, normalise=graph.normalise) | own_metadata(model, graph)
+    with staged_files(output, overwrite=settings.overwrite) as folder:
+        difference = write_onnx(model, folder / output.name, graph, metadata)
+    return ExportReport(
+        path=output,
+        size=output.stat().st_size,
+        opset=OPSET,
+        tile_size=shape.side,
+        bands=len(model.card.bands),
+        output=graph.output,
+        difference=difference,
+        metadata=metadata,
+        notes=_notes(model, graph),
+    )
+
+
+def deepness_metadata(model: TrainedModel, shape: TileShape, *, normalise: bool) -> dict[str, str]:
+    """Key → JSON, as the plugin's form is filled from it.
+
+    The plugin divides pixels by 255 and then standardises; its mean and std are given such that the graph gets what it
+    was made for: pixels as they are where it normalises itself, else normalised ones. tiles_overlap is in percent of
+    the tile's side and all that two neighbouring tiles share, because the plugin keeps the middle of each. seg_thresh
+    and seg_small_segment of 0 turn off its threshold and its median filter.
+
+    Source: Deepness's own code, github.com/PUTvision/qgis-plugin-deepness, src/deepness/processing/models/
+    model_base.py (names and JSON) and deepness_dockwidget.py (what is done with them). Its documentation says
+    `tiles_size`; the code reads `tile_size`.
+    """
+    card = model.card
+    means, stds = [0.0] * len(card.bands), [1.0] * len(card.bands)
+    if not normalise:
+        means, stds = [band.mean for band in card.bands], [band.std for band in card.bands]
+    facts: dict[str, object] = {
+        "model_type": "Segmentor",
+        "class_names": {str(channel): name for channel, name in enumerate(card.legend.names)},
+        "tile_size": shape.side,
+        "tiles_overlap": -(-100 * (shape.side - shape.step) // shape.side),
+        "standardization_mean": [mean / 255 for mean in means],
+        "standardization_std": [std / 255 for std in stds],
+        "seg_thresh": 0.0,
+        "seg_small_segment": 0,
+    }
+    if card.gsd is not None:
+        facts["resolution"] = card.gsd * 100
+    return {key: json.dumps(value) for key, value in facts.items()}
+
+
+def own_metadata(model: TrainedModel, graph: GraphSettings) -> dict[str, str]:
+    """The model's card, as its own file holds it, and what the graph does beside the network."""
+    geometry = model.network.geometry
+    facts = {
+        "input": "pixels" if graph.normalise else "normalised",
+        "output": graph.output,
+        "logit_stride": 1 if graph.upsample else geometry.logit_stride,
+        "align_corners": geometry.align_corners,
+        "model_sha256": model.sha256,
+    }
+    return {HEADER_KEY: model.card.model_dump_json(), GRAPH_KEY: json.dumps(facts)}
+
+
+def _shape(model: TrainedModel, tile_size: int | None) -> TileShape:
+    """The tile as predict would cut it."""
+    wanted = model.card.prediction
+    if tile_size is None or tile_size == wanted.tile_size:
+        return tile_shape(model.network.geometry, wanted.tile_size, halo=wanted.halo, overlap=wanted.overlap)
+    return tile_shape(model.network.geometry, tile_size)
+
+
+def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:
+    notes = []
+    if model.card.gsd is None:
+        notes.append("the model knows no pixel size on the ground, so the file states no resolution")
+    if not graph.upsample and model.network.geometry.logit_stride > 1:
+        notes.append(
+            "Deepness needs an output of the input's size; export without --no-upsample for use in QGIS"
+        )
+    if not graph.probabilities:
+        notes.append(
+            "Deepness sets negative values to 0 before it compares the classes; export without --logits for use in QGIS"
+        )
+    return tuple(notes)

@@ -1,0 +1,137 @@
+"""models: what can be built and what it costs, without a weight being allocated."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aerial_seg.errors import AerialSegError, SettingsError
+from aerial_seg.models.network import OWN, Network, SmpNetwork, build_network
+from aerial_seg.recipe import ModelSettings
+
+SIDE = 512
+"""Side of the image that is counted, in pixels: the usual tile."""
+
+_CANNOT = (
+    AerialSegError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError
+)  # fmt: skip
+"""What smp's and timm's constructors and forwards raise for an encoder that does not fit, each in its own way."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One architecture with one encoder.
+
+    parameters: all that are trained, the auxiliary head included. gflops_per_mpx: 10⁹ floating-point operations of a
+    forward per 10⁶ pixels of a 512 × 512 image; a multiply-add counts as two, only convolutions and matrix products
+    count, and training heads do not. output_stride: how far the encoder shrinks; logit_stride: pixels per logit cell.
+    problem: why it cannot be built, all numbers being None then, or why it cannot run that image and has no GFLOPs.
+    """
+
+    architecture: str
+    parameters: int | None = None
+    gflops_per_mpx: float | None = None
+    output_stride: int | None = None
+    logit_stride: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFacts:
+    """One encoder by the name that recipes use; weights: the pretrained ones that can be downloaded."""
+
+    name: str
+    family: str
+    weights: tuple[str, ...]
+
+
+def list_models(encoder: str = "resnet18", *, bands: int = 3, classes: int = 2) -> tuple[ModelFacts, ...]:
+    """Every architecture with this encoder, ours first, then smp's; those that cannot be built say why.
+
+    Raises SettingsError for numbers below 1 and for an encoder with which nothing can be built.
+    """
+    for name, value in (("bands", bands), ("classes", classes)):
+        if value < 1:
+            raise SettingsError(f"{name} must be at least 1, got {value}")
+    rows = tuple(_facts(name, encoder, bands, classes) for name in architectures())
+    if all(row.parameters is None for row in rows):
+        raise SettingsError(f"no architecture can be built with {encoder}: {rows[0].problem}")
+    return rows
+
+
+def architectures() -> tuple[str, ...]:
+    """The names that a recipe's model.architecture takes: ours, then smp's in alphabetical order."""
+    kinds = vars(smp).items()
+    theirs = (
+        n for n, kind in kinds if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
+    )
+    return (*OWN, *sorted(theirs))
+
+
+def list_encoders() -> tuple[EncoderFacts, ...]:
+    """The encoders with a name of their own; all of timm's go by `tu-NAME` besides."""
+    return tuple(
+        EncoderFacts(
+            name=name,
+            family=entry["encoder"].__name__.removesuffix("Encoder"),
+            weights=tuple(entry["pretrained_settings"]),
+        )
+        for name, entry in sorted(smp.encoders.encoders.items())
+    )
+
+
+def _facts(architecture: str, encoder: str, bands: int, classes: int) -> ModelFacts:
+    settings = ModelSettings(architecture=architecture, encoder=encoder)
+    try:
+        network = _weightless(settings, bands, classes)
+    except _CANNOT as error:
+        return ModelFacts(architecture=architecture, problem=_one_line(error))
+    built = ModelFacts(
+        architecture=architecture,
+        parameters=sum(weight.numel() for weight in network.parameters()),
+        output_stride=_output_stride(network),
+        logit_stride=network.geometry.logit_stride,
+    )
+    side = network.geometry.nearest_valid_sides(SIDE)[1]
+    try:
+        return replace(built, gflops_per_mpx=_flops(network, bands, side) / side**2 / 1e3)
+    except _CANNOT as error:
+        return replace(
+            built, problem=f"takes no image of {side} px ({_one_line(error)}); use another encoder"
+        )
+
+
+def _weightless(settings: ModelSettings, bands: int, classes: int) -> Network:
+    """The network in evaluation mode on torch's meta device, which knows shapes only."""
+    try:
+        with torch.device("meta"):
+            network = build_network(settings, bands=bands, classes=classes)
+    except RuntimeError:
+        # Some encoders compute with values while they are built, as the rates of stochastic depth.
+        network = build_network(settings, bands=bands, classes=classes).to("meta")
+    return network.eval()
+
+
+def _flops(network: Network, bands: int, side: int) -> int:
+    """Floating-point operations of one image's forward."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, bands, side, side, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def _output_stride(network: Network) -> int:
+    """Of the encoder itself: the geometry of smp's networks tells the step of their tiles instead."""
+    if isinstance(network, SmpNetwork):
+        encoder: Any = network.model.encoder
+        return int(encoder.output_stride)
+    return network.geometry.output_stride
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, AerialSegError) else f"{type(error).__name__}: {text}"
