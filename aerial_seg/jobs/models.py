@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
-from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aerial_seg.errors import AerialSegError, SettingsError
-from aerial_seg.models.network import OWN, Network, SmpNetwork, build_network
+from aerial_seg.models.network import OWN, Network, build_network
 from aerial_seg.recipe import ModelSettings
 
 SIDE = 512
@@ -94,7 +93,7 @@ def _facts(architecture: str, encoder: str, bands: int, classes: int) -> ModelFa
     built = ModelFacts(
         architecture=architecture,
         parameters=sum(weight.numel() for weight in network.parameters()),
-        output_stride=_output_stride(network),
+        output_stride=network.geometry.output_stride,
         logit_stride=network.geometry.logit_stride,
     )
     side = network.geometry.nearest_valid_sides(SIDE)[1]
@@ -122,14 +121,6 @@ def _flops(network: Network, bands: int, side: int) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, bands, side, side, device="meta"))
     return int(counter.get_total_flops())
-
-
-def _output_stride(network: Network) -> int:
-    """Of the encoder itself: the geometry of smp's networks tells the step of their tiles instead."""
-    if isinstance(network, SmpNetwork):
-        encoder: Any = network.model.encoder
-        return int(encoder.output_stride)
-    return network.geometry.output_stride
 
 
 def _one_line(error: Exception) -> str:

@@ -71,10 +71,10 @@ class SmpNetwork(Network):
     are blended after it: logit stride 1. Origins keep the encoder's whole stride.
     """
 
-    def __init__(self, model: nn.Module, origin_step: int) -> None:
+    def __init__(self, model: nn.Module, *, output_stride: int, origin_step: int) -> None:
         super().__init__()
         self.model = model
-        self.geometry = ModelGeometry(output_stride=origin_step, logit_stride=1, origin_step=origin_step)
+        self.geometry = ModelGeometry(output_stride=output_stride, logit_stride=1, origin_step=origin_step)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,H,W)."""
@@ -179,7 +179,8 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
         raise SettingsError(
             f"{name} with {settings.encoder} cannot be made: {error}; check model.options"
         ) from error
-    return SmpNetwork(model, origin_step=max(32, int(model.encoder.output_stride)))
+    stride = int(model.encoder.output_stride)
+    return SmpNetwork(model, output_stride=stride, origin_step=max(32, stride))
 
 
 def _check_own_choices(settings: ModelSettings) -> None:
