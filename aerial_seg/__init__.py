@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aerial_seg.benchmarks.catalogue import open_benchmark
+    from aerial_seg.benchmarks.protocol import load_protocol, protocol_names
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
     from aerial_seg.geo.grid import Grid
     from aerial_seg.geo.label_rules import LabelSettings
@@ -17,9 +19,14 @@ if TYPE_CHECKING:
     from aerial_seg.geo.measures import Measure
     from aerial_seg.geo.raster import Raster
     from aerial_seg.geo.scene import make_scene
+    from aerial_seg.jobs.benchmark import benchmark
+    from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.demo import demo
     from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
+    from aerial_seg.jobs.export import ExportSettings, export
+    from aerial_seg.jobs.import_weights import import_weights
     from aerial_seg.jobs.info import info
+    from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict import forecast_prediction, predict
     from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
     from aerial_seg.jobs.tile import tile
@@ -42,6 +49,8 @@ if TYPE_CHECKING:
     from aerial_seg.version import __version__
 
 _ROOMS = {
+    "benchmarks.catalogue": ("open_benchmark",),
+    "benchmarks.protocol": ("load_protocol", "protocol_names"),
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
     "geo.grid": ("Grid",),
     "geo.label_rules": ("LabelSettings",),
@@ -49,9 +58,14 @@ _ROOMS = {
     "geo.measures": ("Measure",),
     "geo.raster": ("Raster",),
     "geo.scene": ("make_scene",),
+    "jobs.benchmark": ("benchmark",),
+    "jobs.benchmark_settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),
     "jobs.evaluate": ("evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters"),
+    "jobs.export": ("ExportSettings", "export"),
+    "jobs.import_weights": ("import_weights",),
     "jobs.info": ("info",),
+    "jobs.models": ("list_models",),
     "jobs.predict": ("forecast_prediction", "predict"),
     "jobs.predict_settings": ("Forecast", "PredictReport", "PredictSettings"),
     "jobs.tile": ("tile",),
@@ -81,7 +95,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "PredictSettings", "PredictReport", "predict", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
-    "TrainedModel", "load_model", "Network",
+    "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
+    "ExportSettings", "export", "import_weights", "list_models", "TrainedModel", "load_model", "Network",
     "build_network", "Recipe", "load_recipe", "recipe_names", "ModelGeometry", "__version__",
 ]  # fmt: skip
 

@@ -134,6 +134,7 @@ def counted_again(name: str, root: Path, out: Path, split: str = "val") -> np.nd
     return total
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_voc_is_scored_by_three_protocols_and_its_submission_is_valid(
     learnable_voc: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
     assert not work_folder(out).exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
     out = voc_root.parent / "out"
     program = (

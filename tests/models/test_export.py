@@ -148,7 +148,15 @@ def closeness(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("architecture", ["fcn", "deeplabv3", "pspnet", "Unet"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "fcn",
+        pytest.param("deeplabv3", marks=pytest.mark.slow),
+        pytest.param("pspnet", marks=pytest.mark.slow),
+        "Unet",
+    ],
+)
 def test_the_file_equals_the_network_at_every_batch_size(
     architecture: str, write: Callable[..., Written]
 ) -> None:
