@@ -151,6 +151,12 @@ def document_names(folder: str) -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
+def shipped_text(folder: str, name: str) -> str:
+    """The TOML text of the document `name` that ships in a folder of the configs."""
+    root = resources.files("aerial_seg.configs").joinpath(folder)
+    return root.joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
 def load_recipe(name: str) -> Recipe:
     """The recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
@@ -177,8 +183,7 @@ def load_document(
             f"there is no {what} '{name}'{did_you_mean(name, known)}; shipped: {', '.join(known)}; "
             "or name a file that ends in .toml"
         )
-    file = resources.files("aerial_seg.configs").joinpath(folder).joinpath(f"{name}.toml")
-    return parse_document(file.read_text(encoding="utf-8"), kind, name, what=what)
+    return parse_document(shipped_text(folder, name), kind, name, what=what)
 
 
 def parse_recipe(text: str, name: str) -> Recipe:

@@ -6,7 +6,7 @@ import tomllib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module, resources
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image
 from aerial_seg.benchmarks.dataset import Example
 from aerial_seg.errors import InputError
 from aerial_seg.legend import Legend, make_legend
+from aerial_seg.recipe import shipped_text
 
 UNKNOWN = 254
 """In a table from label values to channels: the value is none that the layout knows."""
@@ -31,12 +32,7 @@ _BIT_DEPTH_AT = 24
 
 def class_rows(benchmark: str) -> list[dict[str, Any]]:
     """The publishers' class table, configs/classes/BENCHMARK.toml, row by row."""
-    text = (
-        resources.files("aerial_seg.configs")
-        .joinpath(f"classes/{benchmark}.toml")
-        .read_text(encoding="utf-8")
-    )
-    rows: list[dict[str, Any]] = tomllib.loads(text)["classes"]
+    rows: list[dict[str, Any]] = tomllib.loads(shipped_text("classes", benchmark))["classes"]
     return rows
 
 
@@ -111,20 +107,24 @@ def is_sbd(example: Example) -> bool:
 
 def check_sizes(example: Example) -> None:
     """Raises InputError unless image and label have one size; only the headers are read, a `.mat` as a whole."""
-    with _opened(example.image) as image:
-        width, height = image.size
+    width, height = image_size(example.image)
     if example.label is None:
         return
     if example.label.suffix == ".mat":
         rows, columns = _read_sbd(example.label).shape
     else:
-        with _opened(example.label) as label:
-            columns, rows = label.size
+        columns, rows = image_size(example.label)
     if (width, height) != (columns, rows):
         raise InputError(
             f"{example.image} is {width} × {height} px but its label {example.label} is {columns} × {rows} px; "
             "labels are never resized: restore both from the publishers' archives"
         )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height), from the header only. Raises InputError for a file that is no image."""
+    with _opened(path) as image:
+        return image.size
 
 
 @contextmanager

@@ -6,14 +6,13 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.metrics import Scores, or_null
-from aerial_seg.recipe import Section
+from aerial_seg.recipe import Section, document_names, shipped_text
 
 Metric = Literal["miou", "pixel_accuracy", "mean_accuracy"]
 
@@ -80,14 +79,13 @@ def published(dataset: str) -> tuple[PublishedResult, ...]:
 
     Raises SettingsError for a dataset without such a file.
     """
-    folder = resources.files("aerial_seg.configs").joinpath("published")
-    names = sorted(e.name.removesuffix(".toml") for e in folder.iterdir() if e.name.endswith(".toml"))
+    names = document_names("published")
     if dataset not in names:
         raise SettingsError(
             f"there are no published results for '{dataset}'{did_you_mean(dataset, names)}; "
             f"known: {', '.join(names)}"
         )
-    document = tomllib.loads(folder.joinpath(f"{dataset}.toml").read_text(encoding="utf-8"))
+    document = tomllib.loads(shipped_text("published", dataset))
     results = []
     for table in document["table"]:
         common = {key: value for key, value in table.items() if key != "rows"}

@@ -15,8 +15,8 @@ def axis_origins(length: int, crop: int, step: int) -> tuple[int, ...]:
 
     Every `step` pixels; the last one is shifted inward to end with the axis, and is there once.
     """
-    count = -(-(length - crop) // step) + 1
-    return tuple(min(index * step, length - crop) for index in range(count))
+    last = length - crop
+    return (*range(0, last, step), last)
 
 
 def slide_scores(image: Tensor, net: Net, window: SlideWindow, *, flip: Flip) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from aerial_seg.benchmarks.cityscapes import SCORED
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.legend import IGNORE
@@ -27,8 +28,6 @@ COMPETITIONS = ("comp5", "comp6")
 
 Add = Callable[[str, bytes], None]
 """Puts one file, by its path inside, into an archive."""
-
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ FORMS = {
         SubmissionForm(
             "cityscapes", "Cityscapes", (".zip",),
             re.compile(".*"), re.compile(r"([A-Za-z-]+_\d{6}_\d{6})[^/]*\.png"),
-            frozenset(_CITYSCAPES_IDS), ("L", "P"),
+            frozenset(row.id for row in SCORED), ("L", "P"),
         ),
         SubmissionForm(
             "ade20k", "ADE20K", (".zip",),

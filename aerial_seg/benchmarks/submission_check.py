@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.labels import image_size
 from aerial_seg.benchmarks.layout import Problems
 from aerial_seg.benchmarks.submission import FORMS, SubmissionForm, some_of, voc_palette
 from aerial_seg.errors import InputError, SettingsError
@@ -187,7 +188,7 @@ def _picture_problems(
     """Kind and line of everything that is wrong with one PNG."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            if example is not None and picture.size != (size := _image_size(example)):
+            if example is not None and picture.size != (size := image_size(example.image)):
                 yield "wrong sizes", "is {} × {} px, its image {} × {} px".format(*picture.size, *size)
             if picture.mode not in form.modes:
                 wanted = "PASCAL VOC's palette (mode P)" if form.indexed else "8-bit grey or palette indices"
@@ -206,16 +207,6 @@ def _picture_problems(
             "wrong palettes",
             f"has other colours than PASCAL VOC's for {some_of(odd)}; write it with that palette",
         )
-
-
-def _image_size(example: Example) -> tuple[int, int]:
-    try:
-        with Image.open(example.image) as image:
-            return image.size
-    except OSError as error:
-        raise InputError(
-            f"{example.image} cannot be read ({error}); restore it from the publishers' archive"
-        ) from error
 
 
 def _odd_colour(palette: NDArray[np.uint8], value: int) -> bool:

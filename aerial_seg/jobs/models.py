@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 
 import segmentation_models_pytorch as smp
@@ -10,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aerial_seg.errors import AerialSegError, SettingsError
-from aerial_seg.models.network import OWN, Network, build_network
+from aerial_seg.models.network import Network, architectures, build_network
 from aerial_seg.recipe import ModelSettings
 
 SIDE = 512
@@ -61,15 +60,6 @@ def list_models(encoder: str = "resnet18", *, bands: int = 3, classes: int = 2) 
     if all(row.parameters is None for row in rows):
         raise SettingsError(f"no architecture can be built with {encoder}: {rows[0].problem}")
     return rows
-
-
-def architectures() -> tuple[str, ...]:
-    """The names that a recipe's model.architecture takes: ours, then smp's in alphabetical order."""
-    kinds = vars(smp).items()
-    theirs = (
-        n for n, kind in kinds if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
-    )
-    return (*OWN, *sorted(theirs))
 
 
 def list_encoders() -> tuple[EncoderFacts, ...]:

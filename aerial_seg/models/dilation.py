@@ -59,7 +59,7 @@ def dilate(
 
 def _take_stride(stage: nn.Module, rate: int, rate_of_striding: int) -> None:
     for conv in _convolutions(stage):
-        _set_rate(conv, rate if conv.stride == (1, 1) else rate_of_striding)
+        set_rate(conv, rate if conv.stride == (1, 1) else rate_of_striding)
         conv.stride = (1, 1)
 
 
@@ -73,14 +73,15 @@ def _multiply(stage: nn.Module, multi_grid: Sequence[int]) -> None:
     for block, unit in zip(blocks, multi_grid, strict=True):
         for conv in _convolutions(block):
             if conv.kernel_size != (1, 1):
-                _set_rate(conv, int(conv.dilation[0]) * unit)
+                set_rate(conv, int(conv.dilation[0]) * unit)
 
 
 def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
     return [inner for inner in module.modules() if isinstance(inner, nn.Conv2d)]
 
 
-def _set_rate(conv: nn.Conv2d, rate: int) -> None:
+def set_rate(conv: nn.Conv2d, rate: int) -> None:
+    """The convolution has this rate, and its output the size that it had: padding stays "same"."""
     kernel = conv.kernel_size[0]
     conv.dilation = (rate, rate)
     conv.padding = (kernel // 2 * rate, kernel // 2 * rate)

@@ -147,15 +147,10 @@ def _encoder(settings: ModelSettings, bands: int) -> Any:
 
 
 def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
-    known = sorted(
-        name
-        for name, kind in vars(smp).items()
-        if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
-    )
-    by_name = {name.lower(): name for name in known}
+    names = architectures()
+    by_name = {name.lower(): name for name in names if name not in OWN}
     name = by_name.get(settings.architecture.lower())
     if name is None:
-        names = [*OWN, *known]
         raise SettingsError(
             f"there is no architecture '{settings.architecture}'{did_you_mean(settings.architecture, names)}; "
             f"known: {', '.join(names)}"
@@ -181,6 +176,15 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
         ) from error
     stride = int(model.encoder.output_stride)
     return SmpNetwork(model, output_stride=stride, origin_step=max(32, stride))
+
+
+def architectures() -> tuple[str, ...]:
+    """The names that a recipe's model.architecture takes: ours, then smp's in alphabetical order."""
+    kinds = vars(smp).items()
+    theirs = (
+        n for n, kind in kinds if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
+    )
+    return (*OWN, *sorted(theirs))
 
 
 def _check_own_choices(settings: ModelSettings) -> None:

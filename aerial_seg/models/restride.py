@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.models.dilation import set_rate
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import OWN, Network, build_network
 from aerial_seg.recipe import ModelSettings
@@ -65,8 +66,7 @@ def _keep_reach(network: Network, trained: Network, bands: int) -> None:
                 f"{old.dilation[0]} of {name} would become {old.dilation[0] * before[name] / now[name]:g}; use a "
                 "protocol without output_stride, or train a model at that stride"
             )
-        new.dilation = (rate, rate)
-        new.padding = (old.kernel_size[0] // 2 * rate, old.kernel_size[1] // 2 * rate)
+        set_rate(new, rate)
 
 
 def _convolutions(network: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
