@@ -95,7 +95,7 @@ class Scores:
         """Scores of a (K,K) matrix, rows = truth, columns = prediction."""
         hit = np.diag(counts).astype(np.float64)
         true, said = counts.sum(axis=1), counts.sum(axis=0)
-        iou = _ratio(hit, true + said - hit)
+        iou = class_ious(counts)
         f1 = _ratio(2 * hit, true + said)
         precision, recall = _ratio(hit, said), _ratio(hit, true)
         per_class = tuple(
@@ -138,6 +138,12 @@ class Scores:
             "pixels_ignored": self.ignored,
             "pixels_labelled_but_not_predicted": self.unpredicted,
         }  # fmt: skip
+
+
+def class_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(K,) IoU of every class of a (K,K) matrix, rows = truth; NaN where it is neither in the truth nor predicted."""
+    hit = np.diag(counts).astype(np.float64)
+    return _ratio(hit, counts.sum(axis=1) + counts.sum(axis=0) - hit)
 
 
 def _bytes(channels: NDArray[np.generic]) -> NDArray[np.uint8]:

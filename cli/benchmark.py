@@ -72,6 +72,12 @@ Examples:
 
 def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     splits = {"voc": "val, train, trainval, trainaug, test"}.get(name, "val, train, test")
+    voc_only = [
+        click.option(
+            "--competition", type=click.Choice(["comp5", "comp6"]), default="comp6", show_default=True,
+            help="For VOC's archive: trained on VOC's own data only, or on any.",
+        )
+    ]  # fmt: skip
     added = [
         click.option(
             "--model", required=True, type=click.Path(path_type=Path), help="A model file (.safetensors)."
@@ -88,10 +94,7 @@ def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[.
             "--submission", metavar=f"FILE.{_SUFFIXES[name]}", type=click.Path(path_type=Path),
             help="Also write the archive that the benchmark's server takes.",
         ),
-        click.option(
-            "--competition", type=click.Choice(["comp5", "comp6"]), default="comp6", show_default=True,
-            help="For VOC's archive: trained on VOC's own data only, or on any.",
-        ),
+        *(voc_only if name == "voc" else []),
         click.option(
             "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N",
             help="Pictures of the images with the lowest scores.",
@@ -105,8 +108,6 @@ def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[.
         options.overwrite,
         options.as_json,
     ]  # fmt: skip
-    if name != "voc":
-        added = [option for k, option in enumerate(added) if k != 5]
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         for option in reversed(added):

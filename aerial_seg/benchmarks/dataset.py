@@ -58,8 +58,8 @@ class Benchmark(ABC):
     def examples(self, split: str) -> tuple[Example, ...]:
         """The images of a split in the publishers' order.
 
-        Raises SettingsError for an unknown split, InputError for a missing list, image or label (the first, with the
-        count and the expected path).
+        Raises SettingsError for an unknown split, InputError for one without images and for a missing list, image or
+        label (the first, with the count and the expected path).
         """
 
     @abstractmethod

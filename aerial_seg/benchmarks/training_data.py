@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from aerial_seg.bands import IMAGENET_BANDS, normalise
+from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, read_image
 from aerial_seg.errors import InputError, SettingsError
@@ -20,6 +21,12 @@ from aerial_seg.training.crops import Sample
 # ImageNet's statistics on the scale 0-255: what the encoders' weights were trained with and what the reference results
 # of mmseg and semseg normalise with, so they are not measured on the benchmark itself.
 BANDS = IMAGENET_BANDS
+
+
+def read_normalised(path: Path, bands: Sequence[Band]) -> Tensor:
+    """image (3,H,W) float32, RGB in units of the bands' statistics; every pixel of a photograph is measured."""
+    image = np.moveaxis(read_image(path), 2, 0)
+    return torch.from_numpy(normalise(image, np.ones(image.shape[1:], np.bool_), bands))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +45,11 @@ class ExampleReader:
         Raises InputError when image and label differ in size.
         """
         example = self.examples[index]
-        image = np.moveaxis(read_image(example.image), 2, 0)
+        image = read_normalised(example.image, BANDS)
         labels = self.benchmark.read_labels(example)
         if labels.shape != image.shape[1:]:
             check_sizes(example)
-        everywhere = np.ones(labels.shape, np.bool_)
-        return torch.from_numpy(normalise(image, everywhere, BANDS)), torch.from_numpy(labels)
+        return image, torch.from_numpy(labels)
 
 
 def open_split(benchmark: Benchmark, split: str) -> ExampleReader:

@@ -23,7 +23,7 @@ from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
-from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work, telling_what_is_kept
+from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.any_size import AnySizeForward
@@ -36,8 +36,6 @@ from aerial_seg.version import __version__
 
 RESULTS, PAGE, WORST, PREDICTIONS = "benchmark.json", "benchmark.md", "worst", "predictions"
 _NO_RGB = ("nir", "near infrared", "nir08", "rededge", "red edge", "swir", "height", "ndvi")
-_RESULT = "result"
-"""Folder inside the work folder that becomes the output."""
 
 
 def benchmark(
@@ -59,8 +57,7 @@ def benchmark(
     order = _prepare(name, root, model_path, settings)
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            report = _evaluate(order, Path(folder) / "benchmark", progress, keep=False)
-        return replace(report, folder=None)
+            return _evaluate(order, Path(folder) / "benchmark", progress, keep=False)
     return _evaluate(order, out, progress, keep=True)
 
 
@@ -121,8 +118,6 @@ def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSetting
         model = with_output_stride(model, resolved.output_stride)
     split = settings.split or data.splits[0]
     examples = data.examples(split)
-    if not examples:
-        raise InputError(f"split '{split}' of {data.title} in {data.root} lists no image; unpack it again")
     if settings.submission is not None and settings.split is None:
         notes = (
             *notes,
@@ -176,21 +171,22 @@ def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> Be
     forward = AnySizeForward(order.model, settings.engine_settings)
     tally = Tally(ConfusionMatrix(len(data.legend)), keep=settings.worst)
     with locked_work(out, restart=settings.restart) as work:
-        journal = Journal.open(work / NAME, _job(order, forward))
+        job = _job(order, forward)
+        journal = Journal.open(work / NAME, job)
         run = ImageRun(
             benchmark=data,
             examples=order.examples,
             bands=order.model.card.bands,
             net=Net.of(order.model.network, forward),
             protocol=order.resolved,
-            folder=work / _RESULT / PREDICTIONS,
+            folder=work / RESULT / PREDICTIONS,
         )
         with telling_what_is_kept(work, "images") if keep else nullcontext():
             resumed = run.run(journal, tally, progress)
-            report = _report(order, forward, tally, resumed=resumed, folder=out)
+            report = _report(order, tally, job=job, notes=forward.notes)
             _write_results(order, report, run, progress, keep=keep)
-            place_folder(work / _RESULT, out)
-    return report
+            place_folder(work / RESULT, out)
+    return replace(report, resumed=resumed, folder=out if keep else None)
 
 
 def _job(order: _Order, forward: AnySizeForward) -> dict[str, Any]:
@@ -207,9 +203,7 @@ def _job(order: _Order, forward: AnySizeForward) -> dict[str, Any]:
     }
 
 
-def _report(
-    order: _Order, forward: AnySizeForward, tally: Tally, *, resumed: int, folder: Path
-) -> BenchmarkReport:
+def _report(order: _Order, tally: Tally, *, job: dict[str, Any], notes: tuple[str, ...]) -> BenchmarkReport:
     data, settings = order.benchmark, order.model.card.recipe.model
     stride = order.model.network.geometry.output_stride
     scores: BenchmarkScores | None = None
@@ -238,11 +232,9 @@ def _report(
         scores=scores,
         comparison=comparison,
         worst=tally.worst(),
-        job=_job(order, forward),
-        resumed=resumed,
-        folder=folder,
+        job=job,
         submission=order.settings.submission,
-        notes=(*order.notes, *forward.notes),
+        notes=(*order.notes, *notes),
     )
 
 
@@ -250,8 +242,9 @@ def _write_results(
     order: _Order, report: BenchmarkReport, run: ImageRun, progress: Progress, *, keep: bool
 ) -> None:
     folder, by_name = run.folder.parent, {example.name: example for example in order.examples}
-    (folder / RESULTS).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
-    (folder / PAGE).write_text(benchmark_page(report.as_json(), report.protocol_title), encoding="utf-8")
+    document = report.as_json()
+    (folder / RESULTS).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    (folder / PAGE).write_text(benchmark_page(document, report.protocol_title), encoding="utf-8")
     if keep:
         shutil.rmtree(folder / WORST, ignore_errors=True)
         worst = [(by_name[image.name], image.miou) for image in report.worst]

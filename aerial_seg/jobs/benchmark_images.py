@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from aerial_seg.bands import Band, normalise
+from aerial_seg.bands import Band
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.inference import predict_classes
-from aerial_seg.benchmarks.labels import check_sizes, read_image
+from aerial_seg.benchmarks.labels import check_sizes
 from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import ResolvedProtocol
+from aerial_seg.benchmarks.training_data import read_normalised
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.durable import settled_file
 from aerial_seg.jobs.benchmark_settings import ImageScore
 from aerial_seg.jobs.journal import Journal
-from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.metrics import ConfusionMatrix, class_ious
 from aerial_seg.models.device import enough_memory
 from aerial_seg.progress import Progress
 
@@ -38,7 +38,7 @@ Channels = NDArray[np.uint8]
 
 @dataclass(slots=True)
 class Tally:
-    """One confusion matrix of all images, and the lowest single images; None and empty without labels."""
+    """One confusion matrix of all labelled images, and the `keep` lowest single images."""
 
     matrix: ConfusionMatrix
     keep: int
@@ -47,7 +47,8 @@ class Tally:
     def add(self, name: str, counts: ConfusionMatrix) -> None:
         """Count one image."""
         self.matrix.merge(counts)
-        score = _image_miou(counts)
+        ious = class_ious(counts.counts)
+        score = float(np.nanmean(ious)) if np.isfinite(ious).any() else math.nan
         if self.keep and np.isfinite(score):
             # A heap of the lowest: the highest of them, negated, is its first.
             heapq.heappush(self._lowest, (-score, name))
@@ -58,13 +59,6 @@ class Tally:
         """The lowest images, the lowest first; in a tie by name."""
         ranked = sorted((-score, name) for score, name in self._lowest)
         return tuple(ImageScore(name, score) for score, name in ranked)
-
-
-def _image_miou(counts: ConfusionMatrix) -> float:
-    hit = np.diag(counts.counts)
-    union = counts.counts.sum(axis=0) + counts.counts.sum(axis=1) - hit
-    present = union > 0
-    return float((hit[present] / union[present]).mean()) if present.any() else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +90,9 @@ class ImageRun:
             for example in resumed:
                 self._count(example, _read_prediction(self.prediction(example)), tally)
                 bar.update()
-            with _one_behind() as behind:
+            # Leaving waits for what is behind, after an error too: finished images are kept.
+            with ThreadPoolExecutor(1) as writer:
+                behind = _Behind(writer)
                 for example, image in self._read_ahead(fresh):
                     behind.wait(_AHEAD)
                     channels = self._predict(example, image)
@@ -117,7 +113,7 @@ class ImageRun:
             waiting: deque[tuple[Example, Future[Tensor]]] = deque()
             try:
                 for example in examples:
-                    waiting.append((example, reader.submit(self._read, example)))
+                    waiting.append((example, reader.submit(read_normalised, example.image, self.bands)))
                     if len(waiting) > _AHEAD:
                         first, image = waiting.popleft()
                         yield first, image.result()
@@ -125,10 +121,6 @@ class ImageRun:
                     yield first, image.result()
             finally:
                 reader.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, example: Example) -> Tensor:
-        image = np.moveaxis(read_image(example.image), 2, 0)
-        return torch.from_numpy(normalise(image, np.ones(image.shape[1:], bool), self.bands))
 
     def _finish(self, example: Example, channels: Channels, journal: Journal, tally: Tally) -> None:
         """Counted first: what cannot be counted is not recorded as done."""
@@ -167,19 +159,11 @@ class _Behind:
         self._thread = thread
         self._waiting: deque[Future[None]] = deque()
 
-    def start(self, work: object, *arguments: object) -> None:
+    def start(self, work: Callable[..., None], *arguments: object) -> None:
         """The work will be done after what was started before."""
-        assert callable(work)
         self._waiting.append(self._thread.submit(work, *arguments))
 
     def wait(self, left: int) -> None:
         """At most `left` pieces wait; raises what a finished one raised."""
         while len(self._waiting) > left:
             self._waiting.popleft().result()
-
-
-@contextmanager
-def _one_behind() -> Iterator[_Behind]:
-    # Leaving waits for all of it, after an error too: finished images are kept.
-    with ThreadPoolExecutor(1) as thread:
-        yield _Behind(thread)

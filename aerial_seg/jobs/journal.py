@@ -16,6 +16,8 @@ from aerial_seg.geo.durable import disk_errors, settled_file, sync
 from aerial_seg.outputs import missing_parents, remove_empty, work_folder
 
 NAME = "journal.jsonl"
+RESULT = "result"
+"""Folder of the finished files inside the work folder, until they take their place."""
 
 
 class Journal:

@@ -11,6 +11,7 @@ from aerial_seg.geo.mask import provenance
 from aerial_seg.jobs.budget import check_disk, choose_panels
 from aerial_seg.jobs.journal import (
     NAME,
+    RESULT,
     Journal,
     as_read_back,
     locked_work,
@@ -24,9 +25,6 @@ from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, open_scene
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__
-
-RESULT = "result"
-"""Folder of the finished files inside the work folder, until they take their place."""
 
 
 def map_scene(

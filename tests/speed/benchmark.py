@@ -22,13 +22,11 @@ from machine import facts
 from PIL import Image
 from predict import image_part, interleaved
 
-from aerial_seg.bands import normalise
 from aerial_seg.benchmarks.catalogue import open_benchmark
-from aerial_seg.benchmarks.labels import read_image
 from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import load_protocol
 from aerial_seg.benchmarks.submission import voc_palette
-from aerial_seg.benchmarks.training_data import BANDS
+from aerial_seg.benchmarks.training_data import BANDS, read_normalised
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.legend import Legend
@@ -90,12 +88,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     data = open_benchmark("voc", folder / "VOC2012")
     model, examples = make_model(data.legend), data.examples("val")
     forward = AnySizeForward(model, EngineSettings(precision=options.precision, device="cpu"))
-    images = [
-        torch.from_numpy(
-            normalise(np.moveaxis(read_image(e.image), 2, 0), np.ones((HEIGHT, WIDTH), bool), BANDS)
-        )
-        for e in examples
-    ]
+    images = [read_normalised(example.image, BANDS) for example in examples]
     protocol = load_protocol(options.protocol).for_dataset("voc")
     turn = iter(range(10**6))
 
