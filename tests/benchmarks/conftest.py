@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from aerial_seg.bands import IMAGENET_BANDS
+from aerial_seg.benchmarks.catalogue import open_benchmark
+from aerial_seg.legend import Legend
+from aerial_seg.models.file import ModelCard, save_model
+from aerial_seg.models.network import build_network
+from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.version import __version__
 
 SIZES = ((41, 57), (39, 50), (47, 63), (33, 69))
 
@@ -196,3 +205,38 @@ def ade20k_root(tmp_path: Path) -> Path:
 def write_list(path: Path, names: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+ModelFile = Callable[..., Path]
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> ModelFile:
+    """A file with an untrained network for a benchmark's classes."""
+
+    def write(legend: Legend, architecture: str = "fcn", **options: Any) -> Path:
+        torch.manual_seed(3)
+        settings = ModelSettings(
+            architecture=architecture, encoder="resnet18", output_stride=16, head_channels=16, **options
+        )
+        card = ModelCard(
+            tool_version=__version__,
+            recipe=Recipe(model=settings),
+            legend=legend,
+            bands=IMAGENET_BANDS,
+            gsd=None,
+            class_bias=(0.0,) * len(legend),
+            iteration=0,
+            validation_miou=None,
+            data_fingerprint="",
+        )
+        path = tmp_path / f"{architecture}_{len(legend)}.safetensors"
+        save_model(build_network(settings, bands=3, classes=len(legend)).state_dict(), card, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def voc_model(model_file: ModelFile, voc_root: Path) -> Path:
+    return model_file(open_benchmark("voc", voc_root).legend)
