@@ -10,8 +10,10 @@ import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.models.dilation import dilate
-from aerial_seg.models.heads import ASPPHead, AuxiliaryHead, FCNHead, PlainHead, PSPHead
+from aerial_seg.models.backbone.dilation import dilate
+from aerial_seg.models.heads.aspp import ASPPHead
+from aerial_seg.models.heads.fcn import AuxiliaryHead, FCNHead, PlainHead
+from aerial_seg.models.heads.psp import PSPHead
 from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.dilation import set_rate
+from aerial_seg.models.backbone.dilation import set_rate
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import OWN, Network, build_network
 from aerial_seg.recipe import ModelSettings

@@ -9,8 +9,11 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.dilation import dilate
-from aerial_seg.models.heads import ASPPHead, FCNHead, ImagePooling, PSPHead
+from aerial_seg.models.backbone.dilation import dilate
+from aerial_seg.models.heads.aspp import ASPPHead
+from aerial_seg.models.heads.blocks import ImagePooling
+from aerial_seg.models.heads.fcn import FCNHead
+from aerial_seg.models.heads.psp import PSPHead
 from aerial_seg.models.network import build_network
 from aerial_seg.recipe import ModelSettings
 

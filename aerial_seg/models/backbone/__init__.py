@@ -1,0 +1,1 @@
+"""Encoders: where they stride, where they dilate, how they begin and how deep they go."""

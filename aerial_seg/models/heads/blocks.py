@@ -1,0 +1,48 @@
+"""What several heads are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_bn_relu(inside: int, out: int, kernel: int, rate: int = 1) -> nn.Sequential:
+    """Same-size convolution without bias, batch norm, ReLU."""
+    padding = kernel // 2 * rate
+    return nn.Sequential(
+        nn.Conv2d(inside, out, kernel, padding=padding, dilation=rate, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ImagePooling(nn.Module):
+    """The mean over the whole input, through a 1×1 convolution, spread over the map again.
+
+    Batch norm of a single value per channel has no variance: with one image in training it uses running statistics.
+    """
+
+    def __init__(self, inside: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inside, out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (N,C,h,w) → (N,out,h,w), constant over h and w."""
+        pooled = self.conv(features.mean(dim=(2, 3), keepdim=True))
+        if self.training and len(pooled) == 1:
+            norm = self.norm
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            pooled = nn.functional.batch_norm(
+                pooled,
+                norm.running_mean,
+                norm.running_var,
+                norm.weight,
+                norm.bias,
+                training=False,
+                eps=norm.eps,
+            )
+        else:
+            pooled = self.norm(pooled)
+        return torch.relu(pooled).expand(-1, -1, *features.shape[2:])
