@@ -42,9 +42,12 @@ if TYPE_CHECKING:
     )
     from aerial_seg.legend import Legend, LegendEntry, make_legend
     from aerial_seg.metrics import ConfusionMatrix, Scores
+    from aerial_seg.models.build import architectures, build_network
     from aerial_seg.models.file import ModelCard, TrainedModel, load_model
-    from aerial_seg.models.network import Network, build_network
-    from aerial_seg.recipe import Recipe, load_recipe, recipe_names
+    from aerial_seg.models.network import Network
+    from aerial_seg.models.pretrained import start_from
+    from aerial_seg.models.receptive_field import ReceptiveField, receptive_field
+    from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
     from aerial_seg.tiling.geometry import ModelGeometry
     from aerial_seg.version import __version__
 
@@ -81,9 +84,12 @@ _ROOMS = {
     ),
     "legend": ("Legend", "LegendEntry", "make_legend"),
     "metrics": ("ConfusionMatrix", "Scores"),
+    "models.build": ("architectures", "build_network"),
     "models.file": ("ModelCard", "TrainedModel", "load_model"),
-    "models.network": ("Network", "build_network"),
-    "recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "models.network": ("Network",),
+    "models.pretrained": ("start_from",),
+    "models.receptive_field": ("ReceptiveField", "receptive_field"),
+    "recipe": ("ModelSettings", "Recipe", "load_recipe", "recipe_names"),
     "tiling.geometry": ("ModelGeometry",),
     "version": ("__version__",),
 }
@@ -97,7 +103,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
     "ExportSettings", "export", "import_weights", "list_models", "TrainedModel", "load_model", "Network",
-    "build_network", "Recipe", "load_recipe", "recipe_names", "ModelGeometry", "__version__",
+    "architectures", "build_network", "start_from", "ReceptiveField", "receptive_field", "ModelSettings", "Recipe",
+    "load_recipe", "recipe_names", "ModelGeometry", "__version__",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.network import build_network
+from aerial_seg.models.build import build_network
 from aerial_seg.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 from aerial_seg.tiling.plan import tile_shape
 

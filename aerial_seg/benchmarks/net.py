@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from aerial_seg.models.network import DilatedNetwork, Network
+from aerial_seg.models.network import Network
 from aerial_seg.tiling.geometry import ModelGeometry
 
 Forward = Callable[[Tensor], Tensor]
@@ -30,7 +30,7 @@ class Net:
     @classmethod
     def of(cls, network: Network, forward: Forward) -> Net:
         """A network of ours, run by `forward`; the dilated ones take any side, smp's want multiples of their stride."""
-        return cls(forward, network.geometry, any_side=isinstance(network, DilatedNetwork))
+        return cls(forward, network.geometry, any_side=network.any_side)
 
     def run_side(self, side: int) -> int:
         """The side that the network sees for an image's."""

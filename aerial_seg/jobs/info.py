@@ -1,4 +1,4 @@
-"""info: what a raster, mask, model file or chip dataset holds, as one flat document."""
+"""info: what a raster, mask, model file or chip dataset holds, as one document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def info(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _dataset(path)
     if path.suffix.lower() == ".safetensors":
-        return _model(path)
+        # Imported here because torch takes seconds, which a look at a raster should not.
+        from aerial_seg.jobs.model_card import model_card
+
+        return model_card(path)
     return _raster(path)
 
 
@@ -52,37 +55,12 @@ def _ground(grid: Grid) -> dict[str, Any]:
         return {"gsd_m": None, "extent": None, "problem": str(error)}
 
 
-def _model(path: Path) -> dict[str, Any]:
-    # Imported here because torch takes seconds, which a look at a raster should not.
-    from aerial_seg.models.file import load_model
-
-    model = load_model(path)
-    card, geometry = model.card, model.network.geometry
-    return {
-        "kind": "model",
-        "path": str(path),
-        "architecture": card.recipe.model.architecture,
-        "encoder": card.recipe.model.encoder,
-        "parameters": sum(weight.numel() for weight in model.network.parameters()),
-        "output_stride": geometry.output_stride,
-        "logit_stride": geometry.logit_stride,
-        "tile_sides": f"multiples of {geometry.origin_step}",
-        "tile_size": card.prediction.tile_size,
-        "classes": {str(entry.value): entry.name for entry in card.legend.entries},
-        "bands": {
-            band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in card.bands
-        },
-        "gsd_m": card.gsd,
-        "iteration": card.iteration,
-        "validation_miou": card.validation_miou,
-        "tool_version": card.tool_version,
-        "sha256": model.sha256,
-    }
-
-
 def _dataset(path: Path) -> dict[str, Any]:
-    from aerial_seg.training.manifest import SPLITS, open_manifest
+    from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
 
+    models = sorted(inside.name for inside in path.glob("*.safetensors"))
+    if models and not (path / DOCUMENT).exists():
+        raise InputError(f"{path} is a folder with models; name one of them: {', '.join(models)}")
     manifest = open_manifest(path)
     document = manifest.document
     return {

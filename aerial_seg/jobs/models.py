@@ -9,7 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aerial_seg.errors import AerialSegError, SettingsError
-from aerial_seg.models.network import Network, architectures, build_network
+from aerial_seg.models.backbone.encoders import RESNET269
+from aerial_seg.models.build import architectures
+from aerial_seg.models.network import Network
+from aerial_seg.models.weightless import build_weightless
 from aerial_seg.recipe import ModelSettings
 
 SIDE = 512
@@ -64,20 +67,22 @@ def list_models(encoder: str = "resnet18", *, bands: int = 3, classes: int = 2) 
 
 def list_encoders() -> tuple[EncoderFacts, ...]:
     """The encoders with a name of their own; all of timm's go by `tu-NAME` besides."""
-    return tuple(
-        EncoderFacts(
+    libraries = {
+        name: EncoderFacts(
             name=name,
             family=entry["encoder"].__name__.removesuffix("Encoder"),
             weights=tuple(entry["pretrained_settings"]),
         )
-        for name, entry in sorted(smp.encoders.encoders.items())
-    )
+        for name, entry in smp.encoders.encoders.items()
+    }
+    ours = {RESNET269: EncoderFacts(name=RESNET269, family="ResNet", weights=())}
+    return tuple(facts for _, facts in sorted((libraries | ours).items()))
 
 
 def _facts(architecture: str, encoder: str, bands: int, classes: int) -> ModelFacts:
     settings = ModelSettings(architecture=architecture, encoder=encoder)
     try:
-        network = _weightless(settings, bands, classes)
+        network = build_weightless(settings, bands=bands, classes=classes)
     except _CANNOT as error:
         return ModelFacts(architecture=architecture, problem=_one_line(error))
     built = ModelFacts(
@@ -93,17 +98,6 @@ def _facts(architecture: str, encoder: str, bands: int, classes: int) -> ModelFa
         return replace(
             built, problem=f"takes no image of {side} px ({_one_line(error)}); use another encoder"
         )
-
-
-def _weightless(settings: ModelSettings, bands: int, classes: int) -> Network:
-    """The network in evaluation mode on torch's meta device, which knows shapes only."""
-    try:
-        with torch.device("meta"):
-            network = build_network(settings, bands=bands, classes=classes)
-    except RuntimeError:
-        # Some encoders compute with values while they are built, as the rates of stochastic depth.
-        network = build_network(settings, bands=bands, classes=classes).to("meta")
-    return network.eval()
 
 
 def _flops(network: Network, bands: int, side: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
 from aerial_seg.errors import AerialSegError, InputError, SettingsError, did_you_mean
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import Scores
+from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, place
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.models.network import build_network
+from aerial_seg.models.hub import check_weights, weights_file
+from aerial_seg.models.network import Network
+from aerial_seg.models.pretrained import start_from
 from aerial_seg.outputs import check_folder, staged_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import DataSettings, Recipe
@@ -37,7 +41,10 @@ LOG, CURVES, SUMMARY = "log.csv", "curves.png", "run.json"
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What `train` made. threshold is that of the best checkpoint when the recipe asked to calibrate it."""
+    """What `train` made. threshold is that of the best checkpoint when the recipe asked to calibrate it.
+
+    notes: what it started from, and what of that was adapted or left out.
+    """
 
     run: Path
     model: Path
@@ -45,6 +52,7 @@ class TrainReport:
     best_iteration: int
     scores: Scores | None
     threshold: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,15 @@ def train(
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
     it. Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.
+    Weights that the recipe names and that cannot be had are told before the data are looked at.
     """
     check_folder(run, overwrite=overwrite, marker=SUMMARY)
+    check_weights(recipe.model)
     opened = _open_dataset(dataset, recipe.data)
     target = pick_device(device)
     torch.manual_seed(recipe.training.seed)
-    network = build_network(recipe.model, bands=len(opened.bands), classes=len(opened.legend))
+    beginning = _begin(recipe, opened)
+    network = beginning.network
     network.geometry.check_side(recipe.training.crop)
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
@@ -94,10 +105,39 @@ def train(
         draw_curves(history, opened.legend, work / CURVES)
         best = keeper.best
         assert best is not None
-        (work / SUMMARY).write_text(_summary(best, keeper, recipe, opened.fingerprint), encoding="utf-8")
+        document = _summary(best, keeper, recipe, opened.fingerprint)
+        document["weights_sha256"] = beginning.sha256
+        (work / SUMMARY).write_text(json.dumps(document, indent=2), encoding="utf-8")
     return TrainReport(
-        run, run / BEST, recipe.training.iterations, best.iteration, best.scores, keeper.threshold(best)
+        run=run,
+        model=run / BEST,
+        iterations=recipe.training.iterations,
+        best_iteration=best.iteration,
+        scores=best.scores,
+        threshold=keeper.threshold(best),
+        notes=beginning.notes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """The untrained network with the weights that it starts from; sha256: of their file, if they are one's."""
+
+    network: Network
+    notes: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+def _begin(recipe: Recipe, dataset: _Dataset) -> _Beginning:
+    file = weights_file(recipe.model)
+    settings = recipe.model if file is None else recipe.model.model_copy(update={"weights": "none"})
+    network = build_network(settings, bands=len(dataset.bands), classes=len(dataset.legend))
+    if file is None:
+        return _Beginning(network)
+    bands = [band.name for band in dataset.bands]
+    notes = start_from(network, file, bands=bands, classes=dataset.legend.names)
+    with file.open("rb") as content:
+        return _Beginning(network, notes, hashlib.file_digest(content, "sha256").hexdigest())
 
 
 @contextmanager
@@ -220,8 +260,8 @@ class _Keeper:
         )
 
 
-def _summary(best: Checkpoint, keeper: _Keeper, recipe: Recipe, fingerprint: str) -> str:
-    document = {
+def _summary(best: Checkpoint, keeper: _Keeper, recipe: Recipe, fingerprint: str) -> dict[str, object]:
+    return {
         "tool_version": __version__,
         "best_iteration": best.iteration,
         "validation": best.scores.as_json() if best.scores else None,
@@ -229,4 +269,3 @@ def _summary(best: Checkpoint, keeper: _Keeper, recipe: Recipe, fingerprint: str
         "data_fingerprint": fingerprint,
         "recipe": recipe.model_dump(mode="json"),
     }
-    return json.dumps(document, indent=2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -18,10 +18,23 @@ from safetensors.torch import save_file
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
 from aerial_seg.legend import Legend
-from aerial_seg.models.network import Network, build_network
+from aerial_seg.models.build import build_network
+from aerial_seg.models.network import Network
+from aerial_seg.models.weightless import build_weightless
 from aerial_seg.recipe import PredictionSettings, Recipe
 
 HEADER_KEY = "aerial_seg"
+SCHEMA_VERSION = 1
+"""The version of the document in the header that this code writes."""
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""By a document's version: what makes it one of the next version. Every version below the current one has its step."""
+
+_DTYPES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
+"""What safetensors calls torch's types."""
 
 
 class ModelCard(BaseModel):
@@ -74,20 +87,112 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
 
 
 def read_card(path: Path) -> ModelCard:
-    """The document in a model file's header, without loading the weights.
+    """The document in a model file's header, without loading the weights; an older one is brought up to date.
 
-    Raises InputError for a missing, truncated or foreign file, or one of another schema version.
+    Raises InputError for a missing, truncated or foreign file, or one of a newer schema version.
+    """
+    return _card(_read_header(path))
+
+
+def load_model(path: Path) -> TrainedModel:
+    """The model of a file, strictly: every weight of the file is used and every weight of the network is set.
+
+    Raises InputError for what read_card refuses, and for weights that are cut off, missing, surplus, of another type
+    or shape than the network's, or no numbers.
     """
     header = _read_header(path)
-    metadata = header.get("__metadata__")
-    text = metadata.get(HEADER_KEY) if isinstance(metadata, dict) else None
-    if text is None:
+    card = _card(header)
+    network = build_network(
+        card.recipe.model.model_copy(update={"weights": "none"}),
+        bands=len(card.bands),
+        classes=len(card.legend),
+    )
+    _check_layout(header, network)
+    network.load_state_dict(dict(_finite_weights(header)), strict=True)
+    return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path))
+
+
+def load_weightless(path: Path) -> TrainedModel:
+    """The model of a file with its network on torch's meta device: shapes, no weights. As strict as load_model."""
+    header = _read_header(path)
+    card = _card(header)
+    network = build_weightless(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
+    _check_layout(header, network)
+    for _ in _finite_weights(header):
+        pass
+    return TrainedModel(network=network, card=card, sha256=_sha256(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A safetensors file's header. document: ours. tensors: type and shape by name."""
+
+    path: Path
+    document: str
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def _read_header(path: Path) -> _Header:
+    _check_kind(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= size - 8:
+            raise InputError(
+                f"{path} is not a safetensors file or is cut off; wanted a model that `train` wrote: copy it again"
+            )
+        try:
+            header = json.loads(file.read(length))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{path} is not a safetensors file; wanted a model that `train` wrote"
+            ) from error
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    document = metadata.get(HEADER_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(document, str):
         raise InputError(
             f"{path} is a safetensors file of another tool (its header holds no '{HEADER_KEY}' document); "
             "wanted a model that `aerial-seg train` wrote"
         )
     try:
-        return ModelCard.model_validate_json(text)
+        tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0) + 8 + length
+    except (KeyError, TypeError, IndexError) as error:
+        raise _damaged(path, f"its header is odd at {error}") from error
+    if end != size:
+        how = "cut off after" if size < end else "longer than it should be:"
+        raise _damaged(path, f"{how} {size:,} of {end:,} bytes")
+    return _Header(path, document, tensors)
+
+
+def _check_kind(path: Path) -> None:
+    """Raises InputError for what can be told from a model file at a glance."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; wanted a model file in it, as best.safetensors")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; wanted a model file (.safetensors)")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        raise InputError(
+            f"{path} is empty: not a safetensors file or is cut off; copy it again or train again"
+        )
+    if start == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise InputError(
+            f"{path} is a PyTorch checkpoint (zip or pickle), not a safetensors file; "
+            "`aerial-seg import-weights` makes model files of those it knows"
+        )
+
+
+def _card(header: _Header) -> ModelCard:
+    path = header.path
+    try:
+        document = json.loads(header.document)
+    except json.JSONDecodeError as error:
+        raise _damaged(path, f"its document is not JSON: {error}") from error
+    try:
+        return ModelCard.model_validate(_migrated(document, path))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
@@ -97,50 +202,72 @@ def read_card(path: Path) -> ModelCard:
         ) from error
 
 
-def _read_header(path: Path) -> dict[str, dict[str, str]]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is no file; wanted a model file (.safetensors)")
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= path.stat().st_size - 8:
-            raise InputError(
-                f"{path} is not a safetensors file or is cut off; wanted a model that `train` wrote"
-            )
-        try:
-            header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"{path} is not a safetensors file; wanted a model that `train` wrote"
-            ) from error
-    return header if isinstance(header, dict) else {}
-
-
-def load_model(path: Path) -> TrainedModel:
-    """The model of a file, strictly: every weight of the file is used and every weight of the network is set."""
-    card = read_card(path)
-    network = build_network(
-        card.recipe.model.model_copy(update={"weights": "none"}),
-        bands=len(card.bands),
-        classes=len(card.legend),
-    )
-    wanted = network.state_dict()
-    try:
-        with safe_open(path, framework="pt") as file:
-            held = set(file.keys())
-            if held != set(wanted):
-                odd = sorted(held ^ set(wanted))
-                raise InputError(
-                    f"{path} does not hold the weights of its architecture: {len(odd)} differ (first {odd[0]}); "
-                    "train again with this version"
-                )
-            weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in wanted}
-            network.load_state_dict(weights, strict=True)
-    except (SafetensorError, RuntimeError) as error:
+def _migrated(document: Any, path: Path) -> dict[str, Any]:
+    """The document as one of the current version."""
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise _damaged(path, f"its document has the schema_version {version!r}")
+    if version > SCHEMA_VERSION:
         raise InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); copy it again or train again"
-        ) from error
-    network.eval()
+            f"{path} was written by a newer aerial-seg (schema {version}, this reads {SCHEMA_VERSION}): "
+            "update aerial-seg"
+        )
+    while version < SCHEMA_VERSION:
+        step = _MIGRATIONS.get(version)
+        if step is None:
+            raise InputError(
+                f"{path} has the schema {version}, which is older than this aerial-seg reads; train again"
+            )
+        version += 1
+        document = step(document) | {"schema_version": version}
+    return dict(document)
+
+
+def _check_layout(header: _Header, network: Network) -> None:
+    """Raises InputError unless names, types and shapes are those of the network's weights."""
+    wanted = {
+        name: (_DTYPES[weight.dtype], tuple(weight.shape)) for name, weight in network.state_dict().items()
+    }
+    for what, names in (
+        ("misses", sorted(wanted.keys() - header.tensors.keys())),
+        ("has also", sorted(header.tensors.keys() - wanted.keys())),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(
+                f"{header.path} does not hold the weights of its architecture: it {what} {names[0]}{more}; "
+                "train again with this version"
+            )
+    for name, (dtype, shape) in wanted.items():
+        if header.tensors[name] != (dtype, shape):
+            got_dtype, got = header.tensors[name]
+            raise InputError(
+                f"{header.path} does not hold the weights of its architecture: {name} is {got_dtype} {list(got)}, "
+                f"wanted {dtype} {list(shape)}; train again with this version"
+            )
+
+
+def _finite_weights(header: _Header) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and weights. Raises InputError for a damaged file and for numbers that are none."""
+    try:
+        with safe_open(header.path, framework="pt") as file:
+            for name in header.tensors:
+                weight: torch.Tensor = file.get_tensor(name)
+                # One such number makes every logit NaN, and every pixel the first class, without a word.
+                if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                    raise InputError(
+                        f"{header.path} holds NaN or infinite numbers in {name}, so it could only predict nonsense; "
+                        "use a checkpoint from before the training diverged, or train again at a lower learning rate"
+                    )
+                yield name, weight
+    except SafetensorError as error:
+        raise _damaged(header.path, str(error).splitlines()[0]) from error
+
+
+def _damaged(path: Path, how: str) -> InputError:
+    return InputError(f"{path} is damaged ({how}); copy it again or train again")
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as whole:
-        sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
-    return TrainedModel(network=network, card=card, sha256=sha256)
+        return hashlib.file_digest(whole, "sha256").hexdigest()

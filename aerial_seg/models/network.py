@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import segmentation_models_pytorch as smp
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.models.backbone.dilation import dilate
-from aerial_seg.models.heads.aspp import ASPPHead
-from aerial_seg.models.heads.fcn import AuxiliaryHead, FCNHead, PlainHead
-from aerial_seg.models.heads.psp import PSPHead
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.errors import SettingsError
+from aerial_seg.models.backbone.dilation import Striding
+from aerial_seg.models.backbone.stages import keeps_every_side
+from aerial_seg.models.heads.blocks import Decoder
+from aerial_seg.models.reach import keep_reach
 from aerial_seg.tiling.geometry import ModelGeometry
 
-OWN = ("fcn", "deeplabv3", "pspnet")
-_FOR_OWN_ONLY = ("head", "dilation_placement", "multi_grid")
-_SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "kwargs"}
+MSC_SCALES = (0.5, 0.75)
+"""Beside the image itself. Source: Chen et al. 2018, DeepLab (v2), section 4.1.2: scales 0.5, 0.75 and 1."""
+MSC_STEP = 4
+"""Origins on multiples of this many cells are on the lattices of all three scales."""
 
 
 class Network(nn.Module):
     """A network that states its geometry.
 
     `forward` takes image (N,C,H,W) float32, normalised, with sides that `geometry` calls valid, and returns logits
-    (N,K,H/s,W/s) at its logit stride s. `forward_training` adds the auxiliary logits, or None.
+    (N,K,H/s,W/s) at its logit stride s. `forward_training` adds the auxiliary logits, or None. any_side: whether it
+    also takes every other side, and then has geometry.cells(side) cells.
     """
 
     geometry: ModelGeometry
+    any_side: bool = False
 
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,h,w)."""
@@ -39,31 +41,190 @@ class Network(nn.Module):
         """As forward, with the logits of the auxiliary head where the network has one."""
         return self(image), None
 
+    def forward_members(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """All logits that have a full loss of their own, those of forward first; and the auxiliary ones."""
+        logits, side = self.forward_training(image)
+        return (logits,), side
+
+    def drop_training_parts(self) -> None:
+        """What only training needs is gone."""
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """The same weights at another output stride, every convolution looking as far in pixels as before.
+
+        Raises SettingsError for a network whose stride is fixed, and for rates that would be no whole numbers.
+        """
+        raise SettingsError(
+            f"output stride {output_stride} is asked for, but {self.name} has {self.geometry.output_stride} and cannot "
+            "be rebuilt at another; use a protocol without output_stride (mmseg), or train a ResNet with one of the "
+            "architectures that are ours (fcn, deeplabv2, deeplabv3, pspnet, …)"
+        )
+
+    @property
+    def run_once(self) -> nn.Module:
+        """The part of which every module runs at most once per image: what may be folded."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
 
 class DilatedNetwork(Network):
-    """A dilated ResNet with one of our heads and, in training, an auxiliary head on the stage before the last."""
+    """A dilated encoder with one of our heads and, in training, an auxiliary head on the stage before the last.
+
+    strides: where the encoder (and a cascade behind it) strides; None where its library dilated it, for good.
+    """
 
     def __init__(
-        self, encoder: nn.Module, head: nn.Module, auxiliary: nn.Module | None, output_stride: int
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        auxiliary: nn.Module | None,
+        *,
+        geometry: ModelGeometry,
+        strides: Striding | None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.auxiliary = auxiliary
-        self.geometry = ModelGeometry(
-            output_stride=output_stride, logit_stride=output_stride, origin_step=output_stride
-        )
+        self.geometry = geometry
+        self.any_side = strides is not None and keeps_every_side(encoder) and not geometry.align_corners
+        self._strides = strides
 
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,H/s,W/s)."""
-        logits: Tensor = self.head(self.encoder(image)[-1])
-        return logits
+        return self.on_lattice(self.all_cells(image), image)
 
     def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits of the head and of the auxiliary head, each at its own stride."""
+        logits, side = self.all_cells_training(image)
+        return self.on_lattice(logits, image), side
+
+    def all_cells(self, image: Tensor) -> Tensor:
+        """As forward, with the cells beyond even sides that a max-pool in ceil mode makes."""
+        return self._head_logits(self.encoder(image))
+
+    def all_cells_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As forward_training, with the cells beyond even sides that a max-pool in ceil mode makes."""
         features = self.encoder(image)
         side = None if self.auxiliary is None else self.auxiliary(features[-2])
-        return self.head(features[-1]), side
+        return self._head_logits(features), side
+
+    def on_lattice(self, logits: Tensor, image: Tensor) -> Tensor:
+        """The logits without cells beyond those that the geometry counts for the image."""
+        if not self.any_side:
+            return logits
+        height, width = (self.geometry.cells(side) for side in image.shape[2:])
+        return logits if logits.shape[2:] == (height, width) else logits[:, :, :height, :width]
+
+    def drop_training_parts(self) -> None:
+        """The auxiliary head is gone."""
+        self.auxiliary = None
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """The same weights at another output stride: rates of backbone, multi-grid and head follow the density.
+
+        At a smaller stride the cells that both lattices share have the old logits, but for pooling over the image or
+        its parts, for deformable convolutions and for decoders' enlargements; a cell keeps the place in its pixels that
+        it was trained for (geometry's cell_span).
+        Raises SettingsError for a stride that the network cannot have, and rates that would be no integers.
+        Source: Chen et al. 2017, Rethinking Atrous Convolution, sections 3.1 to 3.3 and 4.2.
+        """
+        if output_stride == self.geometry.output_stride:
+            return
+        strides = self._strides
+        if strides is None:
+            super().set_output_stride(output_stride)
+            return
+        check_output_stride(output_stride, strides)
+        before = self.geometry
+        try:
+            keep_reach(self, lambda: strides.set(output_stride), bands=first_conv(self.encoder).in_channels)
+        except SettingsError:
+            strides.set(before.output_stride)
+            raise
+        if isinstance(self.head, Decoder):
+            # Its logits stay where they were; only what it reads became denser.
+            self.geometry = replace(before, output_stride=output_stride, origin_step=max(4, output_stride))
+            return
+        self.geometry = ModelGeometry(
+            output_stride=output_stride,
+            logit_stride=output_stride,
+            origin_step=output_stride,
+            align_corners=before.align_corners,
+            cell_span=before.cell_span or before.logit_stride,
+        )
+
+    def _head_logits(self, features: list[Tensor]) -> Tensor:
+        logits: Tensor = self.head(features if isinstance(self.head, Decoder) else features[-1])
+        return logits
+
+
+class MultiScaleNetwork(Network):
+    """A network on the image at 0.5, 0.75 and 1 of its size with the same weights; the largest logit of the three wins.
+
+    Source: Chen et al. 2018, DeepLab (v2), section 4.1.2, "multi-scale inputs": fusion by the maximum, a loss on each.
+    """
+
+    def __init__(self, base: DilatedNetwork) -> None:
+        super().__init__()
+        self.base = base
+        self.any_side = base.any_side
+        self._follow_base()
+
+    def _follow_base(self) -> None:
+        stride = self.base.geometry.logit_stride
+        self.geometry = replace(self.base.geometry, origin_step=MSC_STEP * stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,h,w), on the lattice of the image at its own size."""
+        members, _ = self._members(image, training=False)
+        return members[0]
+
+    def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The largest logits, and the auxiliary ones of the image at its own size."""
+        members, side = self._members(image, training=True)
+        return members[0], side
+
+    def forward_members(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The largest logits, then those of each scale on the same lattice; the auxiliary ones of the image itself."""
+        return self._members(image, training=True)
+
+    def _members(self, image: Tensor, *, training: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        base = self.base
+        whole, side = base.all_cells_training(image) if training else (base.all_cells(image), None)
+        scales = [whole]
+        for scale in MSC_SCALES:
+            logits = base.all_cells(_scaled(image, scale))
+            scales.append(interpolate(logits, size=whole.shape[2:], mode="bilinear"))
+        largest = torch.maximum(torch.maximum(scales[0], scales[1]), scales[2])
+        return tuple(base.on_lattice(logits, image) for logits in (largest, *scales)), side
+
+    @property
+    def run_once(self) -> nn.Module:
+        """The network that runs at each scale."""
+        return self.base
+
+    def drop_training_parts(self) -> None:
+        """The auxiliary head is gone."""
+        self.base.drop_training_parts()
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """As the network's that it runs."""
+        self.base.set_output_stride(output_stride)
+        self._follow_base()
+
+
+def _scaled(image: Tensor, scale: float) -> Tensor:
+    """The image at this scale, at least a pixel of it; places follow the scale, not the rounded size."""
+    if min(image.shape[2:]) * scale < 1:
+        return interpolate(
+            image, size=[max(1, int(side * scale)) for side in image.shape[2:]], mode="bilinear"
+        )
+    return interpolate(image, scale_factor=scale, mode="bilinear")
 
 
 class SmpNetwork(Network):
@@ -83,141 +244,21 @@ class SmpNetwork(Network):
         logits: Tensor = self.model(image)
         return logits
 
-
-def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Network:
-    """A new network with `bands` input bands and `classes` output channels, in training mode.
-
-    Raises SettingsError for an unknown architecture, encoder or option, naming the nearest known one.
-    """
-    if settings.architecture in OWN:
-        if settings.options:
-            raise SettingsError(
-                f"model.options {sorted(settings.options)} are for smp's architectures; {settings.architecture} "
-                "takes head, head_channels, aspp_rates, dilation_placement, multi_grid, dropout and auxiliary"
-            )
-        return _build_own(settings, bands, classes)
-    return _build_smp(settings, bands, classes)
+    @property
+    def name(self) -> str:
+        """smp's name."""
+        return type(self.model).__name__
 
 
-def _build_own(settings: ModelSettings, bands: int, classes: int) -> Network:
-    encoder = _encoder(settings, bands)
-    dilate(
-        encoder,
-        settings.output_stride,
-        placement=settings.dilation_placement,
-        multi_grid=settings.multi_grid,
-    )
-    *_, before, inside = encoder.out_channels
-    head = _head(settings, inside, classes)
-    side = _auxiliary(settings, before, classes) if settings.auxiliary else None
-    return DilatedNetwork(encoder, head, side, settings.output_stride)
-
-
-def _auxiliary(settings: ModelSettings, inside: int, classes: int) -> nn.Module:
-    if settings.head == "torchvision":
-        # Its 0.1 stays whatever the main head has.
-        return PlainHead(inside, classes)
-    return AuxiliaryHead(inside, classes, dropout=settings.dropout)
-
-
-def _head(settings: ModelSettings, inside: int, classes: int) -> nn.Module:
-    dropout, wanted = settings.dropout, settings.head_channels
-    torchvisions = settings.head == "torchvision"
-    if settings.architecture == "fcn":
-        if torchvisions:
-            return PlainHead(inside, classes, channels=wanted, dropout=dropout)
-        return FCNHead(inside, classes, channels=wanted or 512, dropout=dropout)
-    if settings.architecture == "pspnet":
-        if torchvisions:
-            raise SettingsError(
-                "model.head is 'torchvision', which has no pspnet; leave it out, or use fcn or deeplabv3"
-            )
-        return PSPHead(inside, classes, channels=wanted or 512, dropout=dropout)
-    rates = [max(1, rate * 16 // settings.output_stride) for rate in settings.aspp_rates]
-    return ASPPHead(
-        inside, classes, rates=rates, channels=wanted or 256, dropout=dropout, refine=torchvisions
-    )
-
-
-def _encoder(settings: ModelSettings, bands: int) -> Any:
-    _check_encoder(settings.encoder)
-    weights = None if settings.weights == "none" else settings.weights
-    try:
-        return smp.encoders.get_encoder(settings.encoder, in_channels=bands, depth=5, weights=weights)
-    except OSError as error:
-        raise _no_weights(settings) from error
-
-
-def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
-    names = architectures()
-    by_name = {name.lower(): name for name in names if name not in OWN}
-    name = by_name.get(settings.architecture.lower())
-    if name is None:
+def check_output_stride(output_stride: int, strides: Striding) -> None:
+    """Raises SettingsError for a stride that the stages cannot have."""
+    if not 4 <= output_stride <= strides.largest or output_stride & (output_stride - 1):
+        powers = [str(2**k) for k in range(2, strides.largest.bit_length())]
         raise SettingsError(
-            f"there is no architecture '{settings.architecture}'{did_you_mean(settings.architecture, names)}; "
-            f"known: {', '.join(names)}"
-        )
-    _check_own_choices(settings)
-    _check_encoder(settings.encoder)
-    kind = getattr(smp, name)
-    _check_options(settings.options, kind)
-    weights = None if settings.weights == "none" else settings.weights
-    try:
-        model = kind(
-            encoder_name=settings.encoder,
-            encoder_weights=weights,
-            in_channels=bands,
-            classes=classes,
-            **settings.options,
-        )
-    except OSError as error:
-        raise _no_weights(settings) from error
-    except (TypeError, ValueError, KeyError) as error:
-        raise SettingsError(
-            f"{name} with {settings.encoder} cannot be made: {error}; check model.options"
-        ) from error
-    stride = int(model.encoder.output_stride)
-    return SmpNetwork(model, output_stride=stride, origin_step=max(32, stride))
-
-
-def architectures() -> tuple[str, ...]:
-    """The names that a recipe's model.architecture takes: ours, then smp's in alphabetical order."""
-    kinds = vars(smp).items()
-    theirs = (
-        n for n, kind in kinds if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)
-    )
-    return (*OWN, *sorted(theirs))
-
-
-def _check_own_choices(settings: ModelSettings) -> None:
-    for name in _FOR_OWN_ONLY:
-        if getattr(settings, name) != ModelSettings.model_fields[name].default:
-            raise SettingsError(
-                f"model.{name} is for {', '.join(OWN)}, and {settings.architecture} is smp's; leave it out"
-            )
-
-
-def _check_options(options: Mapping[str, object], kind: type[nn.Module]) -> None:
-    """smp's classes swallow keywords they do not know; a misspelt one must not vanish."""
-    known = sorted(set(inspect.signature(kind).parameters) - _SET_BY_US)
-    for key in options:
-        if key not in known:
-            raise SettingsError(
-                f"model.options has '{key}', which {kind.__name__} does not know{did_you_mean(key, known)}; "
-                f"known: {', '.join(known)}; check model.options"
-            )
-
-
-def _check_encoder(name: str) -> None:
-    known = smp.encoders.get_encoder_names()
-    if name not in known and not name.startswith("tu-"):
-        raise SettingsError(
-            f"there is no encoder '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}, and timm's as tu-NAME"
+            f"output stride {output_stride} is asked for, but the network can have {', '.join(powers)}"
         )
 
 
-def _no_weights(settings: ModelSettings) -> SettingsError:
-    return SettingsError(
-        f"the {settings.weights} weights of {settings.encoder} could not be downloaded; "
-        'connect to the internet once, or set model.weights = "none" to train from scratch'
-    )
+def first_conv(module: nn.Module) -> Any:
+    """The convolution that takes the image."""
+    return next(inner for inner in module.modules() if isinstance(inner, nn.Conv2d))

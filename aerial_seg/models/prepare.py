@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aerial_seg.models.device import cast_weights, place, reproducible
 from aerial_seg.models.fold import FOLD_TOLERANCE, fold_batch_norms
-from aerial_seg.models.network import DilatedNetwork, Network
+from aerial_seg.models.network import Network
 
 
 def prepare_network(
@@ -22,11 +22,10 @@ def prepare_network(
     (1,C,H,W) on the device, which shows what may be folded.
     """
     network = copy.deepcopy(original).eval()
-    if isinstance(network, DilatedNetwork):
-        network.auxiliary = None  # for training only
+    network.drop_training_parts()
     place(network, device)
     with reproducible(device):
-        folded = fold_batch_norms(network, example())
+        folded = fold_batch_norms(network.run_once, example())
     cast_weights(network, precision)
     place(network, device)
     if folded.change <= FOLD_TOLERANCE:

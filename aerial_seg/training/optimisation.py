@@ -48,9 +48,16 @@ class SegmentationLoss(nn.Module):
         self.class_weights: Tensor
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
-        """logits and auxiliary (N,K,h,w), labels (N,H,W) int64, 255 = ignore → scalar."""
+    def forward(
+        self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor, others: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """logits, auxiliary and others (N,K,h,w), labels (N,H,W) int64, 255 = ignore → scalar.
+
+        others: logits that have the full loss too, as each scale's beside the largest ones (DeepLabv2's MSC).
+        """
         loss = self._one(logits, labels)
+        for other in others:
+            loss = loss + self._one(other, labels)
         if auxiliary is not None and self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * self._one(auxiliary, labels)
         return loss

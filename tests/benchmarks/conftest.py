@@ -15,8 +15,8 @@ from PIL import Image
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.legend import Legend
+from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.models.network import build_network
 from aerial_seg.recipe import ModelSettings, Recipe
 from aerial_seg.version import __version__
 

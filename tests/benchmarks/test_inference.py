@@ -25,7 +25,7 @@ from aerial_seg.benchmarks.protocol import (
 )
 from aerial_seg.benchmarks.resize import ResizeRule
 from aerial_seg.benchmarks.slide import axis_origins, counts, slide_scores
-from aerial_seg.models.network import build_network
+from aerial_seg.models.build import build_network
 from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 

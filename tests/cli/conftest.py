@@ -16,8 +16,8 @@ from rasterio.transform import from_origin
 from aerial_seg.bands import Band
 from aerial_seg.cli.main import main
 from aerial_seg.legend import make_legend
+from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.models.network import build_network
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 
 

@@ -15,8 +15,9 @@ from torch.nn.functional import avg_pool2d
 
 from aerial_seg.bands import Band
 from aerial_seg.legend import make_legend
+from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.network import Network, build_network
+from aerial_seg.models.network import Network
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 

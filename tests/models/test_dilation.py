@@ -15,8 +15,8 @@ from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.errors import SettingsError
 from aerial_seg.legend import make_legend
 from aerial_seg.models.backbone.dilation import Placement, dilate
+from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.network import build_network
 from aerial_seg.models.restride import with_output_stride
 from aerial_seg.recipe import ModelSettings, Recipe
 

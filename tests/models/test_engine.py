@@ -17,11 +17,11 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.legend import make_legend
 from aerial_seg.models import compiling, device, engine
+from aerial_seg.models.build import build_network
 from aerial_seg.models.device import has_native_bf16, reproducible
 from aerial_seg.models.engine import COMPILE_PAYS, EngineSettings, choose
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.fold import FOLD_TOLERANCE, fold_batch_norms
-from aerial_seg.models.network import build_network
 from aerial_seg.models.predictor import Predictor
 from aerial_seg.recipe import ModelSettings, Recipe
 

@@ -19,9 +19,10 @@ import aerial_seg.models.export as exporting
 from aerial_seg.bands import Band, normalise
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.legend import make_legend
+from aerial_seg.models.build import build_network
 from aerial_seg.models.export import OPSET, GraphSettings, write_onnx
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.network import Network, build_network
+from aerial_seg.models.network import Network
 from aerial_seg.recipe import ModelSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 

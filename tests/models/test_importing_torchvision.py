@@ -18,10 +18,10 @@ from torchvision.models import segmentation
 
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.errors import InputError
+from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork
 from aerial_seg.models.importing.torchvision import import_torchvision
-from aerial_seg.models.network import build_network
 
 PARAMETERS = {
     "fcn_resnet50": 35_322_218,

@@ -10,11 +10,11 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.backbone.dilation import dilate
+from aerial_seg.models.build import build_network
 from aerial_seg.models.heads.aspp import ASPPHead
 from aerial_seg.models.heads.blocks import ImagePooling
 from aerial_seg.models.heads.fcn import FCNHead
 from aerial_seg.models.heads.psp import PSPHead
-from aerial_seg.models.network import build_network
 from aerial_seg.recipe import ModelSettings
 
 OWN = [
@@ -147,7 +147,7 @@ def test_image_pooling_of_one_image_uses_running_statistics() -> None:
     [
         (ModelSettings(architecture="unett"), "did you mean 'Unet'"),
         (ModelSettings(encoder="resnet81"), "did you mean 'resnet18'"),
-        (ModelSettings(encoder="vgg11"), "to dilate; use a ResNet"),
+        (ModelSettings(encoder="vgg11"), "vgg11 cannot have output stride 8"),
         (ModelSettings(architecture="Unet", options={"depthh": 3}), "check model.options"),
         (ModelSettings(options={"x": 1}), "are for smp's architectures"),
     ],

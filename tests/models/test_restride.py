@@ -10,8 +10,9 @@ from torch import nn
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.legend import make_legend
+from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.network import Network, build_network
+from aerial_seg.models.network import Network
 from aerial_seg.models.restride import with_output_stride
 from aerial_seg.recipe import ModelSettings, Recipe
 from aerial_seg.tiling.upsample import PixelAxis
@@ -165,5 +166,5 @@ def test_rates_that_cannot_follow_are_told() -> None:
 
 
 def test_an_unknown_stride_is_refused() -> None:
-    with pytest.raises(ValueError, match="output_stride"):
+    with pytest.raises(SettingsError, match="12 is asked for, but the network can have 4, 8, 16, 32"):
         with_output_stride(trained(), 12)

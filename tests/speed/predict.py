@@ -33,9 +33,9 @@ from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.scenes import Mapper, Scene
 from aerial_seg.legend import make_legend
+from aerial_seg.models.build import build_network
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
-from aerial_seg.models.network import build_network
 from aerial_seg.models.predictor import Predictor
 from aerial_seg.progress import silent
 from aerial_seg.recipe import Recipe

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.network import build_network
+from aerial_seg.models.build import build_network
 from aerial_seg.recipe import ModelSettings, TrainingSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.optimisation import (

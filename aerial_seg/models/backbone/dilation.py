@@ -3,85 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.models.backbone.stages import STEM_STRIDE, convolutions, stages_of, striding
 
 Placement = Literal["full", "contracted"]
 
-_STAGES = ("layer2", "layer3", "layer4")
-"""The stages with a stride of 2, after the stem's 4."""
+
+@dataclass(frozen=True, slots=True)
+class Striding:
+    """Stages with those of their modules that stride when nothing is dilated, in the order of the forward."""
+
+    stages: tuple[tuple[nn.Module, tuple[nn.Module, ...]], ...]
+
+    @classmethod
+    def of(cls, stages: Sequence[nn.Module]) -> Striding:
+        """That of stages nobody has dilated yet."""
+        return cls(tuple((stage, tuple(striding(stage))) for stage in stages))
+
+    @property
+    def largest(self) -> int:
+        """The output stride without dilation."""
+        return STEM_STRIDE * int(2 ** sum(bool(modules) for _, modules in self.stages))
+
+    def set(self, output_stride: int) -> None:
+        """The stages stride until this output stride is reached, and no further; rates stay as they are."""
+        stride = STEM_STRIDE
+        for _, modules in self.stages:
+            step = 2 if modules and stride < output_stride else 1
+            stride *= step
+            for module in modules:
+                assert isinstance(module, nn.Conv2d | nn.MaxPool2d)
+                module.stride = (step, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Unit rates of a stage's blocks, one each; absolute: they are its rates, whatever the stride."""
+
+    rates: tuple[int, ...] = field(default=())
+    absolute: bool = False
 
 
 def dilate(
-    encoder: nn.Module,
-    output_stride: int,
-    *,
-    placement: Placement = "full",
-    multi_grid: Sequence[int] = (),
+    encoder: nn.Module, output_stride: int, *, placement: Placement = "full", multi_grid: Sequence[int] = ()
 ) -> None:
     """The encoder, built at stride 32, now has features of this output stride (4, 8, 16 or 32) at its end.
 
-    Rates of layer2..4 are (1,1,2) at 16, (1,2,4) at 8, (2,4,8) at 4; kernels keep their weights and their padding stays
-    "same". placement says what the convolution gets whose stride is taken away: `full`: its stage's rate as all others,
-    as in the PSPNet author's code; `contracted`: the rate of the stage before, as in torchvision and mmseg, where it is
-    the 3×3 of a stage's first bottleneck (of a basic block it is the first 3×3; mmseg never dilates the second).
-    Contracted, every convolution sees the pixels that it saw at stride 32, so the features of two strides agree where
-    their lattices meet.
-
-    multi_grid: unit rates of the last stage, one per block (a ResNet of bottlenecks has three there); they multiply
-    the rates of the block's 3×3 convolutions whatever the stride is. Empty: all 1.
-
-    Raises SettingsError for an encoder without ResNet stages and for another number of unit rates than blocks.
-    Source: Chen et al. 2017, Rethinking Atrous Convolution, sections 3.1 and 3.2.1.
+    As dilate_stages over its four stages, with unit rates on the last. Raises SettingsError for an encoder without
+    ResNet stages.
     """
-    missing = [name for name in _STAGES if not isinstance(getattr(encoder, name, None), nn.Module)]
-    if missing:
-        raise SettingsError(
-            f"{type(encoder).__name__} has no stages {', '.join(_STAGES)} to dilate; "
-            "use a ResNet, ResNeXt or SE-ResNeXt encoder (resnet18 … resnet152, resnext50_32x4d, se_resnext50_32x4d)"
-        )
-    stride, rate = 4, 1
-    for name in _STAGES:
-        if stride < output_stride:
-            stride *= 2
-            continue
-        stage = getattr(encoder, name)
-        if any(isinstance(module, nn.MaxPool2d | nn.AvgPool2d) for module in stage.modules()):
-            raise SettingsError(f"{name} of {type(encoder).__name__} pools inside; use another encoder")
-        _take_stride(stage, rate * 2, rate if placement == "contracted" else rate * 2)
-        rate *= 2
-    if multi_grid:
-        _multiply(getattr(encoder, _STAGES[-1]), multi_grid)
+    stages = stages_of(encoder)
+    dilate_stages(Striding.of(stages), output_stride, placement=placement)
+    set_multi_grid(stages[-1], Grid(tuple(multi_grid)))
 
 
-def _take_stride(stage: nn.Module, rate: int, rate_of_striding: int) -> None:
-    for conv in _convolutions(stage):
-        set_rate(conv, rate if conv.stride == (1, 1) else rate_of_striding)
-        conv.stride = (1, 1)
+def dilate_stages(strides: Striding, output_stride: int, *, placement: Placement = "full") -> None:
+    """The stages have this output stride at their end; kernels keep their weights and their padding stays "same".
+
+    Rates of layer2..4 are (1,1,2) at 16, (1,2,4) at 8, (2,4,8) at 4. placement says what the convolution gets whose
+    stride is taken away: `full`: its stage's rate as all others, as in the PSPNet author's code; `contracted`: the
+    rate of the stage before, as in torchvision and mmseg, where it is the 3×3 of a stage's first bottleneck (of a basic
+    block it is the first 3×3; mmseg never dilates the second). Contracted, every convolution sees the pixels that it
+    saw without dilation, so the features of two strides agree where their lattices meet. Where a stage's last unit
+    strides, contracted leaves that whole stage the rate of the stage before.
+
+    Source: Chen et al. 2017, Rethinking Atrous Convolution, sections 3.1 and 3.2.
+    """
+    strides.set(output_stride)
+    stride, rate = STEM_STRIDE, 1
+    for stage, modules in strides.stages:
+        before = rate
+        if modules:
+            if stride < output_stride:
+                stride *= 2
+            else:
+                rate *= 2
+        contracted = placement == "contracted" and rate > before
+        behind = not contracted
+        for conv in convolutions(stage):
+            strides_here = conv in modules
+            keeps = contracted and (strides_here or not behind) and conv.kernel_size != (1, 1)
+            set_rate(conv, before if keeps else rate)
+            behind = behind or strides_here
 
 
-def _multiply(stage: nn.Module, multi_grid: Sequence[int]) -> None:
+def set_multi_grid(stage: nn.Module, grid: Grid) -> None:
+    """The 3×3 convolutions of the stage's blocks have the rate that they had, times their block's unit rate.
+
+    No rates: nothing changes. Raises SettingsError for another number of rates than blocks.
+    Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.2.1.
+    """
+    if not grid.rates:
+        return
     blocks = list(stage.children())
-    if len(blocks) != len(multi_grid):
+    if len(blocks) != len(grid.rates):
         raise SettingsError(
-            f"model.multi_grid has {len(multi_grid)} unit rates {list(multi_grid)}, but the encoder's last stage has "
+            f"model.multi_grid has {len(grid.rates)} unit rates {list(grid.rates)}, but the encoder's last stage has "
             f"{len(blocks)} blocks; give one unit rate per block"
         )
-    for block, unit in zip(blocks, multi_grid, strict=True):
-        for conv in _convolutions(block):
+    for block, unit in zip(blocks, grid.rates, strict=True):
+        for conv in convolutions(block):
             if conv.kernel_size != (1, 1):
-                set_rate(conv, int(conv.dilation[0]) * unit)
-
-
-def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    return [inner for inner in module.modules() if isinstance(inner, nn.Conv2d)]
+                set_rate(conv, unit if grid.absolute else int(conv.dilation[0]) * unit)
 
 
 def set_rate(conv: nn.Conv2d, rate: int) -> None:
     """The convolution has this rate, and its output the size that it had: padding stays "same"."""
-    kernel = conv.kernel_size[0]
     conv.dilation = (rate, rate)
-    conv.padding = (kernel // 2 * rate, kernel // 2 * rate)
+    if conv.padding != "same":
+        conv.padding = tuple(kernel // 2 * rate for kernel in conv.kernel_size)

@@ -1,4 +1,4 @@
-"""DeepLabv3's head."""
+"""Atrous spatial pyramid pooling: DeepLabv2's sum and DeepLabv3's concatenation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,36 @@ from torch import Tensor, nn
 from aerial_seg.models.heads.blocks import ImagePooling, conv_bn_relu
 
 
-class ASPPHead(nn.Module):
-    """Atrous spatial pyramid pooling with image-level features.
+class ASPP(nn.Module):
+    """1×1, one 3×3 per rate and the image pooling, each `channels` wide with batch norm, fused to `channels`.
 
-    1×1, one 3×3 per rate and the image pooling, each `channels` wide with batch norm; concatenated in the order
-    1×1, rates, pooling; 1×1 to `channels`; dropout; with `refine` another 3×3 as in torchvision; 1×1 to the classes.
+    They are concatenated in the order 1×1, rates, pooling; the fusing convolution is 1×1 or fuse_kernel wide.
+    Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3.
+    """
 
+    def __init__(
+        self, inside: int, *, rates: Sequence[int], channels: int = 256, fuse_kernel: int = 1
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                conv_bn_relu(inside, channels, 1),
+                *(conv_bn_relu(inside, channels, 3, rate) for rate in rates),
+                ImagePooling(inside, channels),
+            ]
+        )
+        self.project = conv_bn_relu(channels * len(self.branches), channels, fuse_kernel)
+
+    def fused(self, features: Tensor) -> Tensor:
+        """features (N,C,h,w) → (N,channels,h,w)."""
+        seen: Tensor = self.project(torch.cat([branch(features) for branch in self.branches], dim=1))
+        return seen
+
+
+class ASPPHead(ASPP):
+    """Atrous spatial pyramid pooling with image-level features, dropout, 1×1 to the classes.
+
+    refine: another 3×3 after the dropout, as in torchvision. drop_channels: dropout of whole channels, as in mmseg.
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3. `rates` are those at this output stride
     (6, 12, 18 at stride 16, doubled at 8).
     """
@@ -28,22 +52,41 @@ class ASPPHead(nn.Module):
         rates: Sequence[int],
         channels: int = 256,
         dropout: float = 0.1,
-        refine: bool = False,
+        variant: str = "default",
     ) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(
-            [
-                conv_bn_relu(inside, channels, 1),
-                *(conv_bn_relu(inside, channels, 3, rate) for rate in rates),
-                ImagePooling(inside, channels),
-            ]
-        )
-        self.project = conv_bn_relu(channels * len(self.branches), channels, 1)
-        refined = [conv_bn_relu(channels, channels, 3)] if refine else []
-        self.classify = nn.Sequential(nn.Dropout(dropout), *refined, nn.Conv2d(channels, classes, 1))
+        super().__init__(inside, rates=rates, channels=channels, fuse_kernel=3 if variant == "mmseg" else 1)
+        drop = nn.Dropout2d(dropout) if variant == "mmseg" else nn.Dropout(dropout)
+        refined = [conv_bn_relu(channels, channels, 3)] if variant == "torchvision" else []
+        self.classify = nn.Sequential(drop, *refined, nn.Conv2d(channels, classes, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         """features (N,C,h,w) → logits (N,K,h,w)."""
-        seen = torch.cat([branch(features) for branch in self.branches], dim=1)
-        logits: Tensor = self.classify(self.project(seen))
+        logits: Tensor = self.classify(self.fused(features))
+        return logits
+
+
+class ASPPSumHead(nn.Module):
+    """One 3×3 convolution per rate straight to the classes, with bias and nothing after it; their logits are added.
+
+    A single rate is DeepLab-LargeFOV. Weights begin with N(0, 0.01), biases with 0.
+    Source: Chen et al. 2018, DeepLab (v2), section 3.2 and figure 7.
+    """
+
+    def __init__(self, inside: int, classes: int, *, rates: Sequence[int]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(inside, classes, 3, padding=rate, dilation=rate) for rate in rates
+        )
+        for conv in self.branches:
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.normal_(conv.weight, std=0.01)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (N,C,h,w) → logits (N,K,h,w)."""
+        first, *others = self.branches
+        logits: Tensor = first(features)
+        for branch in others:
+            logits = logits + branch(features)
         return logits

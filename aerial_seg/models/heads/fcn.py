@@ -11,20 +11,24 @@ from aerial_seg.models.heads.blocks import conv_bn_relu
 class FCNHead(nn.Module):
     """Two 3×3 convolutions, their result beside the input through a third, then 1×1 to the classes.
 
-    Source: Long et al. 2015 on dilated features, in the two-convolution form with concatenation that the common
-    reference results use.
+    concat False: without the third convolution and the input beside the result. Source: Long et al. 2015 on dilated
+    features, in the two-convolution forms that the common reference results use.
     """
 
-    def __init__(self, inside: int, classes: int, *, channels: int = 512, dropout: float = 0.1) -> None:
+    def __init__(
+        self, inside: int, classes: int, *, channels: int = 512, dropout: float = 0.1, concat: bool = True
+    ) -> None:
         super().__init__()
         self.convs = nn.Sequential(conv_bn_relu(inside, channels, 3), conv_bn_relu(channels, channels, 3))
-        self.fuse = conv_bn_relu(inside + channels, channels, 3)
+        self.fuse = conv_bn_relu(inside + channels, channels, 3) if concat else None
         self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         """features (N,C,h,w) → logits (N,K,h,w)."""
-        joined = torch.cat([features, self.convs(features)], dim=1)
-        logits: Tensor = self.classify(self.fuse(joined))
+        seen = self.convs(features)
+        if self.fuse is not None:
+            seen = self.fuse(torch.cat([features, seen], dim=1))
+        logits: Tensor = self.classify(seen)
         return logits
 
 
@@ -42,10 +46,13 @@ class PlainHead(nn.Sequential):
 
 
 class AuxiliaryHead(nn.Sequential):
-    """One 3×3 convolution, then 1×1 to the classes: the side loss of PSPNet on the last stage but one."""
+    """One 3×3 convolution, then 1×1 to the classes: the side loss of PSPNet on the last stage but one.
 
-    def __init__(self, inside: int, classes: int, *, dropout: float = 0.1) -> None:
-        channels = max(64, inside // 4)
-        super().__init__(
-            conv_bn_relu(inside, channels, 3), nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1)
-        )
+    channels: its width; None: a quarter of the features', at least 64.
+    """
+
+    def __init__(
+        self, inside: int, classes: int, *, channels: int | None = None, dropout: float = 0.1
+    ) -> None:
+        width = channels or max(64, inside // 4)
+        super().__init__(conv_bn_relu(inside, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1))

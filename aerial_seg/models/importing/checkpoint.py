@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from aerial_seg.errors import InputError
 
-_INSIDE = ("model", "state_dict")
+_INSIDE = ("model", "model_ema", "state_dict")
 """Where training programs keep the state dict beside their optimiser's."""
 
 _PARALLEL = "module."
@@ -31,11 +31,15 @@ _NOT_READABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A state dict as its project names it, on the CPU. sha256: of the whole file."""
+    """A state dict as its project names it, on the CPU.
+
+    sha256: of the whole file. classes: their names, where the program that wrote it wrote them beside (mmseg does).
+    """
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
     sha256: str
+    classes: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -58,7 +62,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors = {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(path, tensors, sha256)
+    return Checkpoint(path, tensors, sha256, _class_names(held))
 
 
 def _read_safetensors(path: Path) -> object:
@@ -101,3 +105,14 @@ def _state_dict(held: object) -> dict[str, torch.Tensor]:
     if not all(isinstance(value, torch.Tensor) for value in held.values()):
         return {}
     return {str(name): tensor for name, tensor in held.items()}
+
+
+def _class_names(held: object) -> tuple[str, ...]:
+    """What mmsegmentation writes: `meta` with CLASSES, or since version 1 with dataset_meta's classes."""
+    meta = held.get("meta") if isinstance(held, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return ()
+    newer = meta.get("dataset_meta")
+    names = newer.get("classes") if isinstance(newer, Mapping) else meta.get("CLASSES")
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list and names else ()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
@@ -17,6 +19,8 @@ _COUNTER = "num_batches_tracked"
 """Batch norm's count of batches, which checkpoints before torch 0.4.1 lack and no forward of ours reads."""
 
 _LISTED = 20
+
+Reorder = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,18 @@ class ImportedNetwork:
 
 
 def fill(
-    network: Network, checkpoint: Checkpoint, names: Sequence[tuple[str, str]], *, what: str
+    network: Network,
+    checkpoint: Checkpoint,
+    names: Sequence[tuple[str, str]],
+    *,
+    what: str,
+    reordered: Mapping[str, Reorder] = MappingProxyType({}),
 ) -> tuple[Match, ...]:
     """Every weight and statistic of the network is the checkpoint's, in the network's dtype.
 
     names: beginnings of names, (ours, theirs); the first that fits one of ours tells its name there. A missing count of
-    batch norm's batches is 0. what: what messages call the network.
+    batch norm's batches is 0. what: what messages call the network. reordered: by our name, what has to happen to a
+    tensor of theirs whose input channels come in another order.
     Raises InputError that lists the names without a counterpart and the shapes that differ.
     """
     ours = network.state_dict()
@@ -59,9 +69,9 @@ def fill(
         if theirs in held and held[theirs].shape != ours[name].shape
     ]
     problems = [
-        _listing("without a place there", [name for name in held if name not in wanted]),
-        _listing("missing", [theirs for theirs in missing if theirs not in counters]),
-        _listing("of another shape", shapes),
+        listing("without a place there", [name for name in held if name not in wanted]),
+        listing("missing", [theirs for theirs in missing if theirs not in counters]),
+        listing("of another shape", shapes),
     ]
     if any(problems):
         raise InputError(
@@ -69,7 +79,9 @@ def fill(
             "wanted a state dict with exactly that network's names and shapes"
         )
     weights = {
-        name: torch.zeros_like(ours[name]) if theirs in counters else held[theirs]
+        name: torch.zeros_like(ours[name])
+        if theirs in counters
+        else reordered.get(name, _as_it_is)(held[theirs])
         for theirs, name in wanted.items()
     }
     network.load_state_dict(weights, strict=True)
@@ -79,6 +91,22 @@ def fill(
     )
 
 
+def first_block_last(channels: int) -> Reorder:
+    """Moves the first `channels` input channels of a fusing convolution behind the others.
+
+    For a concatenation that begins with what ours ends with, as mmseg's ASPP begins with the image pooling.
+    """
+
+    def reorder(weight: Tensor) -> Tensor:
+        return torch.cat([weight[:, channels:], weight[:, :channels]], dim=1)
+
+    return reorder
+
+
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight
+
+
 def _their_name(name: str, names: Sequence[tuple[str, str]]) -> str:
     for ours, theirs in names:
         if name.startswith(ours):
@@ -86,8 +114,9 @@ def _their_name(name: str, names: Sequence[tuple[str, str]]) -> str:
     raise AssertionError(f"no foreign name is known for {name}")
 
 
-def _listing(kind: str, names: Sequence[str]) -> str:
+def listing(kind: str, names: Collection[str]) -> str:
+    """ "3 missing (a, b, c)", at most twenty by name; nothing for none."""
     if not names:
         return ""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{more})"
+    return f"{len(names)} {kind} ({', '.join(list(names)[:_LISTED])}{more})"

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
-import torch
-
 from aerial_seg.bands import IMAGENET_BANDS
-from aerial_seg.errors import InputError
+from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork, fill
-from aerial_seg.models.network import build_network
+from aerial_seg.models.importing.recognise import (
+    Arch,
+    check_arch,
+    find_encoder,
+    read_arch,
+    require_convolutions,
+)
 from aerial_seg.recipe import ModelSettings
 
-_ENCODERS: Mapping[tuple[int, ...], str] = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
-"""Bottlenecks of layer1..4."""
-
+_ARCH = r"(?P<head>fcn|deeplabv3)_resnet(?P<depth>50|101)"
 _STEM = "backbone.conv1.weight"
 _BOTTLENECK = "backbone.layer1.0.conv3.weight"
 _LOGITS = "classifier.4.weight"
 _AUXILIARY = "aux_classifier."
 _ASPP = "classifier.0.convs.0.0.weight"
 _REMEDY = "wanted the state dict of torchvision's " + ", ".join(
-    f"{head}_{encoder}" for head in ("fcn", "deeplabv3") for encoder in _ENCODERS.values()
+    f"{head}_{encoder}" for head in ("fcn", "deeplabv3") for encoder in ("resnet50", "resnet101")
 )
 
 _OUTSIDE_THE_HEAD = (
@@ -51,15 +50,21 @@ _HEADS = {
 """Beginnings of names, ours and torchvision's; the first that fits counts."""
 
 
-def import_torchvision(checkpoint: Checkpoint) -> ImportedNetwork:
+def import_torchvision(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNetwork:
     """The checkpoint's network with its weights, whose logits before upsampling are torchvision's.
 
     torchvision upsamples them to the image with align_corners=False. It takes RGB of 0–1 less ImageNet's mean over its
     std, which is what the bands say on 0–255. What no name or shape tells is taken from its builders: output stride 8,
     the first block of a dilated stage at the rate of the stage before, atrous rates 12, 24, 36 at that stride.
+    arch: torchvision's name of the network, which is checked.
     Raises InputError for the weights of another network, with the names that do not fit.
     """
-    settings = _recognise(checkpoint)
+    named = read_arch(
+        arch,
+        r"(?P<head>fcn|deeplabv3)_resnet(?P<depth>50|101)",
+        wanted="fcn_resnet50, deeplabv3_resnet101, …",
+    )
+    settings = _recognise(checkpoint, named)
     classes = len(checkpoint.tensors[_LOGITS])
     network = build_network(settings, bands=len(IMAGENET_BANDS), classes=classes)
     names = (*_OUTSIDE_THE_HEAD, *_HEADS[settings.architecture])
@@ -68,35 +73,20 @@ def import_torchvision(checkpoint: Checkpoint) -> ImportedNetwork:
     return ImportedNetwork(network.eval(), settings, IMAGENET_BANDS, classes, matches)
 
 
-def _recognise(checkpoint: Checkpoint) -> ModelSettings:
-    tensors, path = checkpoint.tensors, checkpoint.path
-    lacking = [
-        name for name in (_STEM, _BOTTLENECK, _LOGITS) if name not in tensors or tensors[name].ndim != 4
-    ]
-    if lacking:
-        raise InputError(
-            f"{path} is not recognised, it has no convolution {' nor '.join(lacking)} among {len(tensors)} names "
-            f"(first {next(iter(tensors))}); {_REMEDY}"
-        )
-    blocks = _blocks(tensors)
-    if blocks not in _ENCODERS:
-        raise InputError(f"{path} has {blocks} bottlenecks in backbone.layer1 to layer4; {_REMEDY}")
-    is_deeplab = _ASPP in tensors
+def _recognise(checkpoint: Checkpoint, arch: Arch) -> ModelSettings:
+    tensors = checkpoint.tensors
+    require_convolutions(checkpoint, (_STEM, _BOTTLENECK, _LOGITS), remedy=_REMEDY)
+    encoder = find_encoder(checkpoint, r"backbone\.layer([1-4])\.(\d+)\.", remedy=_REMEDY)
+    head = "deeplabv3" if _ASPP in tensors else "fcn"
+    check_arch(arch, head=head, encoder=encoder, path=checkpoint.path)
     return ModelSettings(
-        architecture="deeplabv3" if is_deeplab else "fcn",
-        encoder=_ENCODERS[blocks],
+        architecture=head,
+        encoder=encoder,
         output_stride=8,
         head="torchvision",
         dilation_placement="contracted",
-        aspp_rates=(6, 12, 18),
-        dropout=0.5 if is_deeplab else 0.1,
+        aspp_rates=(6, 12, 18) if head == "deeplabv3" else None,
+        dropout=0.5 if head == "deeplabv3" else 0.1,
         auxiliary=any(name.startswith(_AUXILIARY) for name in tensors),
         weights="none",
     )
-
-
-def _blocks(tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
-    found = {
-        match.groups() for name in tensors if (match := re.match(r"backbone\.layer([1-4])\.(\d+)\.", name))
-    }
-    return tuple(sum(layer == str(stage) for layer, _ in found) for stage in range(1, 5))

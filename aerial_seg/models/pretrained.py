@@ -1,0 +1,299 @@
+"""Starting from a file: a model of ours or an encoder's state dict, put into a network of other bands and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from aerial_seg.bands import IMAGENET_BANDS
+from aerial_seg.errors import InputError
+from aerial_seg.models.backbone.cascade import further_blocks
+from aerial_seg.models.backbone.deformable import DeformableConv
+from aerial_seg.models.build import build_network
+from aerial_seg.models.file import HEADER_KEY, ModelCard, read_card
+from aerial_seg.models.heads.cascade import CascadeHead
+from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
+from aerial_seg.models.importing.matching import listing
+from aerial_seg.models.network import Network
+
+_AFTER_THE_ENCODER = frozenset({
+    "fc", "_fc", "fc_norm", "classifier", "aux_classifier", "last_linear", "head", "head_dist", "conv_head",
+    "norm_head", "bn2", "norm", "downsamp_modules", "incre_modules", "final_layer",
+})  # fmt: skip
+"""What torchvision, timm and smp call the parts of a classifier that an encoder has not."""
+
+_ENCODER = "encoder."
+_COUNTER = "num_batches_tracked"
+
+
+def start_from(
+    network: Network, path: Path, *, bands: Sequence[str], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """The network begins with the file's weights where they fit; what was adapted or stayed fresh is told.
+
+    path: a model file of ours, of which all tensors are taken whose names and shapes fit, or a state dict of the
+    encoder alone under torchvision's, timm's or smp's names, which has to fit but for its classifier. The first
+    convolution is spread over the network's bands (see `spread_bands`), the last ones take the classes that the model
+    has by name.
+    bands, classes: the network's, in the order of its channels.
+    Raises InputError for a file that is damaged, holds code, or is of another encoder.
+    """
+    checkpoint = read_checkpoint(path)
+    if _is_model(path):
+        return _fill_network(network, checkpoint, read_card(path), bands=bands, classes=classes)
+    return _fill_encoder(network, checkpoint, bands)
+
+
+def spread_bands(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
+    """A first convolution's weights (out,S,kh,kw) for other bands (out,T,kh,kw), the sum over the bands kept.
+
+    So a constant image keeps its response. A band of both keeps its weights, times S/T where there are more bands than
+    before; the rest of the sum is shared evenly by the new bands, each of which gets S/T of the mean where all others
+    stayed, or by all bands where none is new. Without a common name bands are the same by their position.
+    """
+    places = _places(source, target)
+    if places == list(range(len(source))):
+        return weight
+    exact = weight.double()
+    scale = min(1.0, len(source) / len(target))
+    new = [k for k, place in enumerate(places) if place is None]
+    spread = exact.new_zeros(exact.shape[0], len(target), *exact.shape[2:])
+    for k, place in enumerate(places):
+        if place is not None:
+            spread[:, k] = scale * exact[:, place]
+    takers = new or list(range(len(target)))
+    rest = exact.sum(dim=1) - spread.sum(dim=1)
+    spread[:, takers] += (rest / len(takers))[:, None]
+    return spread.to(weight.dtype)
+
+
+def _places(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """Of each target band, which source band it is."""
+    names = [name.strip().casefold() for name in source]
+    wanted = [name.strip().casefold() for name in target]
+    if not set(names) & set(wanted):
+        return [k if k < len(names) else None for k in range(len(wanted))]
+    return [names.index(name) if name in names else None for name in wanted]
+
+
+def _is_model(path: Path) -> bool:
+    if path.suffix.lower() != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]) -> tuple[str, ...]:
+    before, encoder = _encoder_of(network)
+    ours = encoder.state_dict()
+    by_key = {_key(name.removeprefix("model.")): name for name in ours}
+    held = _without_prefix(checkpoint.tensors)
+    placed = {by_key[_key(name)]: tensor for name, tensor in held.items() if _key(name) in by_key}
+    extra = [name for name in held if _key(name) not in by_key]
+    dropped = [name for name in extra if name.partition(".")[0] in _AFTER_THE_ENCODER]
+    spread = _spread_first(encoder, placed, _bands_of(encoder, placed, bands), bands)
+    offsets = _offsets(encoder)
+    lacking = [name for name in ours if name not in placed and not name.endswith(_COUNTER)]
+    missing = [name for name in lacking if not name.startswith(offsets)]
+    shapes = [
+        f"{name} {tuple(placed[name].shape)} instead of {tuple(ours[name].shape)}"
+        for name in placed
+        if placed[name].shape != ours[name].shape
+    ]
+    problems = (
+        listing("without a place there", [name for name in extra if name not in dropped]),
+        listing("missing", missing),
+        listing("of another shape", shapes),
+    )
+    if any(problems):
+        raise InputError(
+            f"{checkpoint.path} is no state dict of the recipe's encoder: {'; '.join(filter(None, problems))}; wanted "
+            "exactly the encoder's weights, with or without a classifier; choose the model.encoder that they are of"
+        )
+    _load(network, {before + name: tensor for name, tensor in placed.items()})
+    _continue_cascade(network, encoder)
+    left_out = listing("of a classifier left out", dropped)
+    return (
+        f"started from the encoder in {checkpoint.path}: {len(placed)} tensors"
+        + (f"; {left_out}" if left_out else ""),
+        *spread,
+    )
+
+
+def _fill_network(
+    network: Network, checkpoint: Checkpoint, card: ModelCard, *, bands: Sequence[str], classes: Sequence[str]
+) -> tuple[str, ...]:
+    _, encoder = _encoder_of(network)
+    ours = {_place(name): tensor for name, tensor in network.state_dict().items()}
+    placed = {_place(name): tensor for name, tensor in checkpoint.tensors.items()}
+    inside = {name.removeprefix(_ENCODER): t for name, t in placed.items() if name.startswith(_ENCODER)}
+    spread = _spread_first(encoder, inside, [band.name for band in card.bands], bands)
+    placed |= {_ENCODER + name: tensor for name, tensor in inside.items()}
+    told = _by_class(placed, ours, card, classes)
+    fitting = {name: t for name, t in placed.items() if name in ours and t.shape == ours[name].shape}
+    weights = [name for name in ours if not name.endswith(_COUNTER)]
+    of_encoder = [name for name in weights if name.startswith(_ENCODER)]
+    taken = [name for name in of_encoder if name in fitting]
+    if 2 * len(taken) < len(of_encoder):
+        raise InputError(
+            f"{checkpoint.path} holds a model with the encoder {card.recipe.model.encoder}, of whose tensors "
+            f"{len(taken)} of {len(of_encoder)} fit this one; wanted a model with the recipe's encoder: choose that "
+            "model.encoder, or other weights"
+        )
+    _load(network, {name: fitting[_place(name)] for name in network.state_dict() if _place(name) in fitting})
+    fresh = listing(
+        "that it lacks or has in another shape stay fresh", [n for n in weights if n not in fitting]
+    )
+    count = sum(name in fitting for name in weights)
+    return (
+        f"started from the model {checkpoint.path}: {count} of {len(weights)} tensors"
+        + (f"; {fresh}" if fresh else ""),
+        *spread,
+        *told,
+    )
+
+
+def _place(name: str) -> str:
+    """The tensor's name in a network of ours that runs once; of smp's, what is its encoder's is so called too."""
+    plain = name.removeprefix("base.")
+    return plain.removeprefix("model.") if plain.startswith("model." + _ENCODER) else plain
+
+
+def _encoder_of(network: Network) -> tuple[str, nn.Module]:
+    """What the names of the encoder's tensors begin with, and the encoder."""
+    named = network.named_modules()
+    name, encoder = next((name, module) for name, module in named if name.rpartition(".")[2] == "encoder")
+    return name + ".", encoder
+
+
+def _load(network: Network, weights: Mapping[str, Tensor]) -> None:
+    network.load_state_dict({**network.state_dict(), **weights}, strict=True)
+
+
+def _key(name: str) -> str:
+    """timm's encoders call stages_0 what its classifiers call stages.0."""
+    return name.replace("_", ".")
+
+
+def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names as the encoder's own, where the program kept it as one part of its model."""
+    own = [name for name in tensors if name.partition(".")[0] not in _AFTER_THE_ENCODER]
+    for prefix in (_ENCODER, "backbone.", "model."):
+        if own and all(name.startswith(prefix) for name in own):
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def _first_convs(encoder: nn.Module, bands: int) -> list[str]:
+    """Names of the weights that see the image: MobileOne has two such convolutions side by side.
+
+    Empty for encoders that rearrange the image before (timm's TResNet).
+    """
+    convs = {
+        name: (conv.in_channels, conv.out_channels, conv.stride)
+        for name, conv in encoder.named_modules()
+        if isinstance(conv, nn.Conv2d) and conv.groups == 1
+    }
+    first = next((shape for shape in convs.values() if shape[0] == bands), None)
+    return [f"{name}.weight" for name, shape in convs.items() if shape == first]
+
+
+def _bands_of(encoder: nn.Module, placed: Mapping[str, Tensor], bands: Sequence[str]) -> Sequence[str]:
+    """The bands of an encoder's state dict, which does not name them: three are red, green and blue."""
+    first = [placed[name] for name in _first_convs(encoder, len(bands)) if name in placed]
+    if not first or first[0].ndim != 4 or first[0].shape[1] == len(IMAGENET_BANDS):
+        return [band.name for band in IMAGENET_BANDS]
+    return [f"band {k}" for k in range(1, first[0].shape[1] + 1)]
+
+
+def _spread_first(
+    encoder: nn.Module, placed: dict[str, Tensor], source: Sequence[str], target: Sequence[str]
+) -> tuple[str, ...]:
+    """The first convolutions among the encoder's tensors are spread; a note where that changed them."""
+    changed = False
+    for name in _first_convs(encoder, len(target)):
+        weight = placed.get(name)
+        if weight is not None and weight.ndim == 4 and weight.shape[1] == len(source):
+            placed[name] = spread_bands(weight, source, target)
+            changed |= placed[name] is not weight
+    if not changed:
+        return ()
+    return (
+        f"the first layer was spread from {len(source)} bands ({', '.join(source)}) to {', '.join(target)}",
+    )
+
+
+def _by_class(
+    placed: dict[str, Tensor], ours: Mapping[str, Tensor], card: ModelCard, classes: Sequence[str]
+) -> tuple[str, ...]:
+    """Tensors with one entry per class hold the entries of the classes that the model has, the others fresh."""
+    names = list(card.legend.names)
+    if names == list(classes):
+        return ()
+    shared = [name for name in classes if name in names]
+    begun = False
+    for name, axes in _class_axes(card, placed).items():
+        weight = placed.pop(name)
+        fresh = ours.get(name)
+        if fresh is None or weight.ndim != fresh.ndim or not shared:
+            continue
+        entries = weight[_entries([names.index(n) for n in shared], axes, weight.ndim)]
+        here = _entries([list(classes).index(n) for n in shared], axes, weight.ndim)
+        if fresh[here].shape == entries.shape:
+            placed[name] = fresh.clone()
+            placed[name][here] = entries.to(fresh.dtype)
+            begun = True
+    if not begun:
+        return (f"all {len(classes)} classes are learnt afresh; the model's are {', '.join(names)}",)
+    return (f"{len(shared)} of {len(classes)} classes begin as the model's by name: {', '.join(shared)}",)
+
+
+def _class_axes(card: ModelCard, held: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Of each tensor with one entry per class the axes along which they lie; found by building with one more."""
+    settings, bands = card.recipe.model.model_copy(update={"weights": "none"}), len(card.bands)
+    with torch.random.fork_rng(devices=[]):
+        own, more = (
+            {_place(name): tensor.shape for name, tensor in network.state_dict().items()}
+            for network in (
+                build_network(settings, bands=bands, classes=len(card.legend) + k) for k in (0, 1)
+            )
+        )
+    differing = {
+        name: [k for k, (n, m) in enumerate(zip(own[name], more[name], strict=True)) if n != m]
+        for name in own
+    }
+    return {
+        name: tuple(axes)
+        for name, axes in differing.items()
+        if axes and name in held and held[name].shape == own[name]
+    }
+
+
+def _entries(rows: Sequence[int], axes: Sequence[int], dimensions: int) -> tuple[slice | Tensor, ...]:
+    """Indexes these rows along each of the axes, neighbours, and everything along the others."""
+    index: list[slice | Tensor] = [slice(None)] * dimensions
+    for k, axis in enumerate(axes):
+        index[axis] = torch.tensor(rows).reshape([-1 if other == k else 1 for other in range(len(axes))])
+    return tuple(index)
+
+
+def _continue_cascade(network: Network, encoder: nn.Module) -> None:
+    """deeplabv3-cascade's further blocks begin as copies of the last stage, as with a library's weights."""
+    for head in network.modules():
+        if isinstance(head, CascadeHead):
+            copies = nn.Sequential(*further_blocks(encoder, len(head.blocks))).state_dict()
+            head.blocks.load_state_dict({name: copies[name] for name in head.blocks.state_dict()})
+
+
+def _offsets(encoder: nn.Module) -> tuple[str, ...]:
+    """What the names of the tensors begin with that deformable convolutions add: they begin with 0."""
+    return tuple(
+        f"{name}.offset." for name, module in encoder.named_modules() if isinstance(module, DeformableConv)
+    )
