@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   aerial-seg import-weights deeplabv3_resnet50_coco.pth --from torchvision -o deeplabv3.safetensors
+  aerial-seg import-weights pspnet_r50.pth --from mmseg --arch pspnet_r50-d8 -o pspnet.safetensors
   aerial-seg import-weights mine.pth --from torchvision --classes cityscapes -o model.safetensors --report""",
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -25,8 +26,14 @@ Examples:
     "--from",
     "source",
     required=True,
-    type=click.Choice(["torchvision"]),
+    type=click.Choice(["torchvision", "mmseg", "semseg", "ssseg", "deeplab-pytorch"]),
     help="The project whose program wrote the checkpoint.",
+)
+@click.option(
+    "--arch",
+    help="That project's name of the network, for what tensors cannot tell: mmseg's fcn_r50-d8, "
+    "deeplabv3_r101-d16-mg124, pspnet_r50-d8-769; ssseg's pspnet_resnet50os16; deeplab-pytorch's "
+    "deeplabv2_resnet101 (without multi-scale).",
 )
 @click.option(
     "-o",
@@ -38,7 +45,8 @@ Examples:
 @click.option(
     "--classes",
     type=click.Choice(["voc", "cityscapes", "ade20k"]),
-    help="Whose class names the channels have; without it VOC's where they are 21, else class_0, class_1, …",
+    help="Whose class names the channels have; without it the checkpoint's own, else those of the benchmark with "
+    "as many, else class_0, class_1, …",
 )
 @click.option("--report", "with_matches", is_flag=True, help="List which tensor became which.")
 @options.overwrite
@@ -47,6 +55,7 @@ def command(
     checkpoint: Path,
     *,
     source: str,
+    arch: str | None,
     output: Path,
     classes: str | None,
     with_matches: bool,
@@ -55,13 +64,16 @@ def command(
 ) -> None:
     """Make a model file of another project's weights.
 
-    CHECKPOINT is a state dict that torch.save wrote, or a safetensors file, of torchvision's FCN or DeepLabv3 on
-    ResNet-50 or -101. The model gives the same logits; dilation, normalisation and class names are recorded in it. A
-    pickle that holds code is refused, and so is a checkpoint with a name too many or too few.
+    CHECKPOINT is a state dict that torch.save wrote, or a safetensors file: FCN or DeepLabv3 of torchvision; FCN,
+    PSPNet or DeepLabv3 of mmseg and ssseg; PSPNet of semseg; DeepLabv2 of deeplab-pytorch; on ResNets. The model gives
+    the same logits; dilation, normalisation, band order and class names are recorded in it. A pickle that holds code is
+    refused, and so is a checkpoint with a name too many or too few.
     """
     from aerial_seg.jobs.import_weights import import_weights
 
-    report = import_weights(checkpoint, output, source=source, classes=classes, overwrite=overwrite)
+    report = import_weights(
+        checkpoint, output, source=source, arch=arch, classes=classes, overwrite=overwrite
+    )
     console.notes(report.notes)
     if as_json:
         console.print_json(_document(report, with_matches=with_matches))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,13 @@ from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, Match
-from aerial_seg.models.importing.torchvision import import_torchvision
+from aerial_seg.models.importing.matching import Match
+from aerial_seg.models.importing.sources import check_source, import_checkpoint
 from aerial_seg.outputs import check_writable, staged_files
-from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.version import __version__
 
-_IMPORTERS: Mapping[str, Callable[[Checkpoint], ImportedNetwork]] = {"torchvision": import_torchvision}
 _LEGENDS: Mapping[str, Legend] = {kind.name: kind.legend for kind in (Voc, Cityscapes, Ade20k)}
-_VOC = len(Voc.legend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +38,40 @@ class ImportReport:
 
 
 def import_weights(
-    checkpoint: Path, output: Path, *, source: str, classes: str | None = None, overwrite: bool = False
+    checkpoint: Path,
+    output: Path,
+    *,
+    source: str,
+    arch: str | None = None,
+    classes: str | None = None,
+    overwrite: bool = False,
 ) -> ImportReport:
     """The model file `output` holds the checkpoint's weights with all that `predict` needs besides them.
 
-    source: whose names the checkpoint has (torchvision). classes: voc, cityscapes or ade20k for that benchmark's names;
-    None: VOC's where there are 21 as in torchvision's own weights, else class_0, class_1, …
-    Raises InputError for a checkpoint that is no such network or holds code, SettingsError for an unknown source or
-    class list or one of another length, OutputError where `output` cannot be written.
+    source: whose names the checkpoint has (torchvision, mmseg, semseg, ssseg, deeplab-pytorch). arch: what that project
+    calls the network, for what names and shapes cannot tell. classes: voc, cityscapes or ade20k for that benchmark's
+    names; None: those that the checkpoint holds itself, else the benchmark's with as many classes, else class_0, …
+    Raises InputError for a checkpoint that is no such network or holds code, SettingsError for an unknown source, name
+    or class list or one of another length, OutputError where `output` cannot be written.
     """
-    importer = _IMPORTERS.get(source)
-    if importer is None:
-        raise SettingsError(
-            f"there is no source '{source}'{did_you_mean(source, _IMPORTERS)}; known: {', '.join(_IMPORTERS)}"
-        )
+    check_source(source)
     if output.suffix.lower() != ".safetensors":
         raise SettingsError(f"{output} does not end in .safetensors, which model files do; rename the output")
     check_writable(output, overwrite=overwrite)
     read = read_checkpoint(checkpoint)
-    imported = importer(read)
-    legend, notes = _legend(checkpoint, imported.classes, classes)
+    imported = import_checkpoint(read, source, arch)
+    legend, notes = _legend(read, imported.classes, classes)
+    side = imported.network.geometry.nearest_valid_sides(PredictionSettings().tile_size)[1]
     card = ModelCard(
         tool_version=__version__,
-        recipe=Recipe(model=imported.settings),
+        recipe=Recipe(model=imported.settings, prediction=PredictionSettings(tile_size=side)),
         legend=legend,
         bands=imported.bands,
         gsd=None,
         class_bias=(0.0,) * len(legend),
         iteration=0,
         validation_miou=None,
-        data_fingerprint=f"imported from {source}, checkpoint sha256 {read.sha256}",
+        data_fingerprint=f"imported from {source}{f' ({arch})' if arch else ''}, checkpoint sha256 {read.sha256}",
     )
     with staged_files(output, overwrite=overwrite) as work:
         save_model(imported.network.state_dict(), card, work / output.name)
@@ -83,29 +85,34 @@ def import_weights(
     )
 
 
-def _legend(checkpoint: Path, channels: int, wanted: str | None) -> tuple[Legend, tuple[str, ...]]:
+def _legend(checkpoint: Checkpoint, channels: int, wanted: str | None) -> tuple[Legend, tuple[str, ...]]:
+    path = checkpoint.path
     if channels > IGNORE:
-        raise InputError(
-            f"{checkpoint} has {channels} classes, but masks hold {IGNORE} at the most; train fewer"
-        )
+        raise InputError(f"{path} has {channels} classes, but masks hold {IGNORE} at the most; train fewer")
     if wanted is not None:
-        legend = _LEGENDS.get(wanted)
-        if legend is None:
-            raise SettingsError(
-                f"there is no class list '{wanted}'{did_you_mean(wanted, _LEGENDS)}; known: {', '.join(_LEGENDS)}"
+        return _named_legend(path, channels, wanted), ()
+    if len(set(checkpoint.classes)) == channels:
+        return make_legend(dict(enumerate(checkpoint.classes))), ()
+    for name, legend in _LEGENDS.items():
+        if len(legend) == channels:
+            return legend, (
+                f"{channels} classes without names were taken for those of {name}; --classes names another list",
             )
-        if len(legend) != channels:
-            raise SettingsError(
-                f"class list {wanted} has {len(legend)} classes, but {checkpoint} has {channels}; "
-                "choose the list of its data or leave it out"
-            )
-        return legend, ()
-    if channels == _VOC:
-        return Voc.legend, (
-            f"{_VOC} classes without names were taken for VOC's, which torchvision's own weights have "
-            "(COCO with VOC labels)",
-        )
     names = {k: f"class_{k}" for k in range(channels)}
     return make_legend(names), (
         f"{channels} classes without names were called class_0 to class_{channels - 1}",
     )
+
+
+def _named_legend(path: Path, channels: int, wanted: str) -> Legend:
+    legend = _LEGENDS.get(wanted)
+    if legend is None:
+        raise SettingsError(
+            f"there is no class list '{wanted}'{did_you_mean(wanted, _LEGENDS)}; known: {', '.join(_LEGENDS)}"
+        )
+    if len(legend) != channels:
+        raise SettingsError(
+            f"class list {wanted} has {len(legend)} classes, but {path} has {channels}; "
+            "choose the list of its data or leave it out"
+        )
+    return legend

@@ -1,0 +1,251 @@
+"""deeplab-pytorch's DeepLabv2 (kazuto1011), computed from its state dict, against what the importer makes of it.
+
+Held about the project (read: in the tables this project keeps; memory: its module code, by heart):
+- read: the names `layer1.conv1.{conv,bn}`, `layer{2..5}.block{j}.{reduce,conv3x3,increase,shortcut}.{conv,bn}`,
+  `aspp.c{0..3}`, under `base.` where the multi-scale wrapper was trained; 7×7 stem, max-pool with ceil_mode; the
+  stride sits in the first 1×1 (`reduce`) and in the shortcut; every block of a dilated stage has the full rate; ASPP
+  is the sum of four 3×3 convolutions of rates 6/12/18/24 with bias, straight to the classes; BGR minus (104.008,
+  116.669, 122.675), no deviation; MSC takes the pixelwise maximum of the logits of scales 1, 0.75 and 0.5.
+- memory, sure: blocks count from 1; the first block of every stage has a shortcut, the others none; strides 1, 2, 1, 1
+  and rates 1, 1, 2, 4 (output stride 8 only); BatchNorm's eps is 1e-5; MSC resizes the image by `interpolate(x,
+  scale_factor=p, mode='bilinear', align_corners=False)` and the pyramid's logits back to the first ones' size without
+  aligned corners, in this order: 1, 0.5, 0.75; there is no auxiliary head; the file is the plain state dict.
+- unsure: `interpolate` with a scale factor computes positions from the factor since torch 1.6, before that from the
+  ratio of the sizes. They differ where a side times the factor is no whole number; the current torch is followed, and
+  sides that are multiples of 4 do not depend on it.
+- The project configures ResNet-101 only; ResNet-50 follows from its `n_blocks`. Converted Caffe weights may lack
+  num_batches_tracked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aerial_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from tests.models.importing.conftest import Agreement, Layers, Saved, State, Weights
+
+CLASSES = 21
+STRIDES = (1, 2, 1, 1)
+DILATIONS = (1, 1, 2, 4)
+RATES = (6, 12, 18, 24)
+SCALES = (0.5, 0.75)
+BGR = (("blue", 104.008, 1.0), ("green", 116.669, 1.0), ("red", 122.675, 1.0))
+THIN = (1, 17, 313)  # the widest rate reaches over the map at little cost
+FOURFOLD = (1, 64, 96)  # ceil_mode adds a cell, and every scale has whole sides
+BETWEEN = (1, 66, 98)  # ceil_mode adds no cell on any scale, and the scaled sides are not whole
+
+
+def random_state(weights: Weights, blocks: Sequence[int]) -> State:
+    def unit(name: str, outputs: int, inputs: int, side: int, gain: float = 1.0) -> None:
+        weights.convolution(f"{name}.conv", outputs, inputs, side, gain=gain)
+        weights.normalisation(f"{name}.bn", outputs)
+
+    unit("layer1.conv1", 64, 3, 7)
+    inputs = 64
+    for layer, (middle, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True), 2):
+        for block in range(1, count + 1):
+            name = f"layer{layer}.block{block}"
+            unit(f"{name}.reduce", middle, inputs, 1)
+            unit(f"{name}.conv3x3", middle, middle, 3)
+            unit(f"{name}.increase", 4 * middle, middle, 1, gain=0.25)
+            if block == 1:
+                unit(f"{name}.shortcut", 4 * middle, inputs, 1)
+            inputs = 4 * middle
+    for branch in range(4):
+        weights.convolution(f"aspp.c{branch}", CLASSES, 2048, 3, bias=True)
+    return weights.state
+
+
+def features(layers: Layers, state: State, image: Tensor, depth: int) -> Tensor:
+    def unit(name: str, y: Tensor, **placement: int) -> Tensor:
+        y = layers.convolution(state, f"{name}.conv", y, **placement)
+        return layers.normalisation(state, f"{name}.bn", y)
+
+    x = unit("layer1.conv1", image, stride=2, padding=3).relu()
+    x = functional.max_pool2d(x, kernel_size=3, stride=2, padding=1, ceil_mode=True)
+    for layer, (count, stride, dilation) in enumerate(
+        zip(layers.blocks[depth], STRIDES, DILATIONS, strict=True), 2
+    ):
+        for block in range(1, count + 1):
+            name = f"layer{layer}.block{block}"
+            step = stride if block == 1 else 1
+            y = unit(f"{name}.reduce", x, stride=step).relu()
+            y = unit(f"{name}.conv3x3", y, padding=dilation, dilation=dilation).relu()
+            y = unit(f"{name}.increase", y)
+            if block == 1:
+                x = unit(f"{name}.shortcut", x, stride=step)
+            x = (x + y).relu()
+    return x
+
+
+def single_scale(layers: Layers, state: State, image: Tensor, depth: int) -> Tensor:
+    """DeepLabV2's logits."""
+    x = features(layers, state, image, depth)
+    return sum(
+        (
+            layers.convolution(state, f"aspp.c{branch}", x, padding=rate, dilation=rate)
+            for branch, rate in enumerate(RATES)
+        ),
+        start=torch.zeros((), dtype=torch.float64),
+    )
+
+
+def multi_scale(layers: Layers, state: State, image: Tensor, depth: int) -> Tensor:
+    """MSC's logits in eval mode."""
+    fused = single_scale(layers, state, image, depth)
+    size = fused.shape[2:]
+    for scale in SCALES:
+        smaller = functional.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+        logits = single_scale(layers, state, smaller, depth)
+        fused = torch.maximum(fused, layers.resized(logits, size, align_corners=False))
+    return fused
+
+
+def with_base(state: State) -> State:
+    return {f"base.{name}": value for name, value in state.items()}
+
+
+def cases() -> Iterator[Any]:
+    """((depth, under `base.`, with num_batches_tracked), arch, image), those of one model in a row."""
+    msc, plain = "deeplabv2_resnet{}_msc", "deeplabv2_resnet{}"
+    wrapped, bare = (50, True, True), (50, False, False)
+    yield pytest.param(wrapped, None, (1, 65, 97), id="default")
+    yield pytest.param(wrapped, msc.format(50), BETWEEN, id="msc-between")
+    yield pytest.param(wrapped, msc.format(50), FOURFOLD, id="msc-fourfold")
+    yield pytest.param(wrapped, plain.format(50), THIN, id="base-without-msc")
+    yield pytest.param(bare, plain.format(50), (1, 65, 97), id="bare")
+    yield pytest.param(bare, plain.format(50), FOURFOLD, id="bare-fourfold")
+    large = (101, True, True)
+    for shape in ((2, 65, 97), (1, 129, 161), FOURFOLD):
+        for arch in (msc, plain):
+            name = f"{arch.format(101)}-{shape[1]}"
+            yield pytest.param(large, arch.format(101), shape, id=name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "arch", "shape"), list(cases()))
+def test_imported_network_computes_what_deeplab_pytorch_computes(
+    model: tuple[int, bool, bool],
+    arch: str | None,
+    shape: tuple[int, int, int],
+    saved: Saved,
+    weights: type[Weights],
+    layers: Layers,
+    agreement: Agreement,
+    images: Callable[[Sequence[int]], Tensor],
+    imported_from: Callable[[Path, str, str | None], Any],
+) -> None:
+    depth, wrapped, counted = model
+
+    def make() -> tuple[State, Any]:
+        made = random_state(weights(depth, counted=counted), layers.blocks[depth])
+        return made, with_base(made) if wrapped else made
+
+    state, path = saved(model, make)
+    image = images(shape)
+    imported = imported_from(path, "deeplab-pytorch", arch)
+    assert imported.network.geometry.output_stride == 8
+    assert imported.classes == CLASSES
+    agreement.bands(imported, BGR)
+    network = imported.network.double()
+    compute = multi_scale if arch is None or arch.endswith("_msc") else single_scale
+    with torch.inference_mode():
+        everything = compute(layers, state, image, depth)
+        if compute is single_scale:
+            agreement.equal(network.all_cells(image), everything)
+        # Its ceil_mode makes a cell beyond sides that 8 divides; our lattice of ⌈side / 8⌉ cells has no place for it.
+        height, width = (-(-side // 8) for side in image.shape[2:])
+        wanted = everything[:, :, :height, :width]
+        agreement.equal(network(image), wanted)
+        if compute is single_scale and shape == THIN:  # once: it costs another pass
+            logits, auxiliary = network.forward_training(image)
+            agreement.equal(logits, wanted)
+            assert auxiliary is None
+
+
+def test_backbone_is_torchvisions_with_the_stride_in_front(
+    weights: type[Weights],
+    layers: Layers,
+    agreement: Agreement,
+    images: Callable[[Sequence[int]], Tensor],
+) -> None:
+    """Renamed, its state fits torchvision's ResNet with nothing left over, and computes the same with moved strides."""
+    state = random_state(weights(3), layers.blocks[50])
+    with torch.device("meta"):
+        network = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])
+    network.maxpool = nn.MaxPool2d(3, 2, 1, ceil_mode=True)
+    network.layer2[0].conv1.stride, network.layer2[0].conv2.stride = (2, 2), (1, 1)
+    for layer, rate in ((network.layer3, 2), (network.layer4, 4)):
+        layer[0].conv2.dilation = layer[0].conv2.padding = (rate, rate)
+    network.avgpool, network.fc = nn.Identity(), nn.Identity()
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith("aspp"):
+            continue
+        name = name.replace("layer1.conv1.conv", "conv1").replace("layer1.conv1.bn", "bn1")
+        name = re.sub(
+            r"layer(\d)\.block(\d+)", lambda found: f"layer{int(found[1]) - 1}.{int(found[2]) - 1}", name
+        )
+        for number, old in enumerate(("reduce", "conv3x3", "increase"), 1):
+            name = name.replace(f"{old}.conv", f"conv{number}").replace(f"{old}.bn", f"bn{number}")
+        renamed[name.replace("shortcut.conv", "downsample.0").replace("shortcut.bn", "downsample.1")] = value
+    network.load_state_dict(renamed, assign=True)
+    image = images((1, 32, 48))
+    with torch.inference_mode():
+        wanted = network.eval()(image)
+        got = features(layers, state, image, 50)
+    agreement.equal(got.flatten(1), wanted)
+
+
+def test_multi_scale_differs_from_single_scale(
+    weights: type[Weights], layers: Layers, images: Callable[[Sequence[int]], Tensor]
+) -> None:
+    """MSC is a maximum: nowhere below the single scale, and above it somewhere."""
+    state = random_state(weights(4), layers.blocks[50])
+    image = images((1, 32, 48))
+    with torch.inference_mode():
+        single = single_scale(layers, state, image, 50)
+        fused = multi_scale(layers, state, image, 50)
+    assert bool((fused >= single).all())
+    assert bool((fused > single + 1e-3).any())
+
+
+@pytest.mark.parametrize(
+    "key", ["layer3.block2.conv3x3.bn.running_mean", "aspp.c3.bias", "layer4.block1.shortcut.conv.weight"]
+)
+def test_missing_key_is_named(
+    key: str,
+    weights: type[Weights],
+    layers: Layers,
+    stored: Callable[[Any], AbstractContextManager[Path]],
+    imported_from: Callable[[Path, str, str | None], Any],
+) -> None:
+    state = random_state(weights(None), layers.blocks[50])
+    del state[key]
+    with stored(with_base(state)) as path, pytest.raises(InputError, match=re.escape(key)):
+        imported_from(path, "deeplab-pytorch", "deeplabv2_resnet50_msc")
+
+
+@pytest.mark.parametrize("key", ["aspp.c4.weight", "layer3.block9.reduce.conv.weight"])
+def test_additional_key_is_named(
+    key: str,
+    weights: type[Weights],
+    layers: Layers,
+    stored: Callable[[Any], AbstractContextManager[Path]],
+    imported_from: Callable[[Path, str, str | None], Any],
+) -> None:
+    state = random_state(weights(None), layers.blocks[50])
+    state[key] = torch.ones(4, dtype=torch.float64)
+    with stored(with_base(state)) as path, pytest.raises(InputError, match=re.escape(key)):
+        imported_from(path, "deeplab-pytorch", "deeplabv2_resnet50_msc")
