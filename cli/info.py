@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import console, options
+from . import console, model_card, options
 
 
 @click.command(
@@ -23,18 +23,21 @@ Examples:
 def command(path: Path, *, as_json: bool) -> None:
     """Tell what a raster, mask, model file or chip dataset holds.
 
-    Of a raster: size, pixel size on the ground, CRS, bands and nodata. Of a model: classes, bands, GSD and which
-    tile sides it takes. Of a dataset: chips and pixels per split and class.
+    Of a raster: size, pixel size on the ground, CRS, bands and nodata. Of a model its card: the network and how far
+    it sees, bands and pixel size that it expects, classes, training, validation. Of a dataset: chips and pixels per
+    split and class.
     """
     from aerial_seg.jobs.info import info
 
     document = info(path)
     if as_json:
         console.print_json(document)
-        return
-    width = max(map(len, document))
-    for key, value in document.items():
-        click.echo(f"{key:<{width}}  {_text(value)}")
+    elif document["kind"] == "model":
+        model_card.show(document)
+    else:
+        width = max(map(len, document))
+        for key, value in document.items():
+            click.echo(f"{key:<{width}}  {_text(value)}")
 
 
 def _text(value: Any) -> str:
