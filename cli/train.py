@@ -14,7 +14,8 @@ from . import console, options
     epilog="""\b
 Examples:
   aerial-seg train chips --recipe deeplabv3 -o run
-  aerial-seg train chips --recipe my_recipe.toml --device cuda -o run""",
+  aerial-seg train chips --recipe my_recipe.toml --device cuda -o run
+  aerial-seg train chips --recipe deeplabv3 --weights resnet18-f37072fd.pth -o run""",
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option(
@@ -24,22 +25,42 @@ Examples:
     help="A recipe that ships with aerial-seg, or your own file.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new run.")
+@click.option(
+    "--weights",
+    metavar="none|imagenet|FILE",
+    help="What to start from instead of the recipe's model.weights: nothing, the encoder's pretrained weights, or a "
+    "file (.safetensors, .pth, .pt, .ckpt): a model of aerial-seg's or an encoder's state dict.",
+)
 @options.device
 @options.overwrite
 @options.as_json
-def command(dataset: Path, recipe: str, output: Path, *, device: str, overwrite: bool, as_json: bool) -> None:
+def command(
+    dataset: Path,
+    recipe: str,
+    output: Path,
+    *,
+    weights: str | None,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Train a model on a chip dataset that `tile` made.
 
     The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, curves.png and
     run.json. Lengths are iterations, never time, so a run can be repeated. Shipped recipes: deeplabv3, fcn, pspnet,
-    unet and more; an unknown name lists them all.
+    unet and more; an unknown name lists them all. Pretrained weights are spread over any number of bands; imagenet is
+    downloaded once, --weights none and --weights FILE need no internet.
     """
     from aerial_seg.jobs.train import train
     from aerial_seg.recipe import load_recipe
 
-    report = train(
-        dataset, load_recipe(recipe), output, device=device, overwrite=overwrite, progress=console.bar
-    )
+    settings = load_recipe(recipe)
+    if weights is not None:
+        settings = settings.model_copy(
+            update={"model": settings.model.model_copy(update={"weights": weights})}
+        )
+    report = train(dataset, settings, output, device=device, overwrite=overwrite, progress=console.bar)
+    console.notes(report.notes)
     if as_json:
         scores = report.scores.as_json() if report.scores else None
         console.print_json(
@@ -47,6 +68,7 @@ def command(dataset: Path, recipe: str, output: Path, *, device: str, overwrite:
                 "model": report.model,
                 "best_iteration": report.best_iteration,
                 "threshold": report.threshold,
+                "notes": report.notes,
                 "validation": scores,
             }
         )
