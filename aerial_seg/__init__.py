@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aerial_seg.benchmarks.catalogue import open_benchmark
     from aerial_seg.benchmarks.protocol import load_protocol, protocol_names
+    from aerial_seg.crf.dense import DenseCrf
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
     from aerial_seg.geo.grid import Grid
     from aerial_seg.geo.label_rules import LabelSettings
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "benchmarks.catalogue": ("open_benchmark",),
     "benchmarks.protocol": ("load_protocol", "protocol_names"),
+    "crf.dense": ("DenseCrf",),
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
     "geo.grid": ("Grid",),
     "geo.label_rules": ("LabelSettings",),
@@ -100,7 +102,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
     "PredictSettings", "PredictReport", "predict", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
-    "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
+    "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
     "ExportSettings", "export", "import_weights", "list_models", "TrainedModel", "load_model", "Network",
     "architectures", "build_network", "start_from", "ReceptiveField", "receptive_field", "ModelSettings", "Recipe",

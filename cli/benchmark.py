@@ -85,8 +85,8 @@ def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[.
         click.option(
             "--protocol", metavar="NAME|FILE.toml",
             help="How images are shown to the network and scores averaged; default: the model's architecture decides. "
-            "Shipped: fcn, deeplabv3-os16, deeplabv3-os8, deeplabv3-os8-ms-flip, deeplabv3-cityscapes-test, psp-ss, "
-            "psp-ms, mmseg, semseg.",
+            "Shipped: fcn, deeplabv2, deeplabv2-crf, deeplabv3-os16, deeplabv3-os8, deeplabv3-os8-ms-flip, "
+            "deeplabv3-cityscapes-test, psp-ss, psp-ms, mmseg, semseg.",
         ),
         click.option("--split", metavar="NAME", help=f"One of {splits}; default: val."),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the results."),

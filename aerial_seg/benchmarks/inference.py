@@ -11,6 +11,7 @@ from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import Member, ResolvedProtocol
 from aerial_seg.benchmarks.resize import resize_bilinear
 from aerial_seg.benchmarks.slide import slide_scores
+from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.tiling.upsample import PixelAxis, RowUpsampler
 
 _VALUES_AT_ONCE = 1 << 25
@@ -37,12 +38,23 @@ def class_scores(image: Tensor, net: Net, protocol: ResolvedProtocol) -> Tensor:
 
 
 @torch.inference_mode()
-def predict_classes(image: Tensor, net: Net, protocol: ResolvedProtocol) -> NDArray[np.uint8]:
+def predict_classes(
+    image: Tensor, net: Net, protocol: ResolvedProtocol, photograph: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """The channel with the largest score of every pixel, (H,W) uint8, the first one in a tie.
 
-    A single member needs no softmax, which changes no order; if it is also at the image's own size, its pixels are
-    made from the lattice directly, and scores at full size never exist.
+    photograph (C,H,W): the image as it was published; only a protocol with a CRF looks at it, and needs it.
+
+    Without one, a single member needs no softmax, which changes no order; if it is also at the image's own size, its
+    pixels are made from the lattice directly, and scores at full size never exist.
     """
+    if protocol.crf is not None:
+        if photograph is None:
+            raise ValueError("a CRF needs the photograph itself")
+        scores = class_scores(image, net, protocol)
+        if protocol.average == "logits":
+            _softmax_in_place(scores)
+        return _refined(scores, photograph, protocol.crf)
     if len(protocol.members) > 1:
         return _largest(class_scores(image, net, protocol))
     (member,) = protocol.members
@@ -89,6 +101,14 @@ def _softmax_in_place(logits: Tensor) -> None:
     for start in range(0, logits.shape[1], rows):
         part = logits[:, start : start + rows]
         part.copy_(part.softmax(0))
+
+
+def _refined(probabilities: Tensor, photograph: NDArray[np.uint8], crf: DenseCrf) -> NDArray[np.uint8]:
+    """The classes that the field finds most probable; every pixel of a photograph was measured."""
+    measured = np.ones(photograph.shape[1:], np.bool_)
+    marginals = refine(probabilities.cpu().numpy(), photograph, measured, crf)
+    classes: NDArray[np.uint8] = marginals.argmax(axis=0).astype(np.uint8)
+    return classes
 
 
 def _largest(scores: Tensor) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from aerial_seg.benchmarks.resize import ResizeKind, ResizeRule
+from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.recipe import Positive, Section, document_names, load_document
 
@@ -39,6 +40,22 @@ class PerDataset(Section, Generic[Value]):
         return self.default if own is None else own
 
 
+class CrfTable(Section):
+    """A DenseCRF after the network; what is left out is DeepLabv2's. See DenseCrf for what the parameters are."""
+
+    iterations: int = DenseCrf().iterations
+    pos_w: float = DenseCrf().pos_w
+    pos_xy_std: float = DenseCrf().pos_xy_std
+    bi_w: float = DenseCrf().bi_w
+    bi_xy_std: float = DenseCrf().bi_xy_std
+    bi_rgb_std: float = DenseCrf().bi_rgb_std
+
+    @property
+    def field(self) -> DenseCrf:
+        """The field; raises SettingsError for parameters that cannot work."""
+        return DenseCrf(**self.model_dump())
+
+
 class Protocol(Section):
     """How a dataset is evaluated. Tables keyed by voc, cityscapes, ade20k and default hold a value per dataset.
 
@@ -51,6 +68,7 @@ class Protocol(Section):
     flip: none; "image": each scale's mirror image is a member too; "window": each window's scores are averaged with
     those of its mirror image; "window-sum": their logits are added before the softmax.
     average: what is averaged over the members.
+    crf: a field that the averaged probabilities go through at the image's original size, on the photograph itself.
     """
 
     title: str
@@ -68,6 +86,7 @@ class Protocol(Section):
     window_average: Average | None = None
     flip: Flip = "none"
     average: Average = "logits"
+    crf: CrfTable | None = None
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Protocol:
@@ -106,6 +125,7 @@ class Protocol(Section):
             window=self._window(dataset),
             flip=self.flip,
             average=self.average,
+            crf=None if self.crf is None else self.crf.field,
         )
 
     def _window(self, dataset: str) -> SlideWindow | None:
@@ -162,6 +182,7 @@ class ResolvedProtocol:
     window: SlideWindow | None
     flip: Flip
     average: Average
+    crf: DenseCrf | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -206,4 +227,4 @@ def default_protocol(architecture: str, *, output_stride: int) -> str:
     """
     if architecture == "deeplabv3":
         return "deeplabv3-os16" if output_stride == 16 else "deeplabv3-os8"
-    return {"fcn": "fcn", "pspnet": "psp-ss"}.get(architecture, "mmseg")
+    return {"fcn": "fcn", "deeplabv2": "deeplabv2", "pspnet": "psp-ss"}.get(architecture, "mmseg")

@@ -20,6 +20,7 @@ from aerial_seg.benchmarks.published import ComparisonRow, comparison_rows, matc
 from aerial_seg.benchmarks.scores import BenchmarkScores, benchmark_scores
 from aerial_seg.benchmarks.submission import check_submission_target, write_submission
 from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
+from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
@@ -114,6 +115,8 @@ def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSetting
     )
     protocol = load_protocol(protocol_name)
     resolved = protocol.for_dataset(name)
+    if resolved.crf is not None:
+        check_crf_installed()
     if resolved.output_stride is not None:
         model = with_output_stride(model, resolved.output_stride)
     split = settings.split or data.splits[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.inference import predict_classes
-from aerial_seg.benchmarks.labels import check_sizes
+from aerial_seg.benchmarks.labels import check_sizes, read_image
 from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import ResolvedProtocol
 from aerial_seg.benchmarks.training_data import read_normalised
@@ -34,6 +34,7 @@ _AHEAD = 2
 """Images that are decoded before their turn, and predictions that wait to be written: enough to hide both."""
 
 Channels = NDArray[np.uint8]
+Photograph = NDArray[np.uint8]
 
 
 @dataclass(slots=True)
@@ -93,32 +94,41 @@ class ImageRun:
             # Leaving waits for what is behind, after an error too: finished images are kept.
             with ThreadPoolExecutor(1) as writer:
                 behind = _Behind(writer)
-                for example, image in self._read_ahead(fresh):
+                for example, (image, photograph) in self._read_ahead(fresh):
                     behind.wait(_AHEAD)
-                    channels = self._predict(example, image)
+                    channels = self._predict(example, image, photograph)
                     behind.start(self._finish, example, channels, journal, tally)
                     bar.update()
                 behind.wait(0)
         return len(resumed)
 
-    def _predict(self, example: Example, image: Tensor) -> Channels:
+    def _predict(self, example: Example, image: Tensor, photograph: Photograph | None) -> Channels:
         with enough_memory(
             f"{example.image} with {image.shape[2]} × {image.shape[1]} px",
             remedy="take a protocol with fewer or smaller scales, windows or a larger output stride, or --device cpu",
         ):
-            return predict_classes(image, self.net, self.protocol)
+            return predict_classes(image, self.net, self.protocol, photograph)
 
-    def _read_ahead(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Tensor]]:
+    def _read(self, example: Example) -> tuple[Tensor, Photograph | None]:
+        """The network's input, and (3,H,W) as it was published where the protocol's CRF will look at it."""
+        image = read_normalised(example.image, self.bands)
+        if self.protocol.crf is None:
+            return image, None
+        return image, np.moveaxis(read_image(example.image), 2, 0)
+
+    def _read_ahead(
+        self, examples: Sequence[Example]
+    ) -> Iterator[tuple[Example, tuple[Tensor, Photograph | None]]]:
         with ThreadPoolExecutor(1) as reader:
-            waiting: deque[tuple[Example, Future[Tensor]]] = deque()
+            waiting: deque[tuple[Example, Future[tuple[Tensor, Photograph | None]]]] = deque()
             try:
                 for example in examples:
-                    waiting.append((example, reader.submit(read_normalised, example.image, self.bands)))
+                    waiting.append((example, reader.submit(self._read, example)))
                     if len(waiting) > _AHEAD:
-                        first, image = waiting.popleft()
-                        yield first, image.result()
-                for first, image in waiting:
-                    yield first, image.result()
+                        first, seen = waiting.popleft()
+                        yield first, seen.result()
+                for first, seen in waiting:
+                    yield first, seen.result()
             finally:
                 reader.shutdown(wait=True, cancel_futures=True)
 

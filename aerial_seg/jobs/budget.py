@@ -13,6 +13,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from aerial_seg.crf.blocks import BlockedCrf
+from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.segments import BLOCK, Layer
@@ -41,10 +43,11 @@ class Work:
     classes: int
     layers: tuple[Layer, ...]
     batch_size: int
+    crf: BlockedCrf | None = None
 
     def frame(self, panel: range) -> Frame:
         """The whole panel, north to south."""
-        return Frame(self.plan, Region(0, panel), height=self.height, width=self.width)
+        return Frame(self.plan, Region(0, panel), height=self.height, width=self.width, crf=self.crf)
 
     def blank_batch(self) -> list[NDArray[np.float32]]:
         """A full batch of the network's input, to see what a forward pass takes."""
@@ -66,7 +69,22 @@ class Work:
         bytes_per_pixel = sum(layer.bands for layer in self.layers)
         rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
         tiles = 3 * self.batch_size * shape.side**2 * 4 * (bands + self.classes // geometry.logit_stride**2)
-        return reader + lattice + rows + tiles
+        return reader + lattice + rows + tiles + self._crf_bytes(frame)
+
+    def _crf_bytes(self, frame: Frame) -> int:
+        """What a row of blocks adds: the lattice that it sees, its finished pixels, and one block at work."""
+        crf = frame.crf
+        if crf is None:
+            return 0
+        side = crf.core + 2 * crf.halo
+        seen = min(side, self.height) * min(side, self.width)
+        pixel = len(self.raster.info.bands) * np.dtype(self.raster.info.dtype).itemsize
+        spans = crf.spans(frame.kept_rows, self.height)
+        cells = max(len(frame.rows.part(span.seen.start, span.seen.stop).cells) for span in spans)
+        lattice = 4 * self.classes * len(frame.cols.cells) * (cells + self.plan.shape.core_cells)
+        finished = 1 + sum(layer.bands for layer in self.layers)
+        rows = min(crf.core, self.height) * len(frame.region.cols) * finished
+        return seen * (field_bytes(self.classes) + pixel) + lattice + rows
 
 
 def choose_panels(work: Work, predictor: Predictor, max_memory: int | None) -> tuple[range, ...]:
@@ -102,10 +120,11 @@ def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
         return resident + max(map(work.panel_bytes, even_panels(work.width, count)[:2]))
 
     if needed(blocks) > limit:
+        or_without = " or no CRF" if work.crf is not None else ""
         raise SettingsError(
             f"--max-memory {limit / 1e6:,.0f} MB is too little: {resident / 1e6:,.0f} MB for the network with batches "
             f"of {work.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest panel; "
-            f"pass at least {needed(blocks) / 1e6:,.0f}MB, a smaller --batch-size or a smaller --tile-size"
+            f"pass at least {needed(blocks) / 1e6:,.0f}MB, a smaller --batch-size or a smaller --tile-size{or_without}"
         )
     return even_panels(work.width, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
 

@@ -6,10 +6,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
+from aerial_seg.crf.blocks import BlockedCrf
+from aerial_seg.crf.dense import refine
+from aerial_seg.crf.guide import guide_image
 from aerial_seg.jobs.budget import Work, choose_panels, disk_bytes, resident_after_a_batch
 from aerial_seg.jobs.predict_settings import Forecast
-from aerial_seg.jobs.scenes import Mapper, Scene, open_scene
+from aerial_seg.jobs.scenes import Mapper, OpenScene, Scene, open_scene
 from aerial_seg.models.predictor import Predictor
+
+_SAMPLE = 512
+"""Side of the window that a CRF is timed on, in pixels."""
 
 
 def forecast(scene: Scene, mapper: Mapper) -> Forecast:
@@ -29,7 +37,8 @@ def forecast(scene: Scene, mapper: Mapper) -> Forecast:
             panels=len(panels),
             memory=resident + max(map(work.panel_bytes, panels[:2])),
             disk=disk_bytes(work),
-            seconds=_seconds_per_batch(work, predictor) * -(-tiles // work.batch_size),
+            seconds=_seconds_per_batch(work, predictor) * -(-tiles // work.batch_size)
+            + _crf_seconds(opened, mapper, panels),
             engine=f"{predictor.runtime.engine}, {predictor.runtime.precision}, {predictor.runtime.device}",
             notes=(*opened.notes, *predictor.notes),
         )
@@ -41,3 +50,29 @@ def _seconds_per_batch(work: Work, predictor: Predictor) -> float:
     start = time.perf_counter()
     predictor.run(images)
     return time.perf_counter() - start
+
+
+def _crf_seconds(opened: OpenScene, mapper: Mapper, panels: tuple[range, ...]) -> float:
+    """Of all blocks of all panels, after the time of one window of the raster itself: it depends on the image."""
+    work, crf = opened.work, opened.work.crf
+    if crf is None:
+        return 0.0
+    rows = range(work.height)
+    pixels = sum(crf.pixels(rows, panel, height=work.height, width=work.width) for panel in panels)
+    return pixels * _seconds_per_pixel(opened, mapper, crf)
+
+
+def _seconds_per_pixel(opened: OpenScene, mapper: Mapper, crf: BlockedCrf) -> float:
+    """Of the CRF on the first of three windows, from the centre on, with something measured in it."""
+    work = opened.work
+    height, width = min(_SAMPLE, work.height), min(_SAMPLE, work.width)
+    for share in (1 / 2, 1 / 4, 3 / 4):
+        top, left = int(share * (work.height - height)), int(share * (work.width - width))
+        image, valid = opened.source.read(top=top, left=left, height=height, width=width)
+        if valid.any():
+            break
+    guide = guide_image(image, mapper.model.card.bands)
+    even = np.full((work.classes, height, width), 1 / work.classes, np.float32)
+    start = time.perf_counter()
+    refine(even, guide, np.ones_like(valid), crf.field)
+    return (time.perf_counter() - start) / valid.size

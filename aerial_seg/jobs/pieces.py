@@ -68,8 +68,9 @@ class PieceMaker:
         """Every piece is on disk and recorded."""
         height = self._opened.work.height
         todo = [(n, self._frame(n)) for n in range(len(self.panels)) if self._next_row(n) < height]
-        total = sum(len(frame.part) for _, frame in todo)
-        with self._mapper.progress(label, total=total, unit="tile") as bar:
+        total = sum(len(frame.part) + frame.blocks for _, frame in todo)
+        unit = "tile" if self._opened.work.crf is None else "step"
+        with self._mapper.progress(label, total=total, unit=unit) as bar:
             for number, frame in todo:
                 self._make_panel(number, frame, bar)
 
@@ -88,7 +89,7 @@ class PieceMaker:
 
     def _frame(self, number: int) -> Frame:
         work, region = self._opened.work, Region(self._next_row(number), self.panels[number])
-        return Frame(work.plan, region, height=work.height, width=work.width)
+        return Frame(work.plan, region, height=work.height, width=work.width, crf=work.crf)
 
     def _make_panel(self, number: int, frame: Frame, bar: ProgressBar) -> None:
         opened, mapper, height = self._opened, self._mapper, self._opened.work.height

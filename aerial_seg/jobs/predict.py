@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.raster import RasterInfo, raster_info
@@ -74,6 +75,8 @@ class _Order:
 def _prepare(
     model_path: Path, rasters: Sequence[str], out: Path, settings: PredictSettings, progress: Progress
 ) -> _Order:
+    if settings.crf is not None:
+        check_crf_installed()
     paths = expand_rasters(rasters)
     scenes = _scenes(paths, out, settings)
     for scene in scenes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aerial_seg.crf.blocks import BlockedCrf
+from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.geo.segments import Layer
 from aerial_seg.jobs.stream import Definition
 from aerial_seg.jobs.vectorize_settings import VectorizeReport
@@ -16,10 +18,11 @@ class PredictSettings:
     """How to predict; None takes what the model file says.
 
     What the result is: tile_size, halo, overlap; window: how tiles are weighted where they overlap (linear, cosine,
-    gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips and rot90; nodata: a
-    value that means "not measured" where all bands have it; mosaic: all rasters become one map; georeferenced: False
-    allows rasters without CRS; force_gsd: resample even beyond a factor of 4. confidence, probabilities: write these
-    rasters too; vectors: write polygons there.
+    gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips and rot90; crf: the
+    probabilities go through this field on the raster's own grid, and all that is written is what comes out of it;
+    nodata: a value that means "not measured" where all bands have it; mosaic: all rasters become one map;
+    georeferenced: False allows rasters without CRS; force_gsd: resample even beyond a factor of 4. confidence,
+    probabilities: write these rasters too; vectors: write polygons there.
 
     How it is made: batch_size, device, engine (auto, eager, compile), precision (auto, fp32, bf16, fp16); max_memory:
     bytes the process may use (default: half of the machine's); restart: forget an interrupted run of this output.
@@ -31,6 +34,7 @@ class PredictSettings:
     window: str = "linear"
     blend: str = "logits"
     tta: tuple[str, ...] = ()
+    crf: DenseCrf | None = None
     nodata: float | None = None
     mosaic: bool = False
     georeferenced: bool = True
@@ -55,6 +59,7 @@ class PredictSettings:
             tta=self.tta,
             confidence=self.confidence,
             probabilities=self.probabilities,
+            crf=None if self.crf is None else BlockedCrf.of(self.crf),
         )
 
     @property

@@ -84,5 +84,6 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
             classes=len(card.legend),
             layers=settings.layers(len(card.legend)),
             batch_size=mapper.predictor.batch_size,
+            crf=settings.definition.crf,
         )
         yield OpenScene(raster, source, work, notes)

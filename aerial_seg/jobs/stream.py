@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band, normalise
+from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.swath import SwathReader
+from aerial_seg.jobs.crf_rows import CrfRows
 from aerial_seg.legend import Legend
 from aerial_seg.models.predictor import Predictor
 from aerial_seg.models.symmetry import Pending, averaged
@@ -28,13 +30,17 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted."""
+    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted.
+
+    crf: the field that the network's probabilities go through on the raster's own grid, and its blocks.
+    """
 
     window: str = "linear"
     blend: str = "logits"
     tta: tuple[str, ...] = ()
     confidence: bool = False
     probabilities: bool = False
+    crf: BlockedCrf | None = None
 
     @property
     def softmaxed(self) -> bool:
@@ -114,20 +120,35 @@ class RereadRows:
 
 
 class Frame:
-    """Where a region's tiles and pixels lie: the part of the plan that its output pixels need."""
+    """Where a region's tiles and pixels lie: the part of the plan that its output pixels need.
 
-    def __init__(self, plan: TilePlan, region: Region, *, height: int, width: int) -> None:
+    rows, cols: the pixels that are interpolated; with a CRF those that the region's blocks see.
+    """
+
+    def __init__(
+        self, plan: TilePlan, region: Region, *, height: int, width: int, crf: BlockedCrf | None = None
+    ) -> None:
         """height and width are the output's; the run's own are the plan's."""
         geometry = plan.shape.geometry
-        self.region = region
-        self.rows = PixelAxis.of(geometry, run=plan.rows.length, pixels=height).part(region.first_row, height)
-        self.cols = PixelAxis.of(geometry, run=plan.cols.length, pixels=width).part(
-            region.cols.start, region.cols.stop
-        )
+        self.region, self.crf = region, crf
+        self.kept_rows = range(region.first_row, height)
+        rows, cols = self.kept_rows, region.cols
+        if crf is not None:
+            rows, cols = crf.reach(rows, height), crf.reach(cols, width)
+        self.rows = PixelAxis.of(geometry, run=plan.rows.length, pixels=height).part(rows.start, rows.stop)
+        self.cols = PixelAxis.of(geometry, run=plan.cols.length, pixels=width).part(cols.start, cols.stop)
         self.part = TilePart.of(plan, rows=self.rows.cells, cols=self.cols.cells)
         # Whatever lies in a cell of the lattice decides whether a tile is skipped: one cell around every core.
         self.margin = max(0, geometry.logit_stride - plan.shape.halo)
         self.same_grid = (plan.rows.length, plan.cols.length) == (height, width)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the CRF that the region touches."""
+        if self.crf is None:
+            return 0
+        down = sum(1 for _ in self.crf.spans(self.kept_rows, self.kept_rows.stop))
+        return down * sum(1 for _ in self.crf.spans(self.region.cols, self.region.cols.stop))
 
     @property
     def reading(self) -> range:
@@ -169,6 +190,7 @@ class MaskStream:
         self._definition = definition
         self._shape = frame.part.plan.shape
         self._reader = SwathReader(raster, frame.reading, swath=frame.swath, ahead=self._shape.step)
+        self._crf = self._crf_rows(source, legend)
         self._remembered, self._valid = self._measured_rows(source)
         self._stitcher = SwathStitcher(frame.part, classes=len(legend), window=definition.window)
         self._upsampler = RowUpsampler(
@@ -184,7 +206,16 @@ class MaskStream:
         self._flying: deque[tuple[list[Tile], Pending]] = deque()
         self.tiles = TileCount()
 
+    def _crf_rows(self, source: Raster, legend: Legend) -> CrfRows | None:
+        if self._frame.crf != self._definition.crf:
+            raise ValueError(f"the frame is for {self._frame.crf}, the result for {self._definition.crf}")
+        if self._frame.crf is None:
+            return None
+        return CrfRows(source, self._frame, self._definition, bands=self._bands, classes=len(legend))
+
     def _measured_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
+        if self._crf is not None:
+            return None, self._crf
         cols = self._frame.region.cols
         if not self._frame.same_grid:
             return None, RereadRows(source, cols)
@@ -212,12 +243,12 @@ class MaskStream:
             # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
             if self._batch and row - self._batch[0][0].row >= self._predictor.batch_size:
                 yield from self._launch(bar)
-            yield from self._close_until(min(row + 1, self._oldest_waiting(row + 1)))
+            yield from self._close_until(min(row + 1, self._oldest_waiting(row + 1)), bar)
         if self._batch:
             yield from self._launch(bar)
         while self._flying:
             yield from self._land(bar)
-        yield from self._close_until(tile_rows.stop)
+        yield from self._close_until(tile_rows.stop, bar)
 
     def _oldest_waiting(self, otherwise: int) -> int:
         if self._flying:
@@ -235,7 +266,7 @@ class MaskStream:
     def _land(self, bar: ProgressBar) -> Iterator[FinishedRows]:
         tiles, pending = self._flying.popleft()
         for tile, logits in zip(tiles, pending.logits(), strict=True):
-            yield from self._close_until(tile.row)
+            yield from self._close_until(tile.row, bar)
             self._stitcher.add(tile, softmax_cells(logits) if self._definition.softmaxed else logits)
             self.tiles.run += 1
             bar.update()
@@ -285,9 +316,11 @@ class MaskStream:
         rows = range(max(0, top), min(top + side, plan.rows.length))
         return rows, range(max(0, left), min(left + side, plan.cols.length))
 
-    def _close_until(self, row: int) -> Iterator[FinishedRows]:
+    def _close_until(self, row: int, bar: ProgressBar) -> Iterator[FinishedRows]:
         while self._stitcher.row < row:
-            for done in self._upsampler.push(self._stitcher.close_row()):
+            cells = self._stitcher.close_row()
+            made = self._crf.push(cells, bar.update) if self._crf else self._upsampler.push(cells)
+            for done in made:
                 yield self._finished(done)
 
     def _finished(self, done: PixelRows) -> FinishedRows:

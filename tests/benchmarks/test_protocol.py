@@ -24,8 +24,8 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.recipe import parse_document, recipe_names
 
 NAMES = {
-    "fcn", "deeplabv3-os16", "deeplabv3-os8", "deeplabv3-os8-ms-flip", "deeplabv3-cityscapes-test",
-    "psp-ss", "psp-ms", "mmseg", "semseg",
+    "fcn", "deeplabv2", "deeplabv2-crf", "deeplabv3-os16", "deeplabv3-os8", "deeplabv3-os8-ms-flip",
+    "deeplabv3-cityscapes-test", "psp-ss", "psp-ms", "mmseg", "semseg",
 }  # fmt: skip
 SIDES = st.integers(1, 3000)
 HEAD = 'title = "mine"\nsource = "mine"\n'

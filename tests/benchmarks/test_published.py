@@ -28,6 +28,8 @@ PRINTED = [
     ("voc", "fcn", "resnet50", 8, "fcn", "val", 66.86),
     ("voc", "fcn", "resnet101", 16, "fcn", "val", 69.39),
     ("voc", "fcn", "resnet101", 8, "mmseg", "val", 71.16),
+    ("voc", "deeplabv2", "resnet101", 8, "deeplabv2", "val", 76.35),
+    ("voc", "deeplabv2", "resnet101", 8, "deeplabv2-crf", "val", 77.93),
     ("voc", "deeplabv3", "resnet101", 16, "deeplabv3-os16", "val", 77.21),
     ("voc", "deeplabv3", "resnet101", 8, "deeplabv3-os8", "val", 78.51),
     ("voc", "deeplabv3", "resnet101", 8, "deeplabv3-os8-ms-flip", "val", 79.77),

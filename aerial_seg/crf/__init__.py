@@ -1,0 +1,1 @@
+"""Fully connected conditional random fields: class probabilities that follow the edges of an image."""
