@@ -12,6 +12,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from hypothesis import settings
 from numpy.typing import NDArray
@@ -22,8 +23,15 @@ from rasterio.enums import ColorInterp
 settings.register_profile("laws", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.load_profile("laws")
 
+
 UTM = "EPSG:32645"
 CORNER = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Networks this small lose more to waiting for threads than they gain, above all on a busy machine."""
+    torch.set_num_threads(1)
 
 
 class RasterFile(Protocol):

@@ -37,7 +37,7 @@ def test_a_checkpoint_becomes_a_model_that_predicts(
     result = run("import-weights", checkpoints(21), "--from", "torchvision", "-o", "new/model.safetensors")
     assert result.code == 0, result.err
     assert "fcn, resnet50, output stride 8, 21 classes, 35,322,218 parameters" in result.out
-    assert "taken for VOC's" in result.err
+    assert "taken for those of voc" in result.err
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.safetensors"]
 
     told = json.loads(run("info", "new/model.safetensors", "--json").out)
@@ -89,8 +89,14 @@ def test_what_cannot_be_imported_leaves_nothing(
     import_ = ("import-weights", checkpoints(3), "--from", "torchvision", "-o")
     assert "voc has 21 classes, but" in refused(*import_, "m.safetensors", "--classes", "voc", code=2)
     assert "does not end in .safetensors" in refused(*import_, "m.pth", code=2)
-    assert "'mmseg' is not" in refused(
-        "import-weights", checkpoints(3), "--from", "mmseg", "-o", "m.safetensors", code=2
+    assert "'caffe' is not" in refused(
+        "import-weights", checkpoints(3), "--from", "caffe", "-o", "m.safetensors", code=2
+    )
+    assert "wanted a checkpoint of mmsegmentation's" in refused(
+        "import-weights", checkpoints(3), "--from", "mmseg", "-o", "m.safetensors"
+    )
+    assert "--arch tells the head deeplabv3, but" in refused(
+        *import_, "m.safetensors", "--arch", "deeplabv3_resnet50", code=2
     )
     (tmp_path / "taken.safetensors").write_bytes(b"x")
     assert "pass --overwrite" in refused(*import_, "taken.safetensors")
@@ -102,3 +108,18 @@ def test_what_cannot_be_imported_leaves_nothing(
     assert "wanted the state dict of torchvision's fcn_resnet50" in refused(
         "import-weights", "other.pth", "--from", "torchvision", "-o", "m.safetensors"
     )
+
+
+@pytest.mark.parametrize(
+    "meta", [{"CLASSES": ("road", "roof", "tree")}, {"dataset_meta": {"classes": ["road", "roof", "tree"]}}]
+)
+def test_class_names_that_the_checkpoint_holds_are_taken(
+    run: Callable, checkpoints: Callable[[int], Path], tmp_path: Path, meta: dict
+) -> None:
+    state = torch.load(checkpoints(3), weights_only=True)
+    torch.save({"state_dict": state, "meta": meta}, tmp_path / "named.pth")
+    result = run("import-weights", "named.pth", "--from", "torchvision", "-o", "m.safetensors")
+    assert result.code == 0, result.err
+    assert "without names" not in result.err
+    told = json.loads(run("info", "m.safetensors", "--json").out)
+    assert list(told["classes"].values()) == ["road", "roof", "tree"]

@@ -182,7 +182,7 @@ def test_names_that_do_not_fit_are_listed(state: dict[str, Tensor]) -> None:
     ("drop", "message"),
     [
         ("classifier.4.weight", r"no convolution classifier\.4\.weight among"),
-        ("backbone.layer4.2.", r"\(3, 4, 6, 2\) bottlenecks"),
+        ("backbone.layer4.2.", r"bottlenecks \(3, 4, 6, 2\)"),
         ("backbone.", r"no convolution backbone\.conv1\.weight nor backbone\.layer1"),
     ],
 )

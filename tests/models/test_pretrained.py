@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,15 +29,6 @@ POOL = [*RGBN, "swir", "thermal", "height", "pan"]
 TWO = ("background", "building")
 
 band_names = st.lists(st.sampled_from(POOL), min_size=1, unique=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting for threads than they gain, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def weights_of(bands: int, seed: int = 0) -> Tensor:

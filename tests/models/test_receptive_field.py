@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +19,6 @@ from aerial_seg.models.network import Network
 from aerial_seg.models.receptive_field import ReceptiveField, receptive_field
 from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting for threads than they gain, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 WIDTH = 8
 """Pixels across the strips that are tried, at least."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from aerial_seg.bands import Band
-from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, fill
+from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
 from aerial_seg.models.importing.recognise import (
     check_arch,
     find_encoder,
@@ -66,11 +65,9 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
         weights="none",
     )
     classes = len(checkpoint.tensors[logits])
-    network = build_network(settings, bands=len(_CAFFE_BANDS), classes=classes)
     names = _names("base." if settings.msc else "", theirs)
-    what = f"deeplab-pytorch's DeepLabv2 on {encoder} with {classes} classes"
-    matches = fill(network, checkpoint, names, what=what)
-    return ImportedNetwork(network.eval(), settings, _CAFFE_BANDS, classes, matches)
+    what = f"deeplab-pytorch's DeepLabv2 on {encoder}"
+    return carry_out(Plan(settings, _CAFFE_BANDS, classes, names, what), checkpoint)
 
 
 def _names(ours: str, theirs: str) -> list[tuple[str, str]]:

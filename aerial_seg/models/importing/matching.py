@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
+from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import ModelSettings
@@ -43,24 +43,39 @@ class ImportedNetwork:
     matches: tuple[Match, ...]
 
 
-def fill(
-    network: Network,
-    checkpoint: Checkpoint,
-    names: Sequence[tuple[str, str]],
-    *,
-    what: str,
-    reordered: Mapping[str, Reorder] = MappingProxyType({}),
-) -> tuple[Match, ...]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a checkpoint was recognised as, and where its tensors go.
+
+    names: beginnings of names, (ours, theirs); the first that fits one of ours tells its name there. what: how messages
+    call the network. reordered: by our name, what has to happen to a tensor of theirs whose input channels come in
+    another order.
+    """
+
+    settings: ModelSettings
+    bands: tuple[Band, ...]
+    classes: int
+    names: Sequence[tuple[str, str]]
+    what: str
+    reordered: Mapping[str, Reorder] = field(default_factory=dict)
+
+
+def carry_out(plan: Plan, checkpoint: Checkpoint) -> ImportedNetwork:
+    """The planned network with the checkpoint's weights. Raises InputError as fill does."""
+    network = build_network(plan.settings, bands=len(plan.bands), classes=plan.classes)
+    matches = fill(network, checkpoint, plan)
+    return ImportedNetwork(network.eval(), plan.settings, plan.bands, plan.classes, matches)
+
+
+def fill(network: Network, checkpoint: Checkpoint, plan: Plan) -> tuple[Match, ...]:
     """Every weight and statistic of the network is the checkpoint's, in the network's dtype.
 
-    names: beginnings of names, (ours, theirs); the first that fits one of ours tells its name there. A missing count of
-    batch norm's batches is 0. what: what messages call the network. reordered: by our name, what has to happen to a
-    tensor of theirs whose input channels come in another order.
-    Raises InputError that lists the names without a counterpart and the shapes that differ.
+    A missing count of batch norm's batches is 0. Raises InputError that lists the names without a counterpart and the
+    shapes that differ.
     """
     ours = network.state_dict()
-    wanted = {_their_name(name, names): name for name in ours}
-    held = checkpoint.tensors
+    wanted = {_their_name(name, plan.names): name for name in ours}
+    held, what = checkpoint.tensors, f"{plan.what} with {plan.classes} classes"
     missing = [theirs for theirs in wanted if theirs not in held]
     counters = {theirs for theirs in missing if theirs.endswith(_COUNTER)}
     shapes = [
@@ -81,7 +96,7 @@ def fill(
     weights = {
         name: torch.zeros_like(ours[name])
         if theirs in counters
-        else reordered.get(name, _as_it_is)(held[theirs])
+        else plan.reordered.get(name, _as_it_is)(held[theirs])
         for theirs, name in wanted.items()
     }
     network.load_state_dict(weights, strict=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from aerial_seg.bands import IMAGENET_BANDS
-from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, fill, first_block_last
+from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out, first_block_last
 from aerial_seg.models.importing.recognise import (
     check_arch,
     find_encoder,
@@ -95,18 +94,17 @@ def import_mmseg(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNet
         auxiliary="auxiliary_head.conv_seg.weight" in tensors,
         weights="none",
     )
-    classes = len(tensors[_LOGITS])
-    network = build_network(settings, bands=len(IMAGENET_BANDS), classes=classes)
     stem = (*_OUTSIDE_THE_HEAD, *_DEEP_NORM) if is_deep else ()
     pooled = tensors.get("decode_head.image_pool.1.conv.weight")
-    matches = fill(
-        network,
-        checkpoint,
-        (*stem, *_REST, *_HEADS[head]),
-        what=f"mmsegmentation's {head}_{encoder} with {classes} classes",
-        reordered={"head.project.0.weight": first_block_last(len(pooled))} if pooled is not None else {},
+    plan = Plan(
+        settings,
+        bands=IMAGENET_BANDS,
+        classes=len(tensors[_LOGITS]),
+        names=(*stem, *_REST, *_HEADS[head]),
+        what=f"mmsegmentation's {head}_{encoder}",
+        reordered={} if pooled is None else {"head.project.0.weight": first_block_last(len(pooled))},
     )
-    return ImportedNetwork(network.eval(), settings, IMAGENET_BANDS, classes, matches)
+    return carry_out(plan, checkpoint)
 
 
 def _head_of(checkpoint: Checkpoint) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from aerial_seg.bands import IMAGENET_BANDS
-from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, fill
+from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
 from aerial_seg.models.importing.recognise import (
     check_arch,
     find_encoder,
@@ -59,7 +58,6 @@ def import_semseg(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNe
         weights="none",
     )
     classes = len(checkpoint.tensors[_LOGITS])
-    network = build_network(settings, bands=len(IMAGENET_BANDS), classes=classes)
-    what = f"semseg's pspnet on {encoder} with {classes} classes"
-    matches = fill(network, checkpoint, _PLACES, what=what)
-    return ImportedNetwork(network.eval(), settings, IMAGENET_BANDS, classes, matches)
+    return carry_out(
+        Plan(settings, IMAGENET_BANDS, classes, _PLACES, what=f"semseg's pspnet on {encoder}"), checkpoint
+    )

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from aerial_seg.bands import IMAGENET_BANDS
-from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, fill
+from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
 from aerial_seg.models.importing.recognise import (
     check_arch,
     find_encoder,
@@ -95,12 +94,9 @@ def import_ssseg(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNet
         auxiliary_channels=int(tensors[_AUXILIARY].shape[1]) if has_auxiliary else None,
         weights="none",
     )
-    classes = len(tensors[_LOGITS[head]])
-    network = build_network(settings, bands=len(IMAGENET_BANDS), classes=classes)
     names = (*(_STEM if is_deep else ()), *_OUTSIDE_THE_HEAD, *_HEADS[head])
-    what = f"sssegmentation's {head}_{encoder} with {classes} classes"
-    matches = fill(network, checkpoint, names, what=what)
-    return ImportedNetwork(network.eval(), settings, IMAGENET_BANDS, classes, matches)
+    what = f"sssegmentation's {head}_{encoder}"
+    return carry_out(Plan(settings, IMAGENET_BANDS, len(tensors[_LOGITS[head]]), names, what), checkpoint)
 
 
 def _head_of(checkpoint: Checkpoint) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from aerial_seg.bands import IMAGENET_BANDS
-from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, fill
+from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
 from aerial_seg.models.importing.recognise import (
     Arch,
     check_arch,
@@ -66,11 +65,9 @@ def import_torchvision(checkpoint: Checkpoint, arch: str | None = None) -> Impor
     )
     settings = _recognise(checkpoint, named)
     classes = len(checkpoint.tensors[_LOGITS])
-    network = build_network(settings, bands=len(IMAGENET_BANDS), classes=classes)
     names = (*_OUTSIDE_THE_HEAD, *_HEADS[settings.architecture])
-    what = f"torchvision's {settings.architecture}_{settings.encoder} with {classes} classes"
-    matches = fill(network, checkpoint, names, what=what)
-    return ImportedNetwork(network.eval(), settings, IMAGENET_BANDS, classes, matches)
+    what = f"torchvision's {settings.architecture}_{settings.encoder}"
+    return carry_out(Plan(settings, IMAGENET_BANDS, classes, names, what), checkpoint)
 
 
 def _recognise(checkpoint: Checkpoint, arch: Arch) -> ModelSettings:

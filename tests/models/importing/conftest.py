@@ -186,15 +186,6 @@ class Saved(Protocol):
     def __call__(self, model: Hashable, make: Callable[[], tuple[State, Any]]) -> tuple[State, Path]: ...
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Float64 convolutions over small maps took ten times as long on two threads as on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def weights() -> type[Weights]:
     return Weights
