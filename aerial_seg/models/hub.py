@@ -12,7 +12,7 @@ import timm
 from huggingface_hub.errors import HfHubHTTPError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.models.backbone.encoders import check_encoder, library_errors, no_weights
+from aerial_seg.models.backbone.encoders import check_encoder, library_errors, no_weights, timm_tags
 from aerial_seg.recipe import ModelSettings
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -72,15 +72,11 @@ def _smps(settings: ModelSettings) -> _Download | None:
 def _timms(settings: ModelSettings) -> _Download | None:
     """timm's weights belong to the encoder's name (tu-resnet18.a1_in1k); here they go by imagenet or by that tag."""
     name = settings.encoder.removeprefix("tu-")
-    plain, _, asked = name.partition(".")
-    tags = tuple(full.partition(".")[2] for full in timm.list_pretrained(f"{plain}.*"))
-    if asked and asked not in tags:
-        raise SettingsError(
-            f"timm has no weights '{asked}' of {plain}{did_you_mean(asked, tags)}; known: {', '.join(tags) or 'none'}"
-        )
     config = timm.models.get_pretrained_cfg(name) if timm.models.is_model_pretrained(name) else None
     if config is None or settings.weights not in ("imagenet", config.tag):
-        raise _unknown_name(settings, () if config is None else ("imagenet", *tags))
+        raise _unknown_name(
+            settings, () if config is None else ("imagenet", *timm_tags(name.partition(".")[0]))
+        )
     if not config.hf_hub_id:
         return None
     repository, _, revision = config.hf_hub_id.partition("@")

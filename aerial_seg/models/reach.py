@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.backbone.deformable import DeformableConv
@@ -51,7 +52,8 @@ def _input_strides(network: nn.Module, bands: int) -> dict[str, int]:
     """Pixels per input cell of every convolution that a forward calls, by its name."""
     strides: dict[str, int] = {}
     was_training = network.training
-    with ExitStack() as hooks, torch.inference_mode():
+    # Shapes alone are wanted: nothing is computed.
+    with ExitStack() as hooks, FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for name, conv in _convolutions(network).items():
 
             def note(_: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:

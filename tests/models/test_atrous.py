@@ -43,7 +43,7 @@ def photograph(side: int = SIDE) -> Tensor:
 def apart(dense: Tensor, sparse: Tensor) -> float:
     """Largest difference on the cells that both lattices have, relative to the largest value."""
     step = (dense.shape[-1] - 1) // (sparse.shape[-1] - 1)
-    return float((dense[:, :, ::step, ::step] - sparse).abs().max() / sparse.abs().max())
+    return ((dense[:, :, ::step, ::step] - sparse).abs().max() / sparse.abs().max()).item()
 
 
 @pytest.mark.parametrize("side", [SIDE, pytest.param(225, marks=pytest.mark.slow)])

@@ -39,16 +39,22 @@ def check_encoder(name: str) -> None:
         if not timm.models.is_model(timms):
             near = did_you_mean(timms.split(".")[0], timm.list_models())
             raise SettingsError(f"timm has no encoder '{timms}'{near}; `timm.list_models()` lists them")
-        try:
-            timm.models.get_pretrained_cfg(timms)
-        except RuntimeError as error:
+        plain, _, asked = timms.partition(".")
+        tags = timm_tags(plain)
+        if asked and asked not in tags:
             raise SettingsError(
-                f"timm has no weights '{timms}' ({error}); `timm.list_pretrained('{timms.split('.')[0]}*')` lists them"
-            ) from error
+                f"timm has no weights '{asked}' of {plain}{did_you_mean(asked, tags)}; "
+                f"known: {', '.join(tags) or 'none'}"
+            )
     elif name not in known:
         raise SettingsError(
             f"there is no encoder '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}, and timm's as tu-NAME"
         )
+
+
+def timm_tags(plain: str) -> tuple[str, ...]:
+    """What timm calls its weights of an encoder, without the encoder's name."""
+    return tuple(full.partition(".")[2] for full in timm.list_pretrained(f"{plain}.*"))
 
 
 def make_encoder(settings: ModelSettings, bands: int) -> Any:
