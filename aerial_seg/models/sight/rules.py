@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from aerial_seg.models import sight
-from aerial_seg.models.sight import Sight, Taps
+from aerial_seg.models.sight import along
+from aerial_seg.models.sight.along import Sight, Taps
 
 Axis = Literal["rows", "cols"]
 AXES: tuple[Axis, Axis] = ("rows", "cols")
@@ -39,7 +39,7 @@ class Seen:
         """What is seen where both are seen."""
         if other is self:
             return self
-        rows, cols = sight.together(self.rows, other.rows), sight.together(self.cols, other.cols)
+        rows, cols = along.together(self.rows, other.rows), along.together(self.cols, other.cols)
         return replace(self, rows=rows, cols=cols)
 
 
@@ -135,7 +135,7 @@ def _convolution(call: Call) -> Seen | None:
     given = call.given
     if call.inputs[0][0] is not given["input"]:
         return None
-    kind = sight.spread if given["transposed"] else sight.window
+    kind = along.spread if given["transposed"] else along.window
     kernel = given["weight"].shape[2:]
     return _layered(
         call,
@@ -153,7 +153,7 @@ def _pooling(call: Call) -> Seen | None:
     given = call.given
     return _layered(
         call,
-        lambda axis, count, _: sight.window(
+        lambda axis, count, _: along.window(
             count,
             _at(given["kernel_size"], axis),
             # Without a stride the kernels stand side by side.
@@ -165,14 +165,14 @@ def _pooling(call: Call) -> Seen | None:
 
 
 def _nearest(call: Call) -> Seen | None:
-    return _layered(call, lambda axis, count, size: sight.nearest(count, _scale(call, axis, count, size)))
+    return _layered(call, lambda axis, count, size: along.nearest(count, _scale(call, axis, count, size)))
 
 
 def _linear(call: Call) -> Seen | None:
     corners = call.given["align_corners"]
     return _layered(
         call,
-        lambda axis, count, size: sight.linear(count, _scale(call, axis, count, size), align_corners=corners),
+        lambda axis, count, size: along.linear(count, _scale(call, axis, count, size), align_corners=corners),
     )
 
 
@@ -180,7 +180,7 @@ def _cubic(call: Call) -> Seen | None:
     corners = call.given["align_corners"]
     return _layered(
         call,
-        lambda axis, count, size: sight.cubic(count, _scale(call, axis, count, size), align_corners=corners),
+        lambda axis, count, size: along.cubic(count, _scale(call, axis, count, size), align_corners=corners),
     )
 
 
@@ -198,14 +198,14 @@ def _scale(call: Call, axis: int, count: int, size: int) -> Fraction:
 def _shuffle(call: Call) -> Seen | None:
     """Channels become places."""
     factor = call.given["upscale_factor"]
-    return _layered(call, lambda _, count, __: sight.enlarged(count, factor))
+    return _layered(call, lambda _, count, __: along.enlarged(count, factor))
 
 
 def _unshuffle(call: Call) -> Seen | None:
     """Places become channels."""
     factor = call.given["downscale_factor"]
     return _layered(
-        call, lambda _, count, __: sight.window(count, factor, stride=factor, padding=0, dilation=1)
+        call, lambda _, count, __: along.window(count, factor, stride=factor, padding=0, dilation=1)
     )
 
 
@@ -213,17 +213,17 @@ def _constant_pad(call: Call) -> Seen | None:
     """Padding, or cutting where it is negative."""
     pads: list[int] = [*call.given["pad"], 0, 0]
     left, top = pads[0], pads[2]
-    return _layered(call, lambda axis, count, _: sight.shifted(count, -left if axis else -top))
+    return _layered(call, lambda axis, count, _: along.shifted(count, -left if axis else -top))
 
 
 def _reflection_pad(call: Call) -> Seen | None:
     left, _, top, _ = call.given["padding"]
-    return _layered(call, lambda axis, count, size: sight.mirrored(count, size, left if axis else top))
+    return _layered(call, lambda axis, count, size: along.mirrored(count, size, left if axis else top))
 
 
 def _replication_pad(call: Call) -> Seen | None:
     left, _, top, _ = call.given["padding"]
-    return _layered(call, lambda axis, count, _: sight.repeated(count, left if axis else top))
+    return _layered(call, lambda axis, count, _: along.repeated(count, left if axis else top))
 
 
 def _layered(call: Call, taps: Callable[[int, int, int], Taps]) -> Seen | None:
@@ -233,7 +233,7 @@ def _layered(call: Call, taps: Callable[[int, int, int], Taps]) -> Seen | None:
         return None
     counts = call.out.shape[2:]
     rows, cols = (
-        sight.through(seen.of(axis), taps(k, counts[k], len(seen.of(axis)))) for k, axis in enumerate(AXES)
+        along.through(seen.of(axis), taps(k, counts[k], len(seen.of(axis)))) for k, axis in enumerate(AXES)
     )
     return Seen(IMAGE, rows, cols)
 
@@ -270,7 +270,7 @@ def _slice(call: Call) -> Seen | None:
     if len(group) > 1 or isinstance(axis, int):
         return None
     start, _, step = slice(given["start"], given["end"], given["step"]).indices(len(seen.of(axis)))
-    cut = sight.through(seen.of(axis), sight.shifted(call.out.shape[given["dim"]], start, step))
+    cut = along.through(seen.of(axis), along.shifted(call.out.shape[given["dim"]], start, step))
     return replace(seen, rows=cut) if axis == "rows" else replace(seen, cols=cut)
 
 

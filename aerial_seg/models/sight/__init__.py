@@ -1,0 +1,1 @@
+"""What a cell of a network sees of the image, followed through its operations."""
