@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.import_weights import import_weights
     from aerial_seg.jobs.info import info
     from aerial_seg.jobs.models import list_models
-    from aerial_seg.jobs.predict import forecast_prediction, predict
+    from aerial_seg.jobs.predict import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
     from aerial_seg.jobs.tile import tile
     from aerial_seg.jobs.tile_settings import TileSettings
@@ -71,7 +71,7 @@ _ROOMS = {
     "jobs.import_weights": ("import_weights",),
     "jobs.info": ("info",),
     "jobs.models": ("list_models",),
-    "jobs.predict": ("forecast_prediction", "predict"),
+    "jobs.predict": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict_settings": ("Forecast", "PredictReport", "PredictSettings"),
     "jobs.tile": ("tile",),
     "jobs.tile_settings": ("TileSettings",),
@@ -100,7 +100,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
     "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
-    "PredictSettings", "PredictReport", "predict", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
+    "PredictSettings", "PredictReport", "predict", "predict_scenes",
+    "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

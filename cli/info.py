@@ -23,9 +23,9 @@ Examples:
 def command(path: Path, *, as_json: bool) -> None:
     """Tell what a raster, mask, model file or chip dataset holds.
 
-    Of a raster: size, pixel size on the ground, CRS, bands and nodata. Of a model its card: the network and how far
-    it sees, bands and pixel size that it expects, classes, training, validation. Of a dataset: chips and pixels per
-    split and class.
+    Of a raster: size, pixel size on the ground, CRS, and of every band its number, name, colour, nodata and what masks
+    it. Of a model its card: the network and how far it sees, bands and pixel size that it expects, classes, training,
+    validation. Of a dataset: chips and pixels per split and class.
     """
     from aerial_seg.jobs.info import info
 
@@ -35,9 +35,13 @@ def command(path: Path, *, as_json: bool) -> None:
     elif document["kind"] == "model":
         model_card.show(document)
     else:
+        bands = document.pop("bands") if document["kind"] in ("raster", "mask") else []
         width = max(map(len, document))
         for key, value in document.items():
             click.echo(f"{key:<{width}}  {_text(value)}")
+        if bands:
+            click.echo()
+            console.table(["band", *list(bands[0])[1:]], [list(map(_text, band.values())) for band in bands])
 
 
 def _text(value: Any) -> str:

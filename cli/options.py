@@ -51,6 +51,18 @@ nodata = click.option(
 no_georef = click.option(
     "--no-georef", is_flag=True, help="Accept rasters without CRS and work in pixel coordinates."
 )
+_BAND_OPTIONS = (
+    click.option(
+        "-b", "--bidx", metavar="N,N,...",
+        help="Bands to read by number, in the model's order, as 4,3,2; see info. Alpha is imagery if it is named here.",
+    ),
+    click.option("--bands", metavar="NAME=N,...", help="Say which band is which, as red=1,green=2,nir=4."),
+    click.option(
+        "--stack", multiple=True, metavar="FILE",
+        help="Another file on the raster's own grid, a height model for example: its bands come after the raster's and "
+        "are numbered on. May be repeated.",
+    ),
+)  # fmt: skip
 _LABEL_OPTIONS = (
     click.option("--class-field", metavar="FIELD", help="Attribute of vector labels that names the class."),
     click.option(
@@ -73,6 +85,22 @@ _LABEL_OPTIONS = (
     click.option("--labels-crs", metavar="EPSG:CODE", help="CRS of a label file that carries none."),
     click.option("--layer", metavar="NAME", help="Layer of the label file, if it holds several."),
 )
+
+
+def band_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options about bands; the command gets them as one BandChoice, `band_choice`."""
+
+    @functools.wraps(command)
+    def with_choice(
+        *arguments: object, bidx: str | None, bands: str | None, stack: tuple[str, ...], **others: object
+    ) -> None:
+        from aerial_seg.geo.band_choice import parse_bands
+
+        command(*arguments, band_choice=parse_bands(bidx, bands, stack), **others)
+
+    for option in reversed(_BAND_OPTIONS):
+        with_choice = option(with_choice)
+    return with_choice
 
 
 def label_options(command: Callable[..., None]) -> Callable[..., None]:

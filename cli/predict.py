@@ -13,7 +13,9 @@ from . import console, options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aerial_seg.geo.band_choice import BandChoice
     from aerial_seg.jobs.predict_settings import Forecast, PredictReport
+    from aerial_seg.jobs.several import SceneOutcome
 
 
 @click.command(
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 Examples:
   aerial-seg predict run/best.safetensors ortho.tif -o map.tif
   aerial-seg predict run/best.safetensors ortho.tif -o map.tif --vectors map.gpkg
+  aerial-seg predict a.safetensors,b.safetensors ortho.tif -o map.tif --tta flips,scales=0.75:1.25
+  aerial-seg predict run/best.safetensors @scenes.txt -o masks --aoi districts.gpkg
   aerial-seg predict run/best.safetensors tiles/ --mosaic --nodata 255 -o map.tif
   aerial-seg predict run/best.safetensors country.vrt -o map.tif --confidence --max-memory 4GB --dry-run""",
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL[,MODEL...]")
 @click.argument("rasters", nargs=-1, required=True, metavar="RASTER...")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path),
@@ -35,6 +39,14 @@ Examples:
     "--vectors", type=click.Path(path_type=Path), help="Also write polygons: .gpkg, .shp or .geojson."
 )
 @click.option("--mosaic", is_flag=True, help="Predict all rasters as one map; later ones lie on top.")
+@click.option(
+    "--aoi", metavar="FILE",
+    help="Predict only what the polygons of this vector file cover, FILE|layername=NAME for one of several layers. The "
+    "mask keeps the raster's grid and is nodata outside; tiles outside do not run.",
+)  # fmt: skip
+@click.option(
+    "--bounds", type=float, nargs=4, metavar="W S E N", help="The same for a box in the raster's CRS."
+)
 @click.option(
     "--tile-size", type=click.IntRange(1), metavar="PX", help="Side of a tile; default: the model's."
 )
@@ -53,8 +65,9 @@ Examples:
     help="What is averaged where tiles overlap.",
 )  # fmt: skip
 @click.option(
-    "--tta", metavar="flips,rot90", default="",
-    help="Run every tile in 4 (one kind) or 8 (both) orientations and average: a little better, as much slower.",
+    "--tta", metavar="flips,rot90,scales=S:S", default="",
+    help="Run every tile in 4 (flips or rot90) or 8 orientations (both), each also at these scales beside 1, as "
+    "scales=0.5:0.75:1.25, and average: a little better, as much slower.",
 )  # fmt: skip
 @click.option(
     "--crf", is_flag=True,
@@ -71,14 +84,19 @@ Examples:
 )
 @click.option("--probabilities", is_flag=True, help="Also write OUT_probabilities.tif: one band per class.")
 @click.option(
+    "--stac", is_flag=True, help="Also write OUT.json: a STAC Item with place, classes and provenance."
+)
+@click.option(
     "--batch-size", type=click.IntRange(1), metavar="N", help="Tiles run at once; default: the model's."
 )
 @click.option(
     "--force-gsd", is_flag=True, help="Go on where the pixel size is more than 4 times off the model's."
 )
 @click.option(
-    "--engine", type=click.Choice(["auto", "eager", "compile"]), default="auto", show_default=True,
-    help="How the network runs; auto compiles it when there are tiles enough to pay for that.",
+    "--engine", type=click.Choice(["auto", "eager", "compile", "onnx", "openvino"]), default="auto",
+    show_default=True,
+    help="How the network runs; auto compiles it when there are tiles enough to pay for that. onnx and openvino run "
+    "on the CPU and need pip install 'aerial-seg[onnx]' or 'aerial-seg[openvino]'.",
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
@@ -93,6 +111,7 @@ Examples:
     "--dry-run", is_flag=True, help="Say what it would take: tiles, memory, disk, time. Writes nothing."
 )
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run of this output had finished.")
+@options.band_options
 @options.nodata
 @options.no_georef
 @options.device
@@ -105,6 +124,8 @@ def command(
     *,
     vectors: Path | None,
     mosaic: bool,
+    aoi: str | None,
+    bounds: tuple[float, float, float, float] | None,
     tile_size: int | None,
     overlap: int | None,
     halo: int | None,
@@ -115,6 +136,7 @@ def command(
     crf_parameters: str | None,
     confidence: bool,
     probabilities: bool,
+    stac: bool,
     batch_size: int | None,
     force_gsd: bool,
     engine: str,
@@ -122,6 +144,7 @@ def command(
     max_memory: int | None,
     dry_run: bool,
     restart: bool,
+    band_choice: BandChoice,
     nodata: float | None,
     no_georef: bool,
     device: str,
@@ -132,14 +155,19 @@ def command(
 
     Writes a Cloud Optimized GeoTIFF on the raster's own grid with the classes' colours and names, 255 where nothing
     was measured, and a QGIS style beside it. A raster whose pixel size differs from the model's is resampled for the
-    network; the mask comes back on the raster's grid.
+    network; the mask comes back on the raster's grid. Of several models with commas between, the class probabilities
+    are averaged; the first one tells tiling, pixel values and colours.
+
+    Of several rasters (files, folders, globs, and @LIST for the lines of a text file) one that cannot be predicted
+    does not stop the others; it is named in the end, with exit code 1.
 
     Memory does not grow with the raster. A run that was interrupted, even by a power cut, goes on where it stopped
     when the same command is given again.
     """
     from aerial_seg.crf.dense import parse_crf
-    from aerial_seg.jobs.predict import forecast_prediction, predict
+    from aerial_seg.jobs.predict import forecast_prediction, predict_scenes
     from aerial_seg.jobs.predict_settings import PredictSettings
+    from aerial_seg.jobs.several import all_or_raise
 
     settings = PredictSettings(
         tile_size=tile_size,
@@ -150,11 +178,15 @@ def command(
         tta=tuple(kind.strip() for kind in tta.split(",") if kind.strip()),
         crf=parse_crf(crf_parameters or "") if crf or crf_parameters is not None else None,
         nodata=nodata,
+        bands=band_choice,
         mosaic=mosaic,
+        aoi=aoi,
+        bounds=bounds,
         georeferenced=not no_georef,
         force_gsd=force_gsd,
         confidence=confidence,
         probabilities=probabilities,
+        stac=stac,
         vectors=vectors,
         batch_size=batch_size,
         device=device,
@@ -167,12 +199,30 @@ def command(
     if dry_run:
         _print_forecasts(forecast_prediction(model, rasters, output, settings), as_json)
         return
-    reports = predict(model, rasters, output, settings, console.bar)
+    outcomes = predict_scenes(model, rasters, output, settings, console.bar)
     if as_json:
-        console.print_json([asdict(report) for report in reports])
-        return
-    for report in reports:
-        _print_report(report)
+        console.print_json([outcome.as_dict() for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            if outcome.report is not None:
+                _print_report(outcome.report)
+        if len(outcomes) > 1:
+            _print_outcomes(outcomes)
+    all_or_raise(outcomes)
+
+
+def _print_outcomes(outcomes: Sequence[SceneOutcome]) -> None:
+    rows = []
+    for outcome in outcomes:
+        made, seconds = outcome.report, f"{outcome.seconds:.1f}"
+        if made is None:
+            rows.append([outcome.source, "", "", seconds, outcome.outcome])
+        else:
+            total = made.height * made.width
+            share = f"{made.nodata_pixels / total:.1%}"
+            rows.append([outcome.source, f"{total:,}", share, seconds, outcome.outcome])
+    click.echo()
+    console.table(["scene", "pixels", "nodata", "seconds", "outcome"], rows)
 
 
 def _print_report(report: PredictReport) -> None:
@@ -185,7 +235,7 @@ def _print_report(report: PredictReport) -> None:
     console.table(["class", "pixels", "share"], rows)
     click.echo(
         f"\n{report.mask}: {report.width} × {report.height} px from {report.source}, "
-        f"{report.tiles} tiles run, {report.tiles_skipped} skipped as nodata"
+        f"{report.tiles} tiles run, {report.tiles_skipped} skipped as nodata or outside"
     )
     if report.resumed_rows:
         console.note(f"note: went on after {report.resumed_rows:,} rows that an interrupted run had finished")

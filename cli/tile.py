@@ -10,6 +10,7 @@ import click
 from . import console, options
 
 if TYPE_CHECKING:
+    from aerial_seg.geo.band_choice import BandChoice
     from aerial_seg.geo.label_rules import LabelSettings
     from aerial_seg.jobs.tile import TileReport
 
@@ -71,6 +72,7 @@ Examples:
     "--test", default="0.15", show_default=True, metavar="FRACTION|GLOB", help="Test chips, likewise."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
+@options.band_options
 @options.nodata
 @options.no_georef
 @options.overwrite
@@ -88,6 +90,7 @@ def command(
     val: str,
     test: str,
     seed: int,
+    band_choice: BandChoice,
     nodata: float | None,
     no_georef: bool,
     overwrite: bool,
@@ -112,6 +115,7 @@ def command(
         test=test,
         seed=seed,
         nodata=nodata,
+        bands=band_choice,
         georeferenced=not no_georef,
         overwrite=overwrite,
     )

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
+import struct
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,3 +136,78 @@ def disk_of() -> DiskOf:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+class WebServer:
+    """Serves a folder with range requests. faults: what happens to the next answers that carry pixels, in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.faults, self.asked = folder, list[str](), list[str]()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                self.answer(with_body=False)
+
+            def do_GET(self) -> None:
+                self.answer(with_body=True)
+
+            def answer(self, *, with_body: bool) -> None:
+                outer.asked.append(f"{self.command} {self.path}")
+                file = outer.folder / self.path.lstrip("/").partition("?")[0]
+                if not file.is_file():
+                    self.send_error(404)
+                    return
+                data = file.read_bytes()
+                match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+                start, stop = (int(match[1]), int(match[2] or len(data) - 1) + 1) if match else (0, len(data))
+                body = data[start : min(stop, len(data))]
+                fault = outer.faults.pop(0) if with_body and outer.faults else ""
+                if fault == "refuse":
+                    self.send_error(503)
+                    return
+                if fault == "delay":
+                    time.sleep(1.0)
+                self.send_response(206 if match else 200)
+                self.send_header("Accept-Ranges", "bytes")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Last-Modified", self.date_time_string(int(file.stat().st_mtime)))
+                if match:
+                    self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
+                self.end_headers()
+                if not with_body:
+                    return
+                self.wfile.write(body[: len(body) // 2] if fault in ("drop", "truncate") else body)
+                if fault == "drop":  # closing with nothing to linger for resets the connection
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                if fault == "truncate":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = bool(fault)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda *_: None  # clients that hang up are no news
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/{name}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    running = WebServer(folder)
+    yield running
+    running.close()

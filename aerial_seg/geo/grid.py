@@ -18,11 +18,32 @@ from aerial_seg.errors import InputError
 
 WGS84 = Geod(ellps="WGS84")
 
+_EARTH_RADII = 6.3e6, 6.4e6
+"""Semi-major axes in metres, between which the earth's ellipsoids lie and no other body's."""
+
+_LARGEST_SIDE = 2**31 - 1
+"""GDAL counts rows and columns in 32 bits."""
+
 
 @cache
 def to_lonlat(crs: CRS) -> Transformer:
-    """A transformer from this CRS to longitude, latitude (WGS84, in this order)."""
-    return Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    """A transformer from this CRS to longitude, latitude (WGS84, in this order). Raises InputError off the earth."""
+    try:
+        return Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    except ProjError as error:
+        raise InputError(
+            f"the CRS '{crs.name}' has no place on earth ({error}); "
+            "check its CRS and give it the true one (gdal_edit.py -a_srs EPSG:…)"
+        ) from error
+
+
+@cache
+def _to_own_degrees(crs: CRS) -> tuple[Transformer, Geod]:
+    """From this CRS to longitude, latitude on the body that it describes, and that body's shape; WGS84 on earth."""
+    geod, degrees = crs.get_geod(), crs.geodetic_crs
+    if geod is None or degrees is None or _EARTH_RADII[0] < geod.a < _EARTH_RADII[1]:
+        return to_lonlat(crs), WGS84
+    return Transformer.from_crs(crs, degrees, always_xy=True), geod
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +92,41 @@ class Grid:
     def gsd(self) -> tuple[float, float] | None:
         """Ground sample distance at the centre, metres per pixel (down, across), geodesic; None without CRS.
 
-        Geodesic also for projected CRSs: at 60° N a "0.5 m" pixel of EPSG:3857 is 0.25 m.
+        Geodesic also for projected CRSs: at 60° N a "0.5 m" pixel of EPSG:3857 is 0.25 m. On the moon and the
+        planets it is measured on the CRS's own ellipsoid. Raises InputError where a pixel has no size: outside of
+        what the CRS covers, in degrees at a pole, in a site's local coordinates.
         """
         if self.crs is None:
             return None
         col, row = self.width / 2, self.height / 2
-        return self._distance((col, row - 0.5), (col, row + 0.5)), self._distance(
-            (col - 0.5, row), (col + 0.5, row)
-        )
-
-    def _distance(self, start: tuple[float, float], end: tuple[float, float]) -> float:
-        (lon0, lat0), (lon1, lat1) = self._lonlat([self.transform * start, self.transform * end])
-        return float(WGS84.inv(lon0, lat0, lon1, lat1)[2])
+        ends = (col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)
+        lonlat, geod = self._degrees([self.transform * end for end in ends], own=True)
+        (north, south, west, east) = lonlat
+        down, across = float(geod.inv(*north, *south)[2]), float(geod.inv(*west, *east)[2])
+        # Less than a micrometre is what rounding leaves of nothing.
+        if not min(down, across) > 1e-6:
+            raise InputError(
+                f"the raster's middle pixel measures {down:.3g} × {across:.3g} m in its CRS '{self.crs.name}', wanted "
+                "one with a size on the ground; warp it to a projected CRS (gdalwarp -t_srs EPSG:…)"
+            )
+        return down, across
 
     def _lonlat(self, points: Sequence[tuple[float, float]] | NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, 2) points of the CRS as longitude, latitude."""
+        """(n, 2) points of the CRS as longitude, latitude on earth."""
+        return self._degrees(points, own=False)[0]
+
+    def _degrees(
+        self, points: Sequence[tuple[float, float]] | NDArray[np.float64], *, own: bool
+    ) -> tuple[NDArray[np.float64], Geod]:
+        """(n, 2) points of the CRS as longitude, latitude on earth, or on the CRS's own body, and its shape."""
         if self.crs is None:
             raise InputError(
                 "a raster without CRS has no place on the ground; give it one (gdal_edit.py -a_srs)"
             )
         try:
             x, y = np.asarray(points, np.float64).T
-            lon, lat = to_lonlat(self.crs).transform(x, y, errcheck=True)
+            transformer, geod = _to_own_degrees(self.crs) if own else (to_lonlat(self.crs), WGS84)
+            lon, lat = transformer.transform(x, y, errcheck=True)
         except ProjError as error:
             raise InputError(
                 f"the raster's place cannot be computed in its CRS '{self.crs.name}' ({error}); "
@@ -103,7 +137,7 @@ class Grid:
                 f"the raster's coordinates lie outside of what its CRS '{self.crs.name}' covers; "
                 "check its CRS and give it the true one (gdal_edit.py -a_srs EPSG:…)"
             )
-        return np.column_stack([lon, lat])
+        return np.column_stack([lon, lat]), geod
 
     def window(self, *, top: int, left: int, height: int, width: int) -> Grid:
         """The grid of a pixel window; it may reach beyond this grid."""
@@ -131,10 +165,14 @@ class Grid:
                 "a raster without CRS has no GSD to resample from; give it a CRS or leave --gsd out"
             )
         down, across = gsd
-        return self.resized(
-            height=max(1, round(self.height / _reduction(metres / down))),
-            width=max(1, round(self.width / _reduction(metres / across))),
-        )
+        height = max(1, round(self.height / _reduction(metres / down)))
+        width = max(1, round(self.width / _reduction(metres / across)))
+        if max(height, width) > _LARGEST_SIDE:
+            raise InputError(
+                f"{self.width} × {self.height} pixels of {across:.3g} m would become {width:,} × {height:,} of "
+                f"{metres:.3g} m, wanted at most {_LARGEST_SIDE:,} a side; use imagery of a similar GSD"
+            )
+        return self.resized(height=height, width=width)
 
 
 def _reduction(ratio: float) -> float:
@@ -143,6 +181,13 @@ def _reduction(ratio: float) -> float:
 
 
 def describe_extent(grid: Grid) -> str:
-    """The grid's box in longitude/latitude for a message: `lon 85.518..85.523, lat 27.628..27.634`."""
-    left, bottom, right, top = grid.footprint_lonlat().bounds
+    """The grid's box in longitude/latitude for a message: `lon 85.518..85.523, lat 27.628..27.634`.
+
+    A grid that crosses the antimeridian goes from its west to its east, as 179.5..-179.8.
+    """
+    outline = grid.footprint_lonlat()
+    left, bottom, right, top = outline.bounds
+    lon = np.asarray(outline.exterior.coords)[:, 0] % 360
+    if right - left > 180 and np.ptp(lon) < 180:
+        left, right = float(lon.min()), float(lon.max()) - 360
     return f"lon {left:.5f}..{right:.5f}, lat {bottom:.5f}..{top:.5f}"

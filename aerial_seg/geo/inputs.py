@@ -1,4 +1,4 @@
-"""From what a user types to a list of raster files: files, folders, globs, VRTs."""
+"""From what a user types to a list of rasters: files, folders, globs, VRTs, addresses on servers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.remote import is_remote
 
 _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 
@@ -28,6 +29,8 @@ def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
 
 def _expand(argument: str) -> list[Path]:
     path = Path(argument)
+    if is_remote(argument) or argument.startswith("/vsi"):
+        return [path]
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
         if not inside:

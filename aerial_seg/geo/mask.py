@@ -31,7 +31,7 @@ def read_legend(path: Path | str) -> Legend | None:
 
 
 def read_origin(path: Path) -> dict[str, str]:
-    """`source`: the rasters that the mask was made from, else its own name; `model_id`: of the model, if it tells."""
+    """`source`: the rasters that the mask was made from, else its own name; `model_id`: of the models, if it tells."""
     with open_dataset(path) as dataset:
         tags = dataset.tags()
     try:
@@ -41,7 +41,7 @@ def read_origin(path: Path) -> dict[str, str]:
     more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
     origin = {"source": sources[0] + more if sources else path.name}
     model = tags.get("AERIAL_SEG_MODEL_SHA256")
-    return origin | ({"model_id": model[:12]} if model else {})
+    return origin | ({"model_id": ",".join(one[:12] for one in model.split(","))} if model else {})
 
 
 def _legend_of_categories(dataset: DatasetReader) -> Legend | None:

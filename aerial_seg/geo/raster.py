@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,10 +21,18 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
+from aerial_seg.geo.georeference import Unplaced, why_unplaced
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.remote import gdal_name, is_remote, opening, read_patiently
+from aerial_seg.geo.same_grid import require_same_grid
+from aerial_seg.geo.vrt_members import require_members
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
+
+_BLOCK_BY_BLOCK = {"GDAL_VRT_WARP_USE_DATASET_RASTERIO": "NO"}
+"""Else a warp computes just the window asked for, and where it begins decides how 2 to 5 pixels of 10,000 round."""
 
 _COMPUTED_BLOCK = (512, 512)
 """VRTs and warps name small blocks of their own; the files behind them are mostly cut like this."""
@@ -36,18 +44,20 @@ Valid = NDArray[np.bool_]
 @contextmanager
 def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
     """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it."""
-    text = str(path)
-    is_local = not text.startswith(("/vsi", "http://", "https://", "s3://", "<VRTDataset"))
-    if is_local and not Path(text).exists():
-        raise InputError(f"{text} does not exist; check the path")
+    text = gdal_name(path)
+    if not text.startswith(("/vsi", "<VRTDataset")):
+        if not Path(text).exists():
+            raise InputError(f"{text} does not exist; check the path")
+        require_members(Path(text))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), opening(text):
             # Said by us where it matters, as an error with its remedy.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(text)
+            dataset = read_patiently(text, lambda: rasterio.open(text))
     except RasterioError as error:
         raise InputError(
             f"{text} is not a raster that GDAL can read ({error}); wanted a GeoTIFF, VRT or another GDAL format"
+            + ("; check the address, and that the server is up" if is_remote(text) else "")
         ) from error
     with dataset:
         if dataset.count == 0:
@@ -56,8 +66,8 @@ def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
 
 
 def grid_of(dataset: DatasetReader) -> Grid:
-    """The grid of an opened raster; its CRS is None when the file has none."""
-    crs = CRS.from_user_input(dataset.crs) if dataset.crs else None
+    """The grid of an opened raster; its CRS is None when its pixels have no place in one."""
+    crs = CRS.from_user_input(dataset.crs) if why_unplaced(dataset) is None else None
     return Grid(crs=crs, transform=dataset.transform, height=dataset.height, width=dataset.width)
 
 
@@ -71,7 +81,7 @@ class RasterInfo:
     names: tuple[str, ...]
     dtype: str
     nodata: float | None
-    control_points: bool = False
+    unplaced: Unplaced | None = None
     alpha: int | None = None
 
     @classmethod
@@ -100,35 +110,30 @@ class RasterInfo:
             names=names,
             dtype=dtype,
             nodata=dataset.nodata,
-            control_points=bool(dataset.gcps[0]),
-            alpha=_alpha_band(dataset),
+            unplaced=why_unplaced(dataset),
+            alpha=alpha_band(dataset),
         )
 
 
-def _alpha_band(dataset: DatasetReader | WarpedVRT) -> int | None:
+def alpha_band(dataset: DatasetReader | WarpedVRT) -> int | None:
+    """The number of the first band that is flagged alpha, from 1."""
     meanings = list(dataset.colorinterp)
     return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
 
 
-def raster_info(path: Path | str) -> RasterInfo:
-    """The facts of the raster at `path`."""
-    with open_dataset(path) as dataset:
-        return RasterInfo.of(dataset, path)
+def raster_info(path: Path | str, choice: BandChoice = ALL_BANDS) -> RasterInfo:
+    """The facts of the raster at `path`, as far as its chosen bands (and what is stacked on it) go."""
+    with Raster(path, georeferenced=False, choice=choice) as raster:
+        return raster.info
 
 
 def require_crs(info: RasterInfo) -> None:
     """Raises InputError, telling the remedies, unless the raster is georeferenced."""
-    if info.grid.crs is not None:
-        return
-    if info.control_points:
+    if info.unplaced is not None:
         raise InputError(
-            f"{info.path} is placed by ground control points only, wanted a grid with a CRS; "
-            "warp it first (gdalwarp), or pass --no-georef to work in pixel coordinates"
+            f"{info.path} {info.unplaced.got}, wanted a georeferenced raster; {info.unplaced.remedy}, "
+            "or pass --no-georef to work in pixel coordinates"
         )
-    raise InputError(
-        f"{info.path} has no CRS, wanted a georeferenced raster; give it one (gdal_edit.py -a_srs EPSG:…), "
-        "or pass --no-georef to work in pixel coordinates"
-    )
 
 
 def _require_value(info: RasterInfo, nodata: float) -> None:
@@ -143,6 +148,41 @@ def _require_value(info: RasterInfo, nodata: float) -> None:
         )
 
 
+def _open_source(vrt: DatasetReader, path: Path | str) -> None:
+    """GDAL opens a VRT's source at the first read; if that fails, the next read gives zeros and no error."""
+    try:
+        vrt.read(window=Window(0, 0, 1, 1))
+    except RasterioError as error:
+        raise InputError(
+            f"{path} could not be read ({error}); check that it is whole and reachable"
+        ) from error
+
+
+def _band_count(path: str) -> int:
+    with open_dataset(path) as dataset:
+        return int(dataset.count)
+
+
+def _stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Sequence[int]) -> RasterInfo:
+    """The facts of files read as one, numbered on over their counts. Raises InputError when their grids differ."""
+    first, *others = infos
+    if not others:
+        return first
+    for other in others:
+        require_same_grid(other.grid, first.grid, got_name=other.path, wanted_name=first.path)
+    names = [name for info in infos for name in info.names]
+    names = [names[k] for k in order] if order else names
+    bands = [sum(counts[:k]) + band for k, info in enumerate(infos) for band in info.bands]
+    if len(set(names)) < len(names):
+        names = [f"band {k}" for k in range(1, len(names) + 1)]
+    return replace(
+        first,
+        bands=tuple(bands),
+        names=tuple(names),
+        dtype=str(np.result_type(*(info.dtype for info in infos))),
+    )
+
+
 class Raster:
     """An opened raster read by windows, on its own grid or resampled to another pixel size.
 
@@ -150,21 +190,52 @@ class Raster:
     `nodata` of the caller's, unless every band equals it.
     """
 
-    def __init__(self, path: Path | str, *, nodata: float | None = None, georeferenced: bool = True) -> None:
-        self._context = open_dataset(path)
-        self._dataset = self._context.__enter__()
-        self._source: DatasetReader | WarpedVRT = self._dataset
-        self._nodata = nodata
-        try:
-            self.info = RasterInfo.of(self._dataset, path)
-            self.grid = self.info.grid
-            if georeferenced:
-                require_crs(self.info)
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        nodata: float | None = None,
+        georeferenced: bool = True,
+        choice: BandChoice = ALL_BANDS,
+    ) -> None:
+        """`nodata` is about the raster itself, not about files that `choice` stacks on it."""
+        self._path, self._nodata, self._choice = path, nodata, choice
+        self._georeferenced = georeferenced
+        self._open()
+
+    def _open(self) -> None:
+        path, nodata, choice = self._path, self._nodata, self._choice
+        with ExitStack() as kept:
+            self._dataset = self._file = kept.enter_context(open_dataset(path))
+            self._own = RasterInfo.of(self._file, path)
+            self.grid = self._own.grid
+            if self._georeferenced:
+                require_crs(self._own)
+            paths = (str(path), *choice.stack)
+            counts = [self._file.count, *map(_band_count, choice.stack)]
+            parts = choice.parts(counts, paths)
+            shown = self._own
+            numbers = parts[0] or (shown.bands if nodata_differs(self._file, shown.bands) else ())
+            if numbers:
+                self._dataset = kept.enter_context(open_dataset(chosen_vrt(self._file, numbers)))
+                _open_source(self._dataset, path)
+                chosen = RasterInfo.of(self._dataset, path)
+                self._own = replace(chosen, grid=shown.grid, unplaced=shown.unplaced)
+            if parts[0]:
+                shown = replace(self._own, bands=parts[0], nodata=self._file.nodatavals[parts[0][0] - 1])
             if nodata is not None:
-                _require_value(self.info, nodata)
-        except InputError:
-            self._context.__exit__(None, None, None)
-            raise
+                _require_value(self._own, nodata)
+            self._stacked = tuple(
+                kept.enter_context(Raster(file, georeferenced=False, choice=BandChoice(part)))
+                for file, part in zip(choice.stack, parts[1:], strict=True)
+            )
+            self._order = choice.order(counts)
+            infos = [shown, *(member.info for member in self._stacked)]
+            self.info: RasterInfo = _stacked_info(infos, counts, self._order)
+            if choice.numbers:
+                self.info = replace(self.info, bands=choice.numbers, names=choice.names or self.info.names)
+            self._source: DatasetReader | WarpedVRT = self._dataset
+            self._context = kept.pop_all()
 
     def __enter__(self) -> Raster:
         return self
@@ -184,7 +255,7 @@ class Raster:
         if grid.shape == self.info.grid.shape:
             return
         coarser = grid.height * grid.width < self.info.grid.height * self.info.grid.width
-        nodata = self.info.nodata if self._nodata is None else self._nodata
+        nodata = self._own.nodata if self._nodata is None else self._nodata
         has_mask = nodata is not None or MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
         self._source = WarpedVRT(
             self._dataset,
@@ -197,23 +268,31 @@ class Raster:
             src_nodata=nodata,
             # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value.
             nodata=None,
-            add_alpha=has_mask and self.info.alpha is None,
+            add_alpha=has_mask and self._own.alpha is None,
             # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
             UNIFIED_SRC_NODATA="YES",
         )
         self.grid = grid
+        for member in self._stacked:
+            member.resample(grid)
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files it is read from, as GDAL names them: sidecars and a VRT's members included."""
-        return tuple(self._dataset.files)
+        return (*self._file.files, *(file for member in self._stacked for file in member.files))
+
+    @property
+    def _remedy(self) -> str:
+        if is_remote(self.info.path):
+            return "the server failed again and again: see that it is up, and give the same command again"
+        return "the file is damaged or incomplete: copy it again"
 
     @property
     def block_shape(self) -> tuple[int, int]:
         """Rows and columns of what is best read at once: the file's blocks; a larger piece of what GDAL computes."""
-        if self._source is not self._dataset or self._dataset.driver == "VRT":
+        if self._source is not self._dataset or self._file.driver == "VRT":
             return _COMPUTED_BLOCK
-        rows, cols = self._dataset.block_shapes[0]
+        rows, cols = self._file.block_shapes[0]
         return rows, cols
 
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
@@ -221,7 +300,19 @@ class Raster:
 
         Raises InputError naming file and window when a block cannot be read: never zeros in silence.
         """
-        image = np.zeros((len(self.info.bands), height, width), self.info.dtype)
+        image, valid = self._read_own(top=top, left=left, height=height, width=width)
+        if not self._stacked:
+            return image, valid
+        images = [image]
+        for member in self._stacked:
+            image, measured = member.read(top=top, left=left, height=height, width=width)
+            images.append(image)
+            valid &= measured
+        together = np.concatenate([image.astype(self.info.dtype, copy=False) for image in images])
+        return together[list(self._order)] if self._order else together, valid
+
+    def _read_own(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
+        image = np.zeros((len(self._own.bands), height, width), self._own.dtype)
         valid = np.zeros((height, width), bool)
         rows = slice(max(top, 0), min(top + height, self.grid.height))
         cols = slice(max(left, 0), min(left + width, self.grid.width))
@@ -230,14 +321,27 @@ class Raster:
         window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
         try:
-            image[(slice(None), *inside)] = self._source.read(self.info.bands, window=window)
-            valid[inside] = self._measured(image[(slice(None), *inside)], window)
+            image[(slice(None), *inside)], valid[inside] = read_patiently(
+                self._path, lambda: self._pixels(window), self._open_again
+            )
         except RasterioError as error:
             raise InputError(
                 f"{self.info.path} could not be read at row {window.row_off}, column {window.col_off}, "
-                f"{window.width} × {window.height} px ({error}); the file is damaged or incomplete: copy it again"
+                f"{window.width} × {window.height} px ({error}); {self._remedy}"
             ) from error
         return image, valid
+
+    def _pixels(self, window: Window) -> tuple[Pixels, Valid]:
+        with nullcontext() if self._source is self._dataset else rasterio.Env(**_BLOCK_BY_BLOCK):
+            image = self._source.read(self._own.bands, window=window)
+            return image, self._measured(image, window)
+
+    def _open_again(self) -> None:
+        """Nothing that GDAL remembers of the raster is believed any more."""
+        grid = self.grid
+        self.__exit__(None, None, None)
+        self._open()
+        self.resample(grid)
 
     def _measured(self, image: Pixels, window: Window) -> Valid:
         if self._nodata is not None and self._source is self._dataset:
@@ -246,7 +350,7 @@ class Raster:
         else:
             valid = self._source.dataset_mask(window=window) > 0
             # GDAL sees a mask in an alpha band only where there are one or three other bands.
-            alpha = _alpha_band(self._source)
+            alpha = alpha_band(self._source)
             if alpha is not None:
                 valid &= self._source.read(alpha, window=window) > 0
         if image.dtype.kind == "f":

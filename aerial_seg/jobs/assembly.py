@@ -91,6 +91,11 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo]) -> list[str]:
         notes.append(
             f"the rasters name their bands differently ({' / '.join(orders)}): they are taken in file order"
         )
+    if cutter.collars:
+        others = len(cutter.collars) - 1
+        notes.append(
+            cutter.collars[0] + (f" ({others} other rasters have such a border, too)" if others else "")
+        )
     for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
         if count:
             notes.append(f"{count} chips with {why} were left out")

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.segments import BLOCK, Layer
 from aerial_seg.geo.swath import CHUNK_BYTES, cache_bytes, ring_rows
-from aerial_seg.jobs.stream import Frame, Region
-from aerial_seg.models.predictor import Predictor
+from aerial_seg.jobs.frame import Frame, Region
+from aerial_seg.models.predictor import TilePredictor
 from aerial_seg.tiling.plan import TilePlan
 
 SHARE_OF_MACHINE = 0.5
@@ -34,7 +35,10 @@ Measured: class maps take 0.02-0.1, confidence up to 0.9."""
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """All that the need for memory follows from."""
+    """All that the need for memory follows from.
+
+    planes, largest_side: of the network's input, where it has more than the raster's bands or than the tile's side.
+    """
 
     raster: Raster
     plan: TilePlan
@@ -44,14 +48,31 @@ class Work:
     layers: tuple[Layer, ...]
     batch_size: int
     crf: BlockedCrf | None = None
+    area: GridArea | None = None
+    planes: int | None = None
+    largest_side: int | None = None
+
+    @property
+    def input_planes(self) -> int:
+        """Planes of an image, as the network takes it."""
+        return len(self.raster.info.bands) if self.planes is None else self.planes
+
+    @property
+    def input_side(self) -> int:
+        """Pixels of a side of the largest image that goes through the network."""
+        return self.plan.shape.side if self.largest_side is None else self.largest_side
 
     def frame(self, panel: range) -> Frame:
         """The whole panel, north to south."""
-        return Frame(self.plan, Region(0, panel), height=self.height, width=self.width, crf=self.crf)
+        return self.frame_of(Region(0, panel))
+
+    def frame_of(self, region: Region) -> Frame:
+        """A part of the output."""
+        return Frame(self.plan, region, height=self.height, width=self.width, crf=self.crf, area=self.area)
 
     def blank_batch(self) -> list[NDArray[np.float32]]:
         """A full batch of the network's input, to see what a forward pass takes."""
-        shape = len(self.raster.info.bands), self.plan.shape.side, self.plan.shape.side
+        shape = self.input_planes, self.input_side, self.input_side
         return [np.zeros(shape, np.float32)] * self.batch_size
 
     def panel_bytes(self, panel: range) -> int:
@@ -68,7 +89,8 @@ class Work:
         lattice = 4 * self.classes * across * (shape.core_cells + 3 * step_cells)
         bytes_per_pixel = sum(layer.bands for layer in self.layers)
         rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
-        tiles = 3 * self.batch_size * shape.side**2 * 4 * (bands + self.classes // geometry.logit_stride**2)
+        planes = self.input_planes + self.classes // geometry.logit_stride**2
+        tiles = 3 * self.batch_size * max(shape.side, self.input_side) ** 2 * 4 * planes
         return reader + lattice + rows + tiles + self._crf_bytes(frame)
 
     def _crf_bytes(self, frame: Frame) -> int:
@@ -87,7 +109,7 @@ class Work:
         return seen * (field_bytes(self.classes) + pixel) + lattice + rows
 
 
-def choose_panels(work: Work, predictor: Predictor, max_memory: int | None) -> tuple[range, ...]:
+def choose_panels(work: Work, predictor: TilePredictor, max_memory: int | None) -> tuple[range, ...]:
     """The column panels of a run; the result does not depend on them."""
     limit = default_limit() if max_memory is None else max_memory
     whole = range(work.width)
@@ -99,10 +121,10 @@ def choose_panels(work: Work, predictor: Predictor, max_memory: int | None) -> t
 
 def forward_bound(work: Work) -> int:
     """More than a forward pass of one batch needs on any of the project's networks."""
-    return work.batch_size * work.plan.shape.side**2 * _FORWARD_BYTES
+    return work.batch_size * work.input_side**2 * _FORWARD_BYTES
 
 
-def resident_after_a_batch(work: Work, predictor: Predictor) -> int:
+def resident_after_a_batch(work: Work, predictor: TilePredictor) -> int:
     """The most that the process holds while a full batch goes through the network."""
     return peak_while(lambda: predictor.run(work.blank_batch()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,9 @@ from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
 from aerial_seg.geo.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.frame import Definition, Frame
 from aerial_seg.tiling.probabilities import window_probabilities
 from aerial_seg.tiling.upsample import PixelRows
-
-if TYPE_CHECKING:
-    from aerial_seg.jobs.stream import Definition, Frame
 
 Floats = NDArray[np.float32]
 Valid = NDArray[np.bool_]
@@ -30,7 +27,8 @@ class CrfRows:
 
     Holds the lattice rows that one row of blocks sees, and that row's finished pixels. The guide image and what was
     measured are read from the raster on the output's own grid, block by block. A block's numbers follow from its own
-    window alone, so they do not depend on the region. Blocks without a measured pixel are not computed.
+    window alone, so they do not depend on the region. Blocks without a measured pixel, or without one of the area,
+    are not computed.
     """
 
     def __init__(
@@ -88,6 +86,9 @@ class CrfRows:
 
     def _block(self, down: Span, across: Span) -> tuple[Valid, Floats | None]:
         """valid (h, w) and marginals (K, h, w) of the pixels that are kept; None where nothing was measured."""
+        area = self._frame.area
+        if area is not None and not area.touches(down.kept, across.kept):
+            return np.zeros((len(down.kept), len(across.kept)), np.bool_), None
         rows, cols = down.seen, across.seen
         image, valid = self._source.read(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
         kept = _inside(rows, down.kept), _inside(cols, across.kept)

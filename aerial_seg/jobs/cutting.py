@@ -14,6 +14,7 @@ from aerial_seg.geo.chipfile import ChipWindow, chip_windows, write_image, write
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels import Labels
 from aerial_seg.geo.raster import Raster, RasterInfo
+from aerial_seg.jobs.band_contract import scene_notes
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import chip_paths
@@ -39,13 +40,16 @@ class ChipCutter:
         self.records: list[ChipRecord] = []
         self.unmeasured = 0
         self.unlabelled = 0
+        self.collars: list[str] = []
         self._stems: set[str] = set()
 
     def cut(self, index: int, info: RasterInfo, grid: Grid) -> Iterator[ChipWindow]:
         """Yield each window of one source after its chip, if any, is written."""
         size, georeferenced = self.settings.chip_size, self.settings.georeferenced
         stem = self._unused_stem(Path(info.path).stem)
-        with Raster(info.path, nodata=self.settings.nodata, georeferenced=georeferenced) as raster:
+        nodata, choice = self.settings.nodata, self.settings.bands
+        with Raster(info.path, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
+            self.collars.extend(scene_notes(raster, ()))
             raster.resample(grid)
             for window in chip_windows(height=grid.height, width=grid.width, size=size):
                 box = grid.window(top=window.top, left=window.left, height=size, width=size)

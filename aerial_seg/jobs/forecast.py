@@ -14,7 +14,7 @@ from aerial_seg.crf.guide import guide_image
 from aerial_seg.jobs.budget import Work, choose_panels, disk_bytes, resident_after_a_batch
 from aerial_seg.jobs.predict_settings import Forecast
 from aerial_seg.jobs.scenes import Mapper, OpenScene, Scene, open_scene
-from aerial_seg.models.predictor import Predictor
+from aerial_seg.models.symmetry import averaged, size_notes
 
 _SAMPLE = 512
 """Side of the window that a CRF is timed on, in pixels."""
@@ -26,7 +26,7 @@ def forecast(scene: Scene, mapper: Mapper) -> Forecast:
         work, predictor = opened.work, mapper.predictor
         resident = resident_after_a_batch(work, predictor)
         panels = choose_panels(work, predictor, mapper.settings.max_memory)
-        tiles = sum(len(work.frame(panel).part) for panel in panels)
+        tiles = sum(work.frame(panel).tiles_wanted for panel in panels)
         return Forecast(
             mask=scene.target,
             source=scene.name,
@@ -37,18 +37,24 @@ def forecast(scene: Scene, mapper: Mapper) -> Forecast:
             panels=len(panels),
             memory=resident + max(map(work.panel_bytes, panels[:2])),
             disk=disk_bytes(work),
-            seconds=_seconds_per_batch(work, predictor) * -(-tiles // work.batch_size)
+            seconds=_seconds_per_batch(work, mapper) * -(-tiles // work.batch_size)
             + _crf_seconds(opened, mapper, panels),
             engine=f"{predictor.runtime.engine}, {predictor.runtime.precision}, {predictor.runtime.device}",
-            notes=(*opened.notes, *predictor.notes),
+            notes=(
+                *opened.notes,
+                *predictor.notes,
+                *size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side),
+            ),
         )
 
 
-def _seconds_per_batch(work: Work, predictor: Predictor) -> float:
-    """Of a batch that is not the first, which pays for preparations."""
-    images = work.blank_batch()
+def _seconds_per_batch(work: Work, mapper: Mapper) -> float:
+    """Of a batch with its augmentations that is not the first, which pays for preparations."""
+    shape = work.plan.shape
+    submit = averaged(mapper.predictor.submit, mapper.settings.tta, geometry=shape.geometry, side=shape.side)
+    images = [np.zeros((work.input_planes, shape.side, shape.side), np.float32)] * work.batch_size
     start = time.perf_counter()
-    predictor.run(images)
+    submit(images).logits()
     return time.perf_counter() - start
 
 

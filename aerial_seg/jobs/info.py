@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.grid import Grid, describe_extent
+from aerial_seg.geo.band_facts import band_facts
+from aerial_seg.geo.grid import describe_extent
 from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.raster import raster_info
+from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
+from aerial_seg.geo.remote import gdal_name
 
 
 def info(path: Path) -> dict[str, Any]:
     """The facts of whatever lies at `path`, JSON-ready. Raises InputError when it is nothing of ours."""
-    if not path.exists() and not str(path).startswith("/vsi"):
+    if not path.exists() and not gdal_name(path).startswith("/vsi"):
         raise InputError(f"{path} does not exist; check the path")
     if path.is_dir():
         return _dataset(path)
@@ -34,8 +37,8 @@ def _raster(path: Path) -> dict[str, Any]:
         "width": grid.width,
         "height": grid.height,
         "crs": grid.crs.to_string() if grid.crs is not None else None,
-        **_ground(grid),
-        "bands": list(facts.names),
+        **_ground(facts),
+        "bands": [asdict(band) for band in band_facts(path)],
         "dtype": facts.dtype,
         "nodata": facts.nodata,
     }
@@ -44,15 +47,17 @@ def _raster(path: Path) -> dict[str, Any]:
     return document
 
 
-def _ground(grid: Grid) -> dict[str, Any]:
-    """GSD and extent; where the CRS has no place on earth, the reason, because that is what one wants to know."""
-    if grid.crs is None:
-        return {"gsd_m": None, "extent": None}
+def _ground(facts: RasterInfo) -> dict[str, Any]:
+    """GSD and extent; where pixels have no place on earth, the reason, because that is what one wants to know."""
+    document: dict[str, Any] = {"gsd_m": None, "extent": None}
     try:
-        down, across = grid.gsd() or (None, None)
-        return {"gsd_m": {"down": down, "across": across}, "extent": describe_extent(grid)}
+        require_crs(facts)
+        down, across = facts.grid.gsd() or (None, None)
+        document["gsd_m"] = {"down": down, "across": across}
+        document["extent"] = describe_extent(facts.grid)
     except InputError as error:
-        return {"gsd_m": None, "extent": None, "problem": str(error)}
+        document["problem"] = str(error)
+    return document
 
 
 def _dataset(path: Path) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
+from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
+from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
 from aerial_seg.jobs.budget import check_disk, choose_panels
 from aerial_seg.jobs.journal import (
     NAME,
@@ -23,6 +26,7 @@ from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.jobs.results import write_results
 from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, open_scene
 from aerial_seg.legend import IGNORE
+from aerial_seg.models.symmetry import size_notes
 from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__
 
@@ -71,6 +75,8 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
             tags=provenance(**_definition(scene, mapper)),
             bar=bar,
         )
+    if mapper.settings.stac:
+        files = (*files, _write_item(scene, opened, mapper, files))
     return PredictReport(
         mask=scene.target,
         files=tuple(scene.target.parent / file.name for file in files),
@@ -84,8 +90,24 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
         resampled_to=mapper.model.card.gsd if opened.resampled else None,
         panels=len(maker.panels),
         resumed_rows=resumed,
-        notes=(*opened.notes, *mapper.predictor.notes),
+        notes=(
+            *opened.notes,
+            *mapper.predictor.notes,
+            *size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side),
+        ),
     )
+
+
+def _write_item(scene: Scene, opened: OpenScene, mapper: Mapper, files: tuple[Path, ...]) -> Path:
+    facts = Catalogued(
+        files=files,
+        grid=opened.source.grid,
+        legend=mapper.model.card.legend,
+        taken=time_taken(scene.paths[0]),
+        sources=[path.name for path in scene.paths],
+        parameters=_definition(scene, mapper),
+    )
+    return write_item(files[0].with_name(item_name(files[0].name)), facts)
 
 
 def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -93,14 +115,19 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
 
     before: the job of an interrupted run. If it is the same, its panels are kept, whatever memory there is now.
     """
-    names = {*opened.source.files, *map(str, scene.paths)}
+    paths: tuple[Path | str, ...] = (*scene.paths, *mapper.settings.bands.stack)
+    names = {*opened.source.files, *map(str, paths)}
     files = [Path(name) for name in sorted(names) if Path(name).is_file()]
     stats = {str(file): file.stat() for file in files if file.name != MOSAIC}
     job = {
         **_definition(scene, mapper),
         "runtime": mapper.predictor.runtime.as_dict(),
-        "input": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+        "input": {
+            **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+            **{gdal_name(path): remote_version(path) for path in paths if is_remote(path)},
+        },
         "max_memory": mapper.settings.max_memory,
+        "stac": mapper.settings.stac,
     }
     if before is not None and as_read_back(job).items() <= before.items():
         return {**job, "panels": before["panels"]}
@@ -123,6 +150,8 @@ def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
             "nodata": settings.nodata,
             "class_bias": card.class_bias,
             **asdict(settings.definition),
+            **({} if settings.bands == ALL_BANDS else {"bands": settings.bands.identity}),
+            **({} if mapper.area is None else {"area": mapper.area.identity}),
         },
     }
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
+from aerial_seg.jobs.frame import Frame, Region
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.jobs.scenes import Mapper, OpenScene
-from aerial_seg.jobs.stream import FinishedRows, Frame, MaskStream, Region, TileCount
+from aerial_seg.jobs.stream import FinishedRows, MaskStream, TileCount
 from aerial_seg.legend import IGNORE
 from aerial_seg.progress import ProgressBar
 
@@ -88,8 +89,7 @@ class PieceMaker:
         return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records))
 
     def _frame(self, number: int) -> Frame:
-        work, region = self._opened.work, Region(self._next_row(number), self.panels[number])
-        return Frame(work.plan, region, height=work.height, width=work.width, crf=work.crf)
+        return self._opened.work.frame_of(Region(self._next_row(number), self.panels[number]))
 
     def _make_panel(self, number: int, frame: Frame, bar: ProgressBar) -> None:
         opened, mapper, height = self._opened, self._mapper, self._opened.work.height

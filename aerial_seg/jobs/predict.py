@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
-from aerial_seg.errors import OutputError, SettingsError
-from aerial_seg.geo.inputs import expand_rasters
+from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.geo.area import Area, area_of_bounds, read_area
 from aerial_seg.geo.raster import RasterInfo, raster_info
+from aerial_seg.geo.stac import item_name
+from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.forecast import forecast
-from aerial_seg.jobs.journal import NAME, Journal, locked_work, tells_of
-from aerial_seg.jobs.mapping import map_scene, report_from
+from aerial_seg.jobs.frame import Frame, Region
+from aerial_seg.jobs.journal import NAME, tells_of
+from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.results import result_names
+from aerial_seg.jobs.scene_list import Refusals, named_rasters
 from aerial_seg.jobs.scenes import Mapper, Scene
+from aerial_seg.jobs.several import (
+    BATCH,
+    SceneOutcome,
+    ScenesFailedError,
+    all_or_raise,
+    map_several,
+    refused_outcome,
+)
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.models.ensemble import Ensemble, model_paths
 from aerial_seg.models.file import TrainedModel, load_model
-from aerial_seg.models.predictor import Predictor
-from aerial_seg.models.symmetry import symmetries
+from aerial_seg.models.symmetry import run_sides
 from aerial_seg.outputs import check_writable, work_folder
 from aerial_seg.progress import Progress, silent
+from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 from aerial_seg.vectors.files import check_place
 from aerial_seg.vectors.formats import target_crs, vector_format
 
-BATCH = "predict"
-"""Several masks in one folder keep their common journal in `predict.work/`."""
-
 
 def predict(
-    model_path: Path,
+    model_path: Path | Sequence[Path],
     rasters: Sequence[str],
     out: Path,
     settings: PredictSettings,
@@ -41,72 +52,156 @@ def predict(
 ) -> tuple[PredictReport, ...]:
     """`out` is the mask of one raster or mosaic; of several rasters it is a folder with NAME_mask.tif each.
 
+    `@scenes.txt` among the rasters stands for the lines of that file. Of several rasters one that cannot be predicted
+    does not stop the others: ScenesFailedError in the end tells what became of each.
+
     Every mask is a COG on its raster's own grid, 255 where nothing was measured, with .qml, .aux.xml and .vat.dbf
     beside it. Memory does not grow with the rasters. After a crash the same call goes on where it stopped and ends
-    with the same bytes. Raises AerialSegError before any tile runs when model and raster do not fit together.
+    with the same bytes. Of several models (also `A.safetensors,B.safetensors` as one path) the class probabilities
+    are averaged. Raises AerialSegError before any tile runs when model and raster do not fit together.
     """
-    order = _prepare(model_path, rasters, out, settings, progress)
-    if len(order.scenes) > 1:
-        return _map_several(order, out)
+    outcomes = all_or_raise(predict_scenes(model_path, rasters, out, settings, progress))
+    return tuple(one.report for one in outcomes if one.report is not None)
+
+
+def predict_scenes(
+    model_path: Path | Sequence[Path],
+    rasters: Sequence[str],
+    out: Path,
+    settings: PredictSettings,
+    progress: Progress = silent,
+) -> tuple[SceneOutcome, ...]:
+    """As `predict`, but returns what became of each scene; one of several that failed is told, not raised."""
+    start = time.perf_counter()
+    try:
+        order = _prepare(model_path, rasters, out, settings, progress)
+        if order.several:
+            return map_several(order.scenes, order.refused, order.mapper, out)
+    except ScenesFailedError as error:
+        return error.outcomes
     (scene,) = order.scenes
-    report = map_scene(scene, order.mapper)
+    report = _map_one(scene, order.mapper)
+    return (SceneOutcome(scene.name, "done", time.perf_counter() - start, report=report),)
+
+
+def _map_one(scene: Scene, mapper: Mapper) -> PredictReport:
+    settings = mapper.settings
+    report = map_scene(scene, mapper)
     if settings.vectors is None:
-        return (report,)
+        return report
     polygons = VectorizeSettings(layer=LayerSettings(overwrite=settings.overwrite))
-    return (replace(report, vectors=vectorize(report.mask, settings.vectors, polygons, progress)),)
+    return replace(report, vectors=vectorize(report.mask, settings.vectors, polygons, mapper.progress))
 
 
 def forecast_prediction(
-    model_path: Path, rasters: Sequence[str], out: Path, settings: PredictSettings
+    model_path: Path | Sequence[Path], rasters: Sequence[str], out: Path, settings: PredictSettings
 ) -> tuple[Forecast, ...]:
     """What `predict` with the same arguments would take; nothing is written, one batch is run to measure."""
     order = _prepare(model_path, rasters, out, settings, silent)
+    if any(one.outcome == "failed" for one in order.refused_outcomes):
+        raise ScenesFailedError(order.refused_outcomes)
     return tuple(forecast(scene, order.mapper) for scene in order.scenes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A checked command: the maps to make and what makes them."""
+    """A checked command: the maps to make and what makes them; refused: scenes that cannot be mapped, and why."""
 
     scenes: tuple[Scene, ...]
     mapper: Mapper
+    several: bool = False
+    refused: dict[str, InputError] = field(default_factory=dict)
+
+    @property
+    def refused_outcomes(self) -> tuple[SceneOutcome, ...]:
+        """As they will be told."""
+        return tuple(refused_outcome(name, error) for name, error in self.refused.items())
 
 
 def _prepare(
-    model_path: Path, rasters: Sequence[str], out: Path, settings: PredictSettings, progress: Progress
+    model_path: Path | Sequence[Path],
+    rasters: Sequence[str],
+    out: Path,
+    settings: PredictSettings,
+    progress: Progress,
 ) -> _Order:
     if settings.crf is not None:
         check_crf_installed()
-    paths = expand_rasters(rasters)
-    scenes = _scenes(paths, out, settings)
+    paths, refused = _named(rasters, settings)
+    several = not refused.fatal
+    scenes = _scenes(paths, out, several)
     for scene in scenes:
-        _check_outputs(scene, out, settings, several=len(scenes) > 1)
-    infos = [raster_info(path) for path in paths]
+        _check_outputs(scene, out, settings, several=several)
+    area = _area(settings)
+    infos = []
+    for path in paths:
+        with refused.of(path):
+            infos.append(raster_info(path))
     if settings.vectors is not None:
-        if len(scenes) > 1:
+        if several:
             raise SettingsError(
                 f"--vectors names one file for {len(paths)} masks; pass --mosaic, or vectorize each mask afterwards"
             )
-        form = vector_format(settings.vectors)
-        target_crs(form, infos[0].grid.crs)
-        check_place(settings.vectors, form, overwrite=settings.overwrite)
-    model = load_model(model_path)
-    for info in infos:
-        check_fit(info, model.card, georeferenced=settings.georeferenced)
-    shape = _shape(model, settings)
-    symmetries(settings.tta)
-    predictor = Predictor(
-        model,
+        _check_vectors(settings.vectors, infos[0], settings)
+    models = model_paths(model_path)
+    ensemble = Ensemble.of([load_model(path) for path in models], models)
+    model = ensemble.as_one
+    settings = replace(settings, bands=settings.bands.ordered([band.name for band in model.card.bands]))
+    shape = _shape(model, ensemble.geometry, settings)
+    tiles = 0
+    alone = [(path,) for path in paths if str(path) not in refused.reasons]
+    for group in alone if several and not settings.bands.stack else [paths]:
+        with refused.of(group[0]):
+            for info in chosen_infos(group, settings.bands, mosaic=settings.mosaic):
+                check_fit(info, model.card, georeferenced=settings.georeferenced, choice=settings.bands)
+                tiles += _tiles(info, model, shape, settings, None if settings.mosaic else area)
+    if several:
+        scenes = _not_refused(scenes, refused)
+    predictor = ensemble.predictor(
         settings=settings.engine_settings,
         batch_size=settings.batch_size or model.card.prediction.batch_size,
-        side=shape.side,
-        tiles=sum(_tiles(info, model, shape, settings) for info in infos),
+        side=run_sides(settings.tta, shape.geometry, shape.side),
+        tiles=tiles,
     )
-    return _Order(scenes, Mapper(model, predictor, shape, settings, progress))
+    mapper = Mapper(model, predictor, shape, settings, progress, area)
+    return _Order(scenes, mapper, several, refused.reasons)
 
 
-def _scenes(paths: Sequence[Path], out: Path, settings: PredictSettings) -> tuple[Scene, ...]:
-    if len(paths) == 1 or settings.mosaic:
+def _named(rasters: Sequence[str], settings: PredictSettings) -> tuple[tuple[Path, ...], Refusals]:
+    """The rasters that are there; what is wrong with one is fatal unless there are several without --mosaic."""
+    refused = Refusals(fatal=settings.mosaic)
+    paths = named_rasters(rasters, refused)
+    if len(paths) + len(refused.reasons) == 1:
+        refused.fatal = True
+        for error in refused.reasons.values():
+            raise error
+    return paths, refused
+
+
+def _not_refused(scenes: Sequence[Scene], refused: Refusals) -> tuple[Scene, ...]:
+    """The scenes that can be mapped; ScenesFailedError where there are none."""
+    good = tuple(scene for scene in scenes if scene.name not in refused.reasons)
+    if not good:
+        raise ScenesFailedError([refused_outcome(name, error) for name, error in refused.reasons.items()])
+    return good
+
+
+def _check_vectors(vectors: Path, info: RasterInfo, settings: PredictSettings) -> None:
+    form = vector_format(vectors)
+    target_crs(form, info.grid.crs)
+    check_place(vectors, form, overwrite=settings.overwrite)
+
+
+def _area(settings: PredictSettings) -> Area | None:
+    if settings.aoi is not None and settings.bounds is not None:
+        raise SettingsError("--aoi and --bounds both say what to predict; pass one of them")
+    if settings.bounds is not None:
+        return area_of_bounds(settings.bounds)
+    return None if settings.aoi is None else read_area(settings.aoi)
+
+
+def _scenes(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...]:
+    if not several:
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(
                 f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
@@ -129,43 +224,30 @@ def _check_outputs(scene: Scene, out: Path, settings: PredictSettings, *, severa
     """An existing output is refused, but for one that an interrupted run of this command had just put there."""
     journals = [work_folder(scene.target) / NAME, *([work_folder(out / BATCH) / NAME] if several else [])]
     ours = not settings.restart and any(tells_of(journal, scene.target) for journal in journals)
-    for name in result_names(scene.target.name, settings.definition):
+    names = result_names(scene.target.name, settings.definition)
+    for name in (*names, *([item_name(scene.target.name)] if settings.stac else [])):
         check_writable(scene.target.parent / name, overwrite=settings.overwrite or ours)
 
 
-def _shape(model: TrainedModel, settings: PredictSettings) -> TileShape:
+def _shape(model: TrainedModel, geometry: ModelGeometry, settings: PredictSettings) -> TileShape:
     wanted = model.card.prediction
     changed = settings.tile_size is not None
     return tile_shape(
-        model.network.geometry,
+        geometry,
         settings.tile_size or wanted.tile_size,
         halo=settings.halo if settings.halo is not None or changed else wanted.halo,
         overlap=settings.overlap if settings.overlap is not None or changed else wanted.overlap,
     )
 
 
-def _tiles(info: RasterInfo, model: TrainedModel, shape: TileShape, settings: PredictSettings) -> int:
-    """How many tiles a raster has, as far as one can know before it is opened for good."""
+def _tiles(
+    info: RasterInfo, model: TrainedModel, shape: TileShape, settings: PredictSettings, area: Area | None
+) -> int:
+    """How many tiles a raster has in the area, as far as one can know before it is opened for good."""
     grid = choose_run_grid(info.grid, model.card.gsd, settings.force_gsd, info.path)
-    return len(TilePlan.of(height=grid.height, width=grid.width, shape=shape))
-
-
-def _map_several(order: _Order, out: Path) -> tuple[PredictReport, ...]:
-    """A map of each raster; those that an interrupted run of the same command had finished are not made again."""
-    mapper, settings = order.mapper, order.mapper.settings
-    job = {
-        "model_sha256": mapper.model.sha256,
-        "rasters": [str(scene.paths[0]) for scene in order.scenes],
-        "settings": asdict(replace(settings, overwrite=False, restart=False)),
-    }
-    with locked_work(out / BATCH, restart=settings.restart) as folder:
-        journal = Journal.open(folder / NAME, job)
-        done = {record["report"]["mask"]: record["report"] for record in journal.records}
-        reports = []
-        for scene in order.scenes:
-            finished = done.get(str(scene.target))
-            if finished is not None and scene.target.exists():
-                reports.append(report_from(finished))
-            else:
-                reports.append(map_scene(scene, mapper, placed=lambda r: journal.add({"report": asdict(r)})))
-    return tuple(reports)
+    plan = TilePlan.of(height=grid.height, width=grid.width, shape=shape)
+    if area is None:
+        return len(plan)
+    height, width = info.grid.shape
+    here = area.on(info.grid, info.path)
+    return Frame(plan, Region(0, range(width)), height=height, width=width, area=here).tiles_wanted

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf
+from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.segments import Layer
-from aerial_seg.jobs.stream import Definition
+from aerial_seg.jobs.frame import Definition
 from aerial_seg.jobs.vectorize_settings import VectorizeReport
 from aerial_seg.models.engine import EngineSettings
 
@@ -18,14 +19,19 @@ class PredictSettings:
     """How to predict; None takes what the model file says.
 
     What the result is: tile_size, halo, overlap; window: how tiles are weighted where they overlap (linear, cosine,
-    gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips and rot90; crf: the
-    probabilities go through this field on the raster's own grid, and all that is written is what comes out of it;
-    nodata: a value that means "not measured" where all bands have it; mosaic: all rasters become one map;
+    gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips, rot90
+    and scales=0.5:0.75:…, each at the nearest side that the network takes; crf: the probabilities go through this field
+    on the raster's own grid, and all that is written is what comes out of it;
+    nodata: a value that means "not measured" where all bands have it; bands: which are read, as which of
+    the model's, and what is stacked on the raster; aoi: a vector file whose polygons alone are
+    predicted; bounds: the same for a box west, south, east, north in the raster's CRS; the mask keeps the raster's grid
+    and is nodata outside; mosaic: all rasters become one map;
     georeferenced: False allows rasters without CRS; force_gsd: resample even beyond a factor of 4. confidence,
-    probabilities: write these rasters too; vectors: write polygons there.
+    probabilities: write these rasters too; stac: write a STAC Item beside the mask; vectors: write polygons there.
 
-    How it is made: batch_size, device, engine (auto, eager, compile), precision (auto, fp32, bf16, fp16); max_memory:
-    bytes the process may use (default: half of the machine's); restart: forget an interrupted run of this output.
+    How it is made: batch_size, device, engine (auto, eager, compile, onnx, openvino), precision (auto, fp32,
+    bf16, fp16); max_memory: bytes the process may use (default: half of the machine's); restart: forget an interrupted
+    run of this output.
     """
 
     tile_size: int | None = None
@@ -36,11 +42,15 @@ class PredictSettings:
     tta: tuple[str, ...] = ()
     crf: DenseCrf | None = None
     nodata: float | None = None
+    bands: BandChoice = ALL_BANDS
+    aoi: str | None = None
+    bounds: tuple[float, float, float, float] | None = None
     mosaic: bool = False
     georeferenced: bool = True
     force_gsd: bool = False
     confidence: bool = False
     probabilities: bool = False
+    stac: bool = False
     vectors: Path | None = None
     batch_size: int | None = None
     device: str = "auto"

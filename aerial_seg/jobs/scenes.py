@@ -7,13 +7,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aerial_seg.geo.area import Area
 from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.band_contract import scene_notes
 from aerial_seg.jobs.budget import Work
 from aerial_seg.jobs.fit import choose_run_grid
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.predictor import Predictor
+from aerial_seg.models.predictor import TilePredictor
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
@@ -35,13 +37,14 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Mapper:
-    """Everything that the maps of one command share."""
+    """Everything that the maps of one command share; area: the ground to predict, None for all of it."""
 
     model: TrainedModel
-    predictor: Predictor
+    predictor: TilePredictor
     shape: TileShape
     settings: PredictSettings
     progress: Progress
+    area: Area | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,11 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
         notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
     with ExitStack() as opened:
         source, raster = (
-            opened.enter_context(Raster(path, nodata=settings.nodata, georeferenced=settings.georeferenced))
+            opened.enter_context(
+                Raster(
+                    path, nodata=settings.nodata, georeferenced=settings.georeferenced, choice=settings.bands
+                )
+            )
             for _ in range(2)
         )
         grid = source.grid
@@ -84,6 +91,17 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
             classes=len(card.legend),
             layers=settings.layers(len(card.legend)),
             batch_size=mapper.predictor.batch_size,
+            planes=mapper.predictor.planes,
+            largest_side=mapper.predictor.largest_side,
             crf=settings.definition.crf,
+            area=None if mapper.area is None else mapper.area.on(grid, scene.name),
         )
-        yield OpenScene(raster, source, work, notes)
+        notes = (*notes, *scene_notes(source, card.bands))
+        yield OpenScene(raster, source, work, (*notes, *_area_notes(mapper.area, work)))
+
+
+def _area_notes(area: Area | None, work: Work) -> tuple[str, ...]:
+    if area is None or work.area is None:
+        return ()
+    share = work.area.pixels / (work.height * work.width)
+    return (*area.notes, f"{area.name}: about {share:.2%} of the raster; nodata outside of it")

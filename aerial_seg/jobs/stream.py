@@ -6,54 +6,26 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.bands import Band, normalise
-from aerial_seg.crf.blocks import BlockedCrf
+from aerial_seg.bands import Band
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.swath import SwathReader
 from aerial_seg.jobs.crf_rows import CrfRows
+from aerial_seg.jobs.frame import Definition, Frame
+from aerial_seg.jobs.measured_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
-from aerial_seg.models.predictor import Predictor
-from aerial_seg.models.symmetry import Pending, averaged
+from aerial_seg.models.predictor import TilePredictor
+from aerial_seg.models.symmetry import Computing, averaged
 from aerial_seg.progress import ProgressBar
-from aerial_seg.tiling.plan import Tile, TilePart, TilePlan
+from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher
-from aerial_seg.tiling.upsample import PixelAxis, PixelRows, RowUpsampler, softmax_cells
+from aerial_seg.tiling.upsample import PixelRows, RowUpsampler, softmax_cells
 
 Image = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted.
-
-    crf: the field that the network's probabilities go through on the raster's own grid, and its blocks.
-    """
-
-    window: str = "linear"
-    blend: str = "logits"
-    tta: tuple[str, ...] = ()
-    confidence: bool = False
-    probabilities: bool = False
-    crf: BlockedCrf | None = None
-
-    @property
-    def softmaxed(self) -> bool:
-        """Whether cells hold probabilities, not logits."""
-        return self.blend == "probabilities"
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """The output pixels that a stream makes: these columns, from this row to the raster's south end."""
-
-    first_row: int
-    cols: range
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,106 +38,10 @@ class FinishedRows:
 
 @dataclass(slots=True)
 class TileCount:
-    """How many tiles ran, and how many were skipped because nothing in them was measured."""
+    """How many tiles ran, and how many were skipped: nothing in them was measured, or they lie off the area."""
 
     run: int = 0
     skipped: int = 0
-
-
-class ValidRows(Protocol):
-    """Which pixels of the output grid were measured, asked for from north to south."""
-
-    def take(self, rows: range) -> NDArray[np.bool_]:
-        """valid (n, w) of these rows; rows further north are not asked for again."""
-        ...
-
-
-class RememberedRows:
-    """Valid rows of swaths that were read anyway (the run's grid is the output's), as bits."""
-
-    def __init__(self, cols: slice, width: int) -> None:
-        self._cols, self._width = cols, width
-        self._rows: deque[Bytes] = deque()
-        self._start: int | None = None
-
-    def remember(self, reader: SwathReader, rows: range) -> None:
-        """Keep the rows that are new."""
-        if self._start is None:
-            self._start = rows.start
-        end = self._start + len(self._rows)
-        if rows.stop > end:
-            self._rows.extend(np.packbits(reader.valid(range(end, rows.stop))[:, self._cols], axis=1))
-
-    def take(self, rows: range) -> NDArray[np.bool_]:
-        """valid (n, w); what lies north of it is forgotten."""
-        assert self._start is not None
-        while self._start < rows.start:
-            self._rows.popleft()
-            self._start += 1
-        bits = np.stack([self._rows[k] for k in range(len(rows))])
-        return np.unpackbits(bits, axis=1, count=self._width).view(np.bool_)
-
-
-class RereadRows:
-    """Valid rows read from the source on its own grid (the run's grid has another pixel size)."""
-
-    def __init__(self, source: Raster, cols: range) -> None:
-        self._source, self._cols = source, cols
-
-    def take(self, rows: range) -> NDArray[np.bool_]:
-        """valid (n, w)."""
-        return self._source.read(
-            top=rows.start, left=self._cols.start, height=len(rows), width=len(self._cols)
-        )[1]
-
-
-class Frame:
-    """Where a region's tiles and pixels lie: the part of the plan that its output pixels need.
-
-    rows, cols: the pixels that are interpolated; with a CRF those that the region's blocks see.
-    """
-
-    def __init__(
-        self, plan: TilePlan, region: Region, *, height: int, width: int, crf: BlockedCrf | None = None
-    ) -> None:
-        """height and width are the output's; the run's own are the plan's."""
-        geometry = plan.shape.geometry
-        self.region, self.crf = region, crf
-        self.kept_rows = range(region.first_row, height)
-        rows, cols = self.kept_rows, region.cols
-        if crf is not None:
-            rows, cols = crf.reach(rows, height), crf.reach(cols, width)
-        self.rows = PixelAxis.of(geometry, run=plan.rows.length, pixels=height).part(rows.start, rows.stop)
-        self.cols = PixelAxis.of(geometry, run=plan.cols.length, pixels=width).part(cols.start, cols.stop)
-        self.part = TilePart.of(plan, rows=self.rows.cells, cols=self.cols.cells)
-        # Whatever lies in a cell of the lattice decides whether a tile is skipped: one cell around every core.
-        self.margin = max(0, geometry.logit_stride - plan.shape.halo)
-        self.same_grid = (plan.rows.length, plan.cols.length) == (height, width)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of the CRF that the region touches."""
-        if self.crf is None:
-            return 0
-        down = sum(1 for _ in self.crf.spans(self.kept_rows, self.kept_rows.stop))
-        return down * sum(1 for _ in self.crf.spans(self.region.cols, self.region.cols.stop))
-
-    @property
-    def reading(self) -> range:
-        """Columns of the run's grid that the tiles reach, and those of the output itself."""
-        plan = self.part.plan
-        tiles, shape = self.part.cols.tiles, plan.shape
-        reach = shape.halo + self.margin
-        left = plan.cols.origins[tiles[0]] - reach
-        right = plan.cols.origins[tiles[-1]] + shape.core + reach
-        if self.same_grid:
-            left, right = min(left, self.region.cols.start), max(right, self.region.cols.stop)
-        return range(max(0, left), min(right, plan.cols.length))
-
-    @property
-    def swath(self) -> int:
-        """Rows of the run's grid that one row of tiles reaches."""
-        return self.part.plan.shape.side + 2 * self.margin
 
 
 class MaskStream:
@@ -180,7 +56,7 @@ class MaskStream:
         raster: Raster,
         source: Raster,
         frame: Frame,
-        predictor: Predictor,
+        predictor: TilePredictor,
         definition: Definition,
         *,
         bands: tuple[Band, ...],
@@ -191,7 +67,7 @@ class MaskStream:
         self._shape = frame.part.plan.shape
         self._reader = SwathReader(raster, frame.reading, swath=frame.swath, ahead=self._shape.step)
         self._crf = self._crf_rows(source, legend)
-        self._remembered, self._valid = self._measured_rows(source)
+        self._remembered, self._valid = self._kept_rows(source)
         self._stitcher = SwathStitcher(frame.part, classes=len(legend), window=definition.window)
         self._upsampler = RowUpsampler(
             frame.rows,
@@ -201,9 +77,11 @@ class MaskStream:
             softmaxed=definition.softmaxed,
         )
         self._values = legend.value_table()
-        self._submit = averaged(predictor.submit, definition.tta)
+        self._submit = averaged(
+            predictor.submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side
+        )
         self._batch: list[tuple[Tile, Image]] = []
-        self._flying: deque[tuple[list[Tile], Pending]] = deque()
+        self._flying: deque[tuple[list[Tile], Computing]] = deque()
         self.tiles = TileCount()
 
     def _crf_rows(self, source: Raster, legend: Legend) -> CrfRows | None:
@@ -212,6 +90,12 @@ class MaskStream:
         if self._frame.crf is None:
             return None
         return CrfRows(source, self._frame, self._definition, bands=self._bands, classes=len(legend))
+
+    def _kept_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
+        """What remembers measured rows, if anything must, and what tells which pixels are kept."""
+        remembered, measured = self._measured_rows(source)
+        area = self._frame.area
+        return remembered, measured if area is None else RowsWithin(measured, area, self._frame.region.cols)
 
     def _measured_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
         if self._crf is not None:
@@ -272,19 +156,27 @@ class MaskStream:
             bar.update()
 
     def _inputs(self, row: int, bar: ProgressBar) -> Iterator[tuple[Tile, Image]]:
-        """Every tile of a row of tiles with something measured in it, normalised, west to east."""
+        """Every tile of a row of tiles that the area wants and with something measured in it, west to east."""
+        wanted = [tile for tile in self._frame.part.tiles_of_row(row) if self._frame.wants(tile)]
+        self._skip(len(self._frame.part.cols.tiles) - len(wanted), bar)
+        if not wanted:
+            return
         plan, margin = self._frame.part.plan, self._frame.margin
         top = plan.rows.origins[row] - self._shape.halo - margin
         rows = range(max(0, top), min(top + self._frame.swath, plan.rows.length))
         self._reader.advance(rows.start, rows.stop)
         if self._remembered is not None:
             self._remembered.remember(self._reader, rows)
-        for tile in self._frame.part.tiles_of_row(row):
+        for tile in wanted:
             if self._is_measured(tile):
                 yield tile, self._window(tile)
             else:
-                self.tiles.skipped += 1
-                bar.update()
+                self._skip(1, bar)
+
+    def _skip(self, count: int, bar: ProgressBar) -> None:
+        for _ in range(count):
+            self.tiles.skipped += 1
+            bar.update()
 
     def _is_measured(self, tile: Tile) -> bool:
         """Whether the core grown by one cell holds a measured pixel: only then can its cells matter."""
@@ -302,7 +194,7 @@ class MaskStream:
         side = self._shape.side
         top, left = tile.core_top - self._shape.halo, tile.core_left - self._shape.halo
         rows, cols = self._inside(top, left, side)
-        inside = normalise(*self._reader.take(rows, cols), self._bands)
+        inside = self._predictor.normalised(*self._reader.take(rows, cols))
         beyond = (
             (0, 0),
             (rows.start - top, top + side - rows.stop),

@@ -12,9 +12,10 @@ from aerial_seg.geo.chipfile import chip_count
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.labels import check_overlap, open_labels
-from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
+from aerial_seg.geo.raster import RasterInfo, require_crs
 from aerial_seg.geo.splits import match_sources
 from aerial_seg.jobs.assembly import assemble
+from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.cutting import ChipCutter
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
@@ -47,7 +48,7 @@ def tile(
     Raises AerialSegError before anything is written when inputs do not fit; nothing is left behind then.
     """
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT)
-    infos = [raster_info(path) for path in expand_rasters(rasters)]
+    infos = chosen_infos(expand_rasters(rasters), settings.bands)
     match_sources([Path(info.path).name for info in infos], **settings.shares())
     grids = _run_grids(infos, settings)
     opened = open_labels(expand_labels(labels), settings.labels)

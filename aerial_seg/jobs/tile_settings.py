@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.splits import Share, parse_share
 
@@ -14,7 +15,8 @@ class TileSettings:
 
     chip_size: pixels of a chip's side. gsd: metres per pixel to resample to; None keeps the rasters' own.
     split_by: `block` (squares of `block` × `block` chips) or `source` (whole rasters). val, test: a fraction, or a
-    glob on source file names. nodata: a value that means "not measured" in rasters that do not say so.
+    glob on source file names. nodata: a value that means "not measured" in rasters that do not say so. bands: which
+    are read, what they are called, and what is stacked on the raster.
     """
 
     labels: LabelSettings = field(default_factory=LabelSettings)
@@ -26,6 +28,7 @@ class TileSettings:
     test: str = "0.15"
     seed: int = 0
     nodata: float | None = None
+    bands: BandChoice = ALL_BANDS
     georeferenced: bool = True
     overwrite: bool = False
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.models.compiling import CompiledForward, CompileFailed, compile_problem
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
+from aerial_seg.models.foreign import FOREIGN, PACKAGES, ForeignFailed, check_installed, library_of
 
-ENGINES = ("auto", "eager", "compile")
+ENGINES = ("auto", "eager", "compile", *FOREIGN)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 COMPILE_PAYS = 300
@@ -45,7 +46,8 @@ class EngineSettings:
 class Runtime:
     """All that the bits of the logits depend on besides model and image.
 
-    device: cpu or cuda. hardware: the processor's or GPU's name.
+    device: cpu or cuda. hardware: the processor's or GPU's name. library: what computes, with its version, where that
+    is not torch.
     """
 
     engine: str
@@ -55,6 +57,7 @@ class Runtime:
     batch_size: int
     threads: int
     torch_version: str
+    library: str | None = None
 
     @classmethod
     def here(cls, choice: Choice, device: torch.device, batch_size: int) -> Runtime:
@@ -67,11 +70,12 @@ class Runtime:
             batch_size=batch_size,
             threads=torch.get_num_threads(),
             torch_version=str(torch.__version__),
+            library=library_of(choice.engine),
         )
 
     def as_dict(self) -> dict[str, str | int]:
         """For a journal or a report."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +133,28 @@ class CompiledEngine:
 def choose(settings: EngineSettings, device: torch.device, *, tiles: int) -> Choice:
     """Precision and engine for `tiles` tiles on this device.
 
-    Raises SettingsError for a precision that the device cannot do.
+    Raises SettingsError for a precision that the device or the engine cannot do, and an engine that is not installed.
     """
+    if settings.engine in FOREIGN:
+        return _choose_foreign(settings, device)
     precision, why_precision = _choose_precision(settings.precision, device)
     engine, why_engine = _choose_engine(settings.engine, device, tiles)
     return Choice(engine, precision, (*why_precision, *why_engine))
+
+
+def _choose_foreign(settings: EngineSettings, device: torch.device) -> Choice:
+    engine = settings.engine
+    if device.type != "cpu":
+        raise SettingsError(
+            f"--engine {engine} runs on the CPU, but the device is {device}; pass --device cpu, or --engine eager"
+        )
+    if settings.precision not in ("auto", "fp32"):
+        raise SettingsError(
+            f"--engine {engine} computes in fp32, not in {settings.precision}; leave --precision out, or use --engine "
+            "eager or compile"
+        )
+    check_installed(engine)
+    return Choice(engine, "fp32")
 
 
 def _choose_precision(wanted: str, device: torch.device) -> tuple[str, Sequence[str]]:
@@ -177,21 +198,33 @@ def start_engine(
 ) -> tuple[Engine, Choice]:
     """An engine that has proved itself on this batch, and the choice it stands for.
 
-    A network that cannot be compiled, or computes something else then, runs in the eager engine with a note.
+    A network that cannot be compiled or run there, or computes something else then, runs eagerly with a note.
     """
     eager = EagerEngine(network, precision=choice.precision, device=device)
     if choice.engine == "eager":
         if has_own_memory(device):
             eager(batch)
         return eager, choice
-    compiled = CompiledEngine(network, precision=choice.precision, device=device)
     try:
-        difference = _difference(compiled(batch), eager(batch))
-    except CompileFailed as error:
+        engine = _other_engine(choice, network, batch, device)
+        difference = _difference(engine(batch), eager(batch))
+    except (CompileFailed, ForeignFailed) as error:
         return eager, _fall_back(choice, str(error))
     if not difference <= _AGREEMENT[choice.precision]:
         return eager, _fall_back(choice, f"its logits differ by {difference:.1g} of the largest")
-    return compiled, choice
+    return engine, choice
+
+
+def _other_engine(choice: Choice, network: nn.Module, batch: Tensor, device: torch.device) -> Engine:
+    if choice.engine == "onnx":
+        from aerial_seg.models.onnx_engine import OnnxEngine
+
+        return OnnxEngine(network, batch)
+    if choice.engine == "openvino":
+        from aerial_seg.models.openvino_engine import OpenvinoEngine
+
+        return OpenvinoEngine(network, batch)
+    return CompiledEngine(network, precision=choice.precision, device=device)
 
 
 def _difference(logits: Tensor, reference: Tensor) -> float:
@@ -201,7 +234,12 @@ def _difference(logits: Tensor, reference: Tensor) -> float:
 
 
 def _fall_back(choice: Choice, problem: str) -> Choice:
-    return Choice("eager", choice.precision, (*choice.notes, _not_compiled(problem)))
+    if choice.engine in FOREIGN:
+        package = PACKAGES[choice.engine][0]
+        note = f"engine eager: {package} cannot run this network ({problem}); update {package}, or pass --engine eager"
+    else:
+        note = _not_compiled(problem)
+    return Choice("eager", choice.precision, (*choice.notes, note))
 
 
 def _not_compiled(problem: str) -> str:

@@ -151,7 +151,7 @@ def _document(forward: ExportedForward, settings: GraphSettings, what: str) -> A
                 (forward.example(_TRACED),),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 strict=False,
-            ).run_decompositions(_decompositions())
+            ).run_decompositions(decompositions())
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
@@ -175,7 +175,8 @@ def _document(forward: ExportedForward, settings: GraphSettings, what: str) -> A
     return document
 
 
-def _decompositions() -> dict[Any, Callable[..., Tensor]]:
+def decompositions() -> dict[Any, Callable[..., Tensor]]:
+    """What stands for operators that ONNX does not have."""
     return {torch.ops.aten.adaptive_avg_pool2d.default: _averaged_parts}
 
 

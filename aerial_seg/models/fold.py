@@ -79,7 +79,7 @@ class _Witness:
         return [
             (self.written[node], norm)
             for node, norm in self.read
-            if node in self.written and readers[node] == 1 and self._can_fold(self.written[node], norm)
+            if node in self.written and readers.get(node) == 1 and self._can_fold(self.written[node], norm)
         ]
 
     def _can_fold(self, conv: Convolution, norm: nn.BatchNorm2d) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from aerial_seg.bands import normalise
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.device import (
     Arrival,
@@ -21,9 +22,56 @@ from aerial_seg.models.device import (
 from aerial_seg.models.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.prepare import prepare_network
+from aerial_seg.models.symmetry import Computing
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")
+
+
+class TilePredictor(Protocol):
+    """What a stream of tiles needs of a network, or of several that answer as one."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are computed at once."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be in flight before the oldest is waited for."""
+        ...
+
+    @property
+    def planes(self) -> int:
+        """Planes of every image that `normalised` makes and `submit` takes."""
+        ...
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side that images may have, in pixels."""
+        ...
+
+    @property
+    def runtime(self) -> Runtime:
+        """What the logits' bits depend on."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided and why, wherever it differs from what was asked or would surprise."""
+        ...
+
+    def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
+        """image (C,H,W) of a raster as `submit` takes it; what is not valid is 0."""
+        ...
+
+    def submit(self, images: Sequence[Image]) -> Computing:
+        """The images are being computed."""
+        ...
+
+    def run(self, images: Sequence[Image]) -> Image:
+        """As submit, and waits."""
+        ...
 
 
 class Pending:
@@ -48,15 +96,22 @@ class Predictor:
     """
 
     def __init__(
-        self, model: TrainedModel, *, settings: EngineSettings, batch_size: int, side: int, tiles: int
+        self,
+        model: TrainedModel,
+        *,
+        settings: EngineSettings,
+        batch_size: int,
+        side: int | Sequence[int],
+        tiles: int,
     ) -> None:
-        """side: of every image, in pixels. tiles: how many will run, as far as is known.
+        """side: of every image, in pixels, or all that images may have. tiles: how many will run, as far as is known.
 
         Raises SettingsError for a device or precision that is not there, and when not even one image fits.
         """
         self._device = pick_device(settings.device)
         self._lane = lane(self._device)
-        self._image_shape = (len(model.card.bands), side, side)
+        self._bands = model.card.bands
+        self._sides = (side,) if isinstance(side, int) else tuple(side)
         self._batch_size = max(1, batch_size)
         self._memory_notes: list[str] = []
         self._bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=self._device)
@@ -66,10 +121,10 @@ class Predictor:
                 model.network,
                 self._device,
                 precision=choice.precision,
-                example=lambda: self._example(1),
+                example=lambda: self._example(1, self._sides[0]),
             )
         )
-        self._engine, self._choice = self._fitting(lambda: self._start(choice, network))
+        self._engines, self._choice = self._fitting(lambda: self._start(choice, network))
 
     @property
     def batch_size(self) -> int:
@@ -82,6 +137,16 @@ class Predictor:
         return self._lane.depth
 
     @property
+    def planes(self) -> int:
+        """Bands of an image."""
+        return len(self._bands)
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side that images may have, in pixels."""
+        return max(self._sides)
+
+    @property
     def runtime(self) -> Runtime:
         """What the logits' bits depend on, as it is now."""
         return Runtime.here(self._choice, self._device, self._batch_size)
@@ -91,14 +156,21 @@ class Predictor:
         """What was decided and why, wherever it differs from what was asked or would surprise."""
         return (*self._choice.notes, *self._fold_notes, *self._memory_notes)
 
+    def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
+        """image (C,H,W) of a raster in the training data's standard deviations, 0 where it is not valid."""
+        return normalise(image, valid, self._bands)
+
     def submit(self, images: Sequence[Image]) -> Pending:
         """Normalised images, each (C,H,W) float32, are being computed; more than a batch are cut into several.
+
+        All have the same side, one of those that the predictor was made for.
 
         Raises SettingsError when the device has no memory for even one image.
         """
         for image in images:
-            if image.shape != self._image_shape:
-                raise ValueError(f"an image of shape {image.shape}, wanted {self._image_shape}")
+            if image.shape != images[0].shape or image.shape not in map(self._shape, self._sides):
+                wanted = " or ".join(str(self._shape(side)) for side in self._sides)
+                raise ValueError(f"an image of shape {image.shape}, wanted {wanted}")
         return self._fitting(lambda: Pending([self._launch(part) for part in self._batches(images)]))
 
     def run(self, images: Sequence[Image]) -> Image:
@@ -110,23 +182,34 @@ class Predictor:
         return [images[start : start + size] for start in range(0, len(images), size)]
 
     def _launch(self, images: Sequence[Image]) -> tuple[Arrival, int]:
-        batch = self._lane.host_batch(self._batch_size, *self._image_shape)
+        side = images[0].shape[1]
+        batch = self._lane.host_batch(self._batch_size, *self._shape(side))
         pixels = batch.permute(0, 2, 3, 1).numpy()
         for slot, image in enumerate(images):
             for band, plane in enumerate(image):
                 pixels[slot, :, :, band] = plane
         pixels[len(images) :] = 0
-        logits = self._engine(self._lane.to_device(batch))
+        logits = self._engines[side](self._lane.to_device(batch))
         with torch.inference_mode():
             channel_last = logits.permute(0, 2, 3, 1).float()
             return self._lane.to_host((channel_last + self._bias).contiguous()), len(images)
 
-    def _start(self, choice: Choice, network: nn.Module) -> tuple[Engine, Choice]:
-        return start_engine(choice, network, self._example(self._batch_size), device=self._device)
+    def _start(self, choice: Choice, network: nn.Module) -> tuple[Mapping[int, Engine], Choice]:
+        """An engine for each side, all of one kind: where one falls back, so do the others."""
+        engines: dict[int, Engine] = {}
+        for side in self._sides:
+            batch = self._example(self._batch_size, side)
+            engines[side], made = start_engine(choice, network, batch, device=self._device)
+            if made.engine != choice.engine:
+                return self._start(made, network)
+        return engines, choice
 
-    def _example(self, count: int) -> torch.Tensor:
+    def _shape(self, side: int) -> tuple[int, int, int]:
+        return len(self._bands), side, side
+
+    def _example(self, count: int, side: int) -> torch.Tensor:
         """Noise like normalised images, on the device; always the same."""
-        batch = self._lane.host_batch(count, *self._image_shape)
+        batch = self._lane.host_batch(count, *self._shape(side))
         batch.normal_(generator=torch.Generator().manual_seed(0))
         return self._lane.to_device(batch)
 
@@ -143,7 +226,7 @@ class Predictor:
         release_memory(self._device)
         if self._batch_size == 1:
             raise SettingsError(
-                f"the device has not enough memory for one tile of {self._image_shape[1]} pixels; use a smaller "
+                f"the device has not enough memory for one tile of {self.largest_side} pixels; use a smaller "
                 "--tile-size, or --device cpu"
             )
         self._batch_size //= 2

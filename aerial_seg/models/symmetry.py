@@ -1,19 +1,24 @@
-"""Test-time augmentation: a tile is run in several orientations and its class probabilities are averaged."""
+"""Test-time augmentation: a tile is run in several orientations and sizes, its class probabilities are averaged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.models.scales import ScaledTile, parse_scales, scaled_tiles
+from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 
-KINDS = ("flips", "rot90")
+KINDS = ("flips", "rot90", "scales")
 Image = NDArray[np.float32]
+_SAME_RATIO = 1e-6
+"""Scales as near as this are told as they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +41,61 @@ class Symmetry:
 
 
 def symmetries(kinds: Sequence[str]) -> tuple[Symmetry, ...]:
-    """The orientations that these kinds make, the identity first: flips 4, rot90 4, both together 8, none 1."""
+    """The orientations that these kinds make, the identity first: flips 4, rot90 4, both together 8, none 1.
+
+    Raises SettingsError for a kind that there is not.
+    """
     for kind in kinds:
-        if kind not in KINDS:
+        name = kind.partition("=")[0]
+        if name not in KINDS or (name != kind) != (name == "scales"):
             raise SettingsError(
-                f"there is no test-time augmentation '{kind}'{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}"
+                f"there is no test-time augmentation '{kind}'{did_you_mean(name, KINDS)}; known: flips, rot90, "
+                "scales=0.5:0.75:1.25"
             )
     flips, rotations = "flips" in kinds, "rot90" in kinds
     turns = (0, 1, 2, 3) if rotations else (0, 2) if flips else (0,)
     return tuple(Symmetry(n, mirrored) for n in turns for mirrored in ((False, True) if flips else (False,)))
 
 
-class Pending(Protocol):
+def sizes(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[ScaledTile, ...]:
+    """The sizes besides its own that a tile of this side is run in, the smallest first.
+
+    Raises SettingsError for kinds that cannot be read, and for a tile too small for its scales.
+    """
+    return scaled_tiles(geometry, side, _scales(kinds))
+
+
+def _scales(kinds: Sequence[str]) -> tuple[float, ...]:
+    wanted = [kind.partition("=")[2] for kind in kinds if kind.startswith("scales=")]
+    if len(wanted) > 1:
+        raise SettingsError(
+            f"test-time augmentation names scales {len(wanted)} times; name all in one: scales={':'.join(wanted)}"
+        )
+    return parse_scales(wanted[0]) if wanted else ()
+
+
+def run_sides(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[int, ...]:
+    """All sides that images go through the network with, the tile's own first. Errors as for symmetries and sizes."""
+    symmetries(kinds)
+    return (side, *(tile.run_side for tile in sizes(kinds, geometry, side)))
+
+
+def size_notes(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[str, ...]:
+    """What is run in place of a scale at which the network takes no side."""
+    return tuple(
+        f"scale {scale:g}: tiles of {side} px are run at {tile.run_side} px, {tile.ratio:.4g} times theirs, the "
+        "nearest that the model takes"
+        for scale, tile in zip(_scales(kinds), sizes(kinds, geometry, side), strict=True)
+        if abs(tile.ratio - scale) > _SAME_RATIO
+    )
+
+
+class Computing(Protocol):
     """A batch on its way through a network."""
 
-    def logits(self) -> Image: ...
+    def logits(self) -> Image:
+        """(N, h, w, K) float32; waits until it is done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +109,30 @@ class Arrived:
         return self.result
 
 
-Submit = Callable[[Sequence[Image]], Pending]
+Submit = Callable[[Sequence[Image]], Computing]
 
 
-def averaged(submit: Submit, kinds: Sequence[str]) -> Submit:
-    """`submit`, or one that runs every orientation of these kinds and averages the members' probabilities.
+def averaged(submit: Submit, kinds: Sequence[str], *, geometry: ModelGeometry, side: int) -> Submit:
+    """`submit`, or one that runs tiles of this side in all orientations and sizes and averages their probabilities.
 
-    It gives the logarithm of the mean, members added in a fixed order. Orientations are exact on the lattice: a
-    tile's cells lie symmetrically in it. Source: the flips of the papers' multi-scale evaluations, and the quarter
-    turns that imagery seen from above allows.
+    It gives the logarithm of the mean; members are added in a fixed order, the tile as it is first. Orientations are
+    exact on the lattice: a tile's cells lie symmetrically in it. The logits of another size are brought to the lattice
+    before their softmax. Source: the flips and scales of the papers' evaluations, and the quarter turns that imagery
+    seen from above allows.
     """
-    members = symmetries(kinds)
+    orientations = symmetries(kinds)
+    members = tuple(product((None, *sizes(kinds, geometry, side)), orientations))
     if len(members) == 1:
         return submit
 
-    def submit_all(images: Sequence[Image]) -> Pending:
+    def submit_all(images: Sequence[Image]) -> Computing:
         total: Image | None = None
-        for member in members:
-            turned = submit([member.apply(image) for image in images]).logits()
-            probabilities = np.stack([softmax_cells(member.undo(logits)) for logits in turned])
+        for size, orientation in members:
+            resized = images if size is None else [size.apply(image) for image in images]
+            turned = submit([orientation.apply(image) for image in resized]).logits()
+            straight = (orientation.undo(logits) for logits in turned)
+            on_lattice = straight if size is None else map(size.undo, straight)
+            probabilities = np.stack([softmax_cells(logits) for logits in on_lattice])
             total = probabilities if total is None else total + probabilities
         assert total is not None
         return Arrived(np.log(np.maximum(total / np.float32(len(members)), np.finfo(np.float32).tiny)))

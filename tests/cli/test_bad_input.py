@@ -358,7 +358,7 @@ def test_a_mask_is_a_tif_and_never_the_raster_itself(
 
 def test_wrong_use_is_exit_code_2(refused: Refused, models: Callable, raster: Callable, labels: Path) -> None:
     for command, wanted in (
-        (("predict",), "Missing argument 'MODEL'"),
+        (("predict",), "Missing argument 'MODEL[,MODEL...]'"),
         (("info",), "Missing argument 'PATH'"),
         (("predict", "m", "r.tif"), "Missing option '-o'"),
         (

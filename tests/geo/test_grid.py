@@ -106,20 +106,57 @@ def test_at_gsd_takes_whole_groups_of_pixels_when_they_are_near() -> None:
     assert grid.at_gsd(0.3 * 0.98).shape == grid.shape
 
 
-@pytest.mark.parametrize(
-    "crs",
-    [
-        CRS('LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'),
-        CRS(
-            'GEOGCS["Moon",DATUM["Moon",SPHEROID["Moon",1737400,0]],PRIMEM["Reference",0],UNIT["degree",0.0174532925]]'
-        ),
-    ],
+MOON = CRS(
+    'GEOGCS["Moon",DATUM["Moon",SPHEROID["Moon",1737400,0]],PRIMEM["Reference",0],UNIT["degree",0.0174532925]]'
 )
+SITE = CRS('LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
+
+
+@pytest.mark.parametrize("crs", [SITE, MOON])
 def test_a_crs_that_is_not_on_earth_is_an_error_that_tells_the_remedy(crs: CRS) -> None:
     grid = Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 10), height=10, width=10)
-    for question in (grid.gsd, grid.footprint_lonlat, lambda: describe_extent(grid), lambda: grid.at_gsd(1)):
+    questions = [grid.footprint_lonlat, lambda: describe_extent(grid)]
+    if crs == SITE:
+        questions += [grid.gsd, lambda: grid.at_gsd(1)]
+    for question in questions:
         with pytest.raises(InputError, match=r"check its CRS and give it the true one"):
             question()
+
+
+def test_on_another_body_metres_are_that_bodys() -> None:
+    grid = Grid(crs=MOON, transform=Affine(1, 0, 0, 0, -1, 65), height=10, width=10)
+    degree = math.pi / 180 * 1737400
+    assert grid.gsd() == pytest.approx((degree, degree * math.cos(math.radians(60))), rel=1e-3)
+    mars = CRS("+proj=eqc +R=3396190 +units=m +no_defs")
+    grid = Grid(crs=mars, transform=Affine(0.25, 0, 1e5, 0, -0.25, 0), height=10, width=10)
+    assert grid.gsd() == pytest.approx((0.25, 0.25), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "top"), [(1.0, 90.0 + 2), (1e-13, 47.0)], ids=["at the pole", "nothing but rounding"]
+)
+def test_pixels_without_a_size_are_an_error(pixel: float, top: float) -> None:
+    grid = Grid(crs=CRS(4326), transform=Affine(pixel, 0, 10, 0, -pixel, top), height=3, width=3)
+    for question in (grid.gsd, lambda: grid.at_gsd(1)):
+        with pytest.raises(InputError, match=r"middle pixel measures|outside of what its CRS"):
+            question()
+
+
+def test_more_pixels_than_gdal_counts_are_an_error() -> None:
+    with pytest.raises(
+        InputError, match=r"would become 5,\d{3},\d{3},\d{3} × 1,.*wanted at most 2,147,483,647"
+    ):
+        utm_grid(100, width=500).at_gsd(1e-5)
+
+
+def test_an_extent_across_the_antimeridian_goes_from_west_to_east() -> None:
+    # UTM zone 60, 100 km around longitude 180; the world is no such case.
+    fiji = Grid(crs=CRS(32760), transform=Affine(1e3, 0, 7.6e5, 0, -1e3, 8e6), height=100, width=100)
+    west, east = describe_extent(fiji).split(",")[0].removeprefix("lon ").split("..")
+    assert 179 < float(west) < 180
+    assert -180 < float(east) < -179
+    world = Grid(crs=CRS(4326), transform=Affine(1, 0, -180, 0, -1, 90), height=180, width=360)
+    assert describe_extent(world).startswith("lon -180.00000..180.00000")
 
 
 def test_coordinates_that_the_crs_does_not_cover_are_an_error() -> None:

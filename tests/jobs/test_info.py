@@ -31,6 +31,9 @@ def test_a_raster(write_raster: Callable[..., Path], tmp_path: Path) -> None:
     assert document["nodata"] == 3
     assert document["dtype"] == "uint8"
     assert len(document["bands"]) == 2
+    assert document["bands"][1] == {
+        "number": 2, "name": "band 2", "colour": "undefined", "dtype": "uint8", "nodata": 3, "mask": ("nodata",),
+    }  # fmt: skip
     # At the central meridian UTM shrinks the ground by 0.9996.
     assert document["gsd_m"]["across"] == pytest.approx(0.5 / 0.9996, rel=1e-4)
     json.dumps(document)

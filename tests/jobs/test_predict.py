@@ -24,9 +24,10 @@ from aerial_seg.geo import swath
 from aerial_seg.geo.maps import PROBABILITY_STEP
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.frame import Definition, Frame, Region
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
-from aerial_seg.jobs.stream import Definition, Frame, MaskStream, Region
+from aerial_seg.jobs.stream import MaskStream
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import Predictor
@@ -483,15 +484,15 @@ def test_several_rasters_get_a_mask_each(
     assert all(report.mask.is_file() for report in reports)
 
 
-def test_every_raster_is_checked_before_the_first_tile_runs(
+def test_every_raster_of_a_mosaic_is_checked_before_the_first_tile_runs(
     use: Callable, pointwise: Callable, write_raster: Callable, tmp_path: Path
 ) -> None:
     use(pointwise(stride=8, origin_step=8))
     write_raster(tmp_path / "a.tif", random_image(1, 20, 30))
     write_raster(tmp_path / "b.tif", random_image(1, 20, 30)[:1])
     with pytest.raises(InputError, match=r"b\.tif has 1 bands"):
-        predict(MODEL, [str(tmp_path / "*.tif")], tmp_path / "masks", PredictSettings())
-    assert not (tmp_path / "masks").exists()
+        predict(MODEL, [str(tmp_path / "*.tif")], tmp_path / "out" / "map.tif", PredictSettings(mosaic=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_raster_is_never_overwritten_by_its_mask(

@@ -23,10 +23,11 @@ from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import Interrupted, OutputError, SettingsError
 from aerial_seg.geo.raster import Raster
 from aerial_seg.jobs import crf_rows, mapping
+from aerial_seg.jobs.frame import Definition, Frame, Region
 from aerial_seg.jobs.pieces import PieceMaker
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings
-from aerial_seg.jobs.stream import Definition, Frame, MaskStream, Region
+from aerial_seg.jobs.stream import MaskStream
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import Predictor

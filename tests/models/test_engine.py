@@ -40,6 +40,8 @@ OTHER_SMP = [
     ModelSettings(architecture="Unet", encoder=name)
     for name in ("tu-efficientnet_b0", "tu-resnet18", "mobilenet_v2", "densenet121", "efficientnet-b0")
 ]
+# Its encoder runs stages that its logits do not read.
+OTHER_SMP.append(ModelSettings(architecture="PSPNet", encoder="mobilenet_v2"))
 
 
 def make_model(settings: ModelSettings = SMALL) -> TrainedModel:

@@ -1,0 +1,38 @@
+"""What a raster file says of each of its bands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aerial_seg.geo.band_choice import declared_name
+from aerial_seg.geo.raster import alpha_band, open_dataset
+
+
+@dataclass(frozen=True, slots=True)
+class BandFacts:
+    """One band, alpha included. number: as `--bidx` counts. mask: what tells its measured pixels, as GDAL names it."""
+
+    number: int
+    name: str
+    colour: str
+    dtype: str
+    nodata: float | None
+    mask: tuple[str, ...]
+
+
+def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
+    """The facts of every band of the raster at `path`, in file order."""
+    with open_dataset(path) as dataset:
+        alpha = alpha_band(dataset)
+        return tuple(
+            BandFacts(
+                number=number,
+                name="alpha" if number == alpha else declared_name(dataset, number),
+                colour=dataset.colorinterp[number - 1].name,
+                dtype=dataset.dtypes[number - 1],
+                nodata=dataset.nodatavals[number - 1],
+                mask=tuple(flag.name for flag in dataset.mask_flag_enums[number - 1]),
+            )
+            for number in dataset.indexes
+        )

@@ -1,0 +1,142 @@
+"""Rasters on servers: what GDAL calls them, how patiently it asks, and what tells one version from the next."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+from urllib.error import HTTPError, URLError
+
+import rasterio
+from rasterio.errors import RasterioError
+
+_SYSTEMS: Mapping[str, str] = MappingProxyType({
+    "http": "/vsicurl/http://",
+    "https": "/vsicurl/https://",
+    "s3": "/vsis3/",
+    "gs": "/vsigs/",
+    "az": "/vsiaz/",
+})  # fmt: skip
+"""GDAL's virtual file systems by the scheme of an URL."""
+
+_URL = re.compile(r"(?:/vsicurl/)?(https?|s3|gs|az):/+(.+)")
+_CURL = "/vsicurl/"
+_REMOTE = (_CURL, "/vsis3/", "/vsigs/", "/vsiaz/")
+
+PATIENCE: Mapping[str, str] = MappingProxyType({
+    "GDAL_HTTP_MAX_RETRY": "4",  # reset, refused, overloaded: waits of about 0.5, 1, 2 and 4 s
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",  # nothing of a closed raster is remembered
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_TIME": "20",  # less than that many bytes per second for 20 s is an answer that never ends
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+})  # fmt: skip
+"""GDAL's options while it asks a server."""
+
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before a raster is opened anew whose answer was cut short: GDAL takes that for its end, and remembers it."""
+
+_ASK_SECONDS = 10.0
+_FINAL = (401, 403, 404, 410)
+"""Answers of a web server that will not change by asking again."""
+
+Read = TypeVar("Read")
+
+
+def gdal_name(path: Path | str) -> str:
+    """What GDAL calls the raster: an URL goes through one of its virtual file systems, anything else stays as it is.
+
+    http, https, s3, gs and az are known. A Path has lost a slash of its URL, which is put back.
+    """
+    text = str(path)
+    url = _URL.fullmatch(text)
+    return text if url is None else _SYSTEMS[url[1]] + url[2]
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether the raster lies on a server."""
+    return gdal_name(path).startswith(_REMOTE)
+
+
+@contextmanager
+def asking_patiently(path: Path | str) -> Iterator[None]:
+    """While inside, GDAL asks a server again before it gives up; nothing changes for a raster on this machine.
+
+    In the thread that enters it, so around each read, not around the time that a raster is open.
+    """
+    if not is_remote(path):
+        yield
+        return
+    with rasterio.Env(**PATIENCE):
+        yield
+
+
+@contextmanager
+def opening(path: Path | str) -> Iterator[None]:
+    """While inside, GDAL does not list the folder of a raster on a server, which would ask for every sidecar."""
+    if not is_remote(path):
+        yield
+        return
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        yield
+
+
+def read_patiently(
+    path: Path | str, read: Callable[[], Read], open_again: Callable[[], None] = lambda: None
+) -> Read:
+    """What `read` reads; of a raster on a server after opening it again, at most as often as there are WAITS.
+
+    The last failure is raised.
+    """
+    with asking_patiently(path):
+        for wait in WAITS if is_remote(path) else ():
+            try:
+                return read()
+            except RasterioError:
+                if _is_refused(path):
+                    raise
+                time.sleep(wait)
+                open_again()
+        return read()
+
+
+def _is_refused(path: Path | str) -> bool:
+    """Whether a web server says that asking again is of no use."""
+    try:
+        _headers(path)
+    except HTTPError as error:
+        return error.code in _FINAL
+    except (URLError, OSError, ValueError):
+        pass
+    return False
+
+
+def _headers(path: Path | str) -> Mapping[str, str]:
+    """Of a web server's answer about the raster; none of other rasters."""
+    name = gdal_name(path)
+    if not name.startswith(_CURL):
+        return {}
+    request = urllib.request.Request(name.removeprefix(_CURL), method="HEAD")
+    with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as answer:
+        return dict(answer.headers)
+
+
+def remote_version(path: Path | str) -> tuple[str, ...]:
+    """Size, date and tag of a raster on a web server, as it tells them: they change when the raster does.
+
+    Empty for other rasters, and where the server does not answer: reading will tell.
+    """
+    try:
+        headers = _headers(path)
+    except (URLError, OSError, ValueError):
+        return ()
+    return (
+        tuple(headers.get(name, "") for name in ("Content-Length", "Last-Modified", "ETag"))
+        if headers
+        else ()
+    )

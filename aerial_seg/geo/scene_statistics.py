@@ -1,0 +1,153 @@
+"""What a raster's pixels are like, from a few windows of it: the range of each band, and a collar of filler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.geo.raster import Pixels, Raster, Valid
+from aerial_seg.geo.remote import is_remote
+
+_WINDOWS = 4
+"""Windows on each axis that percentiles are taken from."""
+_SIDE = 128
+_RAYS, _REMOTE_RAYS = 32, 8
+"""Rows, and columns, along which a collar is followed inwards; on a server each end of one may be a request."""
+_LONGEST_STEP = 1024
+_COLLAR = 0.01
+"""Share of the raster that a border-connected constant must cover to be worth a word."""
+_FEWEST = 256
+"""Pixels below which a run of equal values at the border is chance."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SceneRange:
+    """The 2nd and 98th percentile of each band, (C,) float64, over measured pixels of windows spread evenly."""
+
+    p2: Values
+    p98: Values
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collar:
+    """A value that all bands have from the raster's border inwards, though nothing says it is nodata."""
+
+    value: float
+    share: float
+
+
+def scene_range(raster: Raster) -> SceneRange | None:
+    """The range of each band of the whole raster, from at most 16 windows of 128 px; None when none was measured.
+
+    Deterministic: the windows depend on the raster's size only.
+    """
+    sampled = []
+    for top in _starts(raster.grid.height):
+        for left in _starts(raster.grid.width):
+            height = min(_SIDE, raster.grid.height - top)
+            width = min(_SIDE, raster.grid.width - left)
+            image, valid = raster.read(top=top, left=left, height=height, width=width)
+            sampled.append(image[:, valid].astype(np.float64))
+    pixels = np.concatenate(sampled, axis=1)
+    if pixels.shape[1] == 0:
+        return None
+    low, high = np.percentile(pixels, [2, 98], axis=1)
+    return SceneRange(low, high, pixels.shape[1])
+
+
+def _starts(length: int) -> Sequence[int]:
+    """First pixels of the windows on one axis: side by side as far as they reach, else spread from end to end."""
+    if length <= _WINDOWS * _SIDE:
+        return range(0, length, _SIDE)
+    return [k * (length - _SIDE) // (_WINDOWS - 1) for k in range(_WINDOWS)]
+
+
+def find_collar(raster: Raster) -> Collar | None:
+    """The constant that reaches inwards from the border over 1 % of the raster or more, measured but likely not.
+
+    Followed along 32 rows and 32 columns from both their ends, so that a scene without collar costs the blocks at
+    those ends. Pixels that are not measured are passed over and not counted.
+    """
+    value = _border_value(raster)
+    if value is None:
+        return None
+    share = max(_run_share(raster, value, along_rows=along_rows) for along_rows in (True, False))
+    pixels = share * raster.grid.height * raster.grid.width
+    return Collar(float(value), share) if share >= _COLLAR and pixels >= _FEWEST else None
+
+
+def _border_value(raster: Raster) -> np.generic | None:
+    """The commonest value that all bands share, among measured pixels at both ends of all rays."""
+    seen: list[Pixels] = []
+    for along_rows in (True, False):
+        for line in _lines(raster, along_rows=along_rows):
+            length = _length(raster, along_rows=along_rows)
+            for start in (0, length - 1):
+                image, valid = _ray(raster, line, start, 1, along_rows=along_rows)
+                if valid[0] and (image[:, 0] == image[0, 0]).all():
+                    seen.append(image[0, 0])
+    if not seen:
+        return None
+    values, counts = np.unique(np.array(seen), return_counts=True)
+    found: np.generic = values[counts.argmax()]
+    return found
+
+
+def _run_share(raster: Raster, value: np.generic, *, along_rows: bool) -> float:
+    """The share of the rays' pixels that hold the value and are reached from a border through nothing else."""
+    length, lines = _length(raster, along_rows=along_rows), _lines(raster, along_rows=along_rows)
+    counted = 0
+    ends: list[int] = []
+    for line in lines:
+        run, count = _run(raster, line, value, range(length), along_rows=along_rows)
+        ends.append(run)
+        counted += count
+    for line, end in zip(lines, ends, strict=True):
+        counted += _run(raster, line, value, range(length - 1, end - 1, -1), along_rows=along_rows)[1]
+    return counted / (length * len(lines))
+
+
+def _run(raster: Raster, line: int, value: np.generic, path: range, *, along_rows: bool) -> tuple[int, int]:
+    """How far one comes on the path through the value and unmeasured pixels, and over how many of the value."""
+    done = counted = 0
+    # Most rays end at once: their first read should cost no more than the block they start in.
+    step = 64
+    while done < len(path):
+        part = path[done : done + step]
+        start = min(part[0], part[-1])
+        image, valid = _ray(raster, line, start, len(part), along_rows=along_rows)
+        same = (image == value).all(axis=0)
+        if path.step < 0:
+            same, valid = same[::-1], valid[::-1]
+        passes = same | ~valid
+        reach = len(part) if passes.all() else int(passes.argmin())
+        counted += int((same & valid)[:reach].sum())
+        done += reach
+        if reach < len(part):
+            break
+        step = min(2 * step, _LONGEST_STEP)
+    return done, counted
+
+
+def _ray(raster: Raster, line: int, start: int, count: int, *, along_rows: bool) -> tuple[Pixels, Valid]:
+    """image (C, count) and valid (count,) of a piece of one row or column."""
+    top, left = (line, start) if along_rows else (start, line)
+    height, width = (1, count) if along_rows else (count, 1)
+    image, valid = raster.read(top=top, left=left, height=height, width=width)
+    return image.reshape(len(image), count), valid.reshape(count)
+
+
+def _length(raster: Raster, *, along_rows: bool) -> int:
+    return raster.grid.width if along_rows else raster.grid.height
+
+
+def _lines(raster: Raster, *, along_rows: bool) -> Sequence[int]:
+    across = raster.grid.height if along_rows else raster.grid.width
+    count = min(_REMOTE_RAYS if is_remote(raster.info.path) else _RAYS, across)
+    return [(2 * k + 1) * across // (2 * count) for k in range(count)]

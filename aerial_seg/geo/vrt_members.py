@@ -1,0 +1,48 @@
+"""The files that a VRT is made of, looked for before anything is read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from aerial_seg.errors import InputError
+
+_DEEPEST = 8
+"""VRTs of VRTs; one that names itself ends here."""
+_LISTED = 5
+
+
+def require_members(path: Path) -> None:
+    """Raises InputError that lists the missing files of a VRT on this machine; other rasters have none.
+
+    GDAL opens such a VRT and fails where the hole is read, hours later.
+    """
+    missing = list(dict.fromkeys(_missing(path, _DEEPEST)))
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise InputError(
+            f"{path} is a VRT of files that are not there: {', '.join(missing[:_LISTED])}{more}; copy them beside it, "
+            "or make the VRT again from the files that you have"
+        )
+
+
+def _missing(path: Path, deepest: int) -> Iterator[str]:
+    if path.suffix.lower() != ".vrt" or not path.is_file() or not deepest:
+        return
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+    except ElementTree.ParseError:
+        return  # GDAL says what is wrong with it
+    for tag in ("SourceFilename", "SourceDataset"):
+        for source in root.iter(tag):
+            name = (source.text or "").strip()
+            # Subdatasets, servers and GDAL's virtual files are not ours to look for.
+            if not name or ":" in name[2:] or name.startswith(("/vsi", "<")):
+                continue
+            is_relative = source.get("relativeToVRT", source.get("relativetoVRT", "0")) == "1"
+            member = path.parent / name if is_relative else Path(name)
+            if not member.exists():
+                yield str(member)
+            else:
+                yield from _missing(member, deepest - 1)

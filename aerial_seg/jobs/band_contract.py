@@ -1,0 +1,147 @@
+"""Whether a raster's bands are those that a model was trained on: how many, of which type, called what, how bright."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aerial_seg.bands import Band
+from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, role
+from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
+from aerial_seg.geo.scene_statistics import find_collar, scene_range
+
+_BEYOND = 2.0
+"""Training ranges that a scene's percentile may lie beyond the model's: other haze and sun stay well within."""
+_SQUEEZED = 0.1
+"""A scene whose pixels all lie within this share of the training range, at its end, is of other units."""
+
+
+def chosen_infos(paths: Sequence[Path], choice: BandChoice, *, mosaic: bool = False) -> list[RasterInfo]:
+    """The facts of every raster, as far as the chosen bands go.
+
+    Raises SettingsError for what cannot go together: a stack with several rasters, alpha as imagery in a mosaic.
+    """
+    if choice.stack and len(paths) > 1:
+        raise SettingsError(
+            f"--stack {choice.stack[0]} goes with one raster, but {len(paths)} were given; run them one by one, "
+            "or make one raster of them first (gdalbuildvrt)"
+        )
+    if mosaic and len(paths) > 1 and choice.numbers:
+        for info in map(raster_info, paths):
+            if info.alpha is not None and info.alpha <= max(choice.numbers):
+                raise SettingsError(
+                    f"{info.path} has alpha as band {info.alpha}, which is the mask in a mosaic; "
+                    "wanted bands before it, or predict the rasters without --mosaic"
+                )
+    return [raster_info(path, choice) for path in paths]
+
+
+def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> None:
+    """Raises InputError, naming both sides and the remedy, unless the raster's bands are those of the model.
+
+    Names are compared where both sides declare one that means something (`red`, not `gray` or `band 1`), and not
+    when the bands were chosen by number: that is the user's word.
+    """
+    model = ", ".join(f"{band.name} {band.dtype}" for band in bands)
+    raster = ", ".join(f"{band} {info.dtype}" for band in info.names)
+    if len(info.bands) != len(bands):
+        raise InputError(
+            f"{info.path} has {len(info.bands)} bands ({raster}), but the model was trained on {len(bands)} "
+            f"({model}); {_count_remedy(info, bands)}"
+        )
+    if not choice.numbers and _clashes(info.names, bands):
+        raise InputError(
+            f"{info.path} has the bands {', '.join(info.names)}, but the model was trained on "
+            f"{', '.join(band.name for band in bands)}; {_order_remedy(info, bands)}"
+        )
+    if info.dtype != bands[0].dtype:
+        raise InputError(
+            f"{info.path} holds {info.dtype}, but the model was trained on {bands[0].dtype} ({model}); "
+            "convert the raster to the same units (gdal_translate -ot … -scale …) or train a model on these"
+        )
+
+
+def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
+    """What looks wrong in the pixels: a range far outside of the training's, a collar that is not declared nodata.
+
+    Nothing where they cannot be read: whoever reads the raster next says so, with what is kept of the work.
+    """
+    try:
+        return (*range_notes(raster, bands), *collar_notes(raster))
+    except InputError:
+        return ()
+
+
+def range_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
+    """A note when p2 or p98 of a band lie far beyond the training's, or all bands at one end of it."""
+    scene = scene_range(raster) if bands else None
+    if scene is None:
+        return ()
+    span = np.array([max(band.p98 - band.p2, band.std) for band in bands])
+    p2, p98 = np.array([band.p2 for band in bands]), np.array([band.p98 for band in bands])
+    far = (scene.p98 > p98 + _BEYOND * span) | (scene.p2 < p2 - _BEYOND * span)
+    end = _SQUEEZED * (p98 - p2)
+    low, high = scene.p98 < p2 + end, scene.p2 > p98 - end
+    if not far.any():
+        far = low | high if low.all() or high.all() else np.zeros_like(far)
+    if not far.any():
+        return ()
+    told = ", ".join(
+        f"{band.name} {scene.p2[k]:.4g}..{scene.p98[k]:.4g} (trained on {band.p2:.4g}..{band.p98:.4g})"
+        for k, band in enumerate(bands)
+        if far[k]
+    )
+    return (
+        f"the values of {raster.info.path} lie far outside of what the model was trained on (2 % to 98 % of the "
+        f"pixels): {told}; check its units and scaling",
+    )
+
+
+def collar_notes(raster: Raster) -> tuple[str, ...]:
+    """A note when a border-connected constant covers more than 1 % and nothing says that it is nodata."""
+    collar = find_collar(raster)
+    if collar is None:
+        return ()
+    return (
+        f"{collar.share:.0%} of {raster.info.path}, from its border inwards, are {collar.value:g} in all bands and "
+        f"count as measured; if that is filler, pass --nodata {collar.value:g}",
+    )
+
+
+def _clashes(names: Sequence[str], bands: Sequence[Band]) -> bool:
+    pairs = [(role(name), role(band.name)) for name, band in zip(names, bands, strict=True)]
+    return any(have is not None and want is not None and have != want for have, want in pairs)
+
+
+def _found(info: RasterInfo, bands: Sequence[Band]) -> list[int] | None:
+    """The raster's band number of each of the model's bands, when it declares them all, each once."""
+    have, want = [role(name) for name in info.names], [role(band.name) for band in bands]
+    if any(name is None or have.count(name) != 1 for name in want):
+        return None
+    return [info.bands[have.index(name)] for name in want]
+
+
+def _count_remedy(info: RasterInfo, bands: Sequence[Band]) -> str:
+    found = _found(info, bands)
+    if found is not None:
+        return f"pass --bidx {','.join(map(str, found))} to read those that it was trained on"
+    if info.alpha is not None and len(bands) == len(info.bands) + 1:
+        numbers = sorted((*info.bands, info.alpha))
+        return (
+            f"band {info.alpha} is flagged alpha: if it is imagery, pass --bidx {','.join(map(str, numbers))}, "
+            "else train a model on these"
+        )
+    if len(info.bands) > len(bands):
+        return "pick the same bands (--bidx 1,2,… or --bands NAME=1,…) or train a model on these"
+    return "add what is missing (--stack FILE) or train a model on these"
+
+
+def _order_remedy(info: RasterInfo, bands: Sequence[Band]) -> str:
+    found = _found(info, bands)
+    if found is not None:
+        return f"pass --bidx {','.join(map(str, found))} to read them in the model's order"
+    example = ",".join(f"{band.name}={k}" for k, band in enumerate(bands, start=1))
+    return f"say which band is which (--bands {example}, or --bidx by number) or train a model on these"

@@ -1,0 +1,81 @@
+"""Which pixels of the output hold a class: those that were measured, and only in the area if one was asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.swath import SwathReader
+
+Bytes = NDArray[np.uint8]
+Valid = NDArray[np.bool_]
+
+
+class ValidRows(Protocol):
+    """Which pixels of the output grid were measured, asked for from north to south."""
+
+    def take(self, rows: range) -> Valid:
+        """valid (n, w) of these rows; rows further north are not asked for again."""
+        ...
+
+
+class RememberedRows:
+    """Valid rows of swaths that were read anyway (the run's grid is the output's), as bits.
+
+    Rows that no swath held were read by nobody, because nothing of theirs is wanted: they count as not measured.
+    """
+
+    def __init__(self, cols: slice, width: int) -> None:
+        self._cols, self._width = cols, width
+        self._rows: deque[tuple[int, Bytes]] = deque()
+        self._end = 0
+        self._blank = np.zeros(-(-width // 8), np.uint8)
+
+    def remember(self, reader: SwathReader, rows: range) -> None:
+        """Keep the rows that are new."""
+        start = max(self._end, rows.start)
+        if rows.stop > start:
+            bits = np.packbits(reader.valid(range(start, rows.stop))[:, self._cols], axis=1)
+            self._rows.extend(enumerate(bits, start))
+            self._end = rows.stop
+
+    def take(self, rows: range) -> Valid:
+        """valid (n, w); what lies north of it is forgotten."""
+        while self._rows and self._rows[0][0] < rows.start:
+            self._rows.popleft()
+        bits = np.tile(self._blank, (len(rows), 1))
+        for row, held in self._rows:
+            if row >= rows.stop:
+                break
+            bits[row - rows.start] = held
+        return np.unpackbits(bits, axis=1, count=self._width).view(np.bool_)
+
+
+class RereadRows:
+    """Valid rows read from the source on its own grid (the run's grid has another pixel size)."""
+
+    def __init__(self, source: Raster, cols: range) -> None:
+        self._source, self._cols = source, cols
+
+    def take(self, rows: range) -> Valid:
+        """valid (n, w)."""
+        return self._source.read(
+            top=rows.start, left=self._cols.start, height=len(rows), width=len(self._cols)
+        )[1]
+
+
+class RowsWithin:
+    """Measured rows, but only where an area holds them; the network still sees what was measured around it."""
+
+    def __init__(self, measured: ValidRows, area: GridArea, cols: range) -> None:
+        self._measured, self._area, self._cols = measured, area, cols
+
+    def take(self, rows: range) -> Valid:
+        """valid (n, w) inside the area; rows that it does not touch are not looked at."""
+        inside = self._area.inside(rows, self._cols)
+        return inside & self._measured.take(rows) if inside.any() else inside

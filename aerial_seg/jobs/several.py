@@ -1,0 +1,126 @@
+"""Several scenes, a mask each: what cannot be made does not stop the others, and what was made is not made again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from aerial_seg.errors import InputError, Interrupted, OutputError
+from aerial_seg.geo.area import OutsideError
+from aerial_seg.geo.remote import remote_version
+from aerial_seg.jobs.journal import NAME, Journal, locked_work
+from aerial_seg.jobs.mapping import map_scene, report_from
+from aerial_seg.jobs.predict_settings import PredictReport
+from aerial_seg.jobs.scenes import Mapper, Scene
+
+BATCH = "predict"
+"""Several masks in one folder keep their common journal in `predict.work/`."""
+
+Outcome = Literal["done", "kept", "outside", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class SceneOutcome:
+    """What became of one scene.
+
+    outcome: done; kept: an interrupted run had made it; outside: it shares no pixel with the area that was asked for,
+    so there is no mask; failed, with the reason. seconds: that it took now. report: of its mask, if there is one.
+    """
+
+    source: str
+    outcome: Outcome
+    seconds: float
+    reason: str | None = None
+    report: PredictReport | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON: the report's entries with the outcome beside them."""
+        made = {} if self.report is None else asdict(self.report)
+        own = {"source": self.source, "outcome": self.outcome, "seconds": self.seconds, "reason": self.reason}
+        return {**made, **own}
+
+
+class ScenesFailedError(InputError):
+    """Some of several scenes have no mask; `outcomes` tells of all, and those that could be made are complete."""
+
+    def __init__(self, outcomes: Sequence[SceneOutcome]) -> None:
+        self.outcomes = tuple(outcomes)
+        failed = [one for one in self.outcomes if one.outcome == "failed"] or list(self.outcomes)
+        reasons = "; ".join(f"({number}) {one.reason}" for number, one in enumerate(failed, start=1))
+        made = sum(one.report is not None for one in self.outcomes)
+        super().__init__(
+            f"{len(failed)} of {len(self.outcomes)} scenes have no mask: {reasons}"
+            + (f"; the other {made} are complete: mend these and run the same command again" if made else "")
+        )
+
+
+def refused_outcome(source: str, error: Exception, seconds: float = 0.0) -> SceneOutcome:
+    """The outcome of a scene that this error kept from being predicted."""
+    outside = isinstance(error, OutsideError)
+    return SceneOutcome(source, "outside" if outside else "failed", seconds, " ".join(str(error).split()))
+
+
+def all_or_raise(outcomes: Sequence[SceneOutcome]) -> tuple[SceneOutcome, ...]:
+    """The outcomes, unless a scene failed or none has a mask: then ScenesFailedError."""
+    if any(one.outcome == "failed" for one in outcomes) or not any(one.report for one in outcomes):
+        raise ScenesFailedError(outcomes)
+    return tuple(outcomes)
+
+
+def map_several(
+    scenes: Sequence[Scene], refused: Mapping[str, InputError], mapper: Mapper, out: Path
+) -> tuple[SceneOutcome, ...]:
+    """A mask of each scene that is not refused, in the folder `out`; those that a former run made are kept.
+
+    Raises ScenesFailedError in the end where a scene failed; its journal stays, so that the same command makes only
+    what is missing. Raises OutputError at once where nothing more can be written.
+    """
+    outcomes = [refused_outcome(name, error) for name, error in refused.items()]
+    settings = mapper.settings
+    job = {
+        "model_sha256": mapper.model.sha256,
+        "area": None if mapper.area is None else mapper.area.identity,
+        "settings": asdict(replace(settings, overwrite=False, restart=False)),
+    }
+    with locked_work(out / BATCH, restart=settings.restart) as folder:
+        journal = Journal.open(folder / NAME, job)
+        outcomes += [_outcome(scene, mapper, journal) for scene in scenes]
+        return all_or_raise(outcomes)
+
+
+def _outcome(scene: Scene, mapper: Mapper, journal: Journal) -> SceneOutcome:
+    start = time.perf_counter()
+    state = _state(scene)
+    for record in reversed(journal.records):
+        report = record["report"]
+        if report["mask"] == str(scene.target) and record.get("input") == state and scene.target.exists():
+            return SceneOutcome(scene.name, "kept", 0.0, report=report_from(report))
+
+    def placed(report: PredictReport) -> None:
+        journal.add({"report": asdict(report), "input": state})
+
+    try:
+        made = map_scene(scene, mapper, placed=placed)
+    except (InputError, OutputError) as error:
+        # A disk that is full or a lock that is held would stop the next scene as well.
+        if isinstance(error, Interrupted) or not _about_input(error):
+            raise
+        return refused_outcome(scene.name, error, time.perf_counter() - start)
+    return SceneOutcome(scene.name, "done", time.perf_counter() - start, report=made)
+
+
+def _about_input(error: Exception) -> bool:
+    """Whether the scene's own data are to blame, also where an error says besides that finished rows are kept."""
+    return isinstance(error, InputError) or isinstance(error.__cause__, InputError)
+
+
+def _state(scene: Scene) -> list[list[Any]]:
+    """The scene's files as they are now; a changed one is predicted anew."""
+    found = []
+    for path in scene.paths:
+        stat = path.stat() if path.is_file() else None
+        found.append([str(path), stat and stat.st_size, stat and stat.st_mtime_ns, *remote_version(path)])
+    return found

@@ -1,0 +1,70 @@
+"""What engines outside torch share: the prepared network as a graph for batches of one shape, and its failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aerial_seg.errors import SettingsError
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino",),
+}
+"""By engine, which is also the name of its extra: the packages it needs, the one that computes first."""
+
+FOREIGN = tuple(PACKAGES)
+
+
+class ForeignFailed(RuntimeError):
+    """An engine outside torch cannot run a network; the text is its one-line reason. Caught by who asked for it."""
+
+
+def check_installed(engine: str) -> None:
+    """Raises SettingsError unless the packages of the engine are there."""
+    missing = [name for name in PACKAGES[engine] if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"--engine {engine} needs {', '.join(missing)}, which is not installed; pip install 'aerial-seg[{engine}]' "
+            "or use --engine auto"
+        )
+
+
+def library_of(engine: str) -> str | None:
+    """`onnxruntime 1.20.1`: what computes in place of torch; None where torch does."""
+    if engine not in PACKAGES:
+        return None
+    package = PACKAGES[engine][0]
+    return f"{package} {version(package)}"
+
+
+def traced(
+    network: nn.Module, batch: Tensor, decompositions: dict[Any, Callable[..., Tensor]] | None = None
+) -> torch.export.ExportedProgram:
+    """The network's graph for batches of this very shape; with decompositions, in these operators.
+
+    Raises ForeignFailed for a network that torch cannot trace.
+    """
+    with failing(RuntimeError, ValueError), torch.no_grad():  # the former are torch.export's own, too
+        program = torch.export.export(network, (torch.zeros_like(batch),), strict=False)
+        return program if decompositions is None else program.run_decompositions(decompositions)
+
+
+@contextmanager
+def failing(*expected: type[BaseException]) -> Iterator[None]:
+    """Inside, these errors become ForeignFailed with the first line of the innermost one."""
+    try:
+        yield
+    except expected as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = (line.strip() for line in str(cause).splitlines())
+        reason = f"{type(cause).__name__}: {next(filter(None, lines), 'no reason given')}"
+        raise ForeignFailed(reason) from error

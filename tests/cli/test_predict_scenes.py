@@ -1,0 +1,214 @@
+"""`predict` on several scenes as an analyst types it: lists, areas, one bad scene among good ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+
+EAST = 500_000.0
+NORTH = 5_200_000.0
+FAST = ("--engine", "eager")
+
+
+@pytest.fixture
+def scenes(raster: Callable) -> dict[str, Path]:
+    """Three good rasters side by side, 60 × 80 pixels each."""
+    return {
+        name: raster(f"{name}.tif", corner=(EAST + 80 * k, NORTH)) for k, name in enumerate(("a", "b", "c"))
+    }
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def masks(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*_mask.tif"))
+
+
+def test_a_list_file_names_rasters_line_by_line(
+    run: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = ["# flown in May", str(scenes["b"]), "", "  a.tif  ", "c.tif", str(scenes["b"])]
+    (tmp_path / "scenes.txt").write_text("\n".join(lines), encoding="utf-8")
+    result = run("predict", models(), "@scenes.txt", "-o", "masks", *FAST, "--json")
+    assert result.code == 0, result.err
+    told = json.loads(result.out)
+    assert [(Path(one["source"]).name, one["outcome"]) for one in told] == [
+        ("b.tif", "done"),
+        ("a.tif", "done"),
+        ("c.tif", "done"),
+    ]
+    assert all(one["seconds"] > 0 and one["reason"] is None and one["width"] == 80 for one in told)
+    assert masks(tmp_path / "masks") == ["a_mask.tif", "b_mask.tif", "c_mask.tif"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("# nothing\n\n", "names no raster"), (None, "list gone.txt cannot be read")]
+)
+def test_a_list_without_rasters_is_refused(
+    refused: Callable, models: Callable, tmp_path: Path, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "gone.txt").write_text(text, encoding="utf-8")
+    assert message in refused("predict", models(), "@gone.txt", "-o", "masks")
+
+
+def test_bad_scenes_do_not_stop_the_good_ones_and_are_named(
+    run: Callable, models: Callable, raster: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    raster("bands.tif", bands=4)
+    raster("blind.tif", crs=None)
+    raster("coarse.tif", gsd=30)
+    (tmp_path / "text.tif").write_text("no raster", encoding="utf-8")
+    bad = ["gone.tif", "bands.tif", "blind.tif", "coarse.tif", "text.tif"]
+    lines = ["a.tif", *bad, "b.tif", "c.tif"]
+    (tmp_path / "scenes.txt").write_text("\n".join(lines), encoding="utf-8")
+    result = run("predict", models(), "@scenes.txt", "-o", "masks", *FAST)
+    assert result.code == 1
+    last = result.err.strip().splitlines()[-1]
+    assert last.startswith("Error: 5 of 8 scenes have no mask: (1) ")
+    for reason in (
+        "gone.tif does not exist",
+        "bands.tif",
+        "blind.tif has no CRS",
+        "coarse.tif has a GSD",
+        "text.tif is",
+    ):
+        assert reason in last
+    rows = [line.split() for line in result.out.splitlines() if line.endswith(("done", "failed"))]
+    assert {row[0].rsplit("/")[-1]: row[-1] for row in rows} == {
+        **dict.fromkeys(bad, "failed"),
+        **dict.fromkeys(("a.tif", "b.tif", "c.tif"), "done"),
+    }
+    assert next(row for row in rows if row[0].endswith("a.tif"))[1:3] == ["4,800", "0.0%"]
+    assert masks(tmp_path / "masks") == ["a_mask.tif", "b_mask.tif", "c_mask.tif"]
+    for name in "abc":
+        alone = run("predict", models(), scenes[name], "-o", f"{name}_alone.tif", *FAST)
+        assert alone.code == 0, alone.err
+        np.testing.assert_array_equal(
+            read(tmp_path / "masks" / f"{name}_mask.tif"), read(tmp_path / f"{name}_alone.tif")
+        )
+
+
+def test_after_mending_only_what_is_missing_is_made(
+    run: Callable, models: Callable, raster: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    good = scenes["b"].read_bytes()
+    scenes["b"].write_bytes(good[: len(good) // 2])
+    command = ("predict", models(), *scenes.values(), "-o", "masks", *FAST, "--json")
+    result = run(*command)
+    assert result.code == 1, result.err
+    assert [one["outcome"] for one in json.loads(result.out)] == ["done", "failed", "done"]
+    assert "b.tif could not be read at row" in result.err
+    assert masks(tmp_path / "masks") == ["a_mask.tif", "c_mask.tif"]
+    before = (tmp_path / "masks" / "a_mask.tif").stat()
+    scenes["b"].write_bytes(good)
+    raster("c.tif", pixels=np.full((3, 60, 80), 50, np.uint8), corner=(EAST + 160, NORTH))
+    result = run(*command)
+    assert result.code == 0, result.err
+    # The third has other pixels now than those its mask was made of.
+    assert [one["outcome"] for one in json.loads(result.out)] == ["kept", "done", "done"]
+    assert (tmp_path / "masks" / "a_mask.tif").stat() == before
+    assert masks(tmp_path / "masks") == ["a_mask.tif", "b_mask.tif", "c_mask.tif"]
+    assert not list((tmp_path / "masks").glob("*.work"))
+
+
+def test_leaving_the_bad_scene_out_ends_well_too(
+    run: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    scenes["b"].write_bytes(scenes["b"].read_bytes()[:3000])
+    assert run("predict", models(), *scenes.values(), "-o", "masks", *FAST).code == 1
+    result = run("predict", models(), scenes["a"], scenes["c"], "-o", "masks", *FAST, "--json")
+    assert result.code == 0, result.err
+    assert [one["outcome"] for one in json.loads(result.out)] == ["kept", "kept"]
+
+
+def test_when_every_scene_is_bad_nothing_is_written(
+    run: Callable, models: Callable, raster: Callable, tmp_path: Path
+) -> None:
+    names = [raster(f"{k}.tif", bands=1) for k in range(2)]
+    result = run("predict", models(), *names, "-o", "masks", *FAST, "--json")
+    assert result.code == 1
+    assert [one["outcome"] for one in json.loads(result.out)] == ["failed", "failed"]
+    assert "2 of 2 scenes have no mask" in result.err
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_slip_of_the_pen_stops_before_anything_runs(
+    refused: Callable, models: Callable, scenes: dict[str, Path]
+) -> None:
+    assert "gone.tif does not exist" in refused("predict", models(), scenes["a"], "gone.tif", "-o", "masks")
+
+
+def test_scenes_outside_the_area_are_told_and_are_no_failure(
+    run: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    box = shapely.box(EAST + 70, NORTH - 40, EAST + 100, NORTH - 20)
+    geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32633").to_crs("EPSG:4326").to_file(tmp_path / "aoi.shp")
+    command = ("predict", models(), *scenes.values(), *FAST, "--aoi", "aoi.shp")
+    result = run(*command, "-o", "masks", "--json")
+    assert result.code == 0, result.err
+    told = {Path(one["source"]).name: one for one in json.loads(result.out)}
+    assert {name: one["outcome"] for name, one in told.items()} == {
+        "a.tif": "done",
+        "b.tif": "done",
+        "c.tif": "outside",
+    }
+    assert "holds no pixel of" in told["c.tif"]["reason"]
+    assert masks(tmp_path / "masks") == ["a_mask.tif", "b_mask.tif"]
+    assert (read(tmp_path / "masks" / "a_mask.tif") != 255).sum() == 10 * 20
+    assert (read(tmp_path / "masks" / "b_mask.tif") != 255).sum() == 20 * 20
+    # As one map the same pixels are held once.
+    result = run(*command, "-o", "map.tif", "--mosaic")
+    assert result.code == 0, result.err
+    mosaic = read(tmp_path / "map.tif")
+    assert mosaic.shape == (60, 240)
+    assert (mosaic[20:40, 70:100] != 255).all()
+    assert (mosaic != 255).sum() == 30 * 20
+
+
+def test_bounds_are_typed_west_south_east_north(
+    run: Callable, refused: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    box = (EAST + 10, NORTH - 30, EAST + 20, NORTH - 10)
+    result = run("predict", models(), scenes["a"], "-o", "m.tif", *FAST, "--bounds", *box)
+    assert result.code == 0, result.err
+    assert (read(tmp_path / "m.tif")[10:30, 10:20] != 255).all()
+    assert (read(tmp_path / "m.tif") != 255).sum() == 200
+    swapped = ("--bounds", EAST + 20, NORTH - 30, EAST + 10, NORTH - 10)
+    assert "W < E" in refused("predict", models(), scenes["a"], "-o", "n.tif", *swapped, code=2)
+    elsewhere = ("--bounds", -20, -10, 5, 6)
+    assert "holds no pixel" in refused("predict", models(), scenes["a"], "-o", "n.tif", *elsewhere)
+
+
+def test_a_stac_item_lies_beside_every_mask(
+    run: Callable, refused: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ("predict", models(), scenes["a"], scenes["b"], "-o", "masks", *FAST, "--stac", "--confidence")
+    assert run(*command).code == 0
+    for name in "ab":
+        item = json.loads((tmp_path / "masks" / f"{name}_mask.json").read_text(encoding="utf-8"))
+        with rasterio.open(tmp_path / "masks" / item["assets"]["mask"]["href"]) as mask:
+            assert item["properties"]["proj:shape"] == list(mask.shape)
+            assert item["properties"]["proj:transform"] == list(mask.transform)[:6]
+        assert [one["name"] for one in item["assets"]["mask"]["classification:classes"]] == [
+            "background",
+            "road",
+            "nodata",
+        ]
+        assert (tmp_path / "masks" / item["assets"]["confidence"]["href"]).is_file()
+    (tmp_path / "masks" / "a_mask.tif").unlink()
+    (tmp_path / "masks" / "a_mask_confidence.tif").unlink()
+    (tmp_path / "masks" / "b_mask.json").unlink()
+    assert "a_mask.json exists already" in refused(
+        *command[:2], scenes["a"], "-o", "masks/a_mask.tif", "--stac"
+    )

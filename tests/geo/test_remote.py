@@ -1,0 +1,137 @@
+"""Rasters on a web server that answers ranges, and drops, delays, refuses and truncates as servers do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import rasterio
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo.inputs import expand_rasters
+from aerial_seg.geo.raster import Raster, raster_info
+from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
+from aerial_seg.geo.vrt_members import require_members
+
+if TYPE_CHECKING:
+    from tests.conftest import WebServer
+
+
+def noise(height: int = 300, width: int = 400) -> np.ndarray:
+    return np.random.default_rng(4).integers(1, 255, (3, height, width), dtype=np.uint8)
+
+
+@pytest.fixture
+def served(server: WebServer, raster_file: Callable[..., Path]) -> str:
+    path = raster_file("scene.tif", noise())
+    (server.folder / "scene.tif").write_bytes(path.read_bytes())
+    return server.url("scene.tif")
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("https://host/a/b.tif?x=1", "/vsicurl/https://host/a/b.tif?x=1"),
+        (Path("http://host/b.tif"), "/vsicurl/http://host/b.tif"),
+        ("/vsicurl/https://host/b.tif", "/vsicurl/https://host/b.tif"),
+        (Path("/vsicurl/https://host/b.tif"), "/vsicurl/https://host/b.tif"),
+        ("s3://bucket/key/b.tif", "/vsis3/bucket/key/b.tif"),
+        ("gs://bucket/b.tif", "/vsigs/bucket/b.tif"),
+        ("/data/https/b.tif", "/data/https/b.tif"),
+        ("/vsizip/a.zip/b.tif", "/vsizip/a.zip/b.tif"),
+    ],
+)
+def test_addresses_go_through_gdals_file_systems(typed: str | Path, name: str) -> None:
+    assert gdal_name(typed) == name
+    assert is_remote(typed) == name.startswith(("/vsicurl", "/vsis3", "/vsigs"))
+
+
+def test_a_raster_on_a_server_reads_as_the_file(served: str) -> None:
+    (path,) = expand_rasters([served])
+    info = raster_info(path)
+    assert (info.grid.height, info.grid.width, info.dtype) == (300, 400, "uint8")
+    with Raster(path) as raster:
+        image, valid = raster.read(top=0, left=0, height=300, width=400)
+    np.testing.assert_array_equal(image, noise())
+    assert valid.all()
+
+
+def test_sidecars_are_not_asked_for_one_by_one(served: str, server: WebServer) -> None:
+    raster_info(Path(served))
+    assert not [asked for asked in server.asked if asked.endswith((".msk", ".ovr", ".aux", "/"))]
+
+
+@pytest.mark.parametrize("faults", [["drop"], ["refuse", "refuse"], ["delay"], ["drop", "refuse", "drop"]])
+def test_what_passes_is_asked_again(served: str, server: WebServer, faults: list[str]) -> None:
+    with Raster(Path(served)) as raster:
+        server.faults = list(faults)
+        image, _ = raster.read(top=0, left=0, height=300, width=400)
+    assert not server.faults, "every fault was met"
+    np.testing.assert_array_equal(image, noise())
+
+
+def test_what_does_not_pass_is_an_error_never_zeros(
+    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Raster(Path(served)) as raster:
+        server.faults = ["truncate"] * 50
+        monkeypatch.setattr("aerial_seg.geo.remote.WAITS", (0.01, 0.02))
+        with pytest.raises(
+            InputError, match=r"scene\.tif could not be read at row 0, column 0.*the server failed"
+        ):
+            raster.read(top=0, left=0, height=300, width=400)
+
+
+def test_what_is_not_there_is_told(server: WebServer) -> None:
+    with pytest.raises(InputError, match="check the address, and that the server is up"):
+        raster_info(Path(server.url("none.tif")))
+
+
+def test_another_version_is_another_input(served: str, server: WebServer) -> None:
+    before = remote_version(served)
+    assert before[0] == str((server.folder / "scene.tif").stat().st_size)
+    assert remote_version(served) == before
+    (server.folder / "scene.tif").write_bytes(b"x" * 10)
+    assert remote_version(served) != before
+    assert remote_version("/data/scene.tif") == remote_version("s3://bucket/scene.tif") == ()
+
+
+def vrt_of(path: Path, *names: str, relative: str = "1") -> Path:
+    sources = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="{relative}">{name}</SourceFilename>'
+        '<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="400" ySize="300"/>'
+        '<DstRect xOff="0" yOff="0" xSize="400" ySize="300"/></SimpleSource>'
+        for name in names
+    )
+    path.write_text(
+        '<VRTDataset rasterXSize="400" rasterYSize="300">'
+        f'<VRTRasterBand dataType="Byte" band="1">{sources}</VRTRasterBand></VRTDataset>'
+    )
+    return path
+
+
+def test_missing_members_of_a_vrt_are_told_before_anything_is_read(
+    raster_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    raster_file("there.tif", noise()[:1])
+    whole = vrt_of(tmp_path / "whole.vrt", "there.tif")
+    require_members(whole)
+    with rasterio.open(whole) as dataset:
+        assert dataset.count == 1
+    holes = vrt_of(tmp_path / "holes.vrt", "there.tif", "gone.tif", "lost.tif")
+    nested = vrt_of(tmp_path / "nested.vrt", "holes.vrt")
+    for path in (holes, nested):
+        with pytest.raises(
+            InputError, match=r"is a VRT of files that are not there: .*gone\.tif, .*lost\.tif; copy"
+        ):
+            raster_info(path)
+    absolute = vrt_of(tmp_path / "absolute.vrt", str(tmp_path / "no.tif"), relative="0")
+    with pytest.raises(InputError, match=r"no\.tif"):
+        raster_info(absolute)
+
+
+def test_a_vrt_of_itself_ends(tmp_path: Path) -> None:
+    require_members(vrt_of(tmp_path / "self.vrt", "self.vrt"))
