@@ -72,6 +72,7 @@ def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
     try:
         return (*range_notes(raster, bands), *collar_notes(raster))
     except InputError:
+        raster.reopen()
         return ()
 
 

@@ -15,6 +15,7 @@ from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.raster import Raster, raster_info
 from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
 from aerial_seg.geo.vrt_members import require_members
+from aerial_seg.jobs.band_contract import scene_notes
 
 if TYPE_CHECKING:
     from tests.conftest import WebServer
@@ -135,3 +136,29 @@ def test_missing_members_of_a_vrt_are_told_before_anything_is_read(
 
 def test_a_vrt_of_itself_ends(tmp_path: Path) -> None:
     require_members(vrt_of(tmp_path / "self.vrt", "self.vrt"))
+
+
+def vrt_of_served(path: Path, url: str) -> Path:
+    return vrt_of(path, f"/vsicurl/{url}", relative="0")
+
+
+def test_a_vrt_of_served_files_is_asked_again_too(served: str, server: WebServer, tmp_path: Path) -> None:
+    with Raster(vrt_of_served(tmp_path / "served.vrt", served), georeferenced=False) as raster:
+        server.faults = ["refuse", "drop"]
+        image, _ = raster.read(top=0, left=0, height=300, width=400)
+    np.testing.assert_array_equal(image, noise()[:1])
+
+
+def test_a_failed_read_never_leaves_zeros_behind(
+    served: str, server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a read that follows a failed one has the pixels, whatever GDAL remembers of a member it could not open."""
+    monkeypatch.setattr("aerial_seg.geo.remote.WAITS", ())
+    monkeypatch.setattr("aerial_seg.geo.remote.PATIENCE", {"GDAL_HTTP_MAX_RETRY": "0"})
+    with Raster(vrt_of_served(tmp_path / "served.vrt", served), georeferenced=False) as raster:
+        server.faults = ["refuse"] * 200
+        assert scene_notes(raster, ()) == ()
+        assert len(server.faults) < 200, "it was asked"
+        server.faults = []
+        image, _ = raster.read(top=0, left=0, height=300, width=400)
+    np.testing.assert_array_equal(image, noise()[:1])
