@@ -234,8 +234,6 @@ class Raster:
             self.info: RasterInfo = _stacked_info(infos, counts, self._order)
             if choice.numbers:
                 self.info = replace(self.info, bands=choice.numbers, names=choice.names or self.info.names)
-            # A VRT on this machine may be of files on servers.
-            self._asked = next(filter(is_remote, self._file.files), path)
             self._source: DatasetReader | WarpedVRT = self._dataset
             self._context = kept.pop_all()
 
@@ -285,14 +283,19 @@ class Raster:
 
     @property
     def _remedy(self) -> str:
-        if is_remote(self._asked):
+        if is_remote(self._path):
             return "the server failed again and again: see that it is up, and give the same command again"
         return "the file is damaged or incomplete: copy it again"
 
     @property
+    def is_virtual(self) -> bool:
+        """Whether it is a VRT: pixels of other files."""
+        return bool(self._file.driver == "VRT")
+
+    @property
     def block_shape(self) -> tuple[int, int]:
         """Rows and columns of what is best read at once: the file's blocks; a larger piece of what GDAL computes."""
-        if self._source is not self._dataset or self._file.driver == "VRT":
+        if self._source is not self._dataset or self.is_virtual:
             return _COMPUTED_BLOCK
         rows, cols = self._file.block_shapes[0]
         return rows, cols
@@ -324,7 +327,7 @@ class Raster:
         inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
         try:
             image[(slice(None), *inside)], valid[inside] = read_patiently(
-                self._asked, lambda: self._pixels(window), self.reopen
+                self._path, lambda: self._pixels(window), self._open_again
             )
         except RasterioError as error:
             raise InputError(
@@ -338,11 +341,8 @@ class Raster:
             image = self._source.read(self._own.bands, window=window)
             return image, self._measured(image, window)
 
-    def reopen(self) -> None:
-        """The raster is opened anew: nothing that GDAL remembers of a failed read is believed any more.
-
-        A VRT whose member could not be opened has been seen to give zeros for it from the second read on.
-        """
+    def _open_again(self) -> None:
+        """Nothing that GDAL remembers of the raster is believed any more."""
         grid = self.grid
         self.__exit__(None, None, None)
         self._open()

@@ -67,12 +67,14 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
 def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
     """What looks wrong in the pixels: a range far outside of the training's, a collar that is not declared nodata.
 
-    Nothing where they cannot be read: whoever reads the raster next says so, with what is kept of the work.
+    Nothing where they cannot be read: whoever reads the raster next says so, with what is kept of the work. But raises
+    InputError for a VRT, because GDAL gives zeros for a member that it could not open, from the second read on.
     """
     try:
         return (*range_notes(raster, bands), *collar_notes(raster))
     except InputError:
-        raster.reopen()
+        if raster.is_virtual:
+            raise
         return ()
 
 
