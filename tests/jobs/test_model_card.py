@@ -128,7 +128,8 @@ def test_the_halo_is_the_one_that_predict_uses(
 ) -> None:
     path = written(prediction=PredictionSettings(tile_size=960, halo=halo))
     told = info(path)
-    shape = _shape(load_model(path), PredictSettings())
+    model = load_model(path)
+    shape = _shape(model, model.network.geometry, PredictSettings())
     prediction = told["prediction"]
     assert (prediction["tile_size"], prediction["halo"]) == (shape.side, shape.halo)
     assert prediction["overlap"] == shape.overlap
