@@ -205,10 +205,12 @@ def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
     out = voc_root.parent / "out"
     program = (
         "import os, signal, sys\n"
+        "import torch\n"
         "from pathlib import Path\n"
         "from aerial_seg.jobs import benchmark_images\n"
         "from aerial_seg.jobs.benchmark import benchmark\n"
         "from aerial_seg.jobs.benchmark_settings import BenchmarkSettings\n"
+        "torch.set_num_threads(1)\n"  # as here: a run is not resumed under another runtime
         "real = benchmark_images.ImageRun._finish\n"
         "seen = []\n"
         "def finish(*arguments):\n"
