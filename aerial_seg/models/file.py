@@ -157,13 +157,26 @@ def _read_header(path: Path) -> _Header:
         )
     try:
         tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0) + 8 + length
-    except (KeyError, TypeError, IndexError) as error:
+        end = _end_of_weights(header, path) + 8 + length
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"its header is odd at {error}") from error
     if end != size:
         how = "cut off after" if size < end else "longer than it should be:"
         raise _damaged(path, f"{how} {size:,} of {end:,} bytes")
     return _Header(path, document, tensors)
+
+
+def _end_of_weights(header: Mapping[str, Any], path: Path) -> int:
+    """Where the last weight ends, counted from the header. Raises InputError where weights overlap or leave a gap.
+
+    The library finds that too, but which of two weights it names changes from one reading to the next.
+    """
+    end = 0
+    for (start, stop), name in sorted((tuple(entry["data_offsets"]), name) for name, entry in header.items()):
+        if start != end:
+            raise _damaged(path, f"{name} begins at byte {start:,} of the weights, wanted {end:,}")
+        end = stop
+    return end
 
 
 def _check_kind(path: Path) -> None:

@@ -193,7 +193,7 @@ def change_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda header: header.update({CONV: 7}), "its header is odd"),
         (
             lambda header: header[CONV].update(data_offsets=header[NORM]["data_offsets"]),
-            "damaged",
+            "damaged (encoder.conv1.weight begins at byte 592,072 of the weights, wanted 592,328)",
         ),
     ],
     ids=["foreign", "no JSON", "no object", "no type", "no entry", "shared bytes"],
