@@ -22,6 +22,7 @@ from shapely.geometry.base import BaseGeometry
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.remote import gdal_name
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
@@ -158,7 +159,7 @@ def area_of_bounds(bounds: Bounds) -> Area:
 
 def _read_layer(file: str, wanted: str) -> tuple[NDArray[Any], CRS | None, str]:
     """The geometries of a layer, its CRS and its name."""
-    if "://" not in file and not file.startswith("/vsi") and not Path(file).exists():
+    if not gdal_name(file).startswith("/vsi") and not Path(file).exists():
         raise InputError(f"{file} does not exist; check the path of the area")
     try:
         # Tables without geometry hold QGIS' styles and the like.

@@ -12,17 +12,16 @@ from torch import nn
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.models.backbone.cascade import further_blocks
 from aerial_seg.models.backbone.deformable import deform_stage
-from aerial_seg.models.backbone.dilation import Grid, Striding, dilate_stages, set_multi_grid
+from aerial_seg.models.backbone.dilation import MultiGrid, Striding, dilate_stages, set_multi_grid
 from aerial_seg.models.backbone.encoders import (
     check_encoder,
-    is_dilated_here,
     library_errors,
     make_encoder,
     make_library_dilated_encoder,
     no_weights,
     pretrained_name,
 )
-from aerial_seg.models.backbone.stages import stages_of
+from aerial_seg.models.backbone.stages import can_dilate, stages_of
 from aerial_seg.models.backbone.stem import set_batch_norm_eps
 from aerial_seg.models.choices import check_choices
 from aerial_seg.models.heads.blocks import Decoder
@@ -72,7 +71,7 @@ def architectures() -> tuple[str, ...]:
 
 def _build_own(settings: ModelSettings, bands: int, classes: int) -> DilatedNetwork:
     encoder = make_encoder(settings, bands)
-    if not is_dilated_here(encoder):
+    if not can_dilate(encoder):
         return _library_dilated(settings, bands, classes)
     blocks = _cascade(settings, encoder)
     stages = [*stages_of(encoder), *blocks]
@@ -81,7 +80,7 @@ def _build_own(settings: ModelSettings, bands: int, classes: int) -> DilatedNetw
     strides = Striding.of(stages)
     check_output_stride(settings.output_stride, strides)
     dilate_stages(strides, settings.output_stride, placement=settings.dilation_placement)
-    grid = Grid(settings.multi_grid, absolute=settings.multi_grid_rates == "absolute")
+    grid = MultiGrid(settings.multi_grid, absolute=settings.multi_grid_rates == "absolute")
     for stage in stages[3:]:
         set_multi_grid(stage, grid)
     head = make_head(settings, encoder.out_channels, classes, blocks=blocks)

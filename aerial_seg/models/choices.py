@@ -9,7 +9,6 @@ from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
 
 _DEEPLABS = ("deeplabv2", "deeplabv3", "deeplabv3+")
 _APPLIES: Mapping[str, tuple[str, ...]] = {
-    "head": ("fcn", "deeplabv2", "deeplabv3"),
     "last_block": ("deeplabv3-cascade",),
     "bins": ("pspnet",),
     "pooling": ("pspnet",),
@@ -20,7 +19,7 @@ _APPLIES: Mapping[str, tuple[str, ...]] = {
 """Choices of some of our networks."""
 
 _OWN_ONLY = (
-    "stem", "stride_placement", "dilation_placement", "multi_grid", "multi_grid_rates", "ceil_mode", "bn_eps",
+    "head", "stem", "stride_placement", "dilation_placement", "multi_grid", "multi_grid_rates", "ceil_mode", "bn_eps",
     "deformable", "align_corners", "auxiliary_channels",
 )  # fmt: skip
 
@@ -41,8 +40,6 @@ def check_choices(settings: ModelSettings) -> None:
             raise SettingsError(_not_for(name, OWN_ARCHITECTURES, architecture))
     for name, own in _APPLIES.items():
         if architecture not in own and _is_chosen(settings, name):
-            if name == "head" and is_own:
-                break  # told below, with the head's name
             raise SettingsError(_not_for(name, own, architecture))
     if settings.head != "default" and architecture not in _HEADS[settings.head]:
         raise SettingsError(

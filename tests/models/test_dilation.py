@@ -14,7 +14,8 @@ from torchvision.models import resnet50
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.errors import SettingsError
 from aerial_seg.legend import make_legend
-from aerial_seg.models.backbone.dilation import Placement, dilate
+from aerial_seg.models.backbone.dilation import MultiGrid, Placement, Striding, dilate_stages, set_multi_grid
+from aerial_seg.models.backbone.stages import stages_of
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.restride import with_output_stride
@@ -37,7 +38,9 @@ def encoder(
     name: str, stride: int, placement: Placement = "full", multi_grid: tuple[int, ...] = ()
 ) -> nn.Module:
     made = copy.deepcopy(undilated(name))
-    dilate(made, stride, placement=placement, multi_grid=multi_grid)
+    stages = stages_of(made)
+    dilate_stages(Striding.of(stages), stride, placement=placement)
+    set_multi_grid(stages[-1], MultiGrid(multi_grid))
     return made
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.backbone.dilation import dilate
+from aerial_seg.models.backbone.dilation import Striding, dilate_stages
+from aerial_seg.models.backbone.stages import stages_of
 from aerial_seg.models.build import build_network
 from aerial_seg.models.heads.aspp import ASPPHead
 from aerial_seg.models.heads.blocks import ImagePooling
@@ -169,6 +170,6 @@ def test_weights_that_cannot_be_downloaded_name_the_remedy(monkeypatch: pytest.M
 def test_dilating_leaves_weights_alone() -> None:
     network = build_network(ModelSettings(output_stride=32), bands=3, classes=2)
     before = {name: weight.clone() for name, weight in network.encoder.state_dict().items()}
-    dilate(network.encoder, 8)
+    dilate_stages(Striding.of(stages_of(network.encoder)), 8)
     after = network.encoder.state_dict()
     assert all(np.array_equal(before[name], after[name]) for name in before)

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.backbone.stages import STEM_STRIDE, convolutions, stages_of, striding
+from aerial_seg.models.backbone.stages import STEM_STRIDE, convolutions, striding
 
 Placement = Literal["full", "contracted"]
 
@@ -42,24 +42,11 @@ class Striding:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class MultiGrid:
     """Unit rates of a stage's blocks, one each; absolute: they are its rates, whatever the stride."""
 
     rates: tuple[int, ...] = field(default=())
     absolute: bool = False
-
-
-def dilate(
-    encoder: nn.Module, output_stride: int, *, placement: Placement = "full", multi_grid: Sequence[int] = ()
-) -> None:
-    """The encoder, built at stride 32, now has features of this output stride (4, 8, 16 or 32) at its end.
-
-    As dilate_stages over its four stages, with unit rates on the last. Raises SettingsError for an encoder without
-    ResNet stages.
-    """
-    stages = stages_of(encoder)
-    dilate_stages(Striding.of(stages), output_stride, placement=placement)
-    set_multi_grid(stages[-1], Grid(tuple(multi_grid)))
 
 
 def dilate_stages(strides: Striding, output_stride: int, *, placement: Placement = "full") -> None:
@@ -92,7 +79,7 @@ def dilate_stages(strides: Striding, output_stride: int, *, placement: Placement
             behind = behind or strides_here
 
 
-def set_multi_grid(stage: nn.Module, grid: Grid) -> None:
+def set_multi_grid(stage: nn.Module, grid: MultiGrid) -> None:
     """The 3×3 convolutions of the stage's blocks have the rate that they had, times their block's unit rate.
 
     No rates: nothing changes. Raises SettingsError for another number of rates than blocks.

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.models.backbone.stages import can_dilate, place_strides
+from aerial_seg.models.backbone.stages import place_strides
 from aerial_seg.models.backbone.stem import deepen_stem, set_ceil_mode
 from aerial_seg.recipe import ModelSettings
 
@@ -96,11 +96,6 @@ def make_library_dilated_encoder(settings: ModelSettings, bands: int) -> Any:
     if actual != stride:
         raise SettingsError(f"{problem}, its library makes it {actual}; {remedy}")
     return encoder
-
-
-def is_dilated_here(encoder: nn.Module) -> bool:
-    """Whether the encoder's dilation is ours to choose, not its library's."""
-    return can_dilate(encoder)
 
 
 def _actual_stride(encoder: nn.Module, bands: int) -> int:
