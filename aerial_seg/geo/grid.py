@@ -148,6 +148,17 @@ class Grid:
             width=width,
         )
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether its pixels show the ground as in a mirror: south-up, not merely rotated. Unknown without CRS."""
+        return self.crs is not None and self.transform.determinant > 0
+
+    def unmirrored(self) -> Grid:
+        """The same pixels with their rows in the other order if the grid is mirrored; else the grid itself."""
+        if not self.is_mirrored:
+            return self
+        return replace(self, transform=self.transform * Affine(1, 0, 0, 0, -1, self.height))
+
     def resized(self, *, height: int, width: int) -> Grid:
         """The same ground cut into height × width pixels."""
         scale = Affine.scale(self.width / width, self.height / height)

@@ -183,6 +183,12 @@ def _stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Seq
     )
 
 
+def _resampling(pixels_into_one: float) -> Resampling:
+    if pixels_into_one == 1:
+        return Resampling.nearest
+    return Resampling.average if pixels_into_one > 1 else Resampling.bilinear
+
+
 class Raster:
     """An opened raster read by windows, on its own grid or resampled to another pixel size.
 
@@ -250,11 +256,11 @@ class Raster:
     def resample(self, grid: Grid) -> None:
         """Read from now on as if the raster had this grid, which cuts the same ground into other pixels.
 
-        AVERAGE to coarser pixels, BILINEAR to finer ones; the same whatever the windows.
+        AVERAGE to coarser pixels, BILINEAR to finer ones, the same pixels for as many; the same whatever the windows.
         """
-        if grid.shape == self.info.grid.shape:
+        own = self.info.grid
+        if (grid.shape, grid.is_mirrored) == (own.shape, own.is_mirrored):
             return
-        coarser = grid.height * grid.width < self.info.grid.height * self.info.grid.width
         nodata = self._own.nodata if self._nodata is None else self._nodata
         has_mask = nodata is not None or MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
         self._source = WarpedVRT(
@@ -263,7 +269,7 @@ class Raster:
             transform=grid.transform,
             height=grid.height,
             width=grid.width,
-            resampling=Resampling.average if coarser else Resampling.bilinear,
+            resampling=_resampling(own.height * own.width / (grid.height * grid.width)),
             tolerance=_EXACT,
             src_nodata=nodata,
             # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value.

@@ -18,7 +18,7 @@ from aerial_seg.jobs.frame import Definition, Frame
 from aerial_seg.jobs.measured_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
 from aerial_seg.models.predictor import TilePredictor
-from aerial_seg.models.symmetry import Computing, averaged
+from aerial_seg.models.symmetry import UPSIDE_DOWN, Computing, averaged, seen_as
 from aerial_seg.progress import ProgressBar
 from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher
@@ -77,9 +77,9 @@ class MaskStream:
             softmaxed=definition.softmaxed,
         )
         self._values = legend.value_table()
-        self._submit = averaged(
-            predictor.submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side
-        )
+        # No network has learnt the ground as in a mirror.
+        submit = seen_as(predictor.submit, UPSIDE_DOWN) if raster.grid.is_mirrored else predictor.submit
+        self._submit = averaged(submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side)
         self._batch: list[tuple[Tile, Image]] = []
         self._flying: deque[tuple[list[Tile], Computing]] = deque()
         self.tiles = TileCount()

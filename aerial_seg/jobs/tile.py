@@ -82,7 +82,7 @@ def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid]:
-    """The grid that each source is cut on. Raises InputError when the sources differ in bands or GSD."""
+    """The grid that each source is cut on, none of them mirrored. Raises InputError when bands or GSDs differ."""
     first = infos[0]
     for info in infos[1:]:
         for what, got, wanted in (
@@ -98,14 +98,14 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
         for info in infos:
             require_crs(info)
     if settings.gsd is not None:
-        return [info.grid.at_gsd(settings.gsd) for info in infos]
+        return [info.grid.unmirrored().at_gsd(settings.gsd) for info in infos]
     sizes = _own_gsds(infos)
     if sizes and max(sizes) > 1.1 * min(sizes):
         raise InputError(
             f"the rasters have GSDs from {min(sizes):.3g} to {max(sizes):.3g} m, wanted one within 10 %; "
             f"pass --gsd {max(sizes):.2g} to resample all to one"
         )
-    return [info.grid for info in infos]
+    return [info.grid.unmirrored() for info in infos]
 
 
 def _own_gsds(infos: Sequence[RasterInfo]) -> list[float]:

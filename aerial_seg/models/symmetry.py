@@ -110,6 +110,24 @@ class Arrived:
 
 
 Submit = Callable[[Sequence[Image]], Computing]
+UPSIDE_DOWN = Symmetry(turns=2, mirrored=True)
+"""The rows in the other order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turned:
+    """A batch that runs in another orientation; its logits lie on the images as they came."""
+
+    running: Computing
+    orientation: Symmetry
+
+    def logits(self) -> Image:
+        return np.stack([self.orientation.undo(logits) for logits in self.running.logits()])
+
+
+def seen_as(submit: Submit, orientation: Symmetry) -> Submit:
+    """One that shows the network every tile in this orientation; its logits lie on the tile as it came."""
+    return lambda images: _Turned(submit([orientation.apply(image) for image in images]), orientation)
 
 
 def averaged(submit: Submit, kinds: Sequence[str], *, geometry: ModelGeometry, side: int) -> Submit:
