@@ -73,7 +73,10 @@ def grid_of(dataset: DatasetReader) -> Grid:
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
-    """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not `alpha`."""
+    """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not `alpha`.
+
+    has_palette: its pixels are the numbers of colours, which lie in a table.
+    """
 
     path: str
     grid: Grid
@@ -83,6 +86,7 @@ class RasterInfo:
     nodata: float | None
     unplaced: Unplaced | None = None
     alpha: int | None = None
+    has_palette: bool = False
 
     @classmethod
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
@@ -112,6 +116,7 @@ class RasterInfo:
             nodata=dataset.nodata,
             unplaced=why_unplaced(dataset),
             alpha=alpha_band(dataset),
+            has_palette=ColorInterp.palette in dataset.colorinterp,
         )
 
 
@@ -226,7 +231,9 @@ class Raster:
                 self._dataset = kept.enter_context(open_dataset(chosen_vrt(self._file, numbers)))
                 _open_source(self._dataset, path)
                 chosen = RasterInfo.of(self._dataset, path)
-                self._own = replace(chosen, grid=shown.grid, unplaced=shown.unplaced)
+                self._own = replace(
+                    chosen, grid=shown.grid, unplaced=shown.unplaced, has_palette=shown.has_palette
+                )
             if parts[0]:
                 shown = replace(self._own, bands=parts[0], nodata=self._file.nodatavals[parts[0][0] - 1])
             if nodata is not None:

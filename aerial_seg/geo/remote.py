@@ -7,6 +7,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -124,6 +126,14 @@ def _headers(path: Path | str) -> Mapping[str, str]:
     request = urllib.request.Request(name.removeprefix(_CURL), method="HEAD")
     with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as answer:
         return dict(answer.headers)
+
+
+def last_modified(path: Path | str) -> datetime | None:
+    """When a raster on a web server changed last, as the server tells; None where it does not."""
+    try:
+        return parsedate_to_datetime(_headers(path)["Last-Modified"])
+    except (KeyError, URLError, OSError, ValueError):
+        return None
 
 
 def remote_version(path: Path | str) -> tuple[str, ...]:

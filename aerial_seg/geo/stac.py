@@ -16,6 +16,7 @@ import shapely.affinity
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster import open_dataset
+from aerial_seg.geo.remote import is_remote, last_modified
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.version import __version__
 
@@ -38,14 +39,14 @@ _FORMS = (
 class Catalogued:
     """What a STAC Item tells of a mask.
 
-    files: the result's, the mask first; the rasters among them become assets. taken: when the imagery was, UTC.
-    parameters: all that the result depends on, fit for JSON.
+    files: the result's, the mask first; the rasters among them become assets. taken: when the imagery was, UTC,
+    None where nothing tells. parameters: all that the result depends on, fit for JSON.
     """
 
     files: Sequence[Path]
     grid: Grid
     legend: Legend
-    taken: datetime
+    taken: datetime | None
     sources: Sequence[str]
     parameters: Mapping[str, Any]
 
@@ -69,7 +70,7 @@ def write_item(file: Path, facts: Catalogued) -> Path:
         "geometry": place,
         **({} if box is None else {"bbox": box}),
         "properties": {
-            "datetime": facts.taken.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **_time(facts.taken),
             **_projection(facts.grid),
             "processing:software": {"aerial-seg": __version__},
             "processing:lineage": f"classes predicted from {', '.join(facts.sources)}",
@@ -82,8 +83,11 @@ def write_item(file: Path, facts: Catalogued) -> Path:
     return file
 
 
-def time_taken(raster: Path | str) -> datetime:
-    """When the raster was taken, as its tags tell (UTC where they name no zone); else when its file was written."""
+def time_taken(raster: Path | str) -> datetime | None:
+    """When the raster was taken, as its tags tell (UTC where they name no zone); else when its file was written.
+
+    Of a raster on a web server the server tells that; None where nothing does.
+    """
     with open_dataset(raster) as dataset:
         tags = {**dataset.tags(ns="IMAGERY"), **dataset.tags()}
     for text in (tags[name] for name in _TAGS if name in tags):
@@ -94,7 +98,20 @@ def time_taken(raster: Path | str) -> datetime:
                 continue
             return found if found.tzinfo else found.replace(tzinfo=UTC)
     path = Path(raster)
-    return datetime.fromtimestamp(int(path.stat().st_mtime) if path.is_file() else 0, UTC)
+    if path.is_file():
+        return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+    return last_modified(path) if is_remote(path) else None
+
+
+def _time(taken: datetime | None) -> dict[str, str | None]:
+    """A STAC Item's time; the specification has an unknown one as null within a range."""
+    if taken is None:
+        return {
+            "datetime": None,
+            "start_datetime": "1970-01-01T00:00:00Z",
+            "end_datetime": "9999-12-31T23:59:59Z",
+        }
+    return {"datetime": taken.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 def _place(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:

@@ -20,6 +20,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.chipfile import read_chip
 from aerial_seg.geo.raster import RasterInfo
 from aerial_seg.geo.splits import assign_splits, overlapping
+from aerial_seg.jobs.band_contract import palette_notes
 from aerial_seg.jobs.cutting import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
@@ -91,11 +92,11 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo]) -> list[str]:
         notes.append(
             f"the rasters name their bands differently ({' / '.join(orders)}): they are taken in file order"
         )
-    if cutter.collars:
-        others = len(cutter.collars) - 1
-        notes.append(
-            cutter.collars[0] + (f" ({others} other rasters have such a border, too)" if others else "")
-        )
+    palettes = [note for info in infos for note in palette_notes(info)]
+    for told, what in ((palettes, "a palette"), (cutter.collars, "such a border")):
+        if told:
+            others = len(told) - 1
+            notes.append(told[0] + (f" ({others} other rasters have {what}, too)" if others else ""))
     for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
         if count:
             notes.append(f"{count} chips with {why} were left out")

@@ -19,6 +19,9 @@ _SQUEEZED = 0.1
 """A scene whose pixels all lie within this share of the training range, at its end, is of other units."""
 
 
+_EXPAND = "turn them into colours first (gdal_translate -expand rgb in.tif out.tif)"
+
+
 def chosen_infos(paths: Sequence[Path], choice: BandChoice, *, mosaic: bool = False) -> list[RasterInfo]:
     """The facts of every raster, as far as the chosen bands go.
 
@@ -78,6 +81,16 @@ def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
         return ()
 
 
+def palette_notes(info: RasterInfo) -> tuple[str, ...]:
+    """A note when the pixels are numbers of colours: neighbouring numbers need not look alike."""
+    if not info.has_palette:
+        return ()
+    return (
+        f"the pixels of {info.path} are the numbers of a palette's colours, which a network takes for brightness; "
+        f"unless that is meant, {_EXPAND}",
+    )
+
+
 def range_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
     """A note when p2 or p98 of a band lie far beyond the training's, or all bands at one end of it."""
     scene = scene_range(raster) if bands else None
@@ -128,6 +141,8 @@ def _found(info: RasterInfo, bands: Sequence[Band]) -> list[int] | None:
 
 
 def _count_remedy(info: RasterInfo, bands: Sequence[Band]) -> str:
+    if info.has_palette:
+        return f"its pixels are the numbers of a palette's colours: {_EXPAND}"
     found = _found(info, bands)
     if found is not None:
         return f"pass --bidx {','.join(map(str, found))} to read those that it was trained on"

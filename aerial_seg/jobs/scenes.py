@@ -10,7 +10,7 @@ from pathlib import Path
 from aerial_seg.geo.area import Area
 from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
-from aerial_seg.jobs.band_contract import scene_notes
+from aerial_seg.jobs.band_contract import palette_notes, scene_notes
 from aerial_seg.jobs.budget import Work
 from aerial_seg.jobs.fit import choose_run_grid
 from aerial_seg.jobs.predict_settings import PredictSettings
@@ -96,7 +96,7 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
             crf=settings.definition.crf,
             area=None if mapper.area is None else mapper.area.on(grid, scene.name),
         )
-        notes = (*notes, *scene_notes(source, card.bands))
+        notes = (*notes, *palette_notes(source.info), *scene_notes(source, card.bands))
         yield OpenScene(raster, source, work, (*notes, *_area_notes(mapper.area, work)))
 
 

@@ -21,7 +21,7 @@ from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
 from aerial_seg.legend import make_legend
 
 if TYPE_CHECKING:
-    from tests.conftest import RasterFile
+    from tests.conftest import RasterFile, WebServer
 
 LEGEND = make_legend({0: "background", 1: "bâtiment léger", 7: "road"})
 UTM = Grid(
@@ -29,13 +29,16 @@ UTM = Grid(
 )
 
 
-def item(folder: Path, grid: Grid = UTM) -> dict[str, Any]:
+TAKEN = datetime(2024, 5, 3, 12, 0, tzinfo=timezone(timedelta(hours=2)))
+
+
+def item(folder: Path, grid: Grid = UTM, taken: datetime | None = TAKEN) -> dict[str, Any]:
     names = ("map.tif", "map.tif.aux.xml", "map.qml", "map_confidence.tif")
     facts = Catalogued(
         files=[folder / name for name in names],
         grid=grid,
         legend=LEGEND,
-        taken=datetime(2024, 5, 3, 12, 0, tzinfo=timezone(timedelta(hours=2))),
+        taken=taken,
         sources=["ortho.tif"],
         parameters={"tile_size": 512},
     )
@@ -139,10 +142,20 @@ def test_a_crs_without_a_number_is_written_out(tmp_path: Path) -> None:
     ],
 )
 def test_the_time_is_the_imagerys_where_it_tells_one(
-    raster_file: RasterFile, text: str, wanted: datetime | None
+    raster_file: RasterFile, server: WebServer, text: str, wanted: datetime | None
 ) -> None:
     path = raster_file("a.tif", np.ones((1, 4, 4), np.uint8))
     with rasterio.open(path, "r+") as file:
         file.update_tags(TIFFTAG_DATETIME=text)
     os.utime(path, (1_600_000_000, 1_600_000_000))
-    assert time_taken(path) == (wanted or datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC))
+    written = datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)
+    assert time_taken(path) == (wanted or written)
+    (server.folder / "b.tif").hardlink_to(path)
+    assert time_taken(server.url("b.tif")) == (wanted or written)
+
+
+def test_a_time_that_nothing_tells_is_null_within_a_range(tmp_path: Path) -> None:
+    properties = item(tmp_path, taken=None)["properties"]
+    assert properties["datetime"] is None
+    start, end = (datetime.fromisoformat(properties[f"{name}_datetime"]) for name in ("start", "end"))
+    assert start < datetime.now(UTC) < end

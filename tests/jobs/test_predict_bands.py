@@ -299,6 +299,23 @@ def test_a_collar_that_nothing_declares_is_told_with_its_remedy(
     np.testing.assert_array_equal(mask == 255, (image == 0).all(axis=0))
 
 
+def test_the_numbers_of_a_palette_are_told_with_their_remedy(
+    write_raster: Write, model: Callable, tmp_path: Path
+) -> None:
+    path = write_raster(tmp_path / "in.tif", pixels(1), photometric="PALETTE")
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {value: (value, 255 - value, 7, 255) for value in range(256)})
+    model(("band 1", "height"))
+    heights = str(write_raster(tmp_path / "height.tif", pixels(1)))
+    for choice in (BandChoice(stack=(heights,)), BandChoice((1, 2), stack=(heights,))):
+        (note,) = [note for note in run(path, choice)[1].notes if "palette" in note]
+        assert "-expand rgb" in note
+    with pytest.raises(InputError, match=r"has 1 bands \(palette uint8\).*-expand rgb"):
+        check_bands(raster_info(path), bands("red", "green", "blue"))
+    plain = write_raster(tmp_path / "plain.tif", pixels(2))
+    assert not any("palette" in note for note in run(plain)[1].notes)
+
+
 def test_pixels_that_cannot_be_read_are_told_by_who_needs_them(
     write_raster: Write, model: Callable, tmp_path: Path
 ) -> None:
