@@ -27,6 +27,7 @@ _SYSTEMS: Mapping[str, str] = MappingProxyType({
 """GDAL's virtual file systems by the scheme of an URL."""
 
 _URL = re.compile(r"(?:/vsicurl/)?(https?|s3|gs|az):/+(.+)")
+_ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)([^/].*)")
 _CURL = "/vsicurl/"
 _REMOTE = (_CURL, "/vsis3/", "/vsigs/", "/vsiaz/")
 
@@ -53,11 +54,21 @@ Read = TypeVar("Read")
 def gdal_name(path: Path | str) -> str:
     """What GDAL calls the raster: an URL goes through one of its virtual file systems, anything else stays as it is.
 
-    http, https, s3, gs and az are known. A Path has lost a slash of its URL, which is put back.
+    http, https, s3, gs and az are known. A Path has lost a slash of its URL, or of an archive's absolute path; it is
+    put back.
     """
     text = str(path)
     url = _URL.fullmatch(text)
-    return text if url is None else _SYSTEMS[url[1]] + url[2]
+    if url is not None:
+        return _SYSTEMS[url[1]] + url[2]
+    archive = _ARCHIVE.fullmatch(text)
+    if archive is not None and not _lies_in_file(archive[2]) and _lies_in_file("/" + archive[2]):
+        return f"{archive[1]}/{archive[2]}"
+    return text
+
+
+def _lies_in_file(path: str) -> bool:
+    return any(place.is_file() for place in (Path(path), *Path(path).parents))
 
 
 def is_remote(path: Path | str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,22 @@ def served(server: WebServer, raster_file: Callable[..., Path]) -> str:
 def test_addresses_go_through_gdals_file_systems(typed: str | Path, name: str) -> None:
     assert gdal_name(typed) == name
     assert is_remote(typed) == name.startswith(("/vsicurl", "/vsis3", "/vsigs"))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_raster_in_an_archive_is_found(
+    raster_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    path = raster_file("scene.tif", noise())
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(path, "in/scene.tif")
+    path.unlink()
+    monkeypatch.chdir(tmp_path)
+    folder = "" if relative else f"{tmp_path}/"
+    (found,) = expand_rasters([f"/vsizip/{folder}all.zip/in/scene.tif"])
+    with Raster(found) as raster:
+        image, _ = raster.read(top=0, left=0, height=300, width=400)
+    np.testing.assert_array_equal(image, noise())
 
 
 def test_a_raster_on_a_server_reads_as_the_file(served: str) -> None:
