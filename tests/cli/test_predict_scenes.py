@@ -212,3 +212,23 @@ def test_a_stac_item_lies_beside_every_mask(
     assert "a_mask.json exists already" in refused(
         *command[:2], scenes["a"], "-o", "masks/a_mask.tif", "--stac"
     )
+
+
+def test_several_models_are_typed_with_commas(
+    run: Callable, refused: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    """The probabilities of both are the mean of each model's own, to the rounding of a byte."""
+    fcn, pspnet = models(), models("pspnet")
+    layers = {}
+    for name, typed in {"one": fcn, "other": pspnet, "both": f"{fcn},{pspnet}"}.items():
+        options = ("--probabilities", "--precision", "fp32", "--tile-size", 96, "--halo", 0, "--overlap", 0)
+        result = run("predict", typed, scenes["a"], "-o", f"{name}.tif", *FAST, *options)
+        assert result.code == 0, result.err
+        with rasterio.open(tmp_path / f"{name}_probabilities.tif") as file:
+            layers[name] = file.read().astype(float)
+    assert np.abs(layers["one"] - layers["other"]).max() > 20
+    # One tile: blending logs of means changes nothing within it but between the lattice's cells.
+    middle = np.abs(layers["both"] - (layers["one"] + layers["other"]) / 2)
+    assert np.median(middle) <= 1
+    absent = refused("predict", f"{fcn},gone.safetensors", scenes["a"], "-o", "x.tif", *FAST)
+    assert "gone.safetensors does not exist" in absent
