@@ -87,7 +87,10 @@ Examples:
     "--stac", is_flag=True, help="Also write OUT.json: a STAC Item with place, classes and provenance."
 )
 @click.option(
-    "--batch-size", type=click.IntRange(1), metavar="N", help="Tiles run at once; default: the model's."
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Tiles run at once; default: the model's, fewer where memory is short.",
 )
 @click.option(
     "--force-gsd", is_flag=True, help="Go on where the pixel size is more than 4 times off the model's."

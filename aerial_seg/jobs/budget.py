@@ -28,6 +28,8 @@ SHARE_OF_MACHINE = 0.5
 """Without --max-memory, a prediction keeps to this share of the machine's memory."""
 _FORWARD_BYTES = 1000
 """Per input pixel of a batch: twice what the widest of the networks here was seen to hold."""
+_BATCH_SHARE = 0.5
+"""Of the memory limit, what the forward pass of a batch may take where its size is ours to choose."""
 _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
 """Per pixel and band, compressed: the segments and the COG with its overviews, which stand side by side for a while.
 Measured: class maps take 0.02-0.1, confidence up to 0.9."""
@@ -114,14 +116,28 @@ def choose_panels(work: Work, predictor: TilePredictor, max_memory: int | None) 
     limit = default_limit() if max_memory is None else max_memory
     whole = range(work.width)
     # One batch is run to see what the network needs, but only where it could matter.
-    if resident_bytes() + forward_bound(work) + work.panel_bytes(whole) <= limit:
+    forward = forward_bound(work.batch_size, work.input_side)
+    if resident_bytes() + forward + work.panel_bytes(whole) <= limit:
         return (whole,)
     return panels_within(work, limit, resident_after_a_batch(work, predictor))
 
 
-def forward_bound(work: Work) -> int:
-    """More than a forward pass of one batch needs on any of the project's networks."""
-    return work.batch_size * work.input_side**2 * _FORWARD_BYTES
+def forward_bound(batch_size: int, side: int) -> int:
+    """More bytes than a forward pass of one batch needs on any of the project's networks."""
+    return batch_size * side**2 * _FORWARD_BYTES
+
+
+def batch_within(wanted: int, *, side: int, max_memory: int | None) -> int:
+    """The largest of `wanted`, its half, its quarter, …, 1 whose forward pass leaves the stream half of the memory.
+
+    By a bound, not by a measurement: the last digits of logits depend on the batch size, so an interrupted run must
+    find the same one again.
+    """
+    limit = default_limit() if max_memory is None else max_memory
+    batch = max(1, wanted)
+    while batch > 1 and forward_bound(batch, side) > _BATCH_SHARE * limit:
+        batch //= 2
+    return batch
 
 
 def resident_after_a_batch(work: Work, predictor: TilePredictor) -> int:

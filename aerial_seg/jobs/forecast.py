@@ -13,8 +13,8 @@ from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
 from aerial_seg.jobs.budget import Work, choose_panels, disk_bytes, resident_after_a_batch
 from aerial_seg.jobs.predict_settings import Forecast
-from aerial_seg.jobs.scenes import Mapper, OpenScene, Scene, open_scene
-from aerial_seg.models.symmetry import averaged, size_notes
+from aerial_seg.jobs.scenes import Mapper, OpenScene, Scene, all_notes, open_scene
+from aerial_seg.models.symmetry import averaged
 
 _SAMPLE = 512
 """Side of the window that a CRF is timed on, in pixels."""
@@ -40,11 +40,7 @@ def forecast(scene: Scene, mapper: Mapper) -> Forecast:
             seconds=_seconds_per_batch(work, mapper) * -(-tiles // work.batch_size)
             + _crf_seconds(opened, mapper, panels),
             engine=f"{predictor.runtime.engine}, {predictor.runtime.precision}, {predictor.runtime.device}",
-            notes=(
-                *opened.notes,
-                *predictor.notes,
-                *size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side),
-            ),
+            notes=all_notes(opened, mapper),
         )
 
 

@@ -24,9 +24,8 @@ from aerial_seg.jobs.journal import (
 from aerial_seg.jobs.pieces import PieceMaker
 from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.jobs.results import write_results
-from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, open_scene
+from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, all_notes, open_scene
 from aerial_seg.legend import IGNORE
-from aerial_seg.models.symmetry import size_notes
 from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__
 
@@ -90,11 +89,7 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
         resampled_to=mapper.model.card.gsd if opened.resampled else None,
         panels=len(maker.panels),
         resumed_rows=resumed,
-        notes=(
-            *opened.notes,
-            *mapper.predictor.notes,
-            *size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side),
-        ),
+        notes=all_notes(opened, mapper),
     )
 
 

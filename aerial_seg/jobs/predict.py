@@ -13,6 +13,7 @@ from aerial_seg.geo.area import Area, area_of_bounds, read_area
 from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.band_contract import chosen_infos
+from aerial_seg.jobs.budget import batch_within
 from aerial_seg.jobs.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.forecast import forecast
 from aerial_seg.jobs.frame import Frame, Region
@@ -32,6 +33,7 @@ from aerial_seg.jobs.several import (
 )
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.models.device import pick_device
 from aerial_seg.models.ensemble import Ensemble, model_paths
 from aerial_seg.models.file import TrainedModel, load_model
 from aerial_seg.models.symmetry import run_sides
@@ -157,14 +159,28 @@ def _prepare(
                 tiles += _tiles(info, model, shape, settings, None if settings.mosaic else area)
     if several:
         scenes = _not_refused(scenes, refused)
+    sides = run_sides(settings.tta, shape.geometry, shape.side)
+    batch, notes = _batch(settings, model.card.prediction.batch_size, max(sides))
     predictor = ensemble.predictor(
-        settings=settings.engine_settings,
-        batch_size=settings.batch_size or model.card.prediction.batch_size,
-        side=run_sides(settings.tta, shape.geometry, shape.side),
-        tiles=tiles,
+        settings=settings.engine_settings, batch_size=batch, side=sides, tiles=tiles
     )
-    mapper = Mapper(model, predictor, shape, settings, progress, area)
+    mapper = Mapper(model, predictor, shape, settings, progress, area, notes)
     return _Order(scenes, mapper, several, refused.reasons)
+
+
+def _batch(settings: PredictSettings, wanted: int, side: int) -> tuple[int, tuple[str, ...]]:
+    """The batch size, and what to say about it. A CUDA device has a memory of its own and tells when it is full."""
+    if settings.batch_size is not None:
+        return settings.batch_size, ()
+    if pick_device(settings.engine_settings.device).type != "cpu":
+        return wanted, ()
+    batch = batch_within(wanted, side=side, max_memory=settings.max_memory)
+    if batch == wanted:
+        return batch, ()
+    return batch, (
+        f"batch size {batch} in place of the model's {wanted}: more tiles of {side} px may need over half of the "
+        "memory; --batch-size or --max-memory change that",
+    )
 
 
 def _named(rasters: Sequence[str], settings: PredictSettings) -> tuple[tuple[Path, ...], Refusals]:

@@ -16,6 +16,7 @@ from aerial_seg.jobs.fit import choose_run_grid
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import TilePredictor
+from aerial_seg.models.symmetry import size_notes
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
@@ -37,7 +38,10 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Mapper:
-    """Everything that the maps of one command share; area: the ground to predict, None for all of it."""
+    """Everything that the maps of one command share.
+
+    area: the ground to predict, None for all of it. notes: what was decided before any raster was opened.
+    """
 
     model: TrainedModel
     predictor: TilePredictor
@@ -45,6 +49,7 @@ class Mapper:
     settings: PredictSettings
     progress: Progress
     area: Area | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,12 @@ class OpenScene:
     def resampled(self) -> bool:
         """Whether the network sees another grid than the raster's."""
         return self.raster.grid.shape != self.source.grid.shape
+
+
+def all_notes(opened: OpenScene, mapper: Mapper) -> tuple[str, ...]:
+    """All that was decided for a map and why, as far as it is known by now."""
+    tile_sizes = size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side)
+    return (*opened.notes, *mapper.notes, *mapper.predictor.notes, *tile_sizes)
 
 
 @contextmanager
