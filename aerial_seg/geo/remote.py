@@ -47,6 +47,17 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 _ASK_SECONDS = 10.0
 _FINAL = (401, 403, 404, 410)
 """Answers of a web server that will not change by asking again."""
+_FINAL_OF_BUCKETS = frozenset(
+    f"CPLE_AWS{what}Error"
+    for what in (
+        "AccessDenied",
+        "BucketNotFound",
+        "InvalidCredentials",
+        "ObjectNotFound",
+        "SignatureDoesNotMatch",
+    )
+)
+"""The same of a store, by the names of rasterio's own errors."""
 
 Read = TypeVar("Read")
 
@@ -110,20 +121,25 @@ def read_patiently(
         for wait in WAITS if is_remote(path) else ():
             try:
                 return read()
-            except RasterioError:
-                if _is_refused(path):
+            except RasterioError as error:
+                if _is_refused(path, error):
                     raise
                 time.sleep(wait)
                 open_again()
         return read()
 
 
-def _is_refused(path: Path | str) -> bool:
-    """Whether a web server says that asking again is of no use."""
+def _is_refused(path: Path | str, error: BaseException) -> bool:
+    """Whether a server says that asking again is of no use."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if type(behind).__name__ in _FINAL_OF_BUCKETS:
+            return True
+        behind = behind.__cause__ or behind.__context__
     try:
         _headers(path)
-    except HTTPError as error:
-        return error.code in _FINAL
+    except HTTPError as answer:
+        return answer.code in _FINAL
     except (URLError, OSError, ValueError):
         pass
     return False

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo import remote
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.raster import Raster, raster_info
 from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
@@ -75,6 +76,38 @@ def test_a_raster_on_a_server_reads_as_the_file(served: str) -> None:
         image, valid = raster.read(top=0, left=0, height=300, width=400)
     np.testing.assert_array_equal(image, noise())
     assert valid.all()
+
+
+@pytest.mark.parametrize("faults", [[], ["drop", "refuse"]])
+def test_a_raster_in_a_bucket_reads_as_the_file(
+    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch, faults: list[str]
+) -> None:
+    """A store of one's own, as the credentials of every S3 client name it."""
+    bucket = server.folder / "bucket"
+    bucket.mkdir()
+    (server.folder / "scene.tif").rename(bucket / "scene.tif")
+    for name, value in {
+        "AWS_S3_ENDPOINT": served.removeprefix("http://").partition("/")[0],
+        "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_NO_SIGN_REQUEST": "YES",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    (path,) = expand_rasters(["s3://bucket/scene.tif"])
+    with Raster(path) as raster:
+        server.faults = list(faults)
+        image, valid = raster.read(top=0, left=0, height=300, width=400)
+    np.testing.assert_array_equal(image, noise())
+    assert valid.all()
+    assert not server.faults, "every fault was met"
+    assert any("/bucket/scene.tif" in asked for asked in server.asked)
+    monkeypatch.setattr(remote, "WAITS", (3600,))  # asking for credentials again would not make them
+    monkeypatch.delenv("AWS_NO_SIGN_REQUEST")
+    for name, value in {"AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(
+        InputError, match=r"b.tif is not a raster that GDAL can read \(.*AWS_SECRET_ACCESS_KEY"
+    ):
+        raster_info(Path("s3://bucket/b.tif"))
 
 
 def test_sidecars_are_not_asked_for_one_by_one(served: str, server: WebServer) -> None:
