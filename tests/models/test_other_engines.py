@@ -16,7 +16,20 @@ PROOFS = Path(__file__).with_name("other_engines.py")
 
 @pytest.mark.parametrize("kind", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_other_engines_in_a_process_of_their_own(kind: str) -> None:
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", kind, str(PROOFS)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        kind,
+        str(PROOFS),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROOFS.parents[2])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

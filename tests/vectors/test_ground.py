@@ -24,6 +24,8 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.vectors.ground import Ground
 
 GEOD = Geod(ellps="WGS84")
+EARTH = 8 * abs(GEOD.polygon_area_perimeter([0, 0, 90], [0, 90, 0])[0])
+"""Square metres of the whole ellipsoid, from an octant of it."""
 EARTH_M2 = 510_065_621_724_088.4  # Moritz (2000), Geodetic Reference System 1980: 510 065 621 km²
 
 
@@ -102,12 +104,14 @@ def dense_rings(polygon: Polygon, place: Place, at_least: float = 0) -> list[NDA
 
 
 def by_geod(polygon: Polygon, place: Place) -> tuple[float, float]:
-    rings = [
-        GEOD.polygon_area_perimeter(*to_lonlat(place.crs).transform(*ring.T))
-        for ring in dense_rings(polygon, place, at_least=5)
-    ]
-    areas = [abs(area) for area, _ in rings]
-    return areas[0] - sum(areas[1:]), sum(length for _, length in rings)
+    areas, lengths = [], []
+    for ring in dense_rings(polygon, place, at_least=5):
+        signed, length = GEOD.polygon_area_perimeter(*to_lonlat(place.crs).transform(*ring.T))
+        # Of a ring around more than half of the earth Geod gives what is left of the earth, with the other sign.
+        inside = signed if shapely.LinearRing(ring).is_ccw else -signed
+        areas.append(inside if inside >= 0 else inside + EARTH)
+        lengths.append(length)
+    return areas[0] - sum(areas[1:]), sum(lengths)
 
 
 def by_equal_area(polygon: Polygon, place: Place) -> float:
@@ -149,6 +153,16 @@ def test_any_polygon_measures_what_geod_measures(name: str, data: st.DataObject)
     # Geod itself rounds areas to some 1e-4 m², and lengths to some nanometres.
     assert area == pytest.approx(expected, rel=1e-6, abs=1e-3)
     assert perimeter == pytest.approx(length, rel=1e-6, abs=1e-6)
+
+
+def test_a_polygon_around_most_of_the_earth_is_larger_than_half_of_it() -> None:
+    name = "the world in Mercator"
+    place = PLACES[name]
+    middle = place.width / 2
+    diamond = Polygon([(2 * middle - 1, middle), (middle, 2 * middle - 1), (1, middle), (middle, 1)])
+    (area,), _ = measure(ground_of(name), [diamond])
+    assert area > 0.6 * EARTH
+    assert area == pytest.approx(by_geod(diamond, place)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LESS_THAN_HALF)
