@@ -13,17 +13,16 @@ from aerial_seg.geo.area import Area, area_of_bounds, read_area
 from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.band_contract import chosen_infos
-from aerial_seg.jobs.budget import batch_within
-from aerial_seg.jobs.fit import check_fit, choose_run_grid
-from aerial_seg.jobs.forecast import forecast
-from aerial_seg.jobs.frame import Frame, Region
 from aerial_seg.jobs.journal import NAME, tells_of
-from aerial_seg.jobs.mapping import map_scene
-from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
-from aerial_seg.jobs.results import result_names
-from aerial_seg.jobs.scene_list import Refusals, named_rasters
-from aerial_seg.jobs.scenes import Mapper, Scene
-from aerial_seg.jobs.several import (
+from aerial_seg.jobs.mapping.budget import batch_within
+from aerial_seg.jobs.mapping.fit import check_fit, choose_run_grid
+from aerial_seg.jobs.mapping.forecast import forecast
+from aerial_seg.jobs.mapping.frame import Frame, Region
+from aerial_seg.jobs.mapping.map_scene import map_scene
+from aerial_seg.jobs.mapping.results import result_names
+from aerial_seg.jobs.mapping.scene_list import Refusals, named_rasters
+from aerial_seg.jobs.mapping.scenes import Mapper, Scene
+from aerial_seg.jobs.mapping.several import (
     BATCH,
     SceneOutcome,
     ScenesFailedError,
@@ -31,6 +30,7 @@ from aerial_seg.jobs.several import (
     map_several,
     refused_outcome,
 )
+from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.device import pick_device

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.jobs import mapping
 from aerial_seg.jobs import predict as predict_room
+from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.predict_settings import PredictSettings
 
 SECONDS = 120
@@ -83,7 +83,7 @@ def play(job: dict[str, Any]) -> None:
     if "timer" in accident:
         threading.Timer(accident["timer"], die).start()
     if "copy" in accident:
-        honest = mapping.write_results
+        honest = map_scene.write_results
 
         def doomed(*arguments: Any, **named: Any) -> Any:
             sign = Path(job["out"] + ".copying")
@@ -93,7 +93,7 @@ def play(job: dict[str, Any]) -> None:
             sign.unlink()
             return made
 
-        mapping.write_results = doomed
+        map_scene.write_results = doomed
     settings = PredictSettings(engine="eager", precision="fp32", device="cpu", **job.get("settings", {}))
     progress = Slow(accident.get("tile", float("inf")))
     predict_room.predict(Path("any.safetensors"), job["rasters"], Path(job["out"]), settings, progress)

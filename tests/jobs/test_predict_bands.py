@@ -16,8 +16,8 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
-from aerial_seg.jobs import mapping
 from aerial_seg.jobs.band_contract import check_bands, scene_notes
+from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictReport, PredictSettings
 from aerial_seg.models.file import TrainedModel
@@ -148,8 +148,8 @@ def test_another_choice_is_another_result(
     model()
     path = write_raster(tmp_path / "in.tif", pixels(3))
     jobs: list[dict[str, Any]] = []
-    job = mapping._job
-    monkeypatch.setattr(mapping, "_job", lambda *given: jobs.append(job(*given)) or jobs[-1])
+    job = map_scene._job
+    monkeypatch.setattr(map_scene, "_job", lambda *given: jobs.append(job(*given)) or jobs[-1])
     heights = [write_raster(tmp_path / f"h{k}.tif", pixels(1, k)) for k in range(2)]
     for choice in (
         BandChoice((1, 2)),

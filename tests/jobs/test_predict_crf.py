@@ -22,12 +22,12 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import Interrupted, OutputError, SettingsError
 from aerial_seg.geo.raster import Raster
-from aerial_seg.jobs import crf_rows, mapping
-from aerial_seg.jobs.frame import Definition, Frame, Region
-from aerial_seg.jobs.pieces import PieceMaker
+from aerial_seg.jobs.mapping import crf_rows, map_scene
+from aerial_seg.jobs.mapping.frame import Definition, Frame, Region
+from aerial_seg.jobs.mapping.pieces import PieceMaker
+from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings
-from aerial_seg.jobs.stream import MaskStream
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import Predictor
@@ -349,7 +349,7 @@ def test_panels_change_no_byte(
     use(pointwise(stride=8, origin_step=8))
     source = write_raster(tmp_path / "in.tif", patchy_image(2, 70, 560, scale=10))
     run(source, tmp_path / "one" / "map.tif")
-    monkeypatch.setattr(mapping, "choose_panels", lambda *_: (range(512), range(512, 560)))
+    monkeypatch.setattr(map_scene, "choose_panels", lambda *_: (range(512), range(512, 560)))
     run(source, tmp_path / "two" / "map.tif")
     assert outputs(tmp_path / "one") == outputs(tmp_path / "two")
 

@@ -17,9 +17,9 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import Incomplete, InputError, Interrupted, OutputError
-from aerial_seg.jobs import mapping
 from aerial_seg.jobs import predict as predict_room
 from aerial_seg.jobs.journal import NAME
+from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
@@ -311,6 +311,6 @@ def test_several_rasters_go_on_where_the_command_stopped(scene: Path, tmp_path: 
 @pytest.mark.usefixtures("use")
 def test_panels_change_no_byte(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(scene, tmp_path / "one" / "map.tif")
-    monkeypatch.setattr(mapping, "choose_panels", lambda *_, **__: (range(0, 512), range(512, WIDTH)))
+    monkeypatch.setattr(map_scene, "choose_panels", lambda *_, **__: (range(0, 512), range(512, WIDTH)))
     run(scene, tmp_path / "two" / "map.tif")
     assert files(tmp_path / "one") == files(tmp_path / "two")

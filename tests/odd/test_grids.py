@@ -18,7 +18,7 @@ from pyproj import CRS, Geod
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster import Raster
-from aerial_seg.jobs.fit import choose_run_grid
+from aerial_seg.jobs.mapping.fit import choose_run_grid
 
 GEOD = Geod(ellps="WGS84")
 HEIGHT, WIDTH = 150, 130

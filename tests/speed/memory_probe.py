@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from aerial_seg.bands import Band
-from aerial_seg.jobs.mapping import map_scene
+from aerial_seg.jobs.mapping.map_scene import map_scene
+from aerial_seg.jobs.mapping.scenes import Mapper, Scene
 from aerial_seg.jobs.predict_settings import PredictSettings
-from aerial_seg.jobs.scenes import Mapper, Scene
 from aerial_seg.legend import make_legend
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import ModelCard, TrainedModel

@@ -29,9 +29,9 @@ from machine import facts
 from rasterio.windows import Window
 
 from aerial_seg.bands import Band, normalise
-from aerial_seg.jobs.mapping import map_scene
+from aerial_seg.jobs.mapping.map_scene import map_scene
+from aerial_seg.jobs.mapping.scenes import Mapper, Scene
 from aerial_seg.jobs.predict_settings import PredictSettings
-from aerial_seg.jobs.scenes import Mapper, Scene
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.engine import EngineSettings

@@ -36,8 +36,8 @@ from aerial_seg import Grid, Measure, VectorizeSettings, vectorize
 from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.coverage.simplify import Simplification
 from aerial_seg.coverage.tracer import Tracer
-from aerial_seg.jobs.mapping import map_scene
-from aerial_seg.jobs.scenes import Scene
+from aerial_seg.jobs.mapping.map_scene import map_scene
+from aerial_seg.jobs.mapping.scenes import Scene
 from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.vectors.ground import Ground

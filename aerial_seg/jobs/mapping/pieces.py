@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
-from aerial_seg.jobs.frame import Frame, Region
 from aerial_seg.jobs.journal import Journal
-from aerial_seg.jobs.scenes import Mapper, OpenScene
-from aerial_seg.jobs.stream import FinishedRows, MaskStream, TileCount
+from aerial_seg.jobs.mapping.frame import Frame, Region
+from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene
+from aerial_seg.jobs.mapping.stream import FinishedRows, MaskStream, TileCount
 from aerial_seg.legend import IGNORE
 from aerial_seg.progress import ProgressBar
 

@@ -11,7 +11,6 @@ from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
 from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
 from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
-from aerial_seg.jobs.budget import check_disk, choose_panels
 from aerial_seg.jobs.journal import (
     NAME,
     RESULT,
@@ -21,10 +20,11 @@ from aerial_seg.jobs.journal import (
     read_job,
     telling_what_is_kept,
 )
-from aerial_seg.jobs.pieces import PieceMaker
+from aerial_seg.jobs.mapping.budget import check_disk, choose_panels
+from aerial_seg.jobs.mapping.pieces import PieceMaker
+from aerial_seg.jobs.mapping.results import write_results
+from aerial_seg.jobs.mapping.scenes import MOSAIC, Mapper, OpenScene, Scene, all_notes, open_scene
 from aerial_seg.jobs.predict_settings import PredictReport
-from aerial_seg.jobs.results import write_results
-from aerial_seg.jobs.scenes import MOSAIC, Mapper, OpenScene, Scene, all_notes, open_scene
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__

@@ -11,8 +11,8 @@ from aerial_seg.geo.area import Area
 from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
 from aerial_seg.jobs.band_contract import palette_notes, scene_notes
-from aerial_seg.jobs.budget import Work
-from aerial_seg.jobs.fit import choose_run_grid
+from aerial_seg.jobs.mapping.budget import Work
+from aerial_seg.jobs.mapping.fit import choose_run_grid
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import TilePredictor

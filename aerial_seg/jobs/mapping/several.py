@@ -12,9 +12,9 @@ from aerial_seg.errors import InputError, Interrupted, OutputError
 from aerial_seg.geo.area import OutsideError
 from aerial_seg.geo.remote import remote_version
 from aerial_seg.jobs.journal import NAME, Journal, locked_work
-from aerial_seg.jobs.mapping import map_scene, report_from
+from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
+from aerial_seg.jobs.mapping.scenes import Mapper, Scene
 from aerial_seg.jobs.predict_settings import PredictReport
-from aerial_seg.jobs.scenes import Mapper, Scene
 
 BATCH = "predict"
 """Several masks in one folder keep their common journal in `predict.work/`."""
