@@ -24,10 +24,10 @@ from aerial_seg.geo import swath
 from aerial_seg.geo.maps import PROBABILITY_STEP
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster
-from aerial_seg.jobs.mapping.frame import Definition, Frame, Region
+from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict_settings import Definition, PredictSettings
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import Predictor

@@ -1,4 +1,4 @@
-"""What a map is, and where a part of it lies: its pixels, the lattice behind them, the tiles that they need."""
+"""Where a part of a map lies: its pixels, the lattice behind them, the tiles that they need."""
 
 from __future__ import annotations
 
@@ -8,26 +8,6 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.tiling.plan import Tile, TilePart, TilePlan
 from aerial_seg.tiling.upsample import PixelAxis
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted.
-
-    crf: the field that the network's probabilities go through on the raster's own grid, and its blocks.
-    """
-
-    window: str = "linear"
-    blend: str = "logits"
-    tta: tuple[str, ...] = ()
-    confidence: bool = False
-    probabilities: bool = False
-    crf: BlockedCrf | None = None
-
-    @property
-    def softmaxed(self) -> bool:
-        """Whether cells hold probabilities, not logits."""
-        return self.blend == "probabilities"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aerial_seg.geo.maps import write_class_map, write_confidence, write_probabilities
 from aerial_seg.geo.segments import SegmentStore
-from aerial_seg.jobs.mapping.frame import Definition
+from aerial_seg.jobs.predict_settings import Definition
 from aerial_seg.legend import Legend
 from aerial_seg.progress import ProgressBar
 
