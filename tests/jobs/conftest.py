@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
-from aerial_seg.bands import Band
+from aerial_seg.bands import Band, normalise
+from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.mapping.frame import Frame, Region
+from aerial_seg.jobs.mapping.stream import MaskStream, TileCount
+from aerial_seg.jobs.predict_settings import Definition
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
+from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
+from aerial_seg.models.predictor import Predictor
+from aerial_seg.progress import silent
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.tiling.plan import TilePlan, TileShape
 
+NODATA = 7
+"""In all bands of an image in memory: not measured."""
 MEAN, STD = 100.0, 50.0
 
 
@@ -146,3 +159,102 @@ def write_raster() -> Callable[..., Path]:
         return Path(path)
 
     return write
+
+
+class Watched(Raster):
+    """Remembers which rows were read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, nodata=NODATA, georeferenced=False)
+        self.rows_read: set[int] = set()
+
+    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """As a Raster."""
+        self.rows_read |= set(range(top, top + height))
+        return super().read(top=top, left=left, height=height, width=width)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What came out of a stream, and what it took: all layers of the region, tiles, rows of the raster."""
+
+    layers: dict[str, np.ndarray]
+    tiles: TileCount
+    rows_read: set[int]
+
+
+@pytest.fixture(scope="session")
+def stream_layers() -> Callable[..., Streamed]:
+    """`stream_layers(image (2,H,W), model, shape, …)`: the image in memory, row by row through MaskStream."""
+
+    def run(
+        image: np.ndarray,
+        model: TrainedModel,
+        shape: TileShape,
+        *,
+        region: Region | None = None,
+        area: GridArea | None = None,
+        definition: Definition = Definition(),  # noqa: B008
+        batch_size: int = 3,
+    ) -> Streamed:
+        count, height, width = image.shape
+        region = region or Region(0, range(width))
+        plan = TilePlan.of(height=height, width=width, shape=shape)
+        frame = Frame(plan, region, height=height, width=width, crf=definition.crf, area=area)
+        engine = EngineSettings("eager", "fp32", "cpu")
+        predictor = Predictor(model, settings=engine, batch_size=batch_size, side=shape.side, tiles=1)
+        bands, legend = model.card.bands, model.card.legend
+        profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": "uint8"}
+        with MemoryFile() as memory:
+            with memory.open(**profile, blockysize=4) as file:
+                file.write(image)
+            with (
+                Watched(memory.name) as raster,
+                MaskStream(
+                    raster, raster, frame, predictor, definition, bands=bands, legend=legend
+                ) as stream,
+            ):
+                parts: dict[str, list[np.ndarray]] = {}
+                following = region.first_row
+                for rows in stream.rows(silent("", total=0, unit="")):
+                    assert rows.start == following
+                    following += len(rows.layers["class"])
+                    for name, values in rows.layers.items():
+                        parts.setdefault(name, []).append(values.copy())
+            assert following == height
+        layers = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
+        return Streamed(layers, stream.tiles, raster.rows_read)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole_logits() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """`whole_logits(image, model, ring=0)` → logits (K,H,W) by torch alone, and which pixels are measured.
+
+    The image is mirrored out to the stride, and by a ring.
+    """
+
+    def compute(image: np.ndarray, model: TrainedModel, *, ring: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        valid = ~(image == NODATA).all(axis=0)
+        stride = model.network.geometry.logit_stride
+        height, width = valid.shape
+        normal = normalise(image, valid, model.card.bands)
+        beyond = (0, 0), (ring, ring + -height % stride), (ring, ring + -width % stride)
+        with torch.no_grad():
+            logits = model.network(torch.from_numpy(np.pad(normal, beyond, mode="symmetric"))[None])
+        if stride > 1:
+            logits = interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
+        return logits[0, :, ring : ring + height, ring : ring + width].numpy(), valid
+
+    return compute
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainedModel], None]:
+    """Makes `predict` load this model, whatever file is named."""
+
+    def patch(model: TrainedModel) -> None:
+        monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: model)
+
+    return patch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -14,22 +15,17 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import geometry_mask
-from rasterio.io import MemoryFile
 
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.errors import AerialSegError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.raster import Raster
-from aerial_seg.jobs.mapping.frame import Frame, Region
-from aerial_seg.jobs.mapping.stream import MaskStream
+from aerial_seg.jobs.mapping.frame import Region
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import Definition, PredictSettings
-from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.predictor import Predictor
-from aerial_seg.progress import ProgressBar, silent
-from aerial_seg.tiling.plan import TilePlan, TileShape
+from aerial_seg.progress import ProgressBar
+from aerial_seg.tiling.plan import TileShape
 
 NODATA = 7
 MODEL = Path("any.safetensors")
@@ -52,56 +48,6 @@ def noise(seed: int, height: int, width: int) -> np.ndarray:
     return image
 
 
-class Watched(Raster):
-    """Remembers which rows were read."""
-
-    def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)
-        self.rows_read: set[int] = set()
-
-    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        self.rows_read |= set(range(top, top + height))
-        return super().read(top=top, left=left, height=height, width=width)
-
-
-def stream(
-    image: np.ndarray,
-    model: TrainedModel,
-    shape: TileShape,
-    area: GridArea | None,
-    *,
-    region: Region | None = None,
-    definition: Definition = EVERYTHING,
-) -> tuple[dict[str, np.ndarray], MaskStream, set[int]]:
-    """All layers of a region, by default of everything; the stream; the rows that were read."""
-    count, height, width = image.shape
-    region = region or Region(0, range(width))
-    with MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff", count=count, height=height, width=width, dtype="uint8", blockysize=4
-        ) as file:
-            file.write(image)
-        with Watched(memory.name, nodata=NODATA, georeferenced=False) as raster:
-            plan = TilePlan.of(height=height, width=width, shape=shape)
-            predictor = Predictor(
-                model, settings=EngineSettings("eager", "fp32", "cpu"), batch_size=3, side=shape.side, tiles=1
-            )
-            frame = Frame(plan, region, height=height, width=width, crf=definition.crf, area=area)
-            card = model.card
-            with MaskStream(
-                raster, raster, frame, predictor, definition, bands=card.bands, legend=card.legend
-            ) as made:
-                parts: dict[str, list[np.ndarray]] = {}
-                following = region.first_row
-                for rows in made.rows(silent("", total=0, unit="")):
-                    assert rows.start == following
-                    following += len(rows.layers["class"])
-                    for name, values in rows.layers.items():
-                        parts.setdefault(name, []).append(values.copy())
-            assert following == height
-            return {name: np.concatenate(p, axis=-2) for name, p in parts.items()}, made, raster.rows_read
-
-
 @st.composite
 def areas(draw: st.DrawFn, height: int, width: int) -> GridArea:
     """A triangle or rectangle anywhere, sometimes two, sometimes a few pixels only."""
@@ -122,6 +68,7 @@ def areas(draw: st.DrawFn, height: int, width: int) -> GridArea:
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 99))
 def test_inside_the_area_lies_the_mask_of_the_whole_raster(
+    stream_layers: Callable[..., Any],
     pointwise: Callable[..., TrainedModel],
     neighbourly: Callable[..., TrainedModel],
     kind: str,
@@ -145,17 +92,18 @@ def test_inside_the_area_lies_the_mask_of_the_whole_raster(
     image, area = noise(seed, height, width), data.draw(areas(height, width))
     first, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     region = Region(first, range(left, data.draw(st.integers(left + 1, width))))
-    whole, _, _ = stream(image, model, shape, None, definition=definition)
-    found, made_by, _ = stream(image, model, shape, area, region=region, definition=definition)
+    whole = stream_layers(image, model, shape, definition=definition).layers
+    found = stream_layers(image, model, shape, area=area, region=region, definition=definition)
     inside = area.inside(range(first, height), region.cols)
     for name, values in whole.items():
         part = values[..., first:, region.cols.start : region.cols.stop]
-        np.testing.assert_array_equal(found[name], np.where(inside, part, 255), err_msg=name)
+        np.testing.assert_array_equal(found.layers[name], np.where(inside, part, 255), err_msg=name)
     if not inside.any():
-        assert made_by.tiles.run == 0
+        assert found.tiles.run == 0
 
 
 def test_only_tiles_that_reach_the_area_run_and_only_their_rows_are_read(
+    stream_layers: Callable[..., Any],
     pointwise: Callable[..., TrainedModel],
 ) -> None:
     """Cores of 16 pixels without overlap: an area of one pixel wants those within one pixel (a cell) of it."""
@@ -164,13 +112,15 @@ def test_only_tiles_that_reach_the_area_run_and_only_their_rows_are_read(
     image = np.full((2, 640, 80), 100, np.uint8)
     for (col, row), tiles in {(40, 328): 1, (31, 328): 2, (48, 336): 4, (40, 319): 2}.items():
         area = GridArea(shapely.box(col, row, col + 1, row + 1), height=640, width=80)
-        _, made, read = stream(image, model, shape, area)
+        made = stream_layers(image, model, shape, area=area, definition=EVERYTHING)
         assert made.tiles.run == tiles, (col, row)
         assert made.tiles.run + made.tiles.skipped == 40 * 5
-        assert len(read) < 200, "rows far from the area were read"
+        assert len(made.rows_read) < 200, "rows far from the area were read"
 
 
-def test_what_is_measured_around_the_area_is_seen(neighbourly: Callable[..., TrainedModel]) -> None:
+def test_what_is_measured_around_the_area_is_seen(
+    stream_layers: Callable[..., Any], neighbourly: Callable[..., TrainedModel]
+) -> None:
     """A blanked surrounding would change the classes at the area's rim."""
     model = neighbourly()
     shape = TileShape(geometry=model.network.geometry, side=32, halo=4, step=24)
@@ -179,24 +129,14 @@ def test_what_is_measured_around_the_area_is_seen(neighbourly: Callable[..., Tra
     area = GridArea(box, height=60, width=60)
     blank = image.copy()
     blank[:, ~area.inside(range(60), range(60))] = NODATA
-    seen, _, _ = stream(image, model, shape, area)
-    blind, _, _ = stream(blank, model, shape, None)
+    seen = stream_layers(image, model, shape, area=area, definition=EVERYTHING).layers
+    blind = stream_layers(blank, model, shape, definition=EVERYTHING).layers
     rim = seen["confidence"][20:40, 20:40] != blind["confidence"][20:40, 20:40]
     assert rim[0].any()
     assert not rim[3:-3, 3:-3].any()
 
 
 # The whole command
-
-
-@pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainedModel], None]:
-    """Makes `predict` load this model, whatever file is named."""
-
-    def patch(model: TrainedModel) -> None:
-        monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: model)
-
-    return patch
 
 
 def read(path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.io import MemoryFile
-from torch.nn.functional import interpolate
 
 from aerial_seg.bands import normalise
 from aerial_seg.crf import blocks as crf_blocks
@@ -31,7 +31,6 @@ from aerial_seg.jobs.predict_settings import Definition, PredictSettings
 from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.predictor import Predictor
-from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
 pytest.importorskip("pydensecrf", reason="pip install aerial-seg[crf]")
@@ -55,55 +54,6 @@ def patchy_image(seed: int, height: int, width: int, scale: int = 4) -> np.ndarr
     top, left = random.integers(0, height), random.integers(0, width)
     image[:, top : top + height // 3, left : left + width // 3] = NODATA
     return image.astype(np.uint8)
-
-
-def stream_layers(
-    image: np.ndarray,
-    model: TrainedModel,
-    shape: TileShape,
-    *,
-    region: Region | None = None,
-    definition: Definition = ALL,
-) -> dict[str, np.ndarray]:
-    """All layers of a region of the output; the whole of it by default."""
-    count, height, width = image.shape
-    region = region or Region(0, range(width))
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", count=count, height=height, width=width, dtype="uint8") as file:
-            file.write(image)
-        with Raster(memory.name, nodata=NODATA, georeferenced=False) as raster:
-            plan = TilePlan.of(height=height, width=width, shape=shape)
-            predictor = Predictor(
-                model, settings=EngineSettings("eager", "fp32", "cpu"), batch_size=3, side=shape.side, tiles=1
-            )
-            frame = Frame(plan, region, height=height, width=width, crf=definition.crf)
-            card = model.card
-            with MaskStream(
-                raster, raster, frame, predictor, definition, bands=card.bands, legend=card.legend
-            ) as stream:
-                parts: dict[str, list[np.ndarray]] = {}
-                following = region.first_row
-                for rows in stream.rows(silent("", total=0, unit="")):
-                    assert rows.start == following
-                    following += len(rows.layers["class"])
-                    for name, values in rows.layers.items():
-                        parts.setdefault(name, []).append(values.copy())
-            assert following == height
-    return {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
-
-
-def network_probabilities(image: np.ndarray, model: TrainedModel) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax (K,H,W) of the whole image's logits, mirrored out to the stride and upsampled by torch; and valid."""
-    valid = ~(image == NODATA).all(axis=0)
-    stride = model.network.geometry.logit_stride
-    height, width = valid.shape
-    normal = normalise(image, valid, model.card.bands)
-    beyond = (0, 0), (0, -height % stride), (0, -width % stride)
-    with torch.no_grad():
-        logits = model.network(torch.from_numpy(np.pad(normal, beyond, mode="symmetric"))[None])
-    if stride > 1:
-        logits = interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
-    return logits.softmax(1)[0, :, :height, :width].numpy(), valid
 
 
 def expected_marginals(
@@ -132,13 +82,20 @@ def expected_marginals(
 @quicker
 @given(height=st.integers(1, 60), width=st.integers(1, 60), seed=st.integers(0, 99))
 def test_layers_are_the_marginals_of_blocks_cut_by_hand(
-    pointwise: Callable[..., TrainedModel], stride: int, height: int, width: int, seed: int
+    stream_layers: Callable[..., Any],
+    whole_logits: Callable[..., Any],
+    pointwise: Callable[..., TrainedModel],
+    stride: int,
+    height: int,
+    width: int,
+    seed: int,
 ) -> None:
     model = pointwise(stride=stride, origin_step=8)
     shape = TileShape(geometry=model.network.geometry, side=32, halo=0, step=24)
     image = patchy_image(seed, height, width)
-    layers = stream_layers(image, model, shape)
-    probabilities, valid = network_probabilities(image, model)
+    layers = stream_layers(image, model, shape, definition=ALL).layers
+    logits, valid = whole_logits(image, model)
+    probabilities = torch.from_numpy(logits).softmax(0).numpy()
     marginals = expected_marginals(probabilities, image, valid, BLOCKS.core, BLOCKS.halo)
     # What the network says differs in its last bits; where the field is about to tip over, that shows.
     off = np.abs(layers["probabilities"].astype(float) / 250 - marginals)[:, valid]
@@ -154,11 +111,15 @@ def test_layers_are_the_marginals_of_blocks_cut_by_hand(
 @quicker
 @given(height=st.integers(1, 60), width=st.integers(1, 60), seed=st.integers(0, 99))
 def test_class_and_confidence_belong_to_the_probabilities(
-    pointwise: Callable[..., TrainedModel], height: int, width: int, seed: int
+    stream_layers: Callable[..., Any],
+    pointwise: Callable[..., TrainedModel],
+    height: int,
+    width: int,
+    seed: int,
 ) -> None:
     model = pointwise(stride=8, origin_step=8)
     shape = TileShape(geometry=model.network.geometry, side=32, halo=0, step=24)
-    layers = stream_layers(patchy_image(seed, height, width), model, shape)
+    layers = stream_layers(patchy_image(seed, height, width), model, shape, definition=ALL).layers
     measured = layers["class"] != 255
     shares = layers["probabilities"][:, measured].astype(int)
     assert (abs(shares.sum(axis=0) - 250) <= 2).all()
@@ -179,6 +140,7 @@ DEFINITIONS = [
 @quicker
 @given(data=st.data(), height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 99))
 def test_panels_swaths_and_resume_points_change_no_bit(
+    stream_layers: Callable[..., Any],
     pointwise: Callable[..., TrainedModel],
     stride: int,
     definition: Definition,
@@ -190,17 +152,17 @@ def test_panels_swaths_and_resume_points_change_no_bit(
     model = pointwise(stride=stride, origin_step=8)
     shape = TileShape(geometry=model.network.geometry, side=32, halo=8, step=8)
     image = patchy_image(seed, height, width)
-    whole = stream_layers(image, model, shape, definition=definition)
+    whole = stream_layers(image, model, shape, definition=definition).layers
     left, first = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     region = Region(first, range(left, data.draw(st.integers(left + 1, width))))
-    part = stream_layers(image, model, shape, region=region, definition=definition)
+    part = stream_layers(image, model, shape, region=region, definition=definition).layers
     assert part.keys() == whole.keys()
     for name, values in part.items():
         np.testing.assert_array_equal(values, whole[name][..., first:, left : region.cols.stop])
 
 
 def test_blocks_without_a_measured_pixel_are_not_computed(
-    pointwise: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
+    stream_layers: Callable[..., Any], pointwise: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = pointwise(stride=8, origin_step=8)
     shape = TileShape(geometry=model.network.geometry, side=32, halo=0, step=32)
@@ -213,7 +175,7 @@ def test_blocks_without_a_measured_pixel_are_not_computed(
         return refine(*arguments, origin=origin)  # type: ignore[arg-type]
 
     monkeypatch.setattr(crf_rows, "refine", counted)
-    layers = stream_layers(image, model, shape)
+    layers = stream_layers(image, model, shape, definition=ALL).layers
     assert at == [(10, 26), (10, 42)]
     np.testing.assert_array_equal(layers["class"] == 255, (image == NODATA).all(axis=0))
 
@@ -234,7 +196,7 @@ def test_a_frame_for_another_result_is_our_own_bug(pointwise: Callable[..., Trai
 
 
 def test_memory_is_flat_in_the_rasters_height(
-    pointwise: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
+    stream_layers: Callable[..., Any], pointwise: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what Python holds: the library's own memory is one block's, whatever the raster."""
     model = pointwise(stride=1, origin_step=8)
@@ -260,15 +222,10 @@ def test_memory_is_flat_in_the_rasters_height(
 # The whole of `predict`.
 
 
-@pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainedModel], None]:
-    """Makes `predict` load this model, whatever file is named, and cut blocks of 64 pixels."""
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`predict` cuts blocks of 64 pixels."""
     monkeypatch.setattr(crf_blocks, "_CORE", 64)
-
-    def patch(model: TrainedModel) -> None:
-        monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: model)
-
-    return patch
 
 
 def read(path: Path) -> np.ndarray:
