@@ -395,7 +395,6 @@ def test_options_of_the_engine_that_cannot_be(refused: Callable, raster: Callabl
     image = raster("in.tif")
     said = refused("predict", models(), image, "-o", "map.tif", "--tta", "flip", code=2)
     assert "there is no test-time augmentation 'flip'; did you mean 'flips'?" in said
-    said = refused(
-        "predict", models(), image, "-o", "map.tif", "--precision", "fp16", "--device", "cpu", code=2
-    )
+    half = ("--precision", "fp16", "--device", "cpu")
+    said = refused("predict", models(), image, "-o", "map.tif", *half, code=2)
     assert "fp16 needs a CUDA device" in said
