@@ -27,9 +27,9 @@ from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSetting
 from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.models.any_size import AnySizeForward
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.models.restride import with_output_stride
+from aerial_seg.models.running.any_size import AnySizeForward
 from aerial_seg.outputs import check_folder, check_writable, place_folder, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures

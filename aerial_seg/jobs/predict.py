@@ -34,9 +34,9 @@ from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSet
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.device import pick_device
-from aerial_seg.models.ensemble import Ensemble, model_paths
 from aerial_seg.models.file import TrainedModel, load_model
-from aerial_seg.models.symmetry import run_sides
+from aerial_seg.models.running.ensemble import Ensemble, model_paths
+from aerial_seg.models.running.symmetry import run_sides
 from aerial_seg.outputs import check_writable, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.tiling.geometry import ModelGeometry

@@ -10,7 +10,7 @@ from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.segments import Layer
 from aerial_seg.jobs.vectorize_settings import VectorizeReport
-from aerial_seg.models.engine import EngineSettings
+from aerial_seg.models.running.engine import EngineSettings
 
 
 @dataclass(frozen=True, slots=True)

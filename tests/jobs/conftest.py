@@ -23,10 +23,10 @@ from aerial_seg.jobs.mapping.stream import MaskStream, TileCount
 from aerial_seg.jobs.predict_settings import Definition
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
-from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.models.predictor import Predictor
+from aerial_seg.models.running.engine import EngineSettings
+from aerial_seg.models.running.predictor import Predictor
 from aerial_seg.progress import silent
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry

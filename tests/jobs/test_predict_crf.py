@@ -28,9 +28,9 @@ from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import Definition, PredictSettings
-from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.predictor import Predictor
+from aerial_seg.models.running.engine import EngineSettings
+from aerial_seg.models.running.predictor import Predictor
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
 pytest.importorskip("pydensecrf", reason="pip install aerial-seg[crf]")

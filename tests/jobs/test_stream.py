@@ -21,9 +21,9 @@ from aerial_seg.geo.raster import Raster
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict_settings import Definition
-from aerial_seg.models.engine import EngineSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.predictor import Predictor
+from aerial_seg.models.running.engine import EngineSettings
+from aerial_seg.models.running.predictor import Predictor
 from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 

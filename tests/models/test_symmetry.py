@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.scales import scaled_tile
-from aerial_seg.models.symmetry import Arrived, Image, averaged, run_sides, size_notes, sizes, symmetries
+from aerial_seg.models.running.scales import scaled_tile
+from aerial_seg.models.running.symmetry import (
+    Arrived,
+    Image,
+    averaged,
+    run_sides,
+    size_notes,
+    sizes,
+    symmetries,
+)
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 

@@ -27,7 +27,7 @@ from rasterio.windows import Window
 
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scenes import Scene
-from aerial_seg.models.engine import EngineSettings
+from aerial_seg.models.running.engine import EngineSettings
 
 _PARTS = 4
 

@@ -39,7 +39,7 @@ from aerial_seg.coverage.tracer import Tracer
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scenes import Scene
 from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings
-from aerial_seg.models.engine import EngineSettings
+from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.vectors.ground import Ground
 
 CLASSES, GRAIN, SEED = 6, 4.93, 0

@@ -21,7 +21,7 @@ from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.segments import BLOCK, Layer
 from aerial_seg.geo.swath import CHUNK_BYTES, cache_bytes, ring_rows
 from aerial_seg.jobs.mapping.frame import Frame, Region
-from aerial_seg.models.predictor import TilePredictor
+from aerial_seg.models.running.predictor import TilePredictor
 from aerial_seg.tiling.plan import TilePlan
 
 SHARE_OF_MACHINE = 0.5

@@ -15,8 +15,8 @@ from aerial_seg.jobs.mapping.budget import Work
 from aerial_seg.jobs.mapping.fit import choose_run_grid
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.predictor import TilePredictor
-from aerial_seg.models.symmetry import size_notes
+from aerial_seg.models.running.predictor import TilePredictor
+from aerial_seg.models.running.symmetry import size_notes
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
 

@@ -18,8 +18,8 @@ from aerial_seg.jobs.mapping.frame import Frame
 from aerial_seg.jobs.mapping.measured_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.jobs.predict_settings import Definition
 from aerial_seg.legend import Legend
-from aerial_seg.models.predictor import TilePredictor
-from aerial_seg.models.symmetry import UPSIDE_DOWN, Computing, averaged, seen_as
+from aerial_seg.models.running.predictor import TilePredictor
+from aerial_seg.models.running.symmetry import UPSIDE_DOWN, Computing, averaged, seen_as
 from aerial_seg.progress import ProgressBar
 from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.models.compiling import CompiledForward, CompileFailed, compile_problem
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
-from aerial_seg.models.foreign import FOREIGN, PACKAGES, ForeignFailed, check_installed, library_of
+from aerial_seg.models.running.compiling import CompiledForward, CompileFailed, compile_problem
+from aerial_seg.models.running.foreign import FOREIGN, PACKAGES, ForeignFailed, check_installed, library_of
 
 ENGINES = ("auto", "eager", "compile", *FOREIGN)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -217,11 +217,11 @@ def start_engine(
 
 def _other_engine(choice: Choice, network: nn.Module, batch: Tensor, device: torch.device) -> Engine:
     if choice.engine == "onnx":
-        from aerial_seg.models.onnx_engine import OnnxEngine
+        from aerial_seg.models.running.onnx_engine import OnnxEngine
 
         return OnnxEngine(network, batch)
     if choice.engine == "openvino":
-        from aerial_seg.models.openvino_engine import OpenvinoEngine
+        from aerial_seg.models.running.openvino_engine import OpenvinoEngine
 
         return OpenvinoEngine(network, batch)
     return CompiledEngine(network, precision=choice.precision, device=device)

@@ -19,10 +19,10 @@ from aerial_seg.models.device import (
     pick_device,
     release_memory,
 )
-from aerial_seg.models.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.prepare import prepare_network
-from aerial_seg.models.symmetry import Computing
+from aerial_seg.models.running.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
+from aerial_seg.models.running.prepare import prepare_network
+from aerial_seg.models.running.symmetry import Computing
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")
