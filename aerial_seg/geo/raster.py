@@ -188,17 +188,18 @@ def _stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Seq
     )
 
 
-def _resampling(pixels_into_one: float) -> Resampling:
-    if pixels_into_one == 1:
+def _resampling(own: Grid, wanted: Grid) -> Resampling:
+    if own.shape == wanted.shape:
         return Resampling.nearest
-    return Resampling.average if pixels_into_one > 1 else Resampling.bilinear
+    coarser = wanted.height * wanted.width < own.height * own.width
+    return Resampling.average if coarser else Resampling.bilinear
 
 
 class Raster:
     """An opened raster read by windows, on its own grid or resampled to another pixel size.
 
-    A pixel is valid unless the file's nodata value, mask or alpha says otherwise, or a band is not a number; with a
-    `nodata` of the caller's, unless every band equals it.
+    A pixel is valid unless the file's mask or alpha says otherwise, a band is not a number, or all bands equal the
+    nodata value: the caller's `nodata`, or else the file's own.
     """
 
     def __init__(
@@ -269,21 +270,24 @@ class Raster:
         if (grid.shape, grid.is_mirrored) == (own.shape, own.is_mirrored):
             return
         nodata = self._own.nodata if self._nodata is None else self._nodata
-        has_mask = nodata is not None or MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
+        if nodata is None and np.dtype(self._own.dtype).kind == "f":
+            nodata = math.nan  # else one that is no number spoils all that are averaged with it
+        has_mask = nodata is not None or self._has_mask_file
         self._source = WarpedVRT(
             self._dataset,
             crs=self._dataset.crs,
             transform=grid.transform,
             height=grid.height,
             width=grid.width,
-            resampling=_resampling(own.height * own.width / (grid.height * grid.width)),
+            resampling=_resampling(own, grid),
             tolerance=_EXACT,
             src_nodata=nodata,
             # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value.
             nodata=None,
             add_alpha=has_mask and self._own.alpha is None,
-            # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
-            UNIFIED_SRC_NODATA="YES",
+            # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel. But one
+            # band that is no number is enough.
+            UNIFIED_SRC_NODATA="PARTIAL" if nodata is not None and math.isnan(nodata) else "YES",
         )
         self.grid = grid
         for member in self._stacked:
@@ -302,8 +306,12 @@ class Raster:
 
     @property
     def is_virtual(self) -> bool:
-        """Whether it is a VRT: pixels of other files."""
-        return bool(self._file.driver == "VRT")
+        """Whether it, or what is stacked on it, is a VRT: pixels of other files."""
+        return self._file.driver == "VRT" or any(member.is_virtual for member in self._stacked)
+
+    @property
+    def _has_mask_file(self) -> bool:
+        return MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -365,12 +373,20 @@ class Raster:
         if self._nodata is not None and self._source is self._dataset:
             same = np.isnan(image) if math.isnan(self._nodata) else image == self._nodata
             valid = ~np.all(same, axis=0)
+            if self._has_mask_file:
+                valid &= self._source.dataset_mask(window=window) > 0
         else:
             valid = self._source.dataset_mask(window=window) > 0
-            # GDAL sees a mask in an alpha band only where there are one or three other bands.
-            alpha = alpha_band(self._source)
-            if alpha is not None:
-                valid &= self._source.read(alpha, window=window) > 0
+        # GDAL sees a mask in an alpha band only where there are one or three other bands.
+        alpha = alpha_band(self._source)
+        if alpha is not None:
+            valid &= self._source.read(alpha, window=window) > 0
         if image.dtype.kind == "f":
-            valid &= np.isfinite(image).all(axis=0)
+            finite = np.isfinite(image).all(axis=0)
+            if self._source is not self._dataset and not finite[valid].all():
+                raise InputError(
+                    f"{self._path} holds NaN or infinite pixels that its nodata value {self._own.nodata} does not tell "
+                    "of, and resampling would spread them; make them nodata (gdalwarp -srcnodata nan -dstnodata …)"
+                )
+            valid &= finite
         return np.asarray(valid, bool)
