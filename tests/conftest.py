@@ -139,10 +139,14 @@ def disk_of() -> DiskOf:
 
 
 class WebServer:
-    """Serves a folder with range requests. faults: what happens to the next answers that carry pixels, in order."""
+    """Serves a folder with range requests. faults: what happens to the next answers that carry pixels, in order.
+
+    heads_are_forbidden: only reading is allowed, as a signature for GET has it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.faults, self.asked = folder, list[str](), list[str]()
+        self.heads_are_forbidden = False
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -160,6 +164,9 @@ class WebServer:
 
             def answer(self, *, with_body: bool) -> None:
                 outer.asked.append(f"{self.command} {self.path}")
+                if outer.heads_are_forbidden and not with_body:
+                    self.send_error(403)
+                    return
                 file = outer.folder / self.path.lstrip("/").partition("?")[0]
                 if not file.is_file():
                     self.send_error(404)

@@ -382,8 +382,8 @@ class Raster:
         if alpha is not None:
             valid &= self._source.read(alpha, window=window) > 0
         if image.dtype.kind == "f":
-            finite = np.isfinite(image).all(axis=0)
-            if self._source is not self._dataset and not finite[valid].all():
+            finite = np.asarray(np.isfinite(image).all(axis=0), bool)
+            if self._source is not self._dataset and (valid & ~finite).any():
                 raise InputError(
                     f"{self._path} holds NaN or infinite pixels that its nodata value {self._own.nodata} does not tell "
                     "of, and resampling would spread them; make them nodata (gdalwarp -srcnodata nan -dstnodata …)"

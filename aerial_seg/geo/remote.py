@@ -8,7 +8,9 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -47,6 +49,9 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 _ASK_SECONDS = 10.0
 _FINAL = (401, 403, 404, 410)
 """Answers of a web server that will not change by asking again."""
+_NO_HEAD = (403, 405, 501)
+"""Answers of a server that may let the raster be read but not be asked about: a signature is for one method."""
+_NO_ANSWER = (URLError, OSError, ValueError, HTTPException)
 _FINAL_OF_BUCKETS = frozenset(
     f"CPLE_AWS{what}Error"
     for what in (
@@ -140,26 +145,36 @@ def _is_refused(path: Path | str, error: BaseException) -> bool:
         _headers(path)
     except HTTPError as answer:
         return answer.code in _FINAL
-    except (URLError, OSError, ValueError):
+    except _NO_ANSWER:
         pass
     return False
 
 
-def _headers(path: Path | str) -> Mapping[str, str]:
+def _headers(path: Path | str) -> Message:
     """Of a web server's answer about the raster; none of other rasters."""
     name = gdal_name(path)
     if not name.startswith(_CURL):
-        return {}
-    request = urllib.request.Request(name.removeprefix(_CURL), method="HEAD")
+        return Message()
+    url = name.removeprefix(_CURL)
+    try:
+        return _asked(urllib.request.Request(url, method="HEAD"))
+    except HTTPError as error:
+        if error.code not in _NO_HEAD:
+            raise
+        return _asked(urllib.request.Request(url, headers={"Range": "bytes=0-0"}))
+
+
+def _asked(request: urllib.request.Request) -> Message:
     with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as answer:
-        return dict(answer.headers)
+        headers: Message = answer.headers
+        return headers
 
 
 def last_modified(path: Path | str) -> datetime | None:
     """When a raster on a web server changed last, as the server tells; None where it does not."""
     try:
         return parsedate_to_datetime(_headers(path)["Last-Modified"])
-    except (KeyError, URLError, OSError, ValueError):
+    except (TypeError, *_NO_ANSWER):
         return None
 
 
@@ -170,10 +185,7 @@ def remote_version(path: Path | str) -> tuple[str, ...]:
     """
     try:
         headers = _headers(path)
-    except (URLError, OSError, ValueError):
+    except _NO_ANSWER:
         return ()
-    return (
-        tuple(headers.get(name, "") for name in ("Content-Length", "Last-Modified", "ETag"))
-        if headers
-        else ()
-    )
+    size = headers.get("Content-Range", headers.get("Content-Length", "")).rpartition("/")[2]
+    return (size, headers.get("Last-Modified", ""), headers.get("ETag", "")) if headers else ()

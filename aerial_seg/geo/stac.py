@@ -115,19 +115,28 @@ def _time(taken: datetime | None) -> dict[str, str | None]:
 
 
 def _place(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """The footprint in WGS84, cut at the antimeridian, and its box, west > east if it was; None without CRS."""
+    """The footprint in WGS84, cut at the antimeridian, and its box, west > east if it was; None without CRS.
+
+    Around a pole it holds all longitudes, up to the pole.
+    """
     if grid.crs is None:
         return None, None
     lon, lat = shapely.get_coordinates(grid.footprint_lonlat()).T
-    outline = shapely.Polygon(np.column_stack([np.unwrap(lon, period=360), lat]))
+    ring = np.column_stack([np.unwrap(lon, period=360), lat])
+    around = abs(ring[-1, 0] - ring[0, 0]) > 180
+    if around:
+        pole = 90 if lat.mean() > 0 else -90
+        ring = np.vstack([ring, [[ring[-1, 0], pole], [ring[0, 0], pole]]])
+    outline = shapely.make_valid(shapely.Polygon(ring))
     pieces: list[Any] = []
     for turn in (-360, 0, 360):
         piece = outline.intersection(shapely.box(turn - 180, -90, turn + 180, 90))
         if piece.area > 0:
             pieces.append(shapely.affinity.translate(piece, xoff=-turn))
     west, south, east, north = outline.bounds
-    box = [(west + 180) % 360 - 180, south, east if east <= 180 else east - 360, north]
-    geometry = shapely.orient_polygons(pieces[0] if len(pieces) == 1 else shapely.MultiPolygon(pieces))
+    west, east = (-180, 180) if around else ((west + 180) % 360 - 180, east if east <= 180 else east - 360)
+    box = [west, south, east, north]
+    geometry = shapely.orient_polygons(shapely.union_all(pieces))
     return json.loads(shapely.to_geojson(geometry)), [float(number) for number in box]
 
 

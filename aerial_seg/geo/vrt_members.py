@@ -8,8 +8,6 @@ from xml.etree import ElementTree
 
 from aerial_seg.errors import InputError
 
-_DEEPEST = 8
-"""VRTs of VRTs; one that names itself ends here."""
 _LISTED = 5
 
 
@@ -18,7 +16,7 @@ def require_members(path: Path) -> None:
 
     GDAL opens such a VRT and fails where the hole is read, hours later.
     """
-    missing = list(dict.fromkeys(_missing(path, _DEEPEST)))
+    missing = list(dict.fromkeys(_missing(path, set())))
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise InputError(
@@ -27,9 +25,11 @@ def require_members(path: Path) -> None:
         )
 
 
-def _missing(path: Path, deepest: int) -> Iterator[str]:
-    if path.suffix.lower() != ".vrt" or not path.is_file() or not deepest:
+def _missing(path: Path, seen: set[Path]) -> Iterator[str]:
+    """Each file is looked into once, whoever names it."""
+    if path.suffix.lower() != ".vrt" or not path.is_file() or path.resolve() in seen:
         return
+    seen.add(path.resolve())
     try:
         root = ElementTree.fromstring(path.read_bytes())
     except ElementTree.ParseError:
@@ -45,4 +45,4 @@ def _missing(path: Path, deepest: int) -> Iterator[str]:
             if not member.exists():
                 yield str(member)
             else:
-                yield from _missing(member, deepest - 1)
+                yield from _missing(member, seen)

@@ -194,10 +194,13 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
 
 
 def _source(info: RasterInfo) -> Source:
-    path = Path(info.path)
-    crs = info.grid.crs.to_string() if info.grid.crs is not None else None
+    path, grid = Path(info.path), info.grid
     return Source(
-        path=info.path, width=info.grid.width, height=info.grid.height, crs=crs, bytes=path.stat().st_size
+        path=info.path,
+        width=grid.width,
+        height=grid.height,
+        crs=None if grid.crs is None else grid.crs.to_string(),
+        bytes=path.stat().st_size if path.is_file() else None,
     )
 
 

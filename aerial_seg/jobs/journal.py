@@ -143,11 +143,11 @@ def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
         keep = has_records(work)
         raise
     finally:
-        if not keep:
-            _clear(work)
-        lock.release()
+        # While the lock is held: another run that takes it at once must find its folder.
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
+        lock.release()
+        if not keep:
             remove_empty(missing)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from aerial_seg.errors import SettingsError
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
 
-_DEEPLABS = ("deeplabv2", "deeplabv3", "deeplabv3+")
 _APPLIES: Mapping[str, tuple[str, ...]] = {
     "last_block": ("deeplabv3-cascade",),
     "bins": ("pspnet",),

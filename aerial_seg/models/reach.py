@@ -26,7 +26,7 @@ def keep_reach(network: nn.Module, change: Callable[[], None], *, bands: int) ->
     before = _input_strides(network, bands)
     change()
     now = _input_strides(network, bands)
-    rates: list[tuple[nn.Conv2d, int]] = []
+    rates: list[tuple[nn.Conv2d, int, float]] = []
     for name, conv in _convolutions(network).items():
         if name not in before or set(conv.kernel_size) == {1}:
             continue
@@ -37,11 +37,11 @@ def keep_reach(network: nn.Module, change: Callable[[], None], *, bands: int) ->
                 f"of {name} would become {conv.dilation[0] * before[name] / now[name]:g}; use a protocol without "
                 "output_stride, or train a model at that stride"
             )
-        rates.append((conv, rate))
-        if isinstance(conv, DeformableConv):
-            conv.reach *= before[name] / now[name]
-    for conv, rate in rates:
+        rates.append((conv, rate, before[name] / now[name]))
+    for conv, rate, density in rates:
         set_rate(conv, rate)
+        if isinstance(conv, DeformableConv):
+            conv.reach *= density
 
 
 def _convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
@@ -57,7 +57,7 @@ def _input_strides(network: nn.Module, bands: int) -> dict[str, int]:
         for name, conv in _convolutions(network).items():
 
             def note(_: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
-                strides[name] = _PROBE // int(inputs[0].shape[-1])
+                strides[name] = round(_PROBE / int(inputs[0].shape[-1]))
 
             hooks.callback(conv.register_forward_pre_hook(note).remove)
         first = next(network.parameters())

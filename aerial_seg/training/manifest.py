@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Source(BaseModel):
-    """One raster that chips were cut from; size and modification time recognise it again."""
+    """One raster that chips were cut from. bytes: of its file; None for one on a server or in an archive."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +32,7 @@ class Source(BaseModel):
     width: int
     height: int
     crs: str | None
-    bytes: int
+    bytes: int | None
 
 
 class DatasetDocument(BaseModel):

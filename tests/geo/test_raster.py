@@ -142,7 +142,9 @@ def test_a_nodata_value_of_the_callers_adds_to_mask_and_alpha(
     path = raster_file("r.tif", image, **{mark: valid if mark == "mask" else np.where(valid, 255, 0)})
     wanted = valid & ~(image == 250).all(axis=0)
     with Raster(path, nodata=250) as raster:
-        if resampled:  # no measured pixel is lost; GDAL looks at alpha beside a nodata value, but not at a mask
+        if (
+            resampled
+        ):  # no measured pixel is lost; GDAL looks at alpha beside a nodata value, but not at a mask
             raster.resample(raster.grid.resized(height=HEIGHT // 2, width=WIDTH // 2))
             least, most = (
                 pixels.reshape(HEIGHT // 2, 2, WIDTH // 2, 2).any(axis=(1, 3)) for pixels in (wanted, valid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -185,7 +186,30 @@ def test_missing_members_of_a_vrt_are_told_before_anything_is_read(
 
 
 def test_a_vrt_of_itself_ends(tmp_path: Path) -> None:
-    require_members(vrt_of(tmp_path / "self.vrt", "self.vrt"))
+    """Also one that names itself often: every file is looked into once."""
+    path = vrt_of(tmp_path / "self.vrt", "self.vrt")
+    once = path.read_text(encoding="utf-8")
+    source = once[once.index("<SourceFilename") : once.index("</SourceFilename>") + len("</SourceFilename>")]
+    path.write_text(once.replace(source, source * 12), encoding="utf-8")
+    require_members(path)
+
+
+@pytest.mark.parametrize("head", ["as it is", "refused"])
+def test_a_servers_word_on_a_raster_is_found_however_it_is_written(
+    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    """Names of headers come in any case; a signature for GET refuses HEAD."""
+    size = str((server.folder / "scene.tif").stat().st_size)
+    plain = BaseHTTPRequestHandler.send_header
+    monkeypatch.setattr(
+        BaseHTTPRequestHandler, "send_header", lambda self, name, value: plain(self, name.lower(), value)
+    )
+    if head == "refused":
+        server.heads_are_forbidden = True
+    told_size, modified, _ = remote_version(served)
+    assert told_size == size
+    assert "GMT" in modified
+    assert remote.last_modified(served) is not None
 
 
 def vrt_of_served(path: Path, url: str) -> Path:

@@ -117,6 +117,27 @@ def test_across_the_antimeridian_it_is_cut_in_two(tmp_path: Path, crs: str) -> N
     assert place.area == pytest.approx((360 + east - west) * (north - south), rel=0.05)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:3413", "EPSG:3031"])
+@pytest.mark.parametrize("shift", [0.0, 400.0, 4990.0, 5000.0, 20_000.0])
+def test_around_and_beside_a_pole_it_lies_where_the_grid_does(tmp_path: Path, crs: str, shift: float) -> None:
+    """Oracle: the outline in the polar CRS itself."""
+    system = CRS(crs)
+    grid = Grid(crs=system, transform=Affine(100, 0, shift - 5000, 0, -100, 5000), height=100, width=100)
+    document = item(tmp_path, grid)
+    place = shapely.geometry.shape(document["geometry"])
+    west, south, east, north = document["bbox"]
+    to_degrees = Transformer.from_crs(system, "OGC:CRS84", always_xy=True)
+    for x, y in np.random.default_rng(0).uniform(-15_000, 30_000, (300, 2)):
+        if min(abs(x - shift - 5000), abs(x - shift + 5000), abs(y - 5000), abs(y + 5000)) < 300:
+            continue
+        inside = abs(x - shift) < 5000 and abs(y) < 5000
+        lon, lat = to_degrees.transform(x, y)
+        assert place.contains(shapely.Point(lon, lat)) == inside, (x, y)
+        if inside:
+            assert south <= lat <= north
+            assert (west <= lon <= east) if west <= east else (lon >= west or lon <= east)
+
+
 def test_without_a_crs_it_has_no_place_and_says_so(tmp_path: Path) -> None:
     document = item(tmp_path, Grid(crs=None, transform=Affine.identity(), height=10, width=10))
     assert document["geometry"] is None

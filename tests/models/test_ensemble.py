@@ -187,6 +187,15 @@ def test_models_that_do_not_fit_are_both_named_with_the_remedy(other: TrainedMod
     assert "\n" not in str(error.value)
 
 
+def test_the_model_that_knows_a_pixel_size_comes_first() -> None:
+    blind, seeing = model(0, gsd=None), model(1, gsd=0.5)
+    with pytest.raises(
+        InputError, match=r"no pixel size on the ground, the second 0.5 m; name that one first"
+    ):
+        Ensemble.of([blind, seeing], PATHS[:2])
+    assert Ensemble.of([seeing, blind], PATHS[:2]).as_one.card.gsd == 0.5
+
+
 def test_a_comma_separates_models_unless_a_file_has_it_in_its_name(tmp_path: Path) -> None:
     assert model_paths(Path("a.safetensors")) == (Path("a.safetensors"),)
     assert model_paths(Path("x/a.st, /y/b.st,c.st")) == (Path("x/a.st"), Path("/y/b.st"), Path("c.st"))

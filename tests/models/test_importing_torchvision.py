@@ -322,3 +322,12 @@ def test_the_imported_network_is_in_evaluation_mode_and_can_be_trained(state: di
     assert side is not None
     (main.square().mean() + side.square().mean()).backward()
     assert not [name for name, weight in network.named_parameters() if weight.grad is None]
+
+
+def test_weights_that_are_no_numbers_are_told(state: dict[str, Tensor]) -> None:
+    spoilt = {name: value.clone() for name, value in state.items()}
+    spoilt["backbone.layer1.0.conv1.weight"][0] = torch.nan
+    with pytest.raises(
+        InputError, match=r"1 with NaN or infinite numbers \(backbone\.layer1\.0\.conv1\.weight\)"
+    ):
+        import_torchvision(checkpoint_of(spoilt))

@@ -10,6 +10,8 @@ from torch import nn
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.legend import make_legend
+from aerial_seg.models.backbone.deformable import DeformableConv
+from aerial_seg.models.backbone.dilation import set_rate
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
@@ -168,3 +170,21 @@ def test_rates_that_cannot_follow_are_told() -> None:
 def test_an_unknown_stride_is_refused() -> None:
     with pytest.raises(SettingsError, match="12 is asked for, but the network can have 4, 8, 16, 32"):
         with_output_stride(trained(), 12)
+
+
+@pytest.mark.parametrize("architecture", ["deeplabv2", "deeplabv3"])
+@pytest.mark.parametrize(("at", "asked"), [(16, 8), (8, 16), (8, 4)])
+def test_networks_that_round_sides_up_follow_too(architecture: str, at: int, asked: int) -> None:
+    """A side of 65 cells is that of stride 8 with its border; no cell is 7 pixels."""
+    model = trained(architecture=architecture, ceil_mode=True, output_stride=at)
+    assert with_output_stride(model, asked).network.geometry.output_stride == asked
+
+
+def test_a_refused_stride_leaves_deformable_convolutions_as_they_were() -> None:
+    network = trained(architecture="deeplabv3", deformable=True, head="default", output_stride=8).network
+    reaches = [m.reach for m in network.modules() if isinstance(m, DeformableConv)]
+    assert reaches
+    set_rate(network.head.branches[1][0], 3)
+    with pytest.raises(SettingsError, match="cannot look equally far"):
+        network.set_output_stride(16)
+    assert [m.reach for m in network.modules() if isinstance(m, DeformableConv)] == reaches

@@ -99,6 +99,12 @@ def fill(network: Network, checkpoint: Checkpoint, plan: Plan) -> tuple[Match, .
         else plan.reordered.get(name, _as_it_is)(held[theirs])
         for theirs, name in wanted.items()
     }
+    odd = [theirs for theirs, name in wanted.items() if not bool(torch.isfinite(weights[name]).all())]
+    if odd:
+        raise InputError(
+            f"{checkpoint.path} cannot be used: {listing('with NaN or infinite numbers', odd)}; "
+            "wanted a checkpoint from before its training diverged"
+        )
     network.load_state_dict(weights, strict=True)
     return tuple(
         Match(None if theirs in counters else theirs, name, tuple(ours[name].shape))

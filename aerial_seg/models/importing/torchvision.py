@@ -14,7 +14,6 @@ from aerial_seg.models.importing.recognise import (
 )
 from aerial_seg.recipe import ModelSettings
 
-_ARCH = r"(?P<head>fcn|deeplabv3)_resnet(?P<depth>50|101)"
 _STEM = "backbone.conv1.weight"
 _BOTTLENECK = "backbone.layer1.0.conv3.weight"
 _LOGITS = "classifier.4.weight"

@@ -96,6 +96,8 @@ def _mismatch(first: TrainedModel, other: TrainedModel) -> str | None:
             "output stride and align_corners, or predict with each alone"
         )
     gsds = first.card.gsd, other.card.gsd
+    if gsds[0] is None and gsds[1] is not None:
+        return f"the first knows no pixel size on the ground, the second {gsds[1]:.3g} m; name that one first"
     if gsds[0] is not None and gsds[1] is not None and abs(gsds[1] / gsds[0] - 1) > GSD_TOLERANCE:
         return (
             f"they were trained at {gsds[0]:.3g} m and {gsds[1]:.3g} m per pixel, more than {GSD_TOLERANCE:.0%} apart; "
