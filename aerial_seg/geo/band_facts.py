@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.geo.band_choice import declared_name
-from aerial_seg.geo.raster import alpha_band, open_dataset
+from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.raster import alpha_band
 
 
 @dataclass(frozen=True, slots=True)

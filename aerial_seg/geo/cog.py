@@ -13,8 +13,8 @@ import rasterio
 import rasterio.shutil
 
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
+from aerial_seg.geo.opened import open_dataset
 from aerial_seg.geo.overviews import chunks, write_overviews
-from aerial_seg.geo.raster import open_dataset
 from aerial_seg.geo.segments import BLOCK
 
 _LEVEL = 6

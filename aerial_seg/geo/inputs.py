@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.remote import is_remote
+from aerial_seg.geo.remote import is_remote, url_path
 
 _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 
@@ -29,7 +29,9 @@ def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
 
 def _expand(argument: str) -> list[Path]:
     path = Path(argument)
-    if is_remote(argument) or argument.startswith("/vsi"):
+    if is_remote(argument):
+        return [url_path(argument)]
+    if argument.startswith("/vsi"):
         return [path]
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)

@@ -20,7 +20,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import LabelSettings, labels_crs, legend_of_values
 from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.raster import grid_of, open_dataset
+from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.raster import grid_of
 from aerial_seg.legend import IGNORE, Legend
 
 

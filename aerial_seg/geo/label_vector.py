@@ -156,8 +156,9 @@ def _with_crs(frame: Any, path: Path, settings: LabelSettings, notes: list[str])
 
 def _polygons_only(frame: Any, path: Path, notes: list[str]) -> Any:
     """The features with a usable polygon; a note for each kind that was mended or left out."""
-    kinds = frame.geom_type.astype(object).where(frame.geometry.notna(), "no geometry")
     original = np.asarray(frame.geometry.values)
+    kinds = frame.geom_type.astype(object).where(~shapely.is_missing(original), "no geometry")
+    kinds = kinds.where(~shapely.is_empty(original), "empty " + kinds.astype(str))
     present = ~shapely.is_missing(original)
     broken = np.flatnonzero(present & ~shapely.is_valid(original))
     areal = original.copy()

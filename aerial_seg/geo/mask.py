@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.raster import open_dataset
+from aerial_seg.geo.opened import open_dataset
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
 
 LEGEND_TAG = "AERIAL_SEG_LEGEND"

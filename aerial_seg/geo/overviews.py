@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from aerial_seg.geo.durable import disk_errors, require_written
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import open_dataset
+from aerial_seg.geo.opened import open_dataset
 from aerial_seg.geo.segments import BLOCK, scratch_profile
 from aerial_seg.legend import IGNORE
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ import rasterio
 from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -24,9 +23,9 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
 from aerial_seg.geo.georeference import Unplaced, why_unplaced
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.remote import gdal_name, is_remote, opening, read_patiently
+from aerial_seg.geo.opened import open_chosen, open_dataset
+from aerial_seg.geo.remote import is_remote, read_patiently
 from aerial_seg.geo.same_grid import require_same_grid
-from aerial_seg.geo.vrt_members import require_members
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
@@ -39,30 +38,6 @@ _COMPUTED_BLOCK = (512, 512)
 
 Pixels = NDArray[np.generic]
 Valid = NDArray[np.bool_]
-
-
-@contextmanager
-def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
-    """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it."""
-    text = gdal_name(path)
-    if not text.startswith(("/vsi", "<VRTDataset")):
-        if not Path(text).exists():
-            raise InputError(f"{text} does not exist; check the path")
-        require_members(Path(text))
-    try:
-        with warnings.catch_warnings(), opening(text):
-            # Said by us where it matters, as an error with its remedy.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = read_patiently(text, lambda: rasterio.open(text))
-    except RasterioError as error:
-        raise InputError(
-            f"{text} is not a raster that GDAL can read ({error}); wanted a GeoTIFF, VRT or another GDAL format"
-            + ("; check the address, and that the server is up" if is_remote(text) else "")
-        ) from error
-    with dataset:
-        if dataset.count == 0:
-            raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
-        yield dataset
 
 
 def grid_of(dataset: DatasetReader) -> Grid:
@@ -153,16 +128,6 @@ def _require_value(info: RasterInfo, nodata: float) -> None:
         )
 
 
-def _open_source(vrt: DatasetReader, path: Path | str) -> None:
-    """GDAL opens a VRT's source at the first read; if that fails, the next read gives zeros and no error."""
-    try:
-        vrt.read(window=Window(0, 0, 1, 1))
-    except RasterioError as error:
-        raise InputError(
-            f"{path} could not be read ({error}); check that it is whole and reachable"
-        ) from error
-
-
 def _band_count(path: str) -> int:
     with open_dataset(path) as dataset:
         return int(dataset.count)
@@ -229,8 +194,7 @@ class Raster:
             shown = self._own
             numbers = parts[0] or (shown.bands if nodata_differs(self._file, shown.bands) else ())
             if numbers:
-                self._dataset = kept.enter_context(open_dataset(chosen_vrt(self._file, numbers)))
-                _open_source(self._dataset, path)
+                self._dataset = kept.enter_context(open_chosen(chosen_vrt(self._file, numbers), path))
                 chosen = RasterInfo.of(self._dataset, path)
                 self._own = replace(
                     chosen, grid=shown.grid, unplaced=shown.unplaced, has_palette=shown.has_palette
@@ -302,6 +266,8 @@ class Raster:
     def _remedy(self) -> str:
         if is_remote(self._path):
             return "the server failed again and again: see that it is up, and give the same command again"
+        if self.is_virtual:
+            return "a file that the VRT shows is damaged or incomplete: find it (gdalinfo -checksum), copy it again"
         return "the file is damaged or incomplete: copy it again"
 
     @property

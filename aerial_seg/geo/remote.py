@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
+from urllib.parse import quote
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -30,6 +31,7 @@ _SYSTEMS: Mapping[str, str] = MappingProxyType({
 
 _URL = re.compile(r"(?:/vsicurl/)?(https?|s3|gs|az):/+(.+)")
 _ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)([^/].*)")
+_AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
 _CURL = "/vsicurl/"
 _REMOTE = (_CURL, "/vsis3/", "/vsigs/", "/vsiaz/")
 
@@ -70,17 +72,35 @@ Read = TypeVar("Read")
 def gdal_name(path: Path | str) -> str:
     """What GDAL calls the raster: an URL goes through one of its virtual file systems, anything else stays as it is.
 
-    http, https, s3, gs and az are known. A Path has lost a slash of its URL, or of an archive's absolute path; it is
-    put back.
+    http, https, s3, gs and az are known; what a web address may not hold as it is, is escaped. A Path has lost a slash
+    of its URL, or of an archive's absolute path; it is put back.
     """
     text = str(path)
     url = _URL.fullmatch(text)
     if url is not None:
-        return _SYSTEMS[url[1]] + url[2]
+        return _SYSTEMS[url[1]] + (quote(url[2], safe=_AS_IT_IS) if url[1].startswith("http") else url[2])
     archive = _ARCHIVE.fullmatch(text)
     if archive is not None and not _lies_in_file(archive[2]) and _lies_in_file("/" + archive[2]):
         return f"{archive[1]}/{archive[2]}"
     return text
+
+
+def url_path(url: str) -> Path:
+    """A Path that gdal_name makes this address of; a Path alone would make one slash of two in a signature."""
+    scheme, mark, rest = url.partition("://")
+    return Path(scheme + mark + rest.replace("//", "/%2F") if scheme.endswith(("http", "https")) else url)
+
+
+def without_signature(path: Path | str) -> str:
+    """The path as results may tell it to others: of a web address without what follows the question mark."""
+    return str(path).partition("?")[0] if is_remote(path) else str(path)
+
+
+def file_behind(path: Path | str) -> Path | None:
+    """The file of this machine that is read: the path's own, or the archive that it lies in; None on a server."""
+    archive = re.fullmatch(r"/vsi(?:zip|tar|gzip|7z|rar)/(.+)", gdal_name(path))
+    place = Path(archive[1] if archive else path)
+    return next((file for file in ((place, *place.parents) if archive else (place,)) if file.is_file()), None)
 
 
 def _lies_in_file(path: str) -> bool:

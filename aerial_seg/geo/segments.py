@@ -22,7 +22,7 @@ from rasterio.io import MemoryFile
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import open_dataset
+from aerial_seg.geo.opened import open_dataset
 from aerial_seg.legend import IGNORE
 
 BLOCK = 512

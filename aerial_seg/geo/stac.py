@@ -15,7 +15,7 @@ import shapely
 import shapely.affinity
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import open_dataset
+from aerial_seg.geo.opened import open_dataset
 from aerial_seg.geo.remote import is_remote, last_modified
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.version import __version__

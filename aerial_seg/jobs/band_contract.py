@@ -53,7 +53,7 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
     if len(info.bands) != len(bands):
         raise InputError(
             f"{info.path} has {len(info.bands)} bands ({raster}), but the model was trained on {len(bands)} "
-            f"({model}); {_count_remedy(info, bands)}"
+            f"({model}); {_count_remedy(info, bands, choice)}"
         )
     if not choice.numbers and _clashes(info.names, bands):
         raise InputError(
@@ -61,9 +61,11 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
             f"{', '.join(band.name for band in bands)}; {_order_remedy(info, bands)}"
         )
     if info.dtype != bands[0].dtype:
+        # Of a stack any file may be the one of another dtype.
+        got = f"{info.path} with {', '.join(choice.stack)}" if choice.stack else info.path
         raise InputError(
-            f"{info.path} holds {info.dtype}, but the model was trained on {bands[0].dtype} ({model}); "
-            "convert the raster to the same units (gdal_translate -ot … -scale …) or train a model on these"
+            f"{got} holds {info.dtype}, but the model was trained on {bands[0].dtype} ({model}); convert what is not "
+            f"{bands[0].dtype} to the same units (gdal_translate -ot … -scale …) or train a model on these"
         )
 
 
@@ -140,9 +142,11 @@ def _found(info: RasterInfo, bands: Sequence[Band]) -> list[int] | None:
     return [info.bands[have.index(name)] for name in want]
 
 
-def _count_remedy(info: RasterInfo, bands: Sequence[Band]) -> str:
+def _count_remedy(info: RasterInfo, bands: Sequence[Band], choice: BandChoice) -> str:
     if info.has_palette:
         return f"its pixels are the numbers of a palette's colours: {_EXPAND}"
+    if choice.numbers:
+        return f"choose {len(bands)} bands (--bidx, --bands) or train a model on these"
     found = _found(info, bands)
     if found is not None:
         return f"pass --bidx {','.join(map(str, found))} to read those that it was trained on"

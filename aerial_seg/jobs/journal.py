@@ -26,18 +26,26 @@ class Journal:
     A record is written and synced only after its piece is; a line that a crash has cut is no record.
     """
 
-    def __init__(self, path: Path, job: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
-        self.path, self.job, self.records = path, job, records
+    def __init__(
+        self, path: Path, job: Mapping[str, Any], records: list[dict[str, Any]], *, renewed: bool = False
+    ) -> None:
+        self.path, self.job, self.records, self.renewed = path, job, records, renewed
 
     @classmethod
-    def open(cls, path: Path, job: Mapping[str, Any]) -> Journal:
+    def open(cls, path: Path, job: Mapping[str, Any], *, renew: str | None = None) -> Journal:
         """The journal of this very job: the one at `path` if there is one, else a new one.
 
-        Raises OutputError that says what changed when the one at `path` is of another job.
+        Raises OutputError that says what changed when the one at `path` is of another job. But where only the part
+        `renew` of the job differs, all that was made is gone, and the journal is a new one that is `renewed`.
         """
         wanted = as_read_back(job)
         if path.exists():
             first, *records = _read_lines(path) or [{}]
+            if first != wanted and records and renew is not None and _differ_in(renew, first, wanted):
+                _clear(path.parent)
+                journal = cls(path, wanted, [], renewed=True)
+                journal._rewrite()
+                return journal
             if first != wanted and records:
                 raise OutputError(
                     f"{path.parent} holds an interrupted run of another job ({describe_changes(first, wanted)}); "
@@ -95,6 +103,10 @@ def as_read_back(job: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON knows it: tuples are lists."""
     document: dict[str, Any] = json.loads(_line(job))
     return document
+
+
+def _differ_in(part: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return {**then, part: None} == {**now, part: None}
 
 
 def describe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.journal import NAME, tells_of
-from aerial_seg.jobs.mapping.budget import batch_within
+from aerial_seg.jobs.mapping.budget import batch_within, check_batch
 from aerial_seg.jobs.mapping.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.mapping.forecast import forecast
 from aerial_seg.jobs.mapping.frame import Frame, Region
@@ -132,8 +132,11 @@ def _prepare(
     paths, refused = _named(rasters, settings)
     several = not refused.fatal
     scenes = _scenes(paths, out, several)
+    inputs: list[Path | str] = [*paths, *settings.bands.stack, *model_paths(model_path)]
+    inputs += [settings.aoi] if settings.aoi is not None else []
     for scene in scenes:
         _check_outputs(scene, out, settings, several=several)
+        _protect(inputs, scene, settings)
     area = _area(settings)
     infos = []
     for path in paths:
@@ -152,7 +155,8 @@ def _prepare(
     shape = _shape(model, ensemble.geometry, settings)
     tiles = 0
     alone = [(path,) for path in paths if str(path) not in refused.reasons]
-    for group in alone if several and not settings.bands.stack else [paths]:
+    together = [paths] if paths else []  # none, where a list names only what is not there
+    for group in alone if several and not settings.bands.stack else together:
         with refused.of(group[0]):
             for info in chosen_infos(group, settings.bands, mosaic=settings.mosaic):
                 check_fit(info, model.card, georeferenced=settings.georeferenced, choice=settings.bands)
@@ -170,12 +174,12 @@ def _prepare(
 
 def _batch(settings: PredictSettings, wanted: int, side: int) -> tuple[int, tuple[str, ...]]:
     """The batch size, and what to say about it. A CUDA device has a memory of its own and tells when it is full."""
-    if settings.batch_size is not None:
-        return settings.batch_size, ()
+    own = settings.batch_size
     if pick_device(settings.engine_settings.device).type != "cpu":
-        return wanted, ()
-    batch = batch_within(wanted, side=side, max_memory=settings.max_memory)
-    if batch == wanted:
+        return own or wanted, ()
+    batch = own or batch_within(wanted, side=side, max_memory=settings.max_memory)
+    check_batch(batch, side=side, max_memory=settings.max_memory)
+    if batch == wanted or own is not None:
         return batch, ()
     return batch, (
         f"batch size {batch} in place of the model's {wanted}: more tiles of {side} px may need over half of the "
@@ -225,7 +229,7 @@ def _scenes(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...
         if out.resolve() in (path.resolve() for path in paths):
             raise OutputError(f"{out} is one of the rasters to predict; give the mask another name")
         return (Scene(tuple(paths), out),)
-    if out.suffix:
+    if out.suffix.lower() in (".tif", ".tiff"):
         raise SettingsError(
             f"{len(paths)} rasters but one output {out}; pass --mosaic to make one map of them, "
             "or give -o a folder for one mask each"
@@ -239,10 +243,28 @@ def _scenes(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...
 def _check_outputs(scene: Scene, out: Path, settings: PredictSettings, *, several: bool) -> None:
     """An existing output is refused, but for one that an interrupted run of this command had just put there."""
     journals = [work_folder(scene.target) / NAME, *([work_folder(out / BATCH) / NAME] if several else [])]
-    ours = not settings.restart and any(tells_of(journal, scene.target) for journal in journals)
+    ours = any(tells_of(journal, scene.target) for journal in journals)
+    for file in _files(scene, settings):
+        check_writable(file, overwrite=settings.overwrite or ours)
+
+
+def _files(scene: Scene, settings: PredictSettings) -> list[Path]:
+    """All that will lie beside a scene's mask, and the mask."""
     names = result_names(scene.target.name, settings.definition)
-    for name in (*names, *([item_name(scene.target.name)] if settings.stac else [])):
-        check_writable(scene.target.parent / name, overwrite=settings.overwrite or ours)
+    return [
+        scene.target.parent / name
+        for name in (*names, *([item_name(scene.target.name)] if settings.stac else []))
+    ]
+
+
+def _protect(inputs: Sequence[Path | str], scene: Scene, settings: PredictSettings) -> None:
+    """Raises OutputError where a result would replace what it is made from, --overwrite or not."""
+    read = {Path(name).resolve() for name in inputs}
+    for file in (*_files(scene, settings), *filter(None, [settings.vectors])):
+        if file.resolve() in read:
+            raise OutputError(
+                f"{file} would be written, but is one of the files to read; choose another output"
+            )
 
 
 def _shape(model: TrainedModel, geometry: ModelGeometry, settings: PredictSettings) -> TileShape:

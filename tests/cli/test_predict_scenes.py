@@ -232,3 +232,100 @@ def test_several_models_are_typed_with_commas(
     assert np.median(middle) <= 1
     absent = refused("predict", f"{fcn},gone.safetensors", scenes["a"], "-o", "x.tif", *FAST)
     assert "gone.safetensors does not exist" in absent
+
+
+def test_a_scene_mended_after_its_first_rows_is_made_anew(
+    run: Callable, models: Callable, scenes: dict[str, Path], raster: Callable, tmp_path: Path
+) -> None:
+    """Rows of the damaged file were kept; the same command must not end in 'interrupted run of another job'."""
+    whole = raster("tall.tif", size=(1400, 64), tiled=True, blockxsize=64, blockysize=64).read_bytes()
+    (tmp_path / "tall.tif").write_bytes(whole[: len(whole) * 9 // 10])
+    command = ("predict", models(), scenes["a"], tmp_path / "tall.tif", "-o", "masks", *FAST, "--json")
+    result = run(*command)
+    assert result.code == 1, result.err
+    assert (tmp_path / "masks" / "tall_mask.tif.work").exists(), "nothing was kept: the test shows nothing"
+    (tmp_path / "tall.tif").write_bytes(whole)
+    result = run(*command)
+    assert result.code == 0, result.err
+    kept, made = json.loads(result.out)
+    assert (kept["outcome"], made["outcome"]) == ("kept", "done")
+    assert any("made anew" in note for note in made["notes"])
+    assert run("predict", models(), tmp_path / "tall.tif", "-o", "alone.tif", *FAST).code == 0
+    np.testing.assert_array_equal(read(tmp_path / "masks" / "tall_mask.tif"), read(tmp_path / "alone.tif"))
+
+
+def test_what_changed_behind_a_kept_mask_is_made_again(
+    run: Callable, models: Callable, scenes: dict[str, Path], raster: Callable, tmp_path: Path
+) -> None:
+    """A VRT's member, a companion that is gone; and --restart knows its own masks."""
+    show_as_vrt(scenes["b"], tmp_path / "v.vrt")
+    (tmp_path / "l.txt").write_text("a.tif\nv.vrt\ngone.tif\n", encoding="utf-8")
+    command = ("predict", models(), "@l.txt", "-o", "masks", *FAST, "--json", "--confidence")
+    assert run(*command).code == 1
+    (tmp_path / "masks" / "a_mask_confidence.tif").unlink()
+    raster("b.tif", pixels=np.full((3, 60, 80), 50, np.uint8), corner=(EAST + 80, NORTH))
+    result = run(*command)
+    assert [one["outcome"] for one in json.loads(result.out)] == ["failed", "done", "done"], result.err
+    assert (tmp_path / "masks" / "a_mask_confidence.tif").exists()
+    raster("gone.tif", corner=(EAST, NORTH))
+    result = run(*command, "--restart")
+    assert result.code == 0, result.err
+    assert {one["outcome"] for one in json.loads(result.out)} == {"done"}
+
+
+def show_as_vrt(raster: Path, vrt: Path) -> None:
+    with rasterio.open(raster) as file:
+        place = ", ".join(map(str, file.transform.to_gdal()))
+        bands = "".join(
+            f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">{raster.name}'
+            f"</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+            for band in file.indexes
+        )
+        vrt.write_text(
+            f'<VRTDataset rasterXSize="{file.width}" rasterYSize="{file.height}"><SRS>EPSG:32633</SRS>'
+            f"<GeoTransform>{place}</GeoTransform>{bands}</VRTDataset>",
+            encoding="utf-8",
+        )
+
+
+@pytest.mark.parametrize("what", ["scene", "stack", "companion", "aoi", "model"])
+def test_no_result_replaces_what_it_is_made_from(
+    refused: Callable, models: Callable, raster: Callable, tmp_path: Path, what: str
+) -> None:
+    """Not even with --overwrite."""
+    model = tmp_path / "model.tif"
+    model.write_bytes(models().read_bytes())
+    (tmp_path / "out").mkdir()
+    raster("out/a_mask.tif")
+    names = ("a.tif", "map_confidence.tif", "height.tif")
+    a, confidence, height = (raster(name, bands=1 if name == "height.tif" else 3) for name in names)
+    area = tmp_path / "area.gpkg"
+    geopandas.GeoDataFrame(
+        geometry=[shapely.box(EAST, NORTH - 30, EAST + 30, NORTH)], crs="EPSG:32633"
+    ).to_file(area)
+    command = {
+        "scene": (models(), a, tmp_path / "out" / "a_mask.tif", "-o", "out"),
+        "stack": (models(), raster("two.tif", bands=2), "--stack", height, "-o", "height.tif"),
+        "companion": (models(), confidence, "-o", "map.tif", "--confidence"),
+        "aoi": (models(), a, "--aoi", area, "-o", "map.tif", "--vectors", area),
+        "model": (model, a, "-o", "model.tif"),
+    }[what]
+    assert "is one of the files to read" in refused("predict", *command, *FAST, "--overwrite")
+
+
+def test_a_folder_may_have_a_point_in_its_name(
+    run: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    assert run("predict", models(), scenes["a"], scenes["b"], "-o", "maps_v1.2", *FAST).code == 0
+    assert masks(tmp_path / "maps_v1.2") == ["a_mask.tif", "b_mask.tif"]
+
+
+def test_a_list_of_nothing_that_is_there_is_told_with_a_stack_too(
+    run: Callable, models: Callable, raster: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "l.txt").write_text("x.tif\ny.tif\n", encoding="utf-8")
+    result = run("predict", models(), "@l.txt", "--stack", raster("h.tif", bands=1), "-o", "masks", *FAST)
+    assert result.code == 1
+    assert "2 of 2 scenes have no mask" in result.err
+    assert "Traceback" not in result.err

@@ -34,6 +34,7 @@ def model() -> Any:
     assert spec is not None
     assert spec.loader is not None
     conftest = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = conftest  # where its dataclasses look for it
     spec.loader.exec_module(conftest)
     torch.manual_seed(8)
     network = conftest.Pointwise(bands=2, classes=3, stride=8, origin_step=8)

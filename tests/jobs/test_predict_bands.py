@@ -227,6 +227,19 @@ def test_bands_chosen_by_number_are_the_users_word_but_not_their_count() -> None
         check_bands(info(["blue", "green"]), bands("red", "green", "blue"), BandChoice((1, 2)))
 
 
+def test_a_wrong_count_of_chosen_bands_asks_for_the_right_one() -> None:
+    chosen = replace(info(["blue", "green"]), alpha=3)
+    with pytest.raises(
+        InputError, match=r"has 2 bands .* trained on 3 .*; choose 3 bands \(--bidx, --bands\)"
+    ):
+        check_bands(chosen, bands("red", "green", "blue"), BandChoice((3, 2)))
+
+
+def test_of_a_stack_every_file_may_have_the_wrong_dtype() -> None:
+    with pytest.raises(InputError, match=r"in\.tif with h\.tif holds uint16, .*; convert what is not uint8"):
+        check_bands(info(["red", "h"], dtype="uint16"), bands("red", "h"), BandChoice(stack=("h.tif",)))
+
+
 def test_the_remedy_that_is_told_works(write_raster: Write, model: Callable, tmp_path: Path) -> None:
     model(("nir", "red"))
     path = named(

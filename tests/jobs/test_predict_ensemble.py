@@ -121,7 +121,9 @@ def test_the_journal_holds_all_models_and_statistics_of_the_run(
 
     kept = Journal.open.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(
-        Journal, "open", classmethod(lambda cls, path, job: jobs.append(dict(job)) or kept(cls, path, job))
+        Journal,
+        "open",
+        classmethod(lambda cls, path, job, **renew: jobs.append(dict(job)) or kept(cls, path, job, **renew)),
     )
     predict(BOTH, [str(source)], tmp_path / "out.tif", EAGER)
     (job,) = jobs

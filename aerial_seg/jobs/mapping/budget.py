@@ -28,6 +28,8 @@ SHARE_OF_MACHINE = 0.5
 """Without --max-memory, a prediction keeps to this share of the machine's memory."""
 _FORWARD_BYTES = 1000
 """Per input pixel of a batch: twice what the widest of the networks here was seen to hold."""
+_LEANEST = 8
+"""The leanest of the networks needs this part of the bound, or more."""
 _BATCH_SHARE = 0.5
 """Of the memory limit, what the forward pass of a batch may take where its size is ours to choose."""
 _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
@@ -158,13 +160,25 @@ def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
         return resident + max(map(work.panel_bytes, even_panels(work.width, count)[:2]))
 
     if needed(blocks) > limit:
-        or_without = " or no CRF" if work.crf is not None else ""
+        smaller = ["a smaller --batch-size"] if work.batch_size > 1 else []
+        smaller += ["a smaller --tile-size", *(["no CRF"] if work.crf is not None else [])]
         raise SettingsError(
             f"--max-memory {limit / 1e6:,.0f} MB is too little: {resident / 1e6:,.0f} MB for the network with batches "
             f"of {work.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest panel; "
-            f"pass at least {needed(blocks) / 1e6:,.0f}MB, a smaller --batch-size or a smaller --tile-size{or_without}"
+            f"pass at least {ceil(needed(blocks) / 1e6)}MB, or {' or '.join(smaller)}"
         )
     return even_panels(work.width, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
+
+
+def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
+    """Raises SettingsError for a batch that no network could run within the memory limit."""
+    limit = default_limit() if max_memory is None else max_memory
+    least = forward_bound(batch_size, side) // _LEANEST
+    if least > limit:
+        raise SettingsError(
+            f"a batch of {batch_size} tiles of {side} px takes {least / 1e6:,.0f} MB or more, wanted at most the "
+            f"{limit / 1e6:,.0f} MB that may be used; pass a smaller --batch-size or --tile-size"
+        )
 
 
 def even_panels(width: int, count: int) -> tuple[range, ...]:

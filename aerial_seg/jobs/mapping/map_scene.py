@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
-from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
+from aerial_seg.geo.remote import without_signature
 from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
 from aerial_seg.jobs.journal import (
     NAME,
@@ -23,11 +23,13 @@ from aerial_seg.jobs.journal import (
 from aerial_seg.jobs.mapping.budget import check_disk, choose_panels
 from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.mapping.results import write_results
-from aerial_seg.jobs.mapping.scenes import MOSAIC, Mapper, OpenScene, Scene, all_notes, open_scene
+from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene, Scene, all_notes, open_scene, state_of
 from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__
+
+_RENEWED = "its files changed since an interrupted run, so that run's rows were made anew"
 
 
 def map_scene(
@@ -35,11 +37,12 @@ def map_scene(
 ) -> PredictReport:
     """The mask and its companions lie at their place; `placed` was called before the pieces went.
 
-    After a crash at any moment the same call goes on and ends with the same bytes. Raises Incomplete or Interrupted
+    After a crash at any moment the same call goes on and ends with the same bytes. With `placed`, as one of several, a
+    scene whose files changed since then is made anew; alone it is refused. Raises Incomplete or Interrupted
     when finished rows were kept for that.
     """
     with locked_work(scene.target, restart=mapper.settings.restart) as folder:
-        report = _make(scene, mapper, folder)
+        report = _make(scene, mapper, folder, renew=None if placed is None else "input")
         with telling_what_is_kept(folder):
             place_files(folder / RESULT, scene.target)
         if placed is not None:
@@ -47,15 +50,18 @@ def map_scene(
     return report
 
 
-def _make(scene: Scene, mapper: Mapper, folder: Path) -> PredictReport:
+def _make(scene: Scene, mapper: Mapper, folder: Path, *, renew: str | None) -> PredictReport:
     """Everything lies in the folder RESULT, and the journal says so."""
     with open_scene(scene, mapper, folder) as opened:
-        journal = Journal.open(folder / NAME, _job(scene, opened, mapper, read_job(folder / NAME)))
+        job = _job(scene, opened, mapper, read_job(folder / NAME))
+        journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
             return report_from(journal.records[-1]["report"])
         check_disk(opened.work, scene.target)
         with telling_what_is_kept(folder):
             report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
+            if journal.renewed:
+                report = replace(report, notes=(*report.notes, _RENEWED))
             journal.add({"report": asdict(report)})
     return report
 
@@ -99,7 +105,7 @@ def _write_item(scene: Scene, opened: OpenScene, mapper: Mapper, files: tuple[Pa
         grid=opened.source.grid,
         legend=mapper.model.card.legend,
         taken=time_taken(scene.paths[0]),
-        sources=[path.name for path in scene.paths],
+        sources=_names(scene),
         parameters=_definition(scene, mapper),
     )
     return write_item(files[0].with_name(item_name(files[0].name)), facts)
@@ -110,17 +116,10 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
 
     before: the job of an interrupted run. If it is the same, its panels are kept, whatever memory there is now.
     """
-    paths: tuple[Path | str, ...] = (*scene.paths, *mapper.settings.bands.stack)
-    names = {*opened.source.files, *map(str, paths)}
-    files = [Path(name) for name in sorted(names) if Path(name).is_file()]
-    stats = {str(file): file.stat() for file in files if file.name != MOSAIC}
     job = {
         **_definition(scene, mapper),
         "runtime": mapper.predictor.runtime.as_dict(),
-        "input": {
-            **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-            **{gdal_name(path): remote_version(path) for path in paths if is_remote(path)},
-        },
+        "input": state_of((*scene.paths, *mapper.settings.bands.stack), opened.source.files),
         "max_memory": mapper.settings.max_memory,
         "stac": mapper.settings.stac,
     }
@@ -136,7 +135,7 @@ def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
     return {
         "version": __version__,
         "model_sha256": mapper.model.sha256,
-        "sources": [path.name for path in scene.paths],
+        "sources": _names(scene),
         "model_gsd": card.gsd,
         "parameters": {
             "tile_size": shape.side,
@@ -149,6 +148,10 @@ def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
             **({} if mapper.area is None else {"area": mapper.area.identity}),
         },
     }
+
+
+def _names(scene: Scene) -> list[str]:
+    return [Path(without_signature(path)).name for path in scene.paths]
 
 
 def report_from(document: dict[str, Any]) -> PredictReport:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aerial_seg.geo.area import Area
 from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.remote import file_behind, is_remote, remote_version, without_signature
 from aerial_seg.jobs.band_contract import palette_notes, scene_notes
 from aerial_seg.jobs.mapping.budget import Work
 from aerial_seg.jobs.mapping.fit import choose_run_grid
@@ -67,6 +69,19 @@ class OpenScene:
         return self.raster.grid.shape != self.source.grid.shape
 
 
+def state_of(paths: Sequence[Path | str], files: Iterable[str] = ()) -> dict[str, list[Any]]:
+    """The files behind these rasters as they are now: by name size and time, and what servers tell of theirs.
+
+    files: all that GDAL reads them from, sidecars and members of VRTs.
+    """
+    found = {file for name in (*files, *paths) if (file := file_behind(name)) is not None}
+    stats = {str(file): file.stat() for file in sorted(found) if file.name != MOSAIC}
+    return {
+        **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+        **{without_signature(path): list(remote_version(path)) for path in paths if is_remote(path)},
+    }
+
+
 def all_notes(opened: OpenScene, mapper: Mapper) -> tuple[str, ...]:
     """All that was decided for a map and why, as far as it is known by now."""
     tile_sizes = size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side)
@@ -80,7 +95,7 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
     path = scene.paths[0]
     notes: tuple[str, ...] = ()
     if len(scene.paths) > 1:
-        mosaic = write_mosaic(scene.paths, folder / MOSAIC)
+        mosaic = write_mosaic(scene.paths, folder / MOSAIC, settings.nodata)
         path = mosaic.path
         notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
     with ExitStack() as opened:

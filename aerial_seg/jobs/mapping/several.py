@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from aerial_seg.errors import InputError, Interrupted, OutputError
+from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.area import OutsideError
-from aerial_seg.geo.remote import remote_version
+from aerial_seg.geo.opened import open_dataset
 from aerial_seg.jobs.journal import NAME, Journal, locked_work
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
-from aerial_seg.jobs.mapping.scenes import Mapper, Scene
+from aerial_seg.jobs.mapping.scenes import Mapper, Scene, state_of
 from aerial_seg.jobs.predict_settings import PredictReport
 
 BATCH = "predict"
@@ -96,7 +97,9 @@ def _outcome(scene: Scene, mapper: Mapper, journal: Journal) -> SceneOutcome:
     state = _state(scene)
     for record in reversed(journal.records):
         report = record["report"]
-        if report["mask"] == str(scene.target) and record.get("input") == state and scene.target.exists():
+        if report["mask"] != str(scene.target) or record.get("input") != state:
+            continue
+        if all(Path(file).exists() for file in report["files"]):
             return SceneOutcome(scene.name, "kept", 0.0, report=report_from(report))
 
     def placed(report: PredictReport) -> None:
@@ -104,7 +107,7 @@ def _outcome(scene: Scene, mapper: Mapper, journal: Journal) -> SceneOutcome:
 
     try:
         made = map_scene(scene, mapper, placed=placed)
-    except (InputError, OutputError) as error:
+    except (InputError, OutputError, SettingsError) as error:
         # A disk that is full or a lock that is held would stop the next scene as well.
         if isinstance(error, Interrupted) or not _about_input(error):
             raise
@@ -113,14 +116,19 @@ def _outcome(scene: Scene, mapper: Mapper, journal: Journal) -> SceneOutcome:
 
 
 def _about_input(error: Exception) -> bool:
-    """Whether the scene's own data are to blame, also where an error says besides that finished rows are kept."""
-    return isinstance(error, InputError) or isinstance(error.__cause__, InputError)
+    """Whether the scene's own data are to blame, also where an error says besides that finished rows are kept.
+
+    Or a setting that does not go with it, as too little memory for its width.
+    """
+    own = (InputError, SettingsError)
+    return isinstance(error, own) or isinstance(error.__cause__, own)
 
 
-def _state(scene: Scene) -> list[list[Any]]:
+def _state(scene: Scene) -> dict[str, list[Any]]:
     """The scene's files as they are now; a changed one is predicted anew."""
-    found = []
+    files: list[str] = []
     for path in scene.paths:
-        stat = path.stat() if path.is_file() else None
-        found.append([str(path), stat and stat.st_size, stat and stat.st_mtime_ns, *remote_version(path)])
-    return found
+        # What cannot be opened will be told when the scene is made.
+        with suppress(InputError), open_dataset(path) as dataset:
+            files.extend(dataset.files)
+    return state_of(scene.paths, files)
