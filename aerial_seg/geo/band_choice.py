@@ -12,11 +12,17 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.vrt import (
+    GDAL_TYPES,
+    add_band,
+    add_mask,
+    add_source,
+    add_where_measured,
+    as_text,
+    new_vrt,
+    source_name,
+)
 
-_GDAL_TYPES = {
-    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
-    "uint64": "UInt64", "int64": "Int64", "float32": "Float32", "float64": "Float64",
-}  # fmt: skip
 _SAYS_NOTHING = re.compile(
     r"(gr[ae]y|undefined|palette|unknown|(band|layer|channel)?[\s_#-]*\d*)", re.IGNORECASE
 )
@@ -160,64 +166,50 @@ def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int]) -> str:
     value only), the mask of the file, and as last band an alpha that was not chosen. A chosen alpha band is imagery
     and masks nothing. Raises InputError for pixels that VRT cannot name.
     """
-    root = Xml.Element("VRTDataset", rasterXSize=str(dataset.width), rasterYSize=str(dataset.height))
-    if dataset.crs:
-        Xml.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = dataset.crs.to_wkt()
-    if not dataset.transform.is_identity:
-        Xml.SubElement(root, "GeoTransform").text = ", ".join(
-            map(repr, map(float, dataset.transform.to_gdal()))
-        )
+    root = new_vrt(
+        height=dataset.height,
+        width=dataset.width,
+        transform=None if dataset.transform.is_identity else dataset.transform,
+        wkt=dataset.crs.to_wkt() if dataset.crs else None,
+    )
     differs = nodata_differs(dataset, numbers)
     for number in numbers:
-        band = _add_band(root, dataset, number)
-        Xml.SubElement(band, "Description").text = declared_name(dataset, number)
-        nodata = dataset.nodatavals[number - 1]
-        if nodata is not None and not differs:
-            Xml.SubElement(band, "NoDataValue").text = repr(nodata)
-        _add_source(band, dataset, str(number))
+        nodata = None if differs else dataset.nodatavals[number - 1]
+        band = add_band(root, _dtype(dataset, number), name=declared_name(dataset, number), nodata=nodata)
+        _copy(band, dataset, number)
     alpha = [
         n
         for n, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
         if meaning == ColorInterp.alpha
     ]
     if alpha and alpha[0] not in numbers:
-        band = _add_band(root, dataset, alpha[0])
+        band = add_band(root, _dtype(dataset, alpha[0]))
         Xml.SubElement(band, "ColorInterp").text = "Alpha"
-        _add_source(band, dataset, str(alpha[0]))
+        _copy(band, dataset, alpha[0])
     flags = dataset.mask_flag_enums[numbers[0] - 1]
     has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
     if has_mask or differs:
-        mask = Xml.SubElement(Xml.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        mask = add_mask(root)
         for number in numbers[:1] if has_mask else numbers:
-            _add_source(mask, dataset, f"mask,{number}", kind="ComplexSource")
-        for source in mask:
-            # What one band did not measure leaves what another one said.
-            Xml.SubElement(source, "NODATA").text = "0"
-    return Xml.tostring(root, encoding="unicode")
+            _unshared(add_where_measured(mask, source_name(dataset), f"mask,{number}"))
+    return as_text(root)
 
 
-def _add_band(root: Xml.Element, dataset: DatasetReader, number: int) -> Xml.Element:
-    dtype = dataset.dtypes[number - 1]
-    if dtype not in _GDAL_TYPES:
+def _copy(band: Xml.Element, dataset: DatasetReader, number: int) -> None:
+    _unshared(add_source(band, source_name(dataset), number))
+
+
+def _unshared(source: Xml.Element) -> None:
+    source[0].set("shared", "0")
+
+
+def _dtype(dataset: DatasetReader, number: int) -> str:
+    dtype = str(dataset.dtypes[number - 1])
+    if dtype not in GDAL_TYPES:
         raise InputError(
-            f"{dataset.name} holds {dtype} in band {number}, wanted one of {', '.join(_GDAL_TYPES)}; convert it"
+            f"{dataset.name} holds {dtype} in band {number}, wanted one of {', '.join(GDAL_TYPES)}; convert it"
         )
-    place = str(len(root.findall("VRTRasterBand")) + 1)
-    return Xml.SubElement(root, "VRTRasterBand", dataType=_GDAL_TYPES[dtype], band=place)
-
-
-def _add_source(
-    band: Xml.Element, dataset: DatasetReader, number: str, *, kind: str = "SimpleSource"
-) -> None:
-    source = Xml.SubElement(band, kind)
-    Xml.SubElement(source, "SourceFilename", relativeToVRT="0", shared="0").text = _source_name(dataset)
-    Xml.SubElement(source, "SourceBand").text = number
-
-
-def _source_name(dataset: DatasetReader) -> str:
-    """GDAL takes a relative path as it is where the VRT has no place of its own."""
-    is_text = dataset.name.startswith("<")
-    return str(Path(dataset.name).absolute()) if not is_text and Path(dataset.name).exists() else dataset.name
+    return dtype
 
 
 def _number(text: str, option: str) -> int:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from affine import Affine
+from rasterio.enums import MaskFlags
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.band_choice import nodata_differs, role
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import RasterInfo, raster_info
+from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.raster import Raster, RasterInfo
+from aerial_seg.geo.vrt import (
+    Box,
+    add_band,
+    add_mask,
+    add_source,
+    add_where_measured,
+    as_text,
+    new_vrt,
+    place_source,
+    source_name,
+    take_least,
+)
 
-_GDAL_TYPES = {
-    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
-    "float32": "Float32", "float64": "Float64",
-}  # fmt: skip
+_INEXACT = ("int64", "uint64")
+"""GDAL combines sources as float64, which holds no more than 53 bits."""
 
-Box = tuple[float, float, float, float]
+_SAME_PLACE = 1e-3
+"""Pixels; rasters half a pixel off, give or take this, all move the same way, so that neighbours stay neighbours."""
+
+
+_Layer = tuple[RasterInfo, str, Box]
+"""A raster, what GDAL opens for it, and where it lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +49,49 @@ class Mosaic:
     largest_shift: float
 
 
-def write_mosaic(paths: Sequence[Path], vrt: Path) -> Mosaic:
+def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) -> Mosaic:
     """`vrt` shows all rasters as one; where they overlap, the later one in `paths` lies on top where it measured.
 
-    The common pixel is the finest of the sources. Web-mercator tiles stored in degrees differ slightly in pixel
-    height from row to row: a source whose size rounds to its own number of pixels is copied pixel for pixel, any
-    other one is resampled bilinearly by GDAL. Raises InputError when CRS, bands or dtype differ, or for rotation.
+    What was measured is what `Raster` says of each file alone, and the VRT's mask tells it; a `nodata` of the caller's
+    replaces what the files declare, and is what the VRT declares and shows between them. Folders beside it hold a VRT
+    of the same name for each file whose mask is put together. The common pixel is the finest of the sources.
+    Web-mercator tiles stored in degrees differ slightly in pixel height from row to row: a source whose size rounds to
+    its own number of pixels is copied pixel for pixel, any other one is resampled bilinearly by GDAL. Raises
+    InputError when CRS, bands, their order or dtype differ, for rotation, and for several rasters with a palette.
     """
-    infos = [raster_info(path) for path in paths]
+    infos = [_info(path, nodata) for path in paths]
     for info in infos:
-        _check_alike(info, infos[0])
+        _check_alike(info, infos[0], nodata)
+    if len(infos) > 1:
+        _check_no_palette(infos)
     grid = _common_grid([info.grid for info in infos])
-    root = _vrt_root(infos[0], grid)
+    root = _imagery(infos[0], grid, nodata)
+    add_mask(root)
+    under: list[_Layer] = []
+    over: list[_Layer] = []
     shift = 0.0
-    for info in infos:
-        left, top, right, bottom = _place(info.grid, grid)
-        snapped = round(left), round(top), round(right), round(bottom)
-        exact = snapped[2] - snapped[0] == info.grid.width and snapped[3] - snapped[1] == info.grid.height
-        place = snapped if exact else (left, top, right, bottom)
-        if exact:
-            shift = max(
-                shift, *(abs(a - b) for a, b in zip((left, top, right, bottom), snapped, strict=True))
-            )
-        _add_raster(root, info, place)
+    for number, info in enumerate(infos):
+        name = _kept(_source(info, nodata), vrt.parent / f"{vrt.stem}-{number}" / vrt.name)
+        box = _place(info.grid, grid)
+        copy = _snapped(info.grid, box)
+        over.append((info, name, copy or box))
+        if copy is not None:
+            shift = max(shift, *(abs(a - b) for a, b in zip(box, copy, strict=True)))
+            if copy != tuple(map(_nearest, box)):
+                # Copies of slightly larger pixels drift apart by a line, which is not to stay empty.
+                under.append((info, name, box))
+    for layer in (*under, *over):
+        _add_raster(root, *layer)
     Xml.ElementTree(root).write(vrt)
     return Mosaic(path=vrt, sources=len(infos), largest_shift=shift)
 
 
-def _check_alike(info: RasterInfo, first: RasterInfo) -> None:
+def _info(path: Path, nodata: float | None) -> RasterInfo:
+    with Raster(path, nodata=nodata, georeferenced=False) as raster:
+        return raster.info
+
+
+def _check_alike(info: RasterInfo, first: RasterInfo, nodata: float | None) -> None:
     if info.grid.transform.b or info.grid.transform.d or info.grid.transform.e >= 0:
         raise InputError(
             f"{info.path} is rotated or south-up, wanted north-up rasters in a mosaic; warp it first"
@@ -66,17 +100,37 @@ def _check_alike(info: RasterInfo, first: RasterInfo) -> None:
         ("CRS", _crs_name(info.grid), _crs_name(first.grid)),
         ("number of bands", len(info.bands), len(first.bands)),
         ("dtype", info.dtype, first.dtype),
-        ("nodata value", repr(info.nodata), repr(first.nodata)),
+        # The caller's value replaces what the files declare.
+        ("nodata value", *((repr(info.nodata), repr(first.nodata)) if nodata is None else ("", ""))),
     ):
         if got != wanted:
             raise InputError(
                 f"{info.path} has {what} {got}, but {first.path} has {wanted}; a mosaic needs one: "
                 "convert the odd one or predict them separately"
             )
-    if info.dtype not in _GDAL_TYPES:
+    # Only what both name, at other places: descriptions may also be dates or the like.
+    wanted = [role(name) for name in first.names]
+    if any(
+        name is not None and name in wanted and wanted[k] != name
+        for k, name in enumerate(map(role, info.names))
+    ):
         raise InputError(
-            f"{info.path} has dtype {info.dtype}, wanted one of {', '.join(_GDAL_TYPES)}; convert it"
+            f"{info.path} has the bands {', '.join(info.names)}, but {first.path} has {', '.join(first.names)}; "
+            "a mosaic needs one order: put them in it (gdal_translate -b …) or predict them separately"
         )
+    if info.dtype in _INEXACT:
+        raise InputError(
+            f"{info.path} has dtype {info.dtype}, wanted one of at most 32 bits or float64 in a mosaic; convert it"
+        )
+
+
+def _check_no_palette(infos: Sequence[RasterInfo]) -> None:
+    for info in infos:
+        if info.has_palette:
+            raise InputError(
+                f"{info.path} holds numbers of a palette's colours, which may mean others in the next raster; wanted "
+                "colours in a mosaic: gdal_translate -expand rgb in.tif out.tif"
+            )
 
 
 def _crs_name(grid: Grid) -> str:
@@ -92,69 +146,107 @@ def _common_grid(grids: Sequence[Grid]) -> Grid:
     return Grid(
         crs=grids[0].crs,
         transform=Affine(across, 0, left, 0, -down, top),
-        height=round((top - bottom) / down),
-        width=round((right - left) / across),
+        height=_nearest((top - bottom) / down),
+        width=_nearest((right - left) / across),
     )
 
 
+def _nearest(pixels: float) -> int:
+    return math.floor(pixels + 0.5 + _SAME_PLACE)
+
+
 def _place(source: Grid, common: Grid) -> Box:
-    """The source's box in pixels of the common grid: left, top, right, bottom."""
+    """The source's box in pixels of the common grid."""
     left, bottom, right, top = source.bounds
     to_pixels = ~common.transform
     (x0, y0), (x1, y1) = to_pixels * (left, top), to_pixels * (right, bottom)
     return x0, y0, x1, y1
 
 
-def _vrt_root(first: RasterInfo, grid: Grid) -> Xml.Element:
-    root = Xml.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
-    if grid.crs is not None:
-        Xml.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid.crs.to_wkt("WKT1_GDAL")
-    Xml.SubElement(root, "GeoTransform").text = ", ".join(repr(float(n)) for n in grid.transform.to_gdal())
-    for number, name in enumerate(first.names, start=1):
-        band = Xml.SubElement(root, "VRTRasterBand", dataType=_GDAL_TYPES[first.dtype], band=str(number))
-        Xml.SubElement(band, "Description").text = name
-        if first.nodata is not None:
-            Xml.SubElement(band, "NoDataValue").text = repr(first.nodata)
-    if first.nodata is None:
-        # Ground between the sources has no value of its own: a mask band says that it was not measured.
-        Xml.SubElement(Xml.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+def _snapped(source: Grid, box: Box) -> Box | None:
+    """The box moved to whole pixels, if the source has as many as it covers."""
+    left, top, right, bottom = box
+    if (round(right - left), round(bottom - top)) != (source.width, source.height):
+        return None
+    x, y = _nearest(left), _nearest(top)
+    return x, y, x + source.width, y + source.height
+
+
+def _imagery(info: RasterInfo, grid: Grid, nodata: float | None) -> Xml.Element:
+    """A VRT on this grid with the raster's bands of imagery, empty: all `nodata`, where there is one."""
+    wkt = grid.crs.to_wkt("WKT1_GDAL") if grid.crs is not None else None
+    root = new_vrt(height=grid.height, width=grid.width, transform=grid.transform, wkt=wkt)
+    for name in info.names:
+        add_band(root, info.dtype, name=name, nodata=nodata)
     return root
 
 
-def _add_raster(root: Xml.Element, info: RasterInfo, place: Box) -> None:
+def _source(info: RasterInfo, nodata: float | None) -> str:
+    """What GDAL opens for the raster: as bands 1, 2, … its imagery, their mask being what `Raster` calls measured."""
+    with open_dataset(info.path) as dataset:
+        name, alpha = source_name(dataset), info.alpha
+        flags = [dataset.mask_flag_enums[band - 1] for band in info.bands]
+        differs = nodata_differs(dataset, info.bands)
+    has_mask = MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]
+    has_value = nodata is not None or any(MaskFlags.nodata in of_band for of_band in flags)
+    if alpha is None and nodata is None and (len(flags) == 1 or not has_value):
+        return name
+    root = _copied(info, name)
+    mask = add_mask(root)
+    if nodata is not None:
+        text, bands = as_text(_copied(info, name, nodata)), range(1, len(info.bands) + 1)
+        _fill(add_source(mask, _any_band(info, text, bands), 1), info)
+    elif has_value:
+        # A value that all bands declare is alpha's too, and alpha may be what differs from it.
+        bands_and_alpha = info.bands if alpha is None or differs else (*info.bands, alpha)
+        _fill(add_source(mask, _any_band(info, name, bands_and_alpha), 1), info)
+    if has_mask:
+        _fill(add_where_measured(mask, name, f"mask,{info.bands[0]}"), info)
+    if alpha is not None:
+        _fill(add_where_measured(mask, name, alpha), info)
+    take_least(mask)
+    return as_text(root)
+
+
+def _kept(source: str, place: Path) -> str:
+    """A file's name as it is; a VRT's text lies at `place`: GDAL lists what a VRT is made of, and text is no file."""
+    if not source.startswith("<"):
+        return source
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(source, encoding="utf-8")
+    return str(place.absolute())
+
+
+def _any_band(info: RasterInfo, name: str, bands: Iterable[int]) -> str:
+    """A VRT, as text, of one band that is not 0 where GDAL calls any of these bands measured."""
+    root = new_vrt(height=info.grid.height, width=info.grid.width)
+    measured = add_band(root, "uint8")
+    for band in bands:
+        _fill(add_where_measured(measured, name, f"mask,{band}"), info)
+    return as_text(root)
+
+
+def _copied(info: RasterInfo, name: str, nodata: float | None = None) -> Xml.Element:
+    root = new_vrt(height=info.grid.height, width=info.grid.width)
+    for band in info.bands:
+        _fill(add_source(add_band(root, info.dtype, nodata=nodata), name, band), info)
+    return root
+
+
+def _fill(source: Xml.Element, info: RasterInfo, box: Box | None = None) -> None:
+    """The source is shown in the box, by default where it lies itself."""
+    height, width = info.grid.height, info.grid.width
+    place_source(source, box or (0.0, 0.0, float(width), float(height)), height=height, width=width)
+
+
+def _add_raster(root: Xml.Element, info: RasterInfo, name: str, box: Box) -> None:
     """The raster's measured pixels lie on top of what `root` shows already."""
-    name, bands, mask = str(Path(info.path).absolute()), info.bands, f"mask,{info.bands[0]}"
-    if info.alpha is not None:
-        name, bands, mask = _alpha_as_mask(info, name), tuple(range(1, len(bands) + 1)), "mask,1"
-    for element, band in zip(root.findall("VRTRasterBand"), bands, strict=True):
-        source = _add_source(element, info, name, str(band), place)
-        if info.nodata is None:
-            Xml.SubElement(source, "UseMaskBand").text = "true"
-        else:
-            Xml.SubElement(source, "NODATA").text = repr(info.nodata)
-    for element in root.findall("MaskBand/VRTRasterBand"):
-        Xml.SubElement(_add_source(element, info, name, mask, place), "NODATA").text = "0"
-
-
-def _alpha_as_mask(info: RasterInfo, name: str) -> str:
-    """A VRT, as text, of the same raster: GDAL itself sees a mask in alpha only beside one or three bands."""
-    root = _vrt_root(info, info.grid)
-    whole = 0.0, 0.0, float(info.grid.width), float(info.grid.height)
-    elements = [*root.findall("VRTRasterBand"), root.find("MaskBand/VRTRasterBand")]
-    for element, band in zip(elements, (*info.bands, info.alpha), strict=True):
-        if element is not None:
-            _add_source(element, info, name, str(band), whole)
-    return Xml.tostring(root, encoding="unicode")
-
-
-def _add_source(element: Xml.Element, info: RasterInfo, name: str, band: str, place: Box) -> Xml.Element:
-    source = Xml.SubElement(element, "ComplexSource", resampling="bilinear")
-    Xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = name
-    Xml.SubElement(source, "SourceBand").text = band
-    left, top, right, bottom = place
-    for tag, x, y, width, height in (
-        ("SrcRect", 0.0, 0.0, float(info.grid.width), float(info.grid.height)),
-        ("DstRect", left, top, right - left, bottom - top),
-    ):
-        Xml.SubElement(source, tag, xOff=repr(x), yOff=repr(y), xSize=repr(width), ySize=repr(height))
-    return source
+    for number, band in enumerate(root.findall("VRTRasterBand"), start=1):
+        source = add_source(band, name, number, kind="ComplexSource")
+        source.set("resampling", "bilinear")
+        _fill(source, info, box)
+        Xml.SubElement(source, "UseMaskBand").text = "true"
+    for mask in root.findall("MaskBand/VRTRasterBand"):
+        source = add_where_measured(mask, name, "mask,1")
+        source.set("resampling", "bilinear")
+        _fill(source, info, box)

@@ -22,6 +22,7 @@ from aerial_seg.geo.raster import RasterInfo
 from aerial_seg.geo.splits import assign_splits, overlapping
 from aerial_seg.jobs.band_contract import palette_notes
 from aerial_seg.jobs.cutting import ChipCutter, ChipRecord
+from aerial_seg.jobs.mapping.fit import is_square
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
 from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, DatasetDocument, Source, chip_paths
@@ -44,7 +45,7 @@ def assemble(
     work: Path, cutter: ChipCutter, infos: Sequence[RasterInfo], gsd: float | None, settings: TileSettings
 ) -> tuple[DatasetDocument, dict[str, int]]:
     """The written chips are split and described: `work` holds their index and document. Returns chips per split."""
-    legend, notes = cutter.labels.legend, _notes(cutter, infos)
+    legend, notes = cutter.labels.legend, _notes(cutter, infos, settings.gsd)
     places, crs, note = _common_places(cutter.records, infos)
     notes += [note] if note else []
     chips = _split(cutter.records, infos, places, settings, notes, work)
@@ -84,7 +85,7 @@ def assemble(
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
-def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo]) -> list[str]:
+def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | None) -> list[str]:
     """What was mended, taken for granted or left out so far."""
     notes = list(cutter.labels.notes)
     if len({info.names for info in infos}) > 1:
@@ -92,6 +93,10 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo]) -> list[str]:
         notes.append(
             f"the rasters name their bands differently ({' / '.join(orders)}): they are taken in file order"
         )
+    oblong = [gsd for info in infos if (gsd := info.grid.gsd()) is not None and not is_square(gsd)]
+    if oblong and wanted_gsd is None:
+        down, across = oblong[0]
+        notes.append(f"pixels of {down:.3g} × {across:.3g} m were resampled to be square, as predict does it")
     palettes = [note for info in infos for note in palette_notes(info)]
     for told, what in ((palettes, "a palette"), (cutter.collars, "such a border")):
         if told:

@@ -17,6 +17,7 @@ from aerial_seg.geo.splits import match_sources
 from aerial_seg.jobs.assembly import assemble
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.cutting import ChipCutter
+from aerial_seg.jobs.mapping.fit import is_square
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
 from aerial_seg.outputs import check_folder, staged_folder
@@ -105,7 +106,13 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
             f"the rasters have GSDs from {min(sizes):.3g} to {max(sizes):.3g} m, wanted one within 10 %; "
             f"pass --gsd {max(sizes):.2g} to resample all to one"
         )
-    return [info.grid.unmirrored() for info in infos]
+    return [_square(info.grid.unmirrored()) for info in infos]
+
+
+def _square(grid: Grid) -> Grid:
+    """The same ground in pixels that are as long on both axes, as predict will see it."""
+    gsd = grid.gsd()
+    return grid if gsd is None or is_square(gsd) else grid.at_gsd(math.sqrt(gsd[0] * gsd[1]))
 
 
 def _own_gsds(infos: Sequence[RasterInfo]) -> list[float]:

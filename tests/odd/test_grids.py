@@ -19,6 +19,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster import Raster
 from aerial_seg.jobs.mapping.fit import choose_run_grid
+from aerial_seg.jobs.tile import tile
+from aerial_seg.jobs.tile_settings import TileSettings
 
 GEOD = Geod(ellps="WGS84")
 HEIGHT, WIDTH = 150, 130
@@ -137,3 +139,17 @@ def test_pixels_that_are_not_square_are_made_so(across: float, own: bool) -> Non
     assert (run == grid) == own
     if not own:
         assert run.width == pytest.approx(1000 * across, abs=2)
+
+
+def test_tile_cuts_pixels_that_are_not_square_as_predict_sees_them(save: Callable, tmp_path: Path) -> None:
+    """Half a degree of longitude is half as long at 60° N: what the network learns must be what it will see."""
+    transform = Affine(9e-6, 0, 10, 0, -9e-6, 60)
+    source = save("in.tif", image("uint8"), "EPSG:4326", transform)
+    labels = save("labels.tif", (image("uint8")[:1] % 2), "EPSG:4326", transform)
+    report = tile([str(source)], [str(labels)], tmp_path / "chips", TileSettings(chip_size=32, block=1))
+    assert any("to be square" in note for note in report.notes)
+    with Raster(source) as raster:
+        seen = choose_run_grid(raster.grid, report.gsd, False, "in.tif")
+    (chip, *_) = sorted((tmp_path / "chips" / "images").glob("*_0000_0000.tif"))
+    with rasterio.open(chip) as made:
+        assert made.transform.almost_equals(seen.transform, 1e-12)

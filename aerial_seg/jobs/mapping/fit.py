@@ -26,6 +26,11 @@ def check_fit(
     check_bands(info, card.bands, choice)
 
 
+def is_square(gsd: tuple[float, float]) -> bool:
+    """Whether a pixel is as long on one axis as on the other, within 5 %."""
+    return max(gsd) / min(gsd) - 1 <= ANISOTROPY_TOLERANCE
+
+
 def choose_run_grid(grid: Grid, model_gsd: float | None, force: bool, name: str) -> Grid:
     """The grid the network sees: the raster's own, or the same ground at the model's GSD on each axis for itself.
 
@@ -36,8 +41,7 @@ def choose_run_grid(grid: Grid, model_gsd: float | None, force: bool, name: str)
     if gsd is None or model_gsd is None:
         return grid
     ratios = [metres / model_gsd for metres in gsd]
-    square = max(ratios) / min(ratios) - 1 <= ANISOTROPY_TOLERANCE
-    if square and all(abs(ratio - 1) <= GSD_TOLERANCE for ratio in ratios):
+    if is_square(gsd) and all(abs(ratio - 1) <= GSD_TOLERANCE for ratio in ratios):
         return grid
     factor = max(max(ratio, 1 / ratio) for ratio in ratios)
     if factor > GSD_LIMIT and not force:
