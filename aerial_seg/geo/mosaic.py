@@ -109,9 +109,9 @@ def _check_alike(info: RasterInfo, first: RasterInfo, nodata: float | None) -> N
                 "convert the odd one or predict them separately"
             )
     # Only what both name, at other places: descriptions may also be dates or the like.
-    wanted = [role(name) for name in first.names]
+    order = [role(name) for name in first.names]
     if any(
-        name is not None and name in wanted and wanted[k] != name
+        name is not None and name in order and order[k] != name
         for k, name in enumerate(map(role, info.names))
     ):
         raise InputError(
