@@ -7,6 +7,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import rasterio
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo import remote
+from aerial_seg.geo.band_choice import BandChoice
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.geo.remote import gdal_name, is_remote, remote_version
+from aerial_seg.geo.remote import gdal_name, is_remote, remote_version, without_signature
 from aerial_seg.geo.vrt_members import require_members
 from aerial_seg.jobs.band_contract import scene_notes
 
@@ -51,6 +53,38 @@ def served(server: WebServer, raster_file: Callable[..., Path]) -> str:
 def test_addresses_go_through_gdals_file_systems(typed: str | Path, name: str) -> None:
     assert gdal_name(typed) == name
     assert is_remote(typed) == name.startswith(("/vsicurl", "/vsis3", "/vsigs"))
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("https://host/a b/é.tif", "https://host/a%20b/%C3%A9.tif"),
+        ("https://host/a%20b.tif?sig=x%2Fy&se=1:2", "https://host/a%20b.tif?sig=x%2Fy&se=1:2"),
+        ("https://host/t?u=https://x//y&sig=a//b", "https://host/t?u=https:/%2Fx/%2Fy&sig=a/%2Fb"),
+        ("/vsicurl/http://host/a//b.tif", "http://host/a/%2Fb.tif"),
+    ],
+)
+def test_addresses_reach_the_server_as_they_were_typed(url: str, asked: str) -> None:
+    (path,) = expand_rasters([url])
+    assert gdal_name(path) == f"/vsicurl/{asked}"
+    assert unquote(gdal_name(path)) == unquote(f"/vsicurl/{url.removeprefix('/vsicurl/')}")
+
+
+def test_signatures_stay_out_of_results() -> None:
+    assert without_signature("https://host/a.tif?sig=secret") == "https://host/a.tif"
+    assert without_signature("/data/what?.tif") == "/data/what?.tif"
+
+
+@pytest.mark.parametrize("position", range(6))
+def test_chosen_bands_on_a_server_are_asked_for_again_too(
+    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    """Wherever the answer is cut: GDAL gives zeros for a source that it could not open once."""
+    monkeypatch.setattr(remote, "WAITS", (0.05,) * 4)
+    server.faults = [""] * position + ["truncate"]
+    with Raster(Path(served), choice=BandChoice((3, 1))) as raster:
+        image, _ = raster.read(top=0, left=0, height=300, width=400)
+    np.testing.assert_array_equal(image, noise()[[2, 0]])
 
 
 @pytest.mark.parametrize("relative", [False, True])
