@@ -30,7 +30,7 @@ _SYSTEMS: Mapping[str, str] = MappingProxyType({
 """GDAL's virtual file systems by the scheme of an URL."""
 
 _URL = re.compile(r"(?:/vsicurl/)?(https?|s3|gs|az):/+(.+)")
-_ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)([^/].*)")
+_ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)(.+)")
 _AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
 _CURL = "/vsicurl/"
 _REMOTE = (_CURL, "/vsis3/", "/vsigs/", "/vsiaz/")
@@ -80,7 +80,11 @@ def gdal_name(path: Path | str) -> str:
     if url is not None:
         return _SYSTEMS[url[1]] + (quote(url[2], safe=_AS_IT_IS) if url[1].startswith("http") else url[2])
     archive = _ARCHIVE.fullmatch(text)
-    if archive is not None and not _lies_in_file(archive[2]) and _lies_in_file("/" + archive[2]):
+    if (
+        archive is not None
+        and _file_around(archive[2]) is None
+        and _file_around("/" + archive[2]) is not None
+    ):
         return f"{archive[1]}/{archive[2]}"
     return text
 
@@ -96,15 +100,22 @@ def without_signature(path: Path | str) -> str:
     return str(path).partition("?")[0] if is_remote(path) else str(path)
 
 
+def public_name(path: Path | str) -> str:
+    """The file's name as results may tell it to others."""
+    return Path(without_signature(path)).name
+
+
 def file_behind(path: Path | str) -> Path | None:
     """The file of this machine that is read: the path's own, or the archive that it lies in; None on a server."""
-    archive = re.fullmatch(r"/vsi(?:zip|tar|gzip|7z|rar)/(.+)", gdal_name(path))
-    place = Path(archive[1] if archive else path)
-    return next((file for file in ((place, *place.parents) if archive else (place,)) if file.is_file()), None)
+    archive = _ARCHIVE.fullmatch(gdal_name(path))
+    if archive is not None:
+        return _file_around(archive[2])
+    return Path(path) if Path(path).is_file() else None
 
 
-def _lies_in_file(path: str) -> bool:
-    return any(place.is_file() for place in (Path(path), *Path(path).parents))
+def _file_around(path: str) -> Path | None:
+    """The path itself, or the nearest of what it lies in, that is a file."""
+    return next((place for place in (Path(path), *Path(path).parents) if place.is_file()), None)
 
 
 def is_remote(path: Path | str) -> bool:

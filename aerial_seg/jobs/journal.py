@@ -39,21 +39,19 @@ class Journal:
         `renew` of the job differs, all that was made is gone, and the journal is a new one that is `renewed`.
         """
         wanted = as_read_back(job)
-        if path.exists():
-            first, *records = _read_lines(path) or [{}]
-            if first != wanted and records and renew is not None and _differ_in(renew, first, wanted):
-                _clear(path.parent)
-                journal = cls(path, wanted, [], renewed=True)
-                journal._rewrite()
-                return journal
-            if first != wanted and records:
+        lines = _read_lines(path) if path.exists() else []
+        first, *records = lines or [{}]
+        renewed = False
+        if first != wanted and records:
+            renewed = renew is not None and _differ_in(renew, first, wanted)
+            if not renewed:
                 raise OutputError(
                     f"{path.parent} holds an interrupted run of another job ({describe_changes(first, wanted)}); "
                     "repeat the former command to finish it, or pass --restart to begin anew"
                 )
-            journal = cls(path, wanted, records)
-        else:
-            journal = cls(path, wanted, [])
+            _clear(path.parent)
+            records = []
+        journal = cls(path, wanted, records, renewed=renewed)
         journal._rewrite()
         return journal
 

@@ -115,7 +115,7 @@ class Work:
 
 def choose_panels(work: Work, predictor: TilePredictor, max_memory: int | None) -> tuple[range, ...]:
     """The column panels of a run; the result does not depend on them."""
-    limit = default_limit() if max_memory is None else max_memory
+    limit = memory_limit(max_memory)
     whole = range(work.width)
     # One batch is run to see what the network needs, but only where it could matter.
     forward = forward_bound(work.batch_size, work.input_side)
@@ -135,7 +135,7 @@ def batch_within(wanted: int, *, side: int, max_memory: int | None) -> int:
     By a bound, not by a measurement: the last digits of logits depend on the batch size, so an interrupted run must
     find the same one again.
     """
-    limit = default_limit() if max_memory is None else max_memory
+    limit = memory_limit(max_memory)
     batch = max(1, wanted)
     while batch > 1 and forward_bound(batch, side) > _BATCH_SHARE * limit:
         batch //= 2
@@ -172,7 +172,7 @@ def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
 
 def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
     """Raises SettingsError for a batch that no network could run within the memory limit."""
-    limit = default_limit() if max_memory is None else max_memory
+    limit = memory_limit(max_memory)
     least = forward_bound(batch_size, side) // _LEANEST
     if least > limit:
         raise SettingsError(
@@ -187,9 +187,9 @@ def even_panels(width: int, count: int) -> tuple[range, ...]:
     return tuple(range(left, min(left + step, width)) for left in range(0, width, step))
 
 
-def default_limit() -> int:
-    """Bytes that a prediction may use when nobody says."""
-    return int(psutil.virtual_memory().total * SHARE_OF_MACHINE)
+def memory_limit(max_memory: int | None) -> int:
+    """Bytes that a prediction may use: what was asked, or a share of the machine's when nobody says."""
+    return int(psutil.virtual_memory().total * SHARE_OF_MACHINE) if max_memory is None else max_memory
 
 
 def resident_bytes() -> int:

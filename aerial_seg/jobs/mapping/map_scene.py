@@ -9,7 +9,7 @@ from typing import Any
 
 from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
-from aerial_seg.geo.remote import without_signature
+from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
 from aerial_seg.jobs.journal import (
     NAME,
@@ -105,7 +105,7 @@ def _write_item(scene: Scene, opened: OpenScene, mapper: Mapper, files: tuple[Pa
         grid=opened.source.grid,
         legend=mapper.model.card.legend,
         taken=time_taken(scene.paths[0]),
-        sources=_names(scene),
+        sources=list(map(public_name, scene.paths)),
         parameters=_definition(scene, mapper),
     )
     return write_item(files[0].with_name(item_name(files[0].name)), facts)
@@ -135,7 +135,7 @@ def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
     return {
         "version": __version__,
         "model_sha256": mapper.model.sha256,
-        "sources": _names(scene),
+        "sources": list(map(public_name, scene.paths)),
         "model_gsd": card.gsd,
         "parameters": {
             "tile_size": shape.side,
@@ -148,10 +148,6 @@ def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
             **({} if mapper.area is None else {"area": mapper.area.identity}),
         },
     }
-
-
-def _names(scene: Scene) -> list[str]:
-    return [Path(without_signature(path)).name for path in scene.paths]
 
 
 def report_from(document: dict[str, Any]) -> PredictReport:
