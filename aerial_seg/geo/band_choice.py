@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.vrt import (
     GDAL_TYPES,
     add_band,
@@ -67,7 +67,7 @@ class BandChoice:
     @property
     def identity(self) -> dict[str, list[int] | list[str]]:
         """What tells it from other choices, fit for JSON; files without their folders."""
-        return {"numbers": list(self.numbers), "stack": [Path(file).name for file in self.stack]}
+        return {"numbers": list(self.numbers), "stack": list(map(public_name, self.stack))}
 
     def ordered(self, wanted: Sequence[str]) -> BandChoice:
         """The named bands in the order of `wanted`, those that it lacks left out; a choice by number as it is.

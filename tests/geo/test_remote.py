@@ -73,6 +73,8 @@ def test_addresses_reach_the_server_as_they_were_typed(url: str, asked: str) -> 
 def test_signatures_stay_out_of_results() -> None:
     assert without_signature("https://host/a.tif?sig=secret") == "https://host/a.tif"
     assert without_signature("/data/what?.tif") == "/data/what?.tif"
+    stacked = BandChoice((1, 2), stack=("https://host/dsm.tif?sig=secret", "/data/h.tif"))
+    assert stacked.identity["stack"] == ["dsm.tif", "h.tif"]
 
 
 @pytest.mark.parametrize("position", range(6))
