@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -380,24 +379,3 @@ def test_an_amount_of_memory_that_is_none(refused: Callable, raster: Callable, m
     for amount in ("4", "lots", "1..5GB", "GB", "4 parsecs"):
         said = refused("predict", models(), image, "-o", "map.tif", "--max-memory", amount, code=2)
         assert f"'{amount}' is no amount of memory; wanted a number with a unit, as 2GB" in said
-
-
-def test_too_little_memory_tells_how_much_is_enough(
-    refused: Callable, raster: Callable, models: Callable
-) -> None:
-    said = refused("predict", models(), raster("in.tif"), "-o", "map.tif", "--max-memory", "30MB", code=2)
-    assert re.search(
-        r"--max-memory 30 MB is too little: .* for the narrowest panel; pass at least \d+MB", said
-    )
-    for option in (("--batch-size", "100000"), ("--tile-size", "102400")):
-        said = refused("predict", models(), raster("in.tif"), "-o", "map.tif", *option, code=2)
-        assert "pass a smaller --batch-size or --tile-size" in said
-
-
-def test_options_of_the_engine_that_cannot_be(refused: Callable, raster: Callable, models: Callable) -> None:
-    image = raster("in.tif")
-    said = refused("predict", models(), image, "-o", "map.tif", "--tta", "flip", code=2)
-    assert "there is no test-time augmentation 'flip'; did you mean 'flips'?" in said
-    half = ("--precision", "fp16", "--device", "cpu")
-    said = refused("predict", models(), image, "-o", "map.tif", *half, code=2)
-    assert "fp16 needs a CUDA device" in said
