@@ -63,5 +63,5 @@ def test_a_smaller_batch_is_told_and_the_users_own_is_kept(write_raster: Callabl
 
     (note,) = notes(max_memory=LIMIT)
     assert note.startswith("batch size 4 in place of the model's 16")
-    assert notes(max_memory=3 * LIMIT) == []
+    assert notes(max_memory=4 * LIMIT) == []
     assert notes(max_memory=10 * LIMIT, batch_size=8) == []

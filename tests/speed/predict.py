@@ -148,7 +148,7 @@ def pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         mapper = make_mapper(
             model,
             tiles=TILES_ACROSS**2,
-            engine=EngineSettings(engine=options.engine),
+            engine=EngineSettings(options.engine, options.precision),
             batch_size=options.batch_size,
         )
         scene = Scene((folder / "image.tif",), folder / "map.tif")
@@ -210,7 +210,7 @@ def loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     mapper = make_mapper(
         model,
         tiles=TILES_ACROSS**2,
-        engine=EngineSettings(engine=options.engine),
+        engine=EngineSettings(options.engine, options.precision),
         batch_size=options.batch_size,
     )
     scene = Scene((folder / "image.tif",), folder / "map.tif")
@@ -353,6 +353,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", choices=MODELS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--raster", type=Path)

@@ -26,9 +26,9 @@ from aerial_seg.tiling.plan import TilePlan
 
 SHARE_OF_MACHINE = 0.5
 """Without --max-memory, a prediction keeps to this share of the machine's memory."""
-_FORWARD_BYTES = 1000
-"""Per input pixel of a batch: twice what the widest of the networks here was seen to hold."""
-_LEANEST = 8
+_FORWARD_BYTES = 1500
+"""Per input pixel of a batch: a tenth more than the widest of the networks here (PSPNet, compiled) was seen to hold."""
+_LEANEST = 12
 """The leanest of the networks needs this part of the bound, or more."""
 _BATCH_SHARE = 0.5
 """Of the memory limit, what the forward pass of a batch may take where its size is ours to choose."""

@@ -41,14 +41,14 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> Folded:
     kept = {conv: (conv.weight, conv.bias) for conv, _ in pairs}
     for conv, norm in pairs:
         _fold(conv, norm)
-    swapped = _replace(network, {norm: _rest_of(norm) for _, norm in pairs})
+    swapped = replace_modules(network, {norm: _rest_of(norm) for _, norm in pairs})
     with torch.no_grad():
         change = float((network(image) - reference).abs().max() / reference.abs().max().clamp(min=1e-12))
     good = change <= FOLD_TOLERANCE
     if not good:  # NaN included
         for conv, (weight, bias) in kept.items():
             conv.weight, conv.bias = weight, bias
-        _replace(network, swapped)
+        replace_modules(network, swapped)
     count = len(pairs) if good else 0
     return Folded(count=count, left=len(witness.read) - count, change=change)
 
@@ -160,7 +160,7 @@ def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
     return nn.Identity()
 
 
-def _replace(network: nn.Module, new: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+def replace_modules(network: nn.Module, new: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
     """The network calls the new modules wherever it called the old ones; returns the way back."""
     for name, module in list(network.named_modules(remove_duplicate=False)):
         if module in new:
