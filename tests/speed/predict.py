@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,7 @@ def agreement(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     wanted = np.stack(plain) + np.asarray(model.card.class_bias, np.float32)
     best = np.sort(wanted, axis=-1)
     margin = best[..., -1] - best[..., -2]
-    for engine, precision in (("eager", "fp32"), ("compile", "fp32"), ("eager", "bf16")):
+    for engine, precision in product(("eager", "compile"), ("fp32", "bf16")):
         settings = EngineSettings(engine=engine, precision=precision)
         predictor = Predictor(model, settings=settings, batch_size=4, side=SIDE, tiles=10_000)
         logits = np.concatenate([predictor.run(images[k : k + 4]) for k in range(0, len(images), 4)])
