@@ -66,6 +66,11 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(asked is not None and asked()) or not _NATIVE_BF16.isdisjoint(_cpu_flags())
 
 
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies whole tiles of bfloat16 at once (AMX)."""
+    return "amx_bf16" in _cpu_flags()
+
+
 def hardware_name(device: torch.device) -> str:
     """The GPU's name; the CPU's with the instruction set in use, which a virtual machine's model name does not tell."""
     if device.type == "cuda":

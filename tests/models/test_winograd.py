@@ -1,6 +1,7 @@
 """Convolutions with fewer multiplications, against torch's own."""
 
 import copy
+import platform
 from typing import cast
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from aerial_seg.models.running import winograd
 from aerial_seg.models.running.engine import CompiledEngine, EagerEngine
-from aerial_seg.models.running.winograd import WinogradConv2d, with_winograd
+from aerial_seg.models.running.winograd import WinogradConv2d, winograd_pays, with_winograd
 
 CPU = torch.device("cpu")
 
@@ -124,6 +125,25 @@ def test_only_wide_plain_convolutions_are_replaced_and_no_weight_is_copied() -> 
     }
 
 
+@pytest.mark.parametrize(
+    ("device", "machine", "flags", "precisions"),
+    [
+        ("cpu", "x86_64", {"avx2"}, {"fp32", "bf16"}),
+        ("cpu", "AMD64", set(), {"fp32", "bf16"}),
+        ("cpu", "x86_64", {"avx2", "amx_bf16"}, {"fp32"}),
+        ("cpu", "arm64", set(), set()),
+        ("cuda", "x86_64", {"avx2"}, set()),
+    ],
+)
+def test_it_is_used_where_products_are_dearer_than_sums(
+    device: str, machine: str, flags: set[str], precisions: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("aerial_seg.models.device._cpu_flags", lambda: flags)
+    asked = ("fp32", "bf16")
+    assert {each for each in asked if winograd_pays(torch.device(device), each)} == precisions
+
+
 def test_the_compiled_engine_multiplies_less_and_computes_the_same() -> None:
     torch.manual_seed(0)
     network = Mixed().eval()
@@ -131,5 +151,6 @@ def test_the_compiled_engine_multiplies_less_and_computes_the_same() -> None:
     with torch.inference_mode():
         assert multiplications(with_winograd(network), batch) < 0.75 * multiplications(network, batch)
     eager = EagerEngine(network, precision="fp32", device=CPU)(batch)
+    assert winograd_pays(CPU, "fp32") or platform.machine() != "x86_64"
     faster = CompiledEngine(network, precision="fp32", device=CPU)(batch)
     torch.testing.assert_close(faster, eager, rtol=0, atol=2e-6 * float(eager.abs().max()))

@@ -17,7 +17,7 @@ from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
 from aerial_seg.models.running.compiling import CompiledForward, CompileFailed, compile_problem
 from aerial_seg.models.running.foreign import FOREIGN, PACKAGES, ForeignFailed, check_installed, library_of
-from aerial_seg.models.running.winograd import with_winograd
+from aerial_seg.models.running.winograd import winograd_pays, with_winograd
 
 ENGINES = ("auto", "eager", "compile", *FOREIGN)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -119,13 +119,14 @@ class EagerEngine:
 class CompiledEngine:
     """The network through torch.compile, its weights frozen into the code, for batches of one shape.
 
-    On a CPU its wide 3×3 convolutions are computed with fewer multiplications; a GPU's library chooses for itself.
+    Where that pays its wide 3×3 convolutions are computed with fewer multiplications.
     """
 
     name = "compile"
 
     def __init__(self, network: nn.Module, *, precision: str, device: torch.device) -> None:
-        self._forward = CompiledForward(with_winograd(network) if device.type == "cpu" else network, device)
+        faster = with_winograd(network) if winograd_pays(device, precision) else network
+        self._forward = CompiledForward(faster, device)
         self._precision, self._device = precision, device
 
     def __call__(self, batch: Tensor) -> Tensor:

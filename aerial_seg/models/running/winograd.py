@@ -10,6 +10,7 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Sequence
 from itertools import chain
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.utils.parametrize import is_parametrized
 
+from aerial_seg.models.device import has_matrix_units
 from aerial_seg.models.running.fold import replace_modules
 
 FEWEST_CHANNELS = 256
@@ -28,6 +30,17 @@ LARGEST_SHARE = 0.6
 
 PART_BYTES = 32 << 20
 """Of a convolution's transformed inputs, which are four times its inputs: so much is held at once."""
+
+
+def winograd_pays(device: torch.device, precision: str) -> bool:
+    """Whether networks compiled for this device are faster so; measured on x86 processors without matrix units.
+
+    Where whole tiles are multiplied at once products are too cheap to save, and other libraries compute grouped
+    convolutions slowly. A GPU's library chooses for itself.
+    """
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return precision == "fp32" or not has_matrix_units()
 
 
 def with_winograd(network: nn.Module) -> nn.Module:
@@ -154,7 +167,7 @@ def _transform_weight(weight: Tensor) -> Tensor:
 
 
 def _transform_products(products: Tensor, rate: int) -> Tensor:
-    """(N,16·O,h,w) → (N,2·h,2·w,O) in at least float32: the four outputs of each group at their places."""
+    """(N,16·O,h,w) → (N,2·h,2·w,O): the four outputs of each group at their places, summed in at least float32."""
     batch, channels, height, width = products.shape
     parts = products.permute(0, 2, 3, 1).to(torch.promote_types(products.dtype, torch.float32))
     parts = parts.reshape(batch, height // rate, rate, width // rate, rate, 4, 4, channels // 16)
