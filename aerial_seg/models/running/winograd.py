@@ -13,6 +13,7 @@ import copy
 import platform
 from collections.abc import Sequence
 from itertools import chain
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def with_winograd(network: nn.Module) -> nn.Module:
     weights = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     faster = copy.deepcopy(network, weights)
     wide = [module for module in faster.modules() if _can_replace(module)]
-    replace_modules(faster, {conv: WinogradConv2d(conv) for conv in wide if isinstance(conv, nn.Conv2d)})
+    replace_modules(faster, {conv: WinogradConv2d(conv) for conv in wide})
     return faster
 
 
@@ -96,7 +97,7 @@ class WinogradConv2d(nn.Conv2d):
         return sum(products[1:], start=products[0])
 
 
-def _can_replace(module: nn.Module) -> bool:
+def _can_replace(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         type(module) is nn.Conv2d
         and module.kernel_size == (3, 3)
