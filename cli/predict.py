@@ -41,9 +41,15 @@ Examples:
 @click.option("--mosaic", is_flag=True, help="Predict all rasters as one map; later ones lie on top.")
 @click.option(
     "--aoi", metavar="FILE",
-    help="Predict only what the polygons of this vector file cover, FILE|layername=NAME for one of several layers. The "
-    "mask keeps the raster's grid and is nodata outside; tiles outside do not run.",
+    help="Predict only what the polygons of this vector file cover. The mask keeps the raster's grid and is nodata "
+    "outside; tiles outside do not run.",
 )  # fmt: skip
+@click.option(
+    "--aoi-layer",
+    metavar="NAME",
+    help="Layer of the --aoi file, if it holds several; as FILE|layername=NAME.",
+)
+@click.option("--aoi-crs", metavar="EPSG:CODE", help="CRS of an --aoi file that carries none.")
 @click.option(
     "--bounds", type=float, nargs=4, metavar="W S E N", help="The same for a box in the raster's CRS."
 )
@@ -128,6 +134,8 @@ def command(
     vectors: Path | None,
     mosaic: bool,
     aoi: str | None,
+    aoi_layer: str | None,
+    aoi_crs: str | None,
     bounds: tuple[float, float, float, float] | None,
     tile_size: int | None,
     overlap: int | None,
@@ -184,6 +192,8 @@ def command(
         bands=band_choice,
         mosaic=mosaic,
         aoi=aoi,
+        aoi_layer=aoi_layer,
+        aoi_crs=aoi_crs,
         bounds=bounds,
         georeferenced=not no_georef,
         force_gsd=force_gsd,

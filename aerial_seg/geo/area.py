@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
-from shapely import GeometryType
 from shapely.geometry.base import BaseGeometry
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.polygons import ground_of, polygons_of
 from aerial_seg.geo.remote import gdal_name
+from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
@@ -32,7 +31,6 @@ _STRAY = 0.02
 _MOST_VERTICES = 2_000_000
 _LAYER = "|layername="
 """How QGIS writes a layer of a file with several."""
-_POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
 
 
 class OutsideError(InputError):
@@ -57,7 +55,7 @@ class Area:
         """The area on this grid. Raises InputError, naming `raster`: OutsideError where they share no pixel."""
         geometry = self._near(grid) if self._moves(grid, raster) else self.geometry
         if not geometry.is_empty:
-            geometry = _mended(_moved(geometry, self._to_pixels(grid), exact=not self._moves(grid, raster)))
+            geometry = ground_of(_moved(geometry, self._to_pixels(grid), exact=not self._moves(grid, raster)))
         found = GridArea(geometry, height=grid.height, width=grid.width)
         if not found.any():
             raise OutsideError(
@@ -120,32 +118,29 @@ class Area:
         return f"{west:.8g} {south:.8g} {east:.8g} {north:.8g}{unit}"
 
 
-def read_area(path: Path | str) -> Area:
-    """All polygons of a vector file as one area. A layer is named as in QGIS: `areas.gpkg|layername=north`.
+def read_area(path: Path | str, *, layer: str | None = None, crs: str | None = None) -> Area:
+    """All polygons of a layer as one area; its notes tell what was mended and what covers no ground.
 
-    Raises InputError for what is not a layer of polygons with a CRS.
+    layer: which of several; `areas.gpkg|layername=north`, as QGIS writes it, says the same. crs: what the coordinates
+    are in, for a file that does not say (or says it wrongly: that is noted). Raises InputError for what is not a layer
+    of polygons with a CRS, SettingsError for two different layers or a text that is no CRS.
     """
-    file, _, wanted = str(path).partition(_LAYER)
-    geometries, crs, layer = _read_layer(file, wanted)
-    if crs is None:
-        raise InputError(
-            f"{file} has no CRS, wanted polygons whose place is known; give it one (ogr2ogr -a_srs EPSG:…), "
-            "or pass --bounds in the raster's CRS"
-        )
-    geometries = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
-    odd = int((~np.isin(shapely.get_type_id(geometries), _POLYGONAL)).sum())
-    if odd:
-        raise InputError(
-            f"{file} holds {odd} features that are not polygons, wanted polygons only; buffer them or take them out"
-        )
-    if not len(geometries):
-        raise InputError(f"{file} holds no polygon, wanted the area to predict; check the file and its layer")
-    broken = ~shapely.is_valid(geometries)
-    notes = (f"{int(broken.sum())} invalid polygons of {file} were mended",) if broken.any() else ()
-    geometry = _mended(shapely.union_all(shapely.make_valid(shapely.force_2d(geometries))))
-    digest = hashlib.sha256(shapely.to_wkb(shapely.normalize(geometry), byte_order=1) + crs.to_wkt().encode())
-    identity = {"aoi": Path(file).name, "layer": layer, "sha256": digest.hexdigest()}
-    return Area(f"--aoi {path}", geometry, crs, identity, notes)
+    found = _read_layer(str(path), layer)
+    polygons = polygons_of(found.wkb, found.fids.tolist(), found.path)
+    place, notes = crs_of(
+        found, crs, polygons.geometries, option="--aoi-crs", otherwise=", or --bounds in the raster's CRS"
+    )
+    geometry = shapely.union_all(polygons.geometries)
+    ground = shapely.to_wkb(shapely.normalize(geometry), byte_order=1)
+    digest = hashlib.sha256(ground + place.to_wkt().encode())
+    identity = {"aoi": Path(found.path).name, "layer": found.name, "sha256": digest.hexdigest()}
+    told = (*notes, *(f"{found.path}: {note}" for note in polygons.notes))
+    return Area(f"--aoi {path}", geometry, place, identity, told)
+
+
+def area_file(path: Path | str) -> str:
+    """The file of an area whose layer may be named with it."""
+    return str(path).partition(_LAYER)[0]
 
 
 def area_of_bounds(bounds: Bounds) -> Area:
@@ -157,38 +152,21 @@ def area_of_bounds(bounds: Bounds) -> Area:
     return Area(name, shapely.box(*bounds), None, {"bounds": list(bounds)})
 
 
-def _read_layer(file: str, wanted: str) -> tuple[NDArray[Any], CRS | None, str]:
-    """The geometries of a layer, its CRS and its name."""
+def _read_layer(path: str, layer: str | None) -> VectorLayer:
+    """The layer that the path or `layer` names; of several, one must be named."""
+    file, (_, marker, named) = area_file(path), path.partition(_LAYER)
+    if marker and layer is not None and layer != named:
+        raise SettingsError(f"--aoi {path} names another layer than --aoi-layer {layer}; name one of them")
+    wanted = named if marker else layer
     if not gdal_name(file).startswith("/vsi") and not Path(file).exists():
         raise InputError(f"{file} does not exist; check the path of the area")
-    try:
-        # Tables without geometry hold QGIS' styles and the like.
-        layers = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
-        if wanted and wanted not in layers:
-            raise InputError(f"{file} has no layer of geometries '{wanted}'; it has: {', '.join(layers)}")
-        if not wanted and len(layers) != 1:
-            raise InputError(
-                f"{file} holds {len(layers)} layers of geometries ({', '.join(layers)}), wanted one; "
-                f"name it as '{file}{_LAYER}NAME'"
-            )
-        layer = wanted or layers[0]
-        meta, _, geometry, _ = pyogrio.raw.read(file, layer=layer, columns=[])
-    except (DataSourceError, DataLayerError) as error:
+    names = layer_names(file, layer=wanted)
+    if wanted is None and len(names) > 1:
         raise InputError(
-            f"{file} is not a vector file that GDAL can read ({error}); wanted a GeoPackage, Shapefile or GeoJSON"
-        ) from error
-    crs = CRS.from_user_input(meta["crs"]) if meta["crs"] else None
-    return np.asarray(shapely.from_wkb(geometry)), crs, layer
-
-
-def _mended(geometry: BaseGeometry) -> BaseGeometry:
-    """Valid, and without lines and points, which hold no pixel."""
-    if not geometry.is_valid:
-        geometry = shapely.make_valid(geometry)
-    if geometry.geom_type in ("Polygon", "MultiPolygon"):
-        return geometry
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    return shapely.union_all(parts[np.isin(shapely.get_type_id(parts), _POLYGONAL)])
+            f"{file} holds {len(names)} layers of geometries ({', '.join(names)}), wanted one; "
+            "name it with --aoi-layer NAME"
+        )
+    return read_layer(file, wanted or names[0])
 
 
 def _moved(geometry: BaseGeometry, forward: Callable[[Points], Points], *, exact: bool) -> BaseGeometry:

@@ -18,10 +18,11 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import LabelSettings, labels_crs, legend_of_values
+from aerial_seg.geo.label_rules import LabelSettings, legend_of_values
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.opened import open_dataset
 from aerial_seg.geo.raster import grid_of
+from aerial_seg.geo.vector_layer import parse_crs_option
 from aerial_seg.legend import IGNORE, Legend
 
 
@@ -100,7 +101,7 @@ def _scan(path: Path, settings: LabelSettings, notes: list[str]) -> tuple[Grid, 
             counts.update(dict(zip(map(int, found), map(int, numbers), strict=True)))
         grid = grid_of(dataset)
     if settings.crs is not None:
-        given = labels_crs(settings.crs)
+        given = parse_crs_option(settings.crs, "--labels-crs")
         if grid.crs is not None and grid.crs != given:
             notes.append(f"{path} says {grid.crs.to_string()}, but was read as --labels-crs {settings.crs}")
         grid = replace(grid, crs=given)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyproj import CRS
-from pyproj.exceptions import CRSError
-
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
@@ -62,14 +59,6 @@ def parse_classes(text: str | None) -> dict[int, str] | None:
             )
         classes[int(value)] = name
     return classes
-
-
-def labels_crs(text: str) -> CRS:
-    """The CRS that --labels-crs names. Raises SettingsError when it is none."""
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        raise SettingsError(f"--labels-crs {text} is not a CRS; wanted for example EPSG:32645") from error
 
 
 def legend_of_values(

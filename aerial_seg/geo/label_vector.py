@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
-import pyogrio
+import pandas
 import shapely
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
-from shapely import GeometryType, MultiPolygon, STRtree
-from shapely.geometry.base import BaseGeometry
+from shapely import STRtree
 
 from aerial_seg.errors import InputError, did_you_mean
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import BACKGROUND, LabelSettings, labels_crs, legend_of_values, match_name
+from aerial_seg.geo.label_rules import BACKGROUND, LabelSettings, legend_of_values, match_name
+from aerial_seg.geo.polygons import mended, polygons_of
+from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 _LONGEST_EDGE = {True: 0.01, False: 1000.0}
 """Edges are cut to about 1 km (geographic: degrees) before they are projected: they follow the ground."""
-
-_POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
 
 
 @dataclass(slots=True)
@@ -90,18 +88,20 @@ class VectorLabels:
                 f"the labels' coordinates lie outside of what their CRS '{self._crs.name}' covers; "
                 "pass their true CRS with --labels-crs EPSG:xxxx"
             )
-        return geometries
+        # Straight edges of one CRS may cross in another, and burning has its own rule for overlaps.
+        return mended(geometries)
 
 
 def read_vector_labels(path: Path, settings: LabelSettings, *, legend: Legend | None) -> VectorLabels:
     """All polygons of one layer with their classes. Raises InputError for what cannot be read or understood."""
-    notes: list[str] = []
-    frame = _with_crs(_read_layer(path, settings, notes), path, settings, notes)
-    frame = _polygons_only(frame, path, notes)
+    layer, notes = _read_layer(path, settings)
+    polygons = polygons_of(layer.wkb, layer.fids.tolist(), str(path))
+    crs, more = crs_of(layer, settings.crs, polygons.geometries, option="--labels-crs")
+    notes += [*more, *polygons.notes]
     if settings.class_field is None:
-        values, legend = _one_class(frame, path, settings, legend)
+        values, legend = _one_class(layer, len(polygons.rows), settings, legend)
     else:
-        values, legend = _class_values(frame, path, settings, legend)
+        values, legend = _class_values(layer, polygons.rows, settings, legend)
         missing = int((values == IGNORE).sum())
         if missing:
             notes.append(
@@ -111,111 +111,46 @@ def read_vector_labels(path: Path, settings: LabelSettings, *, legend: Legend | 
     if settings.outside == BACKGROUND and background is None:
         notes.append(f"no class is called {BACKGROUND}: ground outside every polygon counts as unlabelled")
     outside = IGNORE if background is None or settings.outside != BACKGROUND else background
-    return VectorLabels(legend, tuple(notes), frame.crs, np.asarray(frame.geometry.values), values, outside)
+    return VectorLabels(legend, tuple(notes), crs, polygons.geometries, values, outside)
 
 
-def _read_layer(path: Path, settings: LabelSettings, notes: list[str]) -> Any:
-    try:
-        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
-        layer = settings.layer or layers[0]
-        if layer not in layers:
-            raise InputError(
-                f"{path} has no layer '{layer}'; it has: {', '.join(layers)}{did_you_mean(layer, layers)}"
-            )
-        frame = geopandas.read_file(path, layer=layer)
-    except (DataSourceError, DataLayerError, IndexError) as error:
-        raise InputError(
-            f"{path} is not a vector layer that GDAL can read ({error}); "
-            "wanted a GeoPackage, Shapefile or GeoJSON, or a class raster (.tif)"
-        ) from error
-    if len(layers) > 1 and settings.layer is None:
-        notes.append(
-            f"{path} holds {len(layers)} layers ({', '.join(layers)}); '{layer}' was read, see --layer"
-        )
-    if not isinstance(frame, geopandas.GeoDataFrame) or frame.empty:
-        raise InputError(f"{path} holds no feature with a geometry; wanted polygons, check the layer")
-    return frame
-
-
-def _with_crs(frame: Any, path: Path, settings: LabelSettings, notes: list[str]) -> Any:
-    if settings.crs is not None:
-        given = labels_crs(settings.crs)
-        if frame.crs is not None and frame.crs != given:
-            notes.append(f"{path} says {frame.crs.to_string()}, but was read as --labels-crs {settings.crs}")
-        return frame.set_crs(given, allow_override=True)
-    if frame.crs is None:
-        west, south, east, north = frame.total_bounds
-        degrees = abs(west) <= 180 and abs(east) <= 180 and abs(south) <= 90 and abs(north) <= 90
-        looks = "degrees, try EPSG:4326" if degrees else "projected metres"
-        raise InputError(
-            f"{path} has no CRS (is the .prj missing?); pass --labels-crs EPSG:xxxx; "
-            f"its coordinates look like {looks}"
-        )
-    return frame
-
-
-def _polygons_only(frame: Any, path: Path, notes: list[str]) -> Any:
-    """The features with a usable polygon; a note for each kind that was mended or left out."""
-    original = np.asarray(frame.geometry.values)
-    kinds = frame.geom_type.astype(object).where(~shapely.is_missing(original), "no geometry")
-    kinds = kinds.where(~shapely.is_empty(original), "empty " + kinds.astype(str))
-    present = ~shapely.is_missing(original)
-    broken = np.flatnonzero(present & ~shapely.is_valid(original))
-    areal = original.copy()
-    areal[broken] = shapely.make_valid(original[broken], method="structure", keep_collapsed=False)
-    plain = np.isin(shapely.get_type_id(areal), _POLYGONAL) & ~shapely.is_empty(areal)
-    for i in np.flatnonzero(~plain):
-        areal[i] = _areal_part(areal[i])
-    usable = ~shapely.is_missing(areal)
-    if not usable.any():
-        raise InputError(
-            f"{path} holds {', '.join(sorted(set(map(str, kinds))))}, wanted polygons with an area; "
-            "buffer lines and points to their real width first"
-        )
-    if not usable.all():
-        left_out = Counter(str(kind) for kind in kinds[~usable])
-        notes.append("left out: " + ", ".join(f"{n} × {kind}" for kind, n in sorted(left_out.items())))
-    mended = [i for i in broken if usable[i]]
-    if mended:
-        first = frame.index[mended[0]]
-        notes.append(f"{len(mended)} invalid polygons were made valid (the first is feature {first})")
-    return frame.set_geometry(geopandas.GeoSeries(areal, index=frame.index, crs=frame.crs))[usable]
-
-
-def _areal_part(geometry: BaseGeometry | None) -> BaseGeometry | None:
-    """The polygons of a geometry: its points and lines would be burnt too. None where there is no area."""
-    pieces = shapely.get_parts([geometry])
-    while any(piece.geom_type not in ("Polygon", "LineString", "Point", "LinearRing") for piece in pieces):
-        pieces = shapely.get_parts(pieces)
-    polygons = [piece for piece in pieces if piece.geom_type == "Polygon" and piece.area > 0]
-    if not polygons:
-        return None
-    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
+def _read_layer(path: Path, settings: LabelSettings) -> tuple[VectorLayer, list[str]]:
+    """The layer that the settings name, else the first one, and what to say about that."""
+    file, or_raster = str(path), ", or a class raster (.tif)"
+    names = layer_names(file, layer=settings.layer, wanted=or_raster)
+    name = settings.layer or names[0]
+    fields = () if settings.class_field is None else (settings.class_field,)
+    layer = read_layer(file, name, fields=fields, wanted=or_raster)
+    if len(names) == 1 or settings.layer is not None:
+        return layer, []
+    return layer, [f"{path} holds {len(names)} layers ({', '.join(names)}); '{name}' was read, see --layer"]
 
 
 def _one_class(
-    frame: Any, path: Path, settings: LabelSettings, legend: Legend | None
+    layer: VectorLayer, features: int, settings: LabelSettings, legend: Legend | None
 ) -> tuple[NDArray[np.uint8], Legend]:
     if legend is None:
-        legend = _with_background(dict(settings.classes or {1: path.stem}), settings)
+        legend = _with_background(dict(settings.classes or {1: Path(layer.path).stem}), settings)
     real = [entry for entry in legend.entries if not entry.background]
     if len(real) != 1:
         raise InputError(
-            f"{path} was given no --class-field to tell the {len(real)} classes apart "
-            f"({', '.join(entry.name for entry in real)}); pass --class-field, one of: {_fields(frame)}"
+            f"{layer.path} was given no --class-field to tell the {len(real)} classes apart "
+            f"({', '.join(entry.name for entry in real)}); pass --class-field, one of: {_listed(layer.fields)}"
         )
-    return np.full(len(frame), real[0].value, np.uint8), legend
+    return np.full(features, real[0].value, np.uint8), legend
 
 
 def _class_values(
-    frame: Any, path: Path, settings: LabelSettings, legend: Legend | None
+    layer: VectorLayer, rows: NDArray[np.int64], settings: LabelSettings, legend: Legend | None
 ) -> tuple[NDArray[np.uint8], Legend]:
-    """A pixel value per feature, 255 where the field is NULL, and the legend that tells what they mean."""
-    name = str(settings.class_field)
-    if name not in frame.columns or name == frame.geometry.name:
-        hint = did_you_mean(name, [str(column) for column in frame.columns])
-        raise InputError(f"{path} has no field '{name}'; its fields are: {_fields(frame)}{hint}")
-    column = frame[name]
+    """A pixel value per feature of `rows`, 255 where the field is NULL, and the legend that tells what they mean."""
+    name, path = str(settings.class_field), layer.path
+    if name not in layer.columns:
+        raise InputError(
+            f"{path} has no field '{name}'; its fields are: {_listed(layer.fields)}"
+            f"{did_you_mean(name, layer.fields)}"
+        )
+    column = pandas.Series(layer.columns[name][rows])
     present = column.notna()
     if not present.any():
         raise InputError(f"field '{name}' of {path} is NULL in every feature; pass another --class-field")
@@ -227,7 +162,7 @@ def _class_values(
         words = column[present].astype(str)
         legend = _legend_of_words(Counter(words), what, settings, legend)
         mapped = words.map(dict(zip(legend.names, legend.values, strict=True)))
-    values = np.full(len(frame), IGNORE, np.uint8)
+    values = np.full(len(rows), IGNORE, np.uint8)
     values[present.to_numpy()] = mapped.to_numpy().astype(np.uint8)
     return values, legend
 
@@ -264,6 +199,5 @@ def _with_background(names: dict[int, str], settings: LabelSettings) -> Legend:
     return make_legend({0: BACKGROUND, **names}, background=[0])
 
 
-def _fields(frame: Any) -> str:
-    names = [str(column) for column in frame.columns if column != frame.geometry.name]
-    return ", ".join(names) or "none"
+def _listed(fields: Sequence[str]) -> str:
+    return ", ".join(fields) or "none"

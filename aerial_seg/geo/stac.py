@@ -16,6 +16,7 @@ import shapely.affinity
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.polygons import ground_of
 from aerial_seg.geo.remote import is_remote, last_modified
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.version import __version__
@@ -127,7 +128,7 @@ def _place(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
     if around:
         pole = 90 if lat.mean() > 0 else -90
         ring = np.vstack([ring, [[ring[-1, 0], pole], [ring[0, 0], pole]]])
-    outline = shapely.make_valid(shapely.Polygon(ring))
+    outline = ground_of(shapely.Polygon(ring))
     pieces: list[Any] = []
     for turn in (-360, 0, 360):
         piece = outline.intersection(shapely.box(turn - 180, -90, turn + 180, 90))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
-from aerial_seg.geo.area import Area, area_of_bounds, read_area
+from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.band_contract import chosen_infos
@@ -133,7 +133,7 @@ def _prepare(
     several = not refused.fatal
     scenes = _scenes(paths, out, several)
     inputs: list[Path | str] = [*paths, *settings.bands.stack, *model_paths(model_path)]
-    inputs += [settings.aoi] if settings.aoi is not None else []
+    inputs += [area_file(settings.aoi)] if settings.aoi is not None else []
     for scene in scenes:
         _check_outputs(scene, out, settings, several=several)
         _protect(inputs, scene, settings)
@@ -215,9 +215,14 @@ def _check_vectors(vectors: Path, info: RasterInfo, settings: PredictSettings) -
 def _area(settings: PredictSettings) -> Area | None:
     if settings.aoi is not None and settings.bounds is not None:
         raise SettingsError("--aoi and --bounds both say what to predict; pass one of them")
-    if settings.bounds is not None:
-        return area_of_bounds(settings.bounds)
-    return None if settings.aoi is None else read_area(settings.aoi)
+    if settings.aoi is not None:
+        return read_area(settings.aoi, layer=settings.aoi_layer, crs=settings.aoi_crs)
+    for option, value in (("--aoi-layer", settings.aoi_layer), ("--aoi-crs", settings.aoi_crs)):
+        if value is not None:
+            raise SettingsError(
+                f"{option} {value} says how to read an --aoi file, but there is none; leave it out"
+            )
+    return None if settings.bounds is None else area_of_bounds(settings.bounds)
 
 
 def _scenes(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...]:

@@ -43,10 +43,11 @@ class PredictSettings:
     on the raster's own grid, and all that is written is what comes out of it;
     nodata: a value that means "not measured" where all bands have it; bands: which are read, as which of
     the model's, and what is stacked on the raster; aoi: a vector file whose polygons alone are
-    predicted; bounds: the same for a box west, south, east, north in the raster's CRS; the mask keeps the raster's grid
-    and is nodata outside; mosaic: all rasters become one map;
-    georeferenced: False allows rasters without CRS; force_gsd: resample even beyond a factor of 4. confidence,
-    probabilities: write these rasters too; stac: write a STAC Item beside the mask; vectors: write polygons there.
+    predicted, aoi_layer: which of its layers, aoi_crs: its CRS where it carries none; bounds: the same for a box west,
+    south, east, north in the raster's CRS; the mask keeps the raster's grid and is nodata outside; mosaic: all rasters
+    become one map; georeferenced: False allows rasters without CRS; force_gsd: resample even beyond a factor of 4.
+    confidence, probabilities: write these rasters too; stac: write a STAC Item beside the mask; vectors: write polygons
+    there.
 
     How it is made: batch_size, device, engine (auto, eager, compile, onnx, openvino), precision (auto, fp32,
     bf16, fp16); max_memory: bytes the process may use (default: half of the machine's); restart: forget an interrupted
@@ -63,6 +64,8 @@ class PredictSettings:
     nodata: float | None = None
     bands: BandChoice = ALL_BANDS
     aoi: str | None = None
+    aoi_layer: str | None = None
+    aoi_crs: str | None = None
     bounds: tuple[float, float, float, float] | None = None
     mosaic: bool = False
     georeferenced: bool = True

@@ -164,18 +164,24 @@ def test_invalid_polygons_are_mended_and_counted(tmp_path: Path) -> None:
     corner = np.array([500_000, 5_199_980])
     file = write(tmp_path / "a.gpkg", [shapely.transform(bowtie, lambda p: p + corner)])
     area = read_area(file)
-    assert area.notes == (f"1 invalid polygons of {file} were mended",)
+    assert area.notes == (f"{file}: 1 invalid polygons were made valid (the first is feature 1)",)
     assert area.on(GRID, "in.tif").inside(range(50), range(70)).sum() == pytest.approx(4 * 200, abs=41)
 
 
 def test_layers_are_named_as_in_qgis(tmp_path: Path) -> None:
     file = write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)], layer="north")
     write(file, [shapely.box(0, 0, 2, 2)], layer="south")
-    with pytest.raises(InputError, match=r"holds 2 layers of geometries \(north, south\).*layername=NAME'"):
+    with pytest.raises(InputError, match=r"holds 2 layers of geometries \(north, south\).*--aoi-layer NAME"):
         read_area(file)
     assert read_area(f"{file}|layername=south").geometry.area == 4
-    with pytest.raises(InputError, match=r"no layer of geometries 'east'; it has: north, south"):
-        read_area(f"{file}|layername=east")
+    assert read_area(file, layer="south").identity == read_area(f"{file}|layername=south").identity
+    for wrong in ({"path": f"{file}|layername=suth"}, {"path": file, "layer": "suth"}):
+        with pytest.raises(
+            InputError, match=r"no layer 'suth' of geometries; it has: north, south; did you mean 'south'"
+        ):
+            read_area(**wrong)
+    with pytest.raises(SettingsError, match=r"names another layer than --aoi-layer north"):
+        read_area(f"{file}|layername=south", layer="north")
 
 
 def test_what_is_no_area_is_named_with_its_remedy(tmp_path: Path) -> None:
@@ -184,17 +190,40 @@ def test_what_is_no_area_is_named_with_its_remedy(tmp_path: Path) -> None:
     box = shapely.box(0, 0, 1, 1)
     for file, message in (
         (tmp_path / "gone.gpkg", r"gone\.gpkg does not exist; check"),
-        (text, r"a\.txt is not a vector file that GDAL can read"),
+        (text, r"a\.txt is not a vector layer that GDAL can read"),
         (
-            write(tmp_path / "points.gpkg", [box, shapely.Point(0, 0)]),
-            r"1 features that are not polygons.*buffer",
+            write(tmp_path / "points.gpkg", [shapely.Point(1, 1), shapely.Point(0, 0)]),
+            r"holds 2 × Point, wanted polygons with an area; buffer",
         ),
-        (write(tmp_path / "none.shp", [box], None), r"none\.shp has no CRS.*--bounds"),
-        (write(tmp_path / "empty.gpkg", [shapely.Polygon()]), r"empty\.gpkg holds no polygon"),
+        (
+            write(tmp_path / "none.shp", [box], None),
+            r"none\.shp has no CRS.*--aoi-crs EPSG:xxxx, or --bounds.*look like degrees, try EPSG:4326",
+        ),
+        (write(tmp_path / "empty.gpkg", [shapely.Polygon()]), r"holds 1 × empty Polygon, wanted polygons"),
+        (write(tmp_path / "nothing.gpkg", []), r"holds no feature with a geometry; wanted polygons"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             read_area(file)
         assert "\n" not in str(caught.value)
+
+
+def test_a_crs_that_the_file_does_not_carry_is_given(tmp_path: Path) -> None:
+    """The remedy that the message prints, and what is said when it contradicts the file."""
+    box = shapely.box(500_005, 5_199_990, 500_012, 5_199_998)
+    told = read_area(write(tmp_path / "a.gpkg", [box]))
+    bare = write(tmp_path / "a.shp", [box], None)
+    given = read_area(bare, crs="EPSG:32633")
+    assert given.notes == ()
+    pixels = [area.on(GRID, "in.tif").inside(range(50), range(70)) for area in (told, given)]
+    np.testing.assert_array_equal(*pixels)
+    assert pixels[0].sum() == 14 * 16
+    with pytest.raises(SettingsError, match=r"--aoi-crs EPSG:nonsense is not a CRS; wanted for example"):
+        read_area(bare, crs="EPSG:nonsense")
+    wrong = write(tmp_path / "b.gpkg", [box], "EPSG:32632")
+    corrected = read_area(wrong, crs="EPSG:32633")
+    assert corrected.notes == (f"{wrong} says EPSG:32632, but was read as --aoi-crs EPSG:32633",)
+    np.testing.assert_array_equal(corrected.on(GRID, "in.tif").inside(range(50), range(70)), pixels[0])
+    assert corrected.identity["sha256"] == given.identity["sha256"] != read_area(wrong).identity["sha256"]
 
 
 def test_an_area_beside_the_raster_names_both_places(tmp_path: Path) -> None:

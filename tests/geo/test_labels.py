@@ -157,7 +157,7 @@ class TestPolygons:
         )
         want = oracle([(LAKE, 1), (halves, 1), (on_ground(box(14, 14, 20, 20)), 1)])
         np.testing.assert_array_equal(labels.burn(GRID), want)
-        assert labels.notes == ("2 invalid polygons were made valid (the first is feature 1)",)
+        assert labels.notes == ("2 invalid polygons were made valid (the first is feature 2)",)
 
     def test_lines_points_and_nothing_are_counted_or_refused(self, polygon_file: PolygonFile) -> None:
         line, flat = LineString([(X, Y), (X + 9, Y - 9)]), Polygon([(X, Y), (X + 9, Y), (X + 4, Y)])
@@ -166,14 +166,16 @@ class TestPolygons:
         labels = open_labels([path], LabelSettings())
         assert labels.notes == ("left out: 2 × LineString, 1 × Point, 1 × Polygon, 1 × no geometry",)
         np.testing.assert_array_equal(labels.burn(GRID), oracle([(HOUSE, 1), (LAKE, 1)]))
-        with pytest.raises(InputError, match="holds LineString, wanted polygons with an area; buffer lines"):
+        with pytest.raises(
+            InputError, match="holds 1 × LineString, wanted polygons with an area; buffer lines"
+        ):
             burn(polygon_file("lines.gpkg", [line]))
         with pytest.raises(InputError, match="no geometry"):
             burn(polygon_file("none.gpkg", [None, None]))
         empty = polygon_file("empty.gpkg", [Polygon()])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(InputError, match="holds empty Polygon, wanted"):
+            with pytest.raises(InputError, match="holds 1 × empty Polygon, wanted"):
                 burn(empty)
 
     def test_partial_annotation_leaves_the_outside_unlabelled(self, polygon_file: PolygonFile) -> None:
@@ -205,7 +207,9 @@ class TestPolygons:
             geopandas.GeoDataFrame(geometry=[shape], crs=GRID.crs).to_file(path, layer=layer)
         assert "2 layers (one, two); 'one' was read" in open_labels([path], LabelSettings()).notes[0]
         np.testing.assert_array_equal(burn(path, layer="two"), oracle([(LAKE, 1)]))
-        with pytest.raises(InputError, match="no layer 'twoo'; it has: one, two; did you mean 'two'"):
+        with pytest.raises(
+            InputError, match="no layer 'twoo' of geometries; it has: one, two; did you mean 'two'"
+        ):
             burn(path, layer="twoo")
 
     def test_what_is_no_polygon_layer_is_one_line(self, tmp_path: Path, polygon_file: PolygonFile) -> None:

@@ -210,6 +210,36 @@ def test_bounds_are_the_same_for_a_box(
     assert (read(tmp_path / "a.tif") != 255).any()
 
 
+def test_overlapping_parts_of_a_layer_without_crs_are_predicted_whole(
+    use: Callable, pointwise: Callable, write_raster: Callable, tmp_path: Path
+) -> None:
+    use(pointwise(stride=8, origin_step=8))
+    source = str(write_raster(tmp_path / "in.tif", np.full((2, 160, 240), 100, np.uint8)))
+    both = shapely.MultiPolygon([at(0, 0, 150, 100), at(100, 50, 219, 150)])
+    layers = {"other": at(0, 0, 5, 5), "areas": both}
+    for name, geometry in layers.items():
+        geopandas.GeoDataFrame(geometry=[geometry]).to_file(tmp_path / "aoi.gpkg", layer=name)
+    file = str(tmp_path / "aoi.gpkg")
+    told = PredictSettings(aoi=file, aoi_layer="areas", aoi_crs="EPSG:32633")
+    (report,) = predict(MODEL, [source], tmp_path / "m.tif", told)
+    assert (read(report.mask) != 255).sum() == 24_400
+    assert any("1 invalid polygons were made valid" in note for note in report.notes)
+    same = PredictSettings(aoi=f"{file}|layername=areas", aoi_crs="EPSG:32633")
+    predict(MODEL, [source], tmp_path / "n.tif", same)
+    np.testing.assert_array_equal(read(tmp_path / "n.tif"), read(report.mask))
+
+
+def test_no_result_replaces_the_area_whose_layer_is_named(
+    use: Callable, pointwise: Callable, write_raster: Callable, polygons: Callable, tmp_path: Path
+) -> None:
+    use(pointwise())
+    source = str(write_raster(tmp_path / "a.tif", noise(4, 20, 20)))
+    file = polygons(at(0, 0, 9, 9))
+    wanted = PredictSettings(aoi=f"{file}|layername=aoi", vectors=file, overwrite=True)
+    with pytest.raises(OutputError, match=r"aoi\.gpkg would be written, but is one of the files to read"):
+        predict(MODEL, [source], tmp_path / "m.tif", wanted)
+
+
 def test_a_dry_run_counts_the_areas_tiles_only(
     use: Callable, pointwise: Callable, write_raster: Callable, tmp_path: Path
 ) -> None:
@@ -242,6 +272,9 @@ def test_aoi_and_bounds_exclude_each_other(
     source = str(write_raster(tmp_path / "a.tif", noise(4, 20, 20)))
     with pytest.raises(SettingsError, match="pass one of them"):
         predict(MODEL, [source], tmp_path / "m.tif", PredictSettings(aoi="a.gpkg", bounds=(0, 0, 1, 1)))
+    for alone in ({"aoi_crs": "EPSG:4326"}, {"aoi_layer": "b", "bounds": (0, 0, 1, 1)}):
+        with pytest.raises(SettingsError, match=r"--aoi-(crs|layer) .* but there is none; leave it out"):
+            predict(MODEL, [source], tmp_path / "m.tif", PredictSettings(**alone))
 
 
 class Stopped:
