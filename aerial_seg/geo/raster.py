@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -42,8 +43,18 @@ Valid = NDArray[np.bool_]
 
 def grid_of(dataset: DatasetReader) -> Grid:
     """The grid of an opened raster; its CRS is None when its pixels have no place in one."""
-    crs = CRS.from_user_input(dataset.crs) if why_unplaced(dataset) is None else None
+    return _grid(dataset, why_unplaced(dataset))
+
+
+def _grid(dataset: DatasetReader, unplaced: Unplaced | None) -> Grid:
+    crs = _crs_of_wkt(dataset.crs.to_wkt()) if unplaced is None else None
     return Grid(crs=crs, transform=dataset.transform, height=dataset.height, width=dataset.width)
+
+
+@lru_cache(maxsize=64)
+def _crs_of_wkt(wkt: str) -> CRS:
+    """One object for all rasters that say the same: what is computed for a CRS is found again under it."""
+    return CRS.from_wkt(wkt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +77,42 @@ class RasterInfo:
     @classmethod
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
         """The facts of an opened raster. Raises InputError for complex numbers."""
-        alpha = ColorInterp.alpha
-        bands = tuple(
-            b for b, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != alpha
-        )
+        # rasterio asks GDAL for all bands at every look at one of these: once, or thousands of bands take minutes.
+        meanings, kinds, descriptions = dataset.colorinterp, dataset.dtypes, dataset.descriptions
+        bands = tuple(b for b, meaning in enumerate(meanings, start=1) if meaning != ColorInterp.alpha)
         if not bands:
             raise InputError(f"{path} holds only an alpha band; wanted at least one band of imagery")
-        dtypes = [dataset.dtypes[b - 1] for b in bands]
+        dtypes = [kinds[b - 1] for b in bands]
         # By name: numpy does not know GDAL's complex_int16.
         if any(dtype.startswith("complex") for dtype in dtypes):
             raise InputError(
                 f"{path} holds complex numbers ({dtypes[0]}); wanted integers or floats: convert it first"
             )
-        dtype = str(np.result_type(*dtypes))
-        names = tuple(dataset.descriptions[b - 1] or dataset.colorinterp[b - 1].name for b in bands)
+        dtype = str(np.result_type(*dict.fromkeys(dtypes)))
+        names = tuple(descriptions[b - 1] or meanings[b - 1].name for b in bands)
         if len(set(names)) < len(names):
-            names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
+            names = tuple(descriptions[b - 1] or f"band {b}" for b in bands)
+        unplaced = why_unplaced(dataset)
         return cls(
             path=str(path),
-            grid=grid_of(dataset),
+            grid=_grid(dataset, unplaced),
             bands=bands,
             names=names,
             dtype=dtype,
             nodata=dataset.nodata,
-            unplaced=why_unplaced(dataset),
-            alpha=alpha_band(dataset),
-            has_palette=ColorInterp.palette in dataset.colorinterp,
+            unplaced=unplaced,
+            alpha=_alpha_among(meanings),
+            has_palette=ColorInterp.palette in meanings,
         )
 
 
 def alpha_band(dataset: DatasetReader | WarpedVRT) -> int | None:
     """The number of the first band that is flagged alpha, from 1."""
-    meanings = list(dataset.colorinterp)
-    return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
+    return _alpha_among(dataset.colorinterp)
+
+
+def _alpha_among(meanings: Sequence[ColorInterp]) -> int | None:
+    return list(meanings).index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
 
 
 def raster_info(path: Path | str, choice: BandChoice = ALL_BANDS) -> RasterInfo:

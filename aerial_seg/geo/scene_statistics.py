@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.geo.raster import Pixels, Raster, Valid
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster import Pixels, Raster, RasterInfo, Valid
 from aerial_seg.geo.remote import is_remote
 
 _WINDOWS = 4
@@ -22,7 +24,37 @@ _COLLAR = 0.01
 _FEWEST = 256
 """Pixels below which a run of equal values at the border is chance."""
 
+_SMALL = 1_000_000
+"""Bytes of all bands up to which a raster is read at once: a hundred windows of a few pixels cost more."""
+
 Values = NDArray[np.float64]
+
+
+class _Readable(Protocol):
+    """What is asked of a raster here."""
+
+    info: RasterInfo
+    grid: Grid
+
+    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]: ...
+
+
+class _Held:
+    """All pixels of a small raster, asked by windows as the raster itself is."""
+
+    def __init__(self, raster: Raster) -> None:
+        self.info, self.grid = raster.info, raster.grid
+        self._image, self._valid = raster.read(top=0, left=0, height=self.grid.height, width=self.grid.width)
+
+    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
+        """image (C,h,w) and valid (h,w) of a window inside the raster; views."""
+        rows, cols = slice(top, top + height), slice(left, left + width)
+        return self._image[:, rows, cols], self._valid[rows, cols]
+
+
+def _at_hand(raster: Raster) -> _Readable:
+    pixels = raster.grid.height * raster.grid.width * len(raster.info.bands)
+    return _Held(raster) if pixels * np.dtype(raster.info.dtype).itemsize <= _SMALL else raster
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +79,12 @@ def scene_range(raster: Raster) -> SceneRange | None:
 
     Deterministic: the windows depend on the raster's size only.
     """
-    sampled = []
+    sampled, pixels_of = [], _at_hand(raster)
     for top in _starts(raster.grid.height):
         for left in _starts(raster.grid.width):
             height = min(_SIDE, raster.grid.height - top)
             width = min(_SIDE, raster.grid.width - left)
-            image, valid = raster.read(top=top, left=left, height=height, width=width)
+            image, valid = pixels_of.read(top=top, left=left, height=height, width=width)
             sampled.append(image[:, valid].astype(np.float64))
     pixels = np.concatenate(sampled, axis=1)
     if pixels.shape[1] == 0:
@@ -74,15 +106,16 @@ def find_collar(raster: Raster) -> Collar | None:
     Followed along 32 rows and 32 columns from both their ends, so that a scene without collar costs the blocks at
     those ends. Pixels that are not measured are passed over and not counted.
     """
-    value = _border_value(raster)
+    pixels_of = _at_hand(raster)
+    value = _border_value(pixels_of)
     if value is None:
         return None
-    share = max(_run_share(raster, value, along_rows=along_rows) for along_rows in (True, False))
+    share = max(_run_share(pixels_of, value, along_rows=along_rows) for along_rows in (True, False))
     pixels = share * raster.grid.height * raster.grid.width
     return Collar(float(value), share) if share >= _COLLAR and pixels >= _FEWEST else None
 
 
-def _border_value(raster: Raster) -> np.generic | None:
+def _border_value(raster: _Readable) -> np.generic | None:
     """The commonest value that all bands share, among measured pixels at both ends of all rays."""
     seen: list[Pixels] = []
     for along_rows in (True, False):
@@ -99,7 +132,7 @@ def _border_value(raster: Raster) -> np.generic | None:
     return found
 
 
-def _run_share(raster: Raster, value: np.generic, *, along_rows: bool) -> float:
+def _run_share(raster: _Readable, value: np.generic, *, along_rows: bool) -> float:
     """The share of the rays' pixels that hold the value and are reached from a border through nothing else."""
     length, lines = _length(raster, along_rows=along_rows), _lines(raster, along_rows=along_rows)
     counted = 0
@@ -113,7 +146,9 @@ def _run_share(raster: Raster, value: np.generic, *, along_rows: bool) -> float:
     return counted / (length * len(lines))
 
 
-def _run(raster: Raster, line: int, value: np.generic, path: range, *, along_rows: bool) -> tuple[int, int]:
+def _run(
+    raster: _Readable, line: int, value: np.generic, path: range, *, along_rows: bool
+) -> tuple[int, int]:
     """How far one comes on the path through the value and unmeasured pixels, and over how many of the value."""
     done = counted = 0
     # Most rays end at once: their first read should cost no more than the block they start in.
@@ -135,7 +170,7 @@ def _run(raster: Raster, line: int, value: np.generic, path: range, *, along_row
     return done, counted
 
 
-def _ray(raster: Raster, line: int, start: int, count: int, *, along_rows: bool) -> tuple[Pixels, Valid]:
+def _ray(raster: _Readable, line: int, start: int, count: int, *, along_rows: bool) -> tuple[Pixels, Valid]:
     """image (C, count) and valid (count,) of a piece of one row or column."""
     top, left = (line, start) if along_rows else (start, line)
     height, width = (1, count) if along_rows else (count, 1)
@@ -143,11 +178,11 @@ def _ray(raster: Raster, line: int, start: int, count: int, *, along_rows: bool)
     return image.reshape(len(image), count), valid.reshape(count)
 
 
-def _length(raster: Raster, *, along_rows: bool) -> int:
+def _length(raster: _Readable, *, along_rows: bool) -> int:
     return raster.grid.width if along_rows else raster.grid.height
 
 
-def _lines(raster: Raster, *, along_rows: bool) -> Sequence[int]:
+def _lines(raster: _Readable, *, along_rows: bool) -> Sequence[int]:
     across = raster.grid.height if along_rows else raster.grid.width
     count = min(_REMOTE_RAYS if is_remote(raster.info.path) else _RAYS, across)
     return [(2 * k + 1) * across // (2 * count) for k in range(count)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,8 +23,19 @@ _SQUEEZED = 0.1
 _EXPAND = "turn them into colours first (gdal_translate -expand rgb in.tif out.tif)"
 
 
-def chosen_infos(paths: Sequence[Path], choice: BandChoice, *, mosaic: bool = False) -> list[RasterInfo]:
+_NONE: Mapping[Path, RasterInfo] = MappingProxyType({})
+
+
+def chosen_infos(
+    paths: Sequence[Path],
+    choice: BandChoice,
+    *,
+    mosaic: bool = False,
+    known: Mapping[Path, RasterInfo] = _NONE,
+) -> list[RasterInfo]:
     """The facts of every raster, as far as the chosen bands go.
+
+    known: those of rasters that were looked at with this very choice; they are not opened again.
 
     Raises SettingsError for what cannot go together: a stack with several rasters, alpha as imagery in a mosaic.
     """
@@ -39,7 +51,7 @@ def chosen_infos(paths: Sequence[Path], choice: BandChoice, *, mosaic: bool = Fa
                     f"{info.path} has alpha as band {info.alpha}, which is the mask in a mosaic; "
                     "wanted bands before it, or predict the rasters without --mosaic"
                 )
-    return [raster_info(path, choice) for path in paths]
+    return [known[path] if path in known else raster_info(path, choice) for path in paths]
 
 
 def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> None:

@@ -76,10 +76,10 @@ def read_job(path: Path) -> Mapping[str, Any] | None:
     return lines[0] if lines else None
 
 
-def tells_of(path: Path, result: Path) -> bool:
-    """Whether the journal at `path` says that `result` was finished."""
+def finished_results(path: Path) -> frozenset[str]:
+    """The masks that the journal at `path` says were finished; none where there is no journal."""
     records = _read_lines(path)[1:] if path.exists() else []
-    return any(record.get("report", {}).get("mask") == str(result) for record in records)
+    return frozenset(record["report"]["mask"] for record in records if "report" in record)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

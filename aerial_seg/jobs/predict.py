@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
+from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.band_contract import chosen_infos
-from aerial_seg.jobs.journal import NAME, tells_of
+from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.mapping.budget import batch_within, check_batch
 from aerial_seg.jobs.mapping.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.mapping.forecast import forecast
@@ -134,31 +135,34 @@ def _prepare(
     scenes = _scenes(paths, out, several)
     inputs: list[Path | str] = [*paths, *settings.bands.stack, *model_paths(model_path)]
     inputs += [area_file(settings.aoi)] if settings.aoi is not None else []
-    for scene in scenes:
-        _check_outputs(scene, out, settings, several=several)
-        _protect(inputs, scene, settings)
+    _check_outputs(scenes, out, settings, several=several)
+    outputs = [file for scene in scenes for file in _files(scene, settings)]
+    _protect(inputs, [*outputs, *filter(None, [settings.vectors])])
     area = _area(settings)
-    infos = []
+    # Of thousands of scenes each is opened once here: what is learnt now need not be looked up again below.
+    looked = settings.bands if several and not settings.bands.stack else ALL_BANDS
+    infos: dict[Path, RasterInfo] = {}
     for path in paths:
         with refused.of(path):
-            infos.append(raster_info(path))
+            infos[path] = raster_info(path, looked)
     if settings.vectors is not None:
         if several:
             raise SettingsError(
                 f"--vectors names one file for {len(paths)} masks; pass --mosaic, or vectorize each mask afterwards"
             )
-        _check_vectors(settings.vectors, infos[0], settings)
+        _check_vectors(settings.vectors, infos[paths[0]], settings)
     models = model_paths(model_path)
     ensemble = Ensemble.of([load_model(path) for path in models], models)
     model = ensemble.as_one
     settings = replace(settings, bands=settings.bands.ordered([band.name for band in model.card.bands]))
     shape = _shape(model, ensemble.geometry, settings)
+    known = infos if settings.bands == looked else {}
     tiles = 0
     alone = [(path,) for path in paths if str(path) not in refused.reasons]
     together = [paths] if paths else []  # none, where a list names only what is not there
     for group in alone if several and not settings.bands.stack else together:
         with refused.of(group[0]):
-            for info in chosen_infos(group, settings.bands, mosaic=settings.mosaic):
+            for info in chosen_infos(group, settings.bands, mosaic=settings.mosaic, known=known):
                 check_fit(info, model.card, georeferenced=settings.georeferenced, choice=settings.bands)
                 tiles += _tiles(info, model, shape, settings, None if settings.mosaic else area)
     if several:
@@ -245,12 +249,14 @@ def _scenes(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...
     return scenes
 
 
-def _check_outputs(scene: Scene, out: Path, settings: PredictSettings, *, several: bool) -> None:
+def _check_outputs(scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, several: bool) -> None:
     """An existing output is refused, but for one that an interrupted run of this command had just put there."""
-    journals = [work_folder(scene.target) / NAME, *([work_folder(out / BATCH) / NAME] if several else [])]
-    ours = any(tells_of(journal, scene.target) for journal in journals)
-    for file in _files(scene, settings):
-        check_writable(file, overwrite=settings.overwrite or ours)
+    finished = finished_results(work_folder(out / BATCH) / NAME) if several else frozenset()
+    for scene in scenes:
+        own = finished_results(work_folder(scene.target) / NAME)
+        ours = str(scene.target) in finished or str(scene.target) in own
+        for file in _files(scene, settings):
+            check_writable(file, overwrite=settings.overwrite or ours)
 
 
 def _files(scene: Scene, settings: PredictSettings) -> list[Path]:
@@ -262,10 +268,13 @@ def _files(scene: Scene, settings: PredictSettings) -> list[Path]:
     ]
 
 
-def _protect(inputs: Sequence[Path | str], scene: Scene, settings: PredictSettings) -> None:
-    """Raises OutputError where a result would replace what it is made from, --overwrite or not."""
+def _protect(inputs: Iterable[Path | str], outputs: Iterable[Path]) -> None:
+    """Raises OutputError where a result would replace what it is made from, --overwrite or not.
+
+    Every name is resolved once, however many scenes there are.
+    """
     read = {Path(name).resolve() for name in inputs}
-    for file in (*_files(scene, settings), *filter(None, [settings.vectors])):
+    for file in outputs:
         if file.resolve() in read:
             raise OutputError(
                 f"{file} would be written, but is one of the files to read; choose another output"

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.errors import OutputError
-from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work, read_job, tells_of, work_folder
+from aerial_seg.jobs.journal import (
+    NAME,
+    Journal,
+    finished_results,
+    has_records,
+    locked_work,
+    read_job,
+    work_folder,
+)
 
 JOB = {
     "version": "1",
@@ -114,8 +122,9 @@ def test_a_second_run_on_the_same_output_is_refused_and_harms_nothing(tmp_path: 
 
 def test_a_journal_tells_which_results_were_finished(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
-    assert not tells_of(path, Path("map.tif"))
-    Journal.open(path, JOB).add({"report": {"mask": Path("map.tif")}})
-    assert tells_of(path, Path("map.tif"))
-    assert not tells_of(path, Path("other.tif"))
-    assert not tells_of(tmp_path / "none", Path("map.tif"))
+    assert finished_results(path) == frozenset()
+    journal = Journal.open(path, JOB)
+    for name in ("map.tif", "other.tif"):
+        journal.add({"report": {"mask": Path(name)}})
+    assert finished_results(path) == {"map.tif", "other.tif"}
+    assert finished_results(tmp_path / "none") == frozenset()

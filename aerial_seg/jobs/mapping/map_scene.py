@@ -23,7 +23,15 @@ from aerial_seg.jobs.journal import (
 from aerial_seg.jobs.mapping.budget import check_disk, choose_panels
 from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.mapping.results import write_results
-from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene, Scene, all_notes, open_scene, state_of
+from aerial_seg.jobs.mapping.scenes import (
+    InputState,
+    Mapper,
+    OpenScene,
+    Scene,
+    all_notes,
+    open_scene,
+    state_of,
+)
 from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import place_files
@@ -33,37 +41,41 @@ _RENEWED = "its files changed since an interrupted run, so that run's rows were 
 
 
 def map_scene(
-    scene: Scene, mapper: Mapper, *, placed: Callable[[PredictReport], None] | None = None
+    scene: Scene, mapper: Mapper, *, placed: Callable[[PredictReport, InputState], None] | None = None
 ) -> PredictReport:
     """The mask and its companions lie at their place; `placed` was called before the pieces went.
+
+    It is told what was made, and the state of the files that it was made from.
 
     After a crash at any moment the same call goes on and ends with the same bytes. With `placed`, as one of several, a
     scene whose files changed since then is made anew; alone it is refused. Raises Incomplete or Interrupted
     when finished rows were kept for that.
     """
     with locked_work(scene.target, restart=mapper.settings.restart) as folder:
-        report = _make(scene, mapper, folder, renew=None if placed is None else "input")
+        report, state = _make(scene, mapper, folder, renew=None if placed is None else "input")
         with telling_what_is_kept(folder):
             place_files(folder / RESULT, scene.target)
         if placed is not None:
-            placed(report)
+            placed(report, state)
     return report
 
 
-def _make(scene: Scene, mapper: Mapper, folder: Path, *, renew: str | None) -> PredictReport:
+def _make(
+    scene: Scene, mapper: Mapper, folder: Path, *, renew: str | None
+) -> tuple[PredictReport, InputState]:
     """Everything lies in the folder RESULT, and the journal says so."""
     with open_scene(scene, mapper, folder) as opened:
         job = _job(scene, opened, mapper, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
-            return report_from(journal.records[-1]["report"])
+            return report_from(journal.records[-1]["report"]), journal.job["input"]
         check_disk(opened.work, scene.target)
         with telling_what_is_kept(folder):
             report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
             if journal.renewed:
                 report = replace(report, notes=(*report.notes, _RENEWED))
             journal.add({"report": asdict(report)})
-    return report
+    return report, journal.job["input"]
 
 
 def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: PieceMaker) -> PredictReport:

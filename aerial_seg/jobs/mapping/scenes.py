@@ -24,6 +24,9 @@ from aerial_seg.tiling.plan import TilePlan, TileShape
 
 MOSAIC = "mosaic.vrt"
 
+InputState = dict[str, list[Any]]
+"""What `state_of` tells of files, as JSON holds it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -56,7 +59,7 @@ class Mapper:
 
 @dataclass(frozen=True, slots=True)
 class OpenScene:
-    """An opened scene: read on the run's grid, and on its own."""
+    """An opened scene: read on the run's grid, and on its own; one and the same where that is one grid."""
 
     raster: Raster
     source: Raster
@@ -69,7 +72,7 @@ class OpenScene:
         return self.raster.grid.shape != self.source.grid.shape
 
 
-def state_of(paths: Sequence[Path | str], files: Iterable[str] = ()) -> dict[str, list[Any]]:
+def state_of(paths: Sequence[Path | str], files: Iterable[str] = ()) -> InputState:
     """The files behind these rasters as they are now: by name size and time, and what servers tell of theirs.
 
     files: all that GDAL reads them from, sidecars and members of VRTs.
@@ -99,16 +102,20 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
         path = mosaic.path
         notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
     with ExitStack() as opened:
-        source, raster = (
-            opened.enter_context(
+
+        def opened_once() -> Raster:
+            return opened.enter_context(
                 Raster(
                     path, nodata=settings.nodata, georeferenced=settings.georeferenced, choice=settings.bands
                 )
             )
-            for _ in range(2)
-        )
+
+        source = opened_once()
         grid = source.grid
-        raster.resample(choose_run_grid(grid, card.gsd, settings.force_gsd, str(scene.paths[0])))
+        run_grid = choose_run_grid(grid, card.gsd, settings.force_gsd, str(scene.paths[0]))
+        # A second handle only where both grids are read at the same time, by two threads.
+        raster = source if run_grid is grid and settings.crf is None else opened_once()
+        raster.resample(run_grid)
         work = Work(
             raster=raster,
             plan=TilePlan.of(height=raster.grid.height, width=raster.grid.width, shape=mapper.shape),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from aerial_seg.geo.area import OutsideError
 from aerial_seg.geo.opened import open_dataset
 from aerial_seg.jobs.journal import NAME, Journal, locked_work
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
-from aerial_seg.jobs.mapping.scenes import Mapper, Scene, state_of
+from aerial_seg.jobs.mapping.scenes import InputState, Mapper, Scene, state_of
 from aerial_seg.jobs.predict_settings import PredictReport
 
 BATCH = "predict"
@@ -88,21 +88,31 @@ def map_several(
     }
     with locked_work(out / BATCH, restart=settings.restart) as folder:
         journal = Journal.open(folder / NAME, job)
-        outcomes += [_outcome(scene, mapper, journal) for scene in scenes]
+        earlier = _by_mask(journal.records)
+        outcomes += [_outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes]
         return all_or_raise(outcomes)
 
 
-def _outcome(scene: Scene, mapper: Mapper, journal: Journal) -> SceneOutcome:
+def _by_mask(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The batch's records by the mask that they tell of, so that no scene has to look at those of all others."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["report"]["mask"], []).append(record)
+    return found
+
+
+def _outcome(
+    scene: Scene, mapper: Mapper, journal: Journal, earlier: Sequence[dict[str, Any]]
+) -> SceneOutcome:
+    """earlier: what the journal tells of this scene's mask, oldest first."""
     start = time.perf_counter()
-    state = _state(scene)
-    for record in reversed(journal.records):
+    state = _state(scene) if earlier else {}
+    for record in reversed(earlier):
         report = record["report"]
-        if report["mask"] != str(scene.target) or record.get("input") != state:
-            continue
-        if all(Path(file).exists() for file in report["files"]):
+        if record.get("input") == state and all(Path(file).exists() for file in report["files"]):
             return SceneOutcome(scene.name, "kept", 0.0, report=report_from(report))
 
-    def placed(report: PredictReport) -> None:
+    def placed(report: PredictReport, state: InputState) -> None:
         journal.add({"report": asdict(report), "input": state})
 
     try:
@@ -124,7 +134,7 @@ def _about_input(error: Exception) -> bool:
     return isinstance(error, own) or isinstance(error.__cause__, own)
 
 
-def _state(scene: Scene) -> dict[str, list[Any]]:
+def _state(scene: Scene) -> InputState:
     """The scene's files as they are now; a changed one is predicted anew."""
     files: list[str] = []
     for path in scene.paths:
