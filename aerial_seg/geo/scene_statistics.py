@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import Pixels, Raster, RasterInfo, Valid
+from aerial_seg.geo.raster import Pixels, RasterInfo, Valid
 from aerial_seg.geo.remote import is_remote
 
 _WINDOWS = 4
@@ -30,7 +30,7 @@ _SMALL = 1_000_000
 Values = NDArray[np.float64]
 
 
-class _Readable(Protocol):
+class Readable(Protocol):
     """What is asked of a raster here."""
 
     info: RasterInfo
@@ -42,7 +42,7 @@ class _Readable(Protocol):
 class _Held:
     """All pixels of a small raster, asked by windows as the raster itself is."""
 
-    def __init__(self, raster: Raster) -> None:
+    def __init__(self, raster: Readable) -> None:
         self.info, self.grid = raster.info, raster.grid
         self._image, self._valid = raster.read(top=0, left=0, height=self.grid.height, width=self.grid.width)
 
@@ -52,7 +52,10 @@ class _Held:
         return self._image[:, rows, cols], self._valid[rows, cols]
 
 
-def _at_hand(raster: Raster) -> _Readable:
+def at_hand(raster: Readable) -> Readable:
+    """The raster itself, or all of its pixels read at once where they are few."""
+    if isinstance(raster, _Held):
+        return raster
     pixels = raster.grid.height * raster.grid.width * len(raster.info.bands)
     return _Held(raster) if pixels * np.dtype(raster.info.dtype).itemsize <= _SMALL else raster
 
@@ -74,12 +77,12 @@ class Collar:
     share: float
 
 
-def scene_range(raster: Raster) -> SceneRange | None:
+def scene_range(raster: Readable) -> SceneRange | None:
     """The range of each band of the whole raster, from at most 16 windows of 128 px; None when none was measured.
 
     Deterministic: the windows depend on the raster's size only.
     """
-    sampled, pixels_of = [], _at_hand(raster)
+    sampled, pixels_of = [], at_hand(raster)
     for top in _starts(raster.grid.height):
         for left in _starts(raster.grid.width):
             height = min(_SIDE, raster.grid.height - top)
@@ -100,13 +103,13 @@ def _starts(length: int) -> Sequence[int]:
     return [k * (length - _SIDE) // (_WINDOWS - 1) for k in range(_WINDOWS)]
 
 
-def find_collar(raster: Raster) -> Collar | None:
+def find_collar(raster: Readable) -> Collar | None:
     """The constant that reaches inwards from the border over 1 % of the raster or more, measured but likely not.
 
     Followed along 32 rows and 32 columns from both their ends, so that a scene without collar costs the blocks at
     those ends. Pixels that are not measured are passed over and not counted.
     """
-    pixels_of = _at_hand(raster)
+    pixels_of = at_hand(raster)
     value = _border_value(pixels_of)
     if value is None:
         return None
@@ -115,7 +118,7 @@ def find_collar(raster: Raster) -> Collar | None:
     return Collar(float(value), share) if share >= _COLLAR and pixels >= _FEWEST else None
 
 
-def _border_value(raster: _Readable) -> np.generic | None:
+def _border_value(raster: Readable) -> np.generic | None:
     """The commonest value that all bands share, among measured pixels at both ends of all rays."""
     seen: list[Pixels] = []
     for along_rows in (True, False):
@@ -132,7 +135,7 @@ def _border_value(raster: _Readable) -> np.generic | None:
     return found
 
 
-def _run_share(raster: _Readable, value: np.generic, *, along_rows: bool) -> float:
+def _run_share(raster: Readable, value: np.generic, *, along_rows: bool) -> float:
     """The share of the rays' pixels that hold the value and are reached from a border through nothing else."""
     length, lines = _length(raster, along_rows=along_rows), _lines(raster, along_rows=along_rows)
     counted = 0
@@ -146,9 +149,7 @@ def _run_share(raster: _Readable, value: np.generic, *, along_rows: bool) -> flo
     return counted / (length * len(lines))
 
 
-def _run(
-    raster: _Readable, line: int, value: np.generic, path: range, *, along_rows: bool
-) -> tuple[int, int]:
+def _run(raster: Readable, line: int, value: np.generic, path: range, *, along_rows: bool) -> tuple[int, int]:
     """How far one comes on the path through the value and unmeasured pixels, and over how many of the value."""
     done = counted = 0
     # Most rays end at once: their first read should cost no more than the block they start in.
@@ -170,7 +171,7 @@ def _run(
     return done, counted
 
 
-def _ray(raster: _Readable, line: int, start: int, count: int, *, along_rows: bool) -> tuple[Pixels, Valid]:
+def _ray(raster: Readable, line: int, start: int, count: int, *, along_rows: bool) -> tuple[Pixels, Valid]:
     """image (C, count) and valid (count,) of a piece of one row or column."""
     top, left = (line, start) if along_rows else (start, line)
     height, width = (1, count) if along_rows else (count, 1)
@@ -178,11 +179,11 @@ def _ray(raster: _Readable, line: int, start: int, count: int, *, along_rows: bo
     return image.reshape(len(image), count), valid.reshape(count)
 
 
-def _length(raster: _Readable, *, along_rows: bool) -> int:
+def _length(raster: Readable, *, along_rows: bool) -> int:
     return raster.grid.width if along_rows else raster.grid.height
 
 
-def _lines(raster: _Readable, *, along_rows: bool) -> Sequence[int]:
+def _lines(raster: Readable, *, along_rows: bool) -> Sequence[int]:
     across = raster.grid.height if along_rows else raster.grid.width
     count = min(_REMOTE_RAYS if is_remote(raster.info.path) else _RAYS, across)
     return [(2 * k + 1) * across // (2 * count) for k in range(count)]

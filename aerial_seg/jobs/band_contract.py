@@ -12,7 +12,7 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, role
 from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
-from aerial_seg.geo.scene_statistics import find_collar, scene_range
+from aerial_seg.geo.scene_statistics import Readable, at_hand, find_collar, scene_range
 
 _BEYOND = 2.0
 """Training ranges that a scene's percentile may lie beyond the model's: other haze and sun stay well within."""
@@ -88,7 +88,8 @@ def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
     InputError for a VRT, because GDAL gives zeros for a member that it could not open, from the second read on.
     """
     try:
-        return (*range_notes(raster, bands), *collar_notes(raster))
+        pixels = at_hand(raster)
+        return (*range_notes(pixels, bands), *collar_notes(pixels))
     except InputError:
         if raster.is_virtual:
             raise
@@ -105,7 +106,7 @@ def palette_notes(info: RasterInfo) -> tuple[str, ...]:
     )
 
 
-def range_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
+def range_notes(raster: Readable, bands: Sequence[Band]) -> tuple[str, ...]:
     """A note when p2 or p98 of a band lie far beyond the training's, or all bands at one end of it."""
     scene = scene_range(raster) if bands else None
     if scene is None:
@@ -130,7 +131,7 @@ def range_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
     )
 
 
-def collar_notes(raster: Raster) -> tuple[str, ...]:
+def collar_notes(raster: Readable) -> tuple[str, ...]:
     """A note when a border-connected constant covers more than 1 % and nothing says that it is nodata."""
     collar = find_collar(raster)
     if collar is None:
