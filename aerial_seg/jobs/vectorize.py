@@ -49,7 +49,7 @@ def vectorize(
     before the long work wherever the cause is known by then.
     """
     layer = settings.layer
-    form = vector_format(out_path, layer.format)
+    form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
     with ClassRaster(mask_path) as mask:
         crs = target_crs(form, mask.grid.crs, layer.dst_crs)

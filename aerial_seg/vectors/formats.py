@@ -10,6 +10,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
+from aerial_seg.vectors.conversions import how_to_make, other_format
 
 WGS84_LONLAT = CRS.from_epsg(4326)
 """What GeoJSON is in. Coordinates are longitude, latitude in all files, whatever order the CRS names."""
@@ -94,12 +95,19 @@ _GEOPACKAGE_RESERVED = ("gpkg", "sqlite_", "rtree_")
 _STYLES = "layer_styles"
 
 
-def vector_format(path: Path, name: str | None = None) -> VectorFormat:
+def vector_format(path: Path, name: str | None = None, *, layer: str | None = None) -> VectorFormat:
     """The format of that name (in any case; GDAL's or a common one), else the one that the path's suffix means.
 
-    Raises SettingsError for a name and OutputError for a suffix that is none, and where the two do not go together.
+    layer: what the layer will be called, if not as the file. Raises SettingsError for a name and OutputError for a
+    suffix that is none, and where the two do not go together; of a format that another tool makes of one of these,
+    OutputError with its command.
     """
     suffix = path.suffix.lower()
+    other = other_format(path, name)
+    if other is not None:
+        raise OutputError(
+            f"{path.name} as {other.title} is not written here; {how_to_make(other, path, layer)}"
+        )
     if name is None:
         for known in FORMATS:
             if suffix in known.suffixes:

@@ -326,7 +326,8 @@ def test_vectors_are_checked_before_the_prediction(
 ) -> None:
     image = raster("in.tif")
     predict = ("predict", models(), image, "-o", "map.tif", "--vectors")
-    assert "wanted .gpkg" in refused(*predict, "map.dxf")
+    assert "wanted .gpkg" in refused(*predict, "map.gpx")
+    assert "write map.gpkg and make it of that" in refused(*predict, "map.dxf")
     raster("taken.gpkg")
     assert "pass --overwrite" in refused(*predict, "taken.gpkg")
 

@@ -45,7 +45,7 @@ def test_suffixes(name: str, form: VectorFormat) -> None:
     assert vector_format(Path(name)) is form
 
 
-@pytest.mark.parametrize("name", ["a.kml", "a", "a.gpkg.zip", "a.json"])
+@pytest.mark.parametrize("name", ["a.gpx", "a", "a.gpkg.zip", "a.json"])
 def test_an_unknown_suffix_lists_the_known(name: str) -> None:
     with pytest.raises(OutputError) as raised:
         vector_format(Path(name))
