@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   aerial-seg evaluate map.tif buildings.gpkg
+  aerial-seg evaluate map.tif buildings.gpkg --error-map errors.tif
   aerial-seg evaluate run/best.safetensors chips --split test
   aerial-seg evaluate run/best.safetensors truth.gpkg --raster ortho.tif --class-field type""",
 )
@@ -46,6 +47,11 @@ Examples:
     type=click.Path(path_type=Path),
     help="Also write the scores with the confusion matrix as JSON.",
 )
+@click.option(
+    "--error-map", type=click.Path(path_type=Path), metavar="OUT.tif",
+    help="Also write where the mask errs: a raster on its grid with a band per class, 1 hit, 2 miss, 3 false alarm, "
+    "0 neither, nodata where nothing is labelled or mapped; names, counts and a QGIS style beside it.",
+)  # fmt: skip
 @options.overwrite
 @options.as_json
 def command(
@@ -59,6 +65,7 @@ def command(
     no_georef: bool,
     device: str,
     output: Path | None,
+    error_map: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -68,23 +75,43 @@ def command(
     class, mIoU with the number of classes counted, pixel accuracy and the confusion matrix. A class that is neither
     in the labels nor in the mask scores NaN and is not counted.
     """
-    from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
+    from aerial_seg.jobs.evaluate import (
+        ErrorMapSettings,
+        evaluate_mask,
+        evaluate_model_on_chips,
+        evaluate_model_on_rasters,
+    )
     from aerial_seg.jobs.predict_settings import PredictSettings
     from aerial_seg.outputs import check_writable
 
     if output is not None:
         check_writable(output, overwrite=overwrite)
+        if error_map is not None and output.resolve() == error_map.resolve():
+            raise click.UsageError(
+                f"-o and --error-map are both {output}; the scores are a file of their own."
+            )
     is_model = subject.suffix.lower() == ".safetensors"
     if rasters and not is_model:
         raise click.UsageError(
             f"--raster is imagery to run a model on, but {subject} is no .safetensors file; leave it out."
         )
+    wanted = None if error_map is None else ErrorMapSettings(error_map, overwrite)
     if not is_model:
-        report = evaluate_mask(subject, labels, label_settings, console.bar)
+        report = evaluate_mask(subject, labels, label_settings, console.bar, error_map=wanted)
     elif rasters:
         prediction = PredictSettings(mosaic=True, nodata=nodata, georeferenced=not no_georef, device=device)
         report = evaluate_model_on_rasters(
-            subject, rasters, labels, label_settings, prediction=prediction, progress=console.bar
+            subject,
+            rasters,
+            labels,
+            label_settings,
+            prediction=prediction,
+            progress=console.bar,
+            error_map=wanted,
+        )
+    elif wanted is not None:
+        raise click.UsageError(
+            "--error-map is laid on a mask's grid, which chips do not have; pass a mask, or --raster and its labels."
         )
     elif len(labels) == 1 and Path(labels[0]).is_dir():
         report = evaluate_model_on_chips(subject, Path(labels[0]), split=split, device=device)
@@ -95,6 +122,8 @@ def command(
 
 def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) -> None:
     document = {"subject": report.subject, "labels": report.labels, **report.scores.as_json()}
+    if report.error_map is not None:
+        document["error_map"] = str(report.error_map)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(document, indent=2), encoding="utf-8")
@@ -103,3 +132,5 @@ def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) ->
         console.print_json(document)
     else:
         console.score_tables(report.scores)
+    if report.error_map is not None:
+        console.note(f"{report.error_map}: hits, misses and false alarms, a band per class")

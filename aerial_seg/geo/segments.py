@@ -26,7 +26,7 @@ from aerial_seg.geo.opened import open_dataset
 from aerial_seg.legend import IGNORE
 
 BLOCK = 512
-LAYERS = ("class", "confidence", "probabilities")
+LAYERS = ("class", "confidence", "probabilities", "errors")
 
 _NAME = re.compile(r"(?P<layer>[a-z]+)-p(?P<panel>\d+)-r(?P<start>\d+)-(?P<stop>\d+)\.(?:tif|empty)")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from aerial_seg.bands import Band
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, OutputError
+from aerial_seg.geo.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
@@ -23,46 +25,102 @@ from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, place
 from aerial_seg.models.file import load_model, read_card
+from aerial_seg.outputs import check_writable, staged_files
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.manifest import SPLITS, open_manifest
 from aerial_seg.training.validation import validate
 
-_ROWS_AT_ONCE = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluateReport:
-    """The scores and how they came about."""
+    """The scores and how they came about. error_map: the raster of hits, misses and false alarms, if one was wanted."""
 
     subject: str
     labels: str
     scores: Scores
     legend: Legend
     notes: tuple[str, ...]
+    error_map: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMapSettings:
+    """Where the error map goes (.tif), and whether it may replace one that is there."""
+
+    path: Path
+    overwrite: bool = False
+
+    def check(self, inputs: Sequence[str | Path]) -> None:
+        """Raises OutputError unless the map can be written there, away from the `inputs`: before the work."""
+        if self.path.suffix.lower() not in (".tif", ".tiff"):
+            raise OutputError(
+                f"the error map {self.path} is a GeoTIFF, wanted a name that ends in .tif; rename it"
+            )
+        read = {Path(name).resolve() for name in inputs}
+        for file in error_map_files(self.path):
+            if file.resolve() in read:
+                raise OutputError(
+                    f"{file} would be written, but is one of the files to read; name another --error-map"
+                )
+            check_writable(file, overwrite=self.overwrite)
 
 
 def evaluate_mask(
-    mask: Path, labels: Sequence[str], settings: LabelSettings, progress: Progress = silent
+    mask: Path,
+    labels: Sequence[str],
+    settings: LabelSettings,
+    progress: Progress = silent,
+    *,
+    error_map: ErrorMapSettings | None = None,
 ) -> EvaluateReport:
     """Every labelled pixel of the mask's own grid is counted once; unlabelled ones are ignored.
 
-    Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it.
+    Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it; OutputError
+    before the work when the error map cannot be written.
     """
+    if error_map is not None:
+        error_map.check([mask, *expand_labels(labels)])
     legend = read_legend(mask)
     if legend is None:
         raise InputError(
             f"{mask} tells no class names (neither an aerial-seg tag nor GDAL category names); "
             "wanted a mask that `aerial-seg predict` wrote, or a model file (.safetensors)"
         )
-    opened = open_labels(expand_labels(labels), settings, legend=legend)
+    files = expand_labels(labels)
+    opened = open_labels(files, settings, legend=legend)
     check_overlap(opened, [raster_info(mask).grid], names=[str(mask)])
-    scores = _score_mask(mask, opened, legend, progress)
-    return EvaluateReport(str(mask), ", ".join(labels), scores, legend, opened.notes)
+    truth = _Truth(opened, legend, tuple(file.name for file in files))
+    scores = _score(mask, truth, mask.name, error_map, progress)
+    made = None if error_map is None else error_map.path
+    return EvaluateReport(str(mask), ", ".join(labels), scores, legend, opened.notes, made)
 
 
-def _score_mask(mask: Path, labels: Labels, legend: Legend, progress: Progress) -> Scores:
-    table = legend.channel_table()
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """The labels that a mask is held against, in its classes; names: of their files."""
+
+    labels: Labels
+    legend: Legend
+    names: tuple[str, ...]
+
+
+def _score(
+    mask: Path, truth: _Truth, subject: str, error_map: ErrorMapSettings | None, progress: Progress
+) -> Scores:
+    """The scores of a mask; its error map, if one is wanted, lies in its place with all its files."""
+    if error_map is None:
+        return _score_mask(mask, truth, progress)
+    final = error_map.path
+    with staged_files(final, overwrite=error_map.overwrite) as work:
+        return _score_mask(mask, truth, progress, work / final.name, subject=subject)
+
+
+def _score_mask(
+    mask: Path, truth: _Truth, progress: Progress, error_map: Path | None = None, *, subject: str = ""
+) -> Scores:
+    """The scores of a mask. error_map: where the map of its errors is made, in a folder that holds nothing else."""
+    table, legend = truth.legend.channel_table(), truth.legend
     matrix = ConfusionMatrix(len(legend))
     with Raster(mask, georeferenced=False) as raster:
         if len(raster.info.bands) != 1 or raster.info.dtype != "uint8":
@@ -71,21 +129,35 @@ def _score_mask(mask: Path, labels: Labels, legend: Legend, progress: Progress) 
                 "extract the class band (gdal_translate -b 1 -ot Byte)"
             )
         grid = raster.grid
-        with progress("evaluate", total=grid.height, unit="row") as bar:
-            for top in range(0, grid.height, _ROWS_AT_ONCE):
-                height = min(_ROWS_AT_ONCE, grid.height - top)
-                values, valid = raster.read(top=top, left=0, height=height, width=grid.width)
-                predicted = np.where(valid, table[values[0]], IGNORE)
-                strange = valid & (predicted == IGNORE)
+        errors = None if error_map is None else ErrorMap(error_map.with_suffix(".pieces"), grid, legend)
+        with progress("evaluate", total=grid.height * grid.width, unit="px") as bar:
+            for panel, rows, cols in _pieces(grid, errors):
+                place = {"top": rows.start, "left": cols.start, "height": len(rows), "width": len(cols)}
+                values, valid = raster.read(**place)
+                said = np.where(valid, table[values[0]], IGNORE)
+                strange = valid & (said == IGNORE)
                 if strange.any():
                     raise InputError(
                         f"{mask} holds value {values[0][strange][0]}, wanted only values of its legend "
                         f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
                     )
-                truth = table[labels.burn(grid.window(top=top, left=0, height=height, width=grid.width))]
-                matrix.add(truth, predicted)
-                bar.update(height)
-    return matrix.scores(legend.names)
+                true = table[truth.labels.burn(grid.window(**place))]
+                matrix.add(true, said)
+                if errors is not None:
+                    errors.add(panel, rows, true, said)
+                bar.update(len(rows) * len(cols))
+    scores = matrix.scores(legend.names)
+    if errors is not None and error_map is not None:
+        errors.finish(error_map, scores.confusion, mask=subject, labels=list(truth.names))
+    return scores
+
+
+def _pieces(grid: Grid, errors: ErrorMap | None) -> Iterator[tuple[int, range, range]]:
+    """What is compared at once: panel, rows, columns. The panels are the error map's where there is one."""
+    panels = (range(grid.width),) if errors is None else errors.panels
+    for panel, cols in enumerate(panels):
+        for top in range(0, grid.height, ROWS_AT_ONCE):
+            yield panel, range(top, min(top + ROWS_AT_ONCE, grid.height)), cols
 
 
 def evaluate_model_on_chips(
@@ -129,18 +201,25 @@ def evaluate_model_on_rasters(
     *,
     prediction: PredictSettings,
     progress: Progress = silent,
+    error_map: ErrorMapSettings | None = None,
 ) -> EvaluateReport:
     """The rasters are predicted (as one mosaic if there are several) and the mask is evaluated, then dropped.
 
-    Raises InputError before any tile runs when the labels do not fit the model's classes or the rasters' ground.
+    The error map lies on that mask's grid. Raises InputError before any tile runs when the labels do not fit the
+    model's classes or the rasters' ground, OutputError when the error map cannot be written.
     """
+    if error_map is not None:
+        error_map.check([model_path, *expand_rasters(rasters), *expand_labels(labels)])
     legend = read_card(model_path).legend
-    opened = open_labels(expand_labels(labels), settings, legend=legend)
+    files = expand_labels(labels)
+    opened = open_labels(files, settings, legend=legend)
     infos = [raster_info(path) for path in expand_rasters(rasters)]
     check_overlap(opened, [info.grid for info in infos], names=[info.path for info in infos])
     with tempfile.TemporaryDirectory() as folder:
         mask = Path(folder) / "mask.tif"
         (report,) = predict(model_path, rasters, mask, replace(prediction, mosaic=True), progress)
-        scores = _score_mask(mask, opened, legend, progress)
+        truth = _Truth(opened, legend, tuple(file.name for file in files))
+        scores = _score(mask, truth, model_path.name, error_map, progress)
     notes = (*report.notes, *opened.notes)
-    return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes)
+    made = None if error_map is None else error_map.path
+    return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes, made)
