@@ -50,9 +50,11 @@ def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
     if not sidecar.exists():
         return None
     try:
-        names = [element.text or "" for element in Xml.parse(sidecar).iter("Category")]
+        # Of the first band: those of an error map come once for each class.
+        band = Xml.parse(sidecar).find("PAMRasterBand[@band='1']")
     except Xml.ParseError as error:
         raise InputError(f"{sidecar} is not XML ({error}); delete it or write it again") from error
+    names = [] if band is None else [element.text or "" for element in band.iter("Category")]
     if not any(names):
         return None
     try:

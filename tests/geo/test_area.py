@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tracemalloc
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from hypothesis import given
@@ -19,6 +22,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.area import area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.raster import raster_info
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(crs=UTM, transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), height=50, width=70)
@@ -246,6 +250,23 @@ def test_a_raster_without_crs_takes_bounds_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"in\.tif has no CRS.*--bounds"):
         read_area(file).on(grid, "in.tif")
     assert area_of_bounds((1, 1, 4, 3)).on(grid, "in.tif").inside(range(50), range(70)).sum() == 6
+
+
+@pytest.mark.skipif(
+    shutil.which("gdal_edit.py") is None, reason="gdal_edit.py is not installed (apt: gdal-bin)"
+)
+def test_the_remedy_for_a_raster_without_crs_works(tmp_path: Path) -> None:
+    raster = tmp_path / "in.tif"
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "height": 50, "width": 70}
+    with rasterio.open(raster, "w", **profile, transform=GRID.transform) as file:
+        file.write(np.zeros((1, 50, 70), np.uint8))
+    area = read_area(write(tmp_path / "a.gpkg", [shapely.box(500_005, 5_199_990, 500_012, 5_199_998)]))
+    with pytest.raises(InputError) as caught:
+        area.on(raster_info(raster).grid, str(raster))
+    command = str(caught.value).partition("(")[2].partition(")")[0].replace("EPSG:…", "EPSG:32633").split()
+    assert command == ["gdal_edit.py", "-a_srs", "EPSG:32633"]
+    subprocess.run([*command, raster], check=True, timeout=60)
+    assert area.on(raster_info(raster).grid, str(raster)).inside(range(50), range(70)).sum() == 14 * 16
 
 
 def test_memory_follows_the_window_not_the_raster() -> None:

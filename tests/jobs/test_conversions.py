@@ -19,6 +19,8 @@ from pyproj import CRS
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.maps import write_mask
+from aerial_seg.jobs.predict import predict
+from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
@@ -119,3 +121,11 @@ def test_a_name_that_begins_with_a_dash_is_no_option(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command_for(Path("-o.kml"), "seg"))
     assert arguments[-3:] == ["./-o.kml", "./-o.gpkg", "seg"]
+
+
+def test_predict_refuses_it_before_a_model_is_loaded(tmp_path: Path) -> None:
+    write_mask(tmp_path / "in.tif", np.zeros(GRID.shape, np.uint8), grid=GRID, legend=LEGEND)
+    wanted = PredictSettings(vectors=tmp_path / "map.kml")
+    with pytest.raises(OutputError, match=r"write map\.gpkg and make it of that: ogr2ogr -f LIBKML"):
+        predict(tmp_path / "gone.safetensors", [str(tmp_path / "in.tif")], tmp_path / "map.tif", wanted)
+    assert [file.name for file in tmp_path.glob("map*")] == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ from aerial_seg.geo import error_map
 from aerial_seg.geo.error_map import CATEGORIES, ErrorMap, errors_of
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import LabelSettings
-from aerial_seg.geo.mask import LEGEND_TAG
+from aerial_seg.geo.mask import LEGEND_TAG, read_legend
 from aerial_seg.geo.segments import scratch_profile
 from aerial_seg.jobs.evaluate import (
     ErrorMapSettings,
@@ -35,6 +37,21 @@ from aerial_seg.jobs.evaluate import (
 )
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.legend import Legend, make_legend
+
+PYTHON = "/usr/bin/python3"
+PROBE = """
+import json, os, sys
+from qgis.core import QgsApplication, QgsRasterLayer
+application = QgsApplication([], False)
+application.initQgis()
+layer = QgsRasterLayer(sys.argv[1], "errors")
+renderer = layer.renderer()
+classes = [[int(c.value), c.label, c.color.name(), c.color.alpha()] for c in renderer.classes()]
+names = [layer.bandName(band + 1) for band in range(layer.bandCount())]
+print(json.dumps({"band": renderer.band(), "names": names, "classes": classes}), flush=True)
+os._exit(0)
+"""
+
 
 GRID = Grid(crs=CRS(32633), transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), height=1030, width=600)
 LEGEND = make_legend({0: "background", 3: "road", 9: "water"}, background=[0])
@@ -198,6 +215,40 @@ class TestOtherSoftware:
             (str(entry.value), entry.name, entry.colour, "255" if entry.value else "0")
             for entry in CATEGORIES.entries
         ]
+
+    def test_one_band_alone_is_a_mask_of_hits_misses_and_false_alarms(
+        self, made: EvaluateReport, tmp_path: Path
+    ) -> None:
+        """So `vectorize` makes polygons of a class's errors."""
+        assert read_legend(made.error_map).names == CATEGORIES.names
+        rasterio.shutil.copy(made.error_map, tmp_path / "e.vrt", driver="VRT")
+        tree = Xml.parse(tmp_path / "e.vrt")
+        for band in tree.findall("VRTRasterBand[@band!='2']"):
+            tree.getroot().remove(band)
+        tree.find("VRTRasterBand").set("band", "1")
+        tree.write(tmp_path / "e.vrt")
+        rasterio.shutil.copy(tmp_path / "e.vrt", tmp_path / "road.tif", driver="GTiff")
+        assert read_legend(tmp_path / "road.tif").names == ("neither", "hit", "miss", "false alarm")
+
+    @pytest.mark.slow
+    def test_qgis_opens_it_so(self, made: EvaluateReport) -> None:
+        said = subprocess.run(
+            [PYTHON, "-c", PROBE, str(made.error_map)],
+            env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if "No module named 'qgis'" in said.stderr:
+            pytest.skip(f"QGIS is not installed for {PYTHON} (apt: python3-qgis)")
+        facts = json.loads(said.stdout.splitlines()[-1])
+        entries = [[e.value, e.name, e.colour, 255 if e.value else 0] for e in CATEGORIES.entries]
+        assert facts == {
+            "band": 2,
+            "names": [f"Band {k}: {n}" for k, n in enumerate(LEGEND.names, 1)],
+            "classes": entries,
+        }
 
 
 class TestRefusals:
