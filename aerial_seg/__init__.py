@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.benchmark import benchmark
     from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.demo import demo
-    from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
+    from aerial_seg.jobs.evaluate import (
+        ErrorMapSettings,
+        evaluate_mask,
+        evaluate_model_on_chips,
+        evaluate_model_on_rasters,
+    )
     from aerial_seg.jobs.export import ExportSettings, export
     from aerial_seg.jobs.import_weights import import_weights
     from aerial_seg.jobs.info import info
@@ -66,7 +71,12 @@ _ROOMS = {
     "jobs.benchmark": ("benchmark",),
     "jobs.benchmark_settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),
-    "jobs.evaluate": ("evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters"),
+    "jobs.evaluate": (
+        "ErrorMapSettings",
+        "evaluate_mask",
+        "evaluate_model_on_chips",
+        "evaluate_model_on_rasters",
+    ),
     "jobs.export": ("ExportSettings", "export"),
     "jobs.import_weights": ("import_weights",),
     "jobs.info": ("info",),
@@ -100,7 +110,7 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
     "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
-    "PredictSettings", "PredictReport", "predict", "predict_scenes",
+    "ErrorMapSettings", "PredictSettings", "PredictReport", "predict", "predict_scenes",
     "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",

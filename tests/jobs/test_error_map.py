@@ -317,6 +317,20 @@ def test_what_fails_midway_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("errors*")) == []
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, disk_of: Callable) -> None:
+    said, truth = noise(1, LEGEND, GRID), noise(2, LEGEND, GRID)
+    compared(tmp_path, truth, said)
+    precious = (tmp_path / "errors.tif").read_bytes()
+    wanted = ErrorMapSettings(tmp_path / "errors.tif", overwrite=True)
+    files = tmp_path / "mask.tif", [str(tmp_path / "truth.tif")]
+    for size in (1000, len(precious) // 2, len(precious) - 100):
+        with disk_of(size), pytest.raises(OutputError, match="free") as caught:
+            evaluate_mask(*files, LabelSettings(), error_map=wanted)
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / "errors.tif").read_bytes() == precious
+        assert not (tmp_path / "errors.tif.work").exists()
+
+
 def test_the_command_names_it_in_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = grid_of(30, 40)
     compared(tmp_path, noise(1, LEGEND, grid), noise(2, LEGEND, grid), grid=grid)
