@@ -68,12 +68,18 @@ def read_layer(path: str, layer: str, *, fields: Sequence[str] = (), wanted: str
     return VectorLayer(
         path=path,
         name=layer,
-        crs=CRS.from_user_input(meta["crs"]) if meta["crs"] else None,
+        crs=_known_crs(meta["crs"]),
         wkb=np.asarray(wkb, object),
         fids=np.asarray(fids, np.int64),
         fields=known,
         columns=dict(zip(map(str, meta["fields"]), values, strict=True)),
     )
+
+
+def _known_crs(text: str | None) -> CRS | None:
+    """None also for the two CRSs by which a GeoPackage says that it knows none."""
+    crs = CRS.from_user_input(text) if text else None
+    return None if crs is None or crs.name.startswith("Undefined ") else crs
 
 
 def crs_of(

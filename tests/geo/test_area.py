@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import geopandas
@@ -22,6 +24,8 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.area import area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels import open_labels
 from aerial_seg.geo.raster import raster_info
 
 UTM = CRS.from_epsg(32633)
@@ -228,6 +232,22 @@ def test_a_crs_that_the_file_does_not_carry_is_given(tmp_path: Path) -> None:
     assert corrected.notes == (f"{wrong} says EPSG:32632, but was read as --aoi-crs EPSG:32633",)
     np.testing.assert_array_equal(corrected.on(GRID, "in.tif").inside(range(50), range(70)), pixels[0])
     assert corrected.identity["sha256"] == given.identity["sha256"] != read_area(wrong).identity["sha256"]
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_geopackage_that_knows_no_crs_carries_none(tmp_path: Path, number: int) -> None:
+    """Its two undefined CRSs look like real ones."""
+    file = write(tmp_path / "a.gpkg", [shapely.box(500_005, 5_199_990, 500_012, 5_199_998)])
+    with closing(sqlite3.connect(file)) as database, database:
+        for table in ("gpkg_contents", "gpkg_geometry_columns"):
+            database.execute(f"UPDATE {table} SET srs_id = ?", (number,))
+    with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*--aoi-crs EPSG:xxxx.*projected metres"):
+        read_area(file)
+    with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*--labels-crs EPSG:xxxx.*projected metres"):
+        open_labels([file], LabelSettings())
+    given = read_area(file, crs="EPSG:32633")
+    assert given.notes == ()
+    assert given.on(GRID, "in.tif").inside(range(50), range(70)).sum() == 14 * 16
 
 
 def test_an_area_beside_the_raster_names_both_places(tmp_path: Path) -> None:
