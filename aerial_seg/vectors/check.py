@@ -12,8 +12,12 @@ from aerial_seg.compiling import Bytes, kernel
 from aerial_seg.vectors.formats import CSV, FLATGEOBUF, GEOJSON, GEOJSON_LINES, GPKG, VectorFormat
 
 _PIECE = 1 << 24
-_FGB_MAGIC, _FGB_NODE_BYTES, _FGB_FANOUT = 8, 40, 16
-"""Source: https://github.com/flatgeobuf/flatgeobuf, "packed Hilbert R-tree"."""
+_FGB_MAGIC, _FGB_NODE_BYTES = 8, 40
+_FGB_NODE_SIZE, _FGB_USUAL_NODE = 9, 16
+"""The header's field that says how many children a node of the index has (0: no index), and what it is unsaid.
+
+Source: https://github.com/flatgeobuf/flatgeobuf, header.fbs and "packed Hilbert R-tree".
+"""
 
 
 def require_features(path: Path, form: VectorFormat, *, layer: str, count: int, grown: bool) -> None:
@@ -69,19 +73,39 @@ def _ends(path: Path, ending: bytes) -> bool:
 
 def _flatgeobuf_features(path: Path, count: int) -> int:
     """How many features follow the header and the index of `count` features, −1 where the last one is cut."""
-    nodes = level = count
-    while level > 1:
-        level = -(-level // _FGB_FANOUT)
-        nodes += level
     with path.open("rb") as file:
         file.seek(_FGB_MAGIC)
-        header = int.from_bytes(file.read(4), "little")
-        at, found = _FGB_MAGIC + 4 + header + nodes * _FGB_NODE_BYTES, 0
+        header = file.read(int.from_bytes(file.read(4), "little"))
+        nodes = _index_nodes(count, _fgb_node_size(header))
+        at, found = _FGB_MAGIC + 4 + len(header) + nodes * _FGB_NODE_BYTES, 0
         # A mapped file would count as memory of ours.
         while file.seek(at) == at and len(piece := file.read(_PIECE)) >= 4:
             records, length = _count_sized(np.frombuffer(piece, np.uint8))
             at, found = at + length, found + records
     return found if at == path.stat().st_size else -1
+
+
+def _index_nodes(count: int, children: int) -> int:
+    """Nodes of the index over so many features: a leaf for each, and levels above up to a root, over one leaf too."""
+    if count == 0 or children < 2:
+        return 0
+    nodes = level = count
+    while True:
+        level = -(-level // children)
+        nodes += level
+        if level == 1:
+            return nodes
+
+
+def _fgb_node_size(header: bytes) -> int:
+    """The field of the flat buffer: its root table names a table of offsets, 0 for a field that is not there."""
+    root = int.from_bytes(header[:4], "little")
+    offsets = root - int.from_bytes(header[root : root + 4], "little", signed=True)
+    place = 4 + 2 * _FGB_NODE_SIZE
+    if place >= int.from_bytes(header[offsets : offsets + 2], "little"):
+        return _FGB_USUAL_NODE
+    at = int.from_bytes(header[offsets + place : offsets + place + 2], "little")
+    return int.from_bytes(header[root + at : root + at + 2], "little") if at else _FGB_USUAL_NODE
 
 
 @kernel
