@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
+from aerial_seg.geo.geopackage import FIXED_DATE
 from aerial_seg.legend import Legend
 
 _INTEGER, _REAL, _STRING = 0, 1, 2
@@ -26,8 +27,6 @@ _COLOURS = (("Red", _INTEGER, 6), ("Green", _INTEGER, 7), ("Blue", _INTEGER, 8))
 
 _LONGEST = 254
 """Bytes that a DBF's text field holds."""
-_FIXED_DATE = "1995-07-26"
-"""A DBF carries its date; equal work gives equal bytes. This is the one that GDAL takes when nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
             fields=list(columns),
             driver="ESRI Shapefile",
             encoding="UTF-8",
-            layer_options={"DBF_DATE_LAST_UPDATE": _FIXED_DATE},
+            layer_options={"DBF_DATE_LAST_UPDATE": FIXED_DATE},
         )
     except (DataSourceError, DataLayerError, FeatureError) as error:
         raise OSError(str(error)) from error

@@ -17,6 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
 
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.qgis_style import SUFFIX, class_raster, style_text
 from aerial_seg.geo.raster import Raster
 from aerial_seg.legend import IGNORE, Legend
 
@@ -61,11 +62,20 @@ def write_image(
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Legend) -> None:
-    """labels (H,W) uint8 pixel values with the classes' palette; 255 = unlabelled is nodata."""
+    """labels (H,W) uint8 pixel values with the classes' palette; 255 = unlabelled is nodata.
+
+    A palette in a TIFF has 256 rows whatever one writes: the .qml beside it tells QGIS which of them are classes.
+    """
     with _new_file(path, grid, count=1, dtype="uint8") as file:
         file.nodata = IGNORE
         file.write(labels, 1)
         file.write_colormap(1, legend.palette())
+    label_style(path).write_bytes(style_text(class_raster(legend)).encode())
+
+
+def label_style(labels: Path) -> Path:
+    """The QGIS style of a label chip."""
+    return labels.with_suffix(SUFFIX)
 
 
 def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:

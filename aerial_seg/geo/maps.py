@@ -15,6 +15,7 @@ from aerial_seg.geo.cog import CogStyle, write_cog
 from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.mask import LEGEND_TAG, provenance
+from aerial_seg.geo.qgis_style import SUFFIX, Style, class_raster, grey_raster, shared_text
 from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.legend import Legend
 
@@ -28,7 +29,8 @@ def write_class_map(
     """`final` and its sidecars are there: the COG with palette, legend and tags; names, counts and colours beside it.
 
     source: a VRT of SegmentStore, class per pixel. counts: pixel value → pixels. Returns NAME.tif, NAME.tif.aux.xml
-    (names and attribute table for GDAL and QGIS), NAME.qml (QGIS style), NAME.tif.vat.dbf and .cpg (ArcGIS).
+    (names and attribute table for GDAL and QGIS), NAME.qml (QGIS style; not where somebody's own lies),
+    NAME.tif.vat.dbf and .cpg (ArcGIS).
     """
     style = CogStyle(
         ("class",),
@@ -37,10 +39,9 @@ def write_class_map(
         palette=legend.palette(),
     )
     write_cog(source, final, style=style)
-    aux, qml = final.with_name(final.name + ".aux.xml"), final.with_suffix(".qml")
+    aux = final.with_name(final.name + ".aux.xml")
     _write_names(aux, legend, counts)
-    _write_qml(qml, legend)
-    return final, aux, qml, *write_value_table(final, legend, counts)
+    return final, aux, *_write_style(final, class_raster(legend)), *write_value_table(final, legend, counts)
 
 
 def write_confidence(source: Path, final: Path, *, tags: Mapping[str, str]) -> tuple[Path, ...]:
@@ -59,7 +60,10 @@ def write_confidence(source: Path, final: Path, *, tags: Mapping[str, str]) -> t
 def write_probabilities(
     source: Path, final: Path, *, legend: Legend, tags: Mapping[str, str]
 ) -> tuple[Path, ...]:
-    """`final` is a COG with a band per class in the order of the legend: its probability in steps of 0.004."""
+    """`final` is a COG with a band per class in the order of the legend: its probability in steps of 0.004.
+
+    QGIS would show the first bands as red, green and blue: NAME.qml shows one in grey, the first that is no background.
+    """
     meaning = "probability of the class that the band is called after; scale 0.004, 255 = not measured"
     style = CogStyle(
         legend.names,
@@ -68,7 +72,8 @@ def write_probabilities(
         scale=PROBABILITY_STEP,
     )
     write_cog(source, final, style=style)
-    return (final,)
+    shown = next((k for k, entry in enumerate(legend.entries, start=1) if not entry.background), 1)
+    return final, *_write_style(final, grey_raster(shown))
 
 
 def write_mask(
@@ -103,17 +108,15 @@ def _write_names(path: Path, legend: Legend, counts: Mapping[int, int]) -> None:
     _write_xml(path, root)
 
 
-def _write_qml(path: Path, legend: Legend) -> None:
-    """A QGIS style that lists just the real classes; QGIS loads `<mask name>.qml` by itself."""
-    root = Xml.Element("qgis", version="3.0", styleCategories="AllStyleCategories")
-    pipe = Xml.SubElement(root, "pipe")
-    renderer = Xml.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
-    palette = Xml.SubElement(renderer, "colorPalette")
-    for entry in legend.entries:
-        Xml.SubElement(
-            palette, "paletteEntry", value=str(entry.value), label=entry.name, color=entry.colour, alpha="255"
-        )
-    _write_xml(path, root)
+def _write_style(raster: Path, style: Style) -> tuple[Path, ...]:
+    """The .qml that QGIS loads with this raster by itself is there; empty where somebody's own stays."""
+    path = raster.with_suffix(SUFFIX)
+    text = shared_text(path, style)
+    if text is None:
+        return ()
+    with settled_file(path) as partial:
+        partial.write_bytes(text.encode())
+    return (path,)
 
 
 def _write_xml(path: Path, root: Xml.Element) -> None:

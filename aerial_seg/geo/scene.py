@@ -22,6 +22,7 @@ from rasterio.profiles import Profile
 from shapely.affinity import affine_transform
 
 from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.scene_layout import burn, plan_layout, separate, smooth_noise
 from aerial_seg.geo.scene_paint import paint
@@ -105,7 +106,7 @@ def write_scene(scene: Scene, folder: Path) -> ScenePaths:
         _write_raster(scene.grid, scene.truth[None], paths.truth, nodata=IGNORE, colours=colours)
         partial = paths.labels.with_name("partial-labels.gpkg")
         partial.unlink(missing_ok=True)
-        scene.labels.to_file(partial, layer="labels", driver="GPKG")
+        write_geopackage(scene.labels, partial, layer="labels")
         partial.replace(paths.labels)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise OutputError(

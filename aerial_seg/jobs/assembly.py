@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from pyproj import CRS
 
 from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
-from aerial_seg.geo.chipfile import read_chip
+from aerial_seg.geo.chipfile import label_style, read_chip
+from aerial_seg.geo.geopackage import write_geopackage
+from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.geo.raster import RasterInfo
 from aerial_seg.geo.splits import assign_splits, overlapping
 from aerial_seg.jobs.band_contract import palette_notes
@@ -27,6 +28,13 @@ from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
 from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, DatasetDocument, Source, chip_paths
 from aerial_seg.version import __version__
+
+_SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
+"""Told apart by eyes of any kind, on green and on grey ground."""
+_SPLIT_STYLE = class_polygons(
+    [StyleClass(split, split, _SPLIT_COLOURS[split]) for split in SPLITS], column="split", veil=True
+)
+"""How QGIS draws the index: by split, with the imagery below shining through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +71,8 @@ def assemble(
         image, valid, _ = read_chip(*chip_paths(work, record.name))
         bands.add(image, valid)
     frame = _index(chips, infos, legend)
-    with warnings.catch_warnings():
-        # Asked for with --no-georef.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
-        table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
-        table.to_file(work / INDEX, driver="GPKG", layer="chips")
+    table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
+    write_geopackage(table, work / INDEX, layer="chips", style=style_text(_SPLIT_STYLE))
     document = DatasetDocument(
         tool_version=__version__,
         legend=legend,
@@ -145,7 +150,8 @@ def _split(
     if left_out:
         notes.append(f"{len(left_out)} chips that overlap another split's ground were left out")
     for i in left_out:
-        for path in chip_paths(work, records[i].name):
+        image, labels = chip_paths(work, records[i].name)
+        for path in (image, labels, label_style(labels)):
             path.unlink()
     stay = [i for i in range(len(records)) if i not in left_out]
     if "train" not in (splits[i] for i in stay):

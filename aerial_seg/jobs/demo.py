@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 
 from aerial_seg.errors import OutputError
+from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster import Raster
@@ -132,7 +133,7 @@ def _make_scenes(folder: Path, progress: Progress) -> _Scenes:
         bar.update()
     labels = folder / "training_labels.gpkg"
     labels.unlink(missing_ok=True)
-    pandas.concat(frames, ignore_index=True).to_file(labels, driver="GPKG", layer="labels")
+    write_geopackage(pandas.concat(frames, ignore_index=True), labels, layer="labels")
     return _Scenes(tuple(images), labels, test)
 
 

@@ -157,7 +157,7 @@ class _Job:
             vertices_before=self._tracer.counts.vertices_before,
             vertices_after=self._tracer.counts.vertices_after,
             kept_apart=self._tracer.counts.refused,
-            remarks=tuple(self._remarks()),
+            remarks=(*self._remarks(), *writer.notes),
         )
 
     def _remarks(self) -> Iterator[str]:

@@ -14,9 +14,10 @@ import pyogrio
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
+from aerial_seg.geo.geopackage import stored_style
+from aerial_seg.geo.qgis_style import SUFFIX
 from aerial_seg.vectors.files import GDAL_ERRORS, check_unlocked, divided, write_errors
 from aerial_seg.vectors.formats import FORMATS, GPKG, SHAPEFILE, VectorFormat, same_crs
-from aerial_seg.vectors.layer_style import is_raster_style, stored_style
 from aerial_seg.vectors.schema import FeatureSchema
 
 _COPIED = (".shp", ".shx", ".dbf", ".prj", ".cpg")
@@ -83,8 +84,8 @@ def find_earlier(
 def _style(path: Path, form: VectorFormat, layer: str) -> str | None:
     if form is GPKG:
         return stored_style(path, layer)
-    style = path.with_suffix(".qml")
-    return style.read_text(encoding="utf-8") if style.exists() and not is_raster_style(style) else None
+    style = path.with_suffix(SUFFIX)
+    return style.read_bytes().decode("utf-8", errors="replace") if style.is_file() else None
 
 
 def _check_like(

@@ -13,11 +13,11 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldE
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.durable import sync
+from aerial_seg.geo.geopackage import STYLES_TABLE
+from aerial_seg.geo.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, namesakes, own_style
 from aerial_seg.vectors.formats import CSV, GPKG, SHAPEFILE, VectorFormat
-from aerial_seg.vectors.layer_style import STYLES_TABLE, is_raster_style
 
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
-_STYLE = ".qml"
 GDAL_ERRORS = (DataSourceError, DataLayerError, FeatureError, FieldError, GeometryError)
 
 
@@ -69,11 +69,8 @@ def check_place(path: Path, form: VectorFormat, *, overwrite: bool) -> None:
 
 
 def _existing(path: Path, form: VectorFormat) -> list[Path]:
-    """Files that the new ones would replace. A raster's .qml is left alone, so it does not count."""
-    parts = [path, *(path.with_suffix(suffix) for suffix in form.sidecars if suffix != _STYLE)]
-    style = path.with_suffix(_STYLE)
-    if _STYLE in form.sidecars and not is_raster_style(style):
-        parts.append(style)
+    """Files that the new ones would replace; a .qml grows, or stays where it is not ours."""
+    parts = [path, *(path.with_suffix(suffix) for suffix in form.sidecars)]
     return [part for part in parts if part.exists()]
 
 
@@ -129,32 +126,38 @@ def check_only_layer(path: Path, layer: str) -> None:
         )
 
 
+def final_names(drafts: Sequence[Path], path: Path) -> list[Path]:
+    """Where the main files of a layer will lie: at `path`, or of a divided Shapefile at NAME_001.shp …."""
+    return [path] if len(drafts) == 1 else [numbered(path, k + 1) for k in range(len(drafts))]
+
+
 def publish(drafts: Sequence[Path], path: Path, form: VectorFormat) -> tuple[Path, ...]:
     """The finished drafts lie under their final names, on the disk; the files that readers open came last.
 
-    drafts: one main file with its sidecars beside it, or the several of a divided Shapefile, which become
-    NAME_001.shp …. Of an earlier layer nothing is left, not even an index. Returns all files, the main ones first.
+    drafts: one main file with its sidecars beside it and, where a style is to be (re)placed, its .qml; or the several
+    of a divided Shapefile, which become NAME_001.shp …. Of an earlier layer nothing is left, not even an index.
+    Returns all files, the main ones first.
     """
     if form is GPKG:
         check_unlocked(path)  # somebody may have opened it during the work
-    targets = [path] if len(drafts) == 1 else [numbered(path, k + 1) for k in range(len(drafts))]
+    targets = final_names(drafts, path)
     moves = [
         (draft.with_suffix(suffix), target.with_suffix(suffix))
         for draft, target in zip(drafts, targets, strict=True)
-        for suffix in form.sidecars
-        if suffix != _STYLE or not is_raster_style(target.with_suffix(_STYLE))
+        for suffix in (*form.sidecars, SUFFIX)
     ]
     if form.sidecars:
         # Never an old main file over new sidecars.
         _retire(path, form, keep={target for source, target in moves if source.exists()})
     moves += zip(drafts, targets, strict=True)
+    placed = []
     for source, target in moves:
         if source.exists():
             sync(source)
             _replace(source, target)
+            placed.append(target)
     sync(path.absolute().parent)
-    present = [target for _, target in moves if target.exists()]
-    return tuple(sorted(present, key=lambda file: file not in targets))
+    return tuple(sorted(placed, key=lambda file: file not in targets))
 
 
 def _retire(path: Path, form: VectorFormat, *, keep: set[Path]) -> None:
@@ -165,8 +168,15 @@ def _retire(path: Path, form: VectorFormat, *, keep: set[Path]) -> None:
         main.unlink(missing_ok=True)
         for suffix in suffixes:
             sidecar = main.with_suffix(suffix)
-            if sidecar not in keep and not (suffix == _STYLE and is_raster_style(sidecar)):
+            if sidecar not in keep:
                 sidecar.unlink(missing_ok=True)
+        _retire_style(main.with_suffix(SUFFIX), keep)
+
+
+def _retire_style(style: Path, keep: set[Path]) -> None:
+    """A style of ours that draws nothing any more is gone."""
+    if style not in keep and own_style(style) and not namesakes(style, (*RASTER_SUFFIXES, *LAYER_SUFFIXES)):
+        style.unlink(missing_ok=True)
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -10,13 +10,11 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
+from aerial_seg.geo.geopackage import STYLES_TABLE
 from aerial_seg.vectors.conversions import how_to_make, other_format
 
 WGS84_LONLAT = CRS.from_epsg(4326)
 """What GeoJSON is in. Coordinates are longitude, latitude in all files, whatever order the CRS names."""
-
-FIXED_DATE = "1995-07-26"
-"""A DBF and a GeoPackage carry dates; equal work gives equal bytes. This is GDAL's own when nobody says."""
 
 LONGEST_DBF_TEXT = 254
 """Bytes that a DBF's text field holds."""
@@ -29,7 +27,7 @@ class VectorFormat:
     name: as `--of` calls it, and as GDAL calls its driver. title: for people.
     suffixes: names of files that mean this format; the first is the usual one. aliases: what `--of` takes as well.
     also: further suffixes that are fine when the format is named.
-    sidecars: suffixes of the files that belong to the main one.
+    sidecars: suffixes of the files that belong to the main one alone; a .qml is shared with others of its name.
     names_layer: a layer's name need not be that of its file. appendable: features can be added to a layer.
     lonlat: the coordinates are WGS84 by the format's own rule.
     options: creation options of GDAL's layer.
@@ -56,7 +54,7 @@ SHAPEFILE = VectorFormat(
     "Shapefile",
     (".shp",),
     ("Shapefile", "SHP"),
-    sidecars=(".shx", ".dbf", ".prj", ".cpg", ".qml"),
+    sidecars=(".shx", ".dbf", ".prj", ".cpg"),
     appendable=True,
 )
 GEOJSON = VectorFormat(
@@ -92,7 +90,6 @@ CSV = VectorFormat(
 FORMATS = (GPKG, SHAPEFILE, GEOJSON, GEOJSON_LINES, FLATGEOBUF, GEOPARQUET, CSV)
 
 _GEOPACKAGE_RESERVED = ("gpkg", "sqlite_", "rtree_")
-_STYLES = "layer_styles"
 
 
 def vector_format(path: Path, name: str | None = None, *, layer: str | None = None) -> VectorFormat:
@@ -184,7 +181,7 @@ def check_layer_name(form: VectorFormat, layer: str, path: Path) -> None:
             f"the layer of a {form.title} is called as its file; leave --layer out, or name the output "
             f"{layer}{path.suffix}"
         )
-    reserved = layer.lower().startswith(_GEOPACKAGE_RESERVED) or layer.lower() == _STYLES
+    reserved = layer.lower().startswith(_GEOPACKAGE_RESERVED) or layer.lower() == STYLES_TABLE
     if not layer.strip() or (form is GPKG and reserved):
         raise SettingsError(
             f"a layer cannot be called '{layer}' in a {form.title}; choose another name (--layer)"

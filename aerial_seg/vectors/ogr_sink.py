@@ -15,6 +15,8 @@ import pyogrio
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
+from aerial_seg.geo.geopackage import CREATION_OPTIONS
+from aerial_seg.geo.geopackage import DRIVER as GPKG_DRIVER
 from aerial_seg.vectors.arrow_stream import GEOMETRY, RowStream, Stopped
 from aerial_seg.vectors.schema import Column, Rows
 
@@ -61,6 +63,7 @@ class OgrTarget:
             "geometry_type": "MultiPolygon",
             "encoding": "UTF-8" if self.driver == "ESRI Shapefile" else None,
             "layer_options": dict(self.options),
+            "dataset_options": CREATION_OPTIONS if self.driver == GPKG_DRIVER else None,
         }
 
 

@@ -11,8 +11,8 @@ import pyogrio.raw
 from numpy.typing import NDArray
 
 from aerial_seg.errors import OutputError
+from aerial_seg.geo.geopackage import FIXED_DATE
 from aerial_seg.vectors.files import numbered
-from aerial_seg.vectors.formats import FIXED_DATE
 from aerial_seg.vectors.ogr_sink import OgrSink, OgrTarget
 from aerial_seg.vectors.schema import Column, FeatureSchema, Kind, Rows
 

@@ -15,10 +15,12 @@ from pyproj import CRS
 
 from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.geopackage import settle_geopackage
+from aerial_seg.geo.qgis_style import SUFFIX
 from aerial_seg.vectors.antimeridian import cut_antimeridian
 from aerial_seg.vectors.append import Earlier, copy_earlier, find_earlier
 from aerial_seg.vectors.check import require_features
-from aerial_seg.vectors.files import check_only_layer, check_place, publish, write_errors
+from aerial_seg.vectors.files import check_only_layer, check_place, final_names, publish, write_errors
 from aerial_seg.vectors.formats import (
     GEOPARQUET,
     GPKG,
@@ -28,7 +30,7 @@ from aerial_seg.vectors.formats import (
     check_texts,
 )
 from aerial_seg.vectors.geoparquet import GeoParquetSink, check_pyarrow
-from aerial_seg.vectors.layer_style import settle_geopackage, updated_style
+from aerial_seg.vectors.layer_style import grown_style, namesakes_style
 from aerial_seg.vectors.ogr_sink import OgrSink, OgrTarget, check_gdal, writing_config
 from aerial_seg.vectors.schema import FeatureSchema, Rows
 from aerial_seg.vectors.shapefile_sink import ShapefileSink, set_dbf_date
@@ -72,12 +74,16 @@ class Sink(Protocol):
 
 
 class LayerWriter:
-    """Takes features in batches. `count`: how many so far. `files`: what lies there, once the block has ended."""
+    """Takes features in batches. `count`: how many so far.
+
+    `files`: what lies there, once the block has ended; `notes`: what became of styles that were there before.
+    """
 
     def __init__(self, path: Path, spec: LayerSpec, sink: Sink) -> None:
         self._path, self._spec, self._sink = path, spec, sink
         self.count = 0
         self.files: tuple[Path, ...] = ()
+        self.notes: tuple[str, ...] = ()
 
     def write(self, batch: PolygonBatch, measured: Mapping[str, NDArray[Any]]) -> None:
         """The features of the batch are handed over. The cut into batches leaves no trace in the file.
@@ -110,7 +116,7 @@ def check_layer(
     else:
         check_gdal(path)
     if earlier:
-        updated_style(earlier.style, schema.legend, path.name)  # raises where the classes do not agree
+        grown_style(earlier.style, schema.legend, path.name)  # raises where the classes do not agree
     check_place(path, form, overwrite=overwrite or earlier is not None)
     if overwrite and form is GPKG:
         check_only_layer(path, layer)
@@ -153,7 +159,7 @@ def layer_writer(
             drafts = sink.finish()
             drafts = drafts if isinstance(drafts, tuple) else (draft,)
             _require_whole(draft, path, spec, earlier, layer.count)
-            _add_style(drafts, path, spec, earlier)
+            layer.notes = _add_style(drafts, path, spec, earlier)
             if earlier:
                 earlier.check_unchanged()
             layer.files = publish(drafts, path, spec.form)
@@ -183,13 +189,21 @@ def _require_whole(draft: Path, path: Path, spec: LayerSpec, earlier: Earlier | 
     require_features(draft, spec.form, layer=spec.layer_name(path), count=before + count, grown=grown)
 
 
-def _add_style(drafts: tuple[Path, ...], path: Path, spec: LayerSpec, earlier: Earlier | None) -> None:
-    """The closed drafts have their style and no time of day. A style that somebody made by hand stays as it is."""
-    before = earlier.style if earlier else None
-    style = updated_style(before, spec.schema.legend, path.name)
-    for draft in drafts:
-        if spec.form is GPKG:
-            settle_geopackage(draft, spec.layer_name(path), None if style == before else style)
+def _add_style(
+    drafts: tuple[Path, ...], path: Path, spec: LayerSpec, earlier: Earlier | None
+) -> tuple[str, ...]:
+    """The closed drafts have their style and no time of day; returns what is to be told of styles."""
+    before, legend = earlier.style if earlier else None, spec.schema.legend
+    if spec.form is GPKG:
+        style = grown_style(before, legend, path.name)
+        settle_geopackage(drafts[0], spec.layer_name(path), style.text)
+        return style.notes
+    notes: list[str] = []
+    for draft, target in zip(drafts, final_names(drafts, path), strict=True):
         if spec.form is SHAPEFILE:
             set_dbf_date(draft.with_suffix(".dbf"))
-            draft.with_suffix(".qml").write_text(style, encoding="utf-8")
+        style = namesakes_style(target, legend, before=before)
+        notes += style.notes
+        if style.text is not None:
+            draft.with_suffix(SUFFIX).write_bytes(style.text.encode())
+    return tuple(notes)

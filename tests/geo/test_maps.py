@@ -141,11 +141,17 @@ class TestProbabilities:
         values = np.random.default_rng(1).integers(0, 256, (len(LEGEND), HEIGHT, WIDTH), dtype=np.uint8)
         source = self.store(tmp_path, Layer("probabilities", len(LEGEND)), values)
         final = tmp_path / "map_probabilities.tif"
-        assert write_probabilities(source, final, legend=LEGEND, tags={}) == (final,)
+        style = tmp_path / "map_probabilities.qml"
+        assert write_probabilities(source, final, legend=LEGEND, tags={}) == (final, style)
         assert cog_validate(final, strict=True, quiet=True) == (True, [], [])
         with rasterio.open(final) as file:
             np.testing.assert_array_equal(file.read(), values)
             assert file.descriptions == LEGEND.names
             assert file.nodatavals == (IGNORE,) * len(LEGEND)
             assert file.scales == (PROBABILITY_STEP,) * len(LEGEND)
+            assert not {"red", "green", "blue", "alpha"} & {meaning.name for meaning in file.colorinterp}
             assert Legend.model_validate_json(file.tags()[LEGEND_TAG]) == LEGEND
+        (renderer,) = Xml.parse(style).iter("rasterrenderer")
+        # Band 1 is the background; the file's scale makes 250 the number 1.
+        assert (renderer.attrib["type"], renderer.attrib["grayBand"]) == ("singlebandgray", "2")
+        assert (renderer.findtext(".//minValue"), renderer.findtext(".//maxValue")) == ("0", "1")

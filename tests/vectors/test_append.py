@@ -14,8 +14,9 @@ import pytest
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.geo.geopackage import stored_style
+from aerial_seg.geo.qgis_style import read_classes, read_style
 from aerial_seg.legend import make_legend
-from aerial_seg.vectors.layer_style import read_classes, stored_style
 from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import check_layer, layer_writer
 
@@ -192,7 +193,7 @@ class TestStyles:
             stored_style(tmp_path / "a.gpkg", "a"),
             (tmp_path / "a.qml").read_text(encoding="utf-8"),
         ):
-            assert [entry.value for entry in read_classes(style or "")] == [0, 1, 5, 7]
+            assert [entry.value for entry in read_classes(read_style(style or ""))] == [0, 1, 5, 7]
 
     def test_a_style_made_by_hand_stays(self, layers: Layers, tmp_path: Path) -> None:
         mine = "<qgis><renderer-v2 type='singleSymbol'/></qgis>"

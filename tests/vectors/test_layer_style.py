@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -15,20 +16,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.errors import OutputError
-from aerial_seg.legend import make_legend
-from aerial_seg.vectors.layer_style import (
+from aerial_seg.geo.geopackage import settle_geopackage, stored_style
+from aerial_seg.geo.qgis_style import (
     StyleClass,
-    is_raster_style,
-    qml,
+    class_polygons,
+    is_own,
     read_classes,
-    settle_geopackage,
-    stored_style,
+    read_style,
     style_classes,
-    updated_style,
+    style_text,
 )
+from aerial_seg.legend import make_legend
+from aerial_seg.vectors.layer_style import grown_style
 
 LEGEND = make_legend({7: 'road <&> "path"', 0: "background", 1: "Gebäude 建物"}, background=[0])
 HANDMADE = "<qgis><renderer-v2 attr='area_m2' type='graduatedSymbol'/></qgis>"
+
+
+def qml(classes: Iterable[StyleClass]) -> str:
+    return style_text(class_polygons(classes))
+
+
+def classes_of(style: str | None) -> tuple[StyleClass, ...]:
+    return read_classes(read_style(style or ""))
+
 
 colours = st.integers(0, 0xFFFFFF).map(lambda number: f"#{number:06x}")
 names = st.text(min_size=1).filter(str.isprintable)
@@ -39,7 +50,7 @@ classes = st.dictionaries(st.integers(0, 65534), st.tuples(names, colours)).map(
 
 @given(classes)
 def test_what_is_written_is_read(known: tuple[StyleClass, ...]) -> None:
-    assert read_classes(qml(known)) == known
+    assert classes_of(qml(known)) == known
 
 
 def test_qgis_finds_a_filled_symbol_for_each_class() -> None:
@@ -69,28 +80,43 @@ def test_qgis_finds_a_filled_symbol_for_each_class() -> None:
 
 def test_control_characters_make_no_broken_file() -> None:
     style = qml([StyleClass(1, "a\x01b\x00c\nd", "#000000")])
-    assert read_classes(style) == (StyleClass(1, "abcd", "#000000"),)
+    assert classes_of(style) == (StyleClass(1, "abcd", "#000000"),)
+
+
+@given(classes, st.integers(0), st.integers(1, 255))
+def test_a_style_is_ours_until_a_byte_of_it_changes(
+    known: tuple[StyleClass, ...], place: int, change: int
+) -> None:
+    style = qml(known)
+    assert is_own(style)
+    data = bytearray(style.encode())
+    data[place % len(data)] ^= change
+    assert not is_own(data.decode("utf-8", errors="replace"))
+    assert not is_own(style + "\n")
+    assert not is_own(style.replace("\n", "\r\n"))
 
 
 class TestUpdating:
     def test_new_classes_join_and_old_ones_stay(self) -> None:
         before = qml([StyleClass(1, "Gebäude 建物", "#010203"), StyleClass(9, "wood", "#00ff00")])
-        found = read_classes(updated_style(before, LEGEND, "a.gpkg"))
+        found = classes_of(grown_style(before, LEGEND, "a.gpkg").text)
         assert [entry.value for entry in found] == [0, 1, 7, 9]
         assert found[1].colour == "#010203"
 
     def test_a_handmade_style_stays(self) -> None:
-        assert updated_style(HANDMADE, LEGEND, "a.gpkg") == HANDMADE
+        style = grown_style(HANDMADE, LEGEND, "a.gpkg")
+        assert style.text is None
+        assert "style of a.gpkg" in style.notes[0]
 
     @pytest.mark.parametrize("text", ["", "no xml", "<qgis/>"])
     def test_what_is_no_style_of_ours_stays(self, text: str) -> None:
-        assert read_classes(text) == ()
-        assert updated_style(text, LEGEND, "a.gpkg") == text
+        assert classes_of(text) == ()
+        assert grown_style(text, LEGEND, "a.gpkg").text is None
 
     def test_one_number_for_two_classes(self) -> None:
         before = qml([StyleClass(1, "wood", "#00ff00")])
         with pytest.raises(OutputError, match=r"class_id 1 is 'wood' in a\.gpkg and 'Gebäude 建物'"):
-            updated_style(before, LEGEND, "a.gpkg")
+            grown_style(before, LEGEND, "a.gpkg")
 
 
 class TestGeoPackage:
@@ -113,7 +139,7 @@ class TestGeoPackage:
     def test_the_style_is_stored_for_its_layer(self, package: Path) -> None:
         settle_geopackage(package, "two's", qml(style_classes(LEGEND)))
         assert stored_style(package, "one") is None
-        assert read_classes(stored_style(package, "two's") or "") == style_classes(LEGEND)
+        assert classes_of(stored_style(package, "two's")) == style_classes(LEGEND)
         with closing(sqlite3.connect(package)) as database:
             rows = database.execute(
                 "SELECT f_table_catalog, f_table_schema, f_table_name, f_geometry_column, useAsDefault "
@@ -129,7 +155,7 @@ class TestGeoPackage:
     def test_a_second_time_replaces_the_first(self, package: Path) -> None:
         settle_geopackage(package, "one", qml([StyleClass(1, "a", "#000000")]))
         settle_geopackage(package, "one", qml([StyleClass(2, "b", "#000000")]))
-        assert [entry.value for entry in read_classes(stored_style(package, "one") or "")] == [2]
+        assert [entry.value for entry in classes_of(stored_style(package, "one"))] == [2]
 
     def test_another_style_of_the_layer_stays(self, package: Path) -> None:
         settle_geopackage(package, "one", qml(()))
@@ -156,12 +182,3 @@ class TestGeoPackage:
         settle_geopackage(package, "one", HANDMADE)
         settle_geopackage(package, "one", None)
         assert stored_style(package, "one") == HANDMADE
-
-
-def test_raster_styles_are_known(tmp_path: Path) -> None:
-    path = tmp_path / "mask.qml"
-    assert not is_raster_style(path)
-    path.write_text("<qgis><pipe><rasterrenderer/></pipe></qgis>")
-    assert is_raster_style(path)
-    path.write_text(qml(style_classes(LEGEND)))
-    assert not is_raster_style(path)

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
 
+from aerial_seg.geo.geopackage import stored_style
+from aerial_seg.geo.qgis_style import read_classes, read_style
 from aerial_seg.vectors import geoparquet, ogr_sink
 from aerial_seg.vectors.formats import vector_format
-from aerial_seg.vectors.layer_style import read_classes, stored_style
 from aerial_seg.vectors.schema import Column, FeatureSchema, Kind
 from aerial_seg.vectors.writer import layer_writer
 
@@ -204,7 +205,7 @@ class TestRereading:
 
     def test_a_csv_says_its_types_and_its_crs(self, layers: Layers, tmp_path: Path) -> None:
         files = layers.write(tmp_path / "a.csv")
-        assert [file.name for file in files] == ["a.csv", "a.csvt", "a.prj"]
+        assert [file.name for file in files] == ["a.csv", "a.csvt", "a.prj", "a.qml"]
         assert (tmp_path / "a.csvt").read_text().split(",")[1:4] == ["Integer", "String", "Real"]
 
 
@@ -332,21 +333,17 @@ class TestStyles:
         with layer_writer(tmp_path / "a.gpkg", layers.spec(tmp_path / "a.gpkg", layer="Dächer")) as layer:
             batch = layers.batch(3)
             layer.write(batch, layers.measured(batch))
-        classes = read_classes(stored_style(tmp_path / "a.gpkg", "Dächer") or "")
+        classes = read_classes(read_style(stored_style(tmp_path / "a.gpkg", "Dächer") or ""))
         assert [(entry.value, entry.name, entry.colour) for entry in classes] == [
             (entry.value, entry.name, entry.colour) for entry in layers.legend.entries
         ]
 
     def test_a_shapefile_has_it_beside(self, layers: Layers, tmp_path: Path) -> None:
         layers.write(tmp_path / "a.shp")
-        assert [entry.value for entry in read_classes((tmp_path / "a.qml").read_text(encoding="utf-8"))] == [
-            0,
-            1,
-            7,
-        ]
+        style = (tmp_path / "a.qml").read_text(encoding="utf-8")
+        assert [entry.value for entry in read_classes(read_style(style))] == [0, 1, 7]
 
-    def test_the_style_of_a_raster_stays(self, layers: Layers, tmp_path: Path) -> None:
-        """predict leaves mask.tif and mask.qml; mask.shp must not take the style away."""
+    def test_a_style_of_somebody_else_stays(self, layers: Layers, tmp_path: Path) -> None:
         style = tmp_path / "a.qml"
         style.write_text("<qgis><pipe><rasterrenderer/></pipe></qgis>")
         files = layers.write(tmp_path / "a.shp")

@@ -22,7 +22,7 @@ from aerial_seg.jobs.journal import (
 )
 from aerial_seg.jobs.mapping.budget import check_disk, choose_panels
 from aerial_seg.jobs.mapping.pieces import PieceMaker
-from aerial_seg.jobs.mapping.results import write_results
+from aerial_seg.jobs.mapping.results import keep_styles, write_results
 from aerial_seg.jobs.mapping.scenes import (
     InputState,
     Mapper,
@@ -54,7 +54,10 @@ def map_scene(
     with locked_work(scene.target, restart=mapper.settings.restart) as folder:
         report, state = _make(scene, mapper, folder, renew=None if placed is None else "input")
         with telling_what_is_kept(folder):
+            foreign, notes = keep_styles(report.files, folder / RESULT, scene.target)
             place_files(folder / RESULT, scene.target)
+        files = tuple(file for file in report.files if file not in foreign)
+        report = replace(report, files=files, notes=(*report.notes, *notes))
         if placed is not None:
             placed(report, state)
     return report

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.maps import write_class_map, write_confidence, write_probabilities
+from aerial_seg.geo.qgis_style import SUFFIX, Style, read_style, shared_text, stays
 from aerial_seg.geo.segments import SegmentStore
 from aerial_seg.jobs.predict_settings import Definition
 from aerial_seg.legend import Legend
@@ -22,6 +24,30 @@ def result_names(mask: str, definition: Definition) -> tuple[str, ...]:
 def _companion(mask: Path, layer: str) -> Path:
     """MASK_layer.tif beside MASK.tif."""
     return mask.with_name(f"{mask.stem}_{layer}{mask.suffix}")
+
+
+def keep_styles(files: Iterable[Path], fresh: Path, target: Path) -> tuple[set[Path], tuple[str, ...]]:
+    """The .qml files in the folder `fresh` may take their place beside `target`: what is drawn there is kept.
+
+    files: all that the result consists of, at their final places. Returns those of them that stay somebody else's, and
+    what is to be told. It can be called again after a crash.
+    """
+    foreign, notes = set(), []
+    for place in files:
+        if place.suffix != SUFFIX:
+            continue
+        draft = fresh / place.name
+        drawn = shared_text(
+            place, read_style(draft.read_text(encoding="utf-8")) if draft.exists() else Style()
+        )
+        if drawn is None:
+            foreign.add(place)
+            notes.append(stays(place, target.name))
+            draft.unlink(missing_ok=True)
+        elif draft.exists():
+            with settled_file(draft) as partial:
+                partial.write_bytes(drawn.encode())
+    return foreign, tuple(notes)
 
 
 def write_results(
