@@ -25,6 +25,9 @@ _LARGEST_SIDE = 2**31 - 1
 """GDAL counts rows and columns in 32 bits."""
 
 
+_SHOWN_BY_QGIS = Affine(1, 0, 0, 0, -1, 0)
+
+
 @cache
 def to_lonlat(crs: CRS) -> Transformer:
     """A transformer from this CRS to longitude, latitude (WGS84, in this order). Raises InputError off the earth."""
@@ -152,6 +155,16 @@ class Grid:
     def is_mirrored(self) -> bool:
         """Whether its pixels show the ground as in a mirror: south-up, not merely rotated. Unknown without CRS."""
         return self.crs is not None and self.transform.determinant > 0
+
+    def for_polygons(self) -> Grid:
+        """The grid on which polygons lie: itself; of a raster without geotransform that on which QGIS shows it.
+
+        QGIS puts such rasters at x ≥ 0, y ≤ 0, a unit per pixel: row r begins at y = −r. GDAL counts y downwards there,
+        and polygons laid out so would lie mirrored above the picture.
+        """
+        if self.crs is not None or not self.transform.is_identity:
+            return self
+        return replace(self, transform=_SHOWN_BY_QGIS)
 
     def unmirrored(self) -> Grid:
         """The same pixels with their rows in the other order if the grid is mirrored; else the grid itself."""

@@ -59,6 +59,15 @@ class RasterLabels:
         """(height, width) of every label raster."""
         return tuple(grid.shape for grid in self._grids)
 
+    def check_pixels(self, grid: Grid, name: str) -> None:
+        """Raises InputError unless the one label raster has the pixels of the raster `name`, which has no CRS."""
+        if self.shapes[0] != grid.shape:
+            (rows, cols), (height, width) = self.shapes[0], grid.shape
+            raise InputError(
+                f"the labels have {cols} × {rows} pixels, but {name} has {width} × {height}; without a CRS "
+                "they pair pixel by pixel: give both the same size, or a CRS"
+            )
+
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
         """west, south, east, north of all label rasters; None when one has no CRS."""
         if any(grid.crs is None for grid in self._grids):
@@ -149,6 +158,8 @@ def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic]
 
 def _read_plain(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """Labels of imagery without CRS: pixel for pixel, so the label raster has the image's own pixels."""
+    if grid.transform.e < 0:
+        own = own.for_polygons()
     left, top = map(round, ~own.transform * (grid.transform.c, grid.transform.f))
     values = np.zeros(grid.shape, np.int64)
     known = np.zeros(grid.shape, bool)

@@ -22,24 +22,30 @@ from aerial_seg.errors import InputError, did_you_mean
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import BACKGROUND, LabelSettings, legend_of_values, match_name
 from aerial_seg.geo.polygons import mended, polygons_of
-from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
+from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 _LONGEST_EDGE = {True: 0.01, False: 1000.0}
 """Edges are cut to about 1 km (geographic: degrees) before they are projected: they follow the ground."""
 
+_OPTION = "--labels-crs"
+
 
 @dataclass(slots=True)
 class VectorLabels:
-    """Polygons with a pixel value each; where they overlap, the later feature lies on top."""
+    """Polygons with a pixel value each; where they overlap, the later feature lies on top.
+
+    Without a CRS their coordinates are those of the one raster that they are laid on, see Grid.for_polygons.
+    """
 
     legend: Legend
     notes: tuple[str, ...]
-    _crs: CRS
+    _path: Path
+    _crs: CRS | None
     _geometries: NDArray[Any]
     _values: NDArray[np.uint8]
     _outside: int
-    _projected: dict[CRS, tuple[NDArray[Any], STRtree]] = field(default_factory=dict)
+    _projected: dict[CRS | None, tuple[NDArray[Any], STRtree]] = field(default_factory=dict)
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -51,13 +57,19 @@ class VectorLabels:
         west, south, east, north = map(float, shapely.total_bounds(self._project(CRS("OGC:CRS84"))))
         return west, south, east, north
 
+    def _misplaced(self, raster: str) -> InputError:
+        return InputError(
+            f"vector labels in {self._own_crs().name} ({self._path}) need georeferenced imagery, but {raster} has no "
+            "CRS; give it one (gdal_edit.py -a_srs EPSG:…), or labels without a CRS that were drawn on its pixels"
+        )
+
+    def _own_crs(self) -> CRS:
+        if self._crs is not None:
+            return self._crs
+        raise no_crs(str(self._path), self._geometries, option=_OPTION)
+
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre."""
-        if grid.crs is None:
-            raise InputError(
-                "vector labels need georeferenced imagery, but the raster has no CRS; "
-                "give it one (gdal_edit.py -a_srs EPSG:…) or use raster labels"
-            )
         geometries, tree = self._in_crs(grid.crs)
         near = np.sort(tree.query(grid.footprint()))
         if not len(near):
@@ -68,24 +80,47 @@ class VectorLabels:
         )
         return np.asarray(burnt, np.uint8)
 
-    def _in_crs(self, crs: CRS) -> tuple[NDArray[Any], STRtree]:
+    def check_pixels(self, grid: Grid, name: str) -> None:
+        """Raises InputError unless they lie on the raster `name`, which has no CRS, in its own coordinates."""
+        if self._crs is not None:
+            raise self._misplaced(name)
+        west, south, east, north = map(float, shapely.total_bounds(self._geometries))
+        shown = grid.for_polygons()
+        left, bottom, right, top = shown.bounds
+        got = f"{self._path} reaches over x {west:.6g}..{east:.6g}, y {south:.6g}..{north:.6g}"
+        wanted = f"{name} over x {left:.6g}..{right:.6g}, y {bottom:.6g}..{top:.6g}"
+        share = min(top, north) - max(bottom, south)
+        if shown != grid and share < min(-bottom, north) - max(0.0, south):
+            raise InputError(
+                f"{got}, but {wanted}: without a geotransform row r lies at y = −r, as QGIS shows it; mirror the "
+                "labels at y = 0 (QGIS: Affine transform, scale of the y-axis −1), or vectorize their mask again"
+            )
+        if share <= 0 or min(right, east) <= max(left, west):
+            raise InputError(
+                f"the labels do not overlap {name}: {got}, {wanted}; check where they were drawn"
+            )
+
+    def _in_crs(self, crs: CRS | None) -> tuple[NDArray[Any], STRtree]:
         if crs not in self._projected:
             geometries = self._geometries if crs == self._crs else self._project(crs)
             self._projected[crs] = geometries, STRtree(geometries)
         return self._projected[crs]
 
-    def _project(self, crs: CRS) -> NDArray[Any]:
-        dense = shapely.segmentize(self._geometries, _LONGEST_EDGE[self._crs.is_geographic])
+    def _project(self, crs: CRS | None) -> NDArray[Any]:
+        own = self._own_crs()
+        if crs is None:
+            raise self._misplaced("the raster")
+        dense = shapely.segmentize(self._geometries, _LONGEST_EDGE[own.is_geographic])
         try:
-            geometries = np.asarray(geopandas.GeoSeries(dense, crs=self._crs).to_crs(crs).values)
+            geometries = np.asarray(geopandas.GeoSeries(dense, crs=own).to_crs(crs).values)
         except ProjError as error:
             raise InputError(
-                f"the labels cannot be brought from their CRS '{self._crs.name}' to '{crs.name}' ({error}); "
+                f"the labels cannot be brought from their CRS '{own.name}' to '{crs.name}' ({error}); "
                 "pass the labels' true CRS with --labels-crs EPSG:xxxx"
             ) from error
         if not np.isfinite(shapely.total_bounds(geometries)).all():
             raise InputError(
-                f"the labels' coordinates lie outside of what their CRS '{self._crs.name}' covers; "
+                f"the labels' coordinates lie outside of what their CRS '{own.name}' covers; "
                 "pass their true CRS with --labels-crs EPSG:xxxx"
             )
         # Straight edges of one CRS may cross in another, and burning has its own rule for overlaps.
@@ -96,8 +131,11 @@ def read_vector_labels(path: Path, settings: LabelSettings, *, legend: Legend | 
     """All polygons of one layer with their classes. Raises InputError for what cannot be read or understood."""
     layer, notes = _read_layer(path, settings)
     polygons = polygons_of(layer.wkb, layer.fids.tolist(), str(path))
-    crs, more = crs_of(layer, settings.crs, polygons.geometries, option="--labels-crs")
-    notes += [*more, *polygons.notes]
+    crs = None
+    if layer.crs is not None or settings.crs is not None:
+        crs, more = crs_of(layer, settings.crs, polygons.geometries, option=_OPTION)
+        notes += more
+    notes += polygons.notes
     if settings.class_field is None:
         values, legend = _one_class(layer, len(polygons.rows), settings, legend)
     else:
@@ -111,7 +149,7 @@ def read_vector_labels(path: Path, settings: LabelSettings, *, legend: Legend | 
     if settings.outside == BACKGROUND and background is None:
         notes.append(f"no class is called {BACKGROUND}: ground outside every polygon counts as unlabelled")
     outside = IGNORE if background is None or settings.outside != BACKGROUND else background
-    return VectorLabels(legend, tuple(notes), crs, polygons.geometries, values, outside)
+    return VectorLabels(legend, tuple(notes), path, crs, polygons.geometries, values, outside)
 
 
 def _read_layer(path: Path, settings: LabelSettings) -> tuple[VectorLayer, list[str]]:

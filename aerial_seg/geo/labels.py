@@ -34,11 +34,18 @@ class Labels(Protocol):
         ...
 
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
-        """west, south, east, north; None when the labels have no CRS."""
+        """west, south, east, north; None when label rasters have no CRS. Raises InputError for polygons without."""
+        ...
+
+    def check_pixels(self, grid: Grid, name: str) -> None:
+        """Raises InputError unless the labels lie on the raster `name`, which has no CRS."""
         ...
 
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
-        """Pixel values (H,W) uint8 on this grid: a class value, or 255 = unlabelled."""
+        """Pixel values (H,W) uint8 on this grid: a class value, or 255 = unlabelled.
+
+        grid: of a raster without geotransform that of Grid.for_polygons, or a window of it.
+        """
         ...
 
 
@@ -61,7 +68,7 @@ def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legen
 def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]) -> None:
     """Raises InputError, printing both extents, when the labels touch none of the images.
 
-    Where there is no CRS, labels and image must be one raster each, of one shape.
+    Where there is no CRS, labels and image must be one raster each, of one shape; or polygons in its coordinates.
     """
     if any(grid.crs is None for grid in grids):
         _check_pixels(labels, grids, names)
@@ -94,11 +101,6 @@ def _check_pixels(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -
     if len(grids) > 1 or len(labels.shapes) > 1:
         raise InputError(
             f"a raster without CRS pairs with its labels pixel by pixel, wanted one raster and one label raster, "
-            f"got {len(grids)} and {len(labels.shapes)}; run them one by one, or give them a CRS"
+            f"got {len(grids)} and {max(1, len(labels.shapes))}; run them one by one, or give them a CRS"
         )
-    if labels.shapes and labels.shapes[0] != grids[0].shape:
-        (rows, cols), (height, width) = labels.shapes[0], grids[0].shape
-        raise InputError(
-            f"the labels have {cols} × {rows} pixels, but {names[0]} has {width} × {height}; without a CRS "
-            "they pair pixel by pixel: give both the same size, or a CRS"
-        )
+    labels.check_pixels(grids[0], names[0])

@@ -97,14 +97,19 @@ def crs_of(
             return crs, (said,)
         return crs, ()
     if layer.crs is None:
-        west, south, east, north = shapely.total_bounds(polygons)
-        degrees = abs(west) <= 180 and abs(east) <= 180 and abs(south) <= 90 and abs(north) <= 90
-        looks = "degrees, try EPSG:4326" if degrees else "projected metres"
-        raise InputError(
-            f"{layer.path} has no CRS (is the .prj missing?); pass {option} EPSG:xxxx{otherwise}; "
-            f"its coordinates look like {looks}"
-        )
+        raise no_crs(layer.path, polygons, option=option, otherwise=otherwise)
     return layer.crs, ()
+
+
+def no_crs(path: str, polygons: NDArray[np.object_], *, option: str, otherwise: str = "") -> InputError:
+    """What to say of a layer without a CRS where one is needed; see `crs_of`."""
+    west, south, east, north = shapely.total_bounds(polygons)
+    degrees = abs(west) <= 180 and abs(east) <= 180 and abs(south) <= 90 and abs(north) <= 90
+    looks = "degrees, try EPSG:4326" if degrees else "projected metres"
+    return InputError(
+        f"{path} has no CRS (is the .prj missing?); pass {option} EPSG:xxxx{otherwise}; "
+        f"its coordinates look like {looks}"
+    )
 
 
 def parse_crs_option(text: str, option: str) -> CRS:

@@ -26,7 +26,15 @@ from aerial_seg.jobs.cutting import ChipCutter, ChipRecord
 from aerial_seg.jobs.mapping.fit import is_square
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
-from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, DatasetDocument, Source, chip_paths
+from aerial_seg.training.manifest import (
+    DOCUMENT,
+    INDEX,
+    INDEX_LAYER,
+    SPLITS,
+    DatasetDocument,
+    Source,
+    chip_paths,
+)
 from aerial_seg.version import __version__
 
 _SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
@@ -72,7 +80,7 @@ def assemble(
         bands.add(image, valid)
     frame = _index(chips, infos, legend)
     table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
-    write_geopackage(table, work / INDEX, layer="chips", style=style_text(_SPLIT_STYLE))
+    write_geopackage(table, work / INDEX, layer=INDEX_LAYER, style=style_text(_SPLIT_STYLE))
     document = DatasetDocument(
         tool_version=__version__,
         legend=legend,

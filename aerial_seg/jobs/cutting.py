@@ -51,6 +51,8 @@ class ChipCutter:
         with Raster(info.path, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
             self.collars.extend(scene_notes(raster, ()))
             raster.resample(grid)
+            # Footprints, labels and chips lie where QGIS shows the raster.
+            grid = grid.for_polygons()
             for window in chip_windows(height=grid.height, width=grid.width, size=size):
                 box = grid.window(top=window.top, left=window.left, height=size, width=size)
                 image, valid = raster.read(top=window.top, left=window.left, height=size, width=size)

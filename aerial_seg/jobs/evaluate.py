@@ -141,7 +141,7 @@ def _score_mask(
                         f"{mask} holds value {values[0][strange][0]}, wanted only values of its legend "
                         f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
                     )
-                true = table[truth.labels.burn(grid.window(**place))]
+                true = table[truth.labels.burn(grid.for_polygons().window(**place))]
                 matrix.add(true, said)
                 if errors is not None:
                     errors.add(panel, rows, true, said)

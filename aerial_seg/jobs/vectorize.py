@@ -166,6 +166,11 @@ class _Job:
             yield f"{counts.parted:,} patches were parted into {counts.objects:,} objects"
             if counts.too_tall:
                 yield f"{counts.too_tall:,} patches reach over more than 2,048 rows and were not looked at for objects"
+        if self._mask.grid.for_polygons() != self._mask.grid:
+            yield (
+                "the mask has no geotransform: its polygons lie where QGIS shows it, a unit per pixel and row r at "
+                "y = −r; n_px is their area"
+            )
         if self._footprints.counts:
             yield "outlines: " + _listed(self._footprints.counts)
 

@@ -20,6 +20,7 @@ from aerial_seg.legend import Legend
 
 DOCUMENT = "dataset.json"
 INDEX = "chips.gpkg"
+INDEX_LAYER = "chips"
 SPLITS = ("train", "val", "test")
 
 
@@ -95,7 +96,7 @@ def open_manifest(root: Path) -> Manifest:
         raise InputError(f"{path}: '{place}': {problem['msg']}; run `aerial-seg tile` again") from error
     if not (root / INDEX).is_file():
         raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
-    index = geopandas.read_file(root / INDEX, ignore_geometry=True)
+    index = geopandas.read_file(root / INDEX, layer=INDEX_LAYER, ignore_geometry=True)
     chips = tuple(
         Chip(name, split, *chip_paths(root, name))
         for name, split in zip(index["chip"], index["split"], strict=True)

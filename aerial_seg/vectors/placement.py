@@ -29,7 +29,11 @@ class Placement:
     """
 
     def __init__(self, grid: Grid, target: CRS | None) -> None:
-        """target: the CRS to write; the grid's own for none. Raises InputError: see `place`."""
+        """target: the CRS to write; the grid's own for none. Raises InputError: see `place`.
+
+        Without a geotransform the place is that where QGIS shows the raster, see Grid.for_polygons.
+        """
+        grid = grid.for_polygons()
         self._grid, self._target = grid, target
         self._affine = tuple(float(number) for number in tuple(grid.transform)[:6])
         self._transformer: Transformer | None = None
