@@ -300,7 +300,7 @@ def test_without_crs_a_label_raster_of_the_same_pixels_works(raster_file: Raster
     with pytest.raises(InputError, match="pixel by pixel"):
         run([raster_file("less.tif", scene(50, 50), **plain)], labels, replace(free, overwrite=True))
     with pytest.raises(
-        InputError, match="vector labels in .* need georeferenced imagery, but .*plain.tif has no CRS"
+        InputError, match=r"vector labels in .* need georeferenced imagery, but .*plain.tif has no CRS"
     ):
         run([path], polygons, replace(free, overwrite=True))
 
