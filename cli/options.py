@@ -49,7 +49,10 @@ nodata = click.option(
     help="Pixel value that means 'not measured' where all bands have it; for undeclared collars.",
 )
 no_georef = click.option(
-    "--no-georef", is_flag=True, help="Accept rasters without CRS and work in pixel coordinates."
+    "--no-georef",
+    is_flag=True,
+    help="Accept rasters without CRS and work in pixel coordinates; polygons of them lie where QGIS shows the raster, "
+    "row r at y = −r.",
 )
 _BAND_OPTIONS = (
     click.option(

@@ -33,7 +33,8 @@ def command(mask: Path, output: Path, *, settings: VectorizeSettings, as_json: b
     MASK is any raster of class numbers. OUT's suffix chooses the format: GeoPackage (.gpkg), Shapefile (.shp), GeoJSON
     (.geojson), newline GeoJSON (.geojsonl), FlatGeobuf (.fgb), GeoParquet (.parquet) or CSV with WKT (.csv). Polygons
     carry class_id, class_name, area_m2 and perim_m (geodesic), n_px, source and model_id, with confidence also
-    conf_mean and conf_min. They are valid and fit together without gaps or overlaps. Memory does not grow with
+    conf_mean and conf_min. They are valid and fit together without gaps or overlaps. QGIS shows them in the mask's
+    colours; of a mask without a geotransform they lie where QGIS shows it (row r at y = −r). Memory does not grow with
     the mask.
     """
     from aerial_seg.jobs.vectorize import vectorize

@@ -24,6 +24,7 @@ from shapely.affinity import affine_transform
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
 from aerial_seg.geo.scene_layout import burn, plan_layout, separate, smooth_noise
 from aerial_seg.geo.scene_paint import paint
 from aerial_seg.legend import IGNORE, Legend, make_legend
@@ -32,6 +33,15 @@ SCENE_LEGEND: Legend = make_legend(
     {0: "background", 1: "building", 2: "road", 3: "vegetation", 4: "water"}, background=(0,)
 )
 """What the pixels of a truth mean; the labels' `class` column holds all names but the background's."""
+
+_LABEL_STYLE = class_polygons(
+    [
+        StyleClass(entry.name, entry.name, entry.colour)
+        for entry in SCENE_LEGEND.entries
+        if not entry.background
+    ],
+    column="class",
+)
 
 SMALLEST_SIDE = 256
 PLACE_METRES = 4000
@@ -94,7 +104,7 @@ def make_scene(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Scene
 
 
 def write_scene(scene: Scene, folder: Path) -> ScenePaths:
-    """image.tif, labels.gpkg and truth.tif lie in the folder, each complete or absent.
+    """image.tif, labels.gpkg and truth.tif (with its QGIS style) lie in the folder, each complete or absent.
 
     The image declares nodata 0; no valid pixel holds a 0, so its valid pixels are recovered exactly.
     """
@@ -106,8 +116,9 @@ def write_scene(scene: Scene, folder: Path) -> ScenePaths:
         _write_raster(scene.grid, scene.truth[None], paths.truth, nodata=IGNORE, colours=colours)
         partial = paths.labels.with_name("partial-labels.gpkg")
         partial.unlink(missing_ok=True)
-        write_geopackage(scene.labels, partial, layer="labels")
+        write_geopackage(scene.labels, partial, layer="labels", style=style_text(_LABEL_STYLE))
         partial.replace(paths.labels)
+        paths.truth.with_suffix(SUFFIX).write_bytes(style_text(class_raster(SCENE_LEGEND)).encode())
     except (OSError, rasterio.errors.RasterioError) as error:
         raise OutputError(
             f"the scene cannot be written to {folder} ({error}); choose another folder"

@@ -143,7 +143,8 @@ def test_written_files_hold_the_scene(scenes: dict[int, Scene], tmp_path: Path) 
     labels = gpd.read_file(paths.labels)
     assert labels.crs == scene.grid.crs
     np.testing.assert_array_equal(_burnt(replace(scene, labels=labels), labels), scene.truth)
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"image.tif", "labels.gpkg", "truth.tif"}
+    written = {"image.tif", "labels.gpkg", "truth.tif", "truth.qml"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == written
     assert write_scene(scene, tmp_path / "new") == paths
 
 

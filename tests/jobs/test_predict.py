@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import rasterio
 
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.qgis_style import grey_raster, read_classes, read_style, style_text
+from aerial_seg.jobs.mapping.results import keep_styles
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.vectorize import vectorize
+from aerial_seg.jobs.vectorize_settings import VectorizeSettings
 
 NODATA = 7
 
@@ -111,6 +116,59 @@ def test_a_mask_opens_in_gis_software_with_colours_names_and_provenance(
     assert all(f'label="{name}"' in style for name in model.card.legend.names)
     names = (tmp_path / "out.tif.aux.xml").read_text(encoding="utf-8")
     assert all(f"<Category>{name}</Category>" in names for name in model.card.legend.names)
+
+
+class TestStyles:
+    """out.qml belongs to whatever is called so; of ours both parts live on, somebody else's stays."""
+
+    def test_polygons_that_were_there_first_keep_their_style(
+        self, use: Callable, pointwise: Callable, write_raster: Callable, tmp_path: Path
+    ) -> None:
+        model = pointwise(stride=1, origin_step=8)
+        use(model)
+        source = write_raster(tmp_path / "in.tif", random_image(1, 40, 50), nodata=NODATA)
+        predict(MODEL, [str(source)], tmp_path / "first.tif", PredictSettings())
+        vectorize(tmp_path / "first.tif", tmp_path / "out.shp", VectorizeSettings())
+        settings = PredictSettings(probabilities=True, vectors=tmp_path / "out.fgb")
+        for again in (False, True):
+            (report,) = predict(
+                MODEL, [str(source)], tmp_path / "out.tif", replace(settings, overwrite=again)
+            )
+            assert {tmp_path / "out.qml", tmp_path / "out_probabilities.qml"} <= set(report.files)
+            assert not any("qml" in note for note in report.notes)
+            style = read_style((tmp_path / "out.qml").read_text(encoding="utf-8"))
+            assert style.raster is not None
+            colours = {int(e.attrib["value"]): e.attrib["color"] for e in style.raster.iter("paletteEntry")}
+            legend = {entry.value: entry.colour for entry in model.card.legend.entries}
+            assert colours == {entry.value: entry.colour for entry in read_classes(style)} == legend
+
+    def test_somebody_elses_stays_and_is_told(
+        self, use: Callable, pointwise: Callable, write_raster: Callable, tmp_path: Path
+    ) -> None:
+        use(pointwise(stride=1, origin_step=8))
+        source = write_raster(tmp_path / "in.tif", random_image(1, 40, 50), nodata=NODATA)
+        (tmp_path / "out.qml").write_text("<qgis><pipe/></qgis>")
+        settings = PredictSettings(vectors=tmp_path / "out.shp")
+        (report,) = predict(MODEL, [str(source)], tmp_path / "out.tif", settings)
+        assert (tmp_path / "out.qml").read_text() == "<qgis><pipe/></qgis>"
+        assert tmp_path / "out.qml" not in report.files
+        assert any("out.qml is not (or no longer)" in note and "out.tif" in note for note in report.notes)
+        assert report.vectors is not None
+        assert any("out.qml is not (or no longer)" in note for note in report.vectors.notes)
+
+    def test_what_was_kept_is_told_again_after_a_crash(self, tmp_path: Path) -> None:
+        """keep_styles runs once more when a run was killed between it and the end."""
+        (tmp_path / "result").mkdir()
+        draft, final = tmp_path / "result" / "a.qml", tmp_path / "a.qml"
+        draft.write_text(style_text(grey_raster(1)), encoding="utf-8")
+        final.write_text("<qgis/>")
+        first = keep_styles([final], tmp_path / "result", tmp_path / "a.tif")
+        assert not draft.exists()
+        assert first == keep_styles([final], tmp_path / "result", tmp_path / "a.tif")
+        assert first[0] == {final}
+        final.write_text(style_text(grey_raster(2)), encoding="utf-8")
+        assert keep_styles([final], tmp_path / "result", tmp_path / "a.tif") == (set(), ())
+        assert final.read_text(encoding="utf-8") == style_text(grey_raster(2))
 
 
 def test_vectors_are_the_polygons_of_the_mask(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as Xml
 
 import geopandas
 import numpy as np
@@ -19,7 +22,9 @@ from hypothesis import strategies as st
 from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
+from aerial_seg.geo.geopackage import stored_style
 from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.qgis_style import read_style
 from aerial_seg.jobs.tile import TileReport, tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import IGNORE
@@ -303,6 +308,37 @@ def test_without_crs_a_label_raster_of_the_same_pixels_works(raster_file: Raster
         InputError, match=r"vector labels in .* need georeferenced imagery, but .*plain.tif has no CRS"
     ):
         run([path], polygons, replace(free, overwrite=True))
+
+
+class TestInQgis:
+    def test_chips_are_drawn_by_split_and_labels_by_their_own_classes(
+        self, image: Path, polygons: Path, tmp_path: Path
+    ) -> None:
+        report = run([image], polygons)
+        path = report.dataset / "chips.gpkg"
+        style = read_style(stored_style(path, "chips") or "").polygons
+        assert style is not None
+        assert style.attrib["attr"] == "split"
+        drawn = {entry.attrib["value"]: entry.attrib["label"] for entry in style.iter("category")}
+        assert drawn == {split: split for split in ("train", "val", "test")}
+        fills = {prop.attrib["v"] for prop in style.iterfind(".//prop[@k='color']")}
+        assert len(fills) == 3
+        with closing(sqlite3.connect(path)) as database:
+            assert database.execute("PRAGMA user_version").fetchone() == (10300,)
+        labels = sorted((report.dataset / "labels").glob("*.tif"))
+        assert sorted((report.dataset / "labels").glob("*.qml")) == [
+            chip.with_suffix(".qml") for chip in labels
+        ]
+        assert len(labels) == len(index(report))
+        for chip in labels:
+            entries = Xml.parse(chip.with_suffix(".qml")).iter("paletteEntry")
+            found = {int(entry.attrib["value"]): entry.attrib["color"] for entry in entries}
+            assert found == {entry.value: entry.colour for entry in report.legend.entries}
+
+    def test_equal_chips_make_an_equal_index(self, image: Path, polygons: Path) -> None:
+        one = (run([image], polygons).dataset / "chips.gpkg").read_bytes()
+        two = (run([image], polygons, replace(SETTINGS, overwrite=True)).dataset / "chips.gpkg").read_bytes()
+        assert one == two
 
 
 class TestFailures:

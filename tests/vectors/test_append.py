@@ -209,6 +209,36 @@ class TestStyles:
             rows = database.execute("SELECT styleName, styleQML FROM layer_styles").fetchall()
         assert rows == [("mine", mine)]
 
+    def test_a_style_that_was_edited_in_qgis_stays_and_is_told(self, layers: Layers, tmp_path: Path) -> None:
+        """It is by class still, in other colours: QGIS writes the whole style anew."""
+        path = tmp_path / "a.gpkg"
+        layers.write(path, 3)
+        edited = (stored_style(path, "a") or "").rpartition("<!--")[0].replace("35,35,35", "1,2,3")
+        assert read_classes(read_style(edited))
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE layer_styles SET styleQML = ?", (edited,))
+        more = FeatureSchema(make_legend({5: "wood"}), confidence=True)
+        with layer_writer(path, layers.spec(path, schema=more), append=True) as layer:
+            pass
+        assert stored_style(path, "a") == edited
+        assert "style of a.gpkg is not (or no longer) as aerial-seg wrote it" in layer.notes[0]
+        clashing = FeatureSchema(make_legend({1: "wood"}), confidence=True)
+        with pytest.raises(OutputError, match="class_id 1 is 'Gebäude 建物'"):
+            check_layer(path, layers.spec(path, schema=clashing), append=True)
+
+
+class TestVersion:
+    def test_it_is_one_that_debians_qgis_knows(self, layers: Layers, tmp_path: Path) -> None:
+        path = tmp_path / "a.gpkg"
+        layers.write(path, 3)
+        with layer_writer(path, layers.spec(path, layer="second"), append=True):
+            pass
+        layers.write(path, 3, append=True)
+        with closing(sqlite3.connect(path)) as database:
+            assert database.execute("PRAGMA user_version").fetchone() == (10300,)
+            dates = set(database.execute("SELECT last_change FROM gpkg_contents"))
+        assert dates == {("1995-07-26T00:00:00.000Z",)}
+
 
 class TestFailures:
     @pytest.mark.parametrize("name", GROWING)
