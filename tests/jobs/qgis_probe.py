@@ -1,7 +1,9 @@
 """Opens files in QGIS and tells what it shows; run by a Python that has QGIS, which the tests' own has not.
 
-stdin: {"rasters": [path …], "layers": [path …], "maps": [{"paths", "extent", "size", "png"} …], "mirror": [in, out]}.
-stdout: {"layers": {path: facts}, "messages": [what QGIS logged]}. paths of a map: the first lies on top.
+stdin: {"rasters": [path …], "layers": [path …], "maps": [{"paths", "extent", "size", "png"} …], "save": [path …],
+"mirror": [in, out]}.
+stdout: {"layers": {path: facts}, "messages": [what QGIS logged]}. paths of a map: the first lies on top. save: whose
+styles QGIS saves as it shows them, as the default.
 """
 
 from __future__ import annotations
@@ -94,6 +96,11 @@ def main() -> None:
         facts[path] = layer_facts(opened[path])
     for order in orders["maps"]:
         draw(order, opened)
+    for path in orders["save"]:
+        if path.endswith(".gpkg"):
+            opened[path].saveStyleToDatabase("mine", "", True, "")
+        else:
+            opened[path].saveDefaultStyle()
     if orders.get("mirror"):
         mirror(*orders["mirror"])
     json.dump({"layers": facts, "messages": messages, "version": Qgis.QGIS_VERSION}, sys.stdout)

@@ -135,12 +135,13 @@ def test_a_mask_agrees_with_its_own_polygons(tmp_path: Path, name: str, transfor
 
 
 class TestTile:
-    @pytest.fixture
-    def report(self, raster_file: Callable[..., Path], tmp_path: Path) -> Any:
+    @pytest.fixture(params=[NOWHERE, SITE], ids=["nowhere", "site"])
+    def report(self, request: pytest.FixtureRequest, raster_file: Callable[..., Path], tmp_path: Path) -> Any:
+        self.transform = request.param
         self.values = blocks(3, 40, 64)
         image = np.random.default_rng(0).integers(1, 255, (3, 40, 64), dtype=np.uint8)
-        raster = raster_file("image.tif", image, crs=None, transform=NOWHERE)
-        vectorize(make_mask(tmp_path, self.values), tmp_path / "map.gpkg", EXACT)
+        raster = raster_file("image.tif", image, crs=None, transform=self.transform)
+        vectorize(make_mask(tmp_path, self.values, self.transform), tmp_path / "map.gpkg", EXACT)
         wanted = TileSettings(labels=LABELS, chip_size=16, block=1, val="0", test="0", georeferenced=False)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
@@ -165,13 +166,13 @@ class TestTile:
 
     def test_chips_and_footprints_lie_on_the_picture(self, report: Any) -> None:
         frame = geopandas.read_file(report.dataset / "chips.gpkg", layer="chips")
-        assert tuple(frame.total_bounds) == (0, -40, 64, 0)
+        shown = SHOWN if self.transform == NOWHERE else self.transform
         for chip in frame.itertuples():
-            place = (chip.col * 16, -min(40, chip.row * 16 + 16), chip.col * 16 + 16, -chip.row * 16)
-            assert chip.geometry.bounds == place
+            left, top = shown * (chip.col * 16, chip.row * 16)
+            right, bottom = shown * (chip.col * 16 + 16, min(40, chip.row * 16 + 16))
+            assert chip.geometry.bounds == (left, bottom, right, top)
             with rasterio.open(report.dataset / "images" / f"{chip.chip}.tif") as image:
-                if chip.row or chip.col:
-                    assert image.transform == Affine(1, 0, chip.col * 16, 0, -1, -chip.row * 16)
+                assert image.transform == shown * Affine.translation(chip.col * 16, chip.row * 16)
 
 
 class TestRefused:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyproj import CRS
 
+from aerial_seg.geo.geopackage import stored_style
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.maps import write_mask
@@ -29,7 +30,7 @@ from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import ShapeSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import IGNORE, make_legend
 
 PYTHON = Path("/usr/bin/python3")
@@ -81,9 +82,14 @@ def qgis(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Seen]:
         )
 
     def look(
-        *, rasters: Any = (), layers: Any = (), maps: Any = (), mirror: tuple[Path, Path] | None = None
+        *,
+        rasters: Any = (),
+        layers: Any = (),
+        maps: Any = (),
+        save: Any = (),
+        mirror: tuple[Path, Path] | None = None,
     ) -> Seen:
-        orders = {"rasters": rasters, "layers": layers, "maps": maps, "mirror": mirror}
+        orders = {"rasters": rasters, "layers": layers, "maps": maps, "mirror": mirror, "save": save}
         done = run(
             [str(PYTHON), str(PROBE)],
             json.dumps(orders, default=lambda one: str(one) if isinstance(one, Path) else list(one)),
@@ -203,6 +209,24 @@ def test_a_style_that_somebody_edited_is_what_qgis_shows(qgis: Callable[..., See
     assert any("map.qml is not (or no longer)" in note for note in report.notes)
     shown = qgis(rasters=[tmp_path / "map.tif"]).layers[str(tmp_path / "map.tif")]
     assert shown["classes"][1] == [1, "Gebäude", "#123456"]
+
+
+def test_what_is_saved_in_qgis_is_not_ours_any_more(qgis: Callable[..., Seen], tmp_path: Path) -> None:
+    crs, transform = PLACES["in a CRS"]
+    grid = Grid(crs=crs, transform=transform, height=HEIGHT, width=WIDTH)
+    mask, package = tmp_path / "map.tif", tmp_path / "map.gpkg"
+    write_mask(mask, blocks(7), grid=grid, legend=LEGEND)
+    vectorize(mask, package, shapes())
+    ours = (tmp_path / "map.qml").read_bytes(), stored_style(package, "map")
+    qgis(rasters=[mask], layers=[package], save=[mask, package])
+    theirs = (tmp_path / "map.qml").read_bytes(), stored_style(package, "map")
+    assert ours[0] != theirs[0]
+    assert ours[1] != theirs[1]
+    for name in ("map.shp", "map.gpkg"):
+        layer = LayerSettings(append=name == "map.gpkg")
+        report = vectorize(mask, tmp_path / name, shapes(layer=layer))
+        assert any("(or no longer) as aerial-seg wrote it, so it stays" in note for note in report.notes)
+    assert ((tmp_path / "map.qml").read_bytes(), stored_style(package, "map")) == theirs
 
 
 def test_polygons_that_count_downwards_are_mended_as_the_refusal_says(
