@@ -15,6 +15,7 @@ from aerial_seg.geo.cog import CogStyle, write_cog
 from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.mask import provenance
+from aerial_seg.geo.qgis_style import class_raster, style_text
 from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
@@ -77,12 +78,16 @@ class ErrorMap:
 
         confusion: (K, K) counts, rows = truth, of the same pixels. facts: what the tags tell of the map's origin.
         """
-        style = CogStyle(self._legend.names, overviews="mode", tags=provenance(meaning=_MEANING, **facts))
-        write_cog(self._store.vrt(self._layer), final, style=style)
+        tags = provenance(meaning=_MEANING, **facts)
+        cog = CogStyle(self._legend.names, overviews="mode", tags=tags)
+        write_cog(self._store.vrt(self._layer), final, style=cog)
         shutil.rmtree(self._store.folder)
         raster, aux, qml = error_map_files(final)
         _write_xml(aux, _names(self._legend, np.asarray(confusion)))
-        _write_xml(qml, _style(_shown(self._legend)))
+        # What is neither lets the imagery below show through.
+        style = class_raster(CATEGORIES, band=_shown(self._legend), unseen=(NEITHER,))
+        with settled_file(qml) as partial:
+            partial.write_bytes(style_text(style).encode())
         return raster, aux, qml
 
 
@@ -110,27 +115,6 @@ def _names(legend: Legend, confusion: NDArray[np.int64]) -> Xml.Element:
         for entry in CATEGORIES.entries:
             Xml.SubElement(names, "Category").text = entry.name
         band.append(attribute_table(CATEGORIES, counts_of(confusion, channel)))
-    return root
-
-
-def _style(band: int) -> Xml.Element:
-    """A QGIS style of one band: what is neither lets the imagery below show through."""
-    root = Xml.Element("qgis", version="3.22.0", styleCategories="Symbology")
-    pipe = Xml.SubElement(root, "pipe")
-    renderer = Xml.SubElement(
-        pipe, "rasterrenderer", type="paletted", band=str(band), opacity="1", alphaBand="-1"
-    )
-    palette = Xml.SubElement(renderer, "colorPalette")
-    for entry in CATEGORIES.entries:
-        alpha = "0" if entry.value == NEITHER else "255"
-        Xml.SubElement(
-            palette,
-            "paletteEntry",
-            value=str(entry.value),
-            label=entry.name,
-            color=entry.colour,
-            alpha=alpha,
-        )
     return root
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -54,10 +54,15 @@ def style_classes(legend: Legend) -> tuple[StyleClass, ...]:
     return tuple(StyleClass(entry.value, entry.name, entry.colour) for entry in entries)
 
 
-def class_raster(legend: Legend) -> Style:
-    """A raster of class numbers: a colour and a name for each class, and nothing for other values."""
+def class_raster(legend: Legend, *, band: int = 1, unseen: Collection[int] = ()) -> Style:
+    """A raster of class numbers: a colour and a name for each class, and nothing for other values.
+
+    band: which one, from 1. unseen: values that let what lies below shine through.
+    """
     pipe = Xml.Element("pipe")
-    renderer = Xml.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    renderer = Xml.SubElement(
+        pipe, "rasterrenderer", type="paletted", band=str(band), opacity="1", alphaBand="-1"
+    )
     palette = Xml.SubElement(renderer, "colorPalette")
     for entry in style_classes(legend):
         Xml.SubElement(
@@ -66,7 +71,7 @@ def class_raster(legend: Legend) -> Style:
             value=str(entry.value),
             label=_printable(entry.name),
             color=entry.colour,
-            alpha="255",
+            alpha="0" if entry.value in unseen else "255",
         )
     return Style(raster=pipe)
 
