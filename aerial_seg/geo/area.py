@@ -21,6 +21,7 @@ from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.polygons import ground_of, polygons_of
 from aerial_seg.geo.remote import gdal_name
+from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 
 Points = NDArray[np.float64]
@@ -66,13 +67,14 @@ class Area:
 
     def _moves(self, grid: Grid, raster: str) -> bool:
         """Whether the coordinates are of another CRS than the grid's."""
-        if self.crs is None or self.crs == grid.crs:
+        if self.crs is None or self.crs == grid.crs or same_local(self.crs, grid.crs):
             return False
         if grid.crs is None:
             raise InputError(
                 f"{raster} has no CRS, so {self.name} in {self.crs.name} has no place on it; "
                 "give the raster its CRS (gdal_edit.py -a_srs EPSG:…), or pass --bounds in its pixel coordinates"
             )
+        require_common(self.crs, self.name, grid.crs, raster)
         return True
 
     def _near(self, grid: Grid) -> BaseGeometry:
@@ -94,7 +96,7 @@ class Area:
     def _to_pixels(self, grid: Grid) -> Callable[[Points], Points]:
         """Coordinates (n, 2) of the area → (column, row), float64."""
         forward = None
-        if self.crs is not None and grid.crs is not None and self.crs != grid.crs:
+        if grid.crs is not None and self._moves(grid, "the raster"):
             forward = Transformer.from_crs(self.crs, grid.crs, always_xy=True)
         inverse = ~grid.transform
 
@@ -202,4 +204,6 @@ def _grid_extent(grid: Grid) -> str:
     box = f"{west:.8g} {south:.8g} {east:.8g} {north:.8g}"
     if grid.crs is None:
         return f"{box}, pixel coordinates"
+    if grid.is_local:
+        return f"{box} in the local grid '{grid.crs.name}'"
     return f"{box} in {grid.crs.to_string()}, {describe_extent(grid)}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.geo.band_choice import declared_name
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.opened import described
 from aerial_seg.geo.raster import alpha_band
 
 
@@ -24,7 +24,7 @@ class BandFacts:
 
 def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
     """The facts of every band of the raster at `path`, in file order."""
-    with open_dataset(path) as dataset:
+    with described(path) as dataset:
         alpha = alpha_band(dataset)
         return tuple(
             BandFacts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +16,7 @@ from shapely import Polygon, segmentize
 from shapely import transform as transform_geometry
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.systems import is_local, metres_per_unit
 
 WGS84 = Geod(ellps="WGS84")
 
@@ -31,6 +33,11 @@ _SHOWN_BY_QGIS = Affine(1, 0, 0, 0, -1, 0)
 @cache
 def to_lonlat(crs: CRS) -> Transformer:
     """A transformer from this CRS to longitude, latitude (WGS84, in this order). Raises InputError off the earth."""
+    if is_local(crs):
+        raise InputError(
+            f"the CRS '{crs.name}' is a local grid, which has no place on earth; work in its own coordinates, or give "
+            "it the CRS of a place (gdal_edit.py -a_srs EPSG:…)"
+        )
     try:
         return Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     except ProjError as error:
@@ -89,18 +96,26 @@ class Grid:
         """
         outline = self.footprint()
         left, bottom, right, top = outline.bounds
-        dense = segmentize(outline, max(right - left, top - bottom) / 20)
+        step = max(right - left, top - bottom) / 20
+        if not step > 0:
+            raise InputError(
+                f"the raster's corners lie in one place, {left:g} {top:g}; "
+                "check its geotransform (gdal_edit.py -a_ullr)"
+            )
+        dense = segmentize(outline, step)
         return transform_geometry(dense, self._lonlat)
 
     def gsd(self) -> tuple[float, float] | None:
         """Ground sample distance at the centre, metres per pixel (down, across), geodesic; None without CRS.
 
         Geodesic also for projected CRSs: at 60° N a "0.5 m" pixel of EPSG:3857 is 0.25 m. On the moon and the
-        planets it is measured on the CRS's own ellipsoid. Raises InputError where a pixel has no size: outside of
-        what the CRS covers, in degrees at a pole, in a site's local coordinates.
+        planets it is measured on the CRS's own ellipsoid, on a local grid in its own unit; None also where that is
+        not known. Raises InputError where a pixel has no size: outside of what the CRS covers, in degrees at a pole.
         """
         if self.crs is None:
             return None
+        if self.is_local:
+            return self._local_gsd()
         col, row = self.width / 2, self.height / 2
         ends = (col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)
         lonlat, geod = self._degrees([self.transform * end for end in ends], own=True)
@@ -113,6 +128,19 @@ class Grid:
                 "one with a size on the ground; warp it to a projected CRS (gdalwarp -t_srs EPSG:…)"
             )
         return down, across
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its CRS is the grid of a site, which has no place on earth: it is worked on in its own plane."""
+        return is_local(self.crs)
+
+    def _local_gsd(self) -> tuple[float, float] | None:
+        assert self.crs is not None
+        metres = metres_per_unit(self.crs)
+        if metres is None:
+            return None
+        a, b, _, d, e, _ = tuple(self.transform)[:6]
+        return metres * math.hypot(b, e), metres * math.hypot(a, d)
 
     def _lonlat(self, points: Sequence[tuple[float, float]] | NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, 2) points of the CRS as longitude, latitude on earth."""
@@ -186,7 +214,8 @@ class Grid:
         gsd = self.gsd()
         if gsd is None:
             raise InputError(
-                "a raster without CRS has no GSD to resample from; give it a CRS or leave --gsd out"
+                "a raster without CRS, or with one of unknown unit, has no GSD to resample from; give it a CRS or "
+                "leave --gsd out"
             )
         down, across = gsd
         height = max(1, round(self.height / _reduction(metres / down)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pyproj import CRS
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -20,8 +21,9 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import LabelSettings, legend_of_values
 from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.opened import described, open_dataset, telling_whose
 from aerial_seg.geo.raster import grid_of
+from aerial_seg.geo.systems import require_common
 from aerial_seg.geo.vector_layer import parse_crs_option
 from aerial_seg.legend import IGNORE, Legend
 
@@ -68,6 +70,18 @@ class RasterLabels:
                 "they pair pixel by pixel: give both the same size, or a CRS"
             )
 
+    @property
+    def systems(self) -> tuple[CRS | None, ...]:
+        """The CRS of every label raster."""
+        return tuple(grid.crs for grid in self._grids)
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """west, south, east, north of all label rasters in their own coordinates, which they share."""
+        boxes = np.array([grid.bounds for grid in self._grids])
+        west, south = map(float, boxes[:, :2].min(axis=0))
+        east, north = map(float, boxes[:, 2:].max(axis=0))
+        return west, south, east, north
+
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
         """west, south, east, north of all label rasters; None when one has no CRS."""
         if any(grid.crs is None for grid in self._grids):
@@ -87,7 +101,7 @@ class RasterLabels:
                     f"{odd} has no CRS while its counterpart has one; give it one (gdal_edit.py -a_srs EPSG:…; "
                     "labels also with --labels-crs)"
                 )
-            if own.crs is not None and not own.footprint_lonlat().intersects(grid.footprint_lonlat()):
+            if own.crs is not None and not _touch(own, grid, str(path)):
                 continue
             values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
             known &= ~np.isin(values, self._unlabelled)
@@ -95,10 +109,26 @@ class RasterLabels:
         return out
 
 
+def _touch(own: Grid, grid: Grid, name: str) -> bool:
+    """Whether two grids with a CRS share ground. Raises InputError where a local grid meets another CRS."""
+    assert own.crs is not None
+    assert grid.crs is not None
+    require_common(own.crs, name, grid.crs, "the imagery")
+    if own.is_local:
+        return bool(own.footprint().intersects(grid.footprint()))
+    return bool(own.footprint_lonlat().intersects(grid.footprint_lonlat()))
+
+
+def _pixel_side(grid: Grid) -> float:
+    """Of a pixel's longer side: metres, or the units of a local grid where these are not known."""
+    a, b, _, d, e, _ = tuple(grid.transform)[:6]
+    return max(grid.gsd() or (math.hypot(b, e), math.hypot(a, d)))
+
+
 def _scan(path: Path, settings: LabelSettings, notes: list[str]) -> tuple[Grid, Counter[int]]:
     """The grid and the labelled values of a label raster with their counts."""
     counts: Counter[int] = Counter()
-    with open_dataset(path) as dataset:
+    with described(path) as dataset:
         if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "iu":
             raise InputError(
                 f"{path} has {dataset.count} band(s) of {dataset.dtypes[0]}, wanted one band of integer class "
@@ -120,28 +150,23 @@ def _scan(path: Path, settings: LabelSettings, notes: list[str]) -> tuple[Grid, 
 
 
 def _read_window(dataset: DatasetReader, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    try:
+    place = f"row {window.row_off}, column {window.col_off}, {window.width} × {window.height} px"
+    damaged = f"could not be read at {place} ({{error}}); the file is damaged or incomplete: copy it again"
+    with telling_whose(dataset.name, damaged):
         return dataset.read(1, window=window), dataset.dataset_mask(window=window) > 0
-    except RasterioError as error:
-        raise InputError(
-            f"{dataset.name} could not be read at row {window.row_off}, column {window.col_off}, "
-            f"{window.width} × {window.height} px ({error}); the file is damaged or incomplete: copy it again"
-        ) from error
 
 
 def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    label_gsd, image_gsd = own.gsd(), grid.gsd()
-    assert label_gsd is not None
-    assert image_gsd is not None
-    finer = max(image_gsd) > 1.5 * max(label_gsd)
+    finer = _pixel_side(grid) > 1.5 * _pixel_side(own)
     with open_dataset(path) as dataset:
         assert grid.crs is not None
         assert own.crs is not None
-        try:
+        with telling_whose(path, "could not be brought onto the image's grid ({error}); check its CRS"):  # noqa: SIM117
             with WarpedVRT(
                 dataset,
                 src_crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
-                crs=RasterioCRS.from_wkt(grid.crs.to_wkt()),
+                # Two spellings of one local grid would be two CRSs to GDAL.
+                crs=RasterioCRS.from_wkt((own if own.is_local else grid).crs.to_wkt()),  # type: ignore[union-attr]
                 transform=grid.transform,
                 height=grid.height,
                 width=grid.width,
@@ -150,10 +175,6 @@ def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic]
                 add_alpha=dataset.nodata is None,
             ) as warped:
                 return warped.read(1), warped.dataset_mask() > 0
-        except RasterioError as error:
-            raise InputError(
-                f"{path} could not be brought onto the image's grid ({error}); check its CRS"
-            ) from error
 
 
 def _read_plain(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:

@@ -22,6 +22,7 @@ from aerial_seg.errors import InputError, did_you_mean
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import BACKGROUND, LabelSettings, legend_of_values, match_name
 from aerial_seg.geo.polygons import mended, polygons_of
+from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
@@ -51,6 +52,16 @@ class VectorLabels:
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Polygons have no pixels of their own."""
         return ()
+
+    @property
+    def systems(self) -> tuple[CRS | None, ...]:
+        """The layer's CRS."""
+        return (self._crs,)
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """west, south, east, north of all polygons in their own coordinates."""
+        west, south, east, north = map(float, shapely.total_bounds(self._geometries))
+        return west, south, east, north
 
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
         """west, south, east, north of all polygons."""
@@ -102,14 +113,18 @@ class VectorLabels:
 
     def _in_crs(self, crs: CRS | None) -> tuple[NDArray[Any], STRtree]:
         if crs not in self._projected:
-            geometries = self._geometries if crs == self._crs else self._project(crs)
+            geometries = self._geometries if self._is_own(crs) else self._project(crs)
             self._projected[crs] = geometries, STRtree(geometries)
         return self._projected[crs]
+
+    def _is_own(self, crs: CRS | None) -> bool:
+        return crs == self._crs or same_local(crs, self._crs)
 
     def _project(self, crs: CRS | None) -> NDArray[Any]:
         own = self._own_crs()
         if crs is None:
             raise self._misplaced("the raster")
+        require_common(own, "the label layer", crs, "the imagery", option="--labels-crs")
         dense = shapely.segmentize(self._geometries, _LONGEST_EDGE[own.is_geographic])
         try:
             geometries = np.asarray(geopandas.GeoSeries(dense, crs=own).to_crs(crs).values)

@@ -8,12 +8,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pyproj import CRS
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_raster import RasterLabels
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.label_vector import read_vector_labels
+from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.legend import Legend
 
 _RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".img", ".jp2")
@@ -31,6 +33,15 @@ class Labels(Protocol):
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of every label raster; empty for polygons."""
+        ...
+
+    @property
+    def systems(self) -> tuple[CRS | None, ...]:
+        """The CRS of the layer, or of every label raster."""
+        ...
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """west, south, east, north in the labels' own coordinates."""
         ...
 
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
@@ -73,6 +84,9 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
     if any(grid.crs is None for grid in grids):
         _check_pixels(labels, grids, names)
         return
+    if any(map(is_local, (*labels.systems, *(grid.crs for grid in grids)))):
+        _check_local(labels, grids, names)
+        return
     box = labels.extent_lonlat()
     if box is None:
         return
@@ -94,6 +108,27 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
         f"labels lon {west:.5f}..{east:.5f}, lat {south:.5f}..{north:.5f}; "
         f"imagery lon {left:.5f}..{right:.5f}, lat {bottom:.5f}..{top:.5f}; {remedy}"
     )
+
+
+def _check_local(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -> None:
+    """On a local grid only what is in that very grid can be compared."""
+    for system in labels.systems:
+        for grid, name in zip(grids, names, strict=True):
+            assert grid.crs is not None
+            if system is None:
+                raise InputError(
+                    f"the labels have no CRS, but {name} is in the local grid '{grid.crs.name}'; if they are, say so "
+                    "(gdal_edit.py -a_srs, or --labels-crs with the grid's WKT)"
+                )
+            require_common(system, "the labels", grid.crs, name)
+    west, south, east, north = labels.extent()
+    boxes = [grid.bounds for grid in grids]
+    if all(box[0] > east or box[2] < west or box[1] > north or box[3] < south for box in boxes):
+        box = boxes[0]
+        raise InputError(
+            f"the labels do not overlap {names[0]}: labels x {west:.10g}..{east:.10g}, y {south:.10g}..{north:.10g}; "
+            f"imagery x {box[0]:.10g}..{box[2]:.10g}, y {box[1]:.10g}..{box[3]:.10g}; check the labels' area"
+        )
 
 
 def _check_pixels(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.opened import described
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
 
 LEGEND_TAG = "AERIAL_SEG_LEGEND"
@@ -18,7 +18,7 @@ LEGEND_TAG = "AERIAL_SEG_LEGEND"
 
 def read_legend(path: Path | str) -> Legend | None:
     """The classes that a mask file tells of: our tag, else GDAL's category names with the palette; None without."""
-    with open_dataset(path) as dataset:
+    with described(path) as dataset:
         text = dataset.tags().get(LEGEND_TAG)
         if text is not None:
             try:
@@ -32,7 +32,7 @@ def read_legend(path: Path | str) -> Legend | None:
 
 def read_origin(path: Path) -> dict[str, str]:
     """`source`: the rasters that the mask was made from, else its own name; `model_id`: of the models, if it tells."""
-    with open_dataset(path) as dataset:
+    with described(path) as dataset:
         tags = dataset.tags()
     try:
         sources = [str(name) for name in json.loads(tags.get("AERIAL_SEG_SOURCES", "[]"))]
@@ -51,7 +51,7 @@ def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
         return None
     try:
         # Of the first band: those of an error map come once for each class.
-        band = Xml.parse(sidecar).find("PAMRasterBand[@band='1']")
+        band = _sidecar(sidecar).find("PAMRasterBand[@band='1']")
     except Xml.ParseError as error:
         raise InputError(f"{sidecar} is not XML ({error}); delete it or write it again") from error
     names = [] if band is None else [element.text or "" for element in band.iter("Category")]
@@ -69,6 +69,11 @@ def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
         raise InputError(
             f"{sidecar} has unusable category names ({error.errors()[0]['msg']}); give every class one of its own"
         ) from error
+
+
+def _sidecar(path: Path) -> Xml.Element:
+    """GDAL takes bytes that are no UTF-8 as they come."""
+    return Xml.fromstring(path.read_bytes().decode("utf-8", "replace"))
 
 
 def provenance(**facts: object) -> dict[str, str]:

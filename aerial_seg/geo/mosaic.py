@@ -14,7 +14,7 @@ from rasterio.enums import MaskFlags
 from aerial_seg.errors import InputError
 from aerial_seg.geo.band_choice import nodata_differs, role
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.opened import described
 from aerial_seg.geo.raster import Raster, RasterInfo
 from aerial_seg.geo.vrt import (
     Box,
@@ -183,7 +183,7 @@ def _imagery(info: RasterInfo, grid: Grid, nodata: float | None) -> Xml.Element:
 
 def _source(info: RasterInfo, nodata: float | None) -> str:
     """What GDAL opens for the raster: as bands 1, 2, … its imagery, their mask being what `Raster` calls measured."""
-    with open_dataset(info.path) as dataset:
+    with described(info.path) as dataset:
         name, alpha = source_name(dataset), info.alpha
         flags = [dataset.mask_flag_enums[band - 1] for band in info.bands]
         differs = nodata_differs(dataset, info.bands)

@@ -2,43 +2,150 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from xml.etree import ElementTree as Xml
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import MaskFlags
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.georeference import broken_crs
 from aerial_seg.geo.remote import gdal_name, is_remote, opening, read_patiently
 from aerial_seg.geo.vrt_members import require_members
+
+UNUSABLE = "cannot be used ({error}); check it with gdalinfo, and copy or convert it again"
+"""What is told of a raster whose facts GDAL cannot give."""
+
+_LIBRARIES = (RasterioError, CPLE_BaseError, CRSError, ProjError)
+"""What rasterio, GDAL below it and PROJ raise: CPLE are GDAL's errors that rasterio passes on as they are."""
+
+
+def shown(path: Path | str) -> str:
+    """The path as a message can hold it: bytes of a name that are not UTF-8 are written as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def telling_whose(path: Path | str, wanted: str) -> Iterator[None]:
+    """Whatever the libraries raise in the block is an InputError that names the raster, and what was `wanted`.
+
+    For blocks that read: what fails in writing is not the raster's fault.
+    """
+    try:
+        yield
+    except UnicodeError as error:
+        raise _not_utf8(path) from error
+    except _LIBRARIES as error:
+        raise InputError(f"{shown(path)} {wanted.format(error=_reason(error))}") from error
+
+
+def _not_utf8(path: Path | str) -> InputError:
+    """A name, or a text in the file, is in another encoding."""
+    if shown(path) != str(path):
+        return InputError(f"{shown(path)} has a name that is not UTF-8, which GDAL cannot open; rename it")
+    return InputError(
+        f"{path} holds texts (a band's description, tags) that are not UTF-8; write them anew, or copy it without "
+        "them (gdal_translate -co PROFILE=GeoTIFF --config GDAL_PAM_ENABLED NO in.tif out.tif)"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """GDAL's own words, where rasterio says only that there are some."""
+    behind = error.__cause__
+    return str(behind) if behind is not None and "See previous exception" in str(error) else str(error)
 
 
 @contextmanager
 def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
-    """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it."""
+    """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it, or its sidecars."""
     text = gdal_name(path)
     if not text.startswith(("/vsi", "<VRTDataset")):
-        if not Path(text).exists():
-            raise InputError(f"{text} does not exist; check the path")
+        _require_file(Path(text))
         require_members(Path(text))
-    try:
-        with warnings.catch_warnings(), opening(text):
-            # Said by us where it matters, as an error with its remedy.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = read_patiently(text, lambda: rasterio.open(text))
-    except RasterioError as error:
-        raise InputError(
-            f"{text} is not a raster that GDAL can read ({error}); wanted a GeoTIFF, VRT or another GDAL format"
-            + ("; check the address, and that the server is up" if is_remote(text) else "")
-        ) from error
+    server = "; check the address, and that the server is up" if is_remote(text) else ""
+    wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
+    with telling_whose(text, wanted):
+        dataset = _opened(text)
     with dataset:
         if dataset.count == 0:
             raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
         yield dataset
+
+
+@contextmanager
+def described(path: Path | str) -> Iterator[DatasetReader]:
+    """As open_dataset, for a block that only reads: whatever the libraries raise in it is the raster's InputError."""
+    with telling_whose(path, UNUSABLE), open_dataset(path) as dataset:
+        yield dataset
+
+
+def _opened(text: str) -> DatasetReader:
+    with warnings.catch_warnings(), opening(text):
+        # Said by us where it matters, as an error with its remedy.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        dataset = read_patiently(text, lambda: rasterio.open(text))
+    try:
+        try:
+            # What GDAL complained of while opening comes out at the next call that looks for an error, once.
+            _ = dataset.colorinterp
+        except CPLE_BaseError:
+            # A CRS that it could not build is told where a CRS is wanted.
+            if broken_crs(dataset) is None:
+                raise
+        _require_sidecars(dataset)
+    except BaseException:
+        dataset.close()
+        raise
+    return dataset
+
+
+def _require_sidecars(dataset: DatasetReader) -> None:
+    """Raises InputError for a mask or an .aux.xml of a raster that GDAL cannot read: it goes on without, in silence."""
+    mask, facts = (Path(dataset.name + suffix) for suffix in (".msk", ".aux.xml"))
+    if mask.is_file() and dataset.count and MaskFlags.per_dataset not in dataset.mask_flag_enums[0]:
+        raise InputError(
+            f"{mask} is not a mask that GDAL can read, so that nothing would tell which pixels of {dataset.name} were "
+            "measured; copy it again, or take it away"
+        )
+    if not facts.is_file():
+        return
+    try:
+        # GDAL takes bytes that are no UTF-8 as they come.
+        Xml.fromstring(facts.read_bytes().decode("utf-8", "replace"))
+    except (Xml.ParseError, ValueError, LookupError, OSError) as error:
+        raise InputError(
+            f"{facts} is not XML ({error}), so that GDAL would leave out what it says; delete it or write it again"
+        ) from error
+
+
+def _require_file(path: Path) -> None:
+    """Raises InputError unless something is there that can be read from its beginning and again."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"{shown(path)} does not exist; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{shown(path)} cannot be opened ({reason}); check the path") from error
+    kinds = {
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+    }
+    what = next((name for test, name in kinds.items() if test(mode)), None)
+    if what is not None:
+        raise InputError(f"{shown(path)} is {what}, wanted a file; write the raster into one first")
 
 
 @contextmanager
@@ -54,11 +161,7 @@ def open_chosen(vrt: str, path: Path | str) -> Iterator[DatasetReader]:
             dataset.read(window=Window(0, 0, 1, 1))
             return kept.pop_all(), dataset
 
-    try:
+    with telling_whose(path, "could not be read ({error}); check that it is whole and reachable"):
         kept, dataset = read_patiently(path, opened)
-    except RasterioError as error:
-        raise InputError(
-            f"{path} could not be read ({error}); check that it is whole and reachable"
-        ) from error
     with kept:
         yield dataset

@@ -6,25 +6,22 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
-from aerial_seg.geo.georeference import Unplaced, why_unplaced
+from aerial_seg.geo.georeference import Place, Unplaced, place_of
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.opened import open_chosen, open_dataset
+from aerial_seg.geo.opened import UNUSABLE, described, open_chosen, open_dataset, telling_whose
 from aerial_seg.geo.remote import is_remote, read_patiently
 from aerial_seg.geo.same_grid import require_same_grid
 
@@ -43,18 +40,11 @@ Valid = NDArray[np.bool_]
 
 def grid_of(dataset: DatasetReader) -> Grid:
     """The grid of an opened raster; its CRS is None when its pixels have no place in one."""
-    return _grid(dataset, why_unplaced(dataset))
+    return _grid(dataset, place_of(dataset))
 
 
-def _grid(dataset: DatasetReader, unplaced: Unplaced | None) -> Grid:
-    crs = _crs_of_wkt(dataset.crs.to_wkt()) if unplaced is None else None
-    return Grid(crs=crs, transform=dataset.transform, height=dataset.height, width=dataset.width)
-
-
-@lru_cache(maxsize=64)
-def _crs_of_wkt(wkt: str) -> CRS:
-    """One object for all rasters that say the same: what is computed for a CRS is found again under it."""
-    return CRS.from_wkt(wkt)
+def _grid(dataset: DatasetReader, place: Place) -> Grid:
+    return Grid(crs=place.crs, transform=place.transform, height=dataset.height, width=dataset.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +82,15 @@ class RasterInfo:
         names = tuple(descriptions[b - 1] or meanings[b - 1].name for b in bands)
         if len(set(names)) < len(names):
             names = tuple(descriptions[b - 1] or f"band {b}" for b in bands)
-        unplaced = why_unplaced(dataset)
+        place = place_of(dataset)
         return cls(
             path=str(path),
-            grid=_grid(dataset, unplaced),
+            grid=_grid(dataset, place),
             bands=bands,
             names=names,
             dtype=dtype,
             nodata=dataset.nodata,
-            unplaced=unplaced,
+            unplaced=place.unplaced,
             alpha=_alpha_among(meanings),
             has_palette=ColorInterp.palette in meanings,
         )
@@ -143,7 +133,7 @@ def _require_value(info: RasterInfo, nodata: float) -> None:
 
 
 def _band_count(path: str) -> int:
-    with open_dataset(path) as dataset:
+    with described(path) as dataset:
         return int(dataset.count)
 
 
@@ -196,7 +186,7 @@ class Raster:
 
     def _open(self) -> None:
         path, nodata, choice = self._path, self._nodata, self._choice
-        with ExitStack() as kept:
+        with ExitStack() as kept, telling_whose(path, UNUSABLE):
             self._dataset = self._file = kept.enter_context(open_dataset(path))
             self._own = RasterInfo.of(self._file, path)
             self.grid = self._own.grid
@@ -243,7 +233,12 @@ class Raster:
         """Read from now on as if the raster had this grid, which cuts the same ground into other pixels.
 
         AVERAGE to coarser pixels, BILINEAR to finer ones, the same pixels for as many; the same whatever the windows.
+        Raises InputError where GDAL cannot.
         """
+        with telling_whose(self._path, UNUSABLE):
+            self._resample(grid)
+
+    def _resample(self, grid: Grid) -> None:
         own = self.info.grid
         if (grid.shape, grid.is_mirrored) == (own.shape, own.is_mirrored):
             return
@@ -326,15 +321,11 @@ class Raster:
             return image, valid
         window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
-        try:
+        place = f"row {window.row_off}, column {window.col_off}, {window.width} × {window.height} px"
+        with telling_whose(self.info.path, f"could not be read at {place} ({{error}}); {self._remedy}"):
             image[(slice(None), *inside)], valid[inside] = read_patiently(
                 self._path, lambda: self._pixels(window), self._open_again
             )
-        except RasterioError as error:
-            raise InputError(
-                f"{self.info.path} could not be read at row {window.row_off}, column {window.col_off}, "
-                f"{window.width} × {window.height} px ({error}); {self._remedy}"
-            ) from error
         return image, valid
 
     def _pixels(self, window: Window) -> tuple[Pixels, Valid]:

@@ -14,8 +14,9 @@ import numpy as np
 import shapely
 import shapely.affinity
 
+from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.opened import described
 from aerial_seg.geo.polygons import ground_of
 from aerial_seg.geo.remote import is_remote, last_modified
 from aerial_seg.legend import IGNORE, Legend
@@ -89,7 +90,7 @@ def time_taken(raster: Path | str) -> datetime | None:
 
     Of a raster on a web server the server tells that; None where nothing does.
     """
-    with open_dataset(raster) as dataset:
+    with described(raster) as dataset:
         tags = {**dataset.tags(ns="IMAGERY"), **dataset.tags()}
     for text in (tags[name] for name in _TAGS if name in tags):
         for form in _FORMS:
@@ -116,13 +117,17 @@ def _time(taken: datetime | None) -> dict[str, str | None]:
 
 
 def _place(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """The footprint in WGS84, cut at the antimeridian, and its box, west > east if it was; None without CRS.
+    """The footprint in WGS84, cut at the antimeridian, and its box, west > east if it was; None off the earth.
 
     Around a pole it holds all longitudes, up to the pole.
     """
-    if grid.crs is None:
+    if grid.crs is None or grid.is_local:
         return None, None
-    lon, lat = shapely.get_coordinates(grid.footprint_lonlat()).T
+    try:
+        footprint = grid.footprint_lonlat()
+    except InputError:
+        return None, None  # on another body, or where the CRS has no numbers
+    lon, lat = shapely.get_coordinates(footprint).T
     ring = np.column_stack([np.unwrap(lon, period=360), lat])
     around = abs(ring[-1, 0] - ring[0, 0]) > 180
     if around:

@@ -14,9 +14,14 @@ _LISTED = 5
 def require_members(path: Path) -> None:
     """Raises InputError that lists the missing files of a VRT on this machine; other rasters have none.
 
-    GDAL opens such a VRT and fails where the hole is read, hours later.
+    GDAL opens such a VRT and fails where the hole is read, hours later; at a pipe it waits for ever.
     """
-    missing = list(dict.fromkeys(_missing(path, set())))
+    try:
+        missing = list(dict.fromkeys(_missing(path, set())))
+    except OSError as error:
+        raise InputError(
+            f"the files of {path} cannot be looked for ({error.strerror or error}); check their names and permissions"
+        ) from error
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise InputError(
@@ -32,7 +37,7 @@ def _missing(path: Path, seen: set[Path]) -> Iterator[str]:
     seen.add(path.resolve())
     try:
         root = ElementTree.fromstring(path.read_bytes())
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError, LookupError):  # the last two: an encoding that is none
         return  # GDAL says what is wrong with it
     for tag in ("SourceFilename", "SourceDataset"):
         for source in root.iter(tag):
@@ -42,7 +47,7 @@ def _missing(path: Path, seen: set[Path]) -> Iterator[str]:
                 continue
             is_relative = source.get("relativeToVRT", source.get("relativetoVRT", "0")) == "1"
             member = path.parent / name if is_relative else Path(name)
-            if not member.exists():
+            if not member.is_file() and not member.is_dir():
                 yield str(member)
             else:
                 yield from _missing(member, seen)

@@ -21,9 +21,10 @@ from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.geo.raster import RasterInfo
 from aerial_seg.geo.splits import assign_splits, overlapping
+from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.band_contract import palette_notes
 from aerial_seg.jobs.cutting import ChipCutter, ChipRecord
-from aerial_seg.jobs.mapping.fit import is_square
+from aerial_seg.jobs.mapping.fit import gsd_of, is_square
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
 from aerial_seg.training.manifest import (
@@ -106,7 +107,9 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | 
         notes.append(
             f"the rasters name their bands differently ({' / '.join(orders)}): they are taken in file order"
         )
-    oblong = [gsd for info in infos if (gsd := info.grid.gsd()) is not None and not is_square(gsd)]
+    notes += local_note(infos[0].grid.crs, infos[0].path)
+    sizes = [gsd_of(info.grid, info.path, georeferenced=False) for info in infos]
+    oblong = [gsd for gsd in sizes if gsd is not None and not is_square(gsd)]
     if oblong and wanted_gsd is None:
         down, across = oblong[0]
         notes.append(f"pixels of {down:.3g} × {across:.3g} m were resampled to be square, as predict does it")

@@ -12,6 +12,7 @@ from aerial_seg.geo.grid import describe_extent
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
 from aerial_seg.geo.remote import gdal_name
+from aerial_seg.geo.systems import local_note
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -54,7 +55,10 @@ def _ground(facts: RasterInfo) -> dict[str, Any]:
         require_crs(facts)
         down, across = facts.grid.gsd() or (None, None)
         document["gsd_m"] = {"down": down, "across": across}
-        document["extent"] = describe_extent(facts.grid)
+        if facts.grid.is_local:
+            (document["note"],) = local_note(facts.grid.crs, facts.path)
+        else:
+            document["extent"] = describe_extent(facts.grid)
     except InputError as error:
         document["problem"] = str(error)
     return document

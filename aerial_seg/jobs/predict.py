@@ -44,6 +44,7 @@ from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 from aerial_seg.vectors.files import check_place
 from aerial_seg.vectors.formats import target_crs, vector_format
+from aerial_seg.vectors.ground import Ground
 
 
 def predict(
@@ -213,6 +214,7 @@ def _not_refused(scenes: Sequence[Scene], refused: Refusals) -> tuple[Scene, ...
 def _check_vectors(vectors: Path, info: RasterInfo, settings: PredictSettings) -> None:
     form = vector_format(vectors)
     target_crs(form, info.grid.crs)
+    Ground(info.grid)  # raises now what would else be raised after hours, where polygons have no size
     check_place(vectors, form, overwrite=settings.overwrite)
 
 
@@ -296,7 +298,9 @@ def _tiles(
     info: RasterInfo, model: TrainedModel, shape: TileShape, settings: PredictSettings, area: Area | None
 ) -> int:
     """How many tiles a raster has in the area, as far as one can know before it is opened for good."""
-    grid = choose_run_grid(info.grid, model.card.gsd, settings.force_gsd, info.path)
+    grid = choose_run_grid(
+        info.grid, model.card.gsd, settings.force_gsd, info.path, georeferenced=settings.georeferenced
+    )
     plan = TilePlan.of(height=grid.height, width=grid.width, shape=shape)
     if area is None:
         return len(plan)

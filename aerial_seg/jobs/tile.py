@@ -14,10 +14,11 @@ from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.labels import check_overlap, open_labels
 from aerial_seg.geo.raster import RasterInfo, require_crs
 from aerial_seg.geo.splits import match_sources
+from aerial_seg.geo.systems import require_common
 from aerial_seg.jobs.assembly import assemble
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.cutting import ChipCutter
-from aerial_seg.jobs.mapping.fit import is_square
+from aerial_seg.jobs.mapping.fit import gsd_of, is_square
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
 from aerial_seg.outputs import check_folder, staged_folder
@@ -98,31 +99,35 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
     if settings.georeferenced:
         for info in infos:
             require_crs(info)
+    for info in infos:
+        if info.grid.crs is not None and first.grid.crs is not None:
+            require_common(info.grid.crs, info.path, first.grid.crs, first.path)
     if settings.gsd is not None:
         return [info.grid.unmirrored().at_gsd(settings.gsd) for info in infos]
-    sizes = _own_gsds(infos)
+    sizes = _own_gsds(infos, settings)
     if sizes and max(sizes) > 1.1 * min(sizes):
         raise InputError(
             f"the rasters have GSDs from {min(sizes):.3g} to {max(sizes):.3g} m, wanted one within 10 %; "
             f"pass --gsd {max(sizes):.2g} to resample all to one"
         )
-    return [_square(info.grid.unmirrored()) for info in infos]
+    return [_square(info, settings) for info in infos]
 
 
-def _square(grid: Grid) -> Grid:
+def _square(info: RasterInfo, settings: TileSettings) -> Grid:
     """The same ground in pixels that are as long on both axes, as predict will see it."""
-    gsd = grid.gsd()
+    grid = info.grid.unmirrored()
+    gsd = gsd_of(grid, info.path, georeferenced=settings.georeferenced)
     return grid if gsd is None or is_square(gsd) else grid.at_gsd(math.sqrt(gsd[0] * gsd[1]))
 
 
-def _own_gsds(infos: Sequence[RasterInfo]) -> list[float]:
+def _own_gsds(infos: Sequence[RasterInfo], settings: TileSettings) -> list[float]:
     """Metres per pixel of every georeferenced raster, the geometric mean of down and across."""
-    pairs = [info.grid.gsd() for info in infos]
+    pairs = [gsd_of(info.grid, info.path, georeferenced=settings.georeferenced) for info in infos]
     return [math.sqrt(pair[0] * pair[1]) for pair in pairs if pair is not None]
 
 
 def _dataset_gsd(infos: Sequence[RasterInfo], settings: TileSettings) -> float | None:
     if settings.gsd is not None:
         return settings.gsd
-    sizes = _own_gsds(infos)
+    sizes = _own_gsds(infos, settings)
     return sum(sizes) / len(sizes) if sizes else None

@@ -15,6 +15,7 @@ from aerial_seg.coverage.simplify import Simplification
 from aerial_seg.coverage.tracer import Tracer
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.geo.mask import read_origin
+from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.class_rows import Asked, ClassRows, find_confidence
 from aerial_seg.jobs.footprints import Footprints
 from aerial_seg.jobs.vectorize_settings import (
@@ -142,7 +143,7 @@ class _Job:
 
     def report(self, path: Path, writer: LayerWriter, counts: ClassCounts) -> VectorizeReport:
         """What was written."""
-        has_area = self._mask.grid.crs is not None
+        has_area = self._ground.has_measures
         return VectorizeReport(
             path=path,
             files=writer.files,
@@ -161,6 +162,7 @@ class _Job:
         )
 
     def _remarks(self) -> Iterator[str]:
+        yield from local_note(self._mask.grid.crs, str(self._mask.path))
         if self._rows.splitter is not None:
             counts = self._rows.splitter.counts
             yield f"{counts.parted:,} patches were parted into {counts.objects:,} objects"

@@ -11,6 +11,7 @@ from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
 from aerial_seg.geo.geopackage import STYLES_TABLE
+from aerial_seg.geo.systems import is_local, same_local
 from aerial_seg.vectors.conversions import how_to_make, other_format
 
 WGS84_LONLAT = CRS.from_epsg(4326)
@@ -145,6 +146,12 @@ def target_crs(form: VectorFormat, crs: CRS | None, dst_crs: str | None = None) 
             f"{why} and the mask has no CRS; give it one (gdal_edit.py -a_srs EPSG:…)"
             + (", or write .gpkg or .shp" if form.lonlat else ", or leave --dst-crs out")
         )
+    if is_local(crs) and (form.lonlat or wanted is not None):
+        why = f"a {form.title} must be in WGS84 (RFC 7946)" if form.lonlat else f"--dst-crs is {dst_crs}"
+        raise InputError(
+            f"{why} and the mask is in the local grid '{crs.name if crs else None}', which has no place on earth; "
+            + ("write .gpkg or .shp" if form.lonlat else "leave --dst-crs out")
+        )
     if form.lonlat and wanted is not None and not same_crs(wanted, WGS84_LONLAT):
         raise OutputError(
             f"--dst-crs is {dst_crs}, wanted EPSG:4326 for a {form.title} (RFC 7946); "
@@ -168,7 +175,7 @@ def same_crs(one: CRS | None, other: CRS | None) -> bool:
     """Whether coordinates mean the same in both. Files know a CRS by less than its full text: by name or number."""
     if one is None or other is None:
         return one is other
-    if one.equals(other, ignore_axis_order=True):
+    if one.equals(other, ignore_axis_order=True) or same_local(one, other):
         return True
     number = one.to_epsg(min_confidence=70)
     return number is not None and number == other.to_epsg(min_confidence=70)

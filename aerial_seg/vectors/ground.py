@@ -21,6 +21,7 @@ from aerial_seg.compiling import Floats64 as Floats
 from aerial_seg.compiling import Ints
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import WGS84, Grid, to_lonlat
+from aerial_seg.geo.systems import metres_per_unit
 from aerial_seg.vectors.ground_kernels import (
     COEFFICIENTS,
     COLUMNS,
@@ -85,16 +86,26 @@ class Ground:
     def __init__(self, grid: Grid) -> None:
         gsd = grid.gsd()
         self._grid = grid
-        self._facets = None if gsd is None else _survey(grid, gsd)
+        self._facets = None if gsd is None or grid.is_local else _survey(grid, gsd)
+
+    @property
+    def has_measures(self) -> bool:
+        """Whether areas and perimeters are known."""
+        return self._facets is not None or _plane_metres(self._grid) is not None
 
     def measure(self, coords: Floats, rings: Ints, polygons: Ints) -> tuple[Floats, Floats]:
         """Areas (p,) in m² and perimeters (p,) in m, float64, on the WGS84 ellipsoid; NaN without a CRS.
+
+        On a local grid they are those of its plane; NaN where its unit is not known.
 
         coords (n, 2) float64 x, y in pixel space, every ring closed; rings (r + 1,) offsets into coords; polygons
         (p + 1,) offsets into rings, a polygon's first ring is its exterior. Edges are straight in the CRS. Holes are
         taken off the area and their rings belong to the perimeter. Raises InputError when polygons lie outside of
         what the CRS covers.
         """
+        metres = _plane_metres(self._grid)
+        if metres is not None:
+            return _measure_plane(coords, rings, polygons, self._grid, metres)
         if self._facets is None:
             return np.full(len(polygons) - 1, math.nan), np.full(len(polygons) - 1, math.nan)
         ragged = (
@@ -109,6 +120,31 @@ class Ground:
             followed, perimeters[rest] = _follow(*_take(rest, *ragged), self._grid, self._facets)
             areas[rest] = np.where(no_area[rest], followed, areas[rest])
         return areas, perimeters
+
+
+# Local grids.
+
+
+def _plane_metres(grid: Grid) -> float | None:
+    """Metres per unit of a local grid; None of any other and where that is not known."""
+    return metres_per_unit(grid.crs) if grid.crs is not None and grid.is_local else None
+
+
+def _measure_plane(
+    coords: Floats, rings: Ints, polygons: Ints, grid: Grid, metres: float
+) -> tuple[Floats, Floats]:
+    """As Ground.measure, in the plane of the grid's own coordinates."""
+    a, b, _, d, e, _ = tuple(grid.transform)[:6]
+    # From each ring's first vertex: far from the origin the products would eat up small areas.
+    near = coords - np.repeat(coords[rings[:-1]], np.diff(rings), axis=0)
+    x, y = metres * (a * near[:, 0] + b * near[:, 1]), metres * (d * near[:, 0] + e * near[:, 1])
+    twice, sides = x[:-1] * y[1:] - x[1:] * y[:-1], np.hypot(np.diff(x), np.diff(y))
+    between = rings[1:-1] - 1  # from one ring's end to the next one's beginning
+    twice[between] = sides[between] = 0
+    areas = np.abs(np.add.reduceat(twice, rings[:-1])) / 2
+    perimeters = np.add.reduceat(sides, rings[:-1])
+    exteriors = polygons[:-1]
+    return 2 * areas[exteriors] - np.add.reduceat(areas, exteriors), np.add.reduceat(perimeters, exteriors)
 
 
 # The survey of the ground.

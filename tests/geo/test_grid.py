@@ -112,15 +112,29 @@ MOON = CRS(
 SITE = CRS('LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
 
 
-@pytest.mark.parametrize("crs", [SITE, MOON])
-def test_a_crs_that_is_not_on_earth_is_an_error_that_tells_the_remedy(crs: CRS) -> None:
+@pytest.mark.parametrize(("crs", "remedy"), [(SITE, "or give it the CRS of a place"), (MOON, "the true one")])
+def test_a_crs_that_is_not_on_earth_is_an_error_that_tells_the_remedy(crs: CRS, remedy: str) -> None:
     grid = Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 10), height=10, width=10)
-    questions = [grid.footprint_lonlat, lambda: describe_extent(grid)]
-    if crs == SITE:
-        questions += [grid.gsd, lambda: grid.at_gsd(1)]
-    for question in questions:
-        with pytest.raises(InputError, match=r"check its CRS and give it the true one"):
+    for question in (grid.footprint_lonlat, lambda: describe_extent(grid)):
+        with pytest.raises(InputError, match=f"no place on earth.*{remedy}"):
             question()
+
+
+@pytest.mark.parametrize(
+    ("unit", "metres"),
+    [('"metre",1', 1.0), ('"Meter",1', 1.0), ('"US survey foot",0.304800609601219', 0.3048006096)],
+)
+def test_a_sites_own_grid_is_measured_in_its_unit(unit: str, metres: float) -> None:
+    crs = CRS(f'LOCAL_CS["site grid",UNIT[{unit}],AXIS["x",EAST],AXIS["y",NORTH]]')
+    turned = Affine.rotation(30) * Affine.scale(2, -3)
+    grid = Grid(crs=crs, transform=turned, height=10, width=20)
+    assert grid.gsd() == pytest.approx((3 * metres, 2 * metres), rel=1e-9)
+    assert grid.at_gsd(metres).shape == (30, 40)
+
+
+def test_a_grid_of_unknown_unit_has_no_size() -> None:
+    crs = CRS('LOCAL_CS["site grid",UNIT["unknown",0.017],AXIS["x",EAST],AXIS["y",NORTH]]')
+    assert Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 10), height=10, width=10).gsd() is None
 
 
 def test_on_another_body_metres_are_that_bodys() -> None:

@@ -31,13 +31,29 @@ def is_square(gsd: tuple[float, float]) -> bool:
     return max(gsd) / min(gsd) - 1 <= ANISOTROPY_TOLERANCE
 
 
-def choose_run_grid(grid: Grid, model_gsd: float | None, force: bool, name: str) -> Grid:
+def gsd_of(grid: Grid, name: str, *, georeferenced: bool = True) -> tuple[float, float] | None:
+    """Metres per pixel (down, across); None without CRS, and not `georeferenced` also where they cannot be told.
+
+    Raises InputError, naming the raster, where pixels have no size on the ground.
+    """
+    try:
+        return grid.gsd()
+    except InputError as error:
+        if not georeferenced:
+            return None
+        raise InputError(f"{name}: {error}, or pass --no-georef to work on its own pixels") from error
+
+
+def choose_run_grid(
+    grid: Grid, model_gsd: float | None, force: bool, name: str, *, georeferenced: bool = True
+) -> Grid:
     """The grid the network sees: the raster's own, or the same ground at the model's GSD on each axis for itself.
 
     Its own where no axis is more than 10 % off and the pixels are square within 5 %: degrees hardly ever are. Raises
-    InputError beyond a factor of 4 unless forced, and where pixels have no size on the ground.
+    InputError beyond a factor of 4 unless forced, and where pixels have no size on the ground: not `georeferenced`
+    they are taken as they are.
     """
-    gsd = grid.gsd()
+    gsd = gsd_of(grid, name, georeferenced=georeferenced)
     if gsd is None or model_gsd is None:
         return grid
     ratios = [metres / model_gsd for metres in gsd]

@@ -12,6 +12,7 @@ from aerial_seg.geo.area import Area
 from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.remote import file_behind, is_remote, remote_version, without_signature
+from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.band_contract import palette_notes, scene_notes
 from aerial_seg.jobs.mapping.budget import Work
 from aerial_seg.jobs.mapping.fit import choose_run_grid
@@ -112,7 +113,13 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
 
         source = opened_once()
         grid = source.grid
-        run_grid = choose_run_grid(grid, card.gsd, settings.force_gsd, str(scene.paths[0]))
+        run_grid = choose_run_grid(
+            grid,
+            card.gsd,
+            settings.force_gsd,
+            str(scene.paths[0]),
+            georeferenced=settings.georeferenced,
+        )
         # A second handle only where both grids are read at the same time, by two threads.
         raster = source if run_grid is grid and settings.crf is None else opened_once()
         raster.resample(run_grid)
@@ -129,7 +136,12 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
             crf=settings.definition.crf,
             area=None if mapper.area is None else mapper.area.on(grid, scene.name),
         )
-        notes = (*notes, *palette_notes(source.info), *scene_notes(source, card.bands))
+        notes = (
+            *notes,
+            *local_note(grid.crs, scene.name),
+            *palette_notes(source.info),
+            *scene_notes(source, card.bands),
+        )
         yield OpenScene(raster, source, work, (*notes, *_area_notes(mapper.area, work)))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.area import OutsideError
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.opened import described
 from aerial_seg.jobs.journal import NAME, Journal, locked_work
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
 from aerial_seg.jobs.mapping.scenes import InputState, Mapper, Scene, state_of
@@ -139,6 +139,6 @@ def _state(scene: Scene) -> InputState:
     files: list[str] = []
     for path in scene.paths:
         # What cannot be opened will be told when the scene is made.
-        with suppress(InputError), open_dataset(path) as dataset:
+        with suppress(InputError), described(path) as dataset:
             files.extend(dataset.files)
     return state_of(scene.paths, files)
