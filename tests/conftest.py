@@ -141,12 +141,13 @@ def disk_of() -> DiskOf:
 class WebServer:
     """Serves a folder with range requests. faults: what happens to the next answers that carry pixels, in order.
 
-    heads_are_forbidden: only reading is allowed, as a signature for GET has it.
+    heads_are_forbidden: only reading is allowed, as a signature for GET has it. tags: ETags by the file's name.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.faults, self.asked = folder, list[str](), list[str]()
         self.heads_are_forbidden = False
+        self.tags = dict[str, str]()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -183,6 +184,8 @@ class WebServer:
                     time.sleep(1.0)
                 self.send_response(206 if match else 200)
                 self.send_header("Accept-Ranges", "bytes")
+                if file.name in outer.tags:
+                    self.send_header("ETag", outer.tags[file.name])
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Last-Modified", self.date_time_string(int(file.stat().st_mtime)))
                 if match:

@@ -209,6 +209,17 @@ def last_modified(path: Path | str) -> datetime | None:
         return None
 
 
+def same_version(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two answers of remote_version may be about one raster: what either leaves out tells nothing.
+
+    Sizes, dates and tags are compared as texts, but for the W/ of a weak tag, which servers add to what they compress.
+    """
+    if not one or not other:
+        return True
+    pairs = zip(one, other, strict=True)
+    return all(a.removeprefix("W/") == b.removeprefix("W/") or not a or not b for a, b in pairs)
+
+
 def remote_version(path: Path | str) -> tuple[str, ...]:
     """Size, date and tag of a raster on a web server, as it tells them: they change when the raster does.
 

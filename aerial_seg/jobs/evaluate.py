@@ -18,6 +18,7 @@ from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster, raster_info
+from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import expand_labels
@@ -88,9 +89,10 @@ def evaluate_mask(
             "wanted a mask that `aerial-seg predict` wrote, or a model file (.safetensors)"
         )
     files = expand_labels(labels)
+    still = _held([mask], files)
     opened = open_labels(files, settings, legend=legend)
     check_overlap(opened, [raster_info(mask).grid], names=[str(mask)])
-    truth = _Truth(opened, legend, tuple(file.name for file in files))
+    truth = _Truth(opened, legend, tuple(file.name for file in files), still)
     scores = _score(mask, truth, mask.name, error_map, progress)
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(mask), ", ".join(labels), scores, legend, opened.notes, made)
@@ -98,11 +100,16 @@ def evaluate_mask(
 
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    """The labels that a mask is held against, in its classes; names: of their files."""
+    """The labels that a mask is held against, in its classes; names: of their files; still: all files read."""
 
     labels: Labels
     legend: Legend
     names: tuple[str, ...]
+    still: Unchanged
+
+
+def _held(rasters: Sequence[Path], labels: Sequence[Path]) -> Unchanged:
+    return Unchanged([*rasters, *labels], [*files_of(rasters), *label_files(labels)])
 
 
 def _score(
@@ -110,9 +117,10 @@ def _score(
 ) -> Scores:
     """The scores of a mask; its error map, if one is wanted, lies in its place with all its files."""
     if error_map is None:
-        return _score_mask(mask, truth, progress)
+        with truth.still.holding():
+            return _score_mask(mask, truth, progress)
     final = error_map.path
-    with staged_files(final, overwrite=error_map.overwrite) as work:
+    with staged_files(final, overwrite=error_map.overwrite) as work, truth.still.holding():
         return _score_mask(mask, truth, progress, work / final.name, subject=subject)
 
 
@@ -212,13 +220,14 @@ def evaluate_model_on_rasters(
         error_map.check([model_path, *expand_rasters(rasters), *expand_labels(labels)])
     legend = read_card(model_path).legend
     files = expand_labels(labels)
+    still = _held(expand_rasters(rasters), files)
     opened = open_labels(files, settings, legend=legend)
     infos = [raster_info(path) for path in expand_rasters(rasters)]
     check_overlap(opened, [info.grid for info in infos], names=[info.path for info in infos])
     with tempfile.TemporaryDirectory() as folder:
         mask = Path(folder) / "mask.tif"
         (report,) = predict(model_path, rasters, mask, replace(prediction, mosaic=True), progress)
-        truth = _Truth(opened, legend, tuple(file.name for file in files))
+        truth = _Truth(opened, legend, tuple(file.name for file in files), still)
         scores = _score(mask, truth, model_path.name, error_map, progress)
     notes = (*report.notes, *opened.notes)
     made = None if error_map is None else error_map.path

@@ -184,6 +184,11 @@ def has_records(work: Path) -> bool:
     return (work / NAME).exists() and len(_read_lines(work / NAME)) > 1
 
 
+def forget(work: Path) -> None:
+    """Nothing of the work is kept: what was made is of no use."""
+    _clear(work)
+
+
 def _clear(work: Path) -> None:
     """Only the lock is left."""
     for entry in work.iterdir():

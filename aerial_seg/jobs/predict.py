@@ -13,6 +13,7 @@ from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.raster import RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name
+from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.mapping.budget import batch_within, check_batch
@@ -139,6 +140,7 @@ def _prepare(
     _check_outputs(scenes, out, settings, several=several)
     outputs = [file for scene in scenes for file in _files(scene, settings)]
     _protect(inputs, [*outputs, *filter(None, [settings.vectors])])
+    read_whole = Unchanged(inputs[len(paths) :])
     area = _area(settings)
     # Of thousands of scenes each is opened once here: what is learnt now need not be looked up again below.
     looked = settings.bands if several and not settings.bands.stack else ALL_BANDS
@@ -154,6 +156,7 @@ def _prepare(
         _check_vectors(settings.vectors, infos[paths[0]], settings)
     models = model_paths(model_path)
     ensemble = Ensemble.of([load_model(path) for path in models], models)
+    read_whole.check()
     model = ensemble.as_one
     settings = replace(settings, bands=settings.bands.ordered([band.name for band in model.card.bands]))
     shape = _shape(model, ensemble.geometry, settings)

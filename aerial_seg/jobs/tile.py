@@ -15,6 +15,7 @@ from aerial_seg.geo.labels import check_overlap, open_labels
 from aerial_seg.geo.raster import RasterInfo, require_crs
 from aerial_seg.geo.splits import match_sources
 from aerial_seg.geo.systems import require_common
+from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.assembly import assemble
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.cutting import ChipCutter
@@ -50,12 +51,17 @@ def tile(
     Raises AerialSegError before anything is written when inputs do not fit; nothing is left behind then.
     """
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT)
-    infos = chosen_infos(expand_rasters(rasters), settings.bands)
+    paths, truth = expand_rasters(rasters), expand_labels(labels)
+    still = Unchanged(
+        [*paths, *truth, *settings.bands.stack],
+        [*files_of((*paths, *settings.bands.stack)), *label_files(truth)],
+    )
+    infos = chosen_infos(paths, settings.bands)
     match_sources([Path(info.path).name for info in infos], **settings.shares())
     grids = _run_grids(infos, settings)
-    opened = open_labels(expand_labels(labels), settings.labels)
+    opened = open_labels(truth, settings.labels)
     check_overlap(opened, grids, names=[info.path for info in infos])
-    with staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT) as work:
+    with staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT) as work, still.holding():
         for folder in ("images", "labels"):
             (work / folder).mkdir()
         cutter = ChipCutter(work, opened, settings)
@@ -66,6 +72,7 @@ def tile(
             for index, (info, grid) in enumerate(zip(infos, grids, strict=True)):
                 for _ in cutter.cut(index, info, grid):
                     bar.update()
+                    still.check_now_and_then()
         if not cutter.records:
             raise InputError(
                 f"none of the {total} chips holds a pixel that is both measured and labelled; "

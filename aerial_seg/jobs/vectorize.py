@@ -16,6 +16,7 @@ from aerial_seg.coverage.tracer import Tracer
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.geo.mask import read_origin
 from aerial_seg.geo.systems import local_note
+from aerial_seg.geo.unchanged import Unchanged, files_of
 from aerial_seg.jobs.class_rows import Asked, ClassRows, find_confidence
 from aerial_seg.jobs.footprints import Footprints
 from aerial_seg.jobs.vectorize_settings import (
@@ -52,6 +53,7 @@ def vectorize(
     layer = settings.layer
     form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
+    still = Unchanged([mask_path], files_of([mask_path]))
     with ClassRaster(mask_path) as mask:
         crs = target_crs(form, mask.grid.crs, layer.dst_crs)
         with progress("read", total=mask.grid.height, unit="row") as bar:
@@ -60,6 +62,8 @@ def vectorize(
         chosen = _chosen(legend, settings.classes)
         _check_names(settings.shape, chosen)
         confidence = find_confidence(mask_path, settings.confidence, mask.grid)
+        if confidence is not None:
+            still.add([confidence], files_of([confidence]))
         schema = FeatureSchema(
             legend,
             **read_origin(mask_path),
@@ -70,7 +74,10 @@ def vectorize(
         check_layer(out_path, spec, overwrite=layer.overwrite, append=layer.append)
         rows = ClassRows(mask, Asked(chosen, settings.clean, settings.shape), confidence)
         job = _Job(mask, rows, chosen, settings.shape)
-        with layer_writer(out_path, spec, overwrite=layer.overwrite, append=layer.append) as writer:
+        with (
+            layer_writer(out_path, spec, overwrite=layer.overwrite, append=layer.append) as writer,
+            still.holding(),
+        ):
             job.run(writer, Placement(mask.grid, crs), progress)
     return job.report(out_path, writer, counts)
 

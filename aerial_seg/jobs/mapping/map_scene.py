@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
 from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
+from aerial_seg.geo.unchanged import ChangedError, InputState, Unchanged, state_of
 from aerial_seg.jobs.journal import (
     NAME,
     RESULT,
     Journal,
     as_read_back,
+    forget,
     locked_work,
     read_job,
     telling_what_is_kept,
@@ -24,13 +27,12 @@ from aerial_seg.jobs.mapping.budget import check_disk, choose_panels
 from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.mapping.results import keep_styles, write_results
 from aerial_seg.jobs.mapping.scenes import (
-    InputState,
+    MOSAIC,
     Mapper,
     OpenScene,
     Scene,
     all_notes,
     open_scene,
-    state_of,
 )
 from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.legend import IGNORE
@@ -67,18 +69,37 @@ def _make(
     scene: Scene, mapper: Mapper, folder: Path, *, renew: str | None
 ) -> tuple[PredictReport, InputState]:
     """Everything lies in the folder RESULT, and the journal says so."""
-    with open_scene(scene, mapper, folder) as opened:
+    still = Unchanged(_inputs(scene, mapper), without=MOSAIC)
+    with _kept_only_if(still, folder), open_scene(scene, mapper, folder) as opened:
+        still.add((), opened.source.files)
         job = _job(scene, opened, mapper, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
             return report_from(journal.records[-1]["report"]), journal.job["input"]
         check_disk(opened.work, scene.target)
         with telling_what_is_kept(folder):
-            report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal))
+            report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal, still))
             if journal.renewed:
                 report = replace(report, notes=(*report.notes, _RENEWED))
+            still.check()
             journal.add({"report": asdict(report)})
     return report, journal.job["input"]
+
+
+def _inputs(scene: Scene, mapper: Mapper) -> tuple[Path | str, ...]:
+    """All rasters that the map is made of."""
+    return (*scene.paths, *mapper.settings.bands.stack)
+
+
+@contextmanager
+def _kept_only_if(still: Unchanged, folder: Path) -> Iterator[None]:
+    """ChangedError in place of any error of the block if its files changed; then nothing of the work is kept."""
+    try:
+        with still.holding():
+            yield
+    except ChangedError:
+        forget(folder)
+        raise
 
 
 def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: PieceMaker) -> PredictReport:
@@ -134,7 +155,7 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
     job = {
         **_definition(scene, mapper),
         "runtime": mapper.predictor.runtime.as_dict(),
-        "input": state_of((*scene.paths, *mapper.settings.bands.stack), opened.source.files),
+        "input": state_of(_inputs(scene, mapper), opened.source.files, without=MOSAIC),
         "max_memory": mapper.settings.max_memory,
         "stac": mapper.settings.stac,
     }

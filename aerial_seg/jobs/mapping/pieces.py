@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
+from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene
@@ -52,8 +53,10 @@ class RowBlocks:
 class PieceMaker:
     """Makes the pieces of one scene that are not done yet, panel by panel, and knows the counts of all."""
 
-    def __init__(self, opened: OpenScene, mapper: Mapper, folder: Path, journal: Journal) -> None:
-        self._opened, self._mapper, self._journal = opened, mapper, journal
+    def __init__(
+        self, opened: OpenScene, mapper: Mapper, folder: Path, journal: Journal, still: Unchanged
+    ) -> None:
+        self._opened, self._mapper, self._journal, self._still = opened, mapper, journal, still
         self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
         self.store = SegmentStore(folder, opened.source.grid, opened.work.layers, panels=self.panels)
         self._done = self._intact_pieces()
@@ -114,6 +117,7 @@ class PieceMaker:
                     self._keep(number, rows, layers, tiles)
 
     def _keep(self, number: int, rows: range, layers: Layers, tiles: tuple[int, int]) -> None:
+        self._still.check_now_and_then()
         self.store.write(number, rows, layers)
         record = {
             "panel": number,

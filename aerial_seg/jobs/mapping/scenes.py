@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aerial_seg.geo.area import Area
 from aerial_seg.geo.mosaic import write_mosaic
 from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.remote import file_behind, is_remote, remote_version, without_signature
 from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.band_contract import palette_notes, scene_notes
 from aerial_seg.jobs.mapping.budget import Work
@@ -24,9 +22,6 @@ from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
 MOSAIC = "mosaic.vrt"
-
-InputState = dict[str, list[Any]]
-"""What `state_of` tells of files, as JSON holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +66,6 @@ class OpenScene:
     def resampled(self) -> bool:
         """Whether the network sees another grid than the raster's."""
         return self.raster.grid.shape != self.source.grid.shape
-
-
-def state_of(paths: Sequence[Path | str], files: Iterable[str] = ()) -> InputState:
-    """The files behind these rasters as they are now: by name size and time, and what servers tell of theirs.
-
-    files: all that GDAL reads them from, sidecars and members of VRTs.
-    """
-    found = {file for name in (*files, *paths) if (file := file_behind(name)) is not None}
-    stats = {str(file): file.stat() for file in sorted(found) if file.name != MOSAIC}
-    return {
-        **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-        **{without_signature(path): list(remote_version(path)) for path in paths if is_remote(path)},
-    }
 
 
 def all_notes(opened: OpenScene, mapper: Mapper) -> tuple[str, ...]:

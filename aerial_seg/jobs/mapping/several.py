@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.area import OutsideError
-from aerial_seg.geo.opened import described
+from aerial_seg.geo.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.journal import NAME, Journal, locked_work
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
-from aerial_seg.jobs.mapping.scenes import InputState, Mapper, Scene, state_of
+from aerial_seg.jobs.mapping.scenes import MOSAIC, Mapper, Scene
 from aerial_seg.jobs.predict_settings import PredictReport
 
 BATCH = "predict"
@@ -136,9 +135,4 @@ def _about_input(error: Exception) -> bool:
 
 def _state(scene: Scene) -> InputState:
     """The scene's files as they are now; a changed one is predicted anew."""
-    files: list[str] = []
-    for path in scene.paths:
-        # What cannot be opened will be told when the scene is made.
-        with suppress(InputError), described(path) as dataset:
-            files.extend(dataset.files)
-    return state_of(scene.paths, files)
+    return state_of(scene.paths, files_of(scene.paths), without=MOSAIC)
