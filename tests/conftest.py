@@ -148,6 +148,7 @@ class WebServer:
         self.folder, self.faults, self.asked = folder, list[str](), list[str]()
         self.heads_are_forbidden = False
         self.tags = dict[str, str]()
+        self.closing = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -180,6 +181,9 @@ class WebServer:
                 if fault == "refuse":
                     self.send_error(503)
                     return
+                if fault == "silence":
+                    outer.closing.wait(600)
+                    return
                 if fault == "delay":
                     time.sleep(1.0)
                 self.send_response(206 if match else 200)
@@ -192,6 +196,14 @@ class WebServer:
                     self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
                 self.end_headers()
                 if not with_body:
+                    return
+                if fault == "stall":
+                    outer.closing.wait(600)
+                for at in range(0, len(body) if fault == "drip" else 0, 40):  # 800 bytes a second
+                    self.wfile.write(body[at : at + 40])
+                    if outer.closing.wait(0.05):
+                        return
+                if fault in ("stall", "drip"):
                     return
                 self.wfile.write(body[: len(body) // 2] if fault in ("drop", "truncate") else body)
                 if fault == "drop":  # closing with nothing to linger for resets the connection
@@ -209,6 +221,7 @@ class WebServer:
         return f"http://127.0.0.1:{self._server.server_port}/{name}"
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 

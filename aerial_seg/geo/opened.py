@@ -76,10 +76,14 @@ def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
     wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
     with telling_whose(text, wanted):
         dataset = _opened(text)
-    with dataset:
+    # Not `with dataset`: that enters an environment of GDAL's options, which must be left in turn, and a raster is also
+    # closed and opened again while one for reading is entered.
+    try:
         if dataset.count == 0:
             raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
         yield dataset
+    finally:
+        dataset.close()
 
 
 @contextmanager

@@ -7,18 +7,23 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from types import MappingProxyType
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import rasterio
 from rasterio.errors import RasterioError
+
+from aerial_seg.errors import InputError
 
 _SYSTEMS: Mapping[str, str] = MappingProxyType({
     "http": "/vsicurl/http://",
@@ -40,10 +45,16 @@ PATIENCE: Mapping[str, str] = MappingProxyType({
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",  # nothing of a closed raster is remembered
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_LOW_SPEED_TIME": "20",  # less than that many bytes per second for 20 s is an answer that never ends
+    "GDAL_HTTP_LOW_SPEED_TIME": "10",  # less than that many bytes per second for 10 s is an answer that never ends
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 })  # fmt: skip
-"""GDAL's options while it asks a server."""
+"""GDAL's options while it asks a server.
+
+No GDAL_HTTP_TIMEOUT: it would cut a large answer on a slow line, which is on its way, and nothing that stands still.
+"""
+
+PATIENCE_SECONDS = 40.0
+"""After so long no further try begins. One may itself take four times LOW_SPEED_TIME: all is told within 90 s."""
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before a raster is opened anew whose answer was cut short: GDAL takes that for its end, and remembers it."""
@@ -129,11 +140,17 @@ def asking_patiently(path: Path | str) -> Iterator[None]:
 
     In the thread that enters it, so around each read, not around the time that a raster is open.
     """
-    if not is_remote(path):
+    if not (is_remote(path) or _shows_others(path)):
         yield
         return
     with rasterio.Env(**PATIENCE):
         yield
+
+
+def _shows_others(path: Path | str) -> bool:
+    """Whether it is a VRT, whose members may lie on servers."""
+    text = str(path)
+    return text.startswith("<") or text.lower().endswith(".vrt")
 
 
 @contextmanager
@@ -151,18 +168,59 @@ def read_patiently(
 ) -> Read:
     """What `read` reads; of a raster on a server after opening it again, at most as often as there are WAITS.
 
-    The last failure is raised.
+    The last failure is raised; InputError, with the server's name, where it sends nothing or next to nothing.
     """
-    with asking_patiently(path):
-        for wait in WAITS if is_remote(path) else ():
+    with asking_patiently(path), _since_the_first_try() as begun:
+        for wait in (*WAITS, None) if is_remote(path) else (None,):
             try:
                 return read()
             except RasterioError as error:
-                if _is_refused(path, error):
+                spent = time.monotonic() - begun
+                if spent >= PATIENCE_SECONDS or (wait is None and _is_slow(error)):
+                    raise _too_slow(path, spent) from error
+                if wait is None or _is_refused(path, error):
                     raise
                 time.sleep(wait)
                 open_again()
-        return read()
+    raise AssertionError("the last try returns or raises")
+
+
+_BEGUN: ContextVar[float | None] = ContextVar("begun", default=None)
+
+
+@contextmanager
+def _since_the_first_try() -> Iterator[float]:
+    """When the outermost of the reads that this one is a part of began: opening again is a read of its own."""
+    outer = _BEGUN.get()
+    begun = time.monotonic() if outer is None else outer
+    token = _BEGUN.set(begun)
+    try:
+        yield begun
+    finally:
+        _BEGUN.reset(token)
+
+
+def _is_slow(error: BaseException | None) -> bool:
+    """Whether GDAL says that an answer stood still."""
+    while error is not None:
+        if "Operation too slow" in str(error) or "timed out" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _too_slow(path: Path | str, seconds: float) -> InputError:
+    name = _public(path)
+    host = urlsplit(name).netloc or "behind it"
+    return InputError(
+        f"{name} could not be read: the server {host} did not answer in time, in {seconds:.0f} s; see that it is up "
+        "and can be reached, and give the same command again"
+    )
+
+
+def _public(path: Path | str) -> str:
+    """The path as typed, but without a signature."""
+    return without_signature(gdal_name(path)).removeprefix(_CURL)
 
 
 def _is_refused(path: Path | str, error: BaseException) -> bool:
@@ -196,9 +254,24 @@ def _headers(path: Path | str) -> Message:
 
 
 def _asked(request: urllib.request.Request) -> Message:
-    with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as answer:
-        headers: Message = answer.headers
-        return headers
+    """The headers of an answer that is complete in time: urllib's own limit is for every piece of it anew."""
+    answers: Queue[Message | Exception] = Queue()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as answer:
+                answers.put(answer.headers)
+        except _NO_ANSWER as error:
+            answers.put(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        found = answers.get(timeout=_ASK_SECONDS)
+    except Empty as error:
+        raise URLError("the answer takes too long") from error
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def last_modified(path: Path | str) -> datetime | None:

@@ -57,9 +57,14 @@ def state_of(paths: Iterable[Path | str], files: Iterable[str] = (), *, without:
 
 
 def files_of(paths: Iterable[Path | str]) -> list[str]:
-    """All files that GDAL reads these rasters from; of one that cannot be opened none, which opening it will tell."""
+    """All files that GDAL reads these rasters from; of one that cannot be opened none, which opening it will tell.
+
+    One on a server has no others beside it, and looking would ask the server.
+    """
     found: list[str] = []
     for path in paths:
+        if is_remote(path):
+            continue
         with suppress(InputError), described(path) as dataset:
             found.extend(dataset.files)
     return found

@@ -16,6 +16,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.geo.remote import PATIENCE, is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ def layer_names(path: str, *, layer: str | None = None, wanted: str = "") -> tup
 
     With `layer` that one is among them. wanted: what else the file may be, for the message. Raises InputError.
     """
+    if is_remote(path):
+        # pyogrio has a GDAL of its own, which would wait for ever.
+        pyogrio.set_gdal_config_options(dict(PATIENCE))
     try:
         names = tuple(str(name) for name, kind in pyogrio.list_layers(path) if kind is not None)
     except (DataSourceError, DataLayerError) as error:

@@ -15,7 +15,7 @@ import rasterio
 import rasterio.shutil
 import shapely
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import Incomplete, InputError
 from aerial_seg.geo import remote, unchanged
 from aerial_seg.geo.band_choice import BandChoice
 from aerial_seg.geo.label_rules import LabelSettings
@@ -46,7 +46,7 @@ STATISTICS = (
 
 
 class Once:
-    """A progress bar that does something once, when so many units of a step are done; `last`: units done of that step."""
+    """A progress bar that does something once, when so many units of a step are done; `last`: units of it."""
 
     def __init__(self, at: int, what: Callable[[], object], step: str = "") -> None:
         self._at, self._what, self._step, self._label = at, what, step, ""
@@ -114,15 +114,15 @@ def by_deletion(path: Path, write: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "look"),
     [
-        (in_place, "it was written again"),
-        (by_rename, "another file took its place"),
-        (by_sidecar, r"in\.tif\.aux\.xml changed while it was read \(it was not there before"),
-        (by_deletion, "it is gone"),
+        (in_place, "it was written again", "at the end"),
+        (in_place, "it was written again", "on the way"),
+        (by_rename, "another file took its place", "on the way"),
+        (by_sidecar, r"in\.tif\.aux\.xml changed while it was read \(it was not there before", "at the end"),
+        (by_deletion, "it is gone", "on the way"),
     ],
 )
-@pytest.mark.parametrize("look", ["at the end", "on the way"])
 def test_a_raster_that_changes_is_told_and_nothing_is_kept(
     change: Callable,
     words: str,
@@ -346,3 +346,30 @@ def test_tile_and_evaluate_take_no_mixture(which: str, tmp_path: Path, write_ras
         source = mask
     with pytest.raises(InputError, match="changed while it was read"):
         evaluate_mask(mask, [str(labels)], LabelSettings(), Once(5, lambda: mask_file(mask, write_raster, 3)))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_asleep_leaves_rows_that_are_kept(
+    server: WebServer, tmp_path: Path, write_raster: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names it, exit 3, and the same command goes on when it wakes. Larger than GDAL's cache of 16 MB."""
+    pixels = np.random.default_rng(1).integers(8, 256, (2, 9000, 1000), dtype=np.uint8)
+    source = write_raster(tmp_path / "in.tif", pixels)
+    shutil.copy(source, server.folder / "in.tif")
+    monkeypatch.setattr(remote, "PATIENCE", {**remote.PATIENCE, "GDAL_HTTP_LOW_SPEED_TIME": "1"})
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(remote, "_ASK_SECONDS", 1.0)
+    sleep = Once(300, lambda: server.faults.extend(["silence"] * 50), "predict")
+    with pytest.raises(
+        Incomplete, match=r"server 127\.0\.0\.1:\d+ did not answer in time.*rows are kept"
+    ) as caught:
+        run([server.url("in.tif")], tmp_path / "map.tif", progress=sleep)
+    assert caught.value.exit_code == 3
+    server.faults.clear()
+    resumed = Once(10**9, lambda: None, "predict")
+    run([server.url("in.tif")], tmp_path / "map.tif", progress=resumed)
+    whole = Once(10**9, lambda: None, "predict")
+    run([str(source)], tmp_path / "calm.tif", progress=whole)
+    assert 0 < resumed.last < whole.last, "finished rows were not made again"
+    with rasterio.open(tmp_path / "map.tif") as made, rasterio.open(tmp_path / "calm.tif") as wanted:
+        np.testing.assert_array_equal(made.read(), wanted.read())
