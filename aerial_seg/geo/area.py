@@ -74,7 +74,7 @@ class Area:
                 f"{raster} has no CRS, so {self.name} in {self.crs.name} has no place on it; "
                 "give the raster its CRS (gdal_edit.py -a_srs EPSG:…), or pass --bounds in its pixel coordinates"
             )
-        require_common(self.crs, self.name, grid.crs, raster)
+        require_common(self.crs, self.name, grid.crs, raster, option="--aoi-crs")
         return True
 
     def _near(self, grid: Grid) -> BaseGeometry:

@@ -120,7 +120,7 @@ def _check_local(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) ->
                     f"the labels have no CRS, but {name} is in the local grid '{grid.crs.name}'; if they are, say so "
                     "(gdal_edit.py -a_srs, or --labels-crs with the grid's WKT)"
                 )
-            require_common(system, "the labels", grid.crs, name)
+            require_common(system, "the labels", grid.crs, name, option="--labels-crs")
     west, south, east, north = labels.extent()
     boxes = [grid.bounds for grid in grids]
     if all(box[0] > east or box[2] < west or box[1] > north or box[3] < south for box in boxes):

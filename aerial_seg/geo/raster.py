@@ -31,6 +31,8 @@ _EXACT = 1e-9
 _BLOCK_BY_BLOCK = {"GDAL_VRT_WARP_USE_DATASET_RASTERIO": "NO"}
 """Else a warp computes just the window asked for, and where it begins decides how 2 to 5 pixels of 10,000 round."""
 
+_LARGEST_BLOCK = 2**31 - 1
+"""Bytes, in GDAL."""
 _COMPUTED_BLOCK = (512, 512)
 """VRTs and warps name small blocks of their own; the files behind them are mostly cut like this."""
 
@@ -294,6 +296,11 @@ class Raster:
         if self._source is not self._dataset or self.is_virtual:
             return _COMPUTED_BLOCK
         rows, cols = self._file.block_shapes[0]
+        if rows * cols * np.dtype(self._own.dtype).itemsize > _LARGEST_BLOCK:
+            raise InputError(
+                f"{self._path} is stored in blocks of {cols:,} × {rows:,} px, which GDAL cannot read; the file is "
+                "damaged: copy it again"
+            )
         return rows, cols
 
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:

@@ -324,8 +324,9 @@ ROTATED_POLE = (
     [
         ("EPSG:32633+5773", Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), 0.5),
         (BOUND, Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), 0.5),
-        ("EPSG:9000", Affine(4.5e-6, 0, 10, 0, -4.5e-6, 0), 0.5),  # ITRF2014, a frame at a time
-        ("EPSG:4979", Affine(4.5e-6, 0, 10, 0, -4.5e-6, 0), 0.5),  # with ellipsoidal heights
+        # ITRF2014, a frame at a time; with ellipsoidal heights
+        pytest.param("EPSG:9000", Affine(4.5e-6, 0, 10, 0, -4.5e-6, 0), 0.5, marks=pytest.mark.slow),
+        pytest.param("EPSG:4979", Affine(4.5e-6, 0, 10, 0, -4.5e-6, 0), 0.5, marks=pytest.mark.slow),
         (COMPOUND_SITE, CORNER, 0.5),
     ],
     ids=["compound", "bound", "time-dependent", "3D", "compound site"],

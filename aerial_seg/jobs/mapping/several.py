@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.area import OutsideError
+from aerial_seg.geo.opened import shown
 from aerial_seg.geo.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.journal import NAME, Journal, locked_work
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
@@ -36,6 +37,12 @@ class SceneOutcome:
     reason: str | None = None
     report: PredictReport | None = None
 
+    @property
+    def told(self) -> str:
+        """The reason, with the scene's name."""
+        reason = self.reason or self.outcome
+        return reason if shown(Path(self.source).name) in reason else f"{shown(self.source)}: {reason}"
+
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON: the report's entries with the outcome beside them."""
         made = {} if self.report is None else asdict(self.report)
@@ -49,7 +56,7 @@ class ScenesFailedError(InputError):
     def __init__(self, outcomes: Sequence[SceneOutcome]) -> None:
         self.outcomes = tuple(outcomes)
         failed = [one for one in self.outcomes if one.outcome == "failed"] or list(self.outcomes)
-        reasons = "; ".join(f"({number}) {one.reason}" for number, one in enumerate(failed, start=1))
+        reasons = "; ".join(f"({number}) {one.told}" for number, one in enumerate(failed, start=1))
         made = sum(one.report is not None for one in self.outcomes)
         super().__init__(
             f"{len(failed)} of {len(self.outcomes)} scenes have no mask: {reasons}"
