@@ -144,6 +144,8 @@ def _file(file: dict[str, Any]) -> None:
     _line("sha256", file["sha256"])
     _line("written by", f"aerial-seg {file['tool_version']}, schema {file['schema_version']}")
     _line("fingerprint", file["data_fingerprint"])
+    for note in file["notes"]:
+        _line("note", note)
 
 
 def _group(title: str) -> None:

@@ -108,7 +108,7 @@ def _check_outputs(name: str, out: Path | None, settings: BenchmarkSettings) -> 
 def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSettings) -> _Order:
     data = open_benchmark(name, root)
     model = load_model(model_path)
-    notes = _check_model(model_path, model.card, data)
+    notes = (*model.notes, *_check_model(model_path, model.card, data))
     architecture = model.card.recipe.model.architecture
     protocol_name = settings.protocol or default_protocol(
         architecture, output_stride=model.network.geometry.output_stride

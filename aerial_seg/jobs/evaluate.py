@@ -193,7 +193,11 @@ def evaluate_model_on_chips(
     )
     scores = matrix.scores(document.legend.names)
     return EvaluateReport(
-        str(model_path), f"{dataset} ({split}, {len(chips)} chips)", scores, document.legend, ()
+        str(model_path),
+        f"{dataset} ({split}, {len(chips)} chips)",
+        scores,
+        document.legend,
+        model.notes,
     )
 
 

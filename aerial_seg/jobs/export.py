@@ -76,7 +76,7 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
         output=graph.output,
         difference=difference,
         metadata=metadata,
-        notes=_notes(model, graph),
+        notes=(*model.notes, *_notes(model, graph)),
     )
 
 

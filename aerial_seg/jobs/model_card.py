@@ -39,7 +39,7 @@ def model_card(path: Path) -> dict[str, Any]:
         iterations, crop, batch_size, optimizer, learning_rate, weight_decay, auxiliary_weight, dice_weight,
         class_weights, ema_decay, seed and augmentation, all null where the weights were imported.
     validation: miou, iteration.
-    file: bytes, sha256, schema_version, tool_version, data_fingerprint.
+    file: bytes, sha256, schema_version, tool_version, data_fingerprint, notes (what loading it left out).
 
     Raises InputError for a file that `predict` would not take.
     """
@@ -68,6 +68,7 @@ def model_card(path: Path) -> dict[str, Any]:
             "schema_version": card.schema_version,
             "tool_version": card.tool_version,
             "data_fingerprint": card.data_fingerprint,
+            "notes": list(model.notes),
         },
     }
 

@@ -176,7 +176,7 @@ def _prepare(
     predictor = ensemble.predictor(
         settings=settings.engine_settings, batch_size=batch, side=sides, tiles=tiles
     )
-    mapper = Mapper(model, predictor, shape, settings, progress, area, notes)
+    mapper = Mapper(model, predictor, shape, settings, progress, area, (*model.notes, *notes))
     return _Order(scenes, mapper, several, refused.reasons)
 
 

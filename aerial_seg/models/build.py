@@ -34,6 +34,7 @@ from aerial_seg.models.network import (
     SmpNetwork,
     check_output_stride,
 )
+from aerial_seg.models.unused import drop_unused
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
@@ -43,6 +44,7 @@ _SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_
 def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Network:
     """A new network with `bands` input bands and `classes` output channels, in training mode.
 
+    It holds what its logits depend on and nothing else (see drop_unused).
     Raises SettingsError for an unknown architecture, encoder or option, naming the nearest known one, and for a choice
     that would do nothing.
     """
@@ -51,13 +53,20 @@ def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Netwo
             f"model.weights is the file {settings.weights}, which fills a network that was built with none; build it "
             "so and call start_from"
         )
-    if settings.architecture in OWN_ARCHITECTURES:
-        check_choices(settings)
-        network = _build_own(settings, bands, classes)
-        if settings.bn_eps is not None:
-            set_batch_norm_eps(network, settings.bn_eps)
-        return MultiScaleNetwork(network) if settings.msc else network
-    return _build_smp(settings, bands, classes)
+    network = _build(settings, bands, classes)
+    if not network.runs_whole:
+        drop_unused(network, bands=bands)
+    return network
+
+
+def _build(settings: ModelSettings, bands: int, classes: int) -> Network:
+    if settings.architecture not in OWN_ARCHITECTURES:
+        return _build_smp(settings, bands, classes)
+    check_choices(settings)
+    network = _build_own(settings, bands, classes)
+    if settings.bn_eps is not None:
+        set_batch_norm_eps(network, settings.bn_eps)
+    return MultiScaleNetwork(network) if settings.msc else network
 
 
 def architectures() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _DTYPES: Mapping[torch.dtype, str] = {
     torch.bool: "BOOL",
 }  # fmt: skip
 """What safetensors calls torch's types."""
+_NAMED = 4
+"""How many layers a note names."""
 
 
 class ModelCard(BaseModel):
@@ -71,11 +74,12 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A loaded model in evaluation mode on the CPU, its card, and the SHA-256 of its file."""
+    """A loaded model in evaluation mode on the CPU, its card, the SHA-256 of its file, and what is to say of that."""
 
     network: Network
     card: ModelCard
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -> None:
@@ -97,6 +101,7 @@ def read_card(path: Path) -> ModelCard:
 def load_model(path: Path) -> TrainedModel:
     """The model of a file, strictly: every weight of the file is used and every weight of the network is set.
 
+    A file of an older version may hold, besides, all tensors that its network has no use for: a note counts them.
     Raises InputError for what read_card refuses, and for weights that are cut off, missing, surplus, of another type
     or shape than the network's, or no numbers.
     """
@@ -107,9 +112,9 @@ def load_model(path: Path) -> TrainedModel:
         bands=len(card.bands),
         classes=len(card.legend),
     )
-    _check_layout(header, network)
-    network.load_state_dict(dict(_finite_weights(header)), strict=True)
-    return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path))
+    notes = _check_layout(header, network)
+    network.load_state_dict(dict(_finite_weights(header, network)), strict=True)
+    return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path), notes=notes)
 
 
 def load_weightless(path: Path) -> TrainedModel:
@@ -117,10 +122,10 @@ def load_weightless(path: Path) -> TrainedModel:
     header = _read_header(path)
     card = _card(header)
     network = build_weightless(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
-    _check_layout(header, network)
-    for _ in _finite_weights(header):
+    notes = _check_layout(header, network)
+    for _ in _finite_weights(header, network):
         pass
-    return TrainedModel(network=network, card=card, sha256=_sha256(path))
+    return TrainedModel(network=network, card=card, sha256=_sha256(path), notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +241,18 @@ def _migrated(document: Any, path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _check_layout(header: _Header, network: Network) -> None:
-    """Raises InputError unless names, types and shapes are those of the network's weights."""
-    wanted = {
-        name: (_DTYPES[weight.dtype], tuple(weight.shape)) for name, weight in network.state_dict().items()
-    }
+def _check_layout(header: _Header, network: Network) -> tuple[str, ...]:
+    """Raises InputError unless names, types and shapes are those of the network's weights; a note on what is unused.
+
+    Of the tensors that the network has no use for a file holds all, or none.
+    """
+    unused, held = _described(network.unused), header.tensors
+    wanted = _described({name: (one.dtype, tuple(one.shape)) for name, one in network.state_dict().items()})
+    is_old = bool(unused) and unused.keys() <= held.keys()
+    expected = wanted | (unused if is_old else {})
     for what, names in (
-        ("misses", sorted(wanted.keys() - header.tensors.keys())),
-        ("has also", sorted(header.tensors.keys() - wanted.keys())),
+        ("misses", sorted(expected.keys() - held.keys())),
+        ("has also", sorted(held.keys() - expected.keys())),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -251,20 +260,37 @@ def _check_layout(header: _Header, network: Network) -> None:
                 f"{header.path} does not hold the weights of its architecture: it {what} {names[0]}{more}; "
                 "train again with this version"
             )
-    for name, (dtype, shape) in wanted.items():
-        if header.tensors[name] != (dtype, shape):
-            got_dtype, got = header.tensors[name]
+    for name, (dtype, shape) in expected.items():
+        if held[name] != (dtype, shape):
+            got_dtype, got = held[name]
             raise InputError(
                 f"{header.path} does not hold the weights of its architecture: {name} is {got_dtype} {list(got)}, "
                 f"wanted {dtype} {list(shape)}; train again with this version"
             )
+    return (_note_on_unused(header, unused),) if is_old else ()
 
 
-def _finite_weights(header: _Header) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and weights. Raises InputError for a damaged file and for numbers that are none."""
+def _described(
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in layout.items()}
+
+
+def _note_on_unused(header: _Header, unused: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    numbers = sum(math.prod(shape) for _, shape in unused.values())
+    parts = sorted({".".join(name.split(".")[:3]) for name in unused})
+    named = ", ".join(parts[:_NAMED]) + (f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else "")
+    return (
+        f"{header.path.name} holds {len(unused)} tensors ({numbers:,} numbers) of layers that its network never uses "
+        f"({named}), as older versions wrote them; they were left out and change nothing"
+    )
+
+
+def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and weights of what the network uses. Raises InputError for a damaged file and numbers that are none."""
     try:
         with safe_open(header.path, framework="pt") as file:
-            for name in header.tensors:
+            for name in filter(lambda name: name not in network.unused, header.tensors):
                 weight: torch.Tensor = file.get_tensor(name)
                 # One such number makes every logit NaN, and every pixel the first class, without a word.
                 if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):

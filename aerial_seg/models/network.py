@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,11 +29,13 @@ class Network(nn.Module):
 
     `forward` takes image (N,C,H,W) float32, normalised, with sides that `geometry` calls valid, and returns logits
     (N,K,H/s,W/s) at its logit stride s. `forward_training` adds the auxiliary logits, or None. any_side: whether it
-    also takes every other side, and then has geometry.cells(side) cells.
+    also takes every other side, and then has geometry.cells(side) cells. unused: type and shape by name of the tensors
+    that its library would have built, and that no logit depends on: it has none of them.
     """
 
     geometry: ModelGeometry
     any_side: bool = False
+    unused: Mapping[str, tuple[torch.dtype, tuple[int, ...]]] = MappingProxyType({})
 
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,h,w)."""
@@ -59,6 +63,11 @@ class Network(nn.Module):
             "be rebuilt at another; use a protocol without output_stride (mmseg), or train a ResNet with one of the "
             "architectures that are ours (fcn, deeplabv2, deeplabv3, pspnet, …)"
         )
+
+    @property
+    def runs_whole(self) -> bool:
+        """Whether its logits depend on every weight by the way that it was built."""
+        return False
 
     @property
     def run_once(self) -> nn.Module:
@@ -119,6 +128,11 @@ class DilatedNetwork(Network):
             return logits
         height, width = (self.geometry.cells(side) for side in image.shape[2:])
         return logits if logits.shape[2:] == (height, width) else logits[:, :, :height, :width]
+
+    @property
+    def runs_whole(self) -> bool:
+        """On a ResNet dilated here; a library's encoder may end with layers that only its classifier read."""
+        return self._strides is not None
 
     def drop_training_parts(self) -> None:
         """The auxiliary head is gone."""
@@ -202,6 +216,11 @@ class MultiScaleNetwork(Network):
             scales.append(interpolate(logits, size=whole.shape[2:], mode="bilinear"))
         largest = torch.maximum(torch.maximum(scales[0], scales[1]), scales[2])
         return tuple(base.on_lattice(logits, image) for logits in (largest, *scales)), side
+
+    @property
+    def runs_whole(self) -> bool:
+        """As the network that it runs."""
+        return self.base.runs_whole
 
     @property
     def run_once(self) -> nn.Module:

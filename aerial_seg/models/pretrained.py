@@ -28,6 +28,7 @@ _AFTER_THE_ENCODER = frozenset({
 
 _ENCODER = "encoder."
 _COUNTER = "num_batches_tracked"
+_IDLE = "of layers that this network never uses left out"
 
 
 def start_from(
@@ -97,7 +98,10 @@ def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]
     held = _without_prefix(checkpoint.tensors)
     placed = {by_key[_key(name)]: tensor for name, tensor in held.items() if _key(name) in by_key}
     extra = [name for name in held if _key(name) not in by_key]
-    dropped = [name for name in extra if name.partition(".")[0] in _AFTER_THE_ENCODER]
+    never_used = _unused(network, before)
+    idle = [name for name in extra if never_used.get(_key(name)) == tuple(held[name].shape)]
+    of_classifier = [name for name in extra if name.partition(".")[0] in _AFTER_THE_ENCODER]
+    dropped = [name for name in of_classifier if name not in idle]
     spread = _spread_first(encoder, placed, _bands_of(encoder, placed, bands), bands)
     offsets = _offsets(encoder)
     lacking = [name for name in ours if name not in placed and not name.endswith(_COUNTER)]
@@ -108,7 +112,7 @@ def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]
         if placed[name].shape != ours[name].shape
     ]
     problems = (
-        listing("without a place there", [name for name in extra if name not in dropped]),
+        listing("without a place there", [name for name in extra if name not in (*dropped, *idle)]),
         listing("missing", missing),
         listing("of another shape", shapes),
     )
@@ -119,10 +123,11 @@ def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]
         )
     _load(network, {before + name: tensor for name, tensor in placed.items()})
     _continue_cascade(network, encoder)
-    left_out = listing("of a classifier left out", dropped)
+    left_out = (listing("of a classifier left out", dropped), listing(_IDLE, idle))
     return (
-        f"started from the encoder in {checkpoint.path}: {len(placed)} tensors"
-        + (f"; {left_out}" if left_out else ""),
+        "; ".join(
+            (f"started from the encoder in {checkpoint.path}: {len(placed)} tensors", *filter(None, left_out))
+        ),
         *spread,
     )
 
@@ -152,9 +157,14 @@ def _fill_network(
         "that it lacks or has in another shape stay fresh", [n for n in weights if n not in fitting]
     )
     count = sum(name in fitting for name in weights)
+    idle = [name for name in placed if name in {_place(name) for name in network.unused}]
     return (
-        f"started from the model {checkpoint.path}: {count} of {len(weights)} tensors"
-        + (f"; {fresh}" if fresh else ""),
+        "; ".join(
+            (
+                f"started from the model {checkpoint.path}: {count} of {len(weights)} tensors",
+                *filter(None, (fresh, listing(_IDLE, idle))),
+            )
+        ),
         *spread,
         *told,
     )
@@ -171,6 +181,15 @@ def _encoder_of(network: Network) -> tuple[str, nn.Module]:
     named = network.named_modules()
     name, encoder = next((name, module) for name, module in named if name.rpartition(".")[2] == "encoder")
     return name + ".", encoder
+
+
+def _unused(network: Network, before: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the encoder's tensors that the network has no use for, by key."""
+    return {
+        _key(name.removeprefix(before).removeprefix("model.")): shape
+        for name, (_, shape) in network.unused.items()
+        if name.startswith(before)
+    }
 
 
 def _load(network: Network, weights: Mapping[str, Tensor]) -> None:

@@ -69,7 +69,11 @@ class Ensemble:
     @property
     def as_one(self) -> TrainedModel:
         """The first model by the SHA-256 of all, in order and with commas between: what a run is recorded as."""
-        return replace(self.models[0], sha256=",".join(model.sha256 for model in self.models))
+        return replace(
+            self.models[0],
+            sha256=",".join(model.sha256 for model in self.models),
+            notes=tuple(note for model in self.models for note in model.notes),
+        )
 
     def predictor(
         self, *, settings: EngineSettings, batch_size: int, side: int | Sequence[int], tiles: int
