@@ -6,6 +6,8 @@ import os
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +40,31 @@ CORNER = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
 def _one_thread() -> None:
     """Networks this small lose more to waiting for threads than they gain, above all on a busy machine."""
     torch.set_num_threads(1)
+
+
+class Environment(Protocol):
+    """`environment(package, …)` → the Python of a virtual environment that holds these packages and no others."""
+
+    def __call__(self, *packages: str) -> Path: ...
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """Other people's programs in the versions that they pin; skips with pip's own reason where it cannot install."""
+
+    def make(*packages: str) -> Path:
+        folder = tmp_path / "environment"
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        python = folder / "bin" / "python"
+        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        done = subprocess.run([*pip, "--retries", "1", "--only-binary", ":all:", *packages],
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            pytest.skip(f"NOT PROVED: pip cannot install {', '.join(packages)}: {lines[-1]}")
+        return python
+
+    return make
 
 
 class RasterFile(Protocol):

@@ -20,6 +20,12 @@ from aerial_seg.version import __version__
 
 OPSET = 18
 """The operator set that torch's exporter speaks natively; onnxruntime reads it since 1.14."""
+IR_VERSION = 8
+"""The oldest file format that has that operator set, so that every onnxruntime that can run the graph reads it.
+
+torch writes 10, which onnxruntime reads since 1.18; the Deepness plugin pins 1.17 at the most, which reads up to 9.
+Source: onnx's own table, docs/Versioning.md (onnx.helper.find_min_ir_version_for).
+"""
 TOLERANCE = 1e-4
 """Largest difference from the network that is accepted, relative to the largest output."""
 LARGEST_FILE = 2**31 - 2**25
@@ -167,6 +173,10 @@ def _document(forward: ExportedForward, settings: GraphSettings, what: str) -> A
     assert program is not None
     document = program.model_proto
     _forget_origins(document)
+    # Nothing of the newer formats is left in it: they added properties of nodes, which are gone, overloaded functions
+    # and types of 4 and 8 bits.
+    assert not document.functions
+    document.ir_version = IR_VERSION
     # Sizes in between are readers' to infer; torch names their batch after its own symbols.
     document.graph.ClearField("value_info")
     for value in (*document.graph.input, *document.graph.output):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,14 @@ from aerial_seg.bands import Band, normalise
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
-from aerial_seg.models.export import OPSET, GraphSettings, write_onnx
+from aerial_seg.models.export import IR_VERSION, OPSET, GraphSettings, write_onnx
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import ModelSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
+
+if TYPE_CHECKING:
+    from tests.conftest import Environment
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -55,7 +60,7 @@ def trained(network: Network, model: ModelSettings) -> TrainedModel:
 def make(architecture: str, *, stride: int = 8) -> TrainedModel:
     """Untrained, but with batch norms that do something."""
     torch.manual_seed(5)
-    own = architecture in ("fcn", "deeplabv3", "pspnet")
+    own = architecture in ("fcn", "deeplabv3", "deeplabv3+", "pspnet")
     model = ModelSettings(
         architecture=architecture,
         output_stride=stride if own else 8,
@@ -161,6 +166,41 @@ def test_the_file_equals_the_network_at_every_batch_size(
         assert closeness(file.run(images), by_hand(model, images)) < 1e-4
 
 
+_OLD_RUNTIME = """
+import json, sys
+import numpy, onnxruntime
+for folder in sys.argv[1:]:
+    session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        (result,) = session.run(None, {"image": numpy.load(f"{folder}/image_{count}.npy")})
+        numpy.save(f"{folder}/result_{count}.npy", result)
+    told = session.get_modelmeta().custom_metadata_map
+    open(folder + "/told.json", "w").write(json.dumps([onnxruntime.__version__, told]))
+"""
+
+
+@pytest.mark.slow
+def test_the_runtime_that_deepness_pins_computes_the_same(environment: Environment, tmp_path: Path) -> None:
+    """onnxruntime 1.17.3, the last that the QGIS plugin takes, in an environment of its own."""
+    python = environment("onnxruntime==1.17.3", "numpy<2")
+    architectures = ("fcn", "deeplabv3", "deeplabv3+", "pspnet", "Unet")
+    folders = {}
+    for name in architectures:
+        model, folder = make(name), tmp_path / name
+        folder.mkdir()
+        graph = GraphSettings(side=64, probabilities=False)
+        write_onnx(model, folder / "model.onnx", graph, {"class_names": '{"0": "road"}'})
+        for count in (1, 3):
+            np.save(folder / f"image_{count}.npy", pixels(count, 64))
+        folders[folder] = model
+    subprocess.run([str(python), "-I", "-c", _OLD_RUNTIME, *map(str, folders)], check=True)
+    for folder, model in folders.items():
+        assert json.loads((folder / "told.json").read_text()) == ["1.17.3", {"class_names": '{"0": "road"}'}]
+        for count in (1, 3):
+            got = np.load(folder / f"result_{count}.npy")
+            assert closeness(got, by_hand(model, pixels(count, 64))) < 1e-4, folder.name
+
+
 def test_a_batch_is_its_images_one_by_one(write: Callable[..., Written], tiny: TrainedModel) -> None:
     file = write(tiny, GraphSettings(side=64))
     images = pixels(3, 64)
@@ -238,7 +278,11 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(
     file = write(tiny, GraphSettings(side=64), resolution="50.0")
     document = onnx.load(file.path)
     onnx.checker.check_model(document, full_check=True)
-    assert {(entry.domain, entry.version) for entry in document.opset_import} >= {("", OPSET)}
+    assert {(entry.domain, entry.version) for entry in document.opset_import} == {("", OPSET)}
+    # onnxruntime 1.17, which Deepness pins, reads up to 9; the oldest format is that of onnx's own table.
+    assert (
+        document.ir_version == IR_VERSION == onnx.helper.find_min_ir_version_for(document.opset_import) == 8
+    )
     assert {entry.key: entry.value for entry in document.metadata_props} == {"resolution": "50.0"}
     assert document.producer_name == "aerial-seg"
     whole = file.path.read_bytes()
