@@ -93,6 +93,11 @@ Examples:
     "--stac", is_flag=True, help="Also write OUT.json: a STAC Item with place, classes and provenance."
 )
 @click.option(
+    "--datetime", "taken", metavar="TIME[/TIME]",
+    help="When the imagery was taken, for the STAC Item: 2024-05-03T10:00:00Z, or the first and the last time with a "
+    "slash between. Default: what the raster's tags tell, else when its file was written; the Item says which.",
+)  # fmt: skip
+@click.option(
     "--batch-size",
     type=click.IntRange(1),
     metavar="N",
@@ -148,6 +153,7 @@ def command(
     confidence: bool,
     probabilities: bool,
     stac: bool,
+    taken: str | None,
     batch_size: int | None,
     force_gsd: bool,
     engine: str,
@@ -200,6 +206,7 @@ def command(
         confidence=confidence,
         probabilities=probabilities,
         stac=stac,
+        taken=taken,
         vectors=vectors,
         batch_size=batch_size,
         device=device,

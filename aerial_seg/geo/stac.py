@@ -3,52 +3,72 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import shapely
 import shapely.affinity
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.acquisition import Taken
+from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import described
 from aerial_seg.geo.polygons import ground_of
-from aerial_seg.geo.remote import is_remote, last_modified
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.version import __version__
 
 _EXTENSIONS = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
-    for name in ("projection/v1.1.0", "classification/v2.0.0", "processing/v1.2.0")
+    for name in ("projection/v1.1.0", "raster/v1.1.0", "classification/v2.0.0", "processing/v1.2.0")
 )
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-_TAGS = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME", "NITF_IDATIM")
-_FORMS = (
-    "%Y-%m-%dT%H:%M:%S%z",
-    "%Y-%m-%dT%H:%M:%SZ",
-    "%Y-%m-%d %H:%M:%S",
-    "%Y:%m:%d %H:%M:%S",
-    "%Y%m%d%H%M%S",
-)
+_MEDIA_TYPES: Mapping[str, str] = {
+    ".gpkg": "application/geopackage+sqlite3",
+    ".shp": "application/vnd.shp",
+    ".shx": "application/vnd.shx",
+    ".dbf": "application/vnd.dbf",
+    ".geojson": "application/geo+json",
+    ".json": "application/geo+json",
+    ".geojsonl": "application/x-ndjson",
+    ".geojsons": "application/x-ndjson",
+    ".fgb": "application/vnd.flatgeobuf",
+    ".parquet": "application/vnd.apache.parquet",
+    ".geoparquet": "application/vnd.apache.parquet",
+    ".csv": "text/csv",
+    ".csvt": "text/csv",
+    ".prj": "text/plain",
+    ".cpg": "text/plain",
+    ".qml": "application/xml",
+}
+"""Of the files that polygons lie in, by suffix."""
+_BESIDE = (".shx", ".dbf", ".prj", ".cpg", ".qml", ".csvt")
+"""Suffixes of files that only make sense beside another."""
+_NODATA_NAME = "nodata"
+VECTORS = "vectors"
+"""The asset that the polygons' main file is; its other files' names begin so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogued:
     """What a STAC Item tells of a mask.
 
-    files: the result's, the mask first; the rasters among them become assets. taken: when the imagery was, UTC,
-    None where nothing tells. parameters: all that the result depends on, fit for JSON.
+    files: the result's, the mask first, all of them there; the rasters among them become assets. taken: when the
+    imagery was. parameters: all that the result depends on, fit for JSON.
     """
 
     files: Sequence[Path]
     grid: Grid
     legend: Legend
-    taken: datetime | None
+    taken: Taken
     sources: Sequence[str]
     parameters: Mapping[str, Any]
 
@@ -59,7 +79,7 @@ def item_name(mask: str) -> str:
 
 
 def write_item(file: Path, facts: Catalogued) -> Path:
-    """`file` is a STAC 1.0 Item with the projection, classification and processing extensions.
+    """`file` is a STAC 1.0 Item with the projection, raster, classification and processing extensions.
 
     Source: https://github.com/radiantearth/stac-spec/blob/v1.0.0/item-spec/item-spec.md and the extensions' schemas.
     """
@@ -68,7 +88,7 @@ def write_item(file: Path, facts: Catalogued) -> Path:
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": list(_EXTENSIONS),
-        "id": facts.files[0].stem,
+        "id": os.fsencode(facts.files[0].stem).decode("utf-8", "replace"),
         "geometry": place,
         **({} if box is None else {"bbox": box}),
         "properties": {
@@ -81,39 +101,66 @@ def write_item(file: Path, facts: Catalogued) -> Path:
         "links": [],
         "assets": _assets(facts),
     }
-    file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(_text(document), encoding="utf-8")
     return file
 
 
-def time_taken(raster: Path | str) -> datetime | None:
-    """When the raster was taken, as its tags tell (UTC where they name no zone); else when its file was written.
-
-    Of a raster on a web server the server tells that; None where nothing does.
-    """
-    with described(raster) as dataset:
-        tags = {**dataset.tags(ns="IMAGERY"), **dataset.tags()}
-    for text in (tags[name] for name in _TAGS if name in tags):
-        for form in _FORMS:
-            try:
-                found = datetime.strptime(text.strip(), form)
-            except ValueError:
-                continue
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
-    path = Path(raster)
-    if path.is_file():
-        return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
-    return last_modified(path) if is_remote(path) else None
+def list_vectors(item: Path, files: Sequence[Path]) -> None:
+    """The Item names these files of polygons, the main one first, beside the rasters; they have to be there already."""
+    document = json.loads(item.read_text(encoding="utf-8"))
+    assets = {key: asset for key, asset in document["assets"].items() if not key.startswith(VECTORS)}
+    main, *others = files
+    assets[VECTORS] = _vector_asset(main, item, "polygons of the classes", "data")
+    for file in others:
+        ending = file.name.removeprefix(main.stem).strip("._").replace(".", "_")
+        if file.suffix.lower() in _BESIDE:
+            asset = _vector_asset(file, item, f"belongs to {main.name}", "metadata")
+        else:
+            asset = _vector_asset(file, item, "more polygons of the classes", "data")
+        assets[f"{VECTORS}_{ending}"] = asset
+    with settled_file(item) as partial:
+        partial.write_text(_text(document | {"assets": assets}), encoding="utf-8")
 
 
-def _time(taken: datetime | None) -> dict[str, str | None]:
-    """A STAC Item's time; the specification has an unknown one as null within a range."""
-    if taken is None:
+def _vector_asset(file: Path, item: Path, title: str, role: str) -> dict[str, Any]:
+    assert file.is_file(), f"{file} is to be named before it is there"
+    kind = _MEDIA_TYPES.get(file.suffix.lower(), "application/octet-stream")
+    return {"href": _reference(file, item.parent), "type": kind, "title": title, "roles": [role]}
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+def _reference(file: Path, folder: Path) -> str:
+    """The file as a relative URI reference from the folder."""
+    where = os.path.relpath(file.parent.resolve(), folder.resolve())
+    path = quote(os.fsencode(Path(where, file.name).as_posix()))
+    return path if path.startswith("../") else f"./{path}"
+
+
+def _time(taken: Taken) -> dict[str, str | None]:
+    """A STAC Item's time; the specification has a range, and so an unknown one, as null between start and end."""
+    source = {"aerial_seg:datetime_source": taken.source}
+    if taken.first is None or taken.last is None:
         return {
             "datetime": None,
             "start_datetime": "1970-01-01T00:00:00Z",
             "end_datetime": "9999-12-31T23:59:59Z",
+            **source,
         }
-    return {"datetime": taken.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if taken.first == taken.last:
+        return {"datetime": _rfc3339(taken.first), **source}
+    return {
+        "datetime": None,
+        "start_datetime": _rfc3339(taken.first),
+        "end_datetime": _rfc3339(taken.last),
+        **source,
+    }
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _place(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
@@ -160,15 +207,51 @@ def _projection(grid: Grid) -> dict[str, Any]:
 def _assets(facts: Catalogued) -> dict[str, Any]:
     """The mask and its companions, each under its layer's name."""
     mask, *others = (file for file in facts.files if file.suffix.lower() in (".tif", ".tiff"))
-    assets = {"mask": {**_asset(mask, "classes"), "classification:classes": _classes(facts.legend)}}
+    size = _pixel_size(facts.grid)
+    assets = {"mask": {**_asset(mask, "classes", size), "classification:classes": _classes(facts.legend)}}
     for file in others:
         layer = file.stem.removeprefix(f"{mask.stem}_")
-        assets[layer] = _asset(file, layer)
+        assets[layer] = _asset(file, layer, size)
+        if layer == "probabilities":
+            assets[layer]["description"] = (
+                f"one band per class, in this order: {', '.join(facts.legend.names)}"
+            )
     return assets
 
 
-def _asset(file: Path, title: str) -> dict[str, Any]:
-    return {"href": f"./{file.name}", "type": _COG, "title": title, "roles": ["data"]}
+def _asset(file: Path, title: str, size: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "href": _reference(file, file.parent),
+        "type": _COG,
+        "title": title,
+        "roles": ["data"],
+        "raster:bands": _bands(file, size),
+    }
+
+
+def _bands(file: Path, size: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What the extension says of each band, as the file has it: without, clients take bytes for values."""
+    with described(file) as dataset:
+        facts = zip(dataset.dtypes, dataset.nodatavals, dataset.scales, dataset.offsets, strict=True)
+        return [
+            {
+                "data_type": dtype,
+                "sampling": "area",
+                **({} if nodata is None else {"nodata": int(nodata) if nodata == int(nodata) else nodata}),
+                **({} if (scale, offset) == (1, 0) else {"scale": scale, "offset": offset}),
+                **size,
+            }
+            for dtype, nodata, scale, offset in facts
+        ]
+
+
+def _pixel_size(grid: Grid) -> dict[str, float]:
+    """The mean of a pixel's height and width on the ground; nothing where it has no size."""
+    try:
+        gsd = grid.gsd()
+    except InputError:
+        return {}
+    return {} if gsd is None else {"spatial_resolution": round(sum(gsd) / 2, 6)}
 
 
 def _classes(legend: Legend) -> list[dict[str, Any]]:
@@ -176,10 +259,36 @@ def _classes(legend: Legend) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {
             "value": entry.value,
-            "name": re.sub(r"[^0-9A-Za-z_-]+", "_", entry.name),
+            "name": name,
             "title": entry.name,
             "color_hint": entry.colour[1:].upper(),
         }
-        for entry in legend.entries
+        for entry, name in zip(legend.entries, _short_names(legend), strict=True)
     ]
-    return [*found, {"value": IGNORE, "name": "nodata", "title": "not measured", "nodata": True}]
+    return [*found, {"value": IGNORE, "name": _NODATA_NAME, "title": "not measured", "nodata": True}]
+
+
+def _short_names(legend: Legend) -> list[str]:
+    """A name in [0-9A-Za-z-_] for every class, no two alike: its own where that fits, else what fits and its value.
+
+    Accents go and other characters become `_`; the pixel value behind it makes it one of its own, and it stays the same
+    whatever other classes there are.
+    """
+    own = {entry.name for entry in legend.entries if _fits(entry.name)}
+    taken, names = {*own, _NODATA_NAME}, []
+    for entry in legend.entries:
+        name = entry.name if entry.name in own else f"{_word(entry.name) or 'class'}_{entry.value}"
+        while name in taken and entry.name not in own:
+            name += "_"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _fits(name: str) -> bool:
+    return name != _NODATA_NAME and re.fullmatch(r"[0-9A-Za-z_-]+", name) is not None
+
+
+def _word(name: str) -> str:
+    plain = "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+    return re.sub(r"[^0-9A-Za-z_-]+", "_", plain).strip("_")

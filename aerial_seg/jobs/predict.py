@@ -9,10 +9,11 @@ from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.geo.acquisition import parse_taken
 from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.raster import RasterInfo, raster_info
-from aerial_seg.geo.stac import item_name
+from aerial_seg.geo.stac import item_name, list_vectors
 from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.journal import NAME, finished_results
@@ -95,7 +96,10 @@ def _map_one(scene: Scene, mapper: Mapper) -> PredictReport:
     if settings.vectors is None:
         return report
     polygons = VectorizeSettings(layer=LayerSettings(overwrite=settings.overwrite))
-    return replace(report, vectors=vectorize(report.mask, settings.vectors, polygons, mapper.progress))
+    written = vectorize(report.mask, settings.vectors, polygons, mapper.progress)
+    if settings.stac:
+        list_vectors(scene.target.with_name(item_name(scene.target.name)), written.files)
+    return replace(report, vectors=written)
 
 
 def forecast_prediction(
@@ -132,6 +136,7 @@ def _prepare(
 ) -> _Order:
     if settings.crf is not None:
         check_crf_installed()
+    _check_taken(settings)
     paths, refused = _named(rasters, settings)
     several = not refused.fatal
     scenes = _scenes(paths, out, several)
@@ -219,6 +224,16 @@ def _check_vectors(vectors: Path, info: RasterInfo, settings: PredictSettings) -
     target_crs(form, info.grid.crs)
     Ground(info.grid)  # raises now what would else be raised after hours, where polygons have no size
     check_place(vectors, form, overwrite=settings.overwrite)
+
+
+def _check_taken(settings: PredictSettings) -> None:
+    if settings.taken is None:
+        return
+    parse_taken(settings.taken)
+    if not settings.stac:
+        raise SettingsError(
+            f"--datetime {settings.taken} is for the STAC item, and none is asked for; add --stac, or leave it out"
+        )
 
 
 def _area(settings: PredictSettings) -> Area | None:

@@ -46,8 +46,8 @@ class PredictSettings:
     predicted, aoi_layer: which of its layers, aoi_crs: its CRS where it carries none; bounds: the same for a box west,
     south, east, north in the raster's CRS; the mask keeps the raster's grid and is nodata outside; mosaic: all rasters
     become one map; georeferenced: False allows rasters without CRS; force_gsd: resample even beyond a factor of 4.
-    confidence, probabilities: write these rasters too; stac: write a STAC Item beside the mask; vectors: write polygons
-    there.
+    confidence, probabilities: write these rasters too; stac: write a STAC Item beside the mask; taken: when the imagery
+    was, for that Item (RFC 3339, one time or FIRST/LAST); vectors: write polygons there.
 
     How it is made: batch_size, device, engine (auto, eager, compile, onnx, openvino), precision (auto, fp32,
     bf16, fp16); max_memory: bytes the process may use (default: half of the machine's); restart: forget an interrupted
@@ -73,6 +73,7 @@ class PredictSettings:
     confidence: bool = False
     probabilities: bool = False
     stac: bool = False
+    taken: str | None = None
     vectors: Path | None = None
     batch_size: int | None = None
     device: str = "auto"

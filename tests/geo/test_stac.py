@@ -8,6 +8,8 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -16,9 +18,13 @@ import shapely
 from affine import Affine
 from pyproj import CRS, Transformer
 
+from aerial_seg.errors import SettingsError
+from aerial_seg.geo.acquisition import Taken, parse_taken, time_of_all, time_taken
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
-from aerial_seg.legend import make_legend
+from aerial_seg.geo.maps import PROBABILITY_STEP
+from aerial_seg.geo.stac import Catalogued, item_name, list_vectors, write_item
+from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.vectors.formats import FORMATS
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile, WebServer
@@ -29,21 +35,42 @@ UTM = Grid(
 )
 
 
-TAKEN = datetime(2024, 5, 3, 12, 0, tzinfo=timezone(timedelta(hours=2)))
+MOMENT = datetime(2024, 5, 3, 12, 0, tzinfo=timezone(timedelta(hours=2)))
+TAKEN = Taken(MOMENT, MOMENT, "ACQUISITIONDATETIME of ortho.tif")
+NAMES = ("map.tif", "map.tif.aux.xml", "map.qml", "map_confidence.tif", "map_probabilities.tif")
 
 
-def item(folder: Path, grid: Grid = UTM, taken: datetime | None = TAKEN) -> dict[str, Any]:
-    names = ("map.tif", "map.tif.aux.xml", "map.qml", "map_confidence.tif")
+def item(
+    folder: Path,
+    grid: Grid = UTM,
+    taken: Taken = TAKEN,
+    legend: Legend = LEGEND,
+    names: tuple[str, ...] = NAMES,
+) -> dict[str, Any]:
+    for name in (name for name in names if name.endswith(".tif")):
+        count = len(legend) if "probabilities" in name else 1
+        profile = {
+            "driver": "GTiff",
+            "width": 4,
+            "height": 4,
+            "count": count,
+            "dtype": "uint8",
+            "nodata": IGNORE,
+        }
+        with rasterio.open(folder / name, "w", transform=UTM.transform, **profile) as file:
+            file.write(np.zeros((count, 4, 4), np.uint8))
+            if name != names[0]:
+                file.scales, file.offsets = [PROBABILITY_STEP] * count, [0.0] * count
     facts = Catalogued(
         files=[folder / name for name in names],
         grid=grid,
-        legend=LEGEND,
+        legend=legend,
         taken=taken,
         sources=["ortho.tif"],
         parameters={"tile_size": 512},
     )
     assert item_name("map.tif") == "map.json"
-    return json.loads(write_item(folder / item_name("map.tif"), facts).read_text(encoding="utf-8"))
+    return json.loads(write_item(folder / item_name(names[0]), facts).read_text(encoding="utf-8"))
 
 
 def test_it_has_what_the_item_specification_demands(tmp_path: Path) -> None:
@@ -66,6 +93,7 @@ def test_it_has_what_the_item_specification_demands(tmp_path: Path) -> None:
     assert {name: asset["href"] for name, asset in document["assets"].items()} == {
         "mask": "./map.tif",
         "confidence": "./map_confidence.tif",
+        "probabilities": "./map_probabilities.tif",
     }
     prefixes = {key.split(":")[0] for key in document["properties"] if ":" in key} - {"aerial_seg"}
     prefixes |= {key.split(":")[0] for asset in document["assets"].values() for key in asset if ":" in key}
@@ -77,7 +105,7 @@ def test_its_classes_fit_the_extension(tmp_path: Path) -> None:
     classes = item(tmp_path)["assets"]["mask"]["classification:classes"]
     assert [one["value"] for one in classes] == [0, 1, 7, 255]
     assert [one.get("nodata", False) for one in classes] == [False, False, False, True]
-    assert classes[1]["title"] == "bâtiment léger"
+    assert (classes[1]["title"], classes[1]["name"]) == ("bâtiment léger", "batiment_leger_1")
     for one in classes:
         assert re.fullmatch(r"[0-9A-Za-z_-]+", one["name"])
         assert re.fullmatch(r"[0-9A-F]{6}", one.get("color_hint", "000000"))
@@ -160,6 +188,7 @@ def test_a_crs_without_a_number_is_written_out(tmp_path: Path) -> None:
         ("2021:07:04 09:30:00", datetime(2021, 7, 4, 9, 30, tzinfo=UTC)),
         ("2021-07-04T09:30:00+0200", datetime(2021, 7, 4, 7, 30, tzinfo=UTC)),
         ("in summer", None),
+        ("0000:00:00 00:00:00", None),
     ],
 )
 def test_the_time_is_the_imagerys_where_it_tells_one(
@@ -170,13 +199,202 @@ def test_the_time_is_the_imagerys_where_it_tells_one(
         file.update_tags(TIFFTAG_DATETIME=text)
     os.utime(path, (1_600_000_000, 1_600_000_000))
     written = datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)
-    assert time_taken(path) == (wanted or written)
     (server.folder / "b.tif").hardlink_to(path)
-    assert time_taken(server.url("b.tif")) == (wanted or written)
+    for taken, name in ((time_taken(path), "a.tif"), (time_taken(server.url("b.tif")), "b.tif")):
+        assert taken.first == taken.last == (wanted or written)
+        if wanted is None:
+            assert f"its TIFFTAG_DATETIME '{text}' is no time" in taken.source
+            assert ("server" in taken.source) == (name == "b.tif")
+        else:
+            assert taken.source.startswith(f"TIFFTAG_DATETIME of {name}, which may be when the file was made")
+            assert taken.source.endswith("taken as UTC") == ("+" not in text)
+
+
+def test_an_acquisition_time_counts_more_than_the_files_own(raster_file: RasterFile) -> None:
+    path = raster_file("a.tif", np.ones((1, 4, 4), np.uint8))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(TIFFTAG_DATETIME="2021:07:04 09:30:00")
+        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2020-06-01 08:00:00")
+    taken = time_taken(path)
+    assert taken == Taken.at(datetime(2020, 6, 1, 8, tzinfo=UTC), "ACQUISITIONDATETIME of a.tif")
+
+
+def test_a_mosaics_time_is_that_of_all_its_rasters(raster_file: RasterFile) -> None:
+    paths = []
+    for name, text in (("b.tif", "2021:07:04 09:30:00"), ("a.tif", "2021:07:02 08:00:00"), ("c.tif", None)):
+        paths.append(raster_file(name, np.ones((1, 4, 4), np.uint8)))
+        with rasterio.open(paths[-1], "r+") as file:
+            file.update_tags(**({} if text is None else {"TIFFTAG_DATETIME": text}))
+    taken = time_of_all(paths[:2])
+    assert (taken.first, taken.last) == (
+        datetime(2021, 7, 2, 8, tzinfo=UTC),
+        datetime(2021, 7, 4, 9, 30, tzinfo=UTC),
+    )
+    assert "of a.tif" in taken.source
+    assert "to TIFFTAG_DATETIME of b.tif" in taken.source
+    # c.tif was written just now.
+    assert "when the file c.tif was written" in time_of_all(paths).source
 
 
 def test_a_time_that_nothing_tells_is_null_within_a_range(tmp_path: Path) -> None:
-    properties = item(tmp_path, taken=None)["properties"]
+    properties = item(tmp_path, taken=Taken(None, None, "unknown"))["properties"]
     assert properties["datetime"] is None
     start, end = (datetime.fromisoformat(properties[f"{name}_datetime"]) for name in ("start", "end"))
     assert start < datetime.now(UTC) < end
+    assert properties["aerial_seg:datetime_source"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("2024-05-03T10:00:00Z", {"datetime": "2024-05-03T10:00:00Z"}),
+        ("2024-05-03t10:00:00.250+02:00", {"datetime": "2024-05-03T08:00:00.250000Z"}),
+        (
+            "2024-05-03T10:00:00Z/2024-05-04T00:00:00-05:00",
+            {
+                "datetime": None,
+                "start_datetime": "2024-05-03T10:00:00Z",
+                "end_datetime": "2024-05-04T05:00:00Z",
+            },
+        ),
+    ],
+)
+def test_what_the_user_says_of_the_time_is_written(
+    tmp_path: Path, text: str, times: dict[str, str | None]
+) -> None:
+    properties = item(tmp_path, taken=parse_taken(text))["properties"]
+    assert {key: value for key, value in properties.items() if key.endswith("datetime")} == times
+    assert properties["aerial_seg:datetime_source"] == "--datetime"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2024-05-03", "'2024-05-03' is no time; wanted 2024-05-03T10:00:00Z"),
+        ("2024-05-03T10:00:00", "is no time; wanted .* with a zone"),
+        ("2024-13-03T10:00:00Z", "is no time .*month"),
+        ("0001-01-01T00:00:00+10:00", "is no time"),
+        ("2024-05-03T10:00:00Z/..", "'..' is no time"),
+        ("", "'' is no time"),
+        ("2024-05-03T10:00:00Z/2024-05-03T09:00:00Z", "ends before it begins"),
+        ("2024-05-03T10:00:00Z/2024-05-03T11:00:00Z/2024-05-03T12:00:00Z", "names 3 times"),
+    ],
+)
+def test_a_time_that_is_none_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as raised:
+        parse_taken(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_raster_says_what_its_bytes_mean(tmp_path: Path) -> None:
+    """Fields as https://github.com/stac-extensions/raster/tree/v1.1.0 names them."""
+    assets = item(tmp_path)["assets"]
+    seen = {"data_type": "uint8", "nodata": 255, "sampling": "area"}
+    size = {"spatial_resolution": pytest.approx(0.5, rel=2e-3)}
+    assert assets["mask"]["raster:bands"] == [seen | size]
+    scaled = seen | size | {"scale": PROBABILITY_STEP, "offset": 0}
+    assert assets["confidence"]["raster:bands"] == [scaled]
+    assert assets["probabilities"]["raster:bands"] == [scaled] * len(LEGEND)
+    assert assets["probabilities"]["description"].endswith("background, bâtiment léger, road")
+    # 255 is nodata, not the probability of 1.02 that scale would make of it; 250 is 1.
+    assert 250 * scaled["scale"] + scaled["offset"] == 1
+    alone = item(tmp_path, Grid(crs=None, transform=Affine.identity(), height=10, width=10))["assets"]["mask"]
+    assert alone["raster:bands"] == [seen]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["建筑物", "水体", "road"], ["class_0", "class_1", "road"]),
+        (["été", "ete", "Eté"], ["ete_0", "ete", "Ete_2"]),
+        (["a b", "a.b", "a_b"], ["a_b_0", "a_b_1", "a_b"]),
+        (["水", "class_0", "class_0_"], ["class_0__", "class_0", "class_0_"]),
+        (["nodata", "no data", "дом 2"], ["nodata_0", "no_data_1", "2_2"]),
+        (["_", "-", "ok"], ["_", "-", "ok"]),
+    ],
+)
+def test_class_names_stay_apart_in_any_script(tmp_path: Path, names: list[str], wanted: list[str]) -> None:
+    classes = item(tmp_path, legend=make_legend(dict(enumerate(names))))["assets"]["mask"][
+        "classification:classes"
+    ]
+    assert [one["name"] for one in classes] == [*wanted, "nodata"]
+    assert [one["title"] for one in classes] == [*names, "not measured"]
+    assert len({one["name"] for one in classes}) == len(classes)
+    assert all(re.fullmatch(r"[0-9A-Za-z_-]+", one["name"]) for one in classes)
+
+
+@pytest.mark.parametrize(
+    "stem", ["a b", "50% off", "what?", "#1", 'it\'s "x"', "wärme", "c:d", "a%20b", "水"]
+)
+def test_names_are_references_that_lead_to_the_files(tmp_path: Path, stem: str) -> None:
+    """Oracle: the standard library's way from a base address and a reference to a file."""
+    names = (f"{stem}.tif", f"{stem}_confidence.tif")
+    document = item(tmp_path, names=names)
+    polygons = tmp_path / "other folder" / f"{stem}.gpkg"
+    polygons.parent.mkdir()
+    polygons.touch()
+    list_vectors(tmp_path / item_name(names[0]), [polygons])
+    document = json.loads((tmp_path / item_name(names[0])).read_text(encoding="utf-8"))
+    base = (tmp_path / item_name(names[0])).as_uri()
+    found = {
+        key: url2pathname(urlsplit(urljoin(base, asset["href"])).path)
+        for key, asset in document["assets"].items()
+    }
+    assert found == {
+        "mask": str(tmp_path / names[0]), "confidence": str(tmp_path / names[1]), "vectors": str(polygons)
+    }  # fmt: skip
+    assert not any(set(asset["href"]) & set(' #?"<>') for asset in document["assets"].values())
+
+
+def test_polygons_are_named_with_all_that_belongs_to_them(tmp_path: Path) -> None:
+    before = item(tmp_path)
+    files = [
+        tmp_path / f"shapes{ending}"
+        for ending in (".shp", ".shx", ".dbf", ".prj", ".cpg", ".qml", "_002.shp")
+    ]
+    for file in files:
+        file.touch()
+    path = tmp_path / "map.json"
+    list_vectors(path, files)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assets = document.pop("assets")
+    assert document == {key: value for key, value in before.items() if key != "assets"}
+    assert {key: assets[key] for key in before["assets"]} == before["assets"]
+    told = {
+        key: (asset["href"], asset["type"], asset["roles"])
+        for key, asset in assets.items()
+        if "vectors" in key
+    }
+    assert told == {
+        "vectors": ("./shapes.shp", "application/vnd.shp", ["data"]),
+        "vectors_shx": ("./shapes.shx", "application/vnd.shx", ["metadata"]),
+        "vectors_dbf": ("./shapes.dbf", "application/vnd.dbf", ["metadata"]),
+        "vectors_prj": ("./shapes.prj", "text/plain", ["metadata"]),
+        "vectors_cpg": ("./shapes.cpg", "text/plain", ["metadata"]),
+        "vectors_qml": ("./shapes.qml", "application/xml", ["metadata"]),
+        "vectors_002_shp": ("./shapes_002.shp", "application/vnd.shp", ["data"]),
+    }
+    # Once more, with other files: the old ones are not named any longer.
+    list_vectors(path, files[-1:])
+    again = json.loads(path.read_text(encoding="utf-8"))["assets"]
+    assert set(again) == {*before["assets"], "vectors"}
+
+
+def test_what_is_not_there_is_never_named(tmp_path: Path) -> None:
+    item(tmp_path)
+    before = (tmp_path / "map.json").read_bytes()
+    with pytest.raises(AssertionError, match="before it is there"):
+        list_vectors(tmp_path / "map.json", [tmp_path / "gone.gpkg"])
+    assert (tmp_path / "map.json").read_bytes() == before
+
+
+def test_every_format_of_polygons_has_a_media_type(tmp_path: Path) -> None:
+    item(tmp_path)
+    for form in FORMATS:
+        for suffix in form.suffixes:
+            file = tmp_path / f"shapes{suffix}"
+            file.touch()
+            list_vectors(tmp_path / "map.json", [file])
+            asset = json.loads((tmp_path / "map.json").read_text(encoding="utf-8"))["assets"]["vectors"]
+            assert re.fullmatch(r"(application|text)/[a-z0-9.+-]+", asset["type"])
+            assert asset["type"] != "application/octet-stream", suffix

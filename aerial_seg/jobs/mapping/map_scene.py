@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from aerial_seg.geo.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
 from aerial_seg.geo.remote import public_name
-from aerial_seg.geo.stac import Catalogued, item_name, time_taken, write_item
+from aerial_seg.geo.stac import Catalogued, item_name, write_item
 from aerial_seg.geo.unchanged import ChangedError, InputState, Unchanged, state_of
 from aerial_seg.jobs.journal import (
     NAME,
@@ -116,8 +117,11 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
             tags=provenance(**_definition(scene, mapper)),
             bar=bar,
         )
+    notes = all_notes(opened, mapper)
     if mapper.settings.stac:
-        files = (*files, _write_item(scene, opened, mapper, files))
+        taken = _taken(scene, mapper)
+        files = (*files, _write_item(scene, opened, mapper, files, taken))
+        notes = (*notes, *_note_on_time(taken, mapper))
     return PredictReport(
         mask=scene.target,
         files=tuple(scene.target.parent / file.name for file in files),
@@ -131,16 +135,29 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
         resampled_to=mapper.model.card.gsd if opened.resampled else None,
         panels=len(maker.panels),
         resumed_rows=resumed,
-        notes=all_notes(opened, mapper),
+        notes=notes,
     )
 
 
-def _write_item(scene: Scene, opened: OpenScene, mapper: Mapper, files: tuple[Path, ...]) -> Path:
+def _taken(scene: Scene, mapper: Mapper) -> Taken:
+    said = mapper.settings.taken
+    return time_of_all(scene.paths) if said is None else parse_taken(said)
+
+
+def _note_on_time(taken: Taken, mapper: Mapper) -> tuple[str, ...]:
+    if mapper.settings.taken is not None:
+        return ()
+    return (f"the STAC item's time is {taken.source}; --datetime says when the imagery was taken",)
+
+
+def _write_item(
+    scene: Scene, opened: OpenScene, mapper: Mapper, files: tuple[Path, ...], taken: Taken
+) -> Path:
     facts = Catalogued(
         files=files,
         grid=opened.source.grid,
         legend=mapper.model.card.legend,
-        taken=time_taken(scene.paths[0]),
+        taken=taken,
         sources=list(map(public_name, scene.paths)),
         parameters=_definition(scene, mapper),
     )
@@ -158,6 +175,7 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
         "input": state_of(_inputs(scene, mapper), opened.source.files, without=MOSAIC),
         "max_memory": mapper.settings.max_memory,
         "stac": mapper.settings.stac,
+        **({} if mapper.settings.taken is None else {"datetime": mapper.settings.taken}),
     }
     if before is not None and as_read_back(job).items() <= before.items():
         return {**job, "panels": before["panels"]}
