@@ -53,6 +53,8 @@ _MEDIA_TYPES: Mapping[str, str] = {
 _BESIDE = (".shx", ".dbf", ".prj", ".cpg", ".qml", ".csvt")
 """Suffixes of files that only make sense beside another."""
 _NODATA_NAME = "nodata"
+_IN_PATHS = "/!$&'()*+,;=:@"
+"""What a path may hold besides letters, digits and _.-~ (RFC 3986, pchar)."""
 VECTORS = "vectors"
 """The asset that the polygons' main file is; its other files' names begin so."""
 
@@ -133,9 +135,18 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def _reference(file: Path, folder: Path) -> str:
-    """The file as a relative URI reference from the folder."""
+    """The file as a relative reference (IRI) from the folder.
+
+    What references may hold stays as it is, letters of all scripts included: pystac takes those to local files as file
+    names, and a server's clients escape them themselves. Spaces, %, # and ? have to be escaped for both.
+    """
     where = os.path.relpath(file.parent.resolve(), folder.resolve())
-    path = quote(os.fsencode(Path(where, file.name).as_posix()))
+    path = "".join(
+        letter
+        if letter.isprintable() and not letter.isascii()
+        else quote(os.fsencode(letter), safe=_IN_PATHS)
+        for letter in Path(where, file.name).as_posix()
+    )
     return path if path.startswith("../") else f"./{path}"
 
 

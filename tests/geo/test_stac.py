@@ -324,7 +324,8 @@ def test_class_names_stay_apart_in_any_script(tmp_path: Path, names: list[str], 
 
 
 @pytest.mark.parametrize(
-    "stem", ["a b", "50% off", "what?", "#1", 'it\'s "x"', "wärme", "c:d", "a%20b", "水"]
+    "stem",
+    ["a b", "50% off", "what?", "#1", "it's (1)", "a\u00a0b", 'it\'s "x"', "wärme", "c:d", "a%20b", "水"],
 )
 def test_names_are_references_that_lead_to_the_files(tmp_path: Path, stem: str) -> None:
     """Oracle: the standard library's way from a base address and a reference to a file."""
@@ -343,7 +344,17 @@ def test_names_are_references_that_lead_to_the_files(tmp_path: Path, stem: str) 
     assert found == {
         "mask": str(tmp_path / names[0]), "confidence": str(tmp_path / names[1]), "vectors": str(polygons)
     }  # fmt: skip
-    assert not any(set(asset["href"]) & set(' #?"<>') for asset in document["assets"].values())
+    for asset in document["assets"].values():
+        assert re.fullmatch(
+            r"\.{1,2}/([A-Za-z0-9_.~!$&'()*+,;=:@/-]|%[0-9A-F]{2}|[äöü水])+", asset["href"]
+        ), asset
+
+
+def test_names_that_references_may_hold_stay_readable(tmp_path: Path) -> None:
+    """pystac takes the reference to a local file as its name, without unescaping."""
+    for stem in ("wärme", "水体", "ortho_(1),a+b"):
+        assert item(tmp_path, names=(f"{stem}.tif",))["assets"]["mask"]["href"] == f"./{stem}.tif"
+    assert item(tmp_path, names=("a b%.tif",))["assets"]["mask"]["href"] == "./a%20b%25.tif"
 
 
 def test_polygons_are_named_with_all_that_belongs_to_them(tmp_path: Path) -> None:

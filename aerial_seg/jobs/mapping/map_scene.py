@@ -105,6 +105,8 @@ def _kept_only_if(still: Unchanged, folder: Path) -> Iterator[None]:
 
 def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: PieceMaker) -> PredictReport:
     legend, resumed = mapper.model.card.legend, maker.rows_done
+    # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
+    taken = _taken(scene, mapper) if mapper.settings.stac else None
     maker.make_all(f"predict {scene.target.name}")
     counts, tiles = maker.counts(), maker.tiles()
     name = scene.target.name
@@ -118,8 +120,7 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
             bar=bar,
         )
     notes = all_notes(opened, mapper)
-    if mapper.settings.stac:
-        taken = _taken(scene, mapper)
+    if taken is not None:
         files = (*files, _write_item(scene, opened, mapper, files, taken))
         notes = (*notes, *_note_on_time(taken, mapper))
     return PredictReport(
