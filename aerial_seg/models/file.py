@@ -83,7 +83,10 @@ class TrainedModel:
 
 
 def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -> None:
-    """The weights (a network's state dict) and the card lie in one file, renamed into place when whole."""
+    """The weights (a network's state dict) and the card lie in one file, renamed into place when whole.
+
+    An auxiliary head lies there too, for further training to start from; predictions and exports leave it out.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
     save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
