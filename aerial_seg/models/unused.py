@@ -88,18 +88,19 @@ def _first_shown(network: Network, bands: int) -> tuple[_Probe, set[nn.Module]] 
 
     Raises RuntimeError where only weights could tell, and the network has none.
     """
-    bare = any(weight.is_meta for weight in network.parameters())
+    step, wants_values = network.geometry.origin_step, False
     # Shapes alone are wanted; some networks compute with values all the same.
-    for device in ("meta",) if bare else ("meta", "cpu"):
+    for device in ("meta", "cpu"):
+        if device == "cpu" and not wants_values:
+            return None
+        if device == "cpu" and any(weight.is_meta for weight in network.parameters()):
+            raise RuntimeError(f"{network.name} does not show without weights what it runs")
         for side in _SIDES:
-            step = network.geometry.origin_step
             probe = _Probe(bands, network.geometry.nearest_valid_sides(max(side, step))[1], device)
             try:
                 return probe, _reached(network, probe)
-            except _CANNOT:
-                continue
-    if bare:
-        raise RuntimeError(f"{network.name} does not show without weights what it runs")
+            except _CANNOT as error:
+                wants_values |= "meta" in str(error)  # how torch calls tensors without values
     return None
 
 

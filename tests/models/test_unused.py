@@ -19,9 +19,10 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.backbone.encoders import encoder_names
 from aerial_seg.models.build import architectures, build_network
 from aerial_seg.models.file import HEADER_KEY, ModelCard, load_model, load_weightless, save_model
-from aerial_seg.models.network import Network
+from aerial_seg.models.network import Network, SmpNetwork
 from aerial_seg.models.pretrained import start_from
-from aerial_seg.models.unused import Unused
+from aerial_seg.models.running.ensemble import Ensemble
+from aerial_seg.models.unused import Unused, drop_unused
 from aerial_seg.models.weightless import build_weightless
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings, Recipe, load_recipe
 
@@ -258,6 +259,60 @@ def test_weightless_networks_are_those_with_weights(settings: ModelSettings) -> 
     }
     assert real.unused == bare.unused != {}
     assert any(isinstance(module, Unused) for module in real.modules())
+
+
+class Valued(nn.Conv2d):
+    """Computes with a value, which torch's meta device has not."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → (N,K,H,W)."""
+        return super().forward(image) * float(self.weight.detach().abs().max())
+
+
+class OneSide(nn.Conv2d):
+    """Takes images of one side only, and no others."""
+
+    side = 224
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → (N,K,H,W)."""
+        assert image.shape[2] == self.side
+        return super().forward(image)
+
+
+def around(layer: nn.Module) -> SmpNetwork:
+    network = SmpNetwork(nn.Sequential(layer), output_stride=32, origin_step=32)
+    network.idle = nn.Linear(3, 3)
+    return network
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d, Valued, OneSide])
+def test_what_runs_is_seen_whatever_a_network_needs_to_run(layer: type[nn.Conv2d]) -> None:
+    network = around(layer(3, 2, 1))
+    drop_unused(network, bands=3)
+    assert network.unused == {"idle.weight": (torch.float32, (3, 3)), "idle.bias": (torch.float32, (3,))}
+    assert list(network.state_dict()) == ["model.0.weight", "model.0.bias"]
+
+
+def test_a_network_that_takes_no_image_stays_whole() -> None:
+    layer = OneSide(3, 2, 1)
+    layer.side = 100
+    network = around(layer)
+    drop_unused(network, bands=3)
+    assert network.unused == {}
+    assert len(network.state_dict()) == 4
+
+
+def test_only_weights_can_show_what_depends_on_values() -> None:
+    """build_weightless builds it with weights then."""
+    with pytest.raises(RuntimeError, match="does not show without weights"):
+        drop_unused(around(Valued(3, 2, 1)).to("meta"), bands=3)
+
+
+def test_what_several_models_left_out_is_told_of_each(tmp_path: Path) -> None:
+    path, _ = old_file(tmp_path, DEMO)
+    models = [load_model(path), load_model(path)]
+    assert Ensemble.of(models, [path, path]).as_one.notes == (*models[0].notes, *models[1].notes)
 
 
 def test_building_leaves_weights_and_random_numbers_as_they_were() -> None:
