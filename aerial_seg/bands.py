@@ -7,20 +7,44 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from aerial_seg.printable import name_problem, shortened
+
+_LARGEST, _SMALLEST = 1e30, 1e-30
+"""Of what pixels hold: they are normalised in float32, which ends at 3e38 and 1e-38."""
+DTYPES = (
+    "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64",
+)  # fmt: skip
+"""What pixels can be; complex numbers are no brightness."""
+
+Value = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+Gsd = Annotated[float, Field(ge=1e-5, le=1e6)]
+"""Metres per pixel, from microscopes to whole continents in a pixel."""
 
 
 class Band(BaseModel):
     """One spectral band; its statistics are over valid training pixels, in the raster's own units."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     dtype: str
-    mean: float
-    std: Annotated[float, Field(gt=0)]
-    p2: float
-    p98: float
+    mean: Value
+    std: Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
+    p2: Value
+    p98: Value
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Band:
+        problem = name_problem(self.name)
+        if problem is not None:
+            raise ValueError(f"band name '{shortened(self.name)}' cannot be one: {problem}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"band dtype is '{shortened(self.dtype)}', wanted one of {', '.join(DTYPES)}")
+        if self.p2 > self.p98:
+            raise ValueError(f"of band '{self.name}', p2 is {self.p2:g}, above its p98 of {self.p98:g}")
+        return self
 
 
 IMAGENET_BANDS = tuple(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class AerialSegError(Exception):
@@ -36,6 +38,31 @@ class SettingsError(AerialSegError):
     """A recipe or an option holds a value that cannot work."""
 
     exit_code = 2
+
+
+class FileNote(str):
+    """A note on an error of any kind: the file that was at work."""
+
+    __slots__ = ()
+
+
+class KeptNote(str):
+    """A note on an error of any kind: finished pieces are kept, and how to go on."""
+
+    __slots__ = ()
+
+
+@contextmanager
+def at_work(path: Path | str) -> Iterator[None]:
+    """An error that leaves the block, whatever it is, carries the name of this file as a FileNote.
+
+    The one line that the command line makes of an error that nobody foresaw tells it; nothing else reads it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(FileNote(path))
+        raise
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

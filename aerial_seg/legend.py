@@ -7,7 +7,9 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from aerial_seg.printable import name_problem, shortened
 
 IGNORE = 255
 """Label value of an unlabelled pixel (the field's ignore index), and mask value of a pixel not predicted."""
@@ -28,6 +30,14 @@ class LegendEntry(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
     background: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        problem = name_problem(name)
+        if problem is not None:
+            raise ValueError(f"class name '{shortened(name)}' cannot be one: {problem}")
+        return name
 
     @property
     def rgb(self) -> tuple[int, int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,19 +9,31 @@ from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.documents import DocumentError, parse_toml, problem_of, read_text
+from aerial_seg.errors import SettingsError, at_work, did_you_mean
+from aerial_seg.printable import shortened
 
 OWN_ARCHITECTURES = ("fcn", "deeplabv2", "deeplabv3", "deeplabv3-cascade", "deeplabv3+", "pspnet", "gcn")
 """The networks of the papers, built here; the others come from segmentation_models_pytorch."""
 
-Positive = Annotated[int, Field(gt=0)]
+# Every number has an end: beyond it there is no sense, but memory that runs out while a network is built from a file.
+Width = Annotated[int, Field(gt=0, le=4096)]
+"""Channels of a layer."""
+Rate = Annotated[int, Field(gt=0, le=1024)]
+"""Dilation, a kernel's side, parts per side."""
+Pixels = Annotated[int, Field(gt=0, le=65_536)]
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Zoom = Annotated[float, Field(ge=0.01, le=100)]
+Number = Annotated[int, Field(ge=-65_536, le=65_536)]
+Few = Field(max_length=64)
 
 
 class Section(BaseModel):
     """A frozen table of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -77,26 +88,26 @@ class ModelSettings(Section):
     stem: Literal["7x7", "deep32", "deep64"] = "7x7"
     stride_placement: Literal["3x3", "1x1", "last-unit"] = "3x3"
     dilation_placement: Literal["full", "contracted"] = "full"
-    multi_grid: tuple[Positive, ...] = ()
+    multi_grid: Annotated[tuple[Rate, ...], Few] = ()
     multi_grid_rates: Literal["unit", "absolute"] = "unit"
     ceil_mode: bool = False
-    bn_eps: Annotated[float, Field(gt=0)] | None = None
+    bn_eps: Annotated[float, Field(gt=0, le=1)] | None = None
     deformable: bool = False
     head: Literal["default", "torchvision", "mmseg", "no-concat", "largefov"] = "default"
-    head_channels: Positive | None = None
-    aspp_rates: tuple[Positive, ...] | None = None
+    head_channels: Width | None = None
+    aspp_rates: Annotated[tuple[Rate, ...], Few] | None = None
     last_block: Literal[4, 5, 6, 7] = 7
-    bins: tuple[Positive, ...] = (1, 2, 3, 6)
+    bins: Annotated[tuple[Rate, ...], Few] = (1, 2, 3, 6)
     pooling: Literal["average", "max"] = "average"
     reduce_bins: bool = True
-    kernel: Positive = 15
+    kernel: Rate = 15
     msc: bool = False
     align_corners: bool = False
     dropout: Fraction = 0.1
     auxiliary: bool = True
-    auxiliary_channels: Positive | None = None
+    auxiliary_channels: Width | None = None
     weights: Annotated[str, Field(min_length=1)] = "none"
-    options: dict[str, int | float | bool | str | list[int] | None] = {}
+    options: dict[str, Number | float | bool | str | Annotated[list[Number], Few] | None] = {}
 
 
 class TrainingSettings(Section):
@@ -110,24 +121,24 @@ class TrainingSettings(Section):
     calibrate: for two classes, choose the decision threshold on the validation chips.
     """
 
-    iterations: Positive = 1000
-    batch_size: Positive = 8
-    crop: Positive = 256
+    iterations: Count = 1000
+    batch_size: Pixels = 8
+    crop: Pixels = 256
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    learning_rate: Annotated[float, Field(gt=0, le=1e3)] = 0.01
     momentum: Fraction = 0.9
     adam_beta2: Fraction = 0.999
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    power: Annotated[float, Field(gt=0)] = 0.9
-    warmup: Annotated[int, Field(ge=0)] = 0
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
-    dice_weight: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 1e-4
+    power: Annotated[float, Field(gt=0, le=100)] = 0.9
+    warmup: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    auxiliary_weight: Weight = 0.4
+    dice_weight: Weight = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    class_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
-    validate_every: Positive = 200
+    class_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}
+    validate_every: Count = 200
     calibrate: bool = False
-    workers: Annotated[int, Field(ge=0)] = 0
-    seed: int = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class AugmentationSettings(Section):
@@ -140,19 +151,19 @@ class AugmentationSettings(Section):
 
     flips: Literal[True, False, "horizontal"] = True
     rot90: bool = True
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
-    brightness: Annotated[float, Field(ge=0)] = 0.2
+    scale: tuple[Zoom, Zoom] = (0.5, 2.0)
+    brightness: Annotated[float, Field(ge=0, le=100)] = 0.2
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    band_noise: Annotated[float, Field(ge=0)] = 0.25
+    band_noise: Annotated[float, Field(ge=0, le=100)] = 0.25
 
 
 class PredictionSettings(Section):
     """How the trained model is tiled unless `predict` is told otherwise; None: derived from the network."""
 
-    tile_size: Positive = 512
-    halo: Annotated[int, Field(ge=0)] | None = None
-    overlap: Annotated[int, Field(ge=0)] | None = None
-    batch_size: Positive = 4
+    tile_size: Pixels = 512
+    halo: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    overlap: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    batch_size: Pixels = 4
 
 
 class Recipe(Section):
@@ -214,7 +225,12 @@ def load_document(
         path = Path(name)
         if not path.is_file():
             raise SettingsError(f"{path} does not exist; shipped {what}s: {', '.join(known)}")
-        return parse_document(path.read_text(encoding="utf-8"), kind, name, what=what)
+        with at_work(path):
+            try:
+                text = read_text(path)
+            except DocumentError as error:
+                raise SettingsError(f"{what} {name} cannot be read: {error}") from error
+            return parse_document(text, kind, name, what=what)
     if name not in known:
         raise SettingsError(
             f"there is no {what} '{name}'{did_you_mean(name, known)}; shipped: {', '.join(known)}; "
@@ -231,26 +247,20 @@ def parse_recipe(text: str, name: str) -> Recipe:
 def parse_document(text: str, kind: type[Document], name: str, *, what: str) -> Document:
     """The document in a TOML text; `name` and `what` are for messages."""
     try:
-        return kind.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{what} {name} is not TOML: {error}") from error
+        return kind.model_validate(parse_toml(text))
+    except DocumentError as error:
+        raise SettingsError(f"{what} {name} cannot be read: {error}") from error
     except ValidationError as error:
         raise SettingsError(f"{what} {name}: {_first_problem(error, kind)}") from error
 
 
 def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     problem = error.errors()[0]
-    place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(problem["loc"], kind)
-        hint = did_you_mean(str(problem["loc"][-1]), known)
-        return f"unknown key '{place}'{hint}; known here: {', '.join(known)}"
-    if problem["type"] == "value_error":  # our own validators say it all
-        said = str(problem["ctx"]["error"])
-        return f"'{place}': {said}" if place else said
-    if problem["type"] == "missing":
-        return f"'{place}' is missing; add it"
-    return f"'{place}' is {problem['input']!r}: {problem['msg']}"
+        place, hint = ".".join(map(str, problem["loc"])), did_you_mean(str(problem["loc"][-1]), known)
+        return f"unknown key '{shortened(place)}'{hint}; known here: {', '.join(known)}"
+    return problem_of(error) + ("; add it" if problem["type"] == "missing" else "")
 
 
 def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:

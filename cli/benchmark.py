@@ -146,9 +146,9 @@ def check(name: str, root: Path, *, as_json: bool) -> None:
     else:
         console.table(["split", "images"], [[split, f"{n:,}"] for split, n in report.counts.items()])
         for problem in report.problems:
-            click.echo(problem)
+            console.say(problem)
         for line in report.absent:
-            click.echo(f"{line} (the other splits do without it)")
+            console.say(f"{line} (the other splits do without it)")
     if report.problems:
         raise InputError(
             f"{report.total:,} problems in {report.root}, wanted none; restore what is listed from the "
@@ -185,9 +185,9 @@ def validate(file: Path, *, root: Path | None, split: str, as_json: bool) -> Non
     if as_json:
         console.print_json(asdict(report))
     else:
-        click.echo(f"{file}: {report.images:,} images for {_TITLES[report.kind]}")
+        console.say(f"{file}: {report.images:,} images for {_TITLES[report.kind]}")
         for problem in report.problems:
-            click.echo(problem)
+            console.say(problem)
     if report.problems:
         raise InputError(
             f"{report.total:,} problems in {file}, wanted none; write it again with --submission"
@@ -200,12 +200,12 @@ def _print_report(report: BenchmarkReport) -> None:
         console.note(f"note: went on after {report.resumed:,} images that an interrupted run had finished")
     if report.scores is not None:
         _print_scores(report)
-    click.echo(
+    console.say(
         f"\n{report.title} {report.split}: {report.images:,} images, {report.system}, "
         f"protocol {report.protocol} ({report.protocol_title})"
     )
     if report.scores is None:
-        click.echo("no published labels, so nothing was scored")
+        console.say("no published labels, so nothing was scored")
     else:
         console.table(
             ["metric", "measured", "published", "difference", "source", "remark"],
@@ -223,10 +223,10 @@ def _print_report(report: BenchmarkReport) -> None:
         )
     if report.worst:
         listed = ", ".join(f"{image.name} {100 * image.miou:.1f}" for image in report.worst[:5])
-        click.echo(f"lowest images (mean IoU of their own classes, %): {listed}")
+        console.say(f"lowest images (mean IoU of their own classes, %): {listed}")
     for what, path in (("results", report.folder), ("submission", report.submission)):
         if path is not None:
-            click.echo(f"{what} {path}")
+            console.say(f"{what} {path}")
 
 
 def _print_scores(report: BenchmarkReport) -> None:
@@ -234,9 +234,9 @@ def _print_scores(report: BenchmarkReport) -> None:
     scores = report.scores.scores
     console.class_scores(scores)
     if report.scores.categories:
-        click.echo(
+        console.say(
             f"category mIoU {console.number(report.scores.category_miou)} over "
             f"{report.scores.categories_counted} of {len(report.scores.categories)} categories"
         )
     if report.scores.challenge_score is not None:
-        click.echo(f"(mIoU + pixel accuracy) / 2 {console.number(report.scores.challenge_score)}")
+        console.say(f"(mIoU + pixel accuracy) / 2 {console.number(report.scores.challenge_score)}")

@@ -1,4 +1,8 @@
-"""What commands share in talking: progress and notes to stderr, tables and JSON to stdout."""
+"""What commands share in talking: progress and notes to stderr, tables and JSON to stdout.
+
+Names of files, classes and layers come from outside, so all that is printed goes through here: nothing in it can
+steer a terminal.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aerial_seg.printable import printable
+
 if TYPE_CHECKING:
     from aerial_seg.legend import Legend
     from aerial_seg.metrics import Scores
@@ -20,23 +26,36 @@ def bar(label: str, *, total: int, unit: str) -> ProgressBar:
     """A progress bar on stderr when it is a terminal, silence otherwise."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=label, unit=unit, disable=None, file=sys.stderr, dynamic_ncols=True)
+    told = printable(label, lines=False)
+    return tqdm(total=total, desc=told, unit=unit, disable=None, file=sys.stderr, dynamic_ncols=True)
+
+
+def say(text: object = "", *, err: bool = False) -> None:
+    """The text on stdout, or on stderr; what would steer a terminal is written out. Its line ends stay."""
+    click.echo(printable(str(text)), err=err)
 
 
 def note(text: str) -> None:
     """One line of comment on stderr."""
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 def notes(texts: Iterable[str]) -> None:
     """What was mended, moved or left out."""
     for text in texts:
-        note(f"note: {text}")
+        note(f"note: {one_line(text)}")
 
 
 def print_json(document: Any) -> None:
-    """The document on stdout."""
-    click.echo(json.dumps(document, indent=2, default=str))
+    """The document on stdout, in ASCII: JSON writes out everything else."""
+    # DEL is the one control character that JSON leaves as it is; it can only lie in a text.
+    click.echo(json.dumps(document, indent=2, default=str).replace("\x7f", "\\u007f"))
+
+
+class _Painted(str):
+    """A cell of our own making that holds a terminal's codes on purpose."""
+
+    __slots__ = ()
 
 
 def swatch(colour: str) -> str:
@@ -44,18 +63,25 @@ def swatch(colour: str) -> str:
     if not sys.stdout.isatty():
         return colour
     number = int(colour[1:], 16)
-    return click.style("  ", bg=(number >> 16, number >> 8 & 255, number & 255))
+    return _Painted(click.style("  ", bg=(number >> 16, number >> 8 & 255, number & 255)))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns on stdout: the first aligned left, the others right."""
-    lines = [list(head), *map(list, rows)]
+    lines = [
+        [cell if isinstance(cell, _Painted) else one_line(cell) for cell in row] for row in (head, *rows)
+    ]
     widths = [max(len(click.unstyle(line[k])) for line in lines) for k in range(len(head))]
     for line in lines:
         cells = [
             _pad(cell, width, left=k == 0) for k, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         click.echo("  ".join(cells).rstrip())
+
+
+def one_line(text: str) -> str:
+    """The text as a cell or a line may hold it: line ends and tabs are written out as well."""
+    return printable(text, lines=False)
 
 
 def _pad(cell: str, width: int, *, left: bool) -> str:
@@ -79,7 +105,7 @@ def score_tables(scores: Scores) -> None:
     """Per-class scores, the means with the number of classes counted, and the confusion matrix."""
     class_scores(scores)
     names = [c.name for c in scores.classes]
-    click.echo("\nconfusion, rows = truth, columns = prediction")
+    say("\nconfusion, rows = truth, columns = prediction")
     table(
         ["", *names],
         [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, scores.confusion, strict=True)],
@@ -93,7 +119,7 @@ def class_scores(scores: Scores) -> None:
         for c in scores.classes
     ]
     table(["class", "IoU", "F1", "precision", "recall", "true pixels"], rows)
-    click.echo(
+    say(
         f"\nmIoU {number(scores.miou)} over {scores.counted} of {len(scores.classes)} classes, "
         f"pixel accuracy {number(scores.pixel_accuracy)}, mean accuracy {number(scores.mean_accuracy)}, "
         f"frequency-weighted IoU {number(scores.frequency_weighted_iou)}; "

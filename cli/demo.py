@@ -44,7 +44,7 @@ def command(output: Path, *, device: str, overwrite: bool, as_json: bool) -> Non
         console.print_json({"miou": report.miou, **places})
         return
     console.score_tables(report.evaluation.scores)
-    click.echo()
+    console.say()
     for name, path in places.items():
-        click.echo(f"{name:<16}{path}")
-    click.echo(f"\nmIoU {report.miou:.3f}")
+        console.say(f"{name:<16}{path}")
+    console.say(f"\nmIoU {report.miou:.3f}")

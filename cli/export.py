@@ -71,7 +71,7 @@ def command(
         console.print_json(dataclasses.asdict(report))
         return
     side = report.tile_size
-    click.echo(
+    console.say(
         f"{report.path}: N × {report.bands} × {side} × {side} px to {report.output}, opset {report.opset}, "
         f"{report.size / 1e6:.1f} MB, within {report.difference:.1e} of the network"
     )

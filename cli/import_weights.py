@@ -81,9 +81,9 @@ def command(
     if with_matches:
         rows = [[m.theirs or "(none: 0)", m.ours, "×".join(map(str, m.shape))] for m in report.matches]
         console.table([source, "aerial-seg", "shape"], rows)
-        click.echo()
+        console.say()
     model = report.settings
-    click.echo(
+    console.say(
         f"{report.model}: {model.architecture}, {model.encoder}, output stride {model.output_stride}, "
         f"{len(report.classes)} classes, {report.parameters:,} parameters from {len(report.matches)} tensors"
     )

@@ -38,9 +38,9 @@ def command(path: Path, *, as_json: bool) -> None:
         bands = document.pop("bands") if document["kind"] in ("raster", "mask") else []
         width = max(map(len, document))
         for key, value in document.items():
-            click.echo(f"{key:<{width}}  {_text(value)}")
+            console.say(f"{key:<{width}}  {console.one_line(_text(value))}")
         if bands:
-            click.echo()
+            console.say()
             console.table(["band", *list(bands[0])[1:]], [list(map(_text, band.values())) for band in bands])
 
 

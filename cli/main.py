@@ -1,18 +1,37 @@
-"""The `aerial-seg` group: finds its commands by name and turns errors into one line and an exit code."""
+"""The `aerial-seg` group: finds its commands by name and hands them to the net that turns errors into one line."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import click
+
+from . import console
+from .net import Session, exit_code_of
 
 _COMMANDS = (
     "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
     "info",
 )  # fmt: skip
+
+
+def _note_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    if value and isinstance(ctx.obj, Session):
+        ctx.obj.debug = True
+
+
+_DEBUG = click.Option(
+    ["--debug"],
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_note_debug,
+    help="Show the traceback of an error.",
+)
 
 
 class LazyGroup(click.Group):
@@ -30,6 +49,8 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(f"aerial_seg.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
+        if _DEBUG not in command.params:
+            command.params.append(_DEBUG)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -44,6 +65,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's; an unknown command is an error that names the nearest one."""
         name = args[0]
+        if name in _COMMANDS and isinstance(ctx.obj, Session):
+            ctx.obj.command = name
         if name not in _COMMANDS and not name.startswith("-"):
             from aerial_seg.errors import did_you_mean
 
@@ -57,7 +80,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     if value and not ctx.resilient_parsing:
         from aerial_seg.version import __version__
 
-        click.echo(f"aerial-seg {__version__}")
+        console.say(f"aerial-seg {__version__}")
         ctx.exit()
 
 
@@ -89,32 +112,28 @@ def group(context: click.Context) -> None:
     Exit codes: 0 done, 1 data or processing error, 2 wrong use, 3 incomplete (run it again to go on), 130 interrupted.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
+        console.note(context.get_help())
         context.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: an error is one line on stderr, never a traceback."""
-    from aerial_seg.errors import AerialSegError
-
-    try:
-        given = list(arguments) if arguments is not None else None
-        code = group.main(args=given, prog_name="aerial-seg", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "aerial-seg"
-        _fail(f"{error.format_message()} Try '{command} --help'.", error.exit_code)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except AerialSegError as error:
-        _fail(str(error), error.exit_code)
+    """Run one command and exit: an error is one line on stderr, never a traceback unless --debug asks for it."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    code = exit_code_of(_run, words)
     if code:
         sys.exit(code)
 
 
-def _fail(text: str, code: int) -> NoReturn:
-    # Messages quote click, GDAL and pydantic, whose texts may hold line breaks.
-    click.echo("Error: " + " ".join(text.split()), err=True)
-    sys.exit(code)
+def _run(session: Session) -> int:
+    """Not click's own main, which takes every EOFError for an interruption and every broken pipe for stdout's."""
+    instruction = os.environ.get("_AERIAL_SEG_COMPLETE")
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(group, {}, "aerial-seg", "_AERIAL_SEG_COMPLETE", instruction)
+    with group.make_context("aerial-seg", list(session.words), obj=session) as context:
+        group.invoke(context)
+    return 0
+
+
+group.params.append(_DEBUG)

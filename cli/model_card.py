@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import click
+from . import console
 
 _WIDTH, _LABEL = 80, 14
 
@@ -149,13 +149,13 @@ def _file(file: dict[str, Any]) -> None:
 
 
 def _group(title: str) -> None:
-    click.echo(f"\n{title}")
+    console.say(f"\n{title}")
 
 
 def _line(label: str, text: str, *, indent: str = "  ") -> None:
     lead = f"{indent}{label:<{_LABEL - len(indent)}}  "
     wrapped = textwrap.wrap(
-        text,
+        console.one_line(text),
         width=_WIDTH,
         initial_indent=lead,
         subsequent_indent=" " * len(lead),
@@ -163,19 +163,19 @@ def _line(label: str, text: str, *, indent: str = "  ") -> None:
         break_on_hyphens=False,
     )
     for line in wrapped or [lead.rstrip()]:
-        click.echo(line)
+        console.say(line)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, last_left: bool = False) -> None:
     """Aligned columns: the first `left`, and perhaps the last one, to the left, the others to the right."""
-    lines = [head, *rows]
+    lines = [[console.one_line(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     for line in lines:
         cells = [
             cell.ljust(width) if k < left or (last_left and k == len(head) - 1) else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        click.echo(f"  {'  '.join(cells)}".rstrip())
+        console.say(f"  {'  '.join(cells)}".rstrip())
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def command(*, encoder: str, bands: int, classes: int, encoders: bool, as_json: 
             ["encoder", "family", "weights"],
             [[kind.name, kind.family, ", ".join(kind.weights) or "none"] for kind in kinds],
         )
-        click.echo("\nand every encoder of timm, as tu-NAME")
+        console.say("\nand every encoder of timm, as tu-NAME")
         return
     rows = list_models(encoder, bands=bands, classes=classes)
     if as_json:
@@ -61,9 +61,9 @@ def _print(rows: tuple[ModelFacts, ...]) -> None:
     console.table(head, [_cells(row) for row in rows])
     missing = [row for row in rows if row.problem is not None]
     if missing:
-        click.echo("\nwhat does not work with this encoder:")
+        console.say("\nwhat does not work with this encoder:")
     for row in missing:
-        click.echo(f"  {row.architecture}: {row.problem}")
+        console.say(f"  {row.architecture}: {row.problem}")
 
 
 def _cells(row: ModelFacts) -> list[str]:

@@ -241,7 +241,7 @@ def _print_outcomes(outcomes: Sequence[SceneOutcome]) -> None:
             total = made.height * made.width
             share = f"{made.nodata_pixels / total:.1%}"
             rows.append([outcome.source, f"{total:,}", share, seconds, outcome.outcome])
-    click.echo()
+    console.say()
     console.table(["scene", "pixels", "nodata", "seconds", "outcome"], rows)
 
 
@@ -253,7 +253,7 @@ def _print_report(report: PredictReport) -> None:
     rows = [[name, f"{pixels:,}", f"{pixels / total:.1%}"] for name, pixels in report.class_pixels.items()]
     rows.append(["(nodata)", f"{report.nodata_pixels:,}", f"{report.nodata_pixels / total:.1%}"])
     console.table(["class", "pixels", "share"], rows)
-    click.echo(
+    console.say(
         f"\n{report.mask}: {report.width} × {report.height} px from {report.source}, "
         f"{report.tiles} tiles run, {report.tiles_skipped} skipped as nodata or outside"
     )
@@ -262,7 +262,7 @@ def _print_report(report: PredictReport) -> None:
     if report.vectors is not None:
         console.notes(report.vectors.notes)
         counts = ", ".join(f"{c.name}: {c.polygons:,}" for c in report.vectors.classes)
-        click.echo(f"{report.vectors.path}: {report.vectors.polygons:,} polygons ({counts})")
+        console.say(f"{report.vectors.path}: {report.vectors.polygons:,} polygons ({counts})")
 
 
 def _print_forecasts(forecasts: Sequence[Forecast], as_json: bool) -> None:
@@ -286,7 +286,7 @@ def _print_forecasts(forecasts: Sequence[Forecast], as_json: bool) -> None:
         for one in forecasts
     ]
     console.table(head, rows)
-    click.echo(f"\n{forecasts[0].engine}; nothing was written")
+    console.say(f"\n{forecasts[0].engine}; nothing was written")
 
 
 def _duration(seconds: float) -> str:

@@ -141,4 +141,4 @@ def _print_table(report: TileReport) -> None:
     console.class_table(report.legend, totals)
     chips = ", ".join(f"{count} {split}" for split, count in report.chips.items())
     at = f" at {report.gsd:.3g} m" if report.gsd else ""
-    click.echo(f"\n{report.dataset}: {chips} chips{at}")
+    console.say(f"\n{report.dataset}: {chips} chips{at}")

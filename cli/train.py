@@ -78,4 +78,4 @@ def command(
     else:
         console.score_tables(report.scores)
     threshold = f", decision threshold {report.threshold:.2f}" if report.threshold is not None else ""
-    click.echo(f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{threshold}")
+    console.say(f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{threshold}")

@@ -52,4 +52,4 @@ def command(mask: Path, output: Path, *, settings: VectorizeSettings, as_json: b
         ],
     )
     layers = [file for file in report.files if file.suffix == output.suffix]
-    click.echo("\n" + "\n".join(map(str, layers)))
+    console.say("\n" + "\n".join(map(str, layers)))

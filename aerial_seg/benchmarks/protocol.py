@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from aerial_seg.benchmarks.resize import ResizeKind, ResizeRule
 from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.recipe import Positive, Section, document_names, load_document
+from aerial_seg.recipe import Pixels, Section, Zoom, document_names, load_document
 
 Dataset = Literal["voc", "cityscapes", "ade20k"]
 DATASETS: tuple[Dataset, ...] = ("voc", "cityscapes", "ade20k")
@@ -20,8 +20,8 @@ Flip = Literal["none", "image", "window", "window-sum"]
 Padding = Literal["end", "centre"]
 
 Scales = Annotated[
-    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
-    Field(min_length=1),
+    tuple[Zoom, ...],
+    Field(min_length=1, max_length=64),
 ]
 Value = TypeVar("Value")
 
@@ -76,12 +76,12 @@ class Protocol(Section):
     datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)] = DATASETS
     output_stride: Literal[4, 8, 16, 32] | None = None
     resize: ResizeKind = "none"
-    long_side: PerDataset[Positive] | None = None
-    fit: PerDataset[tuple[Positive, Positive]] | None = None
+    long_side: PerDataset[Pixels] | None = None
+    fit: PerDataset[tuple[Pixels, Pixels]] | None = None
     scales: PerDataset[Scales] = PerDataset(default=(1.0,))
     mode: Literal["whole", "slide"] = "whole"
-    crop: PerDataset[Positive] | None = None
-    step: PerDataset[Positive] | None = None
+    crop: PerDataset[Pixels] | None = None
+    step: PerDataset[Pixels] | None = None
     padding: Padding | None = None
     window_average: Average | None = None
     flip: Flip = "none"

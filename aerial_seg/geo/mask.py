@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from pydantic import ValidationError
 from rasterio.io import DatasetReader
 
+from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError
 from aerial_seg.geo.opened import described
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
+from aerial_seg.printable import printable, shortened
 
 LEGEND_TAG = "AERIAL_SEG_LEGEND"
+_SOURCES_TAG, _MODEL_TAG = "AERIAL_SEG_SOURCES", "AERIAL_SEG_MODEL_SHA256"
 
 
 def read_legend(path: Path | str) -> Legend | None:
@@ -22,26 +26,48 @@ def read_legend(path: Path | str) -> Legend | None:
         text = dataset.tags().get(LEGEND_TAG)
         if text is not None:
             try:
-                return Legend.model_validate_json(text)
+                # Strict, and from JSON because there lists are tuples: "1" or true is no number.
+                return Legend.model_validate_json(json.dumps(parse_json(text)), strict=True)
             except ValidationError as error:
-                raise InputError(
-                    f"{path} has a damaged {LEGEND_TAG} tag ({error.errors()[0]['msg']}); run predict again"
-                ) from error
+                raise _damaged(path, LEGEND_TAG, problem_of(error)) from error
+            except DocumentError as error:
+                raise _damaged(path, LEGEND_TAG, str(error)) from error
         return _legend_of_categories(dataset)
 
 
 def read_origin(path: Path) -> dict[str, str]:
-    """`source`: the rasters that the mask was made from, else its own name; `model_id`: of the models, if it tells."""
+    """`source`: the rasters that the mask was made from, else its own name; `model_id`: of the models, if it tells.
+
+    Raises InputError for tags of ours that hold something else.
+    """
     with described(path) as dataset:
         tags = dataset.tags()
-    try:
-        sources = [str(name) for name in json.loads(tags.get("AERIAL_SEG_SOURCES", "[]"))]
-    except ValueError:
-        sources = []
+    sources = _sources(path, tags.get(_SOURCES_TAG, "[]"))
     more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-    origin = {"source": sources[0] + more if sources else path.name}
-    model = tags.get("AERIAL_SEG_MODEL_SHA256")
-    return origin | ({"model_id": ",".join(one[:12] for one in model.split(","))} if model else {})
+    origin = {"source": printable(sources[0] if sources else path.name, lines=False) + more}
+    model = tags.get(_MODEL_TAG)
+    if not model:
+        return origin
+    if not re.fullmatch(r"[0-9a-f]{12,64}(,[0-9a-f]{12,64})*", model):
+        raise _damaged(path, _MODEL_TAG, f"it is '{shortened(model)}', wanted hexadecimal digits")
+    return origin | {"model_id": ",".join(one[:12] for one in model.split(","))}
+
+
+def _sources(path: Path, text: str) -> list[str]:
+    try:
+        names = parse_json(text)
+    except DocumentError as error:
+        raise _damaged(path, _SOURCES_TAG, str(error)) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _damaged(path, _SOURCES_TAG, f"it is {shortened(text)}, wanted a list of names as JSON")
+    return names
+
+
+def _damaged(path: Path | str, tag: str, how: str) -> InputError:
+    return InputError(
+        f"{path} has a damaged {tag} tag ({how}); run predict again, or take the tag away "
+        f"(gdal_edit.py -unsetmd {tag} FILE)"
+    )
 
 
 def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
@@ -67,7 +93,7 @@ def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
         return legend_from_colormap(named, colormap)
     except ValidationError as error:
         raise InputError(
-            f"{sidecar} has unusable category names ({error.errors()[0]['msg']}); give every class one of its own"
+            f"{sidecar} has unusable category names ({problem_of(error)}); give every class one of its own"
         ) from error
 
 

@@ -18,7 +18,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, at_work
 from aerial_seg.geo.georeference import broken_crs
 from aerial_seg.geo.remote import gdal_name, is_remote, opening, read_patiently
 from aerial_seg.geo.vrt_members import require_members
@@ -69,21 +69,22 @@ def _reason(error: BaseException) -> str:
 def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
     """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it, or its sidecars."""
     text = gdal_name(path)
-    if not text.startswith(("/vsi", "<VRTDataset")):
-        _require_file(Path(text))
-        require_members(Path(text))
-    server = "; check the address, and that the server is up" if is_remote(text) else ""
-    wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
-    with telling_whose(text, wanted):
-        dataset = _opened(text)
-    # Not `with dataset`: that enters an environment of GDAL's options, which must be left in turn, and a raster is also
-    # closed and opened again while one for reading is entered.
-    try:
-        if dataset.count == 0:
-            raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
-        yield dataset
-    finally:
-        dataset.close()
+    with at_work("a VRT of our own" if text.startswith("<") else text):
+        if not text.startswith(("/vsi", "<VRTDataset")):
+            _require_file(Path(text))
+            require_members(Path(text))
+        server = "; check the address, and that the server is up" if is_remote(text) else ""
+        wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
+        with telling_whose(text, wanted):
+            dataset = _opened(text)
+        # Not `with dataset`: that enters an environment of GDAL's options, which must be left in turn, and a raster is
+        # also closed and opened again while one for reading is entered.
+        try:
+            if dataset.count == 0:
+                raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
+            yield dataset
+        finally:
+            dataset.close()
 
 
 @contextmanager

@@ -9,15 +9,18 @@ from xml.etree import ElementTree
 from aerial_seg.errors import InputError
 
 _LISTED = 5
+_DEEPEST = 16
+"""VRTs in VRTs. Each level costs GDAL file handles and a call within a call; a thousand end the process."""
 
 
 def require_members(path: Path) -> None:
     """Raises InputError that lists the missing files of a VRT on this machine; other rasters have none.
 
-    GDAL opens such a VRT and fails where the hole is read, hours later; at a pipe it waits for ever.
+    GDAL opens such a VRT and fails where the hole is read, hours later; at a pipe it waits for ever. Raises it, too,
+    for VRTs nested too deeply.
     """
     try:
-        missing = list(dict.fromkeys(_missing(path, set())))
+        missing = list(dict.fromkeys(_missing(path)))
     except OSError as error:
         raise InputError(
             f"the files of {path} cannot be looked for ({error.strerror or error}); check their names and permissions"
@@ -30,11 +33,32 @@ def require_members(path: Path) -> None:
         )
 
 
-def _missing(path: Path, seen: set[Path]) -> Iterator[str]:
-    """Each file is looked into once, whoever names it."""
-    if path.suffix.lower() != ".vrt" or not path.is_file() or path.resolve() in seen:
-        return
-    seen.add(path.resolve())
+def _missing(path: Path) -> Iterator[str]:
+    """The files that are not there, level by level; each file is looked into once, whoever names it."""
+    seen: set[Path] = set()
+    level, depth = [path], 0
+    while level:
+        if depth > _DEEPEST:
+            raise InputError(
+                f"{path} is a VRT of VRTs nested more than {_DEEPEST} deep, the next being {level[0]}; make one VRT of "
+                "the rasters themselves (gdalbuildvrt)"
+            )
+        depth += 1
+        below: list[Path] = []
+        for vrt in level:
+            if vrt.suffix.lower() != ".vrt" or not vrt.is_file() or vrt.resolve() in seen:
+                continue
+            seen.add(vrt.resolve())
+            for member in _members(vrt):
+                if member.is_file() or member.is_dir():
+                    below.append(member)
+                else:
+                    yield str(member)
+        level = [member for member in below if member.suffix.lower() == ".vrt"]
+
+
+def _members(path: Path) -> Iterator[Path]:
+    """The files of this machine that a VRT names."""
     try:
         root = ElementTree.fromstring(path.read_bytes())
     except (ElementTree.ParseError, ValueError, LookupError):  # the last two: an encoding that is none
@@ -46,8 +70,4 @@ def _missing(path: Path, seen: set[Path]) -> Iterator[str]:
             if not name or ":" in name[2:] or name.startswith(("/vsi", "<")):
                 continue
             is_relative = source.get("relativeToVRT", source.get("relativetoVRT", "0")) == "1"
-            member = path.parent / name if is_relative else Path(name)
-            if not member.is_file() and not member.is_dir():
-                yield str(member)
-            else:
-                yield from _missing(member, seen)
+            yield path.parent / name if is_relative else Path(name)

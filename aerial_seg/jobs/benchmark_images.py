@@ -25,7 +25,7 @@ from aerial_seg.benchmarks.training_data import read_normalised
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.durable import settled_file
 from aerial_seg.jobs.benchmark_settings import ImageScore
-from aerial_seg.jobs.journal import Journal
+from aerial_seg.jobs.journal import Journal, damaged_records
 from aerial_seg.metrics import ConfusionMatrix, class_ious
 from aerial_seg.models.device import enough_memory
 from aerial_seg.progress import Progress
@@ -83,7 +83,8 @@ class ImageRun:
         The order of counting is that of the examples. Raises InputError for an image or label that is not what it
         should be, OutputError for what the disk does not take.
         """
-        done = {record["image"] for record in journal.records}
+        with damaged_records(journal.path):
+            done = {str(record["image"]) for record in journal.records}
         resumed = [example for example in self.examples if example.name in done]
         fresh = [example for example in self.examples if example.name not in done]
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from aerial_seg.benchmarks.ade20k import Ade20k
 from aerial_seg.benchmarks.cityscapes import Cityscapes
 from aerial_seg.benchmarks.voc import Voc
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.models.file import ModelCard, save_model
@@ -16,6 +17,7 @@ from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import Match
 from aerial_seg.models.importing.sources import check_source, import_checkpoint
 from aerial_seg.outputs import check_writable, staged_files
+from aerial_seg.printable import name_problems
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.version import __version__
 
@@ -91,6 +93,12 @@ def _legend(checkpoint: Checkpoint, channels: int, wanted: str | None) -> tuple[
         raise InputError(f"{path} has {channels} classes, but masks hold {IGNORE} at the most; train fewer")
     if wanted is not None:
         return _named_legend(path, channels, wanted), ()
+    odd = [f"'{name}': {problem}" for name, problem in name_problems(checkpoint.classes)]
+    if odd:
+        raise InputError(
+            f"{path} calls {len(odd)} of its classes what no class can be called ({listed(odd, 3)}); mend the names in "
+            "its meta, or pass --classes for those of a benchmark"
+        )
     if len(set(checkpoint.classes)) == channels:
         return make_legend(dict(enumerate(checkpoint.classes))), ()
     for name, legend in _LEGENDS.items():

@@ -11,13 +11,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, OutputError
+from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, KeptNote, OutputError
 from aerial_seg.geo.durable import disk_errors, settled_file, sync
 from aerial_seg.outputs import missing_parents, remove_empty, work_folder
 
 NAME = "journal.jsonl"
 RESULT = "result"
 """Folder of the finished files inside the work folder, until they take their place."""
+_GO_ON = "run the same command again to go on, or pass --restart to begin anew"
 
 
 class Journal:
@@ -79,17 +80,43 @@ def read_job(path: Path) -> Mapping[str, Any] | None:
 def finished_results(path: Path) -> frozenset[str]:
     """The masks that the journal at `path` says were finished; none where there is no journal."""
     records = _read_lines(path)[1:] if path.exists() else []
-    return frozenset(record["report"]["mask"] for record in records if "report" in record)
+    with damaged_records(path):
+        return frozenset(record["report"]["mask"] for record in records if "report" in record)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The job and the records. Raises OutputError for lines that are none, but for a last one that a crash has cut."""
     lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = _from_json(text)
+        except (ValueError, RecursionError) as error:
+            if number == len(texts):
+                break
+            raise _damaged(path, f"line {number} of {len(texts)} is not JSON") from error
+        if not isinstance(line, dict):
+            raise _damaged(path, f"line {number} of {len(texts)} is no record")
+        lines.append(line)
     return lines
+
+
+def _from_json(text: str) -> Any:
+    # NaN is not equal to itself, but the nodata value nan is.
+    return json.loads(text, parse_constant=str)
+
+
+def _damaged(path: Path, how: str) -> OutputError:
+    return OutputError(f"the journal {path} is damaged ({how}); pass --restart to begin anew")
+
+
+@contextmanager
+def damaged_records(path: Path) -> Iterator[None]:
+    """Inside, what is wrong with the records of the journal at `path` is told, with the remedy: for reading them."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"a record is odd at {error}") from error
 
 
 def _line(document: Mapping[str, Any]) -> str:
@@ -99,7 +126,7 @@ def _line(document: Mapping[str, Any]) -> str:
 
 def as_read_back(job: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON knows it: tuples are lists."""
-    document: dict[str, Any] = json.loads(_line(job))
+    document: dict[str, Any] = _from_json(_line(job))
     return document
 
 
@@ -164,9 +191,10 @@ def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
 @contextmanager
 def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
     """An error in the block says that finished `what` are kept, if any are: it is Incomplete, or Interrupted."""
-    kept = f"finished {what} are kept; run the same command again to go on, or pass --restart to begin anew"
+    kept = f"finished {what} are kept; {_GO_ON}"
     try:
-        yield
+        with noting_what_is_kept(work, what):
+            yield
     except KeyboardInterrupt as error:
         if not has_records(work):
             raise
@@ -179,9 +207,23 @@ def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
         raise Incomplete(f"{error}; {kept}") from error
 
 
+@contextmanager
+def noting_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
+    """An error in the block, whatever it is, carries the note that finished `what` are kept, if any are."""
+    try:
+        yield
+    except BaseException as error:
+        if has_records(work):
+            error.add_note(KeptNote(f"finished {what} are kept; {_GO_ON}"))
+        raise
+
+
 def has_records(work: Path) -> bool:
-    """Whether pieces in this work folder were recorded as done."""
-    return (work / NAME).exists() and len(_read_lines(work / NAME)) > 1
+    """Whether pieces in this work folder were recorded as done; of a damaged journal that is for the user to say."""
+    try:
+        return (work / NAME).exists() and len(_read_lines(work / NAME)) > 1
+    except OutputError:
+        return True
 
 
 def forget(work: Path) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from aerial_seg.bands import Band
-from aerial_seg.errors import InputError
+from aerial_seg.bands import Band, Gsd
+from aerial_seg.documents import DocumentError, parse_json, problem_of
+from aerial_seg.errors import InputError, SettingsError, at_work
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
@@ -29,6 +33,11 @@ SCHEMA_VERSION = 1
 """The version of the document in the header that this code writes."""
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By a document's version: what makes it one of the next version. Every version below the current one has its step."""
+
+_LARGEST_BIAS = 1e6
+"""Of a class's logit. The logit of a probability of 1 − 10⁻¹⁵ is 35: more than this drowns every network's word."""
+_LARGEST_HEADER = 100_000_000
+"""Bytes, as in safetensors itself."""
 
 _DTYPES: Mapping[torch.dtype, str] = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -47,17 +56,17 @@ class ModelCard(BaseModel):
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
     tool_version: str
     recipe: Recipe
     legend: Legend
-    bands: tuple[Band, ...]
-    gsd: float | None
-    class_bias: tuple[float, ...]
-    iteration: int
-    validation_miou: float | None
+    bands: Annotated[tuple[Band, ...], Field(min_length=1)]
+    gsd: Gsd | None
+    class_bias: tuple[Annotated[float, Field(ge=-_LARGEST_BIAS, le=_LARGEST_BIAS)], ...]
+    iteration: Annotated[int, Field(ge=0)]
+    validation_miou: Annotated[float, Field(ge=0, le=1)] | None
     data_fingerprint: str
 
     @model_validator(mode="after")
@@ -89,8 +98,21 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
+    with _disk_errors():
+        save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
     partial.replace(path)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What a full disk makes safetensors say is the OSError that it is everywhere else."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\bcode: (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def read_card(path: Path) -> ModelCard:
@@ -98,7 +120,8 @@ def read_card(path: Path) -> ModelCard:
 
     Raises InputError for a missing, truncated or foreign file, or one of a newer schema version.
     """
-    return _card(_read_header(path))
+    with at_work(path):
+        return _card(_read_header(path))
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -108,27 +131,42 @@ def load_model(path: Path) -> TrainedModel:
     Raises InputError for what read_card refuses, and for weights that are cut off, missing, surplus, of another type
     or shape than the network's, or no numbers.
     """
-    header = _read_header(path)
-    card = _card(header)
-    network = build_network(
-        card.recipe.model.model_copy(update={"weights": "none"}),
-        bands=len(card.bands),
-        classes=len(card.legend),
-    )
-    notes = _check_layout(header, network)
-    network.load_state_dict(dict(_finite_weights(header, network)), strict=True)
-    return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path), notes=notes)
+    with at_work(path):
+        header = _read_header(path)
+        card = _card(header)
+        with _buildable(path):
+            network = build_network(
+                card.recipe.model.model_copy(update={"weights": "none"}),
+                bands=len(card.bands),
+                classes=len(card.legend),
+            )
+        notes = _check_layout(header, network)
+        network.load_state_dict(dict(_finite_weights(header, network)), strict=True)
+        return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path), notes=notes)
 
 
 def load_weightless(path: Path) -> TrainedModel:
     """The model of a file with its network on torch's meta device: shapes, no weights. As strict as load_model."""
-    header = _read_header(path)
-    card = _card(header)
-    network = build_weightless(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
-    notes = _check_layout(header, network)
-    for _ in _finite_weights(header, network):
-        pass
-    return TrainedModel(network=network, card=card, sha256=_sha256(path), notes=notes)
+    with at_work(path):
+        header = _read_header(path)
+        card = _card(header)
+        with _buildable(path):
+            network = build_weightless(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
+        notes = _check_layout(header, network)
+        for _ in _finite_weights(header, network):
+            pass
+        return TrainedModel(network=network, card=card, sha256=_sha256(path), notes=notes)
+
+
+@contextmanager
+def _buildable(path: Path) -> Iterator[None]:
+    """What keeps a network from being built is the file's fault here, not that of a recipe."""
+    try:
+        yield
+    except SettingsError as error:
+        raise InputError(
+            f"the document in {path} names a network that cannot be built: {error}; train again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +184,15 @@ def _read_header(path: Path) -> _Header:
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= size - 8:
+        if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
             raise InputError(
                 f"{path} is not a safetensors file or is cut off; wanted a model that `train` wrote: copy it again"
             )
         try:
-            header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            header = parse_json(file.read(length))
+        except DocumentError as error:
             raise InputError(
-                f"{path} is not a safetensors file; wanted a model that `train` wrote"
+                f"{path} is not a safetensors file (of its header: {error}); wanted a model that `train` wrote"
             ) from error
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     document = metadata.get(HEADER_KEY) if isinstance(metadata, dict) else None
@@ -209,16 +247,15 @@ def _check_kind(path: Path) -> None:
 def _card(header: _Header) -> ModelCard:
     path = header.path
     try:
-        document = json.loads(header.document)
-    except json.JSONDecodeError as error:
-        raise _damaged(path, f"its document is not JSON: {error}") from error
+        document = parse_json(header.document)
+    except DocumentError as error:
+        raise _damaged(path, f"of its document: {error}") from error
     try:
-        return ModelCard.model_validate(_migrated(document, path))
+        # Strict, and from JSON because there lists are tuples: "1" or true is no number.
+        return ModelCard.model_validate_json(json.dumps(_migrated(document, path)), strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
         raise InputError(
-            f"the document in {path} does not fit this version of aerial-seg ('{place}': {problem['msg']}); "
+            f"the document in {path} does not fit this version of aerial-seg ({problem_of(error)}); "
             "update aerial-seg or train again"
         ) from error
 
@@ -296,14 +333,25 @@ def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, to
             for name in filter(lambda name: name not in network.unused, header.tensors):
                 weight: torch.Tensor = file.get_tensor(name)
                 # One such number makes every logit NaN, and every pixel the first class, without a word.
-                if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                problem = _problem_of_numbers(name, weight)
+                if problem is not None:
                     raise InputError(
-                        f"{header.path} holds NaN or infinite numbers in {name}, so it could only predict nonsense; "
+                        f"{header.path} holds {problem} in {name}, so it could only predict nonsense; "
                         "use a checkpoint from before the training diverged, or train again at a lower learning rate"
                     )
                 yield name, weight
     except SafetensorError as error:
         raise _damaged(header.path, str(error).splitlines()[0]) from error
+
+
+def _problem_of_numbers(name: str, weight: torch.Tensor) -> str | None:
+    """What is wrong with the numbers of a weight."""
+    if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+        return "NaN or infinite numbers"
+    # Batch normalisation divides by its root.
+    if name.endswith("running_var") and weight.numel() and bool((weight < 0).any()):
+        return "a negative variance"
+    return None
 
 
 def _damaged(path: Path, how: str) -> InputError:

@@ -7,16 +7,21 @@ DATASET/images/*.tif   image chips with an internal mask      DATASET/labels/*.t
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import geopandas
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
-from aerial_seg.bands import Band
-from aerial_seg.errors import InputError
+from aerial_seg.bands import Band, Gsd
+from aerial_seg.documents import DocumentError, listed, parse_json, problem_of, read_text
+from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.legend import Legend
+from aerial_seg.printable import shortened
 
 DOCUMENT = "dataset.json"
 INDEX = "chips.gpkg"
@@ -30,27 +35,27 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
-    width: int
-    height: int
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
     crs: str | None
-    bytes: int | None
+    bytes: Annotated[int, Field(ge=0)] | None
 
 
 class DatasetDocument(BaseModel):
     """All facts about a chip dataset that are not per chip. Statistics are over valid training pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
     tool_version: str
     legend: Legend
-    bands: tuple[Band, ...]
-    gsd: float | None
+    bands: Annotated[tuple[Band, ...], Field(min_length=1)]
+    gsd: Gsd | None
     chip_size: Annotated[int, Field(gt=0)]
     split_by: str
     seed: int
     sources: tuple[Source, ...]
-    class_pixels: dict[str, dict[str, int]]
+    class_pixels: dict[str, dict[str, Annotated[int, Field(ge=0)]]]
     notes: tuple[str, ...]
     fingerprint: str
 
@@ -84,23 +89,11 @@ def chip_paths(root: Path, name: str) -> tuple[Path, Path]:
 
 
 def open_manifest(root: Path) -> Manifest:
-    """The dataset in folder `root`. Raises InputError when there is none, or it is empty or incomplete."""
-    path = root / DOCUMENT
-    if not path.is_file():
-        raise InputError(f"{root} is not a chip dataset (no {DOCUMENT}); make one with `aerial-seg tile`")
-    try:
-        document = DatasetDocument.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path}: '{place}': {problem['msg']}; run `aerial-seg tile` again") from error
-    if not (root / INDEX).is_file():
-        raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
-    index = geopandas.read_file(root / INDEX, layer=INDEX_LAYER, ignore_geometry=True)
-    chips = tuple(
-        Chip(name, split, *chip_paths(root, name))
-        for name, split in zip(index["chip"], index["split"], strict=True)
-    )
+    """The dataset in folder `root`. Raises InputError when there is none, or it is empty, damaged or incomplete."""
+    with at_work(root / DOCUMENT):
+        document = _read_document(root)
+    with at_work(root / INDEX):
+        chips = _read_index(root)
     if not chips:
         raise InputError(f"{root} holds no chip; run `aerial-seg tile` on imagery that the labels cover")
     missing = [file for chip in chips for file in (chip.image, chip.labels) if not file.is_file()]
@@ -109,3 +102,61 @@ def open_manifest(root: Path) -> Manifest:
             f"{root} lacks {len(missing)} chip files, first {missing[0]}; run `aerial-seg tile` again"
         )
     return Manifest(root=root, document=document, chips=chips)
+
+
+def _read_document(root: Path) -> DatasetDocument:
+    path = root / DOCUMENT
+    if not path.is_file():
+        raise InputError(f"{root} is not a chip dataset (no {DOCUMENT}); make one with `aerial-seg tile`")
+    try:
+        # Strict, and from JSON because there lists are tuples: "1" or true is no number.
+        return DatasetDocument.model_validate_json(json.dumps(parse_json(read_text(path))), strict=True)
+    except DocumentError as error:
+        raise InputError(f"{path} is damaged: {error}; run `aerial-seg tile` again") from error
+    except ValidationError as error:
+        raise InputError(f"{path}: {problem_of(error)}; run `aerial-seg tile` again") from error
+
+
+def _read_index(root: Path) -> tuple[Chip, ...]:
+    path = root / INDEX
+    if not path.is_file():
+        raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
+    try:
+        index = geopandas.read_file(path, layer=INDEX_LAYER, ignore_geometry=True)
+    except (DataSourceError, DataLayerError, FeatureError) as error:
+        raise InputError(f"{path} is no index of chips ({error}); run `aerial-seg tile` again") from error
+    for field in ("chip", "split"):
+        if field not in index.columns:
+            fields = ", ".join(map(str, index.columns)) or "none"
+            raise InputError(
+                f"{path} has no field '{field}'; its fields are: {fields}; run `aerial-seg tile` again"
+            )
+    names, splits = list(index["chip"]), list(index["split"])
+    _check_names(path, names)
+    _check_splits(path, names, splits)
+    return tuple(
+        Chip(name, split, *chip_paths(root, name)) for name, split in zip(names, splits, strict=True)
+    )
+
+
+def _check_names(path: Path, names: list[Any]) -> None:
+    """Chips are files of their own in the dataset's folders."""
+    odd = [name for name in names if not isinstance(name, str) or not name or {*name} & {*"/\\\0"}]
+    if odd:
+        raise InputError(
+            f"{path} holds {len(odd)} chips whose name is none ({listed(map(repr, odd))}); run `aerial-seg tile` again"
+        )
+    twice = sorted({name for name, count in Counter(names).items() if count > 1})
+    if twice:
+        raise InputError(f"{path} holds chips more than once: {listed(twice)}; leave one row of each")
+
+
+def _check_splits(path: Path, names: list[str], splits: list[Any]) -> None:
+    """A chip of a misspelt split would train and validate nothing, without a word."""
+    odd = [(name, split) for name, split in zip(names, splits, strict=True) if split not in SPLITS]
+    if odd:
+        told = listed((f"{name} has {split!r}" for name, split in odd), most=3)
+        raise InputError(
+            f"{path}: {len(odd)} of {len(names)} chips have no known split: {told}; wanted {', '.join(SPLITS)}"
+            f"{did_you_mean(shortened(str(odd[0][1])), SPLITS)}; mend the field 'split'"
+        )

@@ -19,6 +19,7 @@ from aerial_seg.jobs.journal import (
     RESULT,
     Journal,
     as_read_back,
+    damaged_records,
     forget,
     locked_work,
     read_job,
@@ -76,7 +77,8 @@ def _make(
         job = _job(scene, opened, mapper, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
-            return report_from(journal.records[-1]["report"]), journal.job["input"]
+            with damaged_records(journal.path):
+                return report_from(journal.records[-1]["report"]), journal.job["input"]
         check_disk(opened.work, scene.target)
         with telling_what_is_kept(folder):
             report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal, still))
@@ -179,7 +181,8 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
         **({} if mapper.settings.taken is None else {"datetime": mapper.settings.taken}),
     }
     if before is not None and as_read_back(job).items() <= before.items():
-        return {**job, "panels": before["panels"]}
+        with damaged_records(scene.target):
+            return {**job, "panels": [[int(start), int(stop)] for start, stop in before["panels"]]}
     panels = choose_panels(opened.work, mapper.predictor, mapper.settings.max_memory)
     return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
 from aerial_seg.geo.unchanged import Unchanged
-from aerial_seg.jobs.journal import Journal
+from aerial_seg.jobs.journal import Journal, damaged_records
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene
 from aerial_seg.jobs.mapping.stream import FinishedRows, MaskStream, TileCount
@@ -133,7 +133,12 @@ class PieceMaker:
 
     def _intact_pieces(self) -> dict[tuple[int, int], dict[str, Any]]:
         """Recorded pieces of every panel from the north, up to the first that is missing or damaged."""
-        recorded = {(r["panel"], r["rows"][0]): r for r in self._journal.records if "panel" in r}
+        with damaged_records(self._journal.path):
+            recorded = {
+                (int(r["panel"]), int(r["rows"][0])): _checked(r)
+                for r in self._journal.records
+                if "panel" in r
+            }
         done: dict[tuple[int, int], dict[str, Any]] = {}
         for number in range(len(self.panels)):
             row = 0
@@ -144,6 +149,15 @@ class PieceMaker:
                 done[number, row] = record
                 row = stop
         return done
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a piece. Raises ValueError, TypeError or KeyError unless it is one."""
+    start, stop = record["rows"]
+    numbers = (start, stop, *record["counts"].values(), *map(int, record["counts"]), *record["tiles"])
+    if not 0 <= start < stop or not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"rows {record['rows']}")
+    return record
 
 
 def _count_values(classes: NDArray[np.uint8]) -> dict[str, int]:

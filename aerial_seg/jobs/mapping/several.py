@@ -12,7 +12,7 @@ from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsErro
 from aerial_seg.geo.area import OutsideError
 from aerial_seg.geo.opened import shown
 from aerial_seg.geo.unchanged import InputState, files_of, state_of
-from aerial_seg.jobs.journal import NAME, Journal, locked_work
+from aerial_seg.jobs.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
 from aerial_seg.jobs.mapping.scenes import MOSAIC, Mapper, Scene
 from aerial_seg.jobs.predict_settings import PredictReport
@@ -94,8 +94,10 @@ def map_several(
     }
     with locked_work(out / BATCH, restart=settings.restart) as folder:
         journal = Journal.open(folder / NAME, job)
-        earlier = _by_mask(journal.records)
-        outcomes += [_outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes]
+        with damaged_records(journal.path):
+            earlier = _by_mask(journal.records)
+        with noting_what_is_kept(folder, "masks"):
+            outcomes += [_outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes]
         return all_or_raise(outcomes)
 
 
@@ -114,9 +116,10 @@ def _outcome(
     start = time.perf_counter()
     state = _state(scene) if earlier else {}
     for record in reversed(earlier):
-        report = record["report"]
-        if record.get("input") == state and all(Path(file).exists() for file in report["files"]):
-            return SceneOutcome(scene.name, "kept", 0.0, report=report_from(report))
+        with damaged_records(journal.path):
+            report = record["report"]
+            if record.get("input") == state and all(Path(file).exists() for file in report["files"]):
+                return SceneOutcome(scene.name, "kept", 0.0, report=report_from(report))
 
     def placed(report: PredictReport, state: InputState) -> None:
         journal.add({"report": asdict(report), "input": state})

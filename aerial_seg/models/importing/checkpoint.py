@@ -14,10 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, at_work
 
 _INSIDE = ("model", "model_ema", "state_dict")
 """Where training programs keep the state dict beside their optimiser's."""
+_DEEPEST = 8
+"""Levels that a state dict may lie below; programs use two. A checkpoint that contains itself has no end."""
 
 _PARALLEL = "module."
 """What DataParallel puts before every name."""
@@ -25,7 +27,7 @@ _PARALLEL = "module."
 # What torch's reader lets through when the bytes are not what they claim to be; code is an UnpicklingError.
 _NOT_READABLE = (
     pickle.UnpicklingError, struct.error, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError,
-    AttributeError,
+    AttributeError, ArithmeticError, AssertionError, ImportError,
 )  # fmt: skip
 
 
@@ -52,8 +54,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} does not exist or is no file; wanted a checkpoint (.pth, .pt or .safetensors)"
         )
-    held = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-    tensors = _state_dict(held)
+    with at_work(path):
+        held = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+        tensors = _state_dict(held)
     if not tensors:
         raise InputError(
             f"{path} holds no state dict (names with tensors); save one by torch.save(model.state_dict(), FILE)"
@@ -96,13 +99,15 @@ def _reason(error: Exception) -> str:
 
 
 def _state_dict(held: object) -> dict[str, torch.Tensor]:
-    """The names with tensors, here or one level below; empty if there are none."""
-    if not isinstance(held, Mapping):
-        return {}
-    for key in _INSIDE:
-        if isinstance(held.get(key), Mapping):
-            return _state_dict(held[key])
-    if not all(isinstance(value, torch.Tensor) for value in held.values()):
+    """The names with tensors, here or some levels below; empty if there are none."""
+    for _ in range(_DEEPEST):
+        if not isinstance(held, Mapping):
+            return {}
+        inside = next((held[key] for key in _INSIDE if isinstance(held.get(key), Mapping)), None)
+        if inside is None:
+            break
+        held = inside
+    if not isinstance(held, Mapping) or not all(isinstance(value, torch.Tensor) for value in held.values()):
         return {}
     return {str(name): tensor for name, tensor in held.items()}
 
