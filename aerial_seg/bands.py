@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aerial_seg.errors import InputError
 from aerial_seg.printable import name_problem, shortened
 
 _LARGEST, _SMALLEST = 1e30, 1e-30
@@ -110,8 +111,14 @@ class BandAccumulator:
         if self._count == 0:
             raise ValueError("no valid pixel was counted")
         std = np.sqrt(self._squares / self._count)
+        for name, *facts in zip(self._names, self._mean, std, strict=True):
+            if not np.isfinite(facts).all() or np.abs(facts).max() > _LARGEST:
+                raise InputError(
+                    f"band '{shortened(name)}' has a mean of {facts[0]:g} and a deviation of {facts[1]:g} over its "
+                    "valid pixels; declare what is no measurement as nodata (--nodata, gdal_edit.py -a_nodata)"
+                )
         # Less than float32 resolves at this mean is rounding, not signal.
-        std[std <= np.finfo(np.float32).eps * np.abs(self._mean)] = 1.0
+        std[(std <= np.finfo(np.float32).eps * np.abs(self._mean)) | (std < _SMALLEST)] = 1.0
         low, high = np.percentile(np.concatenate(self._samples, axis=1), [2, 98], axis=1)
         return tuple(
             Band(

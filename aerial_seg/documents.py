@@ -132,5 +132,5 @@ def _check_leaf(value: object) -> None:
 
 def listed(values: Iterable[object], most: int = 5) -> str:
     """The first of the values, with the number of the others."""
-    told = [shortened(str(value)) for value in values]
+    told = [shortened(str(value), 300) for value in values]
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")

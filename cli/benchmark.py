@@ -96,7 +96,7 @@ def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[.
         ),
         *(voc_only if name == "voc" else []),
         click.option(
-            "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N",
+            "--worst", type=options.COUNT, default=10, show_default=True, metavar="N",
             help="Pictures of the images with the lowest scores.",
         ),
         click.option(

@@ -22,7 +22,10 @@ Examples:
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="ONNX file to write (.onnx)."
 )
 @click.option(
-    "--tile-size", type=int, metavar="PIXELS", help="Side of the input; by default the model's own tile size."
+    "--tile-size",
+    type=options.PIXELS,
+    metavar="PIXELS",
+    help="Side of the input; by default the model's own tile size.",
 )
 @click.option(
     "--normalise/--no-normalise", default=True, show_default=True,

@@ -24,8 +24,22 @@ Examples:
 @click.option(
     "--encoder", default="resnet18", show_default=True, metavar="NAME", help="Encoder of all architectures."
 )
-@click.option("--bands", default=3, show_default=True, metavar="N", help="Bands of the imagery.")
-@click.option("--classes", default=2, show_default=True, metavar="N", help="Classes to tell apart.")
+@click.option(
+    "--bands",
+    type=options.Whole(1, 10_000),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Bands of the imagery.",
+)
+@click.option(
+    "--classes",
+    type=options.Whole(1, 255),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Classes to tell apart.",
+)
 @click.option("--encoders", is_flag=True, help="List the encoders instead.")
 @options.as_json
 def command(*, encoder: str, bands: int, classes: int, encoders: bool, as_json: bool) -> None:

@@ -52,7 +52,8 @@ def exit_code_of(work: Callable[[Session], int], words: Sequence[str]) -> int:
         return _told("Interrupted.", _INTERRUPTED)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "aerial-seg"
-        return _told(f"Error: {error.format_message()} Try '{command} --help'.", error.exit_code)
+        said = " ".join(shortened(word, 300) for word in error.format_message().split())
+        return _told(f"Error: {said} Try '{command} --help'.", error.exit_code)
     except click.ClickException as error:
         return _told(f"Error: {error.format_message()}", error.exit_code)
     except BrokenPipeError as error:

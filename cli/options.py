@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import click
 
+from aerial_seg.printable import shortened
+
 
 class ByteSize(click.ParamType[int]):
     """An amount of memory: 2GB, 800MB, 1.5GiB."""
@@ -31,12 +33,54 @@ class ByteSize(click.ParamType[int]):
             return value
         found = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", str(value))
         unit = self._UNITS.get(found[2].upper()) if found else None
-        if found is None or unit is None or found[1].count(".") > 1:
+        if found is None or unit is None or found[1].count(".") > 1 or len(found[1]) > 20:
             self.fail(
                 f"'{value}' is no amount of memory; wanted a number with a unit, as 2GB or 800MB", param, ctx
             )
         return int(float(found[1]) * unit)
 
+
+class Whole(click.ParamType[int]):
+    """A whole number of these bounds; help does not show them, because nobody who means something meets them."""
+
+    name = "integer"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        text = str(value).strip()
+        is_number = re.fullmatch(r"[+-]?[0-9]{1,30}", text) is not None
+        if not is_number or not self.low <= int(text) <= self.high:
+            self.fail(f"'{shortened(text)}' is not a whole number from {self.low} to {self.high}", param, ctx)
+        return int(text)
+
+
+class FiniteFloat(click.ParamType[float]):
+    """A number of these bounds, neither NaN nor infinite: click's own lets those through."""
+
+    name = "float"
+
+    def __init__(self, low: float = -1e30, high: float = 1e30) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(click.FLOAT.convert(value, param, ctx))
+        if not self.low <= number <= self.high:
+            self.fail(f"'{value}' is not a number from {self.low:g} to {self.high:g}", param, ctx)
+        return number
+
+
+# Every number has an end: beyond it lie mistypings, and errors of libraries.
+PIXELS = Whole(1, 65_536)
+"""A side, or how many at once."""
+PIXELS_OR_NONE = Whole(0, 65_536)
+SEED = Whole(0, 2**63 - 1)
+COUNT = Whole(0, 1_000_000)
+LABEL = Whole(-(2**31), 2**31 - 1)
+"""Value of a label raster's pixel."""
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -73,7 +117,7 @@ _LABEL_OPTIONS = (
     ),
     click.option(
         "--unlabelled",
-        type=int,
+        type=LABEL,
         multiple=True,
         metavar="VALUE",
         help="Value of a label raster for 'not labelled'.",

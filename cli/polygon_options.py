@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from . import options
+
 _CLEAN = (
     click.option("--min-area", metavar="25m2|100px", help="Merge smaller patches into their neighbours first."),
     click.option(
@@ -15,7 +17,7 @@ _CLEAN = (
         help="Give smaller patches of other classes that lie inside one polygon that polygon's class.",
     ),
     click.option(
-        "--smooth-mask", type=int, metavar="N",
+        "--smooth-mask", type=options.PIXELS, metavar="N",
         help="Before that, give every pixel the commonest class of the N × N pixels around it (3, 5, …).",
     ),
 )  # fmt: skip
@@ -34,7 +36,7 @@ _SHAPE = (
         help="8: patches that touch at corners are one feature of several polygons.",
     ),
     click.option(
-        "--split-grid", type=int, metavar="PX",
+        "--split-grid", type=options.Whole(1, 1_000_000_000), metavar="PX",
         help="Cut polygons along a grid this wide, so that a road network is not one giant polygon.",
     ),
     click.option("--instances", metavar="LIST", help="Classes whose touching objects are told apart: 'building'."),

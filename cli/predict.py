@@ -51,16 +51,21 @@ Examples:
 )
 @click.option("--aoi-crs", metavar="EPSG:CODE", help="CRS of an --aoi file that carries none.")
 @click.option(
-    "--bounds", type=float, nargs=4, metavar="W S E N", help="The same for a box in the raster's CRS."
+    "--bounds",
+    type=options.FiniteFloat(),
+    nargs=4,
+    metavar="W S E N",
+    help="The same for a box in the raster's CRS.",
+)
+@click.option("--tile-size", type=options.PIXELS, metavar="PX", help="Side of a tile; default: the model's.")
+@click.option(
+    "--overlap", type=options.PIXELS_OR_NONE, metavar="PX", help="Pixels that neighbouring tiles blend over."
 )
 @click.option(
-    "--tile-size", type=click.IntRange(1), metavar="PX", help="Side of a tile; default: the model's."
-)
-@click.option(
-    "--overlap", type=click.IntRange(0), metavar="PX", help="Pixels that neighbouring tiles blend over."
-)
-@click.option(
-    "--halo", type=click.IntRange(0), metavar="PX", help="Context around each tile that is run and dropped."
+    "--halo",
+    type=options.PIXELS_OR_NONE,
+    metavar="PX",
+    help="Context around each tile that is run and dropped.",
 )
 @click.option(
     "--window", type=click.Choice(["linear", "cosine", "gaussian", "centre"]), default="linear", show_default=True,
@@ -99,7 +104,7 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
+    type=options.PIXELS,
     metavar="N",
     help="Tiles run at once; default: the model's, fewer where memory is short.",
 )

@@ -36,11 +36,11 @@ Examples:
 )
 @options.label_options
 @click.option(
-    "--gsd", type=click.FloatRange(min=0, min_open=True), metavar="M", help="Resample to M metres per pixel."
+    "--gsd", type=options.FiniteFloat(1e-5, 1e6), metavar="M", help="Resample to M metres per pixel."
 )
 @click.option(
     "--chip-size",
-    type=click.IntRange(16),
+    type=options.Whole(16, 65_536),
     default=512,
     show_default=True,
     metavar="PX",
@@ -55,7 +55,7 @@ Examples:
 )
 @click.option(
     "--block",
-    type=click.IntRange(1),
+    type=options.PIXELS,
     default=2,
     show_default=True,
     metavar="CHIPS",
@@ -71,7 +71,7 @@ Examples:
 @click.option(
     "--test", default="0.15", show_default=True, metavar="FRACTION|GLOB", help="Test chips, likewise."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the split.")
 @options.band_options
 @options.nodata
 @options.no_georef

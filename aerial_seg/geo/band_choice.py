@@ -22,6 +22,7 @@ from aerial_seg.geo.vrt import (
     new_vrt,
     source_name,
 )
+from aerial_seg.printable import cleaned_name, name_problems, shortened
 
 _SAYS_NOTHING = re.compile(
     r"(gr[ae]y|undefined|palette|unknown|(band|layer|channel)?[\s_#-]*\d*)", re.IGNORECASE
@@ -135,6 +136,8 @@ def parse_bands(bidx: str | None = None, bands: str | None = None, stack: Sequen
     if bands is not None:
         pairs = [part.partition("=") for part in bands.split(",")]
         names = tuple(name.strip() for name, _, _ in pairs)
+        for name, problem in name_problems(filter(None, names)):
+            raise SettingsError(f"--bands: '{name}' cannot be a band's name: {problem}; choose another")
         if not all(names):
             raise SettingsError(f"--bands {bands} names no band; wanted pairs as red=1,green=2,nir=4")
         return BandChoice(
@@ -151,7 +154,9 @@ def declared_name(dataset: DatasetReader, number: int) -> str:
     """What the file calls a band: its description, else a colour that means something, else `band N`."""
     colour = dataset.colorinterp[number - 1]
     says = colour is not ColorInterp.alpha and role(colour.name) is not None
-    return dataset.descriptions[number - 1] or (colour.name if says else f"band {number}")
+    # Without characters that no name, and no XML, can hold.
+    own = cleaned_name(dataset.descriptions[number - 1] or "")
+    return own or (colour.name if says else f"band {number}")
 
 
 def nodata_differs(dataset: DatasetReader, numbers: Sequence[int]) -> bool:
@@ -213,6 +218,8 @@ def _dtype(dataset: DatasetReader, number: int) -> str:
 
 
 def _number(text: str, option: str) -> int:
-    if not text.strip().isdecimal():
-        raise SettingsError(f"{option}: '{text.strip()}' is no band number; wanted whole numbers from 1 on")
+    if not text.strip().isdecimal() or len(text) > 10:
+        raise SettingsError(
+            f"{option}: '{shortened(text)}' is no band number; wanted whole numbers from 1 on"
+        )
     return int(text)

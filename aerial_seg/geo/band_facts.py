@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aerial_seg.documents import listed
 from aerial_seg.geo.band_choice import declared_name
 from aerial_seg.geo.opened import described
 from aerial_seg.geo.raster import alpha_band
+from aerial_seg.printable import cleaned_name, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,14 @@ def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
             )
             for number in dataset.indexes
         )
+
+
+def renamed_bands(path: Path | str) -> tuple[str, ...]:
+    """A note when the raster calls bands what no band can be called."""
+    with open_dataset(path) as dataset:
+        names = [(said, cleaned_name(said)) for said in dataset.descriptions if said]
+    odd = [(shortened(said), bare or "nothing") for said, bare in names if said != bare]
+    if not odd:
+        return ()
+    told = listed((f"'{said}' was read as '{bare}'" for said, bare in odd), most=3)
+    return (f"{len(odd)} bands of {path} have names with characters that no name can hold: {told}",)

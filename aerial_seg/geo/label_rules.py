@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.printable import name_problem, name_problems, shortened
 
 BACKGROUND = "background"
 
@@ -49,9 +51,12 @@ def parse_classes(text: str | None) -> dict[int, str] | None:
     classes: dict[int, str] = {}
     for left, right in pairs:
         value, name = left.strip(), right.strip()
-        if not value.isdecimal() or int(value) >= IGNORE:
+        for said, problem in name_problems([name] if name else []):
+            raise SettingsError(f"--classes: '{said}' cannot be a class's name: {problem}; choose another")
+        if not value.isdecimal() or len(value) > 10 or int(value) >= IGNORE:
             raise SettingsError(
-                f"--classes has value {value!r} for '{name}', wanted an integer 0..{IGNORE - 1} before the '='"
+                f"--classes has value {shortened(repr(value))} for '{name}', "
+                f"wanted an integer 0..{IGNORE - 1} before the '='"
             )
         if not name or int(value) in classes or name in classes.values():
             raise SettingsError(
@@ -99,6 +104,18 @@ def match_name(name: str, known: Sequence[str], counts: Mapping[str, int], *, wh
         f"{what} holds the unknown classes {list_counts(unknown)}; known: {', '.join(known)}"
         f"{did_you_mean(name, known)}; mend the labels or declare the classes with --classes"
     )
+
+
+def check_names(counts: Mapping[str, int], *, what: str, remedy: str) -> None:
+    """Raises InputError, with counts and remedy, for names that no class can have. what: holds them."""
+    odd = {
+        shortened(name): (count, name_problem(name)) for name, count in counts.items() if name_problem(name)
+    }
+    if odd:
+        told = listed(
+            (f"'{name}' ({count} times): {problem}" for name, (count, problem) in odd.items()), most=3
+        )
+        raise InputError(f"{what} holds {len(odd)} names that no class can have: {told}; {remedy}")
 
 
 def list_counts(counts: Mapping[int, int] | Mapping[str, int]) -> str:

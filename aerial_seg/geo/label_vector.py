@@ -18,9 +18,15 @@ from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from shapely import STRtree
 
-from aerial_seg.errors import InputError, did_you_mean
+from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import BACKGROUND, LabelSettings, legend_of_values, match_name
+from aerial_seg.geo.label_rules import (
+    BACKGROUND,
+    LabelSettings,
+    check_names,
+    legend_of_values,
+    match_name,
+)
 from aerial_seg.geo.polygons import mended, polygons_of
 from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
@@ -144,6 +150,11 @@ class VectorLabels:
 
 def read_vector_labels(path: Path, settings: LabelSettings, *, legend: Legend | None) -> VectorLabels:
     """All polygons of one layer with their classes. Raises InputError for what cannot be read or understood."""
+    with at_work(path):
+        return _read(path, settings, legend)
+
+
+def _read(path: Path, settings: LabelSettings, legend: Legend | None) -> VectorLabels:
     layer, notes = _read_layer(path, settings)
     polygons = polygons_of(layer.wkb, layer.fids.tolist(), str(path))
     crs = None
@@ -183,7 +194,12 @@ def _one_class(
     layer: VectorLayer, features: int, settings: LabelSettings, legend: Legend | None
 ) -> tuple[NDArray[np.uint8], Legend]:
     if legend is None:
-        legend = _with_background(dict(settings.classes or {1: Path(layer.path).stem}), settings)
+        stem = Path(layer.path).stem
+        if settings.classes is None:
+            check_names(
+                {stem: 1}, what=f"the name of {layer.path}", remedy="name the class with --classes NAME"
+            )
+        legend = _with_background(dict(settings.classes or {1: stem}), settings)
     real = [entry for entry in legend.entries if not entry.background]
     if len(real) != 1:
         raise InputError(
@@ -213,6 +229,8 @@ def _class_values(
         legend = _legend_of_numbers(Counter(map(int, mapped)), what, settings, legend)
     else:
         words = column[present].astype(str)
+        remedy = f"mend them in '{name}', or pass another field with --class-field"
+        check_names(Counter(words), what=what, remedy=remedy)
         legend = _legend_of_words(Counter(words), what, settings, legend)
         mapped = words.map(dict(zip(legend.names, legend.values, strict=True)))
     values = np.full(len(rows), IGNORE, np.uint8)

@@ -24,6 +24,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import UNUSABLE, described, open_chosen, open_dataset, telling_whose
 from aerial_seg.geo.remote import is_remote, read_patiently
 from aerial_seg.geo.same_grid import require_same_grid
+from aerial_seg.printable import cleaned_name
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
@@ -70,7 +71,8 @@ class RasterInfo:
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
         """The facts of an opened raster. Raises InputError for complex numbers."""
         # rasterio asks GDAL for all bands at every look at one of these: once, or thousands of bands take minutes.
-        meanings, kinds, descriptions = dataset.colorinterp, dataset.dtypes, dataset.descriptions
+        meanings, kinds = dataset.colorinterp, dataset.dtypes
+        descriptions = [cleaned_name(name or "") for name in dataset.descriptions]
         bands = tuple(b for b, meaning in enumerate(meanings, start=1) if meaning != ColorInterp.alpha)
         if not bands:
             raise InputError(f"{path} holds only an alpha band; wanted at least one band of imagery")

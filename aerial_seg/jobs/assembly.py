@@ -16,6 +16,7 @@ from pyproj import CRS
 
 from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
+from aerial_seg.geo.band_facts import renamed_bands
 from aerial_seg.geo.chipfile import label_style, read_chip
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
@@ -101,7 +102,7 @@ def assemble(
 
 def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | None) -> list[str]:
     """What was mended, taken for granted or left out so far."""
-    notes = list(cutter.labels.notes)
+    notes = [*cutter.labels.notes, *renamed_bands(infos[0].path)]
     if len({info.names for info in infos}) > 1:
         orders = sorted({", ".join(info.names) for info in infos})
         notes.append(

@@ -363,7 +363,7 @@ def test_wrong_use_is_exit_code_2(refused: Refused, models: Callable, raster: Ca
         (("predict", "m", "r.tif"), "Missing option '-o'"),
         (
             ("tile", "in.tif", "--labels", "l", "-o", "c", "--chip-size", "huge"),
-            "'huge' is not a valid integer",
+            "'huge' is not a whole number from 16 to 65536",
         ),
         (("tile", "in.tif", "--labels", "l", "-o", "c", "--split-by", "colour"), "'colour' is not one of"),
         (("predict", "m", "r.tif", "-o", "x.tif", "--tile", "5"), "--tile-size"),

@@ -187,7 +187,7 @@ def change_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ("change", "wanted"),
     [
         (lambda header: header.pop("__metadata__"), "of another tool"),
-        (lambda header: header["__metadata__"].update(aerial_seg="{"), "its document is not JSON"),
+        (lambda header: header["__metadata__"].update(aerial_seg="{"), "of its document: it is not JSON"),
         (lambda header: header["__metadata__"].update(aerial_seg="[]"), "schema_version None"),
         (lambda header: header[CONV].pop("dtype"), "its header is odd at 'dtype'"),
         (lambda header: header.update({CONV: 7}), "its header is odd"),
