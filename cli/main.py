@@ -34,6 +34,14 @@ _DEBUG = click.Option(
 )
 
 
+def _take_debug(command: click.Command) -> None:
+    """The command, and those below it, take --debug as their last option."""
+    if _DEBUG not in command.params:
+        command.params.append(_DEBUG)
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _take_debug(below)
+
+
 class LazyGroup(click.Group):
     """Imports a command's module when it is asked for, so that `--help` stays fast."""
 
@@ -49,8 +57,7 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(f"aerial_seg.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
-        if _DEBUG not in command.params:
-            command.params.append(_DEBUG)
+        _take_debug(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
