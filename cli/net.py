@@ -19,6 +19,8 @@ from aerial_seg.printable import shortened
 from . import console
 
 _INTERRUPTED = 130
+_LONGEST_WORD = 4200
+"""Letters: a path may have 4,096. What is longer is a mistake that need not be shown whole."""
 _FROM_THE_SYSTEM = frozenset((
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE,
     errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT,
@@ -52,8 +54,7 @@ def exit_code_of(work: Callable[[Session], int], words: Sequence[str]) -> int:
         return _told("Interrupted.", _INTERRUPTED)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "aerial-seg"
-        said = " ".join(shortened(word, 300) for word in error.format_message().split())
-        return _told(f"Error: {said} Try '{command} --help'.", error.exit_code)
+        return _told(f"Error: {error.format_message()} Try '{command} --help'.", error.exit_code)
     except click.ClickException as error:
         return _told(f"Error: {error.format_message()}", error.exit_code)
     except BrokenPipeError as error:
@@ -65,8 +66,9 @@ def exit_code_of(work: Callable[[Session], int], words: Sequence[str]) -> int:
 
 def _told(line: str, code: int) -> int:
     # Messages quote click, GDAL and pydantic, whose texts may hold line breaks.
+    words = (word if len(word) <= _LONGEST_WORD else shortened(word, 300) for word in line.split())
     with suppress(OSError):  # nobody listens any more
-        console.note(" ".join(line.split()))
+        console.note(" ".join(words))
     return code
 
 

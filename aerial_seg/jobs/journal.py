@@ -21,6 +21,10 @@ RESULT = "result"
 _GO_ON = "run the same command again to go on, or pass --restart to begin anew"
 
 
+class DamagedJournalError(OutputError):
+    """A journal holds what no run wrote; running the same command again would not help."""
+
+
 class Journal:
     """Lines of JSON in one file: first the job, then a record for each piece of work that is done.
 
@@ -78,10 +82,13 @@ def read_job(path: Path) -> Mapping[str, Any] | None:
 
 
 def finished_results(path: Path) -> frozenset[str]:
-    """The masks that the journal at `path` says were finished; none where there is no journal."""
-    records = _read_lines(path)[1:] if path.exists() else []
-    with damaged_records(path):
-        return frozenset(record["report"]["mask"] for record in records if "report" in record)
+    """The masks that the journal at `path` says were finished; none where it is not there or damaged."""
+    try:
+        records = _read_lines(path)[1:] if path.exists() else []
+        with damaged_records(path):
+            return frozenset(record["report"]["mask"] for record in records if "report" in record)
+    except DamagedJournalError:
+        return frozenset()
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -106,8 +113,8 @@ def _from_json(text: str) -> Any:
     return json.loads(text, parse_constant=str)
 
 
-def _damaged(path: Path, how: str) -> OutputError:
-    return OutputError(f"the journal {path} is damaged ({how}); pass --restart to begin anew")
+def _damaged(path: Path, how: str) -> DamagedJournalError:
+    return DamagedJournalError(f"the journal {path} is damaged ({how}); pass --restart to begin anew")
 
 
 @contextmanager
@@ -199,7 +206,7 @@ def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
         if not has_records(work):
             raise
         raise Interrupted(f"interrupted; {kept}") from error
-    except Incomplete:
+    except (Incomplete, DamagedJournalError):
         raise
     except (AerialSegError, OSError) as error:
         if not has_records(work):

@@ -155,7 +155,10 @@ def _check_splits(path: Path, names: list[str], splits: list[Any]) -> None:
     """A chip of a misspelt split would train and validate nothing, without a word."""
     odd = [(name, split) for name, split in zip(names, splits, strict=True) if split not in SPLITS]
     if odd:
-        told = listed((f"{name} has {split!r}" for name, split in odd), most=3)
+        told = listed(
+            (f"{name} has {repr(split) if isinstance(split, str) else 'no text'}" for name, split in odd),
+            most=3,
+        )
         raise InputError(
             f"{path}: {len(odd)} of {len(names)} chips have no known split: {told}; wanted {', '.join(SPLITS)}"
             f"{did_you_mean(shortened(str(odd[0][1])), SPLITS)}; mend the field 'split'"

@@ -67,9 +67,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_defect_in_any_command_is_one_line(
-    run: Callable, failing: Callable[..., None], name: str
-) -> None:
+def test_a_defect_in_any_command_is_one_line(run: Callable, failing: Callable[..., None], name: str) -> None:
     failing(name, ZeroDivisionError("division\nby zero"))
     wanted = (
         f"Error: {name} stopped with ZeroDivisionError: division by zero; this is a defect of aerial-seg: please "

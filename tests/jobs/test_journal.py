@@ -71,6 +71,12 @@ def test_another_job_is_refused_and_its_changes_are_named(tmp_path: Path) -> Non
     assert read_job(path) == json.loads(json.dumps(JOB))
 
 
+def test_nan_is_the_same_setting_as_before(tmp_path: Path) -> None:
+    job = {"nodata": float("nan"), "most": float("inf")}
+    Journal.open(tmp_path / NAME, job).add({"rows": [0, 1]})
+    assert Journal.open(tmp_path / NAME, job).records == [{"rows": [0, 1]}]
+
+
 def test_another_job_may_begin_where_nothing_was_done(tmp_path: Path) -> None:
     path = write(tmp_path, 0)
     assert Journal.open(path, {"version": "2"}).records == []
