@@ -20,7 +20,7 @@ DTYPES = (
 """What pixels can be; complex numbers are no brightness."""
 
 Value = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
-Gsd = Annotated[float, Field(ge=1e-5, le=1e6)]
+Gsd = Annotated[float, Field(ge=1e-9, le=1e6)]
 """Metres per pixel, from microscopes to whole continents in a pixel."""
 
 

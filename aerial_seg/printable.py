@@ -64,7 +64,7 @@ def name_problem(name: str) -> str | None:
         return "it is empty"
     if len(name) > LONGEST_NAME:
         return f"it has {len(name):,} characters, wanted {LONGEST_NAME:,} at the most"
-    has_script = any(letter.isalpha() and not letter.isascii() for letter in name)
+    has_script = any(not letter.isascii() and ord(letter) not in _JOINERS for letter in name)
     for place, letter in enumerate(name):
         is_joined = has_script and 0 < place < len(name) - 1
         if _steers(letter) or (ord(letter) in _JOINERS and not is_joined):

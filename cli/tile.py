@@ -36,7 +36,7 @@ Examples:
 )
 @options.label_options
 @click.option(
-    "--gsd", type=options.FiniteFloat(1e-5, 1e6), metavar="M", help="Resample to M metres per pixel."
+    "--gsd", type=options.FiniteFloat(1e-9, 1e6), metavar="M", help="Resample to M metres per pixel."
 )
 @click.option(
     "--chip-size",

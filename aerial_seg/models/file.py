@@ -109,7 +109,7 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        found = re.search(r"\bcode: (\d+)", str(error))
+        found = re.search(r"(?:os error|code:) (\d+)", str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
