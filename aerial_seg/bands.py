@@ -96,12 +96,15 @@ class BandAccumulator:
         count = pixels.shape[1]
         if count == 0:
             return
-        # Chan's parallel update: no catastrophic cancellation on uint16 data.
-        mean = pixels.mean(axis=1)
-        delta = mean - self._mean
-        total = self._count + count
-        self._squares += ((pixels - mean[:, None]) ** 2).sum(axis=1) + delta**2 * self._count * count / total
-        self._mean += delta * count / total
+        # Chan's parallel update: no catastrophic cancellation on uint16 data. What is no number is told at the end.
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = pixels.mean(axis=1)
+            delta = mean - self._mean
+            total = self._count + count
+            self._squares += ((pixels - mean[:, None]) ** 2).sum(
+                axis=1
+            ) + delta**2 * self._count * count / total
+            self._mean += delta * count / total
         self._count = total
         step = max(1, count // self._SAMPLE_PER_CHIP)
         self._samples.append(pixels[:, ::step].astype(np.float32))

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ def exit_code_of(work: Callable[[Session], int], words: Sequence[str]) -> int:
     defect: 3 where finished pieces are kept, else 1.
     """
     session = Session(words)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _caught(work, session)
+
+
+def _caught(work: Callable[[Session], int], session: Session) -> int:
     try:
         code = work(session)
         sys.stdout.flush()
@@ -62,6 +69,12 @@ def exit_code_of(work: Callable[[Session], int], words: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the net; a test sees to it that it stays the only one
         return _told(f"Error: {_words(error, session)}", _code(error))
     return code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Python shows two lines with the program's own text; libraries quote files in theirs."""
+    with suppress(OSError):
+        console.note(f"warning: {' '.join(str(message).split())}")
 
 
 def _told(line: str, code: int) -> int:

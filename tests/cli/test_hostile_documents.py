@@ -149,7 +149,7 @@ CARDS = [
     (lambda document: json.dumps(document).replace('"iteration": 1', f'"iteration": {DIGITS}'),
      "it holds an integer of 100,000 digits"),
     (lambda document: json.dumps(document).replace('"gsd": 1.0', '"gsd": 1.0, "gsd": 2.0'), "the key 'gsd' more than"),
-    (change(gsd=0.0), "'gsd' is 0.0: Input should be greater than or equal to 1e-09"),
+    (change(gsd=0.0), "'gsd' is 0.0: Input should be greater than or equal to 0.000000001"),
     (change(gsd=float("nan")), "it holds NaN, which is no number"),
     (change(gsd=float("inf")), "it holds Infinity, which is no number"),
     (lambda document: json.dumps(document).replace('"gsd": 1.0', '"gsd": 1e999'), "'gsd' is"),

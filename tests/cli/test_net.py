@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -199,3 +200,15 @@ def test_names_that_no_disk_takes_and_circles_of_links_are_one_line(
         assert result.code == 1
         assert result.err.startswith("Error: ")
         assert result.err.count("\n") == 1
+
+
+def test_a_warning_of_a_library_is_one_line_that_steers_nothing(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = group.get_command(click.Context(group), "info")
+    monkeypatch.setattr(
+        command, "callback", lambda: warnings.warn("odd\n\x1b[31mfile", UserWarning, stacklevel=1)
+    )
+    monkeypatch.setattr(command, "params", [])
+    result = run("info")
+    assert (result.code, result.out, result.err) == (0, "", "warning: odd \\x1b[31mfile\n")

@@ -136,7 +136,7 @@ def test_training_never_makes_such_numbers() -> None:
         counted = BandAccumulator(["height"], "float32")
         counted.add(np.array([[pixels]], np.float32), np.ones((1, 2), bool))
         with pytest.raises(
-            InputError, match=r"band 'height' has a mean of .* declare what is no measurement as nodata"
+            InputError, match=r"band 'height' has a mean of .* declare what is no measurement"
         ):
             counted.bands()
     flat = BandAccumulator(["flat"], "float32")
