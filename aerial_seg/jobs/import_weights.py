@@ -12,7 +12,7 @@ from aerial_seg.benchmarks.voc import Voc
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import IGNORE, Legend, make_legend
-from aerial_seg.models.file import ModelCard, save_model
+from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import Match
 from aerial_seg.models.importing.sources import check_source, import_checkpoint
@@ -62,6 +62,11 @@ def import_weights(
     check_writable(output, overwrite=overwrite)
     read = read_checkpoint(checkpoint)
     imported = import_checkpoint(read, source, arch)
+    problem = problem_of_weights(imported.network.state_dict())
+    if problem is not None:
+        raise InputError(
+            f"{checkpoint} holds {problem}, so it could only predict nonsense; use another checkpoint"
+        )
     legend, notes = _legend(read, imported.classes, classes)
     side = imported.network.geometry.nearest_valid_sides(PredictionSettings().tile_size)[1]
     card = ModelCard(

@@ -26,6 +26,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
 from aerial_seg.models.weightless import build_weightless
+from aerial_seg.printable import shortened
 from aerial_seg.recipe import PredictionSettings, Recipe
 
 HEADER_KEY = "aerial_seg"
@@ -333,10 +334,10 @@ def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, to
             for name in filter(lambda name: name not in network.unused, header.tensors):
                 weight: torch.Tensor = file.get_tensor(name)
                 # One such number makes every logit NaN, and every pixel the first class, without a word.
-                problem = _problem_of_numbers(name, weight)
+                problem = problem_of_weights({name: weight})
                 if problem is not None:
                     raise InputError(
-                        f"{header.path} holds {problem} in {name}, so it could only predict nonsense; "
+                        f"{header.path} holds {problem}, so it could only predict nonsense; "
                         "use a checkpoint from before the training diverged, or train again at a lower learning rate"
                     )
                 yield name, weight
@@ -344,13 +345,14 @@ def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, to
         raise _damaged(header.path, str(error).splitlines()[0]) from error
 
 
-def _problem_of_numbers(name: str, weight: torch.Tensor) -> str | None:
-    """What is wrong with the numbers of a weight."""
-    if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-        return "NaN or infinite numbers"
-    # Batch normalisation divides by its root.
-    if name.endswith("running_var") and weight.numel() and bool((weight < 0).any()):
-        return "a negative variance"
+def problem_of_weights(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The first thing that is wrong with the numbers of these weights, with its name; None where nothing is."""
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            return f"NaN or infinite numbers in {shortened(name)}"
+        # Batch normalisation divides by its root.
+        if name.endswith("running_var") and bool((weight < 0).any()):
+            return f"a negative variance in {shortened(name)}"
     return None
 
 

@@ -262,3 +262,29 @@ def test_metadata_of_a_raster_is_shown_not_obeyed(run: Callable, raster: Callabl
     assert result.code == 0
     assert "\x1b" not in result.out
     assert "\nkind  model" not in result.out
+
+
+@pytest.mark.parametrize("value", ["²", "9" * 5000, "1"])
+@pytest.mark.parametrize("colour", ["red", "²,0,0", "9,9", "1,2,3,255"])
+def test_styles_of_others_are_read_without_harm(value: str, colour: str) -> None:
+    text = (
+        "<qgis><renderer-v2 attr='class_id'><categories>"
+        f"<category value='{value}' label='a' symbol=\"']x\"/></categories>"
+        f"<symbols><symbol name=\"']x\"><layer><prop k='color' v='{colour}'/></layer></symbol></symbols>"
+        "</renderer-v2></qgis>"
+    )
+    read = [(one.value, one.name, one.colour) for one in read_classes(text)]
+    assert read == ([(1, "a", "#010203")] if (value, colour) == ("1", "1,2,3,255") else [])
+
+
+def test_a_diverged_checkpoint_is_not_imported(refused: Refused, tmp_path: Path) -> None:
+    from torchvision.models.segmentation import fcn_resnet50
+
+    weights = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False).state_dict()
+    weights["backbone.conv1.weight"][0] = torch.nan
+    torch.save(weights, tmp_path / "c.pth")
+    line = refused("import-weights", "c.pth", "--from", "torchvision", "-o", "m.safetensors")
+    assert (
+        "c.pth holds NaN or infinite numbers in encoder.conv1.weight, so it could only predict nonsense"
+        in line
+    )
