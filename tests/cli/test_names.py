@@ -16,11 +16,13 @@ import numpy as np
 import pyogrio.raw
 import pytest
 import rasterio
-import torch
 from shapely import box
 
+from aerial_seg.errors import InputError
 from aerial_seg.geo.attribute_table import attribute_table
+from aerial_seg.jobs import import_weights
 from aerial_seg.legend import LegendEntry, make_legend
+from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.vectors.layer_style import qml, read_classes, style_classes
 
 Refused = Callable[..., str]
@@ -143,15 +145,18 @@ def test_names_in_masks(refused: Refused, raster: Callable, tmp_path: Path) -> N
     assert "its character 3 is U+202E" in line
 
 
-def test_names_in_checkpoints(refused: Refused, tmp_path: Path) -> None:
-    from torchvision.models.segmentation import fcn_resnet50
-
-    network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
-    held = {"state_dict": network.state_dict(), "meta": {"CLASSES": ("background", "ro\x1b[2Jad")}}
-    torch.save(held, tmp_path / "c.pth")
-    line = refused("import-weights", "c.pth", "--from", "torchvision", "-o", "m.safetensors")
-    assert "c.pth calls 1 of its classes what no class can be called" in line
-    assert "its character 3 is U+001B" in line
+def test_names_in_checkpoints() -> None:
+    for names, place in (
+        (("background", "ro\x1b[2Jad"), 3),
+        (("background", "a\n"), 2),
+        (("\udce9", "b"), 1),
+    ):
+        held = Checkpoint(Path("c.pth"), {}, "", names)
+        with pytest.raises(InputError, match=rf"its character {place} is U\+") as caught:
+            import_weights._legend(held, 2, None)
+        assert "c.pth calls 1 of its classes what no class can be called" in str(caught.value)
+        assert "or pass --classes for those of a benchmark" in str(caught.value)
+        assert is_shown(str(caught.value))
 
 
 def test_band_names_of_rasters_are_cleaned_with_a_note(
@@ -275,16 +280,3 @@ def test_styles_of_others_are_read_without_harm(value: str, colour: str) -> None
     )
     read = [(one.value, one.name, one.colour) for one in read_classes(text)]
     assert read == ([(1, "a", "#010203")] if (value, colour) == ("1", "1,2,3,255") else [])
-
-
-def test_a_diverged_checkpoint_is_not_imported(refused: Refused, tmp_path: Path) -> None:
-    from torchvision.models.segmentation import fcn_resnet50
-
-    weights = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False).state_dict()
-    weights["backbone.conv1.weight"][0] = torch.nan
-    torch.save(weights, tmp_path / "c.pth")
-    line = refused("import-weights", "c.pth", "--from", "torchvision", "-o", "m.safetensors")
-    assert (
-        "c.pth holds NaN or infinite numbers in encoder.conv1.weight, so it could only predict nonsense"
-        in line
-    )

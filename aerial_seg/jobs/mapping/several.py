@@ -97,7 +97,9 @@ def map_several(
         with damaged_records(journal.path):
             earlier = _by_mask(journal.records)
         with noting_what_is_kept(folder, "masks"):
-            outcomes += [_outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes]
+            outcomes += [
+                _outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes
+            ]
         return all_or_raise(outcomes)
 
 
