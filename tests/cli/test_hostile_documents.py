@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import geopandas
 import pytest
 import rasterio
 import torch
 
 from aerial_seg.benchmarks.protocol import load_protocol
+from aerial_seg.cli.main import group
 from aerial_seg.errors import SettingsError
 
 Refused = Callable[..., str]
@@ -126,6 +128,25 @@ def test_numbers_of_the_command_line(run: Callable, words: tuple[str, ...]) -> N
     assert result.err.count("\n") == 1
     assert "defect" not in result.err
     assert len(result.err) < 1000
+
+
+def options_of(command: click.Command) -> list[tuple[str, click.Parameter]]:
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    own = [(f"{command.name} {option.name}", option) for option in command.params]
+    return [*own, *(pair for inner in below for pair in options_of(inner))]
+
+
+def test_every_number_of_the_command_line_has_an_end() -> None:
+    context = click.Context(group)
+    commands = [group.get_command(context, name) for name in group.list_commands(context)]
+    endless = {
+        name
+        for command in commands
+        for name, option in options_of(command)
+        if isinstance(option.type, type(click.INT) | type(click.FLOAT))
+    }
+    # A nodata value may be NaN or infinite, and is compared with the raster's type.
+    assert endless == {"tile nodata", "predict nodata", "evaluate nodata"}
 
 
 # Model files

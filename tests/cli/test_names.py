@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sqlite3
 import struct
@@ -280,3 +281,18 @@ def test_styles_of_others_are_read_without_harm(value: str, colour: str) -> None
     )
     read = [(one.value, one.name, one.colour) for one in read_classes(text)]
     assert read == ([(1, "a", "#010203")] if (value, colour) == ("1", "1,2,3,255") else [])
+
+
+def test_only_the_console_prints() -> None:
+    for path in (Path(__file__).parents[2] / "cli").glob("*.py"):
+        if path.name == "console.py":
+            continue
+        calls = [
+            node.func
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        ]
+        names = {f.attr for f in calls if isinstance(f, ast.Attribute)} | {
+            f.id for f in calls if isinstance(f, ast.Name)
+        }
+        assert not names & {"echo", "secho", "print", "write"}, path
