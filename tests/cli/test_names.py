@@ -38,7 +38,7 @@ HOSTILE = [
     "road\u200b",
     "ro\ud800ad",
 ]
-SCRIPTS = ["建筑物 & <水体>", "می‌خواهم \"'"]
+SCRIPTS = ["建筑物 & <می‌خواهم> \"'"]
 
 
 def header_of(model: Path) -> tuple[dict[str, Any], bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from aerial_seg.errors import OutputError
 from aerial_seg.jobs.journal import (
     NAME,
+    DamagedJournalError,
     Journal,
     finished_results,
     has_records,
@@ -69,6 +71,27 @@ def test_another_job_is_refused_and_its_changes_are_named(tmp_path: Path) -> Non
     ):
         Journal.open(path, other)
     assert read_job(path) == json.loads(json.dumps(JOB))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "wanted"),
+    [
+        (lambda lines: ["null", *lines[1:]], "line 1 of 3 is no record"),
+        (lambda lines: [lines[0], "[" * 100_000 + "]" * 100_000, *lines[1:]], "line 2 of 4 is not JSON"),
+        (lambda lines: [lines[0], "1" * 100_000, *lines[1:]], "line 2 of 4 is not JSON"),
+        (lambda lines: [*lines, '"text"'], "line 4 of 4 is no record"),
+    ],
+)
+def test_lines_that_no_run_wrote_are_told_and_nothing_is_lost(
+    tmp_path: Path, spoil: Callable[[list[str]], list[str]], wanted: str
+) -> None:
+    path = write(tmp_path, 2)
+    path.write_text("\n".join(spoil(path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(DamagedJournalError, match=f"{wanted}.*pass --restart to begin anew"):
+        Journal.open(path, JOB)
+    assert path.read_bytes() == before
+    assert has_records(tmp_path)
 
 
 def test_nan_is_the_same_setting_as_before(tmp_path: Path) -> None:
