@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from aerial_seg.legend import Legend
+from aerial_seg.printable import cleaned_name
 
 SUFFIX = ".qml"
 RASTER_SUFFIXES = (".tif", ".tiff")
@@ -27,6 +28,8 @@ _SEAL = "<!-- Written by aerial-seg, which renews this style as long as nobody c
 _SEALED = re.compile(re.escape(_SEAL).replace(re.escape("{}"), "([0-9a-f]{64})") + r"\Z")
 _OUTLINE = "35,35,35,255"
 _THIN_MM, _BOLD_MM = "0.1", "0.6"
+_VALUE = re.compile(r"-?[0-9]{1,10}")
+_COLOUR = re.compile(r"([0-9]{1,3}),([0-9]{1,3}),([0-9]{1,3})(?:,|$)")
 _VEIL = 70
 """Opacity out of 255 of what must not hide the imagery below."""
 
@@ -69,7 +72,7 @@ def class_raster(legend: Legend, *, band: int = 1, unseen: Collection[int] = ())
             palette,
             "paletteEntry",
             value=str(entry.value),
-            label=_printable(entry.name),
+            label=cleaned_name(entry.name),
             color=entry.colour,
             alpha="0" if entry.value in unseen else "255",
         )
@@ -106,7 +109,7 @@ def class_polygons(classes: Iterable[StyleClass], *, column: str = "class_id", v
             categories,
             "category",
             value=str(entry.value),
-            label=_printable(entry.name),
+            label=cleaned_name(entry.name),
             symbol=str(number),
             render="true",
             type="integer" if isinstance(entry.value, int) else "string",
@@ -139,11 +142,6 @@ def _symbol(number: int, colour: str, *, veil: bool) -> Xml.Element:
         # QGIS before 3.18 reads these.
         Xml.SubElement(layer, "prop", k=name, v=value)
     return symbol
-
-
-def _printable(text: str) -> str:
-    """XML has no place for most control characters."""
-    return "".join(letter for letter in text if letter.isprintable())
 
 
 def style_text(style: Style) -> str:
@@ -183,13 +181,19 @@ def read_classes(style: Style) -> tuple[StyleClass, ...]:
     renderer = style.polygons
     if renderer is None or renderer.get("attr") != "class_id":
         return ()
+    colours = {
+        symbol.get("name"): prop.get("v", "")
+        for symbol in renderer.iter("symbol")
+        if (prop := symbol.find("layer/prop[@k='color']")) is not None
+    }
     found = []
     for category in renderer.iter("category"):
-        symbol = renderer.find(f".//symbol[@name='{category.get('symbol')}']/layer/prop[@k='color']")
         value, label = category.get("value", ""), category.get("label", "")
-        if symbol is not None and value.lstrip("-").isdigit():
-            numbers = [int(part) for part in symbol.get("v", "").split(",")[:3]]
-            found.append(StyleClass(int(value), label, "#{:02x}{:02x}{:02x}".format(*numbers)))
+        colour = _COLOUR.match(colours.get(category.get("symbol"), ""))
+        if colour is None or _VALUE.fullmatch(value) is None:
+            continue
+        numbers = [min(int(part), 255) for part in colour.groups()]
+        found.append(StyleClass(int(value), label, "#{:02x}{:02x}{:02x}".format(*numbers)))
     return tuple(found)
 
 

@@ -21,10 +21,10 @@ from shapely import box
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.attribute_table import attribute_table
+from aerial_seg.geo.qgis_style import class_polygons, read_classes, read_style, style_classes, style_text
 from aerial_seg.jobs import import_weights
 from aerial_seg.legend import LegendEntry, make_legend
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.vectors.layer_style import qml, read_classes, style_classes
 
 Refused = Callable[..., str]
 WEST, NORTH = 500_000.0, 5_200_000.0
@@ -219,7 +219,9 @@ def test_xml_of_every_class_that_can_be() -> None:
     letters = [chr(code) for code in (*range(0x20, 0x7F), 0xA0, 0x4E00, 0xE000, 0xFFFD, 0x1F3E0)]
     legend = make_legend({k: f"a{letter}b" for k, letter in enumerate(letters)})
     names = [f"a{letter}b" for letter in letters]
-    assert [entry.name for entry in read_classes(qml(style_classes(legend)))] == names
+    assert [
+        entry.name for entry in read_classes(read_style(style_text(class_polygons(style_classes(legend)))))
+    ] == names
     table = ElementTree.fromstring(ElementTree.tostring(attribute_table(legend, {})))
     assert [row.findall("F")[1].text for row in table.iter("Row")] == names
 
@@ -279,7 +281,7 @@ def test_styles_of_others_are_read_without_harm(value: str, colour: str) -> None
         f"<symbols><symbol name=\"']x\"><layer><prop k='color' v='{colour}'/></layer></symbol></symbols>"
         "</renderer-v2></qgis>"
     )
-    read = [(one.value, one.name, one.colour) for one in read_classes(text)]
+    read = [(one.value, one.name, one.colour) for one in read_classes(read_style(text))]
     assert read == ([(1, "a", "#010203")] if (value, colour) == ("1", "1,2,3,255") else [])
 
 
