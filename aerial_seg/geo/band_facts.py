@@ -43,7 +43,7 @@ def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
 
 def renamed_bands(path: Path | str) -> tuple[str, ...]:
     """A note when the raster calls bands what no band can be called."""
-    with open_dataset(path) as dataset:
+    with described(path) as dataset:
         names = [(said, cleaned_name(said)) for said in dataset.descriptions if said]
     odd = [(shortened(said), bare or "nothing") for said, bare in names if said != bare]
     if not odd:
