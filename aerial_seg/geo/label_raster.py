@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
+from shapely import STRtree
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
@@ -28,6 +29,26 @@ from aerial_seg.geo.vector_layer import parse_crs_option
 from aerial_seg.legend import IGNORE, Legend
 
 
+class _Outlines:
+    """Which of many grids a grid may touch: one look-up, not one comparison with each."""
+
+    def __init__(self) -> None:
+        self._tree: STRtree | None = None
+        self._local: bool | None = None
+
+    def any_local(self, grids: Sequence[Grid]) -> bool:
+        """Whether one of the grids is a site's own."""
+        if self._local is None:
+            self._local = any(own.is_local for own in grids)
+        return self._local
+
+    def near(self, grid: Grid, grids: Sequence[Grid]) -> list[int]:
+        """Places in `grids`, ascending, of those that share ground with the grid; all of them have a CRS."""
+        if self._tree is None:
+            self._tree = STRtree([own.footprint_lonlat() for own in grids])
+        return sorted(map(int, self._tree.query(grid.footprint_lonlat(), predicate="intersects")))
+
+
 @dataclass(frozen=True, slots=True)
 class RasterLabels:
     """One or more class rasters; where they overlap, the later one lies on top."""
@@ -37,6 +58,7 @@ class RasterLabels:
     _paths: tuple[Path, ...]
     _grids: tuple[Grid, ...]
     _unlabelled: tuple[int, ...]
+    _outlines: _Outlines = field(default_factory=_Outlines)
 
     @classmethod
     def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
@@ -94,6 +116,15 @@ class RasterLabels:
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
         out = np.full(grid.shape, IGNORE, np.uint8)
+        for number in self._near(grid):
+            path, own = self._paths[number], self._grids[number]
+            values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
+            known &= ~np.isin(values, self._unlabelled)
+            out[known] = values[known].astype(np.uint8)
+        return out
+
+    def _near(self, grid: Grid) -> Sequence[int]:
+        """Numbers of the label rasters that may lie on the grid, the topmost last."""
         for path, own in zip(self._paths, self._grids, strict=True):
             if (own.crs is None) != (grid.crs is None):
                 odd = path if own.crs is None else "the imagery"
@@ -101,12 +132,12 @@ class RasterLabels:
                     f"{odd} has no CRS while its counterpart has one; give it one (gdal_edit.py -a_srs EPSG:…; "
                     "labels also with --labels-crs)"
                 )
-            if own.crs is not None and not _touch(own, grid, str(path)):
-                continue
-            values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
-            known &= ~np.isin(values, self._unlabelled)
-            out[known] = values[known].astype(np.uint8)
-        return out
+        if grid.crs is None:
+            return range(len(self._grids))
+        if grid.is_local or self._outlines.any_local(self._grids):
+            pairs = zip(self._paths, self._grids, strict=True)
+            return [number for number, (path, own) in enumerate(pairs) if _touch(own, grid, str(path))]
+        return self._outlines.near(grid, self._grids)
 
 
 def _touch(own: Grid, grid: Grid, name: str) -> bool:

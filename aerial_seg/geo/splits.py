@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -122,13 +123,13 @@ def _choose_units(
 def _take(order: NDArray[np.int64], chips: NDArray[np.int64], wanted: dict[str, float]) -> dict[int, str]:
     """Walk the order, filling each split to its fraction; a unit stays for training and for each split to come."""
     taken: dict[int, str] = {}
-    remaining = [int(k) for k in order]
+    remaining = deque(map(int, order))
     for to_come, (name, fraction) in zip(reversed(range(len(wanted))), wanted.items(), strict=True):
         goal, filled = fraction * chips.sum(), 0
         while len(remaining) > 1 and (filled == 0 or filled + chips[remaining[0]] / 2 <= goal):
             if filled and len(remaining) <= 1 + to_come:
                 break
-            unit = remaining.pop(0)
+            unit = remaining.popleft()
             taken[unit] = name
             filled += int(chips[unit])
     return taken

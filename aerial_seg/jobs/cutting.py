@@ -41,7 +41,7 @@ class ChipCutter:
         self.unmeasured = 0
         self.unlabelled = 0
         self.collars: list[str] = []
-        self._stems: set[str] = set()
+        self._stems: dict[str, int] = {}
 
     def cut(self, index: int, info: RasterInfo, grid: Grid) -> Iterator[ChipWindow]:
         """Yield each window of one source after its chip, if any, is written."""
@@ -85,11 +85,13 @@ class ChipCutter:
 
     def _unused_stem(self, stem: str) -> str:
         """Names differ also when two folders hold rasters of one name."""
-        unused, number = stem, 1
+        unused, number = stem, self._stems.get(stem, 1)
         while unused in self._stems:
             number += 1
             unused = f"{stem}-{number}"
-        self._stems.add(unused)
+        # Where to go on, should the name come a thousand times.
+        self._stems[stem] = number
+        self._stems.setdefault(unused, 1)
         return unused
 
 

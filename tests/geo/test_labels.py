@@ -326,6 +326,26 @@ class TestRasters:
         want[:30, :20], want[:30, 20:50] = 1, 7
         np.testing.assert_array_equal(got, want)
 
+    def test_of_many_only_those_that_lie_there_are_looked_at(
+        self, raster_file: RasterFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        places = [GRID.transform * Affine.translation(20 * k, 0) for k in range(30)]
+        image = np.ones((1, 20, 20), np.uint8)
+        paths = [raster_file(f"{k}.tif", (k + 1) * image, transform=place) for k, place in enumerate(places)]
+        labels = open_labels(paths, LabelSettings())
+        labels.burn(GRID)
+        asked: list[Grid] = []
+        outline = Grid.footprint_lonlat
+
+        def counting(grid: Grid) -> Polygon:
+            asked.append(grid)
+            return outline(grid)
+
+        monkeypatch.setattr(Grid, "footprint_lonlat", counting)
+        got = labels.burn(GRID.window(top=5, left=250, height=10, width=100))
+        np.testing.assert_array_equal(got, np.tile(np.arange(250, 350) // 20 + 1, (10, 1)))
+        assert len(asked) == 1
+
     def test_without_crs_they_pair_pixel_by_pixel(self, raster_file: RasterFile) -> None:
         plain = Grid(crs=None, transform=Affine.identity(), height=SIDE, width=SIDE)
         path = raster_file("l.tif", self.VALUES, crs=None, transform=Affine.identity())
