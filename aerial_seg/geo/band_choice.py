@@ -150,18 +150,23 @@ def parse_bands(bidx: str | None = None, bands: str | None = None, stack: Sequen
     return BandChoice(stack=tuple(stack))
 
 
-def declared_name(dataset: DatasetReader, number: int) -> str:
-    """What the file calls a band: its description, else a colour that means something, else `band N`."""
-    colour = dataset.colorinterp[number - 1]
-    says = colour is not ColorInterp.alpha and role(colour.name) is not None
-    # Without characters that no name, and no XML, can hold.
-    own = cleaned_name(dataset.descriptions[number - 1] or "")
-    return own or (colour.name if says else f"band {number}")
+def declared_names(dataset: DatasetReader) -> tuple[str, ...]:
+    """What the file calls its bands: the description, else a colour that means something, else `band N`."""
+
+    def name(number: int, description: str | None, colour: ColorInterp) -> str:
+        says = colour is not ColorInterp.alpha and role(colour.name) is not None
+        # Without characters that no name, and no XML, can hold.
+        own = cleaned_name(description or "")
+        return own or (colour.name if says else f"band {number}")
+
+    # Each of these asks GDAL for all bands.
+    return tuple(map(name, dataset.indexes, dataset.descriptions, dataset.colorinterp))
 
 
 def nodata_differs(dataset: DatasetReader, numbers: Sequence[int]) -> bool:
     """Whether these bands have not one nodata value; nan is equal to itself here."""
-    return len({repr(dataset.nodatavals[number - 1]) for number in numbers}) > 1
+    values = dataset.nodatavals
+    return len({repr(values[number - 1]) for number in numbers}) > 1
 
 
 def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int]) -> str:
@@ -178,9 +183,11 @@ def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int]) -> str:
         wkt=dataset.crs.to_wkt() if dataset.crs else None,
     )
     differs = nodata_differs(dataset, numbers)
+    values, names, dtypes = dataset.nodatavals, declared_names(dataset), dataset.dtypes
     for number in numbers:
-        nodata = None if differs else dataset.nodatavals[number - 1]
-        band = add_band(root, _dtype(dataset, number), name=declared_name(dataset, number), nodata=nodata)
+        dtype = _named_dtype(dataset, number, dtypes)
+        nodata = None if differs else values[number - 1]
+        band = add_band(root, dtype, name=names[number - 1], nodata=nodata)
         _copy(band, dataset, number)
     alpha = [
         n
@@ -188,7 +195,7 @@ def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int]) -> str:
         if meaning == ColorInterp.alpha
     ]
     if alpha and alpha[0] not in numbers:
-        band = add_band(root, _dtype(dataset, alpha[0]))
+        band = add_band(root, _named_dtype(dataset, alpha[0], dtypes))
         Xml.SubElement(band, "ColorInterp").text = "Alpha"
         _copy(band, dataset, alpha[0])
     flags = dataset.mask_flag_enums[numbers[0] - 1]
@@ -208,8 +215,8 @@ def _unshared(source: Xml.Element) -> None:
     source[0].set("shared", "0")
 
 
-def _dtype(dataset: DatasetReader, number: int) -> str:
-    dtype = str(dataset.dtypes[number - 1])
+def _named_dtype(dataset: DatasetReader, number: int, dtypes: Sequence[str]) -> str:
+    dtype = str(dtypes[number - 1])
     if dtype not in GDAL_TYPES:
         raise InputError(
             f"{dataset.name} holds {dtype} in band {number}, wanted one of {', '.join(GDAL_TYPES)}; convert it"

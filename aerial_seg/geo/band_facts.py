@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.documents import listed
-from aerial_seg.geo.band_choice import declared_name
+from aerial_seg.geo.band_choice import declared_names
 from aerial_seg.geo.opened import described
 from aerial_seg.geo.raster import alpha_band
 from aerial_seg.printable import cleaned_name, shortened
@@ -28,16 +28,25 @@ def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
     """The facts of every band of the raster at `path`, in file order."""
     with described(path) as dataset:
         alpha = alpha_band(dataset)
+        # Every one of these asks GDAL for all bands: once, or thousands of bands take minutes.
+        columns = (
+            dataset.indexes,
+            declared_names(dataset),
+            dataset.colorinterp,
+            dataset.dtypes,
+            dataset.nodatavals,
+            dataset.mask_flag_enums,
+        )
         return tuple(
             BandFacts(
                 number=number,
-                name="alpha" if number == alpha else declared_name(dataset, number),
-                colour=dataset.colorinterp[number - 1].name,
-                dtype=dataset.dtypes[number - 1],
-                nodata=dataset.nodatavals[number - 1],
-                mask=tuple(flag.name for flag in dataset.mask_flag_enums[number - 1]),
+                name="alpha" if number == alpha else name,
+                colour=colour.name,
+                dtype=dtype,
+                nodata=nodata,
+                mask=tuple(flag.name for flag in flags),
             )
-            for number in dataset.indexes
+            for number, name, colour, dtype, nodata, flags in zip(*columns, strict=True)
         )
 
 

@@ -7,6 +7,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from aerial_seg.geo.covered import Extent
+
 Inside = NDArray[np.bool_]
 
 _STRIP = 256
@@ -38,11 +40,20 @@ class GridArea:
         box = shapely.box(0, 0, width, height)
         if self._geometry.is_empty or not self._geometry.intersects(box):
             return False
+        extent = self.extent
+        rows, last = extent.rows, extent.rows.stop
+        strips = (range(row, min(row + _STRIP, last)) for row in range(rows.start, last, _STRIP))
+        return any(self.touches(rows, extent.cols) for rows in strips)
+
+    @property
+    def extent(self) -> Extent:
+        """A rectangle that all its pixels lie in; it shares ground with the grid."""
+        height, width = self._size
         left, top, right, bottom = self._geometry.bounds
-        cols = range(max(0, int(left)), min(width, int(right) + 1))
-        last = min(height, int(bottom) + 1)
-        strips = (range(row, min(row + _STRIP, last)) for row in range(max(0, int(top)), last, _STRIP))
-        return any(self.touches(rows, cols) for rows in strips)
+        return Extent(
+            range(max(0, int(top)), min(height, int(bottom) + 1)),
+            range(max(0, int(left)), min(width, int(right) + 1)),
+        )
 
     def inside(self, rows: range, cols: range) -> Inside:
         """(n, w) bool of these rows and columns: True = the pixel's centre lies in the area."""

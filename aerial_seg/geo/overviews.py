@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from aerial_seg.geo.covered import BLOCK, FilledBlocks
 from aerial_seg.geo.durable import disk_errors, require_written
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import open_dataset
-from aerial_seg.geo.segments import BLOCK, scratch_profile
+from aerial_seg.geo.segments import scratch_profile
 from aerial_seg.legend import IGNORE
 
 _CHUNK_BYTES = 16_000_000
@@ -85,46 +86,63 @@ def halve(values: Bytes, rows: Halving, cols: Halving, *, reduction: Reduction) 
     return reduction(a, b, c, d)
 
 
-def write_overviews(source: Path, folder: Path, *, reduction: str) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A smaller version of a raster, and which of its blocks hold something."""
+
+    path: Path
+    filled: FilledBlocks
+
+
+def write_overviews(source: Path, folder: Path, *, reduction: str, filled: FilledBlocks) -> list[Level]:
     """1.tif, 2.tif … in the new folder are `source` halved and halved again, until one block holds it all.
 
-    source: uint8, 255 = nodata. reduction: "mode" for classes, which only ever gives classes that are there, or
+    source: uint8, 255 = nodata; blocks of it that are not `filled` hold nothing else and are not read.
+    reduction: "mode" for classes, which only ever gives classes that are there, or
     "average". Raises OutputError when the disk does not take them.
     """
     with disk_errors(folder):
         folder.mkdir()
-    levels: list[Path] = []
-    smaller = source
+    levels: list[Level] = []
+    smaller = Level(source, filled)
     while True:
-        with open_dataset(smaller) as dataset:
+        with open_dataset(smaller.path) as dataset:
             if max(dataset.shape) <= BLOCK:
                 return levels
             level = folder / f"{len(levels) + 1}.tif"
-            levels.append(level)
-            _write_level(dataset, level, REDUCTIONS[reduction])
-        smaller = level
+            smaller = Level(level, _write_level(dataset, smaller.filled, level, REDUCTIONS[reduction]))
+            levels.append(smaller)
 
 
-def _write_level(dataset: DatasetReader, level: Path, reduction: Reduction) -> None:
+def _write_level(
+    dataset: DatasetReader, filled: FilledBlocks, level: Path, reduction: Reduction
+) -> FilledBlocks:
+    """The blocks of the new level that hold something."""
     rows, cols = Halving.of(dataset.height), Halving.of(dataset.width)
     grid = Grid(crs=None, transform=Affine.identity(), height=len(rows), width=len(cols))
     written: list[tuple[int, Window, int]] = []
+    made = FilledBlocks(grid.height, grid.width)
     with disk_errors(level):
         with rasterio.open(level, "w", **scratch_profile(grid, dataset.count)) as smaller:
             for window, band in product(chunks(grid.height, grid.width, bands=4), dataset.indexes):
                 down, across = window.toslices()
                 (top, bottom), (left, right) = rows.span(down), cols.span(across)
-                values = dataset.read(band, window=Window(left, top, right - left, bottom - top))
+                larger = Window(left, top, right - left, bottom - top)
+                if not filled.any_in(larger):
+                    continue
+                values = dataset.read(band, window=larger)
                 if values.min() == IGNORE:
                     continue
                 part = Halving(rows.low[down] - top, rows.high[down] - top)
                 beside = Halving(cols.low[across] - left, cols.high[across] - left)
                 halved = halve(values, part, beside, reduction=reduction)
                 smaller.write(halved, band, window=window)
+                made.mark(window)
                 written.append((band, window, zlib.crc32(halved.data)))
         with open_dataset(level) as smaller:
             whole = all(zlib.crc32(smaller.read(b, window=w).data) == checksum for b, w, checksum in written)
         require_written(whole, level)
+    return made
 
 
 def chunks(height: int, width: int, *, bands: int) -> Iterator[Window]:

@@ -19,6 +19,7 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
+from aerial_seg.geo.covered import Extent, covered_extent
 from aerial_seg.geo.georeference import Place, Unplaced, place_of
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import UNUSABLE, described, open_chosen, open_dataset, telling_whose
@@ -95,18 +96,15 @@ class RasterInfo:
             dtype=dtype,
             nodata=dataset.nodata,
             unplaced=place.unplaced,
-            alpha=_alpha_among(meanings),
+            alpha=meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None,
             has_palette=ColorInterp.palette in meanings,
         )
 
 
 def alpha_band(dataset: DatasetReader | WarpedVRT) -> int | None:
     """The number of the first band that is flagged alpha, from 1."""
-    return _alpha_among(dataset.colorinterp)
-
-
-def _alpha_among(meanings: Sequence[ColorInterp]) -> int | None:
-    return list(meanings).index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
+    meanings = list(dataset.colorinterp)
+    return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
 
 
 def raster_info(path: Path | str, choice: BandChoice = ALL_BANDS) -> RasterInfo:
@@ -220,7 +218,7 @@ class Raster:
             self.info: RasterInfo = _stacked_info(infos, counts, self._order)
             if choice.numbers:
                 self.info = replace(self.info, bands=choice.numbers, names=choice.names or self.info.names)
-            self._source: DatasetReader | WarpedVRT = self._dataset
+            self._read_from(self._dataset)
             self._context = kept.pop_all()
 
     def __enter__(self) -> Raster:
@@ -250,7 +248,7 @@ class Raster:
         if nodata is None and np.dtype(self._own.dtype).kind == "f":
             nodata = math.nan  # else one that is no number spoils all that are averaged with it
         has_mask = nodata is not None or self._has_mask_file
-        self._source = WarpedVRT(
+        warped = WarpedVRT(
             self._dataset,
             crs=self._dataset.crs,
             transform=grid.transform,
@@ -266,9 +264,16 @@ class Raster:
             # band that is no number is enough.
             UNIFIED_SRC_NODATA="PARTIAL" if nodata is not None and math.isnan(nodata) else "YES",
         )
+        self._read_from(warped)
         self.grid = grid
         for member in self._stacked:
             member.resample(grid)
+
+    def _read_from(self, source: DatasetReader | WarpedVRT) -> None:
+        """What rasterio asks GDAL about all bands at every look is remembered."""
+        self._source = source
+        self._alpha = alpha_band(source)
+        self._has_mask_file = MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -288,9 +293,32 @@ class Raster:
         """Whether it, or what is stacked on it, is a VRT: pixels of other files."""
         return self._file.driver == "VRT" or any(member.is_virtual for member in self._stacked)
 
-    @property
-    def _has_mask_file(self) -> bool:
-        return MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
+    def measured_extent(self) -> Extent:
+        """Rows and columns outside of which nothing is measured, as far as that is known without reading them.
+
+        On its own grid, before `resample`. What a file does not hold looks alike everywhere, so one pixel of it tells
+        whether such pixels count as measured. Raises InputError for a file that holds nothing though it all counts.
+        """
+        whole = Extent.whole(*self.info.grid.shape)
+        if self._source is not self._dataset or is_remote(self._path):
+            return whole
+        held = covered_extent(self._file)
+        found = held or Extent(range(1), range(1))
+        height, width = self.info.grid.shape
+        beside = (
+            *((row, 0) for row in (0, height - 1) if row not in found.rows),
+            *((0, col) for col in (0, width - 1) if col not in found.cols),
+        )
+        for top, left in beside[:1]:
+            if not self._read_own(top=top, left=left, height=1, width=1)[1].any():
+                return found
+        if held is None:
+            raise InputError(
+                f"{self.info.path} claims {whole.pixels:,} pixels and holds none: all are the value that stands for "
+                "what was never written, and no nodata value says so; copy it again, or declare the value "
+                "(gdal_edit.py -a_nodata 0)"
+            )
+        return whole
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -358,9 +386,8 @@ class Raster:
         else:
             valid = self._source.dataset_mask(window=window) > 0
         # GDAL sees a mask in an alpha band only where there are one or three other bands.
-        alpha = alpha_band(self._source)
-        if alpha is not None:
-            valid &= self._source.read(alpha, window=window) > 0
+        if self._alpha is not None:
+            valid &= self._source.read(self._alpha, window=window) > 0
         if image.dtype.kind == "f":
             finite = np.asarray(np.isfinite(image).all(axis=0), bool)
             if self._source is not self._dataset and (valid & ~finite).any():

@@ -20,12 +20,12 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from aerial_seg.errors import InputError, OutputError
+from aerial_seg.geo.covered import BLOCK, Extent
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import open_dataset
 from aerial_seg.legend import IGNORE
 
-BLOCK = 512
 LAYERS = ("class", "confidence", "probabilities", "errors")
 
 _NAME = re.compile(r"(?P<layer>[a-z]+)-p(?P<panel>\d+)-r(?P<start>\d+)-(?P<stop>\d+)\.(?:tif|empty)")
@@ -73,15 +73,23 @@ class Segment:
 class SegmentStore:
     """The finished rows of one result, as files in a folder that may be moved.
 
-    panels are the columns that are processed together; they follow one another and cover the grid's width, and
-    their borders are multiples of BLOCK. A segment that lies under its name is whole and on the disk; which of them
+    panels are the columns that are processed together; they follow one another and cover the extent's width, and
+    their borders are multiples of BLOCK. extent: what is made, in whole blocks; all around it is nodata. None: all of
+    the grid. A segment that lies under its name is whole and on the disk; which of them
     count is for the caller's journal to say.
     """
 
     def __init__(
-        self, folder: Path, grid: Grid, layers: tuple[Layer, ...], *, panels: tuple[range, ...]
+        self,
+        folder: Path,
+        grid: Grid,
+        layers: tuple[Layer, ...],
+        *,
+        panels: tuple[range, ...],
+        extent: Extent | None = None,
     ) -> None:
-        _check_panels(panels, grid.width)
+        self._extent = Extent.whole(*grid.shape) if extent is None else extent
+        _check_panels(panels, self._extent.cols)
         self.folder, self.grid, self.layers, self.panels = folder, grid, layers, panels
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -120,8 +128,9 @@ class SegmentStore:
             require_written(_holds(partial, values), path)
 
     def done(self, panel: int) -> int:
-        """How many rows of the panel, counted from the north without a gap, lie there in every layer."""
-        return min(_reach(s for s in self._segments(panel) if s.layer == layer.name) for layer in self.layers)
+        """The row up to which the panel, from the extent's north without a gap, lies there in every layer."""
+        found = self._segments(panel)
+        return min(self._reach(s for s in found if s.layer == layer.name) for layer in self.layers)
 
     def discard(self, panel: int, *, after: int) -> None:
         """Of the panel only segments that end at row `after` or north of it are left: those the journal knows."""
@@ -154,7 +163,7 @@ class SegmentStore:
         """
         segments = [s for s in self._segments() if s.layer == layer.name]
         for panel in range(len(self.panels)):
-            if _reach(s for s in segments if s.panel == panel) != self.grid.height:
+            if self._reach(s for s in segments if s.panel == panel) != self._extent.rows.stop:
                 raise ValueError(f"panel {panel} of layer {layer.name} is not complete")
         path = self.folder / f"{layer.name}.vrt"
         root = _vrt_root(self.grid)
@@ -171,6 +180,15 @@ class SegmentStore:
     def _path(self, layer: Layer, panel: int, rows: range) -> Path:
         return self.folder / f"{layer.name}-p{panel:02d}-r{rows.start:08d}-{rows.stop:08d}.tif"
 
+    def _reach(self, segments: Iterable[Segment]) -> int:
+        """The row up to which the segments, north to south, follow one another."""
+        row = self._extent.rows.start
+        for segment in segments:
+            if segment.start != row:
+                break
+            row = segment.stop
+        return row
+
     def _segments(self, panel: int | None = None) -> list[Segment]:
         """From north to south."""
         names = "*-p*-r*" if panel is None else f"*-p{panel:02d}-r*"
@@ -183,21 +201,12 @@ class SegmentStore:
                 segment.path.unlink()
 
 
-def _check_panels(panels: Sequence[range], width: int) -> None:
+def _check_panels(panels: Sequence[range], cols: range) -> None:
     joined = all(a.stop == b.start for a, b in pairwise(panels))
     whole = all(panel.start % BLOCK == 0 and len(panel) > 0 for panel in panels)
-    if not panels or panels[0].start != 0 or panels[-1].stop != width or not joined or not whole:
-        raise ValueError(f"panels {panels} do not cover {width} columns in whole blocks")
-
-
-def _reach(segments: Iterable[Segment]) -> int:
-    """The row up to which the segments, north to south, follow one another."""
-    row = 0
-    for segment in segments:
-        if segment.start != row:
-            break
-        row = segment.stop
-    return row
+    covers = panels and (panels[0].start, panels[-1].stop) == (cols.start, cols.stop)
+    if not covers or not joined or not whole:
+        raise ValueError(f"panels {panels} do not cover the columns {cols} in whole blocks")
 
 
 @cache

@@ -144,10 +144,15 @@ def ring_rows(raster: Raster, *, swath: int, ahead: int) -> int:
     return swath + ahead + _reading_unit(raster)[0] - 1
 
 
+def row_of_blocks_bytes(raster: Raster, width: int) -> int:
+    """What all blocks beside each other take, decoded, over so many columns."""
+    rows, cols = raster.block_shape
+    pixel = len(raster.info.bands) * np.dtype(raster.info.dtype).itemsize
+    return (-(-width // cols) + 1) * cols * rows * pixel
+
+
 def cache_bytes(raster: Raster, width: int) -> int:
     """GDAL's block cache: one read's blocks with room to spare; a whole row of blocks where they are too tall."""
-    rows, cols = raster.block_shape
-    if rows <= _TALLEST_UNIT:
+    if raster.block_shape[0] <= _TALLEST_UNIT:
         return CACHE_BYTES
-    pixel = len(raster.info.bands) * np.dtype(raster.info.dtype).itemsize
-    return max(CACHE_BYTES, (-(-width // cols) + 1) * cols * rows * pixel)
+    return max(CACHE_BYTES, row_of_blocks_bytes(raster, width))

@@ -33,13 +33,19 @@ def new_vrt(
 
 def add_band(root: Xml.Element, dtype: str, *, name: str = "", nodata: float | None = None) -> Xml.Element:
     """The VRT has one more band; of its sources a later one lies on top."""
-    place = str(len(root.findall("VRTRasterBand")) + 1)
+    # Counted in one step where the last child is a band, or thousands of bands take minutes.
+    last = root[-1] if len(root) else root
+    place = str(int(last.get("band", "0")) + 1 if last.tag == "VRTRasterBand" else _bands(root) + 1)
     band = Xml.SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=place)
     if name:
         Xml.SubElement(band, "Description").text = name
     if nodata is not None:
         Xml.SubElement(band, "NoDataValue").text = repr(nodata)
     return band
+
+
+def _bands(root: Xml.Element) -> int:
+    return len(root.findall("VRTRasterBand"))
 
 
 def add_mask(root: Xml.Element) -> Xml.Element:

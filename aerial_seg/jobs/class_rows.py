@@ -97,9 +97,9 @@ class ClassRows:
             levels = None
             if self._confidence is not None:
                 levels = stack.enter_context(Raster(self._confidence, georeferenced=False))
-            top = 0
+            top, left = self._mask.extent.rows.start, self._mask.extent.cols.start
             for codes in self.cleaned.stripes():
-                yield codes, None if levels is None else _read_levels(levels, top, codes.shape)
+                yield codes, None if levels is None else _read_levels(levels, top, left, codes.shape)
                 top += len(codes)
                 bar.update(len(codes))
 
@@ -108,8 +108,8 @@ def _pixels(area: Measure | None, gsd: tuple[float, float] | None) -> int:
     return 0 if area is None else math.ceil(area.in_pixels(gsd))
 
 
-def _read_levels(raster: Raster, top: int, shape: tuple[int, ...]) -> Bytes:
-    image, valid = raster.read(top=top, left=0, height=shape[0], width=shape[1])
+def _read_levels(raster: Raster, top: int, left: int, shape: tuple[int, ...]) -> Bytes:
+    image, valid = raster.read(top=top, left=left, height=shape[0], width=shape[1])
     return np.where(valid, image[0], 0).astype(np.uint8)
 
 

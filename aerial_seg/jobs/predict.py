@@ -324,4 +324,6 @@ def _tiles(
         return len(plan)
     height, width = info.grid.shape
     here = area.on(info.grid, info.path)
-    return Frame(plan, Region(0, range(width)), height=height, width=width, area=here).tiles_wanted
+    rows, cols = here.extent.rows, here.extent.cols
+    region = Region(rows.start, cols, rows.stop)
+    return Frame(plan, region, height=height, width=width, area=here).tiles_wanted

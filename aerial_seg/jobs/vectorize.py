@@ -54,9 +54,9 @@ def vectorize(
     form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
     still = Unchanged([mask_path], files_of([mask_path]))
-    with ClassRaster(mask_path) as mask:
+    with ClassRaster(mask_path, settings.shape.split_grid or 1) as mask:
         crs = target_crs(form, mask.grid.crs, layer.dst_crs)
-        with progress("read", total=mask.grid.height, unit="row") as bar:
+        with progress("read", total=len(mask.extent.rows), unit="row") as bar:
             counts = mask.count(bar)
         legend = legend_of(mask_path, counts)
         chosen = _chosen(legend, settings.classes)
@@ -92,7 +92,7 @@ class _Job:
         wanted = np.zeros(NONE + 1, bool)
         wanted[[code for entry in chosen if (code := mask.code_of(entry.value)) is not None]] = True
         self._tracer = Tracer(
-            mask.grid.width,
+            len(mask.extent.cols),
             wanted=rows.tags.table(wanted),
             how=Simplification(shape.simplify.in_pixels(mask.grid.gsd()), shape.method, shape.smooth),
             connectivity=shape.connectivity,
@@ -106,7 +106,7 @@ class _Job:
 
     def run(self, writer: LayerWriter, placement: Placement, progress: Progress) -> None:
         """All polygons are handed to the writer."""
-        height = self._mask.grid.height
+        height = len(self._mask.extent.rows)
         if self._rows.cleans:
             with progress("clean", total=height, unit="row") as bar:
                 self._rows.clean(bar)
@@ -118,8 +118,12 @@ class _Job:
             self._write(*regular, writer, placement)
 
     def _traced(self, bar: Any) -> Iterator[PolygonBatch]:
+        corner = np.array([self._mask.extent.cols.start, self._mask.extent.rows.start])
         for batch in self._tracer.trace(self._rows.rows(bar)):
-            batch = replace(batch, values=self._mask.values(self._rows.tags.untagged(batch.values)))
+            coords = batch.coords + corner if corner.any() else batch.coords
+            batch = replace(
+                batch, coords=coords, values=self._mask.values(self._rows.tags.untagged(batch.values))
+            )
             if len(self._regular):
                 batch = self._footprints.hold(batch, np.isin(batch.values, self._regular))
             if len(batch):

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated
 
 import numpy as np
+import psutil
 import rasterio
 from numpy.typing import NDArray
 from pydantic import Field
 
 from aerial_seg.coverage.batch import NONE, STRIPE_ROWS, Codes
 from aerial_seg.errors import InputError
+from aerial_seg.geo.covered import Extent
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.swath import row_of_blocks_bytes
 from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
 from aerial_seg.progress import ProgressBar
 
 _LISTED = 10
+_COUNTED_AT_ONCE = 1_000_000
+_TALLEST_STEP = 2048
+"""Rows read at once at the most, of taller blocks a part: GDAL's cache keeps the row of them."""
 _LARGEST = 2**31 - 1
 """Class numbers are written as 32-bit integers."""
 
@@ -42,10 +49,12 @@ class ClassCounts:
 class ClassRaster:
     """One band of whole numbers, opened; with or without a CRS.
 
-    Raises InputError for several bands and for numbers that are not whole.
+    extent: the rows and columns that are read; around them nothing carries a class. It begins and ends at whole
+    stripes and at multiples of `unit`, or at the raster's ends. Raises InputError for several bands, for numbers that
+    are not whole, and for blocks that do not fit into the machine's memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unit: int = 1) -> None:
         self.path = path
         self._raster = Raster(path, georeferenced=False)
         self.grid = self._raster.grid
@@ -56,11 +65,17 @@ class ClassRaster:
                 f"{path} has {len(info.bands)} band(s) of {info.dtype}, wanted a mask: one of whole numbers; "
                 "run predict to make one, or extract the class band (gdal_translate -b 1 -ot Byte)"
             )
-        block = self._raster.block_shape[0]
+        try:
+            self.extent = self._extent_in(lcm(STRIPE_ROWS, unit))
+            width = len(self.extent.cols)
+            self._check_blocks(width)
+        except InputError:
+            self._raster.__exit__(None, None, None)
+            raise
+        block = min(self._raster.block_shape[0], _TALLEST_STEP)
         self._step = max(block, STRIPE_ROWS // block * block)
-        self._cache = rasterio.Env(
-            GDAL_CACHEMAX=2 * self._step * self.grid.width * np.dtype(info.dtype).itemsize
-        )
+        pieces = 2 * self._step * width * np.dtype(info.dtype).itemsize
+        self._cache = rasterio.Env(GDAL_CACHEMAX=max(pieces, row_of_blocks_bytes(self._raster, width)))
         self._values: NDArray[np.int64] | None = None
 
     def __enter__(self) -> ClassRaster:
@@ -71,13 +86,30 @@ class ClassRaster:
     ) -> None:
         self._raster.__exit__(kind, error, trace)
 
+    def _extent_in(self, side: int) -> Extent:
+        """With a stripe of nothing around it, so that no border of it is one of the raster's to any pixel."""
+        height, width = self.grid.shape
+        found = self._raster.measured_extent().grown(STRIPE_ROWS, height, width)
+        return found.in_blocks(height, width, rows=side, cols=side)
+
+    def _check_blocks(self, width: int) -> None:
+        needed, limit = row_of_blocks_bytes(self._raster, width), psutil.virtual_memory().total // 2
+        if needed > limit:
+            rows, cols = self._raster.block_shape
+            raise InputError(
+                f"{self.path} is stored in blocks of {cols:,} × {rows:,} px, of which a row takes {needed / 1e9:,.1f} "
+                f"GB, wanted at most {limit / 1e9:,.1f} GB; cut it into tiles first (gdal_translate -co TILED=YES "
+                "-co COMPRESS=DEFLATE in.tif out.tif)"
+            )
+
     def _pieces(self) -> Iterator[tuple[NDArray[np.generic], NDArray[np.bool_]]]:
         """Values and valid (h, W) of rows that hold whole blocks."""
-        for top in range(0, self.grid.height, self._step):
-            height = min(self._step, self.grid.height - top)
+        rows, cols = self.extent.rows, self.extent.cols
+        for top in range(rows.start, rows.stop, self._step):
+            height = min(self._step, rows.stop - top)
             # By default GDAL keeps decoded blocks in a twentieth of the machine's memory; none is read twice here.
             with self._cache:
-                image, valid = self._raster.read(top=top, left=0, height=height, width=self.grid.width)
+                image, valid = self._raster.read(top=top, left=cols.start, height=height, width=len(cols))
             yield image[0], valid
 
     def count(self, bar: ProgressBar) -> ClassCounts:
@@ -86,9 +118,9 @@ class ClassRaster:
         Raises InputError for class values beyond 32 bits, and for more of them than there are codes.
         """
         totals: dict[int, int] = {}
-        nodata = 0
+        nodata = self.grid.height * self.grid.width - self.extent.pixels
         for values, valid in self._pieces():
-            nodata += int((~valid).sum())
+            nodata += int(valid.size - np.count_nonzero(valid))
             for value, pixels in _tally(values, valid):
                 totals[value] = totals.get(value, 0) + pixels
             bar.update(len(values))
@@ -144,9 +176,13 @@ class ClassRaster:
 def _tally(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     if values.dtype.itemsize <= 2:
         # One of 65,536 bins; an int16 is counted by its bit pattern.
-        plain = values.view(np.uint8 if values.dtype.itemsize == 1 else np.uint16)
-        bins = np.bincount(plain.ravel(), minlength=1 << 8 * values.dtype.itemsize)
-        bins -= np.bincount(plain[~valid].ravel(), minlength=len(bins))
+        plain = values.view(np.uint8 if values.dtype.itemsize == 1 else np.uint16).ravel()
+        seen = valid.ravel()
+        bins = np.zeros(1 << 8 * values.dtype.itemsize, np.int64)
+        for start in range(0, plain.size, _COUNTED_AT_ONCE):
+            # numpy counts in 8 bytes per pixel.
+            part = slice(start, start + _COUNTED_AT_ONCE)
+            bins += np.bincount(plain[part][seen[part]], minlength=len(bins))
         patterns = np.flatnonzero(bins)
         yield from zip(
             patterns.astype(plain.dtype).view(values.dtype).tolist(), bins[patterns].tolist(), strict=True

@@ -12,12 +12,14 @@ import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.windows import Window
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo import overviews
+from aerial_seg.geo.covered import BLOCK, FilledBlocks
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.overviews import Halving, chunks, halve, mean, most_frequent, write_overviews
-from aerial_seg.geo.segments import BLOCK, scratch_profile
+from aerial_seg.geo.segments import scratch_profile
 from aerial_seg.legend import IGNORE
 
 
@@ -86,14 +88,23 @@ def scratch(path: Path, values: np.ndarray) -> Path:
     return path
 
 
+def everywhere(shape: tuple[int, ...]) -> FilledBlocks:
+    """Every block may hold something."""
+    height, width = shape
+    return FilledBlocks(height, width, [Window(0, 0, width, height)])
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("shape", [(1300, 2500), (1025, 513), (512, 512), (3, 3000)])
 def test_levels_are_halved_and_halved_again_down_to_a_block(tmp_path: Path, shape: tuple[int, int]) -> None:
     values = np.random.default_rng(1).choice(np.array([1, 3, IGNORE], np.uint8), shape)
-    levels = write_overviews(scratch(tmp_path / "s.tif", values), tmp_path / "levels", reduction="mode")
+    filled = everywhere(shape)
+    levels = write_overviews(
+        scratch(tmp_path / "s.tif", values), tmp_path / "levels", reduction="mode", filled=filled
+    )
     for level in levels:
         values = halve(values, Halving.of(len(values)), Halving.of(values.shape[1]), reduction=most_frequent)
-        with rasterio.open(level) as file:
+        with rasterio.open(level.path) as file:
             np.testing.assert_array_equal(file.read(1), values)
     assert max(values.shape) <= BLOCK
     assert len(levels) == max(0, int(np.ceil(np.log2(max(shape) / BLOCK))))
@@ -102,11 +113,16 @@ def test_levels_are_halved_and_halved_again_down_to_a_block(tmp_path: Path, shap
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_where_nothing_was_measured_nothing_is_written(tmp_path: Path) -> None:
     values = np.full((2048, 2048), IGNORE, np.uint8)
-    levels = write_overviews(scratch(tmp_path / "s.tif", values), tmp_path / "levels", reduction="average")
+    levels = write_overviews(
+        scratch(tmp_path / "s.tif", values),
+        tmp_path / "levels",
+        reduction="average",
+        filled=everywhere(values.shape),
+    )
     assert len(levels) == 2
     for level in levels:
-        assert level.stat().st_size < 1500
-        with rasterio.open(level) as file:
+        assert level.path.stat().st_size < 1500
+        with rasterio.open(level.path) as file:
             assert (file.read(1) == IGNORE).all()
 
 
@@ -116,4 +132,4 @@ def test_a_lost_write_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     checksums = iter([1, 2])
     monkeypatch.setattr(overviews.zlib, "crc32", lambda _: next(checksums))
     with pytest.raises(OutputError, match=r"1.tif reads back other than it was written; free disk"):
-        write_overviews(source, tmp_path / "levels", reduction="mode")
+        write_overviews(source, tmp_path / "levels", reduction="mode", filled=everywhere((600, 600)))

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.geo.covered import BLOCK, Extent
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.segments import BLOCK, Layer
+from aerial_seg.geo.segments import Layer
 from aerial_seg.geo.swath import CHUNK_BYTES, cache_bytes, ring_rows
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.models.running.predictor import TilePredictor
@@ -36,11 +37,15 @@ _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
 """Per pixel and band, compressed: the segments and the COG with its overviews, which stand side by side for a while.
 Measured: class maps take 0.02-0.1, confidence up to 0.9."""
 
+_TABLE_BYTES = 40
+"""Of a file's tables per block, also of one that holds nothing; twice, as above."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """All that the need for memory follows from.
 
+    extent: the rows and columns, in whole blocks, that can hold a class; all others are nodata and are not looked at.
     planes, largest_side: of the network's input, where it has more than the raster's bands or than the tile's side.
     """
 
@@ -51,6 +56,7 @@ class Work:
     classes: int
     layers: tuple[Layer, ...]
     batch_size: int
+    extent: Extent
     crf: BlockedCrf | None = None
     area: GridArea | None = None
     planes: int | None = None
@@ -68,7 +74,7 @@ class Work:
 
     def frame(self, panel: range) -> Frame:
         """The whole panel, north to south."""
-        return self.frame_of(Region(0, panel))
+        return self.frame_of(Region(self.extent.rows.start, panel, self.extent.rows.stop))
 
     def frame_of(self, region: Region) -> Frame:
         """A part of the output."""
@@ -116,7 +122,7 @@ class Work:
 def choose_panels(work: Work, predictor: TilePredictor, max_memory: int | None) -> tuple[range, ...]:
     """The column panels of a run; the result does not depend on them."""
     limit = memory_limit(max_memory)
-    whole = range(work.width)
+    whole = work.extent.cols
     # One batch is run to see what the network needs, but only where it could matter.
     forward = forward_bound(work.batch_size, work.input_side)
     if resident_bytes() + forward + work.panel_bytes(whole) <= limit:
@@ -153,11 +159,11 @@ def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
     resident: what it needs besides the stream: the runtime, the network and its forward pass. Raises SettingsError
     when even the narrowest panels need more.
     """
-    blocks = -(-work.width // BLOCK)
+    blocks = -(-len(work.extent.cols) // BLOCK)
 
     def needed(count: int) -> int:
         # The second panel reaches beyond both of its borders.
-        return resident + max(map(work.panel_bytes, even_panels(work.width, count)[:2]))
+        return resident + max(map(work.panel_bytes, _panels_of(work, count)[:2]))
 
     if needed(blocks) > limit:
         smaller = ["a smaller --batch-size"] if work.batch_size > 1 else []
@@ -167,7 +173,12 @@ def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
             f"of {work.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest panel; "
             f"pass at least {ceil(needed(blocks) / 1e6)}MB, or {' or '.join(smaller)}"
         )
-    return even_panels(work.width, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
+    return _panels_of(work, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
+
+
+def _panels_of(work: Work, count: int) -> tuple[range, ...]:
+    first, panels = work.extent.cols.start, even_panels(len(work.extent.cols), count)
+    return tuple(range(first + panel.start, first + panel.stop) for panel in panels)
 
 
 def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
@@ -212,8 +223,10 @@ def peak_while(work: Callable[[], object]) -> int:
 
 def disk_bytes(work: Work) -> int:
     """Space that the pieces and the result need while both stand, generously."""
+    bands = sum(layer.bands for layer in work.layers)
     per_pixel = sum(_DISK_BYTES[layer.name] * layer.bands for layer in work.layers)
-    return int(work.height * work.width * per_pixel) + 1_000_000
+    blocks = work.height * work.width // BLOCK**2
+    return int(work.extent.pixels * per_pixel) + _TABLE_BYTES * blocks * bands + 1_000_000
 
 
 def check_disk(work: Work, final: Path) -> None:

@@ -59,7 +59,7 @@ def _crf_seconds(opened: OpenScene, mapper: Mapper, panels: tuple[range, ...]) -
     work, crf = opened.work, opened.work.crf
     if crf is None:
         return 0.0
-    rows = range(work.height)
+    rows = work.extent.rows
     pixels = sum(crf.pixels(rows, panel, height=work.height, width=work.width) for panel in panels)
     return pixels * _seconds_per_pixel(opened, mapper, crf)
 

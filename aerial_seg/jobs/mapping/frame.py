@@ -12,10 +12,11 @@ from aerial_seg.tiling.upsample import PixelAxis
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The output pixels that a stream makes: these columns, from this row to the raster's south end."""
+    """The output pixels that a stream makes: these columns, from this row to row `stop` or the raster's south end."""
 
     first_row: int
     cols: range
+    stop: int | None = None
 
 
 class Frame:
@@ -38,7 +39,7 @@ class Frame:
         geometry = plan.shape.geometry
         self.region, self.crf, self.area = region, crf, area
         self._output = height, width
-        self.kept_rows = range(region.first_row, height)
+        self.kept_rows = range(region.first_row, height if region.stop is None else region.stop)
         rows, cols = self.kept_rows, region.cols
         if crf is not None:
             rows, cols = crf.reach(rows, height), crf.reach(cols, width)

@@ -180,6 +180,9 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
         "stac": mapper.settings.stac,
         **({} if mapper.settings.taken is None else {"datetime": mapper.settings.taken}),
     }
+    extent = opened.work.extent
+    if extent.pixels < opened.work.height * opened.work.width:
+        job["extent"] = [extent.rows.start, extent.rows.stop, extent.cols.start, extent.cols.stop]
     if before is not None and as_read_back(job).items() <= before.items():
         with damaged_records(scene.target):
             return {**job, "panels": [[int(start), int(stop)] for start, stop in before["panels"]]}

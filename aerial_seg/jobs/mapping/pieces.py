@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.geo.segments import BLOCK, Layer, SegmentStore
+from aerial_seg.geo.covered import BLOCK
+from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.journal import Journal, damaged_records
 from aerial_seg.jobs.mapping.frame import Frame, Region
@@ -23,11 +24,11 @@ _COUNTED_AT_ONCE = 1_000_000
 
 
 class RowBlocks:
-    """Collects finished rows of a panel into rows of blocks."""
+    """Collects finished rows of a panel, up to row `stop`, into rows of blocks."""
 
-    def __init__(self, layers: tuple[Layer, ...], panel: range, *, first_row: int, height: int) -> None:
+    def __init__(self, layers: tuple[Layer, ...], panel: range, *, first_row: int, stop: int) -> None:
         self._buffers = {layer.name: np.empty((layer.bands, BLOCK, len(panel)), np.uint8) for layer in layers}
-        self._start, self._filled, self._height = first_row, 0, height
+        self._start, self._filled, self._stop = first_row, 0, stop
 
     def push(self, rows: FinishedRows) -> Iterator[tuple[range, Layers]]:
         """Yield (rows, layers (bands, n, w)) for every row of blocks that is complete; views, valid until the next."""
@@ -42,7 +43,7 @@ class RowBlocks:
                 ]
             taken, self._filled = taken + some, self._filled + some
             end = self._start + self._filled
-            if self._filled == BLOCK or end == self._height:
+            if self._filled == BLOCK or end == self._stop:
                 yield (
                     range(self._start, end),
                     {name: buffer[:, : self._filled] for name, buffer in self._buffers.items()},
@@ -58,7 +59,9 @@ class PieceMaker:
     ) -> None:
         self._opened, self._mapper, self._journal, self._still = opened, mapper, journal, still
         self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
-        self.store = SegmentStore(folder, opened.source.grid, opened.work.layers, panels=self.panels)
+        self._rows = opened.work.extent.rows
+        grid, layers = opened.source.grid, opened.work.layers
+        self.store = SegmentStore(folder, grid, layers, panels=self.panels, extent=opened.work.extent)
         self._done = self._intact_pieces()
         for number in range(len(self.panels)):
             self.store.discard(number, after=self._next_row(number))
@@ -66,12 +69,12 @@ class PieceMaker:
     @property
     def rows_done(self) -> int:
         """Rows that are done in all panels."""
-        return min(map(self._next_row, range(len(self.panels))))
+        return min(map(self._next_row, range(len(self.panels)))) - self._rows.start
 
     def make_all(self, label: str) -> None:
         """Every piece is on disk and recorded."""
-        height = self._opened.work.height
-        todo = [(n, self._frame(n)) for n in range(len(self.panels)) if self._next_row(n) < height]
+        panels = range(len(self.panels))
+        todo = [(n, self._frame(n)) for n in panels if self._next_row(n) < self._rows.stop]
         total = sum(len(frame.part) + frame.blocks for _, frame in todo)
         unit = "tile" if self._opened.work.crf is None else "step"
         with self._mapper.progress(label, total=total, unit=unit) as bar:
@@ -79,25 +82,29 @@ class PieceMaker:
                 self._make_panel(number, frame, bar)
 
     def counts(self) -> dict[int, int]:
-        """Pixels by value of the class layer, over all pieces."""
-        total: dict[int, int] = {}
+        """Pixels by value of the class layer, over all pieces and what lies outside of them."""
+        work = self._opened.work
+        outside = work.height * work.width - work.extent.pixels
+        total: dict[int, int] = {IGNORE: outside} if outside else {}
         for record in self._done.values():
             for value, pixels in record["counts"].items():
                 total[int(value)] = total.get(int(value), 0) + pixels
         return total
 
     def tiles(self) -> TileCount:
-        """Tiles run and skipped for all pieces, those of interrupted runs included."""
-        records = self._done.values()
-        return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records))
+        """Tiles run and skipped for all pieces and outside of them, those of interrupted runs included."""
+        records, work = self._done.values(), self._opened.work
+        outside = len(work.plan) - len(work.frame(work.extent.cols).part)
+        return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records) + outside)
 
     def _frame(self, number: int) -> Frame:
-        return self._opened.work.frame_of(Region(self._next_row(number), self.panels[number]))
+        region = Region(self._next_row(number), self.panels[number], self._rows.stop)
+        return self._opened.work.frame_of(region)
 
     def _make_panel(self, number: int, frame: Frame, bar: ProgressBar) -> None:
-        opened, mapper, height = self._opened, self._mapper, self._opened.work.height
+        opened, mapper, stop = self._opened, self._mapper, self._rows.stop
         blocks = RowBlocks(
-            opened.work.layers, self.panels[number], first_row=frame.region.first_row, height=height
+            opened.work.layers, self.panels[number], first_row=frame.region.first_row, stop=stop
         )
         card = mapper.model.card
         with MaskStream(
@@ -129,7 +136,10 @@ class PieceMaker:
         self._done[number, rows.start] = record
 
     def _next_row(self, number: int) -> int:
-        return max((r["rows"][1] for (panel, _), r in self._done.items() if panel == number), default=0)
+        return max(
+            (r["rows"][1] for (panel, _), r in self._done.items() if panel == number),
+            default=self._rows.start,
+        )
 
     def _intact_pieces(self) -> dict[tuple[int, int], dict[str, Any]]:
         """Recorded pieces of every panel from the north, up to the first that is missing or damaged."""
@@ -141,7 +151,7 @@ class PieceMaker:
             }
         done: dict[tuple[int, int], dict[str, Any]] = {}
         for number in range(len(self.panels)):
-            row = 0
+            row = self._rows.start
             while (record := recorded.get((number, row))) is not None:
                 stop = record["rows"][1]
                 if not self.store.intact(number, range(row, stop)):

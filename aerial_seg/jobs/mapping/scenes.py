@@ -104,7 +104,10 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
         )
         # A second handle only where both grids are read at the same time, by two threads.
         raster = source if run_grid is grid and settings.crf is None else opened_once()
+        # Before it is resampled, should it be one and the same.
+        extent = source.measured_extent()
         raster.resample(run_grid)
+        here = None if mapper.area is None else mapper.area.on(grid, scene.name)
         work = Work(
             raster=raster,
             plan=TilePlan.of(height=raster.grid.height, width=raster.grid.width, shape=mapper.shape),
@@ -116,7 +119,8 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
             planes=mapper.predictor.planes,
             largest_side=mapper.predictor.largest_side,
             crf=settings.definition.crf,
-            area=None if mapper.area is None else mapper.area.on(grid, scene.name),
+            area=here,
+            extent=(extent if here is None else here.extent.shared(extent)).in_blocks(*grid.shape),
         )
         notes = (
             *notes,
