@@ -49,12 +49,16 @@ def with_tags(codes: Codes, tags: NDArray[np.integer], bits: int) -> Codes:
     return tagged
 
 
-def cut_by_grid(rows: Rows, cell: int) -> Iterator[tuple[Codes, NDArray[np.uint8] | None]]:
-    """The same rows, tagged with 2 bits so that patches end at every multiple of `cell` rows and columns."""
-    top = 0
+def cut_by_grid(
+    rows: Rows, cell: int, *, top: int = 0, left: int = 0
+) -> Iterator[tuple[Codes, NDArray[np.uint8] | None]]:
+    """The same rows, tagged with 2 bits so that patches end at every multiple of `cell` rows and columns.
+
+    top, left: where they lie in the raster whose rows and columns are counted.
+    """
     for codes, levels in rows:
         down = (np.arange(top, top + codes.shape[0]) // cell) % 2
-        across = (np.arange(codes.shape[1]) // cell) % 2
+        across = (np.arange(left, left + codes.shape[1]) // cell) % 2
         yield with_tags(codes, 2 * down[:, None] + across, _CELL_BITS), levels
         top += codes.shape[0]
 

@@ -206,7 +206,9 @@ def _check_panels(panels: Sequence[range], cols: range) -> None:
     whole = all(panel.start % BLOCK == 0 and len(panel) > 0 for panel in panels)
     covers = panels and (panels[0].start, panels[-1].stop) == (cols.start, cols.stop)
     if not covers or not joined or not whole:
-        raise ValueError(f"panels {panels} do not cover the columns {cols} in whole blocks")
+        raise ValueError(
+            f"panels {panels} do not cover {len(cols)} columns from {cols.start} in whole blocks"
+        )
 
 
 @cache

@@ -80,9 +80,10 @@ class ClassRows:
         rows = self._with_confidence(bar)
         if self.splitter is not None:
             rows = self.splitter.tagged(rows)
-        return (
-            rows if self._asked.shape.split_grid is None else cut_by_grid(rows, self._asked.shape.split_grid)
-        )
+        if self._asked.shape.split_grid is None:
+            return rows
+        extent = self._mask.extent
+        return cut_by_grid(rows, self._asked.shape.split_grid, top=extent.rows.start, left=extent.cols.start)
 
     def _smoothed(self, bar: ProgressBar | None = None) -> Iterator[Codes]:
         stripes = (codes for codes, _ in in_stripes((rows, None) for rows in self._mask.rows()))

@@ -54,7 +54,7 @@ def vectorize(
     form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
     still = Unchanged([mask_path], files_of([mask_path]))
-    with ClassRaster(mask_path, settings.shape.split_grid or 1) as mask:
+    with ClassRaster(mask_path) as mask:
         crs = target_crs(form, mask.grid.crs, layer.dst_crs)
         with progress("read", total=len(mask.extent.rows), unit="row") as bar:
             counts = mask.count(bar)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import lcm
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated
@@ -50,11 +49,11 @@ class ClassRaster:
     """One band of whole numbers, opened; with or without a CRS.
 
     extent: the rows and columns that are read; around them nothing carries a class. It begins and ends at whole
-    stripes and at multiples of `unit`, or at the raster's ends. Raises InputError for several bands, for numbers that
+    stripes, or at the raster's ends. Raises InputError for several bands, for numbers that
     are not whole, and for blocks that do not fit into the machine's memory.
     """
 
-    def __init__(self, path: Path, unit: int = 1) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._raster = Raster(path, georeferenced=False)
         self.grid = self._raster.grid
@@ -66,7 +65,7 @@ class ClassRaster:
                 "run predict to make one, or extract the class band (gdal_translate -b 1 -ot Byte)"
             )
         try:
-            self.extent = self._extent_in(lcm(STRIPE_ROWS, unit))
+            self.extent = self._read_extent()
             width = len(self.extent.cols)
             self._check_blocks(width)
         except InputError:
@@ -86,11 +85,11 @@ class ClassRaster:
     ) -> None:
         self._raster.__exit__(kind, error, trace)
 
-    def _extent_in(self, side: int) -> Extent:
+    def _read_extent(self) -> Extent:
         """With a stripe of nothing around it, so that no border of it is one of the raster's to any pixel."""
         height, width = self.grid.shape
         found = self._raster.measured_extent().grown(STRIPE_ROWS, height, width)
-        return found.in_blocks(height, width, rows=side, cols=side)
+        return found.in_blocks(height, width, rows=STRIPE_ROWS, cols=STRIPE_ROWS)
 
     def _check_blocks(self, width: int) -> None:
         needed, limit = row_of_blocks_bytes(self._raster, width), psutil.virtual_memory().total // 2

@@ -297,7 +297,7 @@ class TestOwnBugs:
         ],
     )
     def test_panels_that_do_not_cover_the_width(self, tmp_path: Path, panels: tuple[range, ...]) -> None:
-        with pytest.raises(ValueError, match="do not cover 1300 columns in whole blocks"):
+        with pytest.raises(ValueError, match="do not cover 1300 columns from 0 in whole blocks"):
             class_store(tmp_path, panels)
 
     @pytest.mark.parametrize(("name", "bands"), [("classes", 1), ("class", 0)])

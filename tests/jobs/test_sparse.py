@@ -1,0 +1,252 @@
+"""Work follows what is asked and what is there, and not a byte of the result depends on what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window
+
+from aerial_seg.errors import InputError
+from aerial_seg.geo import cog, overviews
+from aerial_seg.geo.covered import Extent
+from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.predict import predict
+from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.vectorize import vectorize
+from aerial_seg.jobs.vectorize_settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.legend import IGNORE
+from aerial_seg.vectors import class_raster
+
+WIDE, HIGH = 2900, 5000
+MODEL = Path("model.safetensors")
+WEST, NORTH = 500_000.0, 5_200_000.0
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on nothing is known of what files hold, as before."""
+
+    def forget() -> None:
+        monkeypatch.setattr(
+            Raster, "measured_extent", lambda raster: Extent.whole(*raster.info.grid.shape), raising=True
+        )
+
+    return forget
+
+
+@pytest.fixture
+def sparse(tmp_path: Path, write_raster: Callable[..., Path]) -> Path:
+    """A VRT of 2,900 × 5,000 px, two bands, nodata 0, with one file of 600 × 500 px in it."""
+    image = np.random.default_rng(3).integers(1, 255, (2, 500, 600), dtype=np.uint8)
+    member = write_raster(tmp_path / "member.tif", image, nodata=0)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{b}"><NoDataValue>0</NoDataValue><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">{member.name}</SourceFilename><SourceBand>{b}</SourceBand>'
+        '<SrcRect xOff="0" yOff="0" xSize="600" ySize="500"/>'
+        '<DstRect xOff="1300" yOff="1100" xSize="600" ySize="500"/></SimpleSource></VRTRasterBand>'
+        for b in (1, 2)
+    )
+    with rasterio.open(member) as file:
+        wkt = file.crs.to_wkt()
+    path = tmp_path / "sparse.vrt"
+    path.write_text(
+        f'<VRTDataset rasterXSize="{WIDE}" rasterYSize="{HIGH}"><SRS>{wkt}</SRS>'
+        f"<GeoTransform>{WEST}, 1, 0, {NORTH}, 0, -1</GeoTransform>{bands}</VRTDataset>"
+    )
+    return path
+
+
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Rows of rasters of the sparse one's size that were read in earnest: not single pixels, nor lines."""
+    rows: set[int] = set()
+    read = Raster.read
+
+    def watched(raster: Raster, *, top: int, left: int, height: int, width: int) -> Any:
+        if raster.info.grid.shape == (HIGH, WIDE) and width > 128 and height > 1:
+            rows.update(range(top, top + height))
+        return read(raster, top=top, left=left, height=height, width=width)
+
+    monkeypatch.setattr(Raster, "read", watched)
+    return rows
+
+
+BOUNDS = (WEST + 1400, NORTH - 1400, WEST + 1700, NORTH - 1200)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"bounds": BOUNDS},
+        {"confidence": True, "bounds": BOUNDS},
+        {"max_memory": 900_000_000, "batch_size": 1},
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 8])
+def test_what_is_left_out_changes_no_byte(
+    tmp_path: Path,
+    sparse: Path,
+    pointwise: Callable,
+    use: Callable,
+    whole: Callable,
+    rows_read: set[int],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, Any],
+    stride: int,
+) -> None:
+    use(pointwise(stride=stride, origin_step=stride, tile_size=256))
+    # Which panels a machine takes is not what is compared here.
+    monkeypatch.setattr("aerial_seg.jobs.mapping.budget.resident_bytes", lambda: 0)
+    monkeypatch.setattr("aerial_seg.jobs.mapping.budget.peak_while", lambda work: (work() and 0) or 0)
+    settings = PredictSettings(engine="eager", precision="fp32", **asked)
+    (cut,) = predict(MODEL, [str(sparse)], tmp_path / "cut" / "m.tif", settings)
+    assert len(rows_read) <= 2048, "the rows of the member, and a ring of the reader"
+    whole()
+    if "bounds" in asked:
+        monkeypatch.setattr(
+            "aerial_seg.geo.grid_area.GridArea.extent", property(lambda area: Extent.whole(HIGH, WIDE))
+        )
+    (full,) = predict(MODEL, [str(sparse)], tmp_path / "full" / "m.tif", settings)
+    assert [file.name for file in cut.files] == [file.name for file in full.files]
+    for one, other in zip(cut.files, full.files, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    assert (cut.class_pixels, cut.nodata_pixels) == (full.class_pixels, full.nodata_pixels)
+    assert (cut.tiles, cut.tiles_skipped) == (full.tiles, full.tiles_skipped)
+    assert sum(cut.class_pixels.values()) == (300 * 200 if "bounds" in asked else 600 * 500)
+
+
+def test_copies_and_overviews_are_made_where_something_is(
+    tmp_path: Path, sparse: Path, pointwise: Callable, use: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(pointwise(stride=8, origin_step=8, tile_size=256))
+    asked, taken = 0, 0
+    chunks, halve = overviews.chunks, overviews.halve
+
+    def counted(*args: Any, **named: Any) -> Any:
+        nonlocal asked
+        for window in chunks(*args, **named):
+            asked += 1
+            yield window
+
+    def counting(*args: Any, **named: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return halve(*args, **named)
+
+    monkeypatch.setattr(overviews, "_CHUNK_BYTES", 512 * 512)  # one block at a time
+    monkeypatch.setattr(overviews, "chunks", counted)
+    monkeypatch.setattr(overviews, "halve", counting)
+    monkeypatch.setattr(cog, "_shows_the_same", lambda *_: True)
+    predict(MODEL, [str(sparse)], tmp_path / "m.tif", PredictSettings(engine="eager", bounds=BOUNDS))
+    # Rows 1024–1536 and columns 1024–2048 of 5,000 × 2,900 are two blocks, and one or two of each smaller size.
+    assert asked == 5 * 3 + 3 * 2 + 2 + 1
+    assert taken <= 6
+
+
+@pytest.fixture
+def corner_mask(tmp_path: Path) -> Path:
+    """Classes in one part of a sparse mask of 2,900 × 5,000 px, with holes, specks and touching corners."""
+    path = tmp_path / "mask.tif"
+    coarse = np.random.default_rng(8).choice(np.array([0, 1, 2, IGNORE], np.uint8), (90, 110))
+    values = coarse.repeat(7, axis=0).repeat(7, axis=1)
+    speckle = np.random.default_rng(9).random(values.shape) < 0.01
+    values[speckle] = 1
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=HIGH, width=WIDE, dtype="uint8", nodata=IGNORE, tiled=True,
+        blockxsize=256, blockysize=256, SPARSE_OK=True, crs="EPSG:32633", compress="deflate",
+        transform=rasterio.Affine(0.3, 0, WEST, 0, -0.3, NORTH),
+    ) as file:  # fmt: skip
+        file.write(values, 1, window=Window(1280, 1290, values.shape[1], values.shape[0]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VectorizeSettings(),
+        VectorizeSettings(shape=ShapeSettings(simplify=Measure(1.5, "px"), smooth=True)),
+        VectorizeSettings(
+            classes=("all",),
+            clean=CleanSettings(
+                min_area=Measure(30, "px"), fill_holes=Measure(60, "px"), smooth_mask=5
+            ),
+            shape=ShapeSettings(connectivity=8, simplify=Measure(1, "px")),
+        ),
+        VectorizeSettings(shape=ShapeSettings(split_grid=300, simplify=Measure(1, "px"))),
+        VectorizeSettings(shape=ShapeSettings(instances=("class 1",), regularize=("class 2",))),
+    ],
+    ids=["plain", "simplified", "cleaned", "split", "objects"],
+)  # fmt: skip
+def test_polygons_of_a_part_are_those_of_the_whole(
+    tmp_path: Path, corner_mask: Path, whole: Callable, rows_read: set[int], settings: VectorizeSettings
+) -> None:
+    settings = VectorizeSettings(
+        classes=settings.classes, clean=settings.clean, shape=settings.shape, layer=LayerSettings(layer="seg")
+    )
+    for folder in ("cut", "full"):
+        (tmp_path / folder).mkdir()
+    cut = vectorize(corner_mask, tmp_path / "cut" / "m.geojson", settings)
+    read = set(rows_read)
+    whole()
+    full = vectorize(corner_mask, tmp_path / "full" / "m.geojson", settings)
+    assert (tmp_path / "cut" / "m.geojson").read_bytes() == (tmp_path / "full" / "m.geojson").read_bytes()
+    assert cut.polygons == full.polygons > 100
+    assert cut.nodata_pixels == full.nodata_pixels
+    assert cut.sieve == full.sieve
+    assert len(rows_read) == HIGH
+    assert len(read) < HIGH
+
+
+def test_a_raster_that_claims_all_and_holds_nothing_is_one_line(
+    tmp_path: Path, pointwise: Callable, use: Callable
+) -> None:
+    use(pointwise())
+    path, side = tmp_path / "zeros.tif", 200_000
+    told: dict[int, Callable[[], object]] = {
+        1: lambda: vectorize(path, tmp_path / "z.gpkg", VectorizeSettings()),
+        2: lambda: predict(MODEL, [str(path)], tmp_path / "m.tif", PredictSettings(engine="eager")),
+    }
+    profile = {"driver": "GTiff", "height": side, "width": side, "dtype": "uint8", "crs": "EPSG:32633"}
+    blocks = {"tiled": True, "blockxsize": 4096, "blockysize": 4096, "SPARSE_OK": True, "compress": "deflate"}
+    place = {"transform": rasterio.Affine(1, 0, WEST, 0, -1, NORTH)}
+    for count in (1, 2):
+        with rasterio.open(path, "w", count=count, **profile, **blocks, **place):
+            pass
+        with pytest.raises(InputError, match="claims 40,000,000,000 pixels and holds none") as raised:
+            told[count]()
+        assert "\n" not in str(raised.value)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_blocks_beyond_the_memory_are_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "strip.tif"
+    values = np.zeros((3000, 40), np.uint8)
+    values[5:9, 5:9] = 1
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=3000, width=40, dtype="uint8", blockysize=3000,
+        crs="EPSG:32633", transform=rasterio.Affine(1, 0, WEST, 0, -1, NORTH),
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+    assert vectorize(path, tmp_path / "a.gpkg", VectorizeSettings()).polygons == 1
+
+    class Machine:
+        total = 300_000
+
+    monkeypatch.setattr(class_raster.psutil, "virtual_memory", Machine)
+    with pytest.raises(InputError, match=r"blocks of 40 × 3,000 px.*gdal_translate -co TILED=YES"):
+        vectorize(path, tmp_path / "b.gpkg", VectorizeSettings())
+    with rasterio.open(
+        tmp_path / "tiled.tif", "w", driver="GTiff", count=1, height=3000, width=40, dtype="uint8", tiled=True,
+        blockxsize=16, blockysize=16, crs="EPSG:32633", transform=rasterio.Affine(1, 0, WEST, 0, -1, NORTH),
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+    assert vectorize(tmp_path / "tiled.tif", tmp_path / "b.gpkg", VectorizeSettings()).polygons == 1
