@@ -11,8 +11,8 @@ from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.geo.acquisition import parse_taken
 from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
-from aerial_seg.geo.band_choice import ALL_BANDS
-from aerial_seg.geo.raster import RasterInfo, raster_info
+from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
+from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
 from aerial_seg.geo.stac import item_name, list_vectors
 from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.band_contract import chosen_infos
@@ -152,7 +152,7 @@ def _prepare(
     infos: dict[Path, RasterInfo] = {}
     for path in paths:
         with refused.of(path):
-            infos[path] = raster_info(path, looked)
+            infos[path] = _look(path, looked, settings)
     if settings.vectors is not None:
         if several:
             raise SettingsError(
@@ -183,6 +183,15 @@ def _prepare(
     )
     mapper = Mapper(model, predictor, shape, settings, progress, area, (*model.notes, *notes))
     return _Order(scenes, mapper, several, refused.reasons)
+
+
+def _look(path: Path, looked: BandChoice, settings: PredictSettings) -> RasterInfo:
+    """The facts of a raster. Raises InputError where it is none, or claims pixels and holds none."""
+    if looked != settings.bands:
+        return raster_info(path, looked)
+    with Raster(path, nodata=settings.nodata, georeferenced=False, choice=looked) as raster:
+        raster.measured_extent()
+        return raster.info
 
 
 def _batch(settings: PredictSettings, wanted: int, side: int) -> tuple[int, tuple[str, ...]]:

@@ -229,23 +229,23 @@ def test_blocks_beyond_the_memory_are_refused_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "strip.tif"
-    values = np.zeros((3000, 40), np.uint8)
+    values = np.zeros((2000, 40), np.uint8)
     values[5:9, 5:9] = 1
     with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=3000, width=40, dtype="uint8", blockysize=3000,
+        path, "w", driver="GTiff", count=1, height=2000, width=40, dtype="uint8", blockysize=2000, compress="deflate",
         crs="EPSG:32633", transform=rasterio.Affine(1, 0, WEST, 0, -1, NORTH),
     ) as file:  # fmt: skip
         file.write(values, 1)
     assert vectorize(path, tmp_path / "a.gpkg", VectorizeSettings()).polygons == 1
 
     class Machine:
-        total = 300_000
+        total = 200_000
 
     monkeypatch.setattr(class_raster.psutil, "virtual_memory", Machine)
-    with pytest.raises(InputError, match=r"blocks of 40 × 3,000 px.*gdal_translate -co TILED=YES"):
+    with pytest.raises(InputError, match=r"blocks of 40 × 2,000 px.*gdal_translate -co TILED=YES"):
         vectorize(path, tmp_path / "b.gpkg", VectorizeSettings())
     with rasterio.open(
-        tmp_path / "tiled.tif", "w", driver="GTiff", count=1, height=3000, width=40, dtype="uint8", tiled=True,
+        tmp_path / "tiled.tif", "w", driver="GTiff", count=1, height=2000, width=40, dtype="uint8", tiled=True,
         blockxsize=16, blockysize=16, crs="EPSG:32633", transform=rasterio.Affine(1, 0, WEST, 0, -1, NORTH),
     ) as file:  # fmt: skip
         file.write(values, 1)
