@@ -98,8 +98,8 @@ def write_overviews(source: Path, folder: Path, *, reduction: str, filled: Fille
     """1.tif, 2.tif … in the new folder are `source` halved and halved again, until one block holds it all.
 
     source: uint8, 255 = nodata; blocks of it that are not `filled` hold nothing else and are not read.
-    reduction: "mode" for classes, which only ever gives classes that are there, or
-    "average". Raises OutputError when the disk does not take them.
+    reduction: "mode" for classes, which only ever gives classes that are there, or "average". Raises OutputError when
+    the disk does not take them.
     """
     with disk_errors(folder):
         folder.mkdir()

@@ -49,8 +49,8 @@ class ClassRaster:
     """One band of whole numbers, opened; with or without a CRS.
 
     extent: the rows and columns that are read; around them nothing carries a class. It begins and ends at whole
-    stripes, or at the raster's ends. Raises InputError for several bands, for numbers that
-    are not whole, and for blocks that do not fit into the machine's memory.
+    stripes, or at the raster's ends. Raises InputError for several bands, for numbers that are not whole, and for
+    blocks that do not fit into the machine's memory.
     """
 
     def __init__(self, path: Path) -> None:
