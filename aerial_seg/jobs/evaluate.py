@@ -32,6 +32,9 @@ from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.manifest import SPLITS, open_manifest
 from aerial_seg.training.validation import validate
 
+_COLUMNS_AT_ONCE = 16_384
+"""A mask may be hundreds of thousands of pixels wide; memory is that of so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluateReport:
@@ -162,7 +165,9 @@ def _score_mask(
 
 def _pieces(grid: Grid, errors: ErrorMap | None) -> Iterator[tuple[int, range, range]]:
     """What is compared at once: panel, rows, columns. The panels are the error map's where there is one."""
-    panels = (range(grid.width),) if errors is None else errors.panels
+    across = range(0, grid.width, _COLUMNS_AT_ONCE)
+    columns = [range(left, min(left + _COLUMNS_AT_ONCE, grid.width)) for left in across]
+    panels = columns if errors is None else errors.panels
     for panel, cols in enumerate(panels):
         for top in range(0, grid.height, ROWS_AT_ONCE):
             yield panel, range(top, min(top + ROWS_AT_ONCE, grid.height)), cols

@@ -25,6 +25,7 @@ from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.mask import LEGEND_TAG
+from aerial_seg.geo.raster import Raster
 from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
 from aerial_seg.jobs.predict import PredictSettings
 from aerial_seg.jobs.tile import tile
@@ -86,6 +87,25 @@ def test_scores_of_a_mask_are_scikit_learns(
     check_against_sklearn(report.scores, truth, said, [0, 3, 9])
     assert report.scores.ignored == (truth == 255).sum()
     assert report.scores.unpredicted == ((truth != 255) & (said == 255)).sum()
+
+
+def test_a_wide_mask_is_compared_in_parts_of_its_width(
+    write_mask: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, truth = (np.random.default_rng(seed).choice([0, 3, 9, 255], (30, 100)) for seed in (4, 5))
+    mask, labels = write_mask(tmp_path / "m.tif", said), write_mask(tmp_path / "t.tif", truth)
+    widths: list[int] = []
+    read = Raster.read
+
+    def watched(raster: Raster, **window: int) -> tuple[np.ndarray, np.ndarray]:
+        widths.append(window["width"])
+        return read(raster, **window)
+
+    monkeypatch.setattr("aerial_seg.jobs.evaluate._COLUMNS_AT_ONCE", 30)
+    monkeypatch.setattr(Raster, "read", watched)
+    report = evaluate_mask(mask, [str(labels)], NO_SETTINGS)
+    check_against_sklearn(report.scores, truth, said, [0, 3, 9])
+    assert widths == [30, 30, 30, 10]
 
 
 def test_a_class_that_is_nowhere_is_not_counted_and_null_in_json(
