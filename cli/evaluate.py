@@ -75,6 +75,8 @@ def command(
     class, mIoU with the number of classes counted, pixel accuracy and the confusion matrix. A class that is neither
     in the labels nor in the mask scores NaN and is not counted.
     """
+    from aerial_seg.files.outputs import check_writable
+    from aerial_seg.files.protect import Inputs
     from aerial_seg.jobs.evaluate import (
         ErrorMapSettings,
         evaluate_mask,
@@ -82,7 +84,6 @@ def command(
         evaluate_model_on_rasters,
     )
     from aerial_seg.jobs.predict_settings import PredictSettings
-    from aerial_seg.outputs import check_writable
 
     if output is not None:
         check_writable(output, overwrite=overwrite)
@@ -90,6 +91,7 @@ def command(
             raise click.UsageError(
                 f"-o and --error-map are both {output}; the scores are a file of their own."
             )
+        Inputs([subject, *labels, *rasters]).refuse([output])
     is_model = subject.suffix.lower() == ".safetensors"
     if rasters and not is_model:
         raise click.UsageError(
@@ -121,12 +123,14 @@ def command(
 
 
 def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) -> None:
+    from aerial_seg.files.outputs import staged_files
+
     document = {"subject": report.subject, "labels": report.labels, **report.scores.as_json()}
     if report.error_map is not None:
         document["error_map"] = str(report.error_map)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(document, indent=2), encoding="utf-8")
+        with staged_files(output, overwrite=True) as folder:
+            (folder / output.name).write_text(json.dumps(document, indent=2), encoding="utf-8")
     console.notes(report.notes)
     if as_json:
         console.print_json(document)

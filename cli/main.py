@@ -11,6 +11,7 @@ import click
 
 from . import console
 from .net import Session, exit_code_of
+from .signals import termination_interrupts
 
 _COMMANDS = (
     "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
@@ -126,7 +127,8 @@ def group(context: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: an error is one line on stderr, never a traceback unless --debug asks for it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    code = exit_code_of(_run, words)
+    with termination_interrupts():
+        code = exit_code_of(_run, words)
     if code:
         sys.exit(code)
 

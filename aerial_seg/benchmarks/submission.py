@@ -19,8 +19,8 @@ from PIL import Image
 from aerial_seg.benchmarks.cityscapes import SCORED
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.outputs import staged_files
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs import staged_files
 from aerial_seg.progress import Progress, silent
 
 COMPETITIONS = ("comp5", "comp6")

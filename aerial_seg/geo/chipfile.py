@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import DatasetWriter
+from rasterio.io import DatasetWriter, MemoryFile
 
+from aerial_seg.geo.durable import disk_errors
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.qgis_style import SUFFIX, class_raster, style_text
 from aerial_seg.geo.raster import Raster
@@ -90,12 +91,12 @@ def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[n
 
 @contextmanager
 def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[DatasetWriter]:
-    with warnings.catch_warnings():
+    with ExitStack() as memory, warnings.catch_warnings():
         # Chips of rasters without CRS were asked for with --no-georef.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        file = rasterio.open(
-            path,
-            "w",
+        # GDAL is silent about much of what a full disk does not take; a chip is small enough to be made in memory.
+        content = memory.enter_context(MemoryFile())
+        file = content.open(
             driver="GTiff",
             height=grid.height,
             width=grid.width,
@@ -108,5 +109,7 @@ def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[Dat
             interleave="pixel",
             photometric="RGB" if count == 3 and dtype == "uint8" else "MINISBLACK",
         )
-    with file:
-        yield file
+        with file:
+            yield file
+        with disk_errors(path):
+            path.write_bytes(content.getbuffer())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,12 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files.disk import is_full, nearest_folder, sync, write_failure
+
+__all__ = ["disk_errors", "require_written", "settled_file", "sync"]
+
+_ERRORS = (RasterioError, CPLE_BaseError, OSError)
+"""CPLE: rasterio.shutil.copy passes GDAL's errors on as they are."""
 
 
 @contextmanager
@@ -30,17 +35,11 @@ def settled_file(final: Path) -> Iterator[Path]:
             sync(partial)
             partial.replace(final)
             sync(final.parent)
+        except _ERRORS as error:
+            # While what was written still fills the disk.
+            raise _failure(error, final) from error
         finally:
             partial.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """The file's content, or the folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -51,19 +50,20 @@ def disk_errors(final: Path) -> Iterator[None]:
             # Masks of rasters without CRS are wanted.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except (RasterioError, CPLE_BaseError, OSError) as error:
-        # CPLE: rasterio.shutil.copy passes GDAL's errors on as they are. GDAL's OSErrors have no number.
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(
-            f"{final.name} could not be written ({reason}); free disk space or check the folder {final.parent}, "
-            "and run again"
-        ) from error
+    except _ERRORS as error:
+        raise _failure(error, final) from error
+
+
+def _failure(error: BaseException, final: Path) -> OutputError:
+    return write_failure(error, final, f"free disk space or check the folder {final.parent}, and run again")
 
 
 def require_written(right: bool, final: Path) -> None:
     """Raises OutputError unless what was read back is what was handed over: GDAL is silent about some lost writes."""
     if not right:
+        lost = OSError("reads back other than it was written")
+        if is_full(lost, nearest_folder(final)):
+            raise _failure(lost, final)
         raise OutputError(
-            f"{final.name} reads back other than it was written; free disk space or check the disk under "
-            f"{final.parent}, and run again"
+            f"{final.name} {lost}; free disk space or check the disk under {final.parent}, and run again"
         )

@@ -12,7 +12,7 @@ from rasterio.io import DatasetReader
 
 from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError
-from aerial_seg.geo.opened import described
+from aerial_seg.geo.opened import described, open_dataset
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
 from aerial_seg.printable import printable, shortened
 
@@ -68,6 +68,15 @@ def _damaged(path: Path | str, tag: str, how: str) -> InputError:
         f"{path} has a damaged {tag} tag ({how}); run predict again, or take the tag away "
         f"(gdal_edit.py -unsetmd {tag} FILE)"
     )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file is a mask that says that we made it."""
+    try:
+        with open_dataset(path) as dataset:
+            return "AERIAL_SEG_MODEL_SHA256" in dataset.tags()
+    except InputError:
+        return False
 
 
 def _legend_of_categories(dataset: DatasetReader) -> Legend | None:

@@ -55,7 +55,7 @@ def _grid(dataset: DatasetReader, place: Place) -> Grid:
 class RasterInfo:
     """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not `alpha`.
 
-    has_palette: its pixels are the numbers of colours, which lie in a table.
+    has_palette: its pixels are the numbers of colours, which lie in a table. files: that GDAL reads it from.
     """
 
     path: str
@@ -67,6 +67,7 @@ class RasterInfo:
     unplaced: Unplaced | None = None
     alpha: int | None = None
     has_palette: bool = False
+    files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
@@ -98,6 +99,7 @@ class RasterInfo:
             unplaced=place.unplaced,
             alpha=meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None,
             has_palette=ColorInterp.palette in meanings,
+            files=tuple(dataset.files),
         )
 
 

@@ -21,7 +21,8 @@ from pyproj import CRS
 from rasterio.profiles import Profile
 from shapely.affinity import affine_transform
 
-from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.errors import SettingsError
+from aerial_seg.files.disk import write_failure
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
@@ -114,16 +115,22 @@ def write_scene(scene: Scene, folder: Path) -> ScenePaths:
         folder.mkdir(parents=True, exist_ok=True)
         _write_raster(scene.grid, scene.image, paths.image, nodata=0)
         _write_raster(scene.grid, scene.truth[None], paths.truth, nodata=IGNORE, colours=colours)
-        partial = paths.labels.with_name("partial-labels.gpkg")
-        partial.unlink(missing_ok=True)
-        write_geopackage(scene.labels, partial, layer="labels", style=style_text(_LABEL_STYLE))
-        partial.replace(paths.labels)
+        write_labels(scene.labels, paths.labels)
         paths.truth.with_suffix(SUFFIX).write_bytes(style_text(class_raster(SCENE_LEGEND)).encode())
     except (OSError, rasterio.errors.RasterioError) as error:
-        raise OutputError(
-            f"the scene cannot be written to {folder} ({error}); choose another folder"
-        ) from error
+        raise write_failure(error, folder / "image.tif", "choose another folder") from error
     return paths
+
+
+def write_labels(labels: gpd.GeoDataFrame, path: Path) -> None:
+    """The layer `labels` of the GeoPackage `path`, complete or absent, and equal bytes for equal labels."""
+    partial = path.with_name(f"partial-{path.name}")
+    partial.unlink(missing_ok=True)
+    try:
+        write_geopackage(labels, partial, layer="labels", style=style_text(_LABEL_STYLE))
+        partial.replace(path)
+    except OSError as error:
+        raise write_failure(error, path, "choose another folder") from error
 
 
 def _write_raster(

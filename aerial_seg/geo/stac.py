@@ -107,8 +107,11 @@ def write_item(file: Path, facts: Catalogued) -> Path:
     return file
 
 
-def list_vectors(item: Path, files: Sequence[Path]) -> None:
-    """The Item names these files of polygons, the main one first, beside the rasters; they have to be there already."""
+def list_vectors(item: Path, files: Sequence[Path], *, draft: Path | None = None) -> None:
+    """The Item names these files of polygons, the main one first, beside the rasters; they have to be there already.
+
+    draft: where to write the new Item, for who puts it in its place; None: there at once.
+    """
     document = json.loads(item.read_text(encoding="utf-8"))
     assets = {key: asset for key, asset in document["assets"].items() if not key.startswith(VECTORS)}
     main, *others = files
@@ -120,7 +123,7 @@ def list_vectors(item: Path, files: Sequence[Path]) -> None:
         else:
             asset = _vector_asset(file, item, "more polygons of the classes", "data")
         assets[f"{VECTORS}_{ending}"] = asset
-    with settled_file(item) as partial:
+    with settled_file(draft or item) as partial:
         partial.write_text(_text(document | {"assets": assets}), encoding="utf-8")
 
 

@@ -37,6 +37,7 @@ from aerial_seg.training.manifest import (
     Source,
     chip_paths,
 )
+from aerial_seg.vectors.files import write_errors
 from aerial_seg.version import __version__
 
 _SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
@@ -82,7 +83,8 @@ def assemble(
         bands.add(image, valid)
     frame = _index(chips, infos, legend)
     table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
-    write_geopackage(table, work / INDEX, layer=INDEX_LAYER, style=style_text(_SPLIT_STYLE))
+    with write_errors(work / INDEX):
+        write_geopackage(table, work / INDEX, layer=INDEX_LAYER, style=style_text(_SPLIT_STYLE))
     document = DatasetDocument(
         tool_version=__version__,
         legend=legend,

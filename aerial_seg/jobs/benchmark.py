@@ -22,6 +22,9 @@ from aerial_seg.benchmarks.submission import check_submission_target, write_subm
 from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.outputs import behind_link, check_folder, check_writable, place_folder
+from aerial_seg.files.protect import Inputs
+from aerial_seg.files.work import work_folder
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
@@ -30,12 +33,12 @@ from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.models.restride import with_output_stride
 from aerial_seg.models.running.any_size import AnySizeForward
-from aerial_seg.outputs import check_folder, check_writable, place_folder, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures
 from aerial_seg.version import __version__
 
 RESULTS, PAGE, WORST, PREDICTIONS = "benchmark.json", "benchmark.md", "worst", "predictions"
+_OWN = (PAGE, f"{WORST}/*.png", f"{PREDICTIONS}/*.png")
 _NO_RGB = ("nir", "near infrared", "nir08", "rededge", "red edge", "swir", "height", "ndvi")
 
 
@@ -55,6 +58,11 @@ def benchmark(
     """
     settings = settings or BenchmarkSettings()
     _check_outputs(name, out, settings)
+    inputs = Inputs([root, model_path])
+    inputs.refuse([] if settings.submission is None else [settings.submission])
+    if out is not None:
+        inputs.refuse_folder(out)
+        out = behind_link(out)
     order = _prepare(name, root, model_path, settings)
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +98,7 @@ class _Order:
 def _check_outputs(name: str, out: Path | None, settings: BenchmarkSettings) -> None:
     """Raises AerialSegError unless everything can be written: before hours of work, not after them."""
     if out is not None:
-        check_folder(out, overwrite=settings.overwrite, marker=RESULTS)
+        check_folder(out, overwrite=settings.overwrite, marker=RESULTS, own=_OWN)
     archive = settings.submission
     if archive is None:
         return
@@ -174,6 +182,8 @@ def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> Be
     forward = AnySizeForward(order.model, settings.engine_settings)
     tally = Tally(ConfusionMatrix(len(data.legend)), keep=settings.worst)
     with locked_work(out, restart=settings.restart) as work:
+        if keep:
+            check_folder(out, overwrite=settings.overwrite, marker=RESULTS, own=_OWN)
         job = _job(order, forward)
         journal = Journal.open(work / NAME, job)
         run = ImageRun(

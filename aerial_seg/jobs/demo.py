@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas
 
-from aerial_seg.errors import OutputError
-from aerial_seg.geo.geopackage import write_geopackage
+from aerial_seg.errors import Interrupted, OutputError
+from aerial_seg.files.outputs import behind_link
+from aerial_seg.files.work import work_folder
+from aerial_seg.geo.durable import disk_errors, settled_file
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_scene
+from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_labels, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
+from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import tile
@@ -34,6 +39,10 @@ from aerial_seg.report.picture import draw_comparison
 from aerial_seg.version import __version__
 
 REPORT = "report.json"
+_NAMES = (
+    "scenes", "chips", "run", "map.tif", "map.gpkg", "map.shp", "map.shx", "map.dbf", "map.prj", "map.cpg", "map.qml",
+    "map.tif.aux.xml", "map.tif.vat.dbf", "map.tif.vat.cpg", "comparison.png",
+)  # fmt: skip
 TRAINING_SEEDS, TEST_SEED = (1, 2), 3
 SIDE = 1024
 
@@ -66,9 +75,28 @@ def demo(
 ) -> DemoReport:
     """Synthetic scenes, a dataset, a model, a mask, polygons, a picture and report.json lie in `folder`.
 
-    The model is trained on two scenes and scored on a third. `recipe` defaults to the shipped `demo`.
+    The model is trained on two scenes and scored on a third. `recipe` defaults to the shipped `demo`. After an
+    interruption the same call begins again in the same folder, and ends with the same files.
     """
-    _prepare(folder, overwrite)
+    _check(folder, overwrite)
+    folder = behind_link(folder)
+    recipe = recipe or load_recipe("demo")
+    with locked_work(folder, restart=False) as work, disk_errors(folder):
+        _check(folder, overwrite)
+        journal = Journal.open(
+            work / NAME, {"version": __version__, "recipe": recipe.model_dump(mode="json")}
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        again = bool(journal.records) or overwrite
+        # report.json is written last, so it marks a demo that ran to its end.
+        (folder / REPORT).unlink(missing_ok=True)
+        journal.add({"begun": True})
+        with _begins_again():
+            return _run(folder, recipe, device=device, overwrite=again, progress=progress)
+
+
+def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress: Progress) -> DemoReport:
+    """The demo in a folder that is its own."""
     scenes = _make_scenes(folder / "scenes", progress)
     labels = LabelSettings(class_field="class")
     tile(
@@ -80,14 +108,15 @@ def demo(
     )
     run = train(
         folder / "chips",
-        recipe or load_recipe("demo"),
+        recipe,
         folder / "run",
         device=device,
         overwrite=overwrite,
         progress=progress,
     )
     mask = folder / "map.tif"
-    settings = PredictSettings(device=device, overwrite=overwrite)
+    # What an interrupted demo had begun was of a model and of scenes that are made anew.
+    settings = PredictSettings(device=device, overwrite=overwrite, restart=overwrite)
     predict(run.model, [str(scenes.test.image)], mask, settings, progress)
     shapes = VectorizeSettings(
         clean=CleanSettings(min_area=Measure(4, "m2")), layer=LayerSettings(overwrite=overwrite)
@@ -95,8 +124,10 @@ def demo(
     for name in ("map.gpkg", "map.shp"):
         vectors = vectorize(mask, folder / name, shapes, progress)
     scored = evaluate_mask(mask, [str(scenes.test.labels)], labels, progress)
-    _draw(scenes.test.image, scenes.test.truth, mask, folder / "comparison.png", miou=scored.scores.miou)
-    (folder / REPORT).write_text(_document(run, vectors, scored), encoding="utf-8")
+    with settled_file(folder / "comparison.png") as partial:
+        _draw(scenes.test.image, scenes.test.truth, mask, partial, miou=scored.scores.miou)
+    with settled_file(folder / REPORT) as partial:
+        partial.write_text(_document(run, vectors, scored), encoding="utf-8")
     return DemoReport(
         folder=folder,
         scenes=folder / "scenes",
@@ -132,21 +163,35 @@ def _make_scenes(folder: Path, progress: Progress) -> _Scenes:
         test = write_scene(make_scene(TEST_SEED, height=SIDE, width=SIDE), folder / "test")
         bar.update()
     labels = folder / "training_labels.gpkg"
-    labels.unlink(missing_ok=True)
-    write_geopackage(pandas.concat(frames, ignore_index=True), labels, layer="labels")
+    write_labels(pandas.concat(frames, ignore_index=True), labels)
     return _Scenes(tuple(images), labels, test)
 
 
-def _prepare(folder: Path, overwrite: bool) -> None:
-    """The folder exists. report.json is written last, so it marks a demo that ran to its end."""
+def _check(folder: Path, overwrite: bool) -> None:
+    """Raises OutputError unless the folder is the demo's to write to: new, empty, interrupted, or a demo's own."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, wanted a folder for the demo; choose another name")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if not folder.is_dir() or not any(folder.iterdir()) or has_records(work_folder(behind_link(folder))):
+        return
+    if not overwrite:
         raise OutputError(
             f"{folder} is not empty; pass --overwrite to run the demo again there, or name another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / REPORT).unlink(missing_ok=True)
+    others = sorted(name for name in _NAMES if (folder / name).exists())
+    if others and not (folder / REPORT).exists():
+        raise OutputError(
+            f"{folder} holds {others[0]}, but no {REPORT} of a demo that made it, so it is not replaced; "
+            "name another folder"
+        )
+
+
+@contextmanager
+def _begins_again() -> Iterator[None]:
+    """An interruption says that the same command begins again."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; run the same command again to begin again in this folder") from error
 
 
 def _draw(image: Path, truth: Path, mask: Path, path: Path, *, miou: float) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError
+from aerial_seg.files.outputs import check_writable, staged_files
 from aerial_seg.geo.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
@@ -26,7 +27,6 @@ from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, place
 from aerial_seg.models.file import load_model, read_card
-from aerial_seg.outputs import check_writable, staged_files
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.manifest import SPLITS, open_manifest

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.files.outputs import check_writable, staged_files
+from aerial_seg.files.protect import Inputs
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
-from aerial_seg.outputs import check_writable, staged_files
 from aerial_seg.tiling.plan import TileShape, tile_shape
 
 GRAPH_KEY = "aerial_seg_graph"
@@ -56,6 +57,7 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
         raise SettingsError(f"{output} does not end in .onnx; name the output model.onnx or the like")
     check_onnx_installed()
     check_writable(output, overwrite=settings.overwrite)
+    Inputs([model_path]).refuse([output])
     model = load_model(model_path)
     shape = _shape(model, settings.tile_size)
     graph = GraphSettings(

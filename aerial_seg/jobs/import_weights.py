@@ -11,12 +11,13 @@ from aerial_seg.benchmarks.cityscapes import Cityscapes
 from aerial_seg.benchmarks.voc import Voc
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.files.outputs import check_writable, staged_files
+from aerial_seg.files.protect import Inputs
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import Match
 from aerial_seg.models.importing.sources import check_source, import_checkpoint
-from aerial_seg.outputs import check_writable, staged_files
 from aerial_seg.printable import name_problems
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.version import __version__
@@ -60,6 +61,7 @@ def import_weights(
     if output.suffix.lower() != ".safetensors":
         raise SettingsError(f"{output} does not end in .safetensors, which model files do; rename the output")
     check_writable(output, overwrite=overwrite)
+    Inputs([checkpoint]).refuse([output])
     read = read_checkpoint(checkpoint)
     imported = import_checkpoint(read, source, arch)
     problem = problem_of_weights(imported.network.state_dict())

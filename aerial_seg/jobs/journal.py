@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, KeptNote, OutputError
+from aerial_seg.files import work as files
+from aerial_seg.files.disk import write_failure
+from aerial_seg.files.work import JOURNAL as NAME
+from aerial_seg.files.work import RESULT, clear, work_folder
 from aerial_seg.geo.durable import disk_errors, settled_file, sync
-from aerial_seg.outputs import missing_parents, remove_empty, work_folder
 
-NAME = "journal.jsonl"
-RESULT = "result"
-"""Folder of the finished files inside the work folder, until they take their place."""
+__all__ = ["NAME", "RESULT", "Journal", "work_folder"]
 _GO_ON = "run the same command again to go on, or pass --restart to begin anew"
 
 
@@ -54,7 +52,7 @@ class Journal:
                     f"{path.parent} holds an interrupted run of another job ({describe_changes(first, wanted)}); "
                     "repeat the former command to finish it, or pass --restart to begin anew"
                 )
-            _clear(path.parent)
+            clear(path.parent)
             records = []
         journal = cls(path, wanted, records, renewed=renewed)
         journal._rewrite()
@@ -163,36 +161,13 @@ def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
 
     Raises OutputError when another run holds it, or when the disk does not take what is written.
     """
-    work = work_folder(final)
-    missing = missing_parents(work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work / "lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise OutputError(
-                f"{final} is being written by another run; wait for it, or choose another output"
-            ) from error
-    except OSError as error:
-        raise OutputError(
-            f"{final} could not be written: {error.strerror or error}; check the folder"
-        ) from error
-    keep = False
-    try:
-        if restart or not (work / NAME).exists():
-            _clear(work)
+    with (
+        files.locked_work(
+            final, resumes=lambda work: not restart and (work / NAME).exists(), keep=has_records
+        ) as work,
+        files.system_errors(final),
+    ):
         yield work
-    except BaseException:
-        keep = has_records(work)
-        raise
-    finally:
-        # While the lock is held: another run that takes it at once must find its folder.
-        if not keep:
-            shutil.rmtree(work, ignore_errors=True)
-        lock.release()
-        if not keep:
-            remove_empty(missing)
 
 
 @contextmanager
@@ -209,8 +184,11 @@ def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
     except (Incomplete, DamagedJournalError):
         raise
     except (AerialSegError, OSError) as error:
+        if isinstance(error, OSError):
+            final = work.with_name(work.name.removesuffix(".work"))
+            error = write_failure(error, final, "free space or check the disk")
         if not has_records(work):
-            raise
+            raise error
         raise Incomplete(f"{error}; {kept}") from error
 
 
@@ -235,13 +213,4 @@ def has_records(work: Path) -> bool:
 
 def forget(work: Path) -> None:
     """Nothing of the work is kept: what was made is of no use."""
-    _clear(work)
-
-
-def _clear(work: Path) -> None:
-    """Only the lock is left."""
-    for entry in work.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name != "lock":
-            entry.unlink(missing_ok=True)
+    clear(work)

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
-from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.protect import Inputs
+from aerial_seg.files.work import place, remember
 from aerial_seg.geo.acquisition import parse_taken
 from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
+from aerial_seg.geo.read_files import raster_files, vector_files
 from aerial_seg.geo.stac import item_name, list_vectors
 from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.band_contract import chosen_infos
-from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.mapping.budget import batch_within, check_batch
 from aerial_seg.jobs.mapping.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.mapping.forecast import forecast
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.map_scene import map_scene
-from aerial_seg.jobs.mapping.results import result_names
-from aerial_seg.jobs.mapping.scene_list import Refusals, named_rasters
+from aerial_seg.jobs.mapping.scene_list import LIST, Refusals, is_list, named_rasters
 from aerial_seg.jobs.mapping.scenes import Mapper, Scene
 from aerial_seg.jobs.mapping.several import (
-    BATCH,
     SceneOutcome,
     ScenesFailedError,
     all_or_raise,
     map_several,
     refused_outcome,
+)
+from aerial_seg.jobs.mapping.targets import (
+    check_outputs,
+    placed_vectors,
+    protect,
+    require_own_masks,
+    scenes_of,
 )
 from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
@@ -40,7 +47,6 @@ from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import TrainedModel, load_model
 from aerial_seg.models.running.ensemble import Ensemble, model_paths
 from aerial_seg.models.running.symmetry import run_sides
-from aerial_seg.outputs import check_writable, work_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
@@ -91,15 +97,27 @@ def predict_scenes(
 
 
 def _map_one(scene: Scene, mapper: Mapper) -> PredictReport:
-    settings = mapper.settings
-    report = map_scene(scene, mapper)
-    if settings.vectors is None:
-        return report
-    polygons = VectorizeSettings(layer=LayerSettings(overwrite=settings.overwrite))
-    written = vectorize(report.mask, settings.vectors, polygons, mapper.progress)
-    if settings.stac:
-        list_vectors(scene.target.with_name(item_name(scene.target.name)), written.files)
-    return replace(report, vectors=written)
+    vectors = mapper.settings.vectors
+    if vectors is None:
+        return map_scene(scene, mapper)
+
+    def add_polygons(report: PredictReport, work: Path) -> PredictReport:
+        """While the pieces are kept: interrupted now, the same command finds the mask finished and goes on here."""
+        overwrite = mapper.settings.overwrite or placed_vectors(scene, vectors)
+        made = vectorize(
+            report.mask,
+            vectors,
+            VectorizeSettings(layer=LayerSettings(overwrite=overwrite)),
+            mapper.progress,
+            placed=lambda files: remember(work, (*report.files, *files)),
+        )
+        if mapper.settings.stac:
+            item = scene.target.with_name(item_name(scene.target.name))
+            list_vectors(item, made.files, draft=work / item.name)
+            place(work, [(work / item.name, item)])
+        return replace(report, vectors=made)
+
+    return map_scene(scene, mapper, then=add_polygons)
 
 
 def forecast_prediction(
@@ -139,13 +157,15 @@ def _prepare(
     _check_taken(settings)
     paths, refused = _named(rasters, settings)
     several = not refused.fatal
-    scenes = _scenes(paths, out, several)
-    inputs: list[Path | str] = [*paths, *settings.bands.stack, *model_paths(model_path)]
-    inputs += [area_file(settings.aoi)] if settings.aoi is not None else []
-    _check_outputs(scenes, out, settings, several=several)
-    outputs = [file for scene in scenes for file in _files(scene, settings)]
-    _protect(inputs, [*outputs, *filter(None, [settings.vectors])])
-    read_whole = Unchanged(inputs[len(paths) :])
+    scenes = scenes_of(paths, out, several)
+    check_outputs(scenes, out, settings, several=several)
+    named: list[Path | str] = [*settings.bands.stack, *model_paths(model_path)]
+    read_whole = Unchanged([*named, *([area_file(settings.aoi)] if settings.aoi is not None else [])])
+    inputs = Inputs(_named_files(paths, rasters, model_path, settings))
+    protect(inputs, scenes, settings)
+    if several:
+        # --overwrite names the folder, not each file in it.
+        require_own_masks(scenes)
     area = _area(settings)
     # Of thousands of scenes each is opened once here: what is learnt now need not be looked up again below.
     looked = settings.bands if several and not settings.bands.stack else ALL_BANDS
@@ -153,12 +173,14 @@ def _prepare(
     for path in paths:
         with refused.of(path):
             infos[path] = _look(path, looked, settings)
+    inputs.add(raster_files(infos.values()))
+    protect(inputs, scenes, settings)
     if settings.vectors is not None:
         if several:
             raise SettingsError(
                 f"--vectors names one file for {len(paths)} masks; pass --mosaic, or vectorize each mask afterwards"
             )
-        _check_vectors(settings.vectors, infos[paths[0]], settings)
+        _check_vectors(settings.vectors, infos[paths[0]], scenes[0], settings)
     models = model_paths(model_path)
     ensemble = Ensemble.of([load_model(path) for path in models], models)
     read_whole.check()
@@ -228,11 +250,26 @@ def _not_refused(scenes: Sequence[Scene], refused: Refusals) -> tuple[Scene, ...
     return good
 
 
-def _check_vectors(vectors: Path, info: RasterInfo, settings: PredictSettings) -> None:
+def _named_files(
+    paths: Sequence[Path],
+    rasters: Sequence[str],
+    model_path: Path | Sequence[Path],
+    settings: PredictSettings,
+) -> Iterator[Path | str]:
+    """What the command names as its inputs; what stands behind the rasters comes to light when they are opened."""
+    yield from paths
+    yield from (argument.removeprefix(LIST) for argument in rasters if is_list(argument))
+    yield from settings.bands.stack
+    yield from model_paths(model_path)
+    if settings.aoi is not None:
+        yield from vector_files(area_file(settings.aoi))
+
+
+def _check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: PredictSettings) -> None:
     form = vector_format(vectors)
     target_crs(form, info.grid.crs)
     Ground(info.grid)  # raises now what would else be raised after hours, where polygons have no size
-    check_place(vectors, form, overwrite=settings.overwrite)
+    check_place(vectors, form, overwrite=settings.overwrite or placed_vectors(scene, vectors))
 
 
 def _check_taken(settings: PredictSettings) -> None:
@@ -256,58 +293,6 @@ def _area(settings: PredictSettings) -> Area | None:
                 f"{option} {value} says how to read an --aoi file, but there is none; leave it out"
             )
     return None if settings.bounds is None else area_of_bounds(settings.bounds)
-
-
-def _scenes(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...]:
-    if not several:
-        if out.suffix.lower() not in (".tif", ".tiff"):
-            raise OutputError(
-                f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
-            )
-        if out.resolve() in (path.resolve() for path in paths):
-            raise OutputError(f"{out} is one of the rasters to predict; give the mask another name")
-        return (Scene(tuple(paths), out),)
-    if out.suffix.lower() in (".tif", ".tiff"):
-        raise SettingsError(
-            f"{len(paths)} rasters but one output {out}; pass --mosaic to make one map of them, "
-            "or give -o a folder for one mask each"
-        )
-    scenes = tuple(Scene((path,), out / f"{path.stem}_mask.tif") for path in paths)
-    if len({scene.target for scene in scenes}) < len(scenes):
-        raise SettingsError("two rasters have the same file name; predict them into different folders")
-    return scenes
-
-
-def _check_outputs(scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, several: bool) -> None:
-    """An existing output is refused, but for one that an interrupted run of this command had just put there."""
-    finished = finished_results(work_folder(out / BATCH) / NAME) if several else frozenset()
-    for scene in scenes:
-        own = finished_results(work_folder(scene.target) / NAME)
-        ours = str(scene.target) in finished or str(scene.target) in own
-        for file in _files(scene, settings):
-            check_writable(file, overwrite=settings.overwrite or ours)
-
-
-def _files(scene: Scene, settings: PredictSettings) -> list[Path]:
-    """All that will lie beside a scene's mask, and the mask."""
-    names = result_names(scene.target.name, settings.definition)
-    return [
-        scene.target.parent / name
-        for name in (*names, *([item_name(scene.target.name)] if settings.stac else []))
-    ]
-
-
-def _protect(inputs: Iterable[Path | str], outputs: Iterable[Path]) -> None:
-    """Raises OutputError where a result would replace what it is made from, --overwrite or not.
-
-    Every name is resolved once, however many scenes there are.
-    """
-    read = {Path(name).resolve() for name in inputs}
-    for file in outputs:
-        if file.resolve() in read:
-            raise OutputError(
-                f"{file} would be written, but is one of the files to read; choose another output"
-            )
 
 
 def _shape(model: TrainedModel, geometry: ModelGeometry, settings: PredictSettings) -> TileShape:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.errors import InputError
+from aerial_seg.files.outputs import check_folder, staged_folder
+from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.chipfile import chip_count
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.labels import check_overlap, open_labels
-from aerial_seg.geo.raster import RasterInfo, require_crs
+from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
+from aerial_seg.geo.read_files import raster_files, vector_files
 from aerial_seg.geo.splits import match_sources
 from aerial_seg.geo.systems import require_common
 from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
@@ -22,9 +26,11 @@ from aerial_seg.jobs.cutting import ChipCutter
 from aerial_seg.jobs.mapping.fit import gsd_of, is_square
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend
-from aerial_seg.outputs import check_folder, staged_folder
 from aerial_seg.progress import Progress, silent
-from aerial_seg.training.manifest import DOCUMENT
+from aerial_seg.training.manifest import DOCUMENT, INDEX
+
+_OWN = (INDEX, "images/*_[0-9][0-9][0-9][0-9].tif", "labels/*_[0-9][0-9][0-9][0-9].tif")
+"""What datasets of older versions hold besides the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +56,22 @@ def tile(
 
     Raises AerialSegError before anything is written when inputs do not fit; nothing is left behind then.
     """
-    check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT)
+    check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN)
     paths, truth = expand_rasters(rasters), expand_labels(labels)
     still = Unchanged(
         [*paths, *truth, *settings.bands.stack],
         [*files_of((*paths, *settings.bands.stack)), *label_files(truth)],
     )
     infos = chosen_infos(paths, settings.bands)
+    Inputs(_files_read(infos, truth, settings)).refuse_folder(dataset)
     match_sources([Path(info.path).name for info in infos], **settings.shares())
     grids = _run_grids(infos, settings)
     opened = open_labels(truth, settings.labels)
     check_overlap(opened, grids, names=[info.path for info in infos])
-    with staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT) as work, still.holding():
+    with (
+        staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN) as work,
+        still.holding(),
+    ):
         for folder in ("images", "labels"):
             (work / folder).mkdir()
         cutter = ChipCutter(work, opened, settings)
@@ -81,6 +91,18 @@ def tile(
         gsd = _dataset_gsd(infos, settings)
         document, chips = assemble(work, cutter, infos, gsd, settings)
     return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.notes)
+
+
+def _files_read(
+    infos: Sequence[RasterInfo], labels: Sequence[Path], settings: TileSettings
+) -> Iterator[Path]:
+    """Everything that the run reads: a dataset that is replaced must not hold any of it."""
+    yield from raster_files(infos)
+    yield from raster_files(raster_info(path) for path in settings.bands.stack)
+    for path in labels:
+        with suppress(InputError):
+            yield from raster_files([raster_info(path)])
+        yield from vector_files(path)
 
 
 def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:

@@ -16,6 +16,8 @@ from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark
 from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
 from aerial_seg.errors import AerialSegError, InputError, SettingsError, did_you_mean
+from aerial_seg.files.outputs import check_folder, staged_folder
+from aerial_seg.files.protect import Inputs
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
@@ -24,7 +26,6 @@ from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.hub import check_weights, weights_file
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
-from aerial_seg.outputs import check_folder, staged_folder
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import DataSettings, Recipe
 from aerial_seg.report.curves import draw_curves
@@ -37,6 +38,7 @@ from aerial_seg.version import __version__
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 LOG, CURVES, SUMMARY = "log.csv", "curves.png", "run.json"
+_OWN = (BEST, LAST, LOG, CURVES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ def train(
     it. Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.
     Weights that the recipe names and that cannot be had are told before the data are looked at.
     """
-    check_folder(run, overwrite=overwrite, marker=SUMMARY)
+    check_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN)
+    weights = weights_file(recipe.model)
+    Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     check_weights(recipe.model)
     opened = _open_dataset(dataset, recipe.data)
     target = pick_device(device)
@@ -95,7 +99,7 @@ def train(
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
     place(network, target)
-    with staged_folder(run, overwrite=overwrite, marker=SUMMARY) as work:
+    with staged_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN) as work:
         keeper = _Keeper(work, opened, recipe)
         with _errors_of_workers():
             history = run_training(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 from aerial_seg.coverage.batch import NONE, PolygonBatch
 from aerial_seg.coverage.simplify import Simplification
 from aerial_seg.coverage.tracer import Tracer
-from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.mask import read_origin
+from aerial_seg.geo.raster import raster_info
+from aerial_seg.geo.read_files import raster_files
 from aerial_seg.geo.systems import local_note
 from aerial_seg.geo.unchanged import Unchanged, files_of
 from aerial_seg.jobs.class_rows import Asked, ClassRows, find_confidence
@@ -29,7 +33,7 @@ from aerial_seg.jobs.vectorize_settings import (
 from aerial_seg.legend import Legend, LegendEntry
 from aerial_seg.progress import Progress, silent
 from aerial_seg.vectors.class_raster import ClassCounts, ClassRaster, legend_of
-from aerial_seg.vectors.files import check_place
+from aerial_seg.vectors.files import check_place, replaced_files
 from aerial_seg.vectors.formats import target_crs, vector_format
 from aerial_seg.vectors.ground import Ground
 from aerial_seg.vectors.placement import Placement
@@ -41,18 +45,25 @@ _REG_STATUS = Column("reg_status", Kind.TEXT)
 
 
 def vectorize(
-    mask_path: Path, out_path: Path, settings: VectorizeSettings, progress: Progress = silent
+    mask_path: Path,
+    out_path: Path,
+    settings: VectorizeSettings,
+    progress: Progress = silent,
+    *,
+    placed: Callable[[Sequence[Path]], None] | None = None,
 ) -> VectorizeReport:
     """The polygons of the chosen classes lie in `out_path`, a valid coverage but for regularised classes.
 
     The format is that of the suffix or of the settings, the CRS the mask's or the one asked for. All classes shape
     their neighbours' edges, also those that are not written; sides on nodata or on the raster's border stay exact. The
-    mask is one band of whole numbers; masked pixels carry no class. Raises InputError, SettingsError and OutputError,
-    before the long work wherever the cause is known by then.
+    mask is one band of whole numbers; masked pixels carry no class. placed: called with the files as soon as they lie
+    there. Raises InputError, SettingsError and OutputError, before the long work wherever the cause is known by then.
     """
     layer = settings.layer
     form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
+    inputs = Inputs(_files_read(mask_path, settings.confidence))
+    inputs.refuse(replaced_files(out_path, form))
     still = Unchanged([mask_path], files_of([mask_path]))
     with ClassRaster(mask_path) as mask:
         crs = target_crs(form, mask.grid.crs, layer.dst_crs)
@@ -75,11 +86,21 @@ def vectorize(
         rows = ClassRows(mask, Asked(chosen, settings.clean, settings.shape), confidence)
         job = _Job(mask, rows, chosen, settings.shape)
         with (
-            layer_writer(out_path, spec, overwrite=layer.overwrite, append=layer.append) as writer,
+            layer_writer(
+                out_path, spec, overwrite=layer.overwrite, append=layer.append, placed=placed
+            ) as writer,
             still.holding(),
         ):
             job.run(writer, Placement(mask.grid, crs), progress)
     return job.report(out_path, writer, counts)
+
+
+def _files_read(mask: Path, confidence: Path | None) -> Iterator[Path]:
+    """The mask's files and those of the confidence that is read with it, asked for or found."""
+    for path in (mask, confidence or mask.with_name(f"{mask.stem}_confidence{mask.suffix}")):
+        with suppress(InputError):
+            yield from raster_files([raster_info(path)])
+        yield path
 
 
 class _Job:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from aerial_seg.bands import Band, Gsd
 from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError, SettingsError, at_work
+from aerial_seg.files.disk import usual_mode, write_failure
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
@@ -96,24 +95,19 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
     """The weights (a network's state dict) and the card lie in one file, renamed into place when whole.
 
     An auxiliary head lies there too, for further training to start from; predictions and exports leave it out.
+    Who may read it is for the umask to say, as for all files. Raises OutputError where the disk does not take it.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
-    with _disk_errors():
-        save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
-    partial.replace(path)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """What a full disk makes safetensors say is the OSError that it is everywhere else."""
     try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"(?:os error|code:) (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
+        # safetensors makes files that nobody else may read.
+        partial.chmod(usual_mode(path.absolute().parent))
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        failure = write_failure(error, path, "check the folder, or choose another output")
+        partial.unlink(missing_ok=True)
+        raise failure from error
 
 
 def read_card(path: Path) -> ModelCard:

@@ -36,4 +36,4 @@ def draw_comparison(
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, format="png")

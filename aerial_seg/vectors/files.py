@@ -12,8 +12,9 @@ import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.durable import sync
-from aerial_seg.geo.geopackage import STYLES_TABLE
+from aerial_seg.files.disk import write_failure
+from aerial_seg.files.work import place, was_placed
+from aerial_seg.geo.geopackage import FIXED_DATE, STYLES_TABLE
 from aerial_seg.geo.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, namesakes, own_style
 from aerial_seg.vectors.formats import CSV, GPKG, SHAPEFILE, VectorFormat
 
@@ -27,11 +28,8 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (*GDAL_ERRORS, OSError, sqlite3.Error) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise OutputError(
-            f"{path} could not be written ({reason}); "
-            "free disk space, check the folder's permissions, or write elsewhere"
-        ) from error
+        remedy = "free disk space, check the folder's permissions, or write elsewhere"
+        raise write_failure(error, path, remedy) from error
 
 
 def numbered(path: Path, number: int) -> Path:
@@ -40,11 +38,26 @@ def numbered(path: Path, number: int) -> Path:
 
 
 def divided(path: Path) -> list[Path]:
-    """The files NAME_001.shp, NAME_002.shp … that are there without a gap."""
+    """The files NAME_001.shp, NAME_002.shp … that are there without a gap, if it was us who divided NAME.shp."""
     found: list[Path] = []
-    while (part := numbered(path, len(found) + 1)).exists():
+    while (part := numbered(path, len(found) + 1)).exists() and _has_our_date(part.with_suffix(".dbf")):
         found.append(part)
     return found
+
+
+def _has_our_date(table: Path) -> bool:
+    """Whether the .dbf carries the date that we give to each; a program that changes it puts its own there."""
+    try:
+        with table.open("rb") as file:
+            return file.read(4)[1:] == dbf_date()
+    except OSError:
+        return False
+
+
+def dbf_date() -> bytes:
+    """FIXED_DATE as a .dbf's header holds it."""
+    year, month, day = map(int, FIXED_DATE.split("-"))
+    return bytes((year - 1900, month, day))
 
 
 def check_place(path: Path, form: VectorFormat, *, overwrite: bool) -> None:
@@ -61,7 +74,7 @@ def check_place(path: Path, form: VectorFormat, *, overwrite: bool) -> None:
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} is not writable; change its permissions or write elsewhere")
     for part in (*_existing(path, form), *(divided(path) if form is SHAPEFILE else ())):
-        if not overwrite:
+        if not overwrite and not was_placed(path, part):
             raise OutputError(f"{part} exists; pass --overwrite to replace it, or choose another name")
     _check_neighbour(path, form)
     if form is GPKG:
@@ -114,11 +127,7 @@ def check_only_layer(path: Path, layer: str) -> None:
     """Raises OutputError if the GeoPackage holds other layers than this: replacing the file would delete them."""
     if not path.exists():
         return
-    try:
-        names = [str(name) for name, _ in pyogrio.list_layers(path)]
-    except GDAL_ERRORS:
-        return  # no GeoPackage
-    others = [name for name in names if name not in (layer, STYLES_TABLE)]
+    others = [name for name in _contents(path) if name not in (layer, STYLES_TABLE)]
     if others:
         raise OutputError(
             f"{path.name} holds other layers ({', '.join(others)}), which --overwrite would delete; "
@@ -126,17 +135,34 @@ def check_only_layer(path: Path, layer: str) -> None:
         )
 
 
+def _contents(path: Path) -> list[str]:
+    """Layers, rasters, tables and QGIS projects of a GeoPackage; nothing for another file."""
+    try:
+        names = [str(name) for name, _ in pyogrio.list_layers(path)]
+    except GDAL_ERRORS:
+        names = []  # rasters alone, or no GeoPackage
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            names += [name for (name,) in database.execute("SELECT table_name FROM gpkg_contents")]
+            projects = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'qgis_projects'"
+            names += [name for (name,) in database.execute(projects)]
+    except sqlite3.DatabaseError:
+        pass
+    return list(dict.fromkeys(names))
+
+
 def final_names(drafts: Sequence[Path], path: Path) -> list[Path]:
     """Where the main files of a layer will lie: at `path`, or of a divided Shapefile at NAME_001.shp …."""
     return [path] if len(drafts) == 1 else [numbered(path, k + 1) for k in range(len(drafts))]
 
 
-def publish(drafts: Sequence[Path], path: Path, form: VectorFormat) -> tuple[Path, ...]:
+def publish(work: Path, drafts: Sequence[Path], path: Path, form: VectorFormat) -> tuple[Path, ...]:
     """The finished drafts lie under their final names, on the disk; the files that readers open came last.
 
-    drafts: one main file with its sidecars beside it and, where a style is to be (re)placed, its .qml; or the several
-    of a divided Shapefile, which become NAME_001.shp …. Of an earlier layer nothing is left, not even an index.
-    Returns all files, the main ones first.
+    work: the locked work folder of `path`. drafts: in it, one main file with its sidecars beside it, or the several of
+    a divided Shapefile, which become NAME_001.shp …. Of an earlier layer of ours nothing is left, not even an index;
+    it goes when the new one is there. A kill between the first and the last renaming leaves a Shapefile whose parts
+    are not of one age; the next run of this output finishes that. Returns all files, the main ones first.
     """
     if form is GPKG:
         check_unlocked(path)  # somebody may have opened it during the work
@@ -146,44 +172,49 @@ def publish(drafts: Sequence[Path], path: Path, form: VectorFormat) -> tuple[Pat
         for draft, target in zip(drafts, targets, strict=True)
         for suffix in (*form.sidecars, SUFFIX)
     ]
-    if form.sidecars:
-        # Never an old main file over new sidecars.
-        _retire(path, form, keep={target for source, target in moves if source.exists()})
-    moves += zip(drafts, targets, strict=True)
-    placed = []
-    for source, target in moves:
-        if source.exists():
-            sync(source)
-            _replace(source, target)
-            placed.append(target)
-    sync(path.absolute().parent)
-    return tuple(sorted(placed, key=lambda file: file not in targets))
-
-
-def _retire(path: Path, form: VectorFormat, *, keep: set[Path]) -> None:
-    """The main files of the layer that was here are gone, and its sidecars but for those that get replaced."""
-    mains = [path, *(divided(path) if form is SHAPEFILE else ())]
-    suffixes = (*form.sidecars, *(_SHAPEFILE_INDEXES if form is SHAPEFILE else ()))
-    for main in mains:
-        main.unlink(missing_ok=True)
-        for suffix in suffixes:
-            sidecar = main.with_suffix(suffix)
-            if sidecar not in keep:
-                sidecar.unlink(missing_ok=True)
-        _retire_style(main.with_suffix(SUFFIX), keep)
-
-
-def _retire_style(style: Path, keep: set[Path]) -> None:
-    """A style of ours that draws nothing any more is gone."""
-    if style not in keep and own_style(style) and not namesakes(style, (*RASTER_SUFFIXES, *LAYER_SUFFIXES)):
-        style.unlink(missing_ok=True)
-
-
-def _replace(source: Path, target: Path) -> None:
+    moves = [
+        (draft, target) for draft, target in (*moves, *zip(drafts, targets, strict=True)) if draft.exists()
+    ]
+    kept = {target for _, target in moves}
+    retired = [file for file in retired_files(path, form) if file not in kept]
+    foreign = [part for part in targets[1:] and targets if part.exists() and part not in divided(path)]
+    if foreign:
+        raise OutputError(
+            f"the Shapefile has to be divided, but {foreign[0].name} is there and was not made with {path.name}; "
+            "choose another name, or write a .gpkg"
+        )
     try:
-        source.replace(target)
+        place(work, moves, retire=retired)
     except PermissionError as error:
         # Windows does not replace a file that a program has open; elsewhere it is the folder that refuses.
         if os.name != "nt":
             raise
-        raise _in_use(target) from error
+        raise _in_use(Path(error.filename2 or path)) from error
+    return tuple(
+        sorted(kept, key=lambda file: (file not in targets, [target for _, target in moves].index(file)))
+    )
+
+
+def replaced_files(path: Path, form: VectorFormat) -> list[Path]:
+    """Every file that writing a layer to `path` may replace or remove, whether it is there or not."""
+    suffixes = (*form.sidecars, *(_SHAPEFILE_INDEXES if form is SHAPEFILE else ()))
+    mains = [path, *(divided(path) if form is SHAPEFILE else ())]
+    return [*mains, *(main.with_suffix(suffix) for main in mains for suffix in suffixes)]
+
+
+def retired_files(path: Path, form: VectorFormat) -> list[Path]:
+    """Files of the layer that is at `path` now, in the order in which they go when a new one has taken its place.
+
+    A style goes only if it is ours and draws nothing any more.
+    """
+    if not form.sidecars:
+        return []
+    suffixes = (*form.sidecars, *(_SHAPEFILE_INDEXES if form is SHAPEFILE else ()))
+    found: list[Path] = []
+    for main in (path, *(divided(path) if form is SHAPEFILE else ())):
+        found += [main, *(main.with_suffix(suffix) for suffix in suffixes)]
+        style = main.with_suffix(SUFFIX)
+        others = [file for file in namesakes(style, (*RASTER_SUFFIXES, *LAYER_SUFFIXES)) if file != main]
+        if own_style(style) and not others:
+            found.append(style)
+    return [file for file in found if file.exists()]

@@ -11,8 +11,7 @@ import pyogrio.raw
 from numpy.typing import NDArray
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.geopackage import FIXED_DATE
-from aerial_seg.vectors.files import numbered
+from aerial_seg.vectors.files import dbf_date, numbered
 from aerial_seg.vectors.ogr_sink import OgrSink, OgrTarget
 from aerial_seg.vectors.schema import Column, FeatureSchema, Kind, Rows
 
@@ -132,7 +131,6 @@ def _empty(column: Column, words: tuple[str | None, ...] | None) -> NDArray[np.g
 
 def set_dbf_date(path: Path) -> None:
     """The closed .dbf carries FIXED_DATE: GDAL dates it when it adds rows, whatever it was told at first."""
-    year, month, day = map(int, FIXED_DATE.split("-"))
     with path.open("r+b") as file:
         file.seek(1)
-        file.write(bytes((year - 1900, month, day)))
+        file.write(dbf_date())

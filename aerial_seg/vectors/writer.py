@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from pyproj import CRS
 
 from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.work import RESULT, locked_work
 from aerial_seg.geo.geopackage import settle_geopackage
 from aerial_seg.geo.qgis_style import SUFFIX
 from aerial_seg.vectors.antimeridian import cut_antimeridian
@@ -125,11 +125,17 @@ def check_layer(
 
 @contextmanager
 def layer_writer(
-    path: Path, spec: LayerSpec, *, overwrite: bool = False, append: bool = False
+    path: Path,
+    spec: LayerSpec,
+    *,
+    overwrite: bool = False,
+    append: bool = False,
+    placed: Callable[[Sequence[Path]], None] | None = None,
 ) -> Iterator[LayerWriter]:
     """A layer to write to; when the block ends well it lies at `path`, on the disk, else `path` is as it was.
 
     Until the layer is complete nothing lies under its name; of several files the one that readers open comes last.
+    No other run writes `path` meanwhile. placed: called with the files when they lie there.
     append: to the layer of that name in a GeoPackage (made where there is none, beside the file's other layers) or to
     a Shapefile. Works on a copy, which takes the place of the file in the end.
 
@@ -141,14 +147,15 @@ def layer_writer(
     `overwrite` would delete, texts that a Shapefile would cut, no pyarrow for GeoParquet, a layer that `append` does
     not fit, a full disk.
     """
-    earlier = check_layer(path, spec, overwrite=overwrite, append=append)
+    check_layer(path, spec, overwrite=overwrite, append=append)
     with ExitStack() as stack:
         with write_errors(path):
-            folder = stack.enter_context(
-                TemporaryDirectory(prefix=f".{path.stem}-", dir=path.absolute().parent)
-            )
+            work = stack.enter_context(locked_work(path))
+            # Another run may have ended just now, or what a killed one was placing be in its place only now.
+            earlier = check_layer(path, spec, overwrite=overwrite, append=append)
             stack.enter_context(_quiet_gdal())
-            draft = Path(folder) / (path.stem + spec.form.suffixes[0])
+            (work / RESULT).mkdir()
+            draft = work / RESULT / (path.stem + spec.form.suffixes[0])
             if earlier:
                 copy_earlier(earlier, draft)
             sink = _open_sink(draft, spec, path, earlier)
@@ -162,7 +169,9 @@ def layer_writer(
             layer.notes = _add_style(drafts, path, spec, earlier)
             if earlier:
                 earlier.check_unchanged()
-            layer.files = publish(drafts, path, spec.form)
+            layer.files = publish(work, drafts, path, spec.form)
+            if placed is not None:
+                placed(layer.files)
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from sklearn.metrics import confusion_matrix
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.submission_check import validate_submission
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
+from aerial_seg.files.work import work_folder
 from aerial_seg.jobs import benchmark_images
 from aerial_seg.jobs.benchmark import benchmark
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.legend import make_legend
-from aerial_seg.outputs import work_folder
 from aerial_seg.recipe import parse_recipe
 from aerial_seg.report.benchmark_page import overlay_panels
 

@@ -132,7 +132,8 @@ def test_restart_forgets(tmp_path: Path) -> None:
 def test_pieces_without_a_journal_are_swept_away(tmp_path: Path) -> None:
     work = tmp_path / "map.tif.work"
     work.mkdir()
-    (work / "class-p00-r00000000.tif").touch()
+    for name in ("lock", "class-p00-r00000000.tif"):
+        (work / name).touch()
     with locked_work(tmp_path / "map.tif", restart=False) as work:
         assert [entry.name for entry in work.iterdir()] == ["lock"]
 

@@ -87,7 +87,7 @@ def run(dataset: Path) -> Path:
 
 def test_a_run_leaves_models_log_curves_and_summary(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == {
-        "best.safetensors", "last.safetensors", "log.csv", "curves.png", "run.json",
+        "best.safetensors", "last.safetensors", "log.csv", "curves.png", "run.json", ".aerial-seg-files.json",
     }  # fmt: skip
     assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
     summary = json.loads((run / "run.json").read_text())

@@ -66,11 +66,12 @@ class TestPlaces:
     ) -> None:
         layers.write(tmp_path / "a.shp")
         order: list[str] = []
-        real = Path.replace
+        old, real = (tmp_path / "a.shp").read_bytes(), Path.replace
 
         def watch(self: Path, target: Path) -> Path:
-            assert not (tmp_path / "a.shp").exists()
-            order.append(target.suffix)
+            assert (tmp_path / "a.shp").read_bytes() == old
+            if target.parent == tmp_path:
+                order.append(target.suffix)
             return real(self, target)
 
         monkeypatch.setattr(Path, "replace", watch)

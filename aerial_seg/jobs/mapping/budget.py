@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.files.disk import human_bytes, nearest_folder
 from aerial_seg.geo.covered import BLOCK, Extent
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster import Raster
@@ -231,12 +232,10 @@ def disk_bytes(work: Work) -> int:
 
 def check_disk(work: Work, final: Path) -> None:
     """Raises OutputError when the disk of `final` has less free space than the run may need."""
-    folder = final.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = nearest_folder(final)
     free, needed = shutil.disk_usage(folder).free, disk_bytes(work)
     if free < needed:
         raise OutputError(
-            f"{folder} has {free / 1e9:.1f} GB free, wanted up to {needed / 1e9:.1f} GB for {final.name} and its "
+            f"{folder} has {human_bytes(free)} free, wanted up to {human_bytes(needed)} for {final.name} and its "
             "pieces; free space or choose another output"
         )

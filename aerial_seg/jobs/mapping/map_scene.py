@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from aerial_seg.files.outputs import place_files
+from aerial_seg.files.work import was_placed
 from aerial_seg.geo.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.geo.band_choice import ALL_BANDS
 from aerial_seg.geo.mask import provenance
@@ -38,18 +40,22 @@ from aerial_seg.jobs.mapping.scenes import (
 )
 from aerial_seg.jobs.predict_settings import PredictReport
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs import place_files
 from aerial_seg.version import __version__
 
 _RENEWED = "its files changed since an interrupted run, so that run's rows were made anew"
 
 
 def map_scene(
-    scene: Scene, mapper: Mapper, *, placed: Callable[[PredictReport, InputState], None] | None = None
+    scene: Scene,
+    mapper: Mapper,
+    *,
+    placed: Callable[[PredictReport, InputState], None] | None = None,
+    then: Callable[[PredictReport, Path], PredictReport] | None = None,
 ) -> PredictReport:
-    """The mask and its companions lie at their place; `placed` was called before the pieces went.
+    """The mask and its companions lie at their place; `then` and `placed` were called before the pieces went.
 
-    It is told what was made, and the state of the files that it was made from.
+    `placed` is told what was made, and the state of the files that it was made from. `then` goes on with the mask, in
+    the knowledge of the work folder; interrupted there, the same call goes on there.
 
     After a crash at any moment the same call goes on and ends with the same bytes. With `placed`, as one of several, a
     scene whose files changed since then is made anew; alone it is refused. Raises Incomplete or Interrupted
@@ -60,8 +66,10 @@ def map_scene(
         with telling_what_is_kept(folder):
             foreign, notes = keep_styles(report.files, folder / RESULT, scene.target)
             place_files(folder / RESULT, scene.target)
-        files = tuple(file for file in report.files if file not in foreign)
-        report = replace(report, files=files, notes=(*report.notes, *notes))
+            files = tuple(file for file in report.files if file not in foreign)
+            report = replace(report, files=files, notes=(*report.notes, *notes))
+            if then is not None:
+                report = then(report, folder)
         if placed is not None:
             placed(report, state)
     return report
@@ -78,7 +86,9 @@ def _make(
         journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
             with damaged_records(journal.path):
-                return report_from(journal.records[-1]["report"]), journal.job["input"]
+                report = report_from(journal.records[-1]["report"])
+            if all(_is_there(file, scene, folder) for file in report.files):
+                return report, journal.job["input"]
         check_disk(opened.work, scene.target)
         with telling_what_is_kept(folder):
             report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal, still))
@@ -87,6 +97,13 @@ def _make(
             still.check()
             journal.add({"report": asdict(report)})
     return report, journal.job["input"]
+
+
+def _is_there(file: Path, scene: Scene, folder: Path) -> bool:
+    """Whether a finished file still waits to be placed, or was placed; somebody may have taken it away since."""
+    # A style that somebody else made stays in place of ours.
+    there = (folder / RESULT / file.name).exists() or file.suffix == ".qml"
+    return there or was_placed(scene.target, file)
 
 
 def _inputs(scene: Scene, mapper: Mapper) -> tuple[Path | str, ...]:

@@ -1,0 +1,103 @@
+"""No partial output is ever readable as a result: write beside, then rename."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from aerial_seg.errors import OutputError
+from aerial_seg.files.made import record_made, require_own
+from aerial_seg.files.work import RESULT, locked_work, place, system_errors, was_placed
+
+
+def check_writable(final: Path, *, overwrite: bool, maker: Path | None = None) -> None:
+    """Raises OutputError unless the file `final` can be made now: before hours of work, not after them.
+
+    maker: the output that `final` comes with, where it is not that itself.
+    """
+    if final.is_dir():
+        raise OutputError(f"{final} is a folder where a file is to be written; choose another output")
+    _check_place(final, overwrite=overwrite, maker=maker or final)
+
+
+def _check_place(final: Path, *, overwrite: bool, maker: Path) -> None:
+    # What a killed run had just placed is no reason for the same command to stop.
+    if final.exists() and not overwrite and not was_placed(maker, final):
+        raise OutputError(f"{final} exists already; pass --overwrite to replace it or choose another output")
+    parent = final.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise OutputError(
+            f"{final} cannot be written because {parent} is not a folder; choose another output"
+        )
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{parent} is not writable; change its permissions or choose another output")
+
+
+def check_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str] = ()) -> None:
+    """As check_writable, for a folder; one that holds other things than ours is never replaced.
+
+    marker: the file that says that we made it. own: see made.require_own.
+    """
+    if final.exists() and not final.is_dir():
+        raise OutputError(f"{final} is a file where a folder is to be written; choose another output")
+    empty = final.is_dir() and not any(final.iterdir())
+    _check_place(final, overwrite=overwrite or empty, maker=final)
+    if not final.exists() or empty:
+        return
+    if not (final / marker).exists():
+        raise OutputError(
+            f"{final} holds other files and no {marker}, so it is not replaced; choose another output"
+        )
+    require_own(final, (marker, *own))
+
+
+@contextmanager
+def staged_files(final: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write to; its files take their place beside `final` when the block ends well, else vanish.
+
+    No other run writes `final` meanwhile.
+    """
+    check_writable(final, overwrite=overwrite)
+    with locked_work(final) as work, system_errors(final):
+        check_writable(final, overwrite=overwrite)  # another run may have ended just now
+        (work / RESULT).mkdir()
+        yield work / RESULT
+        place_files(work / RESULT, final)
+
+
+def place_files(folder: Path, final: Path) -> None:
+    """All files of `folder`, in the work folder, lie beside `final`, which came last: who sees it sees all."""
+    drafts = sorted(folder.iterdir(), key=lambda file: (file.name == final.name, file.name))
+    if drafts:  # else a run that was killed had placed them
+        place(folder.parent, [(draft, final.with_name(draft.name)) for draft in drafts])
+
+
+@contextmanager
+def staged_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to write to that becomes the folder `final` when the block ends well, else vanishes.
+
+    An existing folder is replaced only if it is empty or holds nothing but what we made: see check_folder. Of a link
+    to a folder it is the folder that is replaced. No other run writes `final` meanwhile.
+    """
+    check_folder(final, overwrite=overwrite, marker=marker, own=own)
+    final = behind_link(final)
+    with locked_work(final) as work, system_errors(final):
+        check_folder(final, overwrite=overwrite, marker=marker, own=own)
+        (work / RESULT).mkdir()
+        yield work / RESULT
+        place_folder(work / RESULT, final)
+
+
+def place_folder(folder: Path, final: Path) -> None:
+    """`folder`, in the work folder, has become the folder `final` and knows its files; an older one there is gone."""
+    record_made(folder)
+    place(folder.parent, [(folder, final)])
+
+
+def behind_link(final: Path) -> Path:
+    """The folder itself where `final` is a link to one."""
+    return final.resolve() if final.is_symlink() and final.is_dir() else final

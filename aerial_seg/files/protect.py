@@ -1,0 +1,73 @@
+"""Nothing that a command reads is written, replaced or deleted by it, under whatever name it goes."""
+
+# pathlib takes several times as long for these, and a command may read thousands of files.
+# ruff: noqa: PTH100, PTH114, PTH116, PTH118
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from aerial_seg.errors import OutputError
+
+
+class Inputs:
+    """The files (and folders) that a command reads, looked up by their real name and by what they are on the disk.
+
+    Made once for all inputs; every question after that takes the same time however many there are. A file is the same
+    through links, hard links and any spelling. Names of what is no file here, such as addresses, are passed over.
+    """
+
+    def __init__(self, paths: Iterable[Path | str]) -> None:
+        self._real: dict[str, Path | str] = {}
+        self._ids: dict[tuple[int, int], Path | str] = {}
+        self._parents: dict[str, str] = {}
+        self.add(paths)
+
+    def add(self, paths: Iterable[Path | str]) -> None:
+        """These are read as well."""
+        for path in paths:
+            try:
+                stat = os.stat(path)
+                self._real.setdefault(self._name(path), path)
+            except (OSError, ValueError):  # not there, or no name that a file could have
+                continue
+            self._ids.setdefault((stat.st_dev, stat.st_ino), path)
+
+    def refuse(self, files: Iterable[Path]) -> None:
+        """Raises OutputError if one of the files to write is read, or lies behind a name that is."""
+        for file in files:
+            read = self._real.get(self._name(file)) or self._same(file)
+            if read is not None:
+                same = "" if str(read) == str(file) else f" ({read})"
+                raise OutputError(
+                    f"{file} would be written, but is one of the files to read{same}; choose another output"
+                )
+
+    def refuse_folder(self, folder: Path) -> None:
+        """Raises OutputError if an input lies in the folder, which is to be replaced as a whole."""
+        if not folder.is_dir():
+            return
+        inside = self._name(folder).rstrip(os.sep) + os.sep
+        for name, read in self._real.items():
+            if (name + os.sep).startswith(inside):
+                raise OutputError(
+                    f"{folder} would be replaced, but {read} lies in it and is read; choose another output"
+                )
+
+    def _same(self, file: Path) -> Path | str | None:
+        try:
+            stat = os.stat(file)
+        except (OSError, ValueError):
+            return None
+        return self._ids.get((stat.st_dev, stat.st_ino))
+
+    def _name(self, path: Path | str) -> str:
+        """The real name; folders are followed once each, however many files lie in them."""
+        text = os.fspath(path)
+        if os.path.islink(text):
+            return os.path.realpath(text)
+        parent, name = os.path.split(os.path.abspath(text))
+        if parent not in self._parents:
+            self._parents[parent] = os.path.realpath(parent)
+        return os.path.join(self._parents[parent], name)

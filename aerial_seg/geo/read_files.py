@@ -1,0 +1,95 @@
+"""All files that stand behind what a command reads, so that none of them is written by it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from xml.etree import ElementTree
+
+from aerial_seg.geo.raster import RasterInfo
+from aerial_seg.geo.remote import file_behind, is_remote
+
+_BESIDE_RASTER = (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")
+"""Beside NAME.tif as NAME.tif.ovr; GDAL names some of them only when it has looked into them."""
+_BESIDE_VECTOR = (
+    ".shx",
+    ".dbf",
+    ".prj",
+    ".cpg",
+    ".qix",
+    ".sbn",
+    ".sbx",
+    ".csvt",
+    ".gfs",
+    ".map",
+    ".dat",
+    ".id",
+    ".tab",
+)
+"""Beside NAME.shp as NAME.dbf."""
+_BESIDE_DATABASE = ("-wal", "-shm", "-journal")
+_PARTS = re.compile(r'[":|]')
+
+
+def raster_files(infos: Iterable[RasterInfo]) -> Iterator[Path]:
+    """The files of these rasters: their own, sidecars, members of VRTs however deep, the file of a subdataset."""
+    seen: set[str] = set()
+    for info in infos:
+        for name in (info.path, *info.files):
+            yield from _files_of(name, seen)
+
+
+def vector_files(path: Path | str) -> Iterator[Path]:
+    """The files of a vector layer: FILE, or FILE|layername=NAME, and what belongs to it."""
+    for file in _named(str(path)):
+        yield file
+        beside = [file.with_suffix(suffix) for suffix in _BESIDE_VECTOR if file.name]
+        beside += [file.with_name(file.name + suffix) for suffix in _BESIDE_DATABASE]
+        yield from (one for one in beside if one.is_file())
+
+
+def _files_of(name: str, seen: set[str]) -> Iterator[Path]:
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or is_remote(name) or name.startswith("<"):
+            continue
+        seen.add(name)
+        for file in _named(name):
+            yield file
+            for suffix in _BESIDE_RASTER:
+                beside = file.with_name(file.name + suffix)
+                if beside.is_file():
+                    yield beside
+            if file.suffix.lower() == ".vrt":
+                waiting += _members(file)
+
+
+def _named(name: str) -> Iterator[Path]:
+    """The files or folders that a name stands for: itself, the archive around it, or that of a subdataset."""
+    with suppress(OSError, ValueError):
+        file = file_behind(name) if not Path(name).is_dir() else Path(name)
+        if file is not None:
+            yield file
+            return
+    for part in _PARTS.split(name):
+        with suppress(OSError, ValueError):
+            if part and (Path(part).is_file() or Path(part).is_dir()):
+                yield Path(part)
+
+
+def _members(vrt: Path) -> list[str]:
+    """What a VRT names as its sources; nothing where it cannot be read, which GDAL tells."""
+    try:
+        root = ElementTree.fromstring(vrt.read_bytes())
+    except (OSError, ElementTree.ParseError, RecursionError):
+        return []
+    found = []
+    for tag in ("SourceFilename", "SourceDataset"):
+        for source in root.iter(tag):
+            name = (source.text or "").strip()
+            relative = source.get("relativeToVRT", source.get("relativetoVRT", "0")) == "1"
+            found.append(str(vrt.parent / name) if relative else name)
+    return found

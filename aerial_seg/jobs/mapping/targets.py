@@ -1,0 +1,93 @@
+"""Where the maps of one command go, and whether they may be written there: said before any tile runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.files.outputs import check_writable
+from aerial_seg.files.protect import Inputs
+from aerial_seg.files.work import was_placed, work_folder
+from aerial_seg.geo.mask import is_ours
+from aerial_seg.geo.stac import item_name
+from aerial_seg.jobs.journal import NAME, finished_results
+from aerial_seg.jobs.mapping.results import result_names
+from aerial_seg.jobs.mapping.scenes import Scene
+from aerial_seg.jobs.mapping.several import BATCH
+from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.vectors.files import replaced_files
+from aerial_seg.vectors.formats import vector_format
+
+_SIDECARS = (".aux.xml", ".vat.dbf", ".vat.cpg")
+_STYLE = ".qml"
+
+
+def scenes_of(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...]:
+    """The maps to make. Raises SettingsError and OutputError for an `out` that does not go with the rasters."""
+    if not several:
+        if out.suffix.lower() not in (".tif", ".tiff"):
+            raise OutputError(
+                f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
+            )
+        if out.resolve() in (path.resolve() for path in paths):
+            raise OutputError(f"{out} is one of the rasters to predict; give the mask another name")
+        return (Scene(tuple(paths), out),)
+    if out.suffix.lower() in (".tif", ".tiff"):
+        raise SettingsError(
+            f"{len(paths)} rasters but one output {out}; pass --mosaic to make one map of them, "
+            "or give -o a folder for one mask each"
+        )
+    scenes = tuple(Scene((path,), out / f"{path.stem}_mask.tif") for path in paths)
+    if len({scene.target for scene in scenes}) < len(scenes):
+        raise SettingsError("two rasters have the same file name; predict them into different folders")
+    return scenes
+
+
+def check_outputs(scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, several: bool) -> None:
+    """An existing output is refused, but for one that an interrupted run of this command had put there."""
+    finished = finished_results(work_folder(out / BATCH) / NAME) if several else frozenset()
+    for scene in scenes:
+        ours = str(scene.target) in finished
+        for file in _rasters(scene, settings) + _sidecars(scene):
+            check_writable(file, overwrite=settings.overwrite or ours, maker=scene.target)
+
+
+def require_own_masks(scenes: Sequence[Scene]) -> None:
+    """Raises OutputError for a file that has the name of one of several masks, but is none that we made."""
+    for scene in scenes:
+        if scene.target.is_file() and not is_ours(scene.target):
+            raise OutputError(
+                f"{scene.target} is no mask that predict made, so it is not replaced; "
+                "move it away, or choose another output"
+            )
+
+
+def protect(inputs: Inputs, scenes: Sequence[Scene], settings: PredictSettings) -> None:
+    """Raises OutputError where a result would replace what it is made from, --overwrite or not."""
+    for scene in scenes:
+        styles = [file.with_suffix(_STYLE) for file in _rasters(scene, settings)]
+        inputs.refuse((*_rasters(scene, settings), *_sidecars(scene), *styles))
+    if settings.vectors is not None:
+        try:
+            form = vector_format(settings.vectors)
+        except (InputError, OutputError, SettingsError):
+            inputs.refuse([settings.vectors])  # the wrong name is told later
+        else:
+            inputs.refuse(replaced_files(settings.vectors, form))
+
+
+def placed_vectors(scene: Scene, vectors: Path) -> bool:
+    """Whether all that lies at the place of the polygons was put there by an interrupted run of this command."""
+    there = [file for file in replaced_files(vectors, vector_format(vectors)) if file.exists()]
+    return bool(there) and all(was_placed(scene.target, file) or was_placed(vectors, file) for file in there)
+
+
+def _rasters(scene: Scene, settings: PredictSettings) -> list[Path]:
+    names = result_names(scene.target.name, settings.definition)
+    stac = [item_name(scene.target.name)] if settings.stac else []
+    return [scene.target.with_name(name) for name in (*names, *stac)]
+
+
+def _sidecars(scene: Scene) -> list[Path]:
+    return [scene.target.with_name(scene.target.name + suffix) for suffix in _SIDECARS]
