@@ -374,7 +374,8 @@ class TestPredictWithVectors:
         wanted = self.calm(image, out, name)
         if overwrite:
             for file in wanted:
-                (out / file).write_bytes(b"old")
+                if not file.endswith(".qml"):  # a style of somebody else would stay
+                    (out / file).write_bytes(b"old")
         with pytest.raises(Incomplete, match="run the same command again to go on") as told:
             self.run(image, out, name, Stops("vectorize", error), overwrite=overwrite)
         assert told.value.exit_code == code
