@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aerial_seg.benchmarks.dataset import Benchmark, CheckReport, Example
 from aerial_seg.benchmarks.labels import channels_of, check_sizes, is_sbd, read_values
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.files.names import check_input
 from aerial_seg.progress import Progress, silent
 
 _LINES_PER_KIND = 20
@@ -195,6 +196,7 @@ def find_root(root: Path, inside: Sequence[str], marks: Sequence[str], *, title:
 
     Raises InputError, naming what was looked for.
     """
+    check_input(root)
     if not root.is_dir():
         what = "is a file, wanted the folder" if root.exists() else "does not exist, wanted the folder"
         raise InputError(f"{root} {what} that holds {title}; check the path")

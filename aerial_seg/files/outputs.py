@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files.made import record_made, require_own
+from aerial_seg.files.names import check_output
 from aerial_seg.files.work import RESULT, locked_work, place, system_errors, was_placed
 
 
@@ -17,6 +18,7 @@ def check_writable(final: Path, *, overwrite: bool, maker: Path | None = None) -
 
     maker: the output that `final` comes with, where it is not that itself.
     """
+    check_output(final)
     if final.is_dir():
         raise OutputError(f"{final} is a folder where a file is to be written; choose another output")
     _check_place(final, overwrite=overwrite, maker=maker or final)
@@ -42,6 +44,7 @@ def check_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str
 
     marker: the file that says that we made it. own: see made.require_own.
     """
+    check_output(final)
     if final.exists() and not final.is_dir():
         raise OutputError(f"{final} is a file where a folder is to be written; choose another output")
     empty = final.is_dir() and not any(final.iterdir())

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.opened import described
 from aerial_seg.geo.remote import is_remote, last_modified, public_name
 
@@ -81,7 +82,8 @@ def time_taken(raster: Path | str) -> Taken:
             found if found.tzinfo else found.replace(tzinfo=UTC), f"{tag} of {name}{_TAGS[tag]}{zone}"
         )
     why = f" ({'; '.join(odd)})" if odd else ""
-    path = Path(raster)
+    inner = find_subdataset(raster)
+    path = Path(raster if inner is None else inner.file)
     if path.is_file():
         written = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
         return Taken.at(written, f"when the file {name} was written, for want of anything better{why}")

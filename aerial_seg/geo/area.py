@@ -17,10 +17,11 @@ from pyproj.exceptions import ProjError
 from shapely.geometry.base import BaseGeometry
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.names import split_layer
 from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.polygons import ground_of, polygons_of
-from aerial_seg.geo.remote import gdal_name
+from aerial_seg.geo.present import require_file
 from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 
@@ -30,8 +31,6 @@ Bounds = tuple[float, float, float, float]
 _STRAY = 0.02
 """Pixels that a projected edge may lie beside the true line; vertices are added until it does."""
 _MOST_VERTICES = 2_000_000
-_LAYER = "|layername="
-"""How QGIS writes a layer of a file with several."""
 
 
 class OutsideError(InputError):
@@ -142,7 +141,7 @@ def read_area(path: Path | str, *, layer: str | None = None, crs: str | None = N
 
 def area_file(path: Path | str) -> str:
     """The file of an area whose layer may be named with it."""
-    return str(path).partition(_LAYER)[0]
+    return split_layer(path)[0]
 
 
 def area_of_bounds(bounds: Bounds) -> Area:
@@ -156,12 +155,11 @@ def area_of_bounds(bounds: Bounds) -> Area:
 
 def _read_layer(path: str, layer: str | None) -> VectorLayer:
     """The layer that the path or `layer` names; of several, one must be named."""
-    file, (_, marker, named) = area_file(path), path.partition(_LAYER)
-    if marker and layer is not None and layer != named:
+    file, named = split_layer(path)
+    if named and layer is not None and layer != named:
         raise SettingsError(f"--aoi {path} names another layer than --aoi-layer {layer}; name one of them")
-    wanted = named if marker else layer
-    if not gdal_name(file).startswith("/vsi") and not Path(file).exists():
-        raise InputError(f"{file} does not exist; check the path of the area")
+    wanted = named or layer
+    require_file(file)
     names = layer_names(file, layer=wanted)
     if wanted is None and len(names) > 1:
         raise InputError(

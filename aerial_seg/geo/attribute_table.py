@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -16,6 +17,7 @@ import pyogrio.raw
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
+from aerial_seg.files.names import ogr_name, writing_folder
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.geopackage import FIXED_DATE
 from aerial_seg.legend import Legend
@@ -78,18 +80,15 @@ def write_value_table(raster: Path, legend: Legend, counts: Mapping[int, int]) -
     }
     final = raster.with_name(raster.name + ".vat.dbf")
     codepage = final.with_suffix(".cpg")
-    # GDAL takes a table's name from its file, and wants this suffix.
-    draft = raster.with_name(raster.name + ".vat.draft.dbf")
-    try:
-        with disk_errors(final):
-            _write_table(draft, columns)
-            require_written(_holds(draft, columns), final)
+    with disk_errors(final), TemporaryDirectory(prefix=".vat-", dir=raster.parent) as folder:
+        # GDAL takes a table's name from its file, and wants this suffix.
+        draft = Path(folder) / "table.dbf"
+        with writing_folder(draft.parent) as place:
+            _write_table(place / draft.name, columns)
+        require_written(_holds(draft, columns), final)
         for source, target in ((draft.with_suffix(".cpg"), codepage), (draft, final)):
             with settled_file(target) as partial:
                 source.replace(partial)
-    finally:
-        for path in (draft, draft.with_suffix(".cpg")):
-            path.unlink(missing_ok=True)
     return final, codepage
 
 
@@ -116,7 +115,7 @@ def _holds(path: Path, columns: Mapping[str, NDArray[Any]]) -> bool:
     """Whether the table on disk has these numbers, in all rows; texts lose blanks at their ends."""
     names = [name for name, column in columns.items() if column.dtype != object]
     try:
-        _, _, _, found = pyogrio.raw.read(path, columns=names)
+        _, _, _, found = pyogrio.raw.read(ogr_name(path), columns=names)
     except (DataSourceError, FeatureError):
         return False
     return all(np.array_equal(got, columns[name]) for name, got in zip(names, found, strict=True))

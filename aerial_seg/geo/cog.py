@@ -13,6 +13,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.windows import Window
 
+from aerial_seg.files.names import exact
 from aerial_seg.geo.covered import BLOCK, FilledBlocks, source_boxes
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.opened import open_dataset
@@ -47,8 +48,8 @@ def write_cog(source: Path, final: Path, *, style: CogStyle) -> None:
     however the pixels were cut into segments. Raises OutputError when the disk does not take it; then `final` is as
     it was before.
     """
-    dressed = source.with_name(f"{final.name}.copy.vrt")
-    scratch = source.with_name(f"{final.name}.overviews")
+    dressed = source.with_name(f"{source.stem}.copy.vrt")
+    scratch = source.with_name(f"{source.stem}.overviews")
     cache = _CACHE_BYTES + 4 * len(style.descriptions) * BLOCK * BLOCK
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -75,8 +76,8 @@ def _filled(source: Path) -> FilledBlocks:
 
 def _copy(source: Path, final: Path) -> None:
     rasterio.shutil.copy(
-        source,
-        final,
+        exact(source),
+        exact(final),
         driver="COG",
         compress="DEFLATE",
         level=_LEVEL,
@@ -130,8 +131,8 @@ def _shows_the_same(source: Path, copy: Path, blocks: Sequence[FilledBlocks]) ->
     for level, filled in zip((None, *range(len(blocks) - 1)), blocks, strict=True):
         options = {} if level is None else {"OVERVIEW_LEVEL": level}
         with (
-            rasterio.open(source, **options) as wanted,
-            rasterio.open(copy, NUM_THREADS="ALL_CPUS", **options) as got,
+            rasterio.open(exact(source), **options) as wanted,
+            rasterio.open(exact(copy), NUM_THREADS="ALL_CPUS", **options) as got,
         ):
             if (got.shape, got.count, got.dtypes) != (wanted.shape, wanted.count, wanted.dtypes):
                 return False

@@ -11,6 +11,8 @@ from typing import Any
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
+from aerial_seg.files.names import writing_folder
+
 FIXED_DATE = "1995-07-26"
 """A DBF and a GeoPackage carry dates; equal work gives equal bytes. This is GDAL's own when nobody says."""
 
@@ -52,7 +54,10 @@ def write_geopackage(frame: Any, path: Path, *, layer: str, style: str | None = 
         with warnings.catch_warnings():
             # Layers of rasters without CRS were asked for.
             warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
-            pyogrio.write_dataframe(frame, path, driver=DRIVER, layer=layer, dataset_options=CREATION_OPTIONS)
+            with writing_folder(path.parent) as place:
+                pyogrio.write_dataframe(
+                    frame, place / path.name, driver=DRIVER, layer=layer, dataset_options=CREATION_OPTIONS
+                )
         settle_geopackage(path, layer, style)
     except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
         raise OSError(f"{path.name}: {error}") from error

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aerial_seg.errors import InputError
+from aerial_seg.files.names import check_address, check_input
+from aerial_seg.files.subdatasets import find_subdataset
+from aerial_seg.geo.present import require_file
 from aerial_seg.geo.remote import is_remote, url_path
 
 _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
@@ -29,10 +32,15 @@ def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
 
 def _expand(argument: str) -> list[Path]:
     path = Path(argument)
-    if is_remote(argument):
+    check_address(argument)
+    if is_remote(argument) and find_subdataset(argument) is None:
         return [url_path(argument)]
     if argument.startswith("/vsi"):
         return [path]
+    if find_subdataset(argument) is not None:
+        require_file(argument)
+        return [path]
+    check_input(argument)
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
         if not inside:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from aerial_seg.errors import InputError
+from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_raster import RasterLabels
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.label_vector import read_vector_labels
+from aerial_seg.geo.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.legend import Legend
 
@@ -67,9 +69,8 @@ def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legen
     Raises InputError for whatever does not fit, telling the remedy.
     """
     for path in paths:
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the path of the labels")
-    if all(path.suffix.lower() in _RASTER_SUFFIXES for path in paths):
+        require_file(path)
+    if all(path.suffix.lower() in _RASTER_SUFFIXES or find_subdataset(path) for path in paths):
         return RasterLabels.open(paths, settings, legend=legend)
     if len(paths) > 1:
         raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -13,6 +14,7 @@ from rasterio.io import DatasetReader
 from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError
 from aerial_seg.geo.opened import described, open_dataset
+from aerial_seg.geo.remote import public_name
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
 from aerial_seg.printable import printable, shortened
 
@@ -44,7 +46,7 @@ def read_origin(path: Path) -> dict[str, str]:
         tags = dataset.tags()
     sources = _sources(path, tags.get(_SOURCES_TAG, "[]"))
     more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-    origin = {"source": printable(sources[0] if sources else path.name, lines=False) + more}
+    origin = {"source": printable(sources[0] if sources else public_name(path), lines=False) + more}
     model = tags.get(_MODEL_TAG)
     if not model:
         return origin
@@ -82,7 +84,7 @@ def is_ours(path: Path) -> bool:
 def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
     """rasterio does not show category names: they are read from the sidecar that carries them."""
     sidecar = Path(dataset.name + ".aux.xml")
-    if not sidecar.exists():
+    if not os.path.exists(sidecar):  # noqa: PTH110 - a Path raises for names that are too long
         return None
     try:
         # Of the first band: those of an error map come once for each class.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,10 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError, at_work
+from aerial_seg.files.names import shown
 from aerial_seg.geo.georeference import broken_crs
-from aerial_seg.geo.remote import gdal_name, is_remote, opening, read_patiently
+from aerial_seg.geo.present import require_file, which_inside
+from aerial_seg.geo.remote import gdal_name, is_remote, is_virtual, opening, read_patiently
 from aerial_seg.geo.vrt_members import require_members
 
 UNUSABLE = "cannot be used ({error}); check it with gdalinfo, and copy or convert it again"
@@ -28,11 +29,6 @@ UNUSABLE = "cannot be used ({error}); check it with gdalinfo, and copy or conver
 
 _LIBRARIES = (RasterioError, CPLE_BaseError, CRSError, ProjError)
 """What rasterio, GDAL below it and PROJ raise: CPLE are GDAL's errors that rasterio passes on as they are."""
-
-
-def shown(path: Path | str) -> str:
-    """The path as a message can hold it: bytes of a name that are not UTF-8 are written as \\xe9."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -44,19 +40,12 @@ def telling_whose(path: Path | str, wanted: str) -> Iterator[None]:
     try:
         yield
     except UnicodeError as error:
-        raise _not_utf8(path) from error
+        raise InputError(
+            f"{shown(path)} holds texts (a band's description, tags) that are not UTF-8; write them anew, or copy it "
+            "without them (gdal_translate -co PROFILE=GeoTIFF --config GDAL_PAM_ENABLED NO in.tif out.tif)"
+        ) from error
     except _LIBRARIES as error:
         raise InputError(f"{shown(path)} {wanted.format(error=_reason(error))}") from error
-
-
-def _not_utf8(path: Path | str) -> InputError:
-    """A name, or a text in the file, is in another encoding."""
-    if shown(path) != str(path):
-        return InputError(f"{shown(path)} has a name that is not UTF-8, which GDAL cannot open; rename it")
-    return InputError(
-        f"{path} holds texts (a band's description, tags) that are not UTF-8; write them anew, or copy it without "
-        "them (gdal_translate -co PROFILE=GeoTIFF --config GDAL_PAM_ENABLED NO in.tif out.tif)"
-    )
 
 
 def _reason(error: BaseException) -> str:
@@ -70,8 +59,8 @@ def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
     """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it, or its sidecars."""
     text = gdal_name(path)
     with at_work("a VRT of our own" if text.startswith("<") else text):
-        if not text.startswith(("/vsi", "<VRTDataset")):
-            _require_file(Path(text))
+        require_file(path)
+        if not is_virtual(text):
             require_members(Path(text))
         server = "; check the address, and that the server is up" if is_remote(text) else ""
         wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
@@ -81,7 +70,7 @@ def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
         # also closed and opened again while one for reading is entered.
         try:
             if dataset.count == 0:
-                raise InputError(f"{text} holds no raster band; name one of its subdatasets instead")
+                raise InputError(f"{path} holds no raster band; {which_inside(dataset)}")
             yield dataset
         finally:
             dataset.close()
@@ -116,41 +105,22 @@ def _opened(text: str) -> DatasetReader:
 
 def _require_sidecars(dataset: DatasetReader) -> None:
     """Raises InputError for a mask or an .aux.xml of a raster that GDAL cannot read: it goes on without, in silence."""
-    mask, facts = (Path(dataset.name + suffix) for suffix in (".msk", ".aux.xml"))
-    if mask.is_file() and dataset.count and MaskFlags.per_dataset not in dataset.mask_flag_enums[0]:
+    mask, facts = dataset.name + ".msk", dataset.name + ".aux.xml"
+    is_masked = os.path.isfile(mask)  # noqa: PTH113 - a Path raises for names that are too long
+    if is_masked and dataset.count and MaskFlags.per_dataset not in dataset.mask_flag_enums[0]:
         raise InputError(
             f"{mask} is not a mask that GDAL can read, so that nothing would tell which pixels of {dataset.name} were "
             "measured; copy it again, or take it away"
         )
-    if not facts.is_file():
+    if not os.path.isfile(facts):  # noqa: PTH113 - as above
         return
     try:
         # GDAL takes bytes that are no UTF-8 as they come.
-        Xml.fromstring(facts.read_bytes().decode("utf-8", "replace"))
+        Xml.fromstring(Path(facts).read_bytes().decode("utf-8", "replace"))
     except (Xml.ParseError, ValueError, LookupError, OSError) as error:
         raise InputError(
             f"{facts} is not XML ({error}), so that GDAL would leave out what it says; delete it or write it again"
         ) from error
-
-
-def _require_file(path: Path) -> None:
-    """Raises InputError unless something is there that can be read from its beginning and again."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise InputError(f"{shown(path)} does not exist; check the path") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{shown(path)} cannot be opened ({reason}); check the path") from error
-    kinds = {
-        stat.S_ISFIFO: "a pipe",
-        stat.S_ISSOCK: "a socket",
-        stat.S_ISCHR: "a device",
-        stat.S_ISBLK: "a device",
-    }
-    what = next((name for test, name in kinds.items() if test(mode)), None)
-    if what is not None:
-        raise InputError(f"{shown(path)} is {what}, wanted a file; write the raster into one first")
 
 
 @contextmanager

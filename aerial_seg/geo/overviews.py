@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from aerial_seg.files.names import exact
 from aerial_seg.geo.covered import BLOCK, FilledBlocks
 from aerial_seg.geo.durable import disk_errors, require_written
 from aerial_seg.geo.grid import Grid
@@ -123,7 +124,7 @@ def _write_level(
     written: list[tuple[int, Window, int]] = []
     made = FilledBlocks(grid.height, grid.width)
     with disk_errors(level):
-        with rasterio.open(level, "w", **scratch_profile(grid, dataset.count)) as smaller:
+        with rasterio.open(exact(level), "w", **scratch_profile(grid, dataset.count)) as smaller:
             for window, band in product(chunks(grid.height, grid.width, bands=4), dataset.indexes):
                 down, across = window.toslices()
                 (top, bottom), (left, right) = rows.span(down), cols.span(across)

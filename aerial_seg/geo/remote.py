@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import urllib.request
@@ -24,6 +25,8 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from aerial_seg.errors import InputError
+from aerial_seg.files.names import exact
+from aerial_seg.files.subdatasets import find_subdataset
 
 _SYSTEMS: Mapping[str, str] = MappingProxyType({
     "http": "/vsicurl/http://",
@@ -35,6 +38,8 @@ _SYSTEMS: Mapping[str, str] = MappingProxyType({
 """GDAL's virtual file systems by the scheme of an URL."""
 
 _URL = re.compile(r"(?:/vsicurl/)?(https?|s3|gs|az):/+(.+)")
+_PARSED = re.compile(r"/vsi|[A-Za-z][A-Za-z0-9_]+:|<VRTDataset")
+"""How names begin that are more than names, unless there is a file of that very name."""
 _ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)(.+)")
 _AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
 _CURL = "/vsicurl/"
@@ -81,12 +86,19 @@ Read = TypeVar("Read")
 
 
 def gdal_name(path: Path | str) -> str:
-    """What GDAL calls the raster: an URL goes through one of its virtual file systems, anything else stays as it is.
+    """What GDAL calls the raster: an URL goes through one of its virtual file systems, a file stays that very file.
 
     http, https, s3, gs and az are known; what a web address may not hold as it is, is escaped. A Path has lost a slash
-    of its URL, or of an archive's absolute path; it is put back.
+    of its URL, or of an archive's absolute path; it is put back. Where a file has exactly this name, it is meant.
     """
     text = str(path)
+    if _PARSED.match(text) is None or (not text.startswith("/vsi") and os.path.lexists(text)):
+        return exact(text)
+    if text.startswith("<"):
+        return text
+    inner = find_subdataset(text)
+    if inner is not None:
+        return inner.text
     url = _URL.fullmatch(text)
     if url is not None:
         return _SYSTEMS[url[1]] + (quote(url[2], safe=_AS_IT_IS) if url[1].startswith("http") else url[2])
@@ -97,7 +109,12 @@ def gdal_name(path: Path | str) -> str:
         and _file_around("/" + archive[2]) is not None
     ):
         return f"{archive[1]}/{archive[2]}"
-    return text
+    return text if text.startswith("/vsi") else exact(text)
+
+
+def is_virtual(name: str) -> bool:
+    """Whether GDAL reads what it calls so through something else than a file of that name."""
+    return name.startswith(("/vsi", "<VRTDataset")) or find_subdataset(name) is not None
 
 
 def url_path(url: str) -> Path:
@@ -112,16 +129,26 @@ def without_signature(path: Path | str) -> str:
 
 
 def public_name(path: Path | str) -> str:
-    """The file's name as results may tell it to others."""
-    return Path(without_signature(path)).name
+    """The file's name as results may tell it to others; of a raster inside a file `file.nc:var`."""
+    inner = find_subdataset(path)
+    return Path(without_signature(path)).name if inner is None else inner.name
+
+
+def output_stem(path: Path) -> str:
+    """What the results of a raster begin with: its name without its suffix, or `file_var`."""
+    inner = find_subdataset(path)
+    return path.stem if inner is None else inner.stem
 
 
 def file_behind(path: Path | str) -> Path | None:
-    """The file of this machine that is read: the path's own, or the archive that it lies in; None on a server."""
+    """The file of this machine that is read: the path's own, or the one that it lies in; None on a server."""
+    inner = find_subdataset(path)
+    if inner is not None:
+        return file_behind(inner.file)
     archive = _ARCHIVE.fullmatch(gdal_name(path))
     if archive is not None:
         return _file_around(archive[2])
-    return Path(path) if Path(path).is_file() else None
+    return Path(path) if os.path.isfile(path) else None  # noqa: PTH113 - a Path raises for names that are too long
 
 
 def _file_around(path: str) -> Path | None:
@@ -131,7 +158,13 @@ def _file_around(path: str) -> Path | None:
 
 def is_remote(path: Path | str) -> bool:
     """Whether the raster lies on a server."""
-    return gdal_name(path).startswith(_REMOTE)
+    return _file_name(path).startswith(_REMOTE)
+
+
+def _file_name(path: Path | str) -> str:
+    """What GDAL calls the file that the raster is, or lies in."""
+    inner = find_subdataset(path)
+    return gdal_name(path if inner is None else inner.file)
 
 
 @contextmanager
@@ -241,7 +274,7 @@ def _is_refused(path: Path | str, error: BaseException) -> bool:
 
 def _headers(path: Path | str) -> Message:
     """Of a web server's answer about the raster; none of other rasters."""
-    name = gdal_name(path)
+    name = _file_name(path)
     if not name.startswith(_CURL):
         return Message()
     url = name.removeprefix(_CURL)

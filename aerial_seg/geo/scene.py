@@ -23,6 +23,7 @@ from shapely.affinity import affine_transform
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.disk import write_failure
+from aerial_seg.files.names import exact
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
@@ -147,7 +148,7 @@ def _write_raster(
         transform=grid.transform, nodata=nodata, tiled=True, compress="deflate",
         blockxsize=256, blockysize=256,
     )  # fmt: skip
-    with rasterio.open(partial, "w", **profile) as out:
+    with rasterio.open(exact(partial), "w", **profile) as out:
         out.write(bands)
         if colours:
             out.write_colormap(1, colours)

@@ -20,6 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from aerial_seg.errors import InputError, OutputError
+from aerial_seg.files.names import exact
 from aerial_seg.geo.covered import BLOCK, Extent
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.grid import Grid
@@ -123,7 +124,7 @@ class SegmentStore:
         cols = self.panels[panel]
         place = self.grid.window(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
         with settled_file(path) as partial:
-            with rasterio.open(partial, "w", **scratch_profile(place, len(values))) as dataset:
+            with rasterio.open(exact(partial), "w", **scratch_profile(place, len(values))) as dataset:
                 dataset.write(values)
             require_written(_holds(partial, values), path)
 

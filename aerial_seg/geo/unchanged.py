@@ -12,7 +12,8 @@ from typing import Any
 from xml.etree import ElementTree as Xml
 
 from aerial_seg.errors import AerialSegError, InputError
-from aerial_seg.geo.opened import described, shown
+from aerial_seg.files.names import shown
+from aerial_seg.geo.opened import described
 from aerial_seg.geo.remote import (
     file_behind,
     gdal_name,

@@ -16,7 +16,8 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.geo.remote import PATIENCE, is_remote
+from aerial_seg.files.names import ogr_name
+from aerial_seg.geo.remote import PATIENCE, gdal_name, is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ def layer_names(path: str, *, layer: str | None = None, wanted: str = "") -> tup
         # pyogrio has a GDAL of its own, which would wait for ever.
         pyogrio.set_gdal_config_options(dict(PATIENCE))
     try:
-        names = tuple(str(name) for name, kind in pyogrio.list_layers(path) if kind is not None)
+        names = tuple(
+            str(name) for name, kind in pyogrio.list_layers(ogr_name(gdal_name(path))) if kind is not None
+        )
     except (DataSourceError, DataLayerError) as error:
         raise _no_layer(path, error, wanted) from error
     if layer is not None and layer not in names:
@@ -61,12 +64,14 @@ def layer_names(path: str, *, layer: str | None = None, wanted: str = "") -> tup
 def read_layer(path: str, layer: str, *, fields: Sequence[str] = (), wanted: str = "") -> VectorLayer:
     """The layer of that name. fields: those whose values are wanted. Raises InputError for what GDAL cannot read."""
     try:
-        known = tuple(map(str, pyogrio.read_info(path, layer=layer)["fields"]))
+        known = tuple(map(str, pyogrio.read_info(ogr_name(gdal_name(path)), layer=layer)["fields"]))
         columns = [name for name in fields if name in known]
         with warnings.catch_warnings():
             # Ground has no M: nothing is lost where it falls away.
             warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
-            meta, fids, wkb, values = pyogrio.raw.read(path, layer=layer, columns=columns, return_fids=True)
+            meta, fids, wkb, values = pyogrio.raw.read(
+                ogr_name(gdal_name(path)), layer=layer, columns=columns, return_fids=True
+            )
     except (DataSourceError, DataLayerError) as error:
         raise _no_layer(path, error, wanted) from error
     return VectorLayer(

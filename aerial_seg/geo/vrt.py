@@ -9,6 +9,8 @@ from xml.etree import ElementTree as Xml
 from affine import Affine
 from rasterio.io import DatasetReader
 
+from aerial_seg.files.subdatasets import find_subdataset
+
 GDAL_TYPES = MappingProxyType({
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
     "uint64": "UInt64", "int64": "Int64", "float32": "Float32", "float64": "Float64",
@@ -94,4 +96,7 @@ def as_text(root: Xml.Element) -> str:
 def source_name(dataset: DatasetReader) -> str:
     """What a VRT calls an opened raster: GDAL takes a relative path as it is where the VRT has no place of its own."""
     name = str(dataset.name)
+    inner = find_subdataset(name)
+    if inner is not None and not inner.file.startswith("/vsi"):
+        return inner.absolute()
     return str(Path(name).absolute()) if not name.startswith("<") and Path(name).exists() else name

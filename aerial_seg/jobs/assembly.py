@@ -16,11 +16,13 @@ from pyproj import CRS
 
 from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
+from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.band_facts import renamed_bands
 from aerial_seg.geo.chipfile import label_style, read_chip
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.geo.raster import RasterInfo
+from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.splits import assign_splits, overlapping
 from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.band_contract import palette_notes
@@ -155,7 +157,7 @@ def _split(
     shares = settings.shares()
     splits = assign_splits(
         _units(records, places, len(infos), settings),
-        [Path(infos[record.source].path).name for record in records],
+        [public_name(infos[record.source].path) for record in records],
         np.array([record.counts for record in records]),
         **shares,
         seed=settings.seed,
@@ -219,7 +221,8 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
 
 
 def _source(info: RasterInfo) -> Source:
-    path, grid = Path(info.path), info.grid
+    inner = find_subdataset(info.path)
+    path, grid = Path(info.path if inner is None else inner.file), info.grid
     return Source(
         path=info.path,
         width=grid.width,

@@ -18,6 +18,7 @@ from aerial_seg.coverage.sieve import CleanRules, clean
 from aerial_seg.coverage.stripes import in_stripes
 from aerial_seg.coverage.tags import Tags, cut_by_grid, tag_bits
 from aerial_seg.errors import InputError
+from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster import Raster
@@ -120,7 +121,7 @@ def find_confidence(mask: Path, asked: Path | None, grid: Grid) -> Path | None:
     Raises InputError when the one asked for is not one band of uint8 on the mask's grid.
     """
     path = mask.with_name(f"{mask.stem}_confidence{mask.suffix}") if asked is None else asked
-    if asked is None and not path.is_file():
+    if asked is None and (find_subdataset(mask) or not path.is_file()):
         return None
     with Raster(path, georeferenced=False) as raster:
         info, own = raster.info, raster.grid

@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 
 from aerial_seg.errors import Interrupted, OutputError
+from aerial_seg.files.names import check_output
 from aerial_seg.files.outputs import behind_link
 from aerial_seg.files.work import work_folder
 from aerial_seg.geo.durable import disk_errors, settled_file
@@ -169,6 +170,7 @@ def _make_scenes(folder: Path, progress: Progress) -> _Scenes:
 
 def _check(folder: Path, overwrite: bool) -> None:
     """Raises OutputError unless the folder is the demo's to write to: new, empty, interrupted, or a demo's own."""
+    check_output(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, wanted a folder for the demo; choose another name")
     if not folder.is_dir() or not any(folder.iterdir()) or has_records(work_folder(behind_link(folder))):

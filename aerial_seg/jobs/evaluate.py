@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster, raster_info
+from aerial_seg.geo.remote import file_behind
 from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
@@ -61,9 +63,9 @@ class ErrorMapSettings:
             raise OutputError(
                 f"the error map {self.path} is a GeoTIFF, wanted a name that ends in .tif; rename it"
             )
-        read = {Path(name).resolve() for name in inputs}
+        read = {os.path.realpath(file_behind(name) or name) for name in inputs}
         for file in error_map_files(self.path):
-            if file.resolve() in read:
+            if os.path.realpath(file) in read:
                 raise OutputError(
                     f"{file} would be written, but is one of the files to read; name another --error-map"
                 )

@@ -10,15 +10,14 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.band_facts import band_facts
 from aerial_seg.geo.grid import describe_extent
 from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.present import require_file
 from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
-from aerial_seg.geo.remote import gdal_name
 from aerial_seg.geo.systems import local_note
 
 
 def info(path: Path) -> dict[str, Any]:
     """The facts of whatever lies at `path`, JSON-ready. Raises InputError when it is nothing of ours."""
-    if not path.exists() and not gdal_name(path).startswith("/vsi"):
-        raise InputError(f"{path} does not exist; check the path")
+    require_file(path)
     if path.is_dir():
         return _dataset(path)
     if path.suffix.lower() == ".safetensors":

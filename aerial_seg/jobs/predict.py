@@ -16,6 +16,7 @@ from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
 from aerial_seg.geo.read_files import raster_files, vector_files
+from aerial_seg.geo.remote import file_behind
 from aerial_seg.geo.stac import item_name, list_vectors
 from aerial_seg.geo.unchanged import Unchanged
 from aerial_seg.jobs.band_contract import chosen_infos
@@ -39,6 +40,7 @@ from aerial_seg.jobs.mapping.targets import (
     protect,
     require_own_masks,
     scenes_of,
+    usable_scenes,
 )
 from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
@@ -51,7 +53,7 @@ from aerial_seg.progress import Progress, silent
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 from aerial_seg.vectors.files import check_place
-from aerial_seg.vectors.formats import target_crs, vector_format
+from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
 from aerial_seg.vectors.ground import Ground
 
 
@@ -158,14 +160,15 @@ def _prepare(
     paths, refused = _named(rasters, settings)
     several = not refused.fatal
     scenes = scenes_of(paths, out, several)
-    check_outputs(scenes, out, settings, several=several)
+    usable = usable_scenes(scenes, out, refused) if several else scenes
+    check_outputs(usable, out, settings, several=several)
     named: list[Path | str] = [*settings.bands.stack, *model_paths(model_path)]
     read_whole = Unchanged([*named, *([area_file(settings.aoi)] if settings.aoi is not None else [])])
     inputs = Inputs(_named_files(paths, rasters, model_path, settings))
-    protect(inputs, scenes, settings)
+    protect(inputs, usable, settings)
     if several:
         # --overwrite names the folder, not each file in it.
-        require_own_masks(scenes)
+        require_own_masks(usable)
     area = _area(settings)
     # Of thousands of scenes each is opened once here: what is learnt now need not be looked up again below.
     looked = settings.bands if several and not settings.bands.stack else ALL_BANDS
@@ -174,7 +177,7 @@ def _prepare(
         with refused.of(path):
             infos[path] = _look(path, looked, settings)
     inputs.add(raster_files(infos.values()))
-    protect(inputs, scenes, settings)
+    protect(inputs, usable, settings)
     if settings.vectors is not None:
         if several:
             raise SettingsError(
@@ -257,9 +260,10 @@ def _named_files(
     settings: PredictSettings,
 ) -> Iterator[Path | str]:
     """What the command names as its inputs; what stands behind the rasters comes to light when they are opened."""
-    yield from paths
+    # Of a raster in a file that file.
+    yield from (file_behind(path) or path for path in paths)
     yield from (argument.removeprefix(LIST) for argument in rasters if is_list(argument))
-    yield from settings.bands.stack
+    yield from (file_behind(path) or path for path in settings.bands.stack)
     yield from model_paths(model_path)
     if settings.aoi is not None:
         yield from vector_files(area_file(settings.aoi))
@@ -270,6 +274,7 @@ def _check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: Pred
     target_crs(form, info.grid.crs)
     Ground(info.grid)  # raises now what would else be raised after hours, where polygons have no size
     check_place(vectors, form, overwrite=settings.overwrite or placed_vectors(scene, vectors))
+    check_layer_name(form, vectors.stem, vectors)
 
 
 def _check_taken(settings: PredictSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.labels import check_overlap, open_labels
 from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
 from aerial_seg.geo.read_files import raster_files, vector_files
+from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.splits import match_sources
 from aerial_seg.geo.systems import require_common
 from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
@@ -64,7 +66,7 @@ def tile(
     )
     infos = chosen_infos(paths, settings.bands)
     Inputs(_files_read(infos, truth, settings)).refuse_folder(dataset)
-    match_sources([Path(info.path).name for info in infos], **settings.shares())
+    match_sources([public_name(info.path) for info in infos], **settings.shares())
     grids = _run_grids(infos, settings)
     opened = open_labels(truth, settings.labels)
     check_overlap(opened, grids, names=[info.path for info in infos])
@@ -107,7 +109,7 @@ def _files_read(
 
 def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
     """Label files: vector files as they are, folders and globs of rasters expanded."""
-    if len(labels) == 1 and Path(labels[0]).is_file():
+    if len(labels) == 1 and os.path.isfile(labels[0]):  # noqa: PTH113 - a Path raises for some names
         return (Path(labels[0]),)
     return expand_rasters(labels)
 

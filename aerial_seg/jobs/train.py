@@ -16,6 +16,7 @@ from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark
 from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
 from aerial_seg.errors import AerialSegError, InputError, SettingsError, did_you_mean
+from aerial_seg.files.names import check_input
 from aerial_seg.files.outputs import check_folder, staged_folder
 from aerial_seg.files.protect import Inputs
 from aerial_seg.legend import Legend
@@ -159,6 +160,7 @@ def _errors_of_workers() -> Iterator[None]:
 
 def _open_dataset(root: Path, settings: DataSettings) -> _Dataset:
     """The data that the recipe asks for. Raises InputError when the folder holds data of the other kind."""
+    check_input(root)
     holds_chips = (root / DOCUMENT).is_file()
     if settings.benchmark is None:
         found = None if holds_chips else _recognise(root)

@@ -21,6 +21,7 @@ from aerial_seg.bands import Band, Gsd
 from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError, SettingsError, at_work
 from aerial_seg.files.disk import usual_mode, write_failure
+from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
@@ -222,6 +223,7 @@ def _end_of_weights(header: Mapping[str, Any], path: Path) -> int:
 
 def _check_kind(path: Path) -> None:
     """Raises InputError for what can be told from a model file at a glance."""
+    check_input(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; wanted a model file in it, as best.safetensors")
     if not path.is_file():

@@ -20,6 +20,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from aerial_seg.bands import Band, Gsd
 from aerial_seg.documents import DocumentError, listed, parse_json, problem_of, read_text
 from aerial_seg.errors import InputError, at_work, did_you_mean
+from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.printable import shortened
 
@@ -90,6 +91,7 @@ def chip_paths(root: Path, name: str) -> tuple[Path, Path]:
 
 def open_manifest(root: Path) -> Manifest:
     """The dataset in folder `root`. Raises InputError when there is none, or it is empty, damaged or incomplete."""
+    check_input(root)
     with at_work(root / DOCUMENT):
         document = _read_document(root)
     with at_work(root / INDEX):

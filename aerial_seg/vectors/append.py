@@ -14,9 +14,17 @@ import pyogrio
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files.names import ogr_name
 from aerial_seg.geo.geopackage import stored_style
 from aerial_seg.geo.qgis_style import SUFFIX
-from aerial_seg.vectors.files import GDAL_ERRORS, check_unlocked, divided, write_errors
+from aerial_seg.vectors.files import (
+    GDAL_ERRORS,
+    check_unlocked,
+    divided,
+    layer_names,
+    tables_in,
+    write_errors,
+)
 from aerial_seg.vectors.formats import FORMATS, GPKG, SHAPEFILE, VectorFormat, same_crs
 from aerial_seg.vectors.schema import FeatureSchema
 
@@ -70,15 +78,25 @@ def find_earlier(
         check_unlocked(path)
     state = path.stat()
     try:
-        if form is GPKG and layer not in [name for name, _ in pyogrio.list_layers(path)]:
+        if form is GPKG and layer not in layer_names(path):
+            _check_free(path, layer)
             return Earlier(path, False, state)
-        info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+        info = pyogrio.read_info(ogr_name(path), layer=layer, force_feature_count=True)
         _check_like(info, path, crs=crs, schema=schema, form=form)
     except GDAL_ERRORS as error:
         raise OutputError(
             f"{path} cannot be read as a {form.title} ({error}); pass --overwrite to replace it, or choose another name"
         ) from error
     return Earlier(path, True, state, int(info["features"]), _style(path, form, layer))
+
+
+def _check_free(path: Path, layer: str) -> None:
+    """Raises OutputError where SQLite would take the name for that of a table of the file: capitals do not count."""
+    same = [name for name in tables_in(path) if name.lower() == layer.lower()]
+    if same:
+        raise OutputError(
+            f"{path.name} holds '{same[0]}', beside which no layer '{layer}' can be; choose another name (--layer)"
+        )
 
 
 def _style(path: Path, form: VectorFormat, layer: str) -> str | None:

@@ -13,6 +13,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldE
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files.disk import write_failure
+from aerial_seg.files.names import check_output, ogr_name
 from aerial_seg.files.work import place, was_placed
 from aerial_seg.geo.geopackage import FIXED_DATE, STYLES_TABLE
 from aerial_seg.geo.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, namesakes, own_style
@@ -66,6 +67,7 @@ def check_place(path: Path, form: VectorFormat, *, overwrite: bool) -> None:
     For what is known by then: no such folder, one that cannot be written to, an existing file without `overwrite`
     (for a Shapefile its sidecars and NAME_001.shp too), a GeoPackage that is open elsewhere.
     """
+    check_output(path)
     folder = path.absolute().parent
     if path.is_dir():
         raise OutputError(f"{path} is a folder where a file is to be written; choose another output")
@@ -138,22 +140,44 @@ def check_only_layer(path: Path, layer: str) -> None:
 def _contents(path: Path) -> list[str]:
     """Layers, rasters, tables and QGIS projects of a GeoPackage; nothing for another file."""
     try:
-        names = [str(name) for name, _ in pyogrio.list_layers(path)]
+        names = layer_names(path)
     except GDAL_ERRORS:
-        names = []  # rasters alone, or no GeoPackage
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            names += [name for (name,) in database.execute("SELECT table_name FROM gpkg_contents")]
-            projects = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'qgis_projects'"
-            names += [name for (name,) in database.execute(projects)]
-    except sqlite3.DatabaseError:
-        pass
-    return list(dict.fromkeys(names))
+        return []
+    return list(dict.fromkeys([*names, *tables_in(path), *_projects_in(path)]))
+
+
+def _projects_in(path: Path) -> list[str]:
+    """The table that QGIS keeps its projects in, if it has one; it is no content of a GeoPackage's own."""
+    return _asked(path, "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'qgis_projects'")
 
 
 def final_names(drafts: Sequence[Path], path: Path) -> list[Path]:
     """Where the main files of a layer will lie: at `path`, or of a divided Shapefile at NAME_001.shp …."""
     return [path] if len(drafts) == 1 else [numbered(path, k + 1) for k in range(len(drafts))]
+
+
+def layer_names(path: Path) -> list[str]:
+    """The layers of a GeoPackage; none where it holds only rasters, which GDAL does not open for layers."""
+    try:
+        return [str(name) for name, _ in pyogrio.list_layers(ogr_name(path))]
+    except GDAL_ERRORS:
+        if tables_in(path):
+            return []
+        raise
+
+
+def tables_in(path: Path) -> list[str]:
+    """The tables that a GeoPackage lists: layers and rasters; empty for another file."""
+    return _asked(path, "SELECT table_name FROM gpkg_contents")
+
+
+def _asked(path: Path, question: str) -> list[str]:
+    """The names that the database answers with; none where the file is no such database."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as database:
+            return [str(name) for (name,) in database.execute(question)]
+    except sqlite3.Error:
+        return []
 
 
 def publish(work: Path, drafts: Sequence[Path], path: Path, form: VectorFormat) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from pyproj import CRS
 
 from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.names import is_plain, writing_folder
 from aerial_seg.files.work import RESULT, locked_work
 from aerial_seg.geo.geopackage import settle_geopackage
 from aerial_seg.geo.qgis_style import SUFFIX
@@ -155,7 +156,9 @@ def layer_writer(
             earlier = check_layer(path, spec, overwrite=overwrite, append=append)
             stack.enter_context(_quiet_gdal())
             (work / RESULT).mkdir()
-            draft = work / RESULT / (path.stem + spec.form.suffixes[0])
+            place = stack.enter_context(writing_folder(work / RESULT))
+            draft = place / (path.stem if is_plain(path.stem) else "layer")
+            draft = draft.with_name(draft.name + spec.form.suffixes[0])
             if earlier:
                 copy_earlier(earlier, draft)
             sink = _open_sink(draft, spec, path, earlier)
@@ -169,6 +172,8 @@ def layer_writer(
             layer.notes = _add_style(drafts, path, spec, earlier)
             if earlier:
                 earlier.check_unchanged()
+            # By their own names: GDAL may have written through a link.
+            drafts = tuple(work / RESULT / one.name for one in drafts)
             layer.files = publish(work, drafts, path, spec.form)
             if placed is not None:
                 placed(layer.files)

@@ -26,7 +26,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from aerial_seg.cli.main import main
 from aerial_seg.errors import InputError
-from aerial_seg.geo.opened import shown
+from aerial_seg.files.names import shown
 from aerial_seg.geo.raster import raster_info
 
 UTM = "EPSG:32633"
@@ -168,7 +168,7 @@ def broken_srs(path: Path, srs: bytes = b"GEOGCS[broken") -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "Latin-1 name": (latin, r"m\xe9.tif has a name that is not UTF-8"),
+    "Latin-1 name": (latin, r"m\xe9.tif holds bytes that are not UTF-8"),
     "Latin-1 text": (with_text, "that are not UTF-8"),
     "broken SRS": (broken_srs, "has a CRS that PROJ cannot build (m.tif.aux.xml says GEOGCS[broken)"),
     "unknown code": (lambda p: broken_srs(p, b"EPSG:99999"), "(m.tif.aux.xml says EPSG:99999)"),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
+from aerial_seg.files.names import shown
 from aerial_seg.geo.area import OutsideError
-from aerial_seg.geo.opened import shown
 from aerial_seg.geo.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
 from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
@@ -67,7 +67,9 @@ class ScenesFailedError(InputError):
 def refused_outcome(source: str, error: Exception, seconds: float = 0.0) -> SceneOutcome:
     """The outcome of a scene that this error kept from being predicted."""
     outside = isinstance(error, OutsideError)
-    return SceneOutcome(source, "outside" if outside else "failed", seconds, " ".join(str(error).split()))
+    return SceneOutcome(
+        shown(source), "outside" if outside else "failed", seconds, " ".join(str(error).split())
+    )
 
 
 def all_or_raise(outcomes: Sequence[SceneOutcome]) -> tuple[SceneOutcome, ...]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.files.names import check_output, shown
 from aerial_seg.files.outputs import check_writable
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.work import was_placed, work_folder
 from aerial_seg.geo.mask import is_ours
+from aerial_seg.geo.present import require_file
+from aerial_seg.geo.remote import file_behind, output_stem
 from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.mapping.results import result_names
+from aerial_seg.jobs.mapping.scene_list import Refusals
 from aerial_seg.jobs.mapping.scenes import Scene
 from aerial_seg.jobs.mapping.several import BATCH
 from aerial_seg.jobs.predict_settings import PredictSettings
@@ -30,7 +35,8 @@ def scenes_of(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, .
             raise OutputError(
                 f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
             )
-        if out.resolve() in (path.resolve() for path in paths):
+        check_output(out)
+        if os.path.realpath(out) in map(_real, paths):
             raise OutputError(f"{out} is one of the rasters to predict; give the mask another name")
         return (Scene(tuple(paths), out),)
     if out.suffix.lower() in (".tif", ".tiff"):
@@ -38,10 +44,30 @@ def scenes_of(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, .
             f"{len(paths)} rasters but one output {out}; pass --mosaic to make one map of them, "
             "or give -o a folder for one mask each"
         )
-    scenes = tuple(Scene((path,), out / f"{path.stem}_mask.tif") for path in paths)
+    scenes = tuple(Scene((path,), out / f"{output_stem(path)}_mask.tif") for path in paths)
     if len({scene.target for scene in scenes}) < len(scenes):
         raise SettingsError("two rasters have the same file name; predict them into different folders")
     return scenes
+
+
+def usable_scenes(scenes: Sequence[Scene], out: Path, refused: Refusals) -> tuple[Scene, ...]:
+    """The scenes whose names, and those of their masks, can be used; the others are refused, each for itself."""
+    check_output(out)
+    usable = []
+    for scene in scenes:
+        with refused.of(scene.name):
+            require_file(scene.paths[0])
+            try:
+                check_output(scene.target)
+            except OutputError as error:
+                raise InputError(f"the mask of {shown(scene.name)} is named after it: {error}") from error
+            usable.append(scene)
+    return tuple(usable)
+
+
+def _real(name: Path | str) -> str:
+    """The file that is read, links followed; of a raster in a file that file."""
+    return os.path.realpath(file_behind(name) or name)
 
 
 def check_outputs(scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, several: bool) -> None:

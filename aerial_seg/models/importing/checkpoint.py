@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from aerial_seg.errors import InputError, at_work
+from aerial_seg.files.names import check_input
 
 _INSIDE = ("model", "model_ema", "state_dict")
 """Where training programs keep the state dict beside their optimiser's."""
@@ -50,6 +51,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     One that lies under `model` or `state_dict` is taken out, and the `module.` of a parallel training before its names.
     Raises InputError for a pickle that wants to run code, for a damaged or foreign file, and for one without tensors.
     """
+    check_input(path)
     if not path.is_file():
         raise InputError(
             f"{path} does not exist or is no file; wanted a checkpoint (.pth, .pt or .safetensors)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -32,7 +33,7 @@ def model_paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:
     if not isinstance(given, Path):
         return tuple(given)
     names = [name.strip() for name in str(given).split(",")]
-    if len(names) == 1 or given.exists():
+    if len(names) == 1 or os.path.exists(given):  # noqa: PTH110 - a Path raises for long names
         return (given,)
     if not all(names):
         raise SettingsError(
