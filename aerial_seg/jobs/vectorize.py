@@ -34,7 +34,7 @@ from aerial_seg.legend import Legend, LegendEntry
 from aerial_seg.progress import Progress, silent
 from aerial_seg.vectors.class_raster import ClassCounts, ClassRaster, legend_of
 from aerial_seg.vectors.files import check_place, replaced_files
-from aerial_seg.vectors.formats import target_crs, vector_format
+from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
 from aerial_seg.vectors.ground import Ground
 from aerial_seg.vectors.placement import Placement
 from aerial_seg.vectors.schema import Column, FeatureSchema, Kind, confidence_columns
@@ -64,6 +64,7 @@ def vectorize(
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
     inputs = Inputs(_files_read(mask_path, settings.confidence))
     inputs.refuse(replaced_files(out_path, form))
+    check_layer_name(form, out_path.stem if layer.layer is None else layer.layer, out_path)
     still = Unchanged([mask_path], files_of([mask_path]))
     with ClassRaster(mask_path) as mask:
         crs = target_crs(form, mask.grid.crs, layer.dst_crs)

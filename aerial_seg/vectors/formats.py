@@ -10,6 +10,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
+from aerial_seg.files.names import name_trouble, shown
 from aerial_seg.geo.geopackage import STYLES_TABLE
 from aerial_seg.geo.systems import is_local, same_local
 from aerial_seg.vectors.conversions import how_to_make, other_format
@@ -91,6 +92,10 @@ CSV = VectorFormat(
 FORMATS = (GPKG, SHAPEFILE, GEOJSON, GEOJSON_LINES, FLATGEOBUF, GEOPARQUET, CSV)
 
 _GEOPACKAGE_RESERVED = ("gpkg", "sqlite_", "rtree_")
+_GEOPACKAGE_TAKEN = (STYLES_TABLE, "ogr_empty_table")
+"""QGIS keeps styles in the one; the other GDAL does not show."""
+_GEOPACKAGE_BEGINNINGS = "`~!@#$%^&*()+-={}|[]\\:\";'<>?,./"
+"""GDAL makes no table of a name that begins with one of these."""
 
 
 def vector_format(path: Path, name: str | None = None, *, layer: str | None = None) -> VectorFormat:
@@ -182,17 +187,30 @@ def same_crs(one: CRS | None, other: CRS | None) -> bool:
 
 
 def check_layer_name(form: VectorFormat, layer: str, path: Path) -> None:
-    """Raises SettingsError unless the layer can be called so in that file."""
+    """Raises SettingsError unless the layer can be called so in that file, by GDAL, SQLite and whoever reads it."""
+    remedy = (
+        "choose another name (--layer, or another output)"
+        if form.names_layer
+        else "choose another name for the output"
+    )
     if not form.names_layer and layer != path.stem:
         raise SettingsError(
             f"the layer of a {form.title} is called as its file; leave --layer out, or name the output "
             f"{layer}{path.suffix}"
         )
-    reserved = layer.lower().startswith(_GEOPACKAGE_RESERVED) or layer.lower() == STYLES_TABLE
-    if not layer.strip() or (form is GPKG and reserved):
+    trouble = name_trouble(layer)
+    if trouble:
         raise SettingsError(
-            f"a layer cannot be called '{layer}' in a {form.title}; choose another name (--layer)"
+            f"the layer's name '{shown(layer)}' holds {trouble}, wanted letters that can be shown; {remedy}"
         )
+    if form is GPKG and layer[:1] in _GEOPACKAGE_BEGINNINGS and layer:
+        raise SettingsError(
+            f"a layer cannot be called '{layer}' in a {form.title}, wanted a name that begins with a letter or a "
+            f"number; {remedy}"
+        )
+    reserved = layer.lower().startswith(_GEOPACKAGE_RESERVED) or layer.lower() in _GEOPACKAGE_TAKEN
+    if not layer.strip() or (form is GPKG and reserved):
+        raise SettingsError(f"a layer cannot be called '{layer}' in a {form.title}; {remedy}")
 
 
 def check_texts(form: VectorFormat, texts: Iterable[str]) -> None:
