@@ -20,7 +20,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from aerial_seg.bands import Band, Gsd
 from aerial_seg.documents import DocumentError, listed, parse_json, problem_of, read_text
 from aerial_seg.errors import InputError, at_work, did_you_mean
-from aerial_seg.files.names import check_input
+from aerial_seg.files.names import check_input, ogr_name
 from aerial_seg.legend import Legend
 from aerial_seg.printable import shortened
 
@@ -124,7 +124,7 @@ def _read_index(root: Path) -> tuple[Chip, ...]:
     if not path.is_file():
         raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
     try:
-        index = geopandas.read_file(path, layer=INDEX_LAYER, ignore_geometry=True)
+        index = geopandas.read_file(ogr_name(path), layer=INDEX_LAYER, ignore_geometry=True)
     except (DataSourceError, DataLayerError, FeatureError) as error:
         raise InputError(f"{path} is no index of chips ({error}); run `aerial-seg tile` again") from error
     for field in ("chip", "split"):

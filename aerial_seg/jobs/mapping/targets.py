@@ -95,6 +95,7 @@ def protect(inputs: Inputs, scenes: Sequence[Scene], settings: PredictSettings) 
         styles = [file.with_suffix(_STYLE) for file in _rasters(scene, settings)]
         inputs.refuse((*_rasters(scene, settings), *_sidecars(scene), *styles))
     if settings.vectors is not None:
+        check_output(settings.vectors)
         try:
             form = vector_format(settings.vectors)
         except (InputError, OutputError, SettingsError):
