@@ -15,7 +15,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.band_choice import nodata_differs, role
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.opened import described
-from aerial_seg.geo.raster import Raster, RasterInfo
+from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster_info import RasterInfo
 from aerial_seg.geo.vrt import (
     Box,
     add_band,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
-from aerial_seg.geo.raster import RasterInfo
+from aerial_seg.geo.raster_info import RasterInfo
 from aerial_seg.geo.remote import file_behind, is_remote
 
 _BESIDE_RASTER = (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import Pixels, RasterInfo, Valid
+from aerial_seg.geo.raster import Pixels, Valid
+from aerial_seg.geo.raster_info import RasterInfo
 from aerial_seg.geo.remote import is_remote
 
 _WINDOWS = 4

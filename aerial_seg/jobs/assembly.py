@@ -21,7 +21,7 @@ from aerial_seg.geo.band_facts import renamed_bands
 from aerial_seg.geo.chipfile import label_style, read_chip
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
-from aerial_seg.geo.raster import RasterInfo
+from aerial_seg.geo.raster_info import RasterInfo
 from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.splits import assign_splits, overlapping
 from aerial_seg.geo.systems import local_note

@@ -14,7 +14,8 @@ from aerial_seg.files.work import place, remember
 from aerial_seg.geo.acquisition import parse_taken
 from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.geo.raster import Raster, RasterInfo, raster_info
+from aerial_seg.geo.raster import Raster, raster_info
+from aerial_seg.geo.raster_info import RasterInfo
 from aerial_seg.geo.read_files import raster_files, vector_files
 from aerial_seg.geo.remote import file_behind
 from aerial_seg.geo.stac import item_name, list_vectors

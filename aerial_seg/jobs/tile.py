@@ -16,7 +16,8 @@ from aerial_seg.geo.chipfile import chip_count
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.labels import check_overlap, open_labels
-from aerial_seg.geo.raster import RasterInfo, raster_info, require_crs
+from aerial_seg.geo.raster import raster_info
+from aerial_seg.geo.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.read_files import raster_files, vector_files
 from aerial_seg.geo.remote import public_name
 from aerial_seg.geo.splits import match_sources
