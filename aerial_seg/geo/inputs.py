@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def _expand(argument: str) -> list[Path]:
         return [path]
     if find_subdataset(argument) is not None:
         require_file(argument)
+        return [path]
+    if os.path.isfile(argument):  # noqa: PTH113 - a Path raises for some names
+        # What is wrong with its name is told when it is opened: of several scenes it is this one's own fault.
         return [path]
     check_input(argument)
     if path.is_dir():
