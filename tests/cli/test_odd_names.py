@@ -201,7 +201,9 @@ def test_predict_reads_and_writes_exactly_what_is_named(
     assert kept(tmp_path) == keep
 
 
-@pytest.mark.parametrize("stem", ["!keep", "GTIFF_DIR:1:keep", "a;b?#", "x" * 197])
+@pytest.mark.parametrize(
+    "stem", ["!keep", pytest.param("GTIFF_DIR:1:keep", marks=pytest.mark.slow), "a;b?#", "x" * 197]
+)
 def test_one_mask_with_polygons_and_all_else_at_an_odd_name(
     stem: str,
     run: Run,
@@ -265,7 +267,11 @@ def test_labels_are_read_from_the_file_that_is_named(
     assert listing(tmp_path) == before
 
 
-@pytest.mark.parametrize("stem", ["!keep", "a;keep", "a|layername=keep", "GPKG:keep", "a#keep"])
+@pytest.mark.parametrize(
+    "stem",
+    ["!keep", "a;keep", "a|layername=keep"]
+    + [pytest.param(stem, marks=pytest.mark.slow) for stem in ("GPKG:keep", "a#keep")],
+)
 def test_an_area_is_read_from_the_file_that_is_named(
     stem: str, run: Run, models: Callable[..., Path], raster: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -101,8 +101,9 @@ def test_the_names_that_the_refusal_tells_are_then_taken(run: Run, refused: Refu
     ("name", "pixels", "source"),
     [
         ('NETCDF:"data/a.nc":Band2', PIXELS[1], "a.nc:Band2"),
-        ("NETCDF:data/a.nc:Band1", PIXELS[0], "a.nc:Band1"),
-        ('HDF5:"data/a.nc"://Band2', PIXELS[1][::-1], "a.nc:Band2"),  # as it lies in the file
+        pytest.param("NETCDF:data/a.nc:Band1", PIXELS[0], "a.nc:Band1", marks=pytest.mark.slow),
+        # As it lies in the file.
+        pytest.param('HDF5:"data/a.nc"://Band2', PIXELS[1][::-1], "a.nc:Band2", marks=pytest.mark.slow),
         ("GTIFF_DIR:2:data/c.tif", PIXELS[1], "c.tif:2"),
     ],
 )
