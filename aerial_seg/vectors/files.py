@@ -142,7 +142,7 @@ def _contents(path: Path) -> list[str]:
     try:
         names = layer_names(path)
     except GDAL_ERRORS:
-        return []
+        names = []  # QGIS projects alone, or no GeoPackage
     return list(dict.fromkeys([*names, *tables_in(path), *_projects_in(path)]))
 
 
