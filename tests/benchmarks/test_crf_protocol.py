@@ -54,7 +54,7 @@ def test_without_a_table_there_is_no_field_and_an_empty_one_is_deeplabs() -> Non
         ("iterations = 0", "iterations is 0, wanted a number from 1 on"),
         ("bi_rgb_std = 0.0", "bi_rgb_std is 0.0"),
         ('pos_w = "x"', "crf.pos_w"),
-        ("pos_w = nan", "pos_w is nan"),
+        ("pos_w = nan", "'crf.pos_w' is nan"),
     ],
 )
 def test_tables_that_cannot_work_are_told(table: str, message: str) -> None:
