@@ -20,6 +20,7 @@ from aerial_seg.geo.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, n
 from aerial_seg.vectors.formats import CSV, GPKG, SHAPEFILE, VectorFormat
 
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
+_HELD = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 GDAL_ERRORS = (DataSourceError, DataLayerError, FeatureError, FieldError, GeometryError)
 
 
@@ -109,7 +110,7 @@ def check_unlocked(path: Path) -> None:
             database.execute("BEGIN EXCLUSIVE")
             database.rollback()
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if error.sqlite_errorcode & 0xFF not in _HELD:
             return  # read-only, say: another file can still take its place
         raise _in_use(path) from error
     except sqlite3.DatabaseError:
@@ -172,11 +173,16 @@ def tables_in(path: Path) -> list[str]:
 
 
 def _asked(path: Path, question: str) -> list[str]:
-    """The names that the database answers with; none where the file is no such database."""
+    """The names that the database answers with; none where the file is no such database.
+
+    Raises OutputError where another program holds it: no answer would read as a file that holds nothing.
+    """
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as database:
             return [str(name) for (name,) in database.execute(question)]
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _HELD:
+            raise _in_use(path) from error
         return []
 
 

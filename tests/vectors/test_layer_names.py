@@ -21,6 +21,7 @@ from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.vectors.class_raster import ClassRaster
+from aerial_seg.vectors.files import check_only_layer, tables_in
 from aerial_seg.vectors.formats import FLATGEOBUF, GEOJSON, GPKG, SHAPEFILE, VectorFormat, check_layer_name
 from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import LayerSpec, layer_writer
@@ -144,6 +145,19 @@ def test_a_raster_in_the_geopackage_is_seen(mask: Path) -> None:
     written(mask, path, layer="roads", append=True)
     with rasterio.open(f"GPKG:{path}:photo") as file:
         assert (file.read(1) == 7).all()
+
+
+def test_a_geopackage_that_does_not_answer_is_not_taken_for_an_empty_one(mask: Path) -> None:
+    path = mask.with_name("o.gpkg")
+    written(mask, path, layer="roads")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputError, match=r"o\.gpkg is open in another program"):
+            tables_in(path)
+        with pytest.raises(OutputError, match=r"o\.gpkg is open in another program"):
+            check_only_layer(path, "rivers")
+        database.rollback()
+    assert sorted(tables_in(path)) == ["layer_styles", "roads"]
 
 
 def test_a_shapefile_is_called_as_its_file(tmp_path: Path) -> None:
