@@ -60,7 +60,7 @@ def _ground(facts: RasterInfo) -> dict[str, Any]:
         else:
             document["extent"] = describe_extent(facts.grid)
     except InputError as error:
-        document["problem"] = str(error)
+        document["problem"] = str(error) if facts.path in str(error) else f"{facts.path}: {error}"
     return document
 
 

@@ -13,7 +13,7 @@ def test_too_little_memory_tells_how_much_is_enough(
     assert re.search(
         r"--max-memory 30 MB is too little: .* for the narrowest panel; pass at least \d+MB", said
     )
-    for option in (("--batch-size", "100000"), ("--tile-size", "102400")):
+    for option in (("--batch-size", "65536"), ("--tile-size", "65536")):
         said = refused("predict", models(), raster("in.tif"), "-o", "map.tif", *option, code=2)
         assert "pass a smaller --batch-size or --tile-size" in said
 

@@ -244,7 +244,7 @@ def test_a_geopackage_that_knows_no_crs_carries_none(tmp_path: Path, number: int
     with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*--aoi-crs EPSG:xxxx.*projected metres"):
         read_area(file)
     with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*--labels-crs EPSG:xxxx.*projected metres"):
-        open_labels([file], LabelSettings())
+        open_labels([file], LabelSettings()).extent_lonlat()  # asked for on a raster with a CRS
     given = read_area(file, crs="EPSG:32633")
     assert given.notes == ()
     assert given.on(GRID, "in.tif").inside(range(50), range(70)).sum() == 14 * 16

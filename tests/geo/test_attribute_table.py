@@ -56,7 +56,12 @@ class TestValueTable:
     @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         names=st.lists(
-            st.text(st.characters(codec="utf-8"), min_size=1, max_size=300), min_size=1, max_size=5
+            # Without what no class can be called: control, hidden and unassigned characters.
+            st.text(
+                st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=300
+            ),
+            min_size=1,
+            max_size=5,
         )
     )
     def test_any_name_is_taken_as_far_as_it_fits(self, tmp_path: Path, names: list[str]) -> None:
@@ -65,10 +70,9 @@ class TestValueTable:
         read = pyogrio.read_dataframe(table)
         assert read.VALUE.tolist() == list(range(len(names)))
         for got, name in zip(read.CLASS, legend.names, strict=True):
-            # C strings end at a NUL, and a DBF fills up with blanks.
-            whole = name.split("\0")[0]
-            assert whole.startswith(got)
-            assert got == whole or len(whole[len(got) :].strip()) == 0 or len(got.encode()) > 254 - 4
+            assert name.startswith(got)
+            # A DBF fills up with blanks.
+            assert got == name or len(name[len(got) :].strip()) == 0 or len(got.encode()) > 254 - 4
 
     @pytest.mark.parametrize("size", [2, 40, 300])
     def test_a_full_disk_is_one_line_and_no_table(self, tmp_path: Path, size: int) -> None:

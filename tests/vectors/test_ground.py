@@ -386,11 +386,6 @@ def test_no_crs_no_measures() -> None:
 @pytest.mark.parametrize(
     ("crs", "transform", "wanted"),
     [
-        (
-            'LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]',
-            Affine(1, 0, 0, 0, -1, 10),
-            "check",
-        ),
         (4326, Affine(1e-3, 0, 10, 0, -1e-3, 700), "check"),
         (32645, Affine(0, 0, 3e5, 0, 0, 3e6), "wanted one with a size on the ground"),
     ],
@@ -398,3 +393,12 @@ def test_no_crs_no_measures() -> None:
 def test_a_raster_that_has_no_place_on_earth_is_an_error(crs: Any, transform: Affine, wanted: str) -> None:
     with pytest.raises(InputError, match=wanted):
         Ground(Grid(crs=CRS(crs), transform=transform, height=24, width=24))
+
+
+@pytest.mark.parametrize(("unit", "metres"), [("metre", 1.0), ("foot", 0.3048), ("pace", None)])
+def test_a_site_grid_is_measured_in_its_own_plane(unit: str, metres: float | None) -> None:
+    crs = CRS(f'LOCAL_CS["site",UNIT["{unit}",{metres or 0.8}],AXIS["x",EAST],AXIS["y",NORTH]]')
+    grid = Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 24), height=24, width=24)
+    (area,), (perimeter,) = measure(Ground(grid), [box(2, 2, 4, 5)])
+    wanted = (np.nan, np.nan) if metres is None else (6 * metres**2, 10 * metres)
+    assert (area, perimeter) == pytest.approx(wanted, rel=1e-9, nan_ok=True)
