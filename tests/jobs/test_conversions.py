@@ -17,8 +17,10 @@ from affine import Affine
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
+from aerial_seg.geo.geopackage import settle_geopackage
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.maps import write_mask
+from aerial_seg.geo.qgis_style import class_polygons, style_classes, style_text
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
@@ -26,7 +28,6 @@ from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.vectors.conversions import OTHER_FORMATS
 from aerial_seg.vectors.formats import vector_format
-from aerial_seg.vectors.layer_style import qml, settle_geopackage, style_classes
 
 GRID = Grid(crs=CRS(32645), transform=Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000), height=40, width=60)
 LEGEND = make_legend({0: "background", 1: "building", 2: "road"}, background=[0])
@@ -69,7 +70,7 @@ def alike(path: Path, layer: str | None) -> None:
         frame.to_crs(4326).to_file(path, layer=layer or path.stem)
         return
     frame.to_file(path, layer=layer or path.stem)
-    settle_geopackage(path, layer or path.stem, qml(style_classes(LEGEND)))
+    settle_geopackage(path, layer or path.stem, style_text(class_polygons(style_classes(LEGEND))))
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_what_cannot_work_is_told_before_training(dataset: Path, tmp_path: Path)
 
 
 def test_a_loss_that_explodes_stops_the_run_and_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
-    wild = recipe(optimizer='"sgd"', learning_rate="1e30")
+    wild = recipe(optimizer='"sgd"', learning_rate="1000.0")
     with pytest.raises(AerialSegError, match=r"the loss became .* lower training.learning_rate"):
         train(dataset, wild, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

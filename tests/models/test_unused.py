@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,14 @@ def test_every_weight_of_every_head_is_trained(settings: ModelSettings) -> None:
 
 
 def every_encoder() -> Iterator[Any]:
-    """smp's with a decoder that reads all stages, with one that reads three, and under a head of ours."""
+    """One of each family of smp's, with a decoder that reads all stages, with one that reads three, and under a head of
+    ours: members of a family differ in how often a block is repeated."""
     few = (
         "tu-resnet18", "tu-convnext_tiny", "tu-efficientnet_b0", "tu-mobilenetv3_large_100", "tu-regnety_002",
         "tu-resnest14d", "tu-seresnet50", "tu-tf_efficientnetv2_b0", "tu-mobilenetv4_conv_small", "tu-darknet53",
     )  # fmt: skip
-    for encoder in (*encoder_names(), *few):
+    families = {re.split(r"\d", name)[0]: name for name in reversed(encoder_names())}
+    for encoder in (*families.values(), *few):
         yield ModelSettings(architecture="Unet", encoder=encoder)
         yield ModelSettings(architecture="PSPNet", encoder=encoder)
         yield ModelSettings(architecture="fcn", encoder=encoder, output_stride=16)
@@ -110,7 +113,7 @@ def test_every_weight_of_every_encoder_is_trained() -> None:
         if found := idle_tensors(network):
             idle[name_of(settings)] = found[:5]
     assert idle == {}
-    assert built > 150
+    assert built > 70
 
 
 def whole(settings: ModelSettings) -> nn.Module:

@@ -27,6 +27,7 @@ from aerial_seg.geo.qgis_style import (
     style_text,
 )
 from aerial_seg.legend import make_legend
+from aerial_seg.printable import name_problem
 from aerial_seg.vectors.layer_style import grown_style
 
 LEGEND = make_legend({7: 'road <&> "path"', 0: "background", 1: "Gebäude 建物"}, background=[0])
@@ -42,7 +43,7 @@ def classes_of(style: str | None) -> tuple[StyleClass, ...]:
 
 
 colours = st.integers(0, 0xFFFFFF).map(lambda number: f"#{number:06x}")
-names = st.text(min_size=1).filter(str.isprintable)
+names = st.text(min_size=1).filter(lambda name: name.isprintable() and name_problem(name) is None)
 classes = st.dictionaries(st.integers(0, 65534), st.tuples(names, colours)).map(
     lambda found: tuple(StyleClass(value, *rest) for value, rest in sorted(found.items()))
 )
