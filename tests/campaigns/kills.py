@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from arena import CASES, Case, Ended, Tree, forked, fresh, make_inputs, results, run, tree
@@ -44,11 +45,10 @@ def while_placing(out: Path, delay: float, *, nth: int) -> Watch:
     def watch(pid: int) -> None:
         seen: set[tuple[str, int]] = set()
         while not _ended(pid):
-            for plan in (*out.glob("*.work/placing.json"), *out.glob("*/*.work/placing.json")):
-                try:
+            # Work folders go while they are looked into.
+            with suppress(FileNotFoundError):
+                for plan in (*out.glob("*.work/placing.json"), *out.glob("*/*.work/placing.json")):
                     seen.add((str(plan), plan.stat().st_ino))
-                except FileNotFoundError:
-                    continue
             if len(seen) > nth:
                 until = time.perf_counter() + delay
                 while time.perf_counter() < until:
