@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files.outputs import check_writable, staged_files
+from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.inputs import expand_rasters
@@ -20,7 +20,7 @@ from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.mask import read_legend
 from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.geo.remote import file_behind
+from aerial_seg.geo.read_files import vector_files
 from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
@@ -63,12 +63,9 @@ class ErrorMapSettings:
             raise OutputError(
                 f"the error map {self.path} is a GeoTIFF, wanted a name that ends in .tif; rename it"
             )
-        read = {os.path.realpath(file_behind(name) or name) for name in inputs}
+        read = Inputs(file for name in inputs for file in vector_files(name))
+        read.refuse(error_map_files(self.path))
         for file in error_map_files(self.path):
-            if os.path.realpath(file) in read:
-                raise OutputError(
-                    f"{file} would be written, but is one of the files to read; name another --error-map"
-                )
             check_writable(file, overwrite=self.overwrite)
 
 

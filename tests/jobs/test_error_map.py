@@ -267,7 +267,8 @@ class TestRefusals:
 
     @pytest.fixture(autouse=True)
     def _labels(self, tmp_path: Path) -> None:
-        (tmp_path / "truth.tif").write_text("never opened")
+        for name in ("mask.tif", "truth.tif"):
+            (tmp_path / name).write_text("never opened")
 
     @pytest.mark.parametrize("name", ["errors.png", "errors", "errors.vrt"])
     def test_another_suffix(self, tmp_path: Path, name: str) -> None:
@@ -282,7 +283,7 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["mask.tif", "truth.tif"])
     def test_one_of_the_inputs_even_with_overwrite(self, tmp_path: Path, name: str) -> None:
         said = self.refused(tmp_path / name, overwrite=True)
-        assert f"{name} would be written, but is one of the files to read; name another" in said
+        assert f"{name} would be written, but is one of the files to read; choose another output" in said
 
     def test_a_raster_or_a_model_that_is_read(self, tmp_path: Path) -> None:
         for name in ("in.tif", "truth.tif"):
