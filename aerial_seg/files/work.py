@@ -141,6 +141,8 @@ def remember(work: Path, files: Iterable[Path]) -> None:
 
 def _finish_placing(work: Path) -> None:
     plan = _read_plan(work)
+    if not plan["moves"] and not plan["retire"]:
+        return
     untouched = [
         move
         for move in plan["moves"]

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
@@ -206,7 +207,13 @@ def memory_limit(max_memory: int | None) -> int:
 
 def resident_bytes() -> int:
     """What the process holds now."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@lru_cache(maxsize=1)
+def _process(number: int) -> psutil.Process:
+    # Asked for each of thousands of scenes: to find the process takes longer than to read its memory.
+    return psutil.Process(number)
 
 
 def peak_while(work: Callable[[], object]) -> int:
