@@ -121,17 +121,20 @@ def find_collar(raster: Readable) -> Collar | None:
 
 def _border_value(raster: Readable) -> np.generic | None:
     """The commonest value that all bands share, among measured pixels at both ends of all rays."""
-    seen: list[Pixels] = []
+    ends: list[Pixels] = []
+    measured: list[Valid] = []
     for along_rows in (True, False):
         for line in _lines(raster, along_rows=along_rows):
             length = _length(raster, along_rows=along_rows)
             for start in (0, length - 1):
                 image, valid = _ray(raster, line, start, 1, along_rows=along_rows)
-                if valid[0] and (image[:, 0] == image[0, 0]).all():
-                    seen.append(image[0, 0])
-    if not seen:
+                ends.append(image[:, 0])
+                measured.append(valid[0])
+    pixels = np.array(ends)
+    constant = np.array(measured) & (pixels == pixels[:, :1]).all(axis=1)
+    if not constant.any():
         return None
-    values, counts = np.unique(np.array(seen), return_counts=True)
+    values, counts = np.unique(pixels[constant, 0], return_counts=True)
     found: np.generic = values[counts.argmax()]
     return found
 
