@@ -19,6 +19,8 @@ BLOCK = 512
 _SOURCES = ("SimpleSource", "ComplexSource", "AveragedSource", "KernelFilteredSource")
 _FEWEST_BLOCKS = 64
 """A file of fewer blocks is read as fast as it is asked about them."""
+_MOST_BLOCKS = 4_000_000
+"""Asking about more takes longer than a dozen seconds; a raster of 1,000,000² pixels has as many, in blocks of 512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def _blocks_of_tiff(dataset: DatasetReader, whole: Extent) -> Extent | None:
     """Around the blocks that any band has; few blocks are read as fast as they are asked for."""
     rows, cols = dataset.block_shapes[0]
     down, across = -(-dataset.height // rows), -(-dataset.width // cols)
-    if down * across < _FEWEST_BLOCKS or len(set(dataset.block_shapes)) > 1:
+    if not _FEWEST_BLOCKS <= down * across <= _MOST_BLOCKS or len(set(dataset.block_shapes)) > 1:
         return whole
     # A file with pixels side by side has one block for all bands.
     bands = dataset.indexes if dataset.interleaving.name != "pixel" else (1,)
