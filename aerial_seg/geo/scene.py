@@ -24,6 +24,7 @@ from shapely.affinity import affine_transform
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.names import exact
+from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
@@ -118,20 +119,23 @@ def write_scene(scene: Scene, folder: Path) -> ScenePaths:
         _write_raster(scene.grid, scene.truth[None], paths.truth, nodata=IGNORE, colours=colours)
         write_labels(scene.labels, paths.labels)
         paths.truth.with_suffix(SUFFIX).write_bytes(style_text(class_raster(SCENE_LEGEND)).encode())
-    except (OSError, rasterio.errors.RasterioError) as error:
-        raise write_failure(error, folder / "image.tif", "choose another folder") from error
+    except OSError as error:
+        raise write_failure(error, folder, "choose another folder") from error
     return paths
 
 
 def write_labels(labels: gpd.GeoDataFrame, path: Path) -> None:
     """The layer `labels` of the GeoPackage `path`, complete or absent, and equal bytes for equal labels."""
+    # GDAL asks for the suffix.
     partial = path.with_name(f"partial-{path.name}")
     partial.unlink(missing_ok=True)
     try:
         write_geopackage(labels, partial, layer="labels", style=style_text(_LABEL_STYLE))
         partial.replace(path)
     except OSError as error:
-        raise write_failure(error, path, "choose another folder") from error
+        failure = write_failure(error, path, "choose another folder")
+        partial.unlink(missing_ok=True)
+        raise failure from error
 
 
 def _write_raster(
@@ -142,18 +146,16 @@ def _write_raster(
     nodata: int,
     colours: dict[int, tuple[int, int, int, int]] | None = None,
 ) -> None:
-    partial = path.with_name(f"partial-{path.name}")
     profile = Profile(
         driver="GTiff", dtype="uint8", count=len(bands), height=grid.height, width=grid.width, crs=grid.crs,
         transform=grid.transform, nodata=nodata, tiled=True, compress="deflate",
         blockxsize=256, blockysize=256,
     )  # fmt: skip
-    with rasterio.open(exact(partial), "w", **profile) as out:
+    with settled_file(path) as partial, rasterio.open(exact(partial), "w", **profile) as out:
         out.write(bands)
         if colours:
             out.write_colormap(1, colours)
             out.set_band_description(1, "class")
-    partial.replace(path)
 
 
 def _check(seed: int, *, height: int, width: int, gsd: float) -> None:

@@ -183,7 +183,7 @@ def run(
     arguments = case.older if older else case.arguments
     assert arguments is not None
     given = [part.format(inputs=inputs, out=out) for part in arguments] + ["--overwrite"] * overwrite
-    said = out.parent / "said.txt"
+    said = inputs.parent / "said.txt"  # not on the disk that may be full
     pid = os.fork()
     if pid == 0:
         _child(case, given, said)
