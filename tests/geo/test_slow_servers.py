@@ -61,7 +61,9 @@ class Mute:
         self._socket.close()
 
 
-@pytest.fixture(params=[False, True], ids=["silent", "dripping headers"])
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["silent", "dripping headers"]
+)
 def mute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mute]:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
