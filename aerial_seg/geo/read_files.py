@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from xml.etree import ElementTree
 
 from aerial_seg.geo.raster_info import RasterInfo
 from aerial_seg.geo.remote import file_behind, is_remote
+from aerial_seg.geo.vrt_members import named_sources
 
 _BESIDE_RASTER = (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")
 """Beside NAME.tif as NAME.tif.ovr; GDAL names some of them only when it has looked into them."""
@@ -64,7 +64,9 @@ def _files_of(name: str, seen: set[str]) -> Iterator[Path]:
                 if beside.is_file():
                     yield beside
             if file.suffix.lower() == ".vrt":
-                waiting += _members(file)
+                with suppress(OSError):  # GDAL tells what cannot be read
+                    sources = list(named_sources(file))
+                    waiting += [str(file.parent / one) if near else one for one, near in sources]
 
 
 def _named(name: str) -> Iterator[Path]:
@@ -78,18 +80,3 @@ def _named(name: str) -> Iterator[Path]:
         with suppress(OSError, ValueError):
             if part and (Path(part).is_file() or Path(part).is_dir()):
                 yield Path(part)
-
-
-def _members(vrt: Path) -> list[str]:
-    """What a VRT names as its sources; nothing where it cannot be read, which GDAL tells."""
-    try:
-        root = ElementTree.fromstring(vrt.read_bytes())
-    except (OSError, ElementTree.ParseError, RecursionError):
-        return []
-    found = []
-    for tag in ("SourceFilename", "SourceDataset"):
-        for source in root.iter(tag):
-            name = (source.text or "").strip()
-            relative = source.get("relativeToVRT", source.get("relativetoVRT", "0")) == "1"
-            found.append(str(vrt.parent / name) if relative else name)
-    return found

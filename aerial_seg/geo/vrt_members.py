@@ -59,15 +59,19 @@ def _missing(path: Path) -> Iterator[str]:
 
 def _members(path: Path) -> Iterator[Path]:
     """The files of this machine that a VRT names."""
+    for name, is_relative in named_sources(path):
+        # Subdatasets, servers and GDAL's virtual files are not ours to look for.
+        if name and ":" not in name[2:] and not name.startswith(("/vsi", "<")):
+            yield path.parent / name if is_relative else Path(name)
+
+
+def named_sources(path: Path) -> Iterator[tuple[str, bool]]:
+    """What a VRT names as its sources, and whether from its own folder; nothing where it is no XML. Raises OSError."""
     try:
         root = ElementTree.fromstring(path.read_bytes())
-    except (ElementTree.ParseError, ValueError, LookupError):  # the last two: an encoding that is none
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError):  # an encoding that is none, too
         return  # GDAL says what is wrong with it
     for tag in ("SourceFilename", "SourceDataset"):
         for source in root.iter(tag):
-            name = (source.text or "").strip()
-            # Subdatasets, servers and GDAL's virtual files are not ours to look for.
-            if not name or ":" in name[2:] or name.startswith(("/vsi", "<")):
-                continue
             is_relative = source.get("relativeToVRT", source.get("relativetoVRT", "0")) == "1"
-            yield path.parent / name if is_relative else Path(name)
+            yield (source.text or "").strip(), is_relative
