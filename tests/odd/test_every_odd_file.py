@@ -124,7 +124,9 @@ def model_for(file: str, *, gsd: float | None) -> dict[str, Any]:
         with warnings.catch_warnings(), rasterio.open(ODD / file) as given:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             bands = [b for b in given.indexes if given.colorinterp[b - 1] != ColorInterp.alpha]
-            return {"bands": len(bands), "dtype": given.dtypes[bands[0] - 1], "gsd": gsd}
+            dtype = given.dtypes[bands[0] - 1]
+            # No model is of complex numbers, so its card cannot say that: what refuses must be the raster.
+            return {"bands": len(bands), "dtype": "int16" if "complex" in dtype else dtype, "gsd": gsd}
     except RasterioError:
         return {"bands": 3, "dtype": "uint8", "gsd": gsd}
 
