@@ -9,28 +9,9 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.segments import Layer
+from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.vectorize_settings import VectorizeReport
 from aerial_seg.models.running.engine import EngineSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted.
-
-    crf: the field that the network's probabilities go through on the raster's own grid, and its blocks.
-    """
-
-    window: str = "linear"
-    blend: str = "logits"
-    tta: tuple[str, ...] = ()
-    confidence: bool = False
-    probabilities: bool = False
-    crf: BlockedCrf | None = None
-
-    @property
-    def softmaxed(self) -> bool:
-        """Whether cells hold probabilities, not logits."""
-        return self.blend == "probabilities"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from aerial_seg.models.network import Network
-from aerial_seg.models.running.fold import replace_modules
+from aerial_seg.models.replace import replace_modules
 
 _SIDES = (128, 224, 256, 384, 448, 512)
 """Sides of the image that shows what runs; the first is enough but for encoders that take one side alone."""

@@ -27,7 +27,8 @@ from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.predict_settings import Definition, PredictSettings
+from aerial_seg.jobs.mapping.definition import Definition
+from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.models.running.predictor import Predictor

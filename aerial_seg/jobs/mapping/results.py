@@ -10,7 +10,7 @@ from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.maps import write_class_map, write_confidence, write_probabilities
 from aerial_seg.geo.qgis_style import SUFFIX, Style, read_style, shared_text, stays
 from aerial_seg.geo.segments import SegmentStore
-from aerial_seg.jobs.predict_settings import Definition
+from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.legend import Legend
 from aerial_seg.progress import ProgressBar
 

@@ -11,6 +11,8 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
+from aerial_seg.models.replace import replace_modules
+
 FOLD_TOLERANCE = 1e-4
 """Largest difference of the logits that folding may make, relative to the largest logit."""
 
@@ -158,12 +160,3 @@ def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
     if isinstance(norm, BatchNormAct2d):
         return nn.Sequential(norm.drop, norm.act)
     return nn.Identity()
-
-
-def replace_modules(network: nn.Module, new: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
-    """The network calls the new modules wherever it called the old ones; returns the way back."""
-    for name, module in list(network.named_modules(remove_duplicate=False)):
-        if module in new:
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, new[module])
-    return {there: here for here, there in new.items()}

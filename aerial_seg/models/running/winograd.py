@@ -21,7 +21,7 @@ from torch.nn.functional import conv2d
 from torch.nn.utils.parametrize import is_parametrized
 
 from aerial_seg.models.device import has_matrix_units
-from aerial_seg.models.running.fold import replace_modules
+from aerial_seg.models.replace import replace_modules
 
 FEWEST_CHANNELS = 256
 """Of a convolution's inputs and outputs: with fewer the sums take longer than the multiplications that they save."""
