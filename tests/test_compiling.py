@@ -25,7 +25,7 @@ def package(tmp_path: Path) -> Path:
     """A copy of what tiling needs, without compiled files."""
     source, copy = Path(aerial_seg.__file__).parent, tmp_path / "site" / "aerial_seg"
     shutil.copytree(source / "tiling", copy / "tiling", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "errors.py", "compiling.py"):
+    for name in ("__init__.py", "errors.py", "numba_kernels.py"):
         shutil.copy(source / name, copy / name)
     return copy
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Ints
 from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.coverage.chains import Borders, Chains, Xy, simple_rings
 from aerial_seg.coverage.cracks import Int32
 from aerial_seg.coverage.packing import pack
 from aerial_seg.coverage.patches import Measured
 from aerial_seg.coverage.rings import CLOSED, Lines, Outlines
+from aerial_seg.numba_kernels import Ints
 
 Bools = NDArray[np.bool_]
 

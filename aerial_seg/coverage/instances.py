@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import inner, kernel
+from aerial_seg.numba_kernels import inner, kernel
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]

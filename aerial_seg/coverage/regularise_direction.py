@@ -7,7 +7,7 @@ from math import atan2, hypot, pi
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Ints, inner
+from aerial_seg.numba_kernels import Ints, inner
 
 Points = NDArray[np.float64]
 

@@ -7,7 +7,6 @@ from math import cos, sin, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Ints, inner, kernel
 from aerial_seg.coverage.regularise_direction import Points, bounds, corners, deviation, direction, roundness
 from aerial_seg.coverage.regularise_sides import (
     corner_points,
@@ -17,6 +16,7 @@ from aerial_seg.coverage.regularise_sides import (
     shortest_side,
     tilt,
 )
+from aerial_seg.numba_kernels import Ints, inner, kernel
 
 SQUARED, SMALL, ROUND = 0, 1, 2
 

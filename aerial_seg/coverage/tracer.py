@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Bytes, Ints
 from aerial_seg.coverage.batch import NONE, Codes, PolygonBatch, joined_batches
 from aerial_seg.coverage.chains import Borders
 from aerial_seg.coverage.components import join_all, label_stripe
@@ -24,6 +23,7 @@ from aerial_seg.coverage.patches import measure_patches, touching_corners
 from aerial_seg.coverage.rings import CLOSED, Lines, Outlines, draw, find_outlines
 from aerial_seg.coverage.simplify import Simplification, simplify_arcs
 from aerial_seg.coverage.stripes import Rows, in_stripes
+from aerial_seg.numba_kernels import Bytes, Ints
 
 Bools = NDArray[np.bool_]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Bytes, Floats, Ints, inner, kernel
+from aerial_seg.numba_kernels import Bytes, Floats, Ints, inner, kernel
 from aerial_seg.tiling.kernels import CHANNEL, UNCERTAIN, Survey
 from aerial_seg.tiling.squares import (
     KEPT,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Bytes, Floats, inner, kernel
+from aerial_seg.numba_kernels import Bytes, Floats, inner, kernel
 
 
 @kernel

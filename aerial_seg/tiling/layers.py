@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aerial_seg.compiling import Bytes, Floats, inner, kernel
+from aerial_seg.numba_kernels import Bytes, Floats, inner, kernel
 from aerial_seg.tiling.kernels import ALL_EQUAL, CHANNEL, UNCERTAIN, Survey
 from aerial_seg.tiling.squares import (
     KEPT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aerial_seg.compiling import Floats
+from aerial_seg.numba_kernels import Floats
 from aerial_seg.tiling.upsample import PixelAxis, softmax_cells
 
 _VALUES_AT_ONCE = 4_000_000

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Bytes, Floats, Ints, inner
+from aerial_seg.numba_kernels import Bytes, Floats, Ints, inner
 from aerial_seg.tiling.kernels import UNCERTAIN
 
 Corners = tuple[np.float32, np.float32, np.float32, np.float32]

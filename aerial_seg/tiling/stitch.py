@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aerial_seg.compiling import Floats
+from aerial_seg.numba_kernels import Floats
 from aerial_seg.tiling.kernels import add_weighted
 from aerial_seg.tiling.plan import Tile, TilePart
 from aerial_seg.tiling.windows import axis_weights

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aerial_seg.compiling import Bytes, Floats, Ints
+from aerial_seg.numba_kernels import Bytes, Floats, Ints
 from aerial_seg.tiling.channels import channels_between
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.kernels import largest_channels, survey

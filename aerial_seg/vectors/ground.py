@@ -17,11 +17,11 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 
-from aerial_seg.compiling import Floats64 as Floats
-from aerial_seg.compiling import Ints
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import WGS84, Grid, to_lonlat
 from aerial_seg.geo.systems import metres_per_unit
+from aerial_seg.numba_kernels import Floats64 as Floats
+from aerial_seg.numba_kernels import Ints
 from aerial_seg.vectors.ground_kernels import (
     COEFFICIENTS,
     COLUMNS,

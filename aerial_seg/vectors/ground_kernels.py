@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Floats64, Ints, inner, kernel
+from aerial_seg.numba_kernels import Floats64, Ints, inner, kernel
 
 Flags = NDArray[np.bool_]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.compiling import Bytes, Floats64, Ints, inner, kernel
+from aerial_seg.numba_kernels import Bytes, Floats64, Ints, inner, kernel
 
 _POLYGON, _MULTIPOLYGON = 3, 6
 _HEAD = 9

@@ -23,11 +23,11 @@ from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import Interrupted, OutputError, SettingsError
 from aerial_seg.geo.raster import Raster
 from aerial_seg.jobs.mapping import crf_rows, map_scene
+from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.running.engine import EngineSettings

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from aerial_seg.geo import swath
 from aerial_seg.geo.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster import Raster
+from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.stream import MaskStream
-from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.models.running.predictor import Predictor

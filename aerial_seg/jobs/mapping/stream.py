@@ -14,9 +14,9 @@ from aerial_seg.bands import Band
 from aerial_seg.geo.raster import Raster
 from aerial_seg.geo.swath import SwathReader
 from aerial_seg.jobs.mapping.crf_rows import CrfRows
+from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame
 from aerial_seg.jobs.mapping.measured_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
-from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.legend import Legend
 from aerial_seg.models.running.predictor import TilePredictor
 from aerial_seg.models.running.symmetry import UPSIDE_DOWN, Computing, averaged, seen_as
