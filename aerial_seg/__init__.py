@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aerial_seg.geo.label_rules import LabelSettings
     from aerial_seg.geo.mask import read_legend
     from aerial_seg.geo.measures import Measure
-    from aerial_seg.geo.raster import Raster
+    from aerial_seg.geo.raster.raster import Raster
     from aerial_seg.geo.scene import make_scene
     from aerial_seg.jobs.benchmark import benchmark
     from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
@@ -66,7 +66,7 @@ _ROOMS = {
     "geo.label_rules": ("LabelSettings",),
     "geo.mask": ("read_legend",),
     "geo.measures": ("Measure",),
-    "geo.raster": ("Raster",),
+    "geo.raster.raster": ("Raster",),
     "geo.scene": ("make_scene",),
     "jobs.benchmark": ("benchmark",),
     "jobs.benchmark_settings": ("BenchmarkReport", "BenchmarkSettings"),

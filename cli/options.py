@@ -141,7 +141,7 @@ def band_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_choice(
         *arguments: object, bidx: str | None, bands: str | None, stack: tuple[str, ...], **others: object
     ) -> None:
-        from aerial_seg.geo.band_choice import parse_bands
+        from aerial_seg.geo.raster.band_choice import parse_bands
 
         command(*arguments, band_choice=parse_bands(bidx, bands, stack), **others)
 

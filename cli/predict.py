@@ -13,7 +13,7 @@ from . import console, options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aerial_seg.geo.band_choice import BandChoice
+    from aerial_seg.geo.raster.band_choice import BandChoice
     from aerial_seg.jobs.mapping.several import SceneOutcome
     from aerial_seg.jobs.predict_settings import Forecast, PredictReport
 

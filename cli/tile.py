@@ -10,8 +10,8 @@ import click
 from . import console, options
 
 if TYPE_CHECKING:
-    from aerial_seg.geo.band_choice import BandChoice
     from aerial_seg.geo.label_rules import LabelSettings
+    from aerial_seg.geo.raster.band_choice import BandChoice
     from aerial_seg.jobs.tile import TileReport
 
 

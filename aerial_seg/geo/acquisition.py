@@ -10,8 +10,8 @@ from pathlib import Path
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.opened import described
-from aerial_seg.geo.remote import is_remote, last_modified, public_name
+from aerial_seg.geo.raster.opening import described
+from aerial_seg.geo.raster.remote import is_remote, last_modified, public_name
 
 _TAGS: Mapping[str, str] = {
     "ACQUISITIONDATETIME": "",

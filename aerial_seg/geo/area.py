@@ -21,7 +21,7 @@ from aerial_seg.files.names import split_layer
 from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.polygons import ground_of, polygons_of
-from aerial_seg.geo.present import require_file
+from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 

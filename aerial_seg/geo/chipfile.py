@@ -19,7 +19,7 @@ from rasterio.io import DatasetWriter, MemoryFile
 from aerial_seg.geo.durable import disk_errors
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.qgis_style import SUFFIX, class_raster, style_text
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.legend import IGNORE, Legend
 
 

@@ -14,10 +14,10 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from aerial_seg.files.names import exact
-from aerial_seg.geo.covered import BLOCK, FilledBlocks, source_boxes
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
-from aerial_seg.geo.opened import open_dataset
 from aerial_seg.geo.overviews import chunks, write_overviews
+from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks, source_boxes
+from aerial_seg.geo.raster.opening import open_dataset
 
 _LEVEL = 6
 """Of DEFLATE, which every GIS program reads, unlike ZSTD. Level 9 packs masks 10 % tighter at a fifth of the speed."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from aerial_seg.geo.attribute_table import attribute_table
 from aerial_seg.geo.cog import CogStyle, write_cog
-from aerial_seg.geo.covered import BLOCK
 from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.mask import provenance
 from aerial_seg.geo.qgis_style import class_raster, style_text
+from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.legend import IGNORE, Legend, make_legend
 

@@ -7,7 +7,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from aerial_seg.geo.covered import Extent
+from aerial_seg.geo.raster.covered import Extent
 
 Inside = NDArray[np.bool_]
 

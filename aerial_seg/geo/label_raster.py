@@ -22,8 +22,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import LabelSettings, legend_of_values
 from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.opened import described, open_dataset, telling_whose
-from aerial_seg.geo.raster_info import grid_of
+from aerial_seg.geo.raster.opening import described, open_dataset, telling_whose
+from aerial_seg.geo.raster.raster_info import grid_of
 from aerial_seg.geo.systems import require_common
 from aerial_seg.geo.vector_layer import parse_crs_option
 from aerial_seg.legend import IGNORE, Legend

@@ -16,7 +16,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_raster import RasterLabels
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.label_vector import read_vector_labels
-from aerial_seg.geo.present import require_file
+from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.legend import Legend
 

@@ -13,8 +13,8 @@ from rasterio.io import DatasetReader
 
 from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError
-from aerial_seg.geo.opened import described, open_dataset
-from aerial_seg.geo.remote import public_name
+from aerial_seg.geo.raster.opening import described, open_dataset
+from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
 from aerial_seg.printable import printable, shortened
 

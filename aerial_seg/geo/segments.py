@@ -21,10 +21,10 @@ from rasterio.io import MemoryFile
 
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files.names import exact
-from aerial_seg.geo.covered import BLOCK, Extent
 from aerial_seg.geo.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.opened import open_dataset
+from aerial_seg.geo.raster.covered import BLOCK, Extent
+from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
 
 LAYERS = ("class", "confidence", "probabilities", "errors")

@@ -17,7 +17,7 @@ from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import ogr_name
-from aerial_seg.geo.remote import PATIENCE, gdal_name, is_remote
+from aerial_seg.geo.raster.remote import PATIENCE, gdal_name, is_remote
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from pyproj import CRS
 from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.band_facts import renamed_bands
 from aerial_seg.geo.chipfile import label_style, read_chip
 from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
-from aerial_seg.geo.raster_info import RasterInfo
-from aerial_seg.geo.remote import public_name
+from aerial_seg.geo.raster.band_facts import renamed_bands
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.splits import assign_splits, overlapping
 from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.band_contract import palette_notes

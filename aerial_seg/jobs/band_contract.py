@@ -10,10 +10,10 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, role
-from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.geo.raster_info import RasterInfo
-from aerial_seg.geo.scene_statistics import Readable, at_hand, find_collar, scene_range
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, role
+from aerial_seg.geo.raster.raster import Raster, raster_info
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.statistics import Readable, at_hand, find_collar, scene_range
 
 _BEYOND = 2.0
 """Training ranges that a scene's percentile may lie beyond the model's: other haze and sun stay well within."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from aerial_seg.geo.chipfile import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels import Labels
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.raster_info import RasterInfo
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.jobs.band_contract import scene_notes
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import IGNORE

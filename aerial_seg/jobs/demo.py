@@ -18,7 +18,7 @@ from aerial_seg.files.work import work_folder
 from aerial_seg.geo.durable import disk_errors, settled_file
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_labels, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work

@@ -15,13 +15,13 @@ from aerial_seg.files.outputs import check_writable, staged_files
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.geo.read_files import vector_files
-from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
+from aerial_seg.geo.raster.inputs import expand_rasters
+from aerial_seg.geo.raster.raster import Raster, raster_info
+from aerial_seg.geo.raster.read_files import vector_files
+from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.tile import expand_labels

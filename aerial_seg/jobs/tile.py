@@ -14,15 +14,15 @@ from aerial_seg.files.outputs import check_folder, staged_folder
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.chipfile import chip_count
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.inputs import expand_rasters
 from aerial_seg.geo.labels import check_overlap, open_labels
-from aerial_seg.geo.raster import raster_info
-from aerial_seg.geo.raster_info import RasterInfo, require_crs
-from aerial_seg.geo.read_files import raster_files, vector_files
-from aerial_seg.geo.remote import public_name
+from aerial_seg.geo.raster.inputs import expand_rasters
+from aerial_seg.geo.raster.raster import raster_info
+from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
+from aerial_seg.geo.raster.read_files import raster_files, vector_files
+from aerial_seg.geo.raster.remote import public_name
+from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.geo.splits import match_sources
 from aerial_seg.geo.systems import require_common
-from aerial_seg.geo.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.assembly import assemble
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.cutting import ChipCutter

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.splits import Share, parse_share
 
 

@@ -17,10 +17,10 @@ from aerial_seg.coverage.tracer import Tracer
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.mask import read_origin
-from aerial_seg.geo.raster import raster_info
-from aerial_seg.geo.read_files import raster_files
+from aerial_seg.geo.raster.raster import raster_info
+from aerial_seg.geo.raster.read_files import raster_files
+from aerial_seg.geo.raster.unchanged import Unchanged, files_of
 from aerial_seg.geo.systems import local_note
-from aerial_seg.geo.unchanged import Unchanged, files_of
 from aerial_seg.jobs.class_rows import Asked, ClassRows, find_confidence
 from aerial_seg.jobs.footprints import Footprints
 from aerial_seg.jobs.vectorize_settings import (

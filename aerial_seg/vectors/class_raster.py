@@ -16,10 +16,10 @@ from pydantic import Field
 
 from aerial_seg.coverage.batch import NONE, STRIPE_ROWS, Codes
 from aerial_seg.errors import InputError
-from aerial_seg.geo.covered import Extent
 from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.swath import row_of_blocks_bytes
+from aerial_seg.geo.raster.covered import Extent
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.swath import row_of_blocks_bytes
 from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
 from aerial_seg.progress import ProgressBar
 

@@ -32,7 +32,7 @@ def test_the_map_is_that_of_the_file(
 ) -> None:  # fmt: skip
     local, url = served
     assert run("predict", models(), local, "-o", "local.tif", "--engine", "eager").code == 0
-    monkeypatch.setattr("aerial_seg.geo.remote.WAITS", (0.01, 0.02, 0.05))
+    monkeypatch.setattr("aerial_seg.geo.raster.remote.WAITS", (0.01, 0.02, 0.05))
     server.faults = ["", "drop", "refuse"]
     result = run("predict", models(), url, "-o", "remote.tif", "--engine", "eager")
     assert result.code == 0, result.err
@@ -48,7 +48,7 @@ def test_a_server_that_goes_away_leaves_a_run_that_goes_on(
 ) -> None:  # fmt: skip
     local, url = served
     assert run("predict", models(), local, "-o", "local.tif", "--engine", "eager").code == 0
-    monkeypatch.setattr("aerial_seg.geo.remote.WAITS", (0.01,))
+    monkeypatch.setattr("aerial_seg.geo.raster.remote.WAITS", (0.01,))
     server.faults = ["", *["truncate"] * 100]
     failed = run("predict", models(), url, "-o", "remote.tif", "--engine", "eager")
     assert failed.code in (1, 3)

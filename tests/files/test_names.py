@@ -102,7 +102,7 @@ LIBRARIES = {
 }  # fmt: skip
 DOORS = ("exact(", "ogr_name(", "place / ")
 INSIDE = {  # the name was spelt by the caller
-    "geo/opened.py": "text", "vectors/ogr_sink.py": "path", "vectors/shapefile_sink.py": "path",
+    "geo/raster/opening.py": "text", "vectors/ogr_sink.py": "path", "vectors/shapefile_sink.py": "path",
     "geo/attribute_table.py": "path",
 }  # fmt: skip
 

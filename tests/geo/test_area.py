@@ -26,7 +26,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.labels import open_labels
-from aerial_seg.geo.raster import raster_info
+from aerial_seg.geo.raster.raster import raster_info
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(crs=UTM, transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), height=50, width=70)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.band_choice import BandChoice, parse_bands, role
-from aerial_seg.geo.raster import Raster, raster_info
+from aerial_seg.geo.raster.band_choice import BandChoice, parse_bands, role
+from aerial_seg.geo.raster.raster import Raster, raster_info
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile, WebServer

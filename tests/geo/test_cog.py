@@ -21,9 +21,9 @@ from rio_cogeo.cogeo import cog_validate
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.cog import CogStyle, write_cog
-from aerial_seg.geo.covered import BLOCK
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.overviews import Halving, halve, mean, most_frequent
+from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.legend import IGNORE
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo import band_facts as facts
-from aerial_seg.geo.covered import BLOCK, Extent, FilledBlocks, covered_extent
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster import band_facts as facts
+from aerial_seg.geo.raster.covered import BLOCK, Extent, FilledBlocks, covered_extent
+from aerial_seg.geo.raster.raster import Raster
 
 SIDE, TILE = 200, 16
 SAME_FOLDER = settings(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.inputs import expand_rasters
+from aerial_seg.geo.raster.inputs import expand_rasters
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.mosaic import write_mosaic
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.mosaic import write_mosaic
+from aerial_seg.geo.raster.raster import Raster
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile, WebServer

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.raster import Raster, raster_info
+from aerial_seg.geo.raster.raster import Raster, raster_info
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile

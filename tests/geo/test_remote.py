@@ -14,12 +14,12 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo import remote
-from aerial_seg.geo.band_choice import BandChoice
-from aerial_seg.geo.inputs import expand_rasters
-from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.geo.remote import gdal_name, is_remote, remote_version, without_signature
-from aerial_seg.geo.vrt_members import require_members
+from aerial_seg.geo.raster import remote
+from aerial_seg.geo.raster.band_choice import BandChoice
+from aerial_seg.geo.raster.inputs import expand_rasters
+from aerial_seg.geo.raster.raster import Raster, raster_info
+from aerial_seg.geo.raster.remote import gdal_name, is_remote, remote_version, without_signature
+from aerial_seg.geo.raster.vrt_members import require_members
 from aerial_seg.jobs.band_contract import scene_notes
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def test_what_does_not_pass_is_an_error_never_zeros(
 ) -> None:
     with Raster(Path(served)) as raster:
         server.faults = ["truncate"] * 50
-        monkeypatch.setattr("aerial_seg.geo.remote.WAITS", (0.01, 0.02))
+        monkeypatch.setattr("aerial_seg.geo.raster.remote.WAITS", (0.01, 0.02))
         with pytest.raises(
             InputError, match=r"scene\.tif could not be read at row 0, column 0.*the server failed"
         ):

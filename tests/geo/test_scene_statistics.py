@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.scene_statistics import find_collar, scene_range
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.statistics import find_collar, scene_range
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile

@@ -22,8 +22,8 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo import segments
-from aerial_seg.geo.covered import BLOCK
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.segments import Layer, Segment, SegmentStore
 from aerial_seg.legend import IGNORE
 

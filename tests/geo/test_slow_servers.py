@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo import remote
 from aerial_seg.geo.area import read_area
-from aerial_seg.geo.raster import Raster, raster_info
-from aerial_seg.geo.remote import remote_version
+from aerial_seg.geo.raster import remote
+from aerial_seg.geo.raster.raster import Raster, raster_info
+from aerial_seg.geo.raster.remote import remote_version
 
 if TYPE_CHECKING:
     from tests.conftest import WebServer

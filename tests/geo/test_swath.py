@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo import swath
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.swath import SwathReader
+from aerial_seg.geo.raster import swath
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.swath import SwathReader
 
 HEIGHT, WIDTH = 333, 150
 LAYOUTS = {

@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from aerial_seg.bands import Band, normalise
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.stream import MaskStream, TileCount

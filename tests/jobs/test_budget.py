@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerial_seg.geo.covered import BLOCK
+from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.jobs.mapping.budget import batch_within, even_panels, forward_bound
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings

@@ -16,10 +16,10 @@ import rasterio.shutil
 import shapely
 
 from aerial_seg.errors import Incomplete, InputError
-from aerial_seg.geo import remote, unchanged
-from aerial_seg.geo.band_choice import BandChoice
 from aerial_seg.geo.label_rules import LabelSettings
-from aerial_seg.geo.unchanged import ChangedError, Unchanged
+from aerial_seg.geo.raster import remote, unchanged
+from aerial_seg.geo.raster.band_choice import BandChoice
+from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
 from aerial_seg.jobs import predict as predict_room
 from aerial_seg.jobs.evaluate import evaluate_mask
 from aerial_seg.jobs.mapping.several import ScenesFailedError

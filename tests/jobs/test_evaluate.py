@@ -25,7 +25,7 @@ from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
 from aerial_seg.geo.label_rules import LabelSettings
 from aerial_seg.geo.mask import LEGEND_TAG
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
 from aerial_seg.jobs.predict import PredictSettings
 from aerial_seg.jobs.tile import tile

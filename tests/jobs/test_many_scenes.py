@@ -15,7 +15,7 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.band_choice import BandChoice
+from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.jobs import journal as diary
 from aerial_seg.jobs.mapping import several
 from aerial_seg.jobs.predict import predict, predict_scenes

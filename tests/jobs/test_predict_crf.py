@@ -21,7 +21,7 @@ from aerial_seg.crf import dense
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import Interrupted, OutputError, SettingsError
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.mapping import crf_rows, map_scene
 from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame, Region

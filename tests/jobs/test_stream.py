@@ -15,9 +15,9 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aerial_seg.geo import swath
 from aerial_seg.geo.maps import PROBABILITY_STEP
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster import swath
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.stream import MaskStream

@@ -13,7 +13,7 @@ from affine import Affine
 from pyproj import CRS
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 

@@ -27,7 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from aerial_seg.cli.main import main
 from aerial_seg.errors import InputError
 from aerial_seg.files.names import shown
-from aerial_seg.geo.raster import raster_info
+from aerial_seg.geo.raster.raster import raster_info
 
 UTM = "EPSG:32633"
 CORNER = Affine(1, 0, 500_000, 0, -1, 5_200_000)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.swath import SwathReader
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.swath import SwathReader
 
 Bytes = NDArray[np.uint8]
 Valid = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.inputs import expand_rasters
+from aerial_seg.geo.raster.inputs import expand_rasters
 
 LIST = "@"
 """An argument @scenes.txt stands for the lines of scenes.txt."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.geo.area import Area
-from aerial_seg.geo.mosaic import write_mosaic
-from aerial_seg.geo.raster import Raster
+from aerial_seg.geo.raster.mosaic import write_mosaic
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.systems import local_note
 from aerial_seg.jobs.band_contract import palette_notes, scene_notes
 from aerial_seg.jobs.mapping.budget import Work

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.swath import SwathReader
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.swath import SwathReader
 from aerial_seg.jobs.mapping.crf_rows import CrfRows
 from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame

@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from aerial_seg.errors import InputError
 from aerial_seg.files.names import check_address, check_input, shown
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.remote import gdal_name
+from aerial_seg.geo.raster.remote import gdal_name
 
 _LISTED = 10
 """Subdatasets that a message names."""

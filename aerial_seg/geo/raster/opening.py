@@ -19,10 +19,10 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import InputError, at_work
 from aerial_seg.files.names import shown
-from aerial_seg.geo.georeference import broken_crs
-from aerial_seg.geo.present import require_file, which_inside
-from aerial_seg.geo.remote import gdal_name, is_remote, is_virtual, opening, read_patiently
-from aerial_seg.geo.vrt_members import require_members
+from aerial_seg.geo.raster.georeference import broken_crs
+from aerial_seg.geo.raster.present import require_file, which_inside
+from aerial_seg.geo.raster.remote import gdal_name, is_remote, is_virtual, opening, read_patiently
+from aerial_seg.geo.raster.vrt_members import require_members
 
 UNUSABLE = "cannot be used ({error}); check it with gdalinfo, and copy or convert it again"
 """What is told of a raster whose facts GDAL cannot give."""

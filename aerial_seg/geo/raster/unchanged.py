@@ -13,8 +13,8 @@ from xml.etree import ElementTree as Xml
 
 from aerial_seg.errors import AerialSegError, InputError
 from aerial_seg.files.names import shown
-from aerial_seg.geo.opened import described
-from aerial_seg.geo.remote import (
+from aerial_seg.geo.raster.opening import described
+from aerial_seg.geo.raster.remote import (
     file_behind,
     gdal_name,
     is_remote,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster import Pixels, Valid
-from aerial_seg.geo.raster_info import RasterInfo
-from aerial_seg.geo.remote import is_remote
+from aerial_seg.geo.raster.raster import Pixels, Valid
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.remote import is_remote
 
 _WINDOWS = 4
 """Windows on each axis that percentiles are taken from."""

@@ -12,12 +12,12 @@ from affine import Affine
 from rasterio.enums import MaskFlags
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.band_choice import nodata_differs, role
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.opened import described
-from aerial_seg.geo.raster import Raster
-from aerial_seg.geo.raster_info import RasterInfo
-from aerial_seg.geo.vrt import (
+from aerial_seg.geo.raster.band_choice import nodata_differs, role
+from aerial_seg.geo.raster.opening import described
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.vrt import (
     Box,
     add_band,
     add_mask,

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 import rasterio
 
-from aerial_seg.geo.raster import Pixels, Raster, Valid
+from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
 
 CHUNK_BYTES = 16_000_000
 """Pixels read at once. GDAL's block cache then needs little more than this, whatever the raster's width."""

@@ -11,8 +11,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.remote import public_name
-from aerial_seg.geo.vrt import (
+from aerial_seg.geo.raster.remote import public_name
+from aerial_seg.geo.raster.vrt import (
     GDAL_TYPES,
     add_band,
     add_mask,

@@ -11,9 +11,9 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.georeference import Place, Unplaced, place_of
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.same_grid import require_same_grid
+from aerial_seg.geo.raster.georeference import Place, Unplaced, place_of
+from aerial_seg.geo.raster.same_grid import require_same_grid
 from aerial_seg.printable import cleaned_name
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from aerial_seg.geo.raster_info import RasterInfo
-from aerial_seg.geo.remote import file_behind, is_remote
-from aerial_seg.geo.vrt_members import named_sources
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.remote import file_behind, is_remote
+from aerial_seg.geo.raster.vrt_members import named_sources
 
 _BESIDE_RASTER = (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")
 """Beside NAME.tif as NAME.tif.ovr; GDAL names some of them only when it has looked into them."""

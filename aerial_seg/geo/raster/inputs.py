@@ -10,8 +10,8 @@ from pathlib import Path
 from aerial_seg.errors import InputError
 from aerial_seg.files.names import check_address, check_input
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.present import require_file
-from aerial_seg.geo.remote import is_remote, url_path
+from aerial_seg.geo.raster.present import require_file
+from aerial_seg.geo.raster.remote import is_remote, url_path
 
 _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 

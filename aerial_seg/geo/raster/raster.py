@@ -17,12 +17,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
-from aerial_seg.geo.covered import Extent, covered_extent
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.opened import UNUSABLE, described, open_chosen, open_dataset, telling_whose
-from aerial_seg.geo.raster_info import RasterInfo, require_crs, require_value, stacked_info
-from aerial_seg.geo.remote import is_remote, read_patiently
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
+from aerial_seg.geo.raster.covered import Extent, covered_extent
+from aerial_seg.geo.raster.opening import UNUSABLE, described, open_chosen, open_dataset, telling_whose
+from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info
+from aerial_seg.geo.raster.remote import is_remote, read_patiently
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
