@@ -75,8 +75,8 @@ def command(
     class, mIoU with the number of classes counted, pixel accuracy and the confusion matrix. A class that is neither
     in the labels nor in the mask scores NaN and is not counted.
     """
-    from aerial_seg.files.outputs import check_writable
     from aerial_seg.files.protect import Inputs
+    from aerial_seg.files.staging import check_writable
     from aerial_seg.jobs.evaluate import (
         ErrorMapSettings,
         evaluate_mask,
@@ -123,7 +123,7 @@ def command(
 
 
 def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) -> None:
-    from aerial_seg.files.outputs import staged_files
+    from aerial_seg.files.staging import staged_files
 
     document = {"subject": report.subject, "labels": report.labels, **report.scores.as_json()}
     if report.error_map is not None:

@@ -19,7 +19,7 @@ from PIL import Image
 from aerial_seg.benchmarks.cityscapes import SCORED
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.files.outputs import staged_files
+from aerial_seg.files.staging import staged_files
 from aerial_seg.legend import IGNORE
 from aerial_seg.progress import Progress, silent
 

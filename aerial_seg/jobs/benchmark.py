@@ -22,8 +22,8 @@ from aerial_seg.benchmarks.submission import check_submission_target, write_subm
 from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.files.outputs import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.work import work_folder
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings

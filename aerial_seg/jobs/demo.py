@@ -13,7 +13,7 @@ import pandas
 
 from aerial_seg.errors import Interrupted, OutputError
 from aerial_seg.files.names import check_output
-from aerial_seg.files.outputs import behind_link
+from aerial_seg.files.staging import behind_link
 from aerial_seg.files.work import work_folder
 from aerial_seg.geo.durable import disk_errors, settled_file
 from aerial_seg.geo.label_rules import LabelSettings

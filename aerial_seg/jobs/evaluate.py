@@ -11,8 +11,8 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError
-from aerial_seg.files.outputs import check_writable, staged_files
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.label_rules import LabelSettings

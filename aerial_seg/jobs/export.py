@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.files.outputs import check_writable, staged_files
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
 from aerial_seg.tiling.plan import TileShape, tile_shape

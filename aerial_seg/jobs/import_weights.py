@@ -11,8 +11,8 @@ from aerial_seg.benchmarks.cityscapes import Cityscapes
 from aerial_seg.benchmarks.voc import Voc
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.files.outputs import check_writable, staged_files
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint

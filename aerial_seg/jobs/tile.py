@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.errors import InputError
-from aerial_seg.files.outputs import check_folder, staged_folder
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.geo.chipfile import chip_count
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels import check_overlap, open_labels

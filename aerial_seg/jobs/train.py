@@ -17,8 +17,8 @@ from aerial_seg.benchmarks.dataset import Benchmark
 from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
 from aerial_seg.errors import AerialSegError, InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import check_input
-from aerial_seg.files.outputs import check_folder, staged_folder
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network

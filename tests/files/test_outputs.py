@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from aerial_seg.errors import OutputError
-from aerial_seg.files import outputs
+from aerial_seg.files import staging as outputs
 from aerial_seg.files.made import LIST
-from aerial_seg.files.outputs import check_folder, check_writable, staged_files, staged_folder
+from aerial_seg.files.staging import check_folder, check_writable, staged_files, staged_folder
 
 MARKER = "dataset.json"
 

@@ -16,8 +16,8 @@ from aerial_seg.errors import OutputError
 from aerial_seg.files import disk
 from aerial_seg.files.disk import DiskFullError, human_bytes, is_full, usual_mode, write_failure
 from aerial_seg.files.made import LIST
-from aerial_seg.files.outputs import check_folder, staged_folder
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_folder, staged_folder
 
 
 class TestInputs:

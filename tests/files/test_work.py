@@ -16,7 +16,7 @@ import pytest
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files import lock, work
-from aerial_seg.files.outputs import check_writable, staged_files, staged_folder
+from aerial_seg.files.staging import check_writable, staged_files, staged_folder
 from aerial_seg.files.work import locked_work, place, was_placed, work_folder
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are played in forked processes")

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aerial_seg.files.outputs import place_files
+from aerial_seg.files.staging import place_files
 from aerial_seg.files.work import was_placed
 from aerial_seg.geo.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.geo.mask import provenance

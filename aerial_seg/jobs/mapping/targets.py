@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.files.names import check_output, shown
-from aerial_seg.files.outputs import check_writable
 from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_writable
 from aerial_seg.files.work import was_placed, work_folder
 from aerial_seg.geo.mask import is_ours
 from aerial_seg.geo.raster.present import require_file
