@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aerial_seg.crf.dense import DenseCrf
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
     from aerial_seg.geo.grid import Grid
-    from aerial_seg.geo.label_rules import LabelSettings
+    from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.geo.mask import read_legend
     from aerial_seg.geo.measures import Measure
     from aerial_seg.geo.raster.raster import Raster
@@ -63,7 +63,7 @@ _ROOMS = {
     "crf.dense": ("DenseCrf",),
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
     "geo.grid": ("Grid",),
-    "geo.label_rules": ("LabelSettings",),
+    "geo.labels.settings": ("LabelSettings",),
     "geo.mask": ("read_legend",),
     "geo.measures": ("Measure",),
     "geo.raster.raster": ("Raster",),

@@ -11,7 +11,7 @@ import click
 from . import console, options
 
 if TYPE_CHECKING:
-    from aerial_seg.geo.label_rules import LabelSettings
+    from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.jobs.evaluate import EvaluateReport
 
 

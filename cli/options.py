@@ -164,7 +164,7 @@ def label_options(command: Callable[..., None]) -> Callable[..., None]:
         layer: str | None,
         **others: object,
     ) -> None:
-        from aerial_seg.geo.label_rules import LabelSettings, parse_classes
+        from aerial_seg.geo.labels.settings import LabelSettings, parse_classes
 
         settings = LabelSettings(
             class_field=class_field,

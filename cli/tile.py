@@ -10,7 +10,7 @@ import click
 from . import console, options
 
 if TYPE_CHECKING:
-    from aerial_seg.geo.label_rules import LabelSettings
+    from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.geo.raster.band_choice import BandChoice
     from aerial_seg.jobs.tile import TileReport
 

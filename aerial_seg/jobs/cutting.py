@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.geo.chipfile import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels import Labels
+from aerial_seg.geo.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
+from aerial_seg.geo.labels.labels import Labels
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.jobs.band_contract import scene_notes

@@ -12,9 +12,9 @@ from pathlib import Path
 from aerial_seg.errors import InputError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, staged_folder
-from aerial_seg.geo.chipfile import chip_count
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels import check_overlap, open_labels
+from aerial_seg.geo.labels.chip_file import chip_count
+from aerial_seg.geo.labels.labels import check_overlap, open_labels
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.splits import Share, parse_share
 

@@ -24,8 +24,8 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.area import area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.label_rules import LabelSettings
-from aerial_seg.geo.labels import open_labels
+from aerial_seg.geo.labels.labels import open_labels
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.raster import raster_info
 
 UTM = CRS.from_epsg(32633)

@@ -21,8 +21,8 @@ import aerial_seg
 from aerial_seg.errors import InputError
 from aerial_seg.geo.area import Area, read_area
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import LabelSettings
-from aerial_seg.geo.labels import open_labels
+from aerial_seg.geo.labels.labels import open_labels
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.polygons import mended
 
 SIDE = 250

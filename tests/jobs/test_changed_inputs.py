@@ -16,7 +16,7 @@ import rasterio.shutil
 import shapely
 
 from aerial_seg.errors import Incomplete, InputError
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster import remote, unchanged
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged

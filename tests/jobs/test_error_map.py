@@ -26,7 +26,7 @@ from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo import error_map
 from aerial_seg.geo.error_map import CATEGORIES, ErrorMap, errors_of
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.mask import LEGEND_TAG, read_legend
 from aerial_seg.geo.segments import scratch_profile
 from aerial_seg.jobs.evaluate import (

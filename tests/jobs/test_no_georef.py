@@ -21,8 +21,8 @@ from rasterio.features import rasterize
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import LabelSettings
-from aerial_seg.geo.labels import check_overlap, open_labels
+from aerial_seg.geo.labels.labels import check_overlap, open_labels
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.maps import write_mask
 from aerial_seg.geo.measures import Measure
 from aerial_seg.jobs.evaluate import evaluate_mask

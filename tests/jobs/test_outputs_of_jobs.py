@@ -23,7 +23,7 @@ from aerial_seg.errors import Incomplete, Interrupted, OutputError
 from aerial_seg.files import disk
 from aerial_seg.files.disk import DiskFullError
 from aerial_seg.files.work import locked_work
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs import assembly
 from aerial_seg.jobs import import_weights as import_room
 from aerial_seg.jobs import predict as predict_room

@@ -21,7 +21,7 @@ from pyproj import CRS
 
 from aerial_seg.geo.geopackage import stored_style
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.maps import write_mask
 from aerial_seg.geo.measures import Measure
 from aerial_seg.jobs.evaluate import evaluate_mask

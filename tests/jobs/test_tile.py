@@ -23,7 +23,7 @@ from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
 from aerial_seg.geo.geopackage import stored_style
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.qgis_style import read_style
 from aerial_seg.jobs.tile import TileReport, tile
 from aerial_seg.jobs.tile_settings import TileSettings

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.evaluate import evaluate_model_on_chips
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings

@@ -18,7 +18,7 @@ from shapely import box
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.label_rules import LabelSettings
+from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import train

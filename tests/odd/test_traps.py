@@ -23,8 +23,8 @@ from rasterio.windows import Window, from_bounds
 from shapely.geometry import box
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.chipfile import write_image
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.labels.chip_file import write_image
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.mapping.fit import choose_run_grid
 from aerial_seg.jobs.tile import tile

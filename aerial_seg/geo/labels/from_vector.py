@@ -20,7 +20,7 @@ from shapely import STRtree
 
 from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.label_rules import (
+from aerial_seg.geo.labels.settings import (
     BACKGROUND,
     LabelSettings,
     check_names,
