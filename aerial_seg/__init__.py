@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
     from aerial_seg.geo.grid import Grid
     from aerial_seg.geo.labels.settings import LabelSettings
-    from aerial_seg.geo.mask import read_legend
     from aerial_seg.geo.measures import Measure
+    from aerial_seg.geo.outputs.mask import read_legend
     from aerial_seg.geo.raster.raster import Raster
     from aerial_seg.geo.scene import make_scene
     from aerial_seg.jobs.benchmark import benchmark
@@ -64,7 +64,7 @@ _ROOMS = {
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
     "geo.grid": ("Grid",),
     "geo.labels.settings": ("LabelSettings",),
-    "geo.mask": ("read_legend",),
+    "geo.outputs.mask": ("read_legend",),
     "geo.measures": ("Measure",),
     "geo.raster.raster": ("Raster",),
     "geo.scene": ("make_scene",),

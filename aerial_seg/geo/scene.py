@@ -24,10 +24,10 @@ from shapely.affinity import affine_transform
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.names import exact
-from aerial_seg.geo.durable import settled_file
-from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
+from aerial_seg.geo.outputs.durable import settled_file
+from aerial_seg.geo.outputs.geopackage import write_geopackage
+from aerial_seg.geo.outputs.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
 from aerial_seg.geo.scene_layout import burn, plan_layout, separate, smooth_noise
 from aerial_seg.geo.scene_paint import paint
 from aerial_seg.legend import IGNORE, Legend, make_legend

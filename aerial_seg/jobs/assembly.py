@@ -17,9 +17,9 @@ from pyproj import CRS
 from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.geopackage import write_geopackage
 from aerial_seg.geo.labels.chip_file import label_style, read_chip
-from aerial_seg.geo.qgis_style import StyleClass, class_polygons, style_text
+from aerial_seg.geo.outputs.geopackage import write_geopackage
+from aerial_seg.geo.outputs.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import public_name

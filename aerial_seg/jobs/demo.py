@@ -15,9 +15,9 @@ from aerial_seg.errors import Interrupted, OutputError
 from aerial_seg.files.names import check_output
 from aerial_seg.files.staging import behind_link
 from aerial_seg.files.work import work_folder
-from aerial_seg.geo.durable import disk_errors, settled_file
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.outputs.durable import disk_errors, settled_file
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_labels, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask

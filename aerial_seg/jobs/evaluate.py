@@ -13,11 +13,11 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
-from aerial_seg.geo.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
+from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.read_files import vector_files

@@ -8,7 +8,7 @@ from typing import Any
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import describe_extent
-from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.band_facts import band_facts
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster import raster_info

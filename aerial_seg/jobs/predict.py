@@ -11,15 +11,15 @@ from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.work import place, remember
-from aerial_seg.geo.acquisition import parse_taken
 from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
+from aerial_seg.geo.outputs.acquisition import parse_taken
+from aerial_seg.geo.outputs.stac import item_name, list_vectors
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import raster_files, vector_files
 from aerial_seg.geo.raster.remote import file_behind
 from aerial_seg.geo.raster.unchanged import Unchanged
-from aerial_seg.geo.stac import item_name, list_vectors
 from aerial_seg.jobs.band_contract import chosen_infos
 from aerial_seg.jobs.mapping.budget import batch_within, check_batch
 from aerial_seg.jobs.mapping.fit import check_fit, choose_run_grid

@@ -16,7 +16,7 @@ from aerial_seg.coverage.simplify import Simplification
 from aerial_seg.coverage.tracer import Tracer
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.protect import Inputs
-from aerial_seg.geo.mask import read_origin
+from aerial_seg.geo.outputs.mask import read_origin
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of

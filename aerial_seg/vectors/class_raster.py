@@ -16,7 +16,7 @@ from pydantic import Field
 
 from aerial_seg.coverage.batch import NONE, STRIPE_ROWS, Codes
 from aerial_seg.errors import InputError
-from aerial_seg.geo.mask import read_legend
+from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import row_of_blocks_bytes

@@ -11,7 +11,7 @@ from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
 from aerial_seg.files.names import name_trouble, shown
-from aerial_seg.geo.geopackage import STYLES_TABLE
+from aerial_seg.geo.outputs.geopackage import STYLES_TABLE
 from aerial_seg.geo.systems import is_local, same_local
 from aerial_seg.vectors.conversions import how_to_make, other_format
 

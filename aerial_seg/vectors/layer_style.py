@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.qgis_style import (
+from aerial_seg.geo.outputs.qgis_style import (
     LAYER_SUFFIXES,
     SUFFIX,
     StyleClass,

@@ -20,8 +20,14 @@ import rasterio
 from shapely import box
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.attribute_table import attribute_table
-from aerial_seg.geo.qgis_style import class_polygons, read_classes, read_style, style_classes, style_text
+from aerial_seg.geo.outputs.attribute_table import attribute_table
+from aerial_seg.geo.outputs.qgis_style import (
+    class_polygons,
+    read_classes,
+    read_style,
+    style_classes,
+    style_text,
+)
 from aerial_seg.jobs import import_weights
 from aerial_seg.legend import LegendEntry, make_legend
 from aerial_seg.models.importing.checkpoint import Checkpoint

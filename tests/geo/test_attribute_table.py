@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.attribute_table import attribute_table, class_rows, write_value_table
+from aerial_seg.geo.outputs.attribute_table import attribute_table, class_rows, write_value_table
 from aerial_seg.legend import make_legend
 
 LEGEND = make_legend({7: "水域", 0: "background", 1: "Gebäude", 3: "дорога"}, background=[0])

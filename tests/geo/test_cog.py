@@ -20,11 +20,11 @@ from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.cog import CogStyle, write_cog
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.overviews import Halving, halve, mean, most_frequent
+from aerial_seg.geo.outputs.cog import CogStyle, write_cog
+from aerial_seg.geo.outputs.overviews import Halving, halve, mean, most_frequent
+from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
-from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.legend import IGNORE
 
 ZONE_45 = CRS(32645)

@@ -21,10 +21,10 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo import segments
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.outputs import segments
+from aerial_seg.geo.outputs.segments import Layer, Segment, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
-from aerial_seg.geo.segments import Layer, Segment, SegmentStore
 from aerial_seg.legend import IGNORE
 
 HEIGHT, WIDTH = 1400, 1300
@@ -40,7 +40,7 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.segments import Layer, SegmentStore
+from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 
 Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 grid = Grid(crs=None, transform=Affine.identity(), height=1400, width=1300)

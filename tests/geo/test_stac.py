@@ -19,10 +19,10 @@ from affine import Affine
 from pyproj import CRS, Transformer
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.geo.acquisition import Taken, parse_taken, time_of_all, time_taken
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.maps import PROBABILITY_STEP
-from aerial_seg.geo.stac import Catalogued, item_name, list_vectors, write_item
+from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all, time_taken
+from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
+from aerial_seg.geo.outputs.stac import Catalogued, item_name, list_vectors, write_item
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.vectors.formats import FORMATS
 

@@ -17,10 +17,10 @@ from affine import Affine
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.geopackage import settle_geopackage
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.maps import write_mask
-from aerial_seg.geo.qgis_style import class_polygons, style_classes, style_text
+from aerial_seg.geo.outputs.geopackage import settle_geopackage
+from aerial_seg.geo.outputs.maps import write_mask
+from aerial_seg.geo.outputs.qgis_style import class_polygons, style_classes, style_text
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.jobs.vectorize import vectorize

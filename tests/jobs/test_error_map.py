@@ -23,12 +23,12 @@ from sklearn.metrics import confusion_matrix
 
 from aerial_seg.cli.main import main
 from aerial_seg.errors import InputError, OutputError
-from aerial_seg.geo import error_map
-from aerial_seg.geo.error_map import CATEGORIES, ErrorMap, errors_of
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.mask import LEGEND_TAG, read_legend
-from aerial_seg.geo.segments import scratch_profile
+from aerial_seg.geo.outputs import error_map
+from aerial_seg.geo.outputs.error_map import CATEGORIES, ErrorMap, errors_of
+from aerial_seg.geo.outputs.mask import LEGEND_TAG, read_legend
+from aerial_seg.geo.outputs.segments import scratch_profile
 from aerial_seg.jobs.evaluate import (
     ErrorMapSettings,
     EvaluateReport,

@@ -24,7 +24,7 @@ from sklearn.metrics import (
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.mask import LEGEND_TAG
+from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
 from aerial_seg.jobs.predict import PredictSettings

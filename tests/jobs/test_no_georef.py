@@ -23,8 +23,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.labels import check_overlap, open_labels
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.maps import write_mask
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.outputs.maps import write_mask
 from aerial_seg.jobs.evaluate import evaluate_mask
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings

@@ -13,8 +13,8 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import InputError, OutputError
-from aerial_seg.geo.mask import read_legend
-from aerial_seg.geo.qgis_style import grey_raster, read_classes, read_style, style_text
+from aerial_seg.geo.outputs.mask import read_legend
+from aerial_seg.geo.outputs.qgis_style import grey_raster, read_classes, read_style, style_text
 from aerial_seg.jobs.mapping.results import keep_styles
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings

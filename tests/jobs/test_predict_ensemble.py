@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
-from aerial_seg.geo.mask import read_origin
+from aerial_seg.geo.outputs.mask import read_origin
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyproj import CRS
 
-from aerial_seg.geo.geopackage import stored_style
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.maps import write_mask
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.outputs.geopackage import stored_style
+from aerial_seg.geo.outputs.maps import write_mask
 from aerial_seg.jobs.evaluate import evaluate_mask
 from aerial_seg.jobs.predict import predict
 from aerial_seg.jobs.predict_settings import PredictSettings

@@ -12,8 +12,8 @@ import rasterio
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo import cog, overviews
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.outputs import cog, overviews
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.predict import predict

@@ -15,7 +15,7 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aerial_seg.geo.maps import PROBABILITY_STEP
+from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster import swath
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.mapping.definition import Definition

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
-from aerial_seg.geo.geopackage import stored_style
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.qgis_style import read_style
+from aerial_seg.geo.outputs.geopackage import stored_style
+from aerial_seg.geo.outputs.qgis_style import read_style
 from aerial_seg.jobs.tile import TileReport, tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import IGNORE

@@ -17,8 +17,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from rasterio.features import rasterize
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
-from aerial_seg.geo.mask import LEGEND_TAG
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import (
     CleanSettings,

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.geopackage import settle_geopackage, stored_style
-from aerial_seg.geo.qgis_style import (
+from aerial_seg.geo.outputs.geopackage import settle_geopackage, stored_style
+from aerial_seg.geo.outputs.qgis_style import (
     StyleClass,
     class_polygons,
     is_own,

@@ -15,8 +15,8 @@ from affine import Affine
 from rasterio import features
 from scipy import ndimage
 
-from aerial_seg.geo.mask import LEGEND_TAG
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import make_legend

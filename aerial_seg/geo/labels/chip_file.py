@@ -16,9 +16,9 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter, MemoryFile
 
-from aerial_seg.geo.durable import disk_errors
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.qgis_style import SUFFIX, class_raster, style_text
+from aerial_seg.geo.outputs.durable import disk_errors
+from aerial_seg.geo.outputs.qgis_style import SUFFIX, class_raster, style_text
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.legend import IGNORE, Legend
 

@@ -19,10 +19,10 @@ from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.files.disk import human_bytes, nearest_folder
 from aerial_seg.geo.grid_area import GridArea
+from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
-from aerial_seg.geo.segments import Layer
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.models.running.predictor import TilePredictor
 from aerial_seg.tiling.plan import TilePlan

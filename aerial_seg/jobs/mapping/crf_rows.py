@@ -12,7 +12,7 @@ from aerial_seg.bands import Band
 from aerial_seg.crf.blocks import Span
 from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
-from aerial_seg.geo.maps import PROBABILITY_STEP
+from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.mapping.definition import Definition
 from aerial_seg.jobs.mapping.frame import Frame

@@ -10,12 +10,12 @@ from typing import Any
 
 from aerial_seg.files.staging import place_files
 from aerial_seg.files.work import was_placed
-from aerial_seg.geo.acquisition import Taken, parse_taken, time_of_all
-from aerial_seg.geo.mask import provenance
+from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all
+from aerial_seg.geo.outputs.mask import provenance
+from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
 from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import ChangedError, InputState, Unchanged, state_of
-from aerial_seg.geo.stac import Catalogued, item_name, write_item
 from aerial_seg.jobs.journal import (
     NAME,
     RESULT,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.unchanged import Unchanged
-from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.jobs.journal import Journal, damaged_records
 from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene

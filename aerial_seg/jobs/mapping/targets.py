@@ -11,10 +11,10 @@ from aerial_seg.files.names import check_output, shown
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable
 from aerial_seg.files.work import was_placed, work_folder
-from aerial_seg.geo.mask import is_ours
+from aerial_seg.geo.outputs.mask import is_ours
+from aerial_seg.geo.outputs.stac import item_name
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.remote import file_behind, output_stem
-from aerial_seg.geo.stac import item_name
 from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.mapping.results import result_names
 from aerial_seg.jobs.mapping.scene_list import Refusals

@@ -14,8 +14,8 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from aerial_seg.files.names import exact
-from aerial_seg.geo.durable import disk_errors, require_written, settled_file
-from aerial_seg.geo.overviews import chunks, write_overviews
+from aerial_seg.geo.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.geo.outputs.overviews import chunks, write_overviews
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks, source_boxes
 from aerial_seg.geo.raster.opening import open_dataset
 

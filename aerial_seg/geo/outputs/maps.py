@@ -10,13 +10,13 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.geo.attribute_table import attribute_table, write_value_table
-from aerial_seg.geo.cog import CogStyle, write_cog
-from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.mask import LEGEND_TAG, provenance
-from aerial_seg.geo.qgis_style import SUFFIX, Style, class_raster, grey_raster, shared_text
-from aerial_seg.geo.segments import Layer, SegmentStore
+from aerial_seg.geo.outputs.attribute_table import attribute_table, write_value_table
+from aerial_seg.geo.outputs.cog import CogStyle, write_cog
+from aerial_seg.geo.outputs.durable import settled_file
+from aerial_seg.geo.outputs.mask import LEGEND_TAG, provenance
+from aerial_seg.geo.outputs.qgis_style import SUFFIX, Style, class_raster, grey_raster, shared_text
+from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.legend import Legend
 
 PROBABILITY_STEP = 0.004

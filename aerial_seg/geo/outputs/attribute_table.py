@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from aerial_seg.files.names import ogr_name, writing_folder
-from aerial_seg.geo.durable import disk_errors, require_written, settled_file
-from aerial_seg.geo.geopackage import FIXED_DATE
+from aerial_seg.geo.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.geo.outputs.geopackage import FIXED_DATE
 from aerial_seg.legend import Legend
 
 _INTEGER, _REAL, _STRING = 0, 1, 2

@@ -10,14 +10,14 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.geo.attribute_table import attribute_table
-from aerial_seg.geo.cog import CogStyle, write_cog
-from aerial_seg.geo.durable import settled_file
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.mask import provenance
-from aerial_seg.geo.qgis_style import class_raster, style_text
+from aerial_seg.geo.outputs.attribute_table import attribute_table
+from aerial_seg.geo.outputs.cog import CogStyle, write_cog
+from aerial_seg.geo.outputs.durable import settled_file
+from aerial_seg.geo.outputs.mask import provenance
+from aerial_seg.geo.outputs.qgis_style import class_raster, style_text
+from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
-from aerial_seg.geo.segments import Layer, SegmentStore
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 NEITHER, HIT, MISS, FALSE_ALARM = range(4)
