@@ -11,7 +11,7 @@ from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.work import place, remember
-from aerial_seg.geo.area import Area, area_file, area_of_bounds, read_area
+from aerial_seg.geo.areas.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.outputs.acquisition import parse_taken
 from aerial_seg.geo.outputs.stac import item_name, list_vectors
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice

@@ -21,7 +21,7 @@ from pyproj import CRS, Transformer
 from rasterio.features import geometry_mask
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.area import area_of_bounds, read_area
+from aerial_seg.geo.areas.area import area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.labels.labels import open_labels

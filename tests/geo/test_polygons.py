@@ -19,11 +19,11 @@ from rasterio.features import geometry_mask
 
 import aerial_seg
 from aerial_seg.errors import InputError
-from aerial_seg.geo.area import Area, read_area
+from aerial_seg.geo.areas.area import Area, read_area
+from aerial_seg.geo.areas.polygons import mended
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.labels import open_labels
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.polygons import mended
 
 SIDE = 250
 GRID = Grid(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.area import read_area
+from aerial_seg.geo.areas.area import read_area
 from aerial_seg.geo.raster import remote
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.remote import remote_version
@@ -77,7 +77,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same limits, ten times as short."""
     hasty = {**remote.PATIENCE, "GDAL_HTTP_LOW_SPEED_TIME": "1", "GDAL_HTTP_CONNECTTIMEOUT": "1"}
     monkeypatch.setattr(remote, "PATIENCE", MappingProxyType(hasty))
-    monkeypatch.setattr("aerial_seg.geo.vector_layer.PATIENCE", hasty)
+    monkeypatch.setattr("aerial_seg.geo.areas.vector_layer.PATIENCE", hasty)
     monkeypatch.setattr(remote, "PATIENCE_SECONDS", remote.PATIENCE_SECONDS / 10)
     monkeypatch.setattr(remote, "_ASK_SECONDS", 1.0)
 

@@ -19,6 +19,8 @@ from rasterio.features import rasterize
 from shapely import STRtree
 
 from aerial_seg.errors import InputError, at_work, did_you_mean
+from aerial_seg.geo.areas.polygons import mended, polygons_of
+from aerial_seg.geo.areas.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.settings import (
     BACKGROUND,
@@ -27,9 +29,7 @@ from aerial_seg.geo.labels.settings import (
     legend_of_values,
     match_name,
 )
-from aerial_seg.geo.polygons import mended, polygons_of
 from aerial_seg.geo.systems import require_common, same_local
-from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 _LONGEST_EDGE = {True: 0.01, False: 1000.0}

@@ -18,10 +18,10 @@ import shapely
 import shapely.affinity
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.areas.polygons import ground_of
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.outputs.acquisition import Taken
 from aerial_seg.geo.outputs.durable import settled_file
-from aerial_seg.geo.polygons import ground_of
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.version import __version__

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aerial_seg.geo.area import Area
+from aerial_seg.geo.areas.area import Area
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.systems import local_note

@@ -18,12 +18,12 @@ from shapely.geometry.base import BaseGeometry
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.names import split_layer
+from aerial_seg.geo.areas.polygons import ground_of, polygons_of
+from aerial_seg.geo.areas.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.polygons import ground_of, polygons_of
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import require_common, same_local
-from aerial_seg.geo.vector_layer import VectorLayer, crs_of, layer_names, read_layer
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
