@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from aerial_seg.geo.measures import Measure
     from aerial_seg.geo.outputs.mask import read_legend
     from aerial_seg.geo.raster.raster import Raster
-    from aerial_seg.geo.scene import make_scene
     from aerial_seg.jobs.benchmark import benchmark
     from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.demo import demo
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from aerial_seg.models.pretrained import start_from
     from aerial_seg.models.sight.receptive_field import ReceptiveField, receptive_field
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
+    from aerial_seg.synthetic.town import make_scene
     from aerial_seg.tiling.geometry import ModelGeometry
     from aerial_seg.version import __version__
 
@@ -67,7 +67,7 @@ _ROOMS = {
     "geo.outputs.mask": ("read_legend",),
     "geo.measures": ("Measure",),
     "geo.raster.raster": ("Raster",),
-    "geo.scene": ("make_scene",),
+    "synthetic.town": ("make_scene",),
     "jobs.benchmark": ("benchmark",),
     "jobs.benchmark_settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),

@@ -16,7 +16,7 @@ FLOORS = [
     {"report"},
     {"benchmarks"},
     {"training"},
-    {"models", "vectors"},
+    {"models", "vectors", "synthetic"},
     {"geo"},
     {"tiling", "coverage", "crf"},
     {"files"},

@@ -19,7 +19,6 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.durable import disk_errors, settled_file
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.geo.scene import SCENE_LEGEND, ScenePaths, make_scene, write_labels, write_scene
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work
 from aerial_seg.jobs.predict import predict
@@ -37,6 +36,7 @@ from aerial_seg.jobs.vectorize_settings import (
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
+from aerial_seg.synthetic.town import SCENE_LEGEND, ScenePaths, make_scene, write_labels, write_scene
 from aerial_seg.version import __version__
 
 REPORT = "report.json"

@@ -33,13 +33,13 @@ from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.cli.main import main
 from aerial_seg.errors import AerialSegError
-from aerial_seg.geo.scene import SCENE_LEGEND, make_scene, write_scene
 from aerial_seg.jobs import benchmark, export, import_weights, predict, tile, vectorize  # noqa: F401
 from aerial_seg.jobs import demo as demo_room
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe, load_recipe
+from aerial_seg.synthetic.town import SCENE_LEGEND, make_scene, write_scene
 from aerial_seg.version import __version__
 
 SECONDS = 300

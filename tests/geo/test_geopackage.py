@@ -13,7 +13,7 @@ import pytest
 import shapely
 
 from aerial_seg.geo.outputs.geopackage import settle_geopackage, stored_style, write_geopackage
-from aerial_seg.geo.scene import make_scene, write_scene
+from aerial_seg.synthetic.town import make_scene, write_scene
 
 VERSION_1_3 = 10300
 """What the header of GeoPackage 1.3 says; source: the standard's section 1.1.1.1.1."""

@@ -18,9 +18,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.scene import SCENE_LEGEND, Scene, make_scene, write_scene
 from aerial_seg.legend import IGNORE
 from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.synthetic.town import SCENE_LEGEND, Scene, make_scene, write_scene
 
 VALUE = {entry.name: entry.value for entry in SCENE_LEGEND.entries}
 SIZES = {

@@ -12,11 +12,11 @@ import rasterio
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.geo.scene import SCENE_LEGEND, make_scene
 from aerial_seg.jobs import demo as room
 from aerial_seg.jobs.demo import SIDE, TEST_SEED, TRAINING_SEEDS, demo
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.synthetic.town import SCENE_LEGEND, make_scene
 
 
 @pytest.fixture(scope="module", autouse=True)

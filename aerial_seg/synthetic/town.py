@@ -28,9 +28,9 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.outputs.durable import settled_file
 from aerial_seg.geo.outputs.geopackage import write_geopackage
 from aerial_seg.geo.outputs.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
-from aerial_seg.geo.scene_layout import burn, plan_layout, separate, smooth_noise
-from aerial_seg.geo.scene_paint import paint
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.synthetic.layout import burn, plan_layout, separate, smooth_noise
+from aerial_seg.synthetic.paint import paint
 
 SCENE_LEGEND: Legend = make_legend(
     {0: "background", 1: "building", 2: "road", 3: "vegetation", 4: "water"}, background=(0,)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shapely.affinity import translate
 from shapely.ops import substring
 
-from aerial_seg.geo.scene_layout import Floats, Layout, burn, smooth_noise
+from aerial_seg.synthetic.layout import Floats, Layout, burn, smooth_noise
 
 _SOIL, _CLAY, _ASPHALT, _CONCRETE = (158, 138, 110), (160, 126, 104), (122, 122, 118), (174, 168, 154)
 _GRASS, _OLIVE, _DARK_GREEN, _DARK = (130, 138, 98), (116, 116, 84), (80, 98, 74), (86, 88, 80)

@@ -1,0 +1,1 @@
+"""A town that is drawn, not photographed: imagery with true labels for the demo and the tests."""
