@@ -18,7 +18,7 @@ FLOORS = [
     {"training"},
     {"models", "vectors", "synthetic"},
     {"geo"},
-    {"tiling", "coverage", "crf"},
+    {"tiling", "polygonize", "crf"},
     {"files"},
     {"base"},
 ]
@@ -66,13 +66,13 @@ def test_imports_go_down_only(path: Path) -> None:
 def test_heavy_libraries_stay_on_their_floor(path: Path) -> None:
     own = floor_of_file(path)
     roots = {module.split(".")[0] for module in imported_modules(path)}
-    if own in ("geo", "tiling", "coverage", "crf", "files", "base"):
+    if own in ("geo", "tiling", "polygonize", "crf", "files", "base"):
         assert not roots & {"torch", "torchvision", "segmentation_models_pytorch"}
     if own in ("models", "tiling", "crf", "files", "base"):
         assert not roots & {"rasterio", "geopandas", "pyogrio", "shapely", "pyproj"}
-    if own == "coverage":
+    if own == "polygonize":
         assert not roots & {"rasterio", "geopandas", "pyogrio", "pyproj"}
-    if own in ("tiling", "coverage", "crf"):
+    if own in ("tiling", "polygonize", "crf"):
         assert not roots & {"pydantic", "click"}
     if own != "cli":
         assert "click" not in roots

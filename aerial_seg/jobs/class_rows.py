@@ -11,12 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import Codes
-from aerial_seg.coverage.majority import majority
-from aerial_seg.coverage.objects import OBJECT_BITS, ObjectSplitter
-from aerial_seg.coverage.sieve import CleanRules, clean
-from aerial_seg.coverage.stripes import in_stripes
-from aerial_seg.coverage.tags import Tags, cut_by_grid, tag_bits
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
@@ -24,6 +18,12 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.vectorize_settings import CleanSettings, ShapeSettings
 from aerial_seg.legend import LegendEntry
+from aerial_seg.polygonize.batch import Codes
+from aerial_seg.polygonize.cleaning.code_suffix import Tags, cut_by_grid, tag_bits
+from aerial_seg.polygonize.cleaning.majority import majority
+from aerial_seg.polygonize.cleaning.objects import OBJECT_BITS, ObjectSplitter
+from aerial_seg.polygonize.cleaning.sieve import CleanRules, clean
+from aerial_seg.polygonize.row_chunks import in_stripes
 from aerial_seg.progress import ProgressBar
 from aerial_seg.vectors.class_raster import ClassRaster
 

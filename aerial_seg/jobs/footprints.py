@@ -8,8 +8,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import PolygonBatch, chosen_features, joined_batches
-from aerial_seg.coverage.regularise import Regularised, regularise
+from aerial_seg.polygonize.batch import PolygonBatch, chosen_features, joined_batches
+from aerial_seg.polygonize.regularise.regularise import Regularised, regularise
 
 _TOLERANCE = 1.5
 """Pixels. Less takes the pixels' edges for walls."""

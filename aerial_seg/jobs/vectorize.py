@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import NONE, PolygonBatch
-from aerial_seg.coverage.simplify import Simplification
-from aerial_seg.coverage.tracer import Tracer
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.outputs.mask import read_origin
@@ -31,6 +28,9 @@ from aerial_seg.jobs.vectorize_settings import (
     VectorizeSettings,
 )
 from aerial_seg.legend import Legend, LegendEntry
+from aerial_seg.polygonize.batch import NONE, PolygonBatch
+from aerial_seg.polygonize.tracing.simplify import Simplification
+from aerial_seg.polygonize.tracing.tracer import Tracer
 from aerial_seg.progress import Progress, silent
 from aerial_seg.vectors.class_raster import ClassCounts, ClassRaster, legend_of
 from aerial_seg.vectors.files import check_place, replaced_files

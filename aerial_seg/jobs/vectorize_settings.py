@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aerial_seg.coverage.sieve import SieveReport
-from aerial_seg.coverage.simplify import Method
 from aerial_seg.errors import SettingsError
 from aerial_seg.geo.measures import Measure
+from aerial_seg.polygonize.cleaning.sieve import SieveReport
+from aerial_seg.polygonize.tracing.simplify import Method
 
 EVERY_CLASS = "all"
 _DEFAULT_TOLERANCE = Measure(1.5, "px")

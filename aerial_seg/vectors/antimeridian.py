@@ -9,8 +9,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.numba_kernels import Floats64
+from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.wkb import multipolygons
 
 _HALF, _FULL = 180.0, 360.0

@@ -14,13 +14,13 @@ import rasterio
 from numpy.typing import NDArray
 from pydantic import Field
 
-from aerial_seg.coverage.batch import NONE, STRIPE_ROWS, Codes
 from aerial_seg.errors import InputError
 from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import row_of_blocks_bytes
 from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
+from aerial_seg.polygonize.batch import NONE, STRIPE_ROWS, Codes
 from aerial_seg.progress import ProgressBar
 
 _LISTED = 10

@@ -9,10 +9,10 @@ import numpy as np
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.numba_kernels import Floats64, Ints, inner, kernel
+from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.formats import same_crs
 
 _STRAIGHT_M = 100.0

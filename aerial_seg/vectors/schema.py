@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.legend import Legend
 from aerial_seg.numba_kernels import Bytes, Floats64, Ints, kernel
+from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.wkb import Wkb, multipolygons
 
 LONGEST_NAME = 10

@@ -13,11 +13,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from aerial_seg.coverage import components as module
-from aerial_seg.coverage.adjacency import Adjacency, Pairs, pair_keys, unique_pairs
-from aerial_seg.coverage.batch import NONE, Codes
-from aerial_seg.coverage.components import Components, find_runs, join_all, label_stripe
 from aerial_seg.errors import InputError
+from aerial_seg.polygonize.batch import NONE, Codes
+from aerial_seg.polygonize.cleaning import components as module
+from aerial_seg.polygonize.cleaning.adjacency import Adjacency, Pairs, pair_keys, unique_pairs
+from aerial_seg.polygonize.cleaning.components import Components, find_runs, join_all, label_stripe
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.instances import split_instances
+from aerial_seg.polygonize.cleaning.watershed import split_instances
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from aerial_seg.coverage.batch import NONE, Codes
-from aerial_seg.coverage.majority import majority
 from aerial_seg.errors import SettingsError
+from aerial_seg.polygonize.batch import NONE, Codes
+from aerial_seg.polygonize.cleaning.majority import majority
 
 
 @st.composite

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from aerial_seg.coverage import objects, stripes
-from aerial_seg.coverage.batch import NONE
-from aerial_seg.coverage.instances import split_instances
-from aerial_seg.coverage.objects import OBJECT_BITS, ObjectSplitter
+from aerial_seg.polygonize import row_chunks as stripes
+from aerial_seg.polygonize.batch import NONE
+from aerial_seg.polygonize.cleaning import objects
+from aerial_seg.polygonize.cleaning.objects import OBJECT_BITS, ObjectSplitter
+from aerial_seg.polygonize.cleaning.watershed import split_instances
 
 
 def discs(height: int = 300, width: int = 200) -> np.ndarray:

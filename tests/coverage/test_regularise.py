@@ -14,8 +14,8 @@ from rasterio import features
 from shapely import affinity
 from shapely.geometry import Polygon, box
 
-from aerial_seg.coverage.regularise import LEAST_IOU, STATUSES, regularise
-from aerial_seg.coverage.regularise_areas import Ragged, common_areas
+from aerial_seg.polygonize.regularise.areas import Ragged, common_areas
+from aerial_seg.polygonize.regularise.regularise import LEAST_IOU, STATUSES, regularise
 
 Objects = NDArray[np.object_]
 

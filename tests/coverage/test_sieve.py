@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from rasterio.features import sieve
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from aerial_seg.coverage.batch import NONE, Codes
-from aerial_seg.coverage.sieve import Cleaned, CleanRules, Removed, SieveReport, clean
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.polygonize.batch import NONE, Codes
+from aerial_seg.polygonize.cleaning.sieve import Cleaned, CleanRules, Removed, SieveReport, clean
 
 Pixel = tuple[int, int]
 Patch = tuple[int, frozenset[Pixel]]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from rasterio import features
 from scipy import ndimage
 
-from aerial_seg.coverage.batch import NONE, PolygonBatch, joined_batches
-from aerial_seg.coverage.simplify import Simplification
-from aerial_seg.coverage.stripes import in_stripes
-from aerial_seg.coverage.tracer import Tracer
+from aerial_seg.polygonize.batch import NONE, PolygonBatch, joined_batches
+from aerial_seg.polygonize.row_chunks import in_stripes
+from aerial_seg.polygonize.tracing.simplify import Simplification
+from aerial_seg.polygonize.tracing.tracer import Tracer
 
 ALL = np.ones(65536, bool)
 EXACT = Simplification()

@@ -16,7 +16,6 @@ from pyproj import Geod
 from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
-from aerial_seg.coverage import stripes
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
@@ -29,6 +28,7 @@ from aerial_seg.jobs.vectorize_settings import (
     VectorizeSettings,
 )
 from aerial_seg.legend import make_legend
+from aerial_seg.polygonize import row_chunks as stripes
 
 LEGEND = make_legend({0: "background", 1: "Gebäude", 2: "道路"}, background=[0])
 TRANSFORM = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
@@ -257,7 +257,9 @@ def test_the_file_does_not_depend_on_the_rows_that_are_read_at_once(save: Save, 
 def test_gdal_and_we_agree_across_stripes(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aerial_seg.coverage.tracer.in_stripes", lambda rows: stripes.in_stripes(rows, 37))
+    monkeypatch.setattr(
+        "aerial_seg.polygonize.tracing.tracer.in_stripes", lambda rows: stripes.in_stripes(rows, 37)
+    )
     mask = land()
     run(save(mask), tmp_path / "a.gpkg", classes=("all",), shape=PIXELS)
     ours = read(tmp_path / "a.gpkg")

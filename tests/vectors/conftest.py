@@ -13,8 +13,8 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.legend import make_legend
+from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors import geoparquet
 from aerial_seg.vectors.formats import vector_format
 from aerial_seg.vectors.schema import FeatureSchema, confidence_columns

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import PolygonBatch
+from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.antimeridian import cut_antimeridian
 from aerial_seg.vectors.wkb import multipolygons
 

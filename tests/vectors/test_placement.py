@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
-from aerial_seg.coverage.batch import PolygonBatch
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.placement import Placement, densify
 from aerial_seg.vectors.wkb import multipolygons
 

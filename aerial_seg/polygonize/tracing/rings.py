@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.cracks import NOBODY, NORTH, SOUTH, Arcs, Int32, Points
 from aerial_seg.numba_kernels import Ints, inner, kernel
+from aerial_seg.polygonize.tracing.arcs import NOBODY, NORTH, SOUTH, Arcs, Int32, Points
 
 Bools = NDArray[np.bool_]
 

@@ -13,17 +13,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import NONE, Codes, PolygonBatch, joined_batches
-from aerial_seg.coverage.chains import Borders
-from aerial_seg.coverage.components import join_all, label_stripe
-from aerial_seg.coverage.cracks import Arcs, Int32, Points, find_arcs, find_points, framed
-from aerial_seg.coverage.crossing import CrossingPatches, Stripe
-from aerial_seg.coverage.packing import pack
-from aerial_seg.coverage.patches import measure_patches, touching_corners
-from aerial_seg.coverage.rings import CLOSED, Lines, Outlines, draw, find_outlines
-from aerial_seg.coverage.simplify import Simplification, simplify_arcs
-from aerial_seg.coverage.stripes import Rows, in_stripes
 from aerial_seg.numba_kernels import Bytes, Ints
+from aerial_seg.polygonize.batch import NONE, Codes, PolygonBatch, joined_batches
+from aerial_seg.polygonize.cleaning.components import join_all, label_stripe
+from aerial_seg.polygonize.row_chunks import Rows, in_stripes
+from aerial_seg.polygonize.tracing.arcs import Arcs, Int32, Points, find_arcs, find_points, framed
+from aerial_seg.polygonize.tracing.chains import Borders
+from aerial_seg.polygonize.tracing.crossing import CrossingPatches, Stripe
+from aerial_seg.polygonize.tracing.packing import pack
+from aerial_seg.polygonize.tracing.patches import measure_patches, touching_corners
+from aerial_seg.polygonize.tracing.rings import CLOSED, Lines, Outlines, draw, find_outlines
+from aerial_seg.polygonize.tracing.simplify import Simplification, simplify_arcs
 
 Bools = NDArray[np.bool_]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.adjacency import Adjacency, Pairs
-from aerial_seg.coverage.batch import NONE, Codes
-from aerial_seg.coverage.components import Components, ComponentTable, find_runs, paint_runs
-from aerial_seg.coverage.sieve_graph import Bools, Regions, find_holes, join_small
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.polygonize.batch import NONE, Codes
+from aerial_seg.polygonize.cleaning.adjacency import Adjacency, Pairs
+from aerial_seg.polygonize.cleaning.components import Components, ComponentTable, find_runs, paint_runs
+from aerial_seg.polygonize.cleaning.sieve_graph import Bools, Regions, find_holes, join_small
 
 Source = Callable[[], Iterator[Codes]]
 """Starts at the northern border each time it is called, with the same stripes (h, W) uint16 each time."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.adjacency import Pairs, pair_keys, unique_pairs
-from aerial_seg.coverage.batch import NONE, Codes
-from aerial_seg.coverage.components import Int32s, add_up, join_all
 from aerial_seg.numba_kernels import Ints, kernel
+from aerial_seg.polygonize.batch import NONE, Codes
+from aerial_seg.polygonize.cleaning.adjacency import Pairs, pair_keys, unique_pairs
+from aerial_seg.polygonize.cleaning.components import Int32s, add_up, join_all
 
 Bools = NDArray[np.bool_]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import NONE, Codes
 from aerial_seg.errors import SettingsError
 from aerial_seg.numba_kernels import inner, kernel
+from aerial_seg.polygonize.batch import NONE, Codes
 
 Int32s = NDArray[np.int32]
 

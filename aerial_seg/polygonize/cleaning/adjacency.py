@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import Codes
-from aerial_seg.coverage.components import ComponentTable, Int32s, Runs, row_labels
 from aerial_seg.numba_kernels import Ints, inner, kernel
+from aerial_seg.polygonize.batch import Codes
+from aerial_seg.polygonize.cleaning.components import ComponentTable, Int32s, Runs, row_labels
 
 _BITS = 32
 _LOW = (1 << _BITS) - 1

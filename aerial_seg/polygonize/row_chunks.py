@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from aerial_seg.coverage.batch import STRIPE_ROWS, Codes
 from aerial_seg.numba_kernels import Bytes
+from aerial_seg.polygonize.batch import STRIPE_ROWS, Codes
 
 Rows = Iterable[tuple[Codes, Bytes | None]]
 """Class codes (h, W) uint16 and stored confidence (h, W) uint8 or None, from north to south, pieces of any height."""

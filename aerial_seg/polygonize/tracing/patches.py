@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import Codes
-from aerial_seg.coverage.cracks import Int32
 from aerial_seg.numba_kernels import Bytes, Ints, kernel
+from aerial_seg.polygonize.batch import Codes
+from aerial_seg.polygonize.tracing.arcs import Int32
 
 Bools = NDArray[np.bool_]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import NONE, STRIPE_ROWS, Codes
-from aerial_seg.coverage.components import label_stripe
-from aerial_seg.coverage.instances import split_instances
-from aerial_seg.coverage.stripes import Rows, in_stripes
-from aerial_seg.coverage.tags import with_tags
 from aerial_seg.numba_kernels import Bytes
+from aerial_seg.polygonize.batch import NONE, STRIPE_ROWS, Codes
+from aerial_seg.polygonize.cleaning.code_suffix import with_tags
+from aerial_seg.polygonize.cleaning.components import label_stripe
+from aerial_seg.polygonize.cleaning.watershed import split_instances
+from aerial_seg.polygonize.row_chunks import Rows, in_stripes
 
 OBJECT_BITS = 6
 _HELD_ROWS = 4 * STRIPE_ROWS

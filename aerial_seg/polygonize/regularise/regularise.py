@@ -9,8 +9,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.regularise_areas import Ragged, common_areas
-from aerial_seg.coverage.regularise_rings import ROUND, SMALL, SQUARED, square_polygons
+from aerial_seg.polygonize.regularise.areas import Ragged, common_areas
+from aerial_seg.polygonize.regularise.rings import ROUND, SMALL, SQUARED, square_polygons
 
 Objects = NDArray[np.object_]
 Bools = NDArray[np.bool_]

@@ -7,8 +7,16 @@ from math import cos, sin, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.regularise_direction import Points, bounds, corners, deviation, direction, roundness
-from aerial_seg.coverage.regularise_sides import (
+from aerial_seg.numba_kernels import Ints, inner, kernel
+from aerial_seg.polygonize.regularise.direction import (
+    Points,
+    bounds,
+    corners,
+    deviation,
+    direction,
+    roundness,
+)
+from aerial_seg.polygonize.regularise.sides import (
     corner_points,
     drop_short_sides,
     first_sides,
@@ -16,7 +24,6 @@ from aerial_seg.coverage.regularise_sides import (
     shortest_side,
     tilt,
 )
-from aerial_seg.numba_kernels import Ints, inner, kernel
 
 SQUARED, SMALL, ROUND = 0, 1, 2
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import PolygonBatch
-from aerial_seg.coverage.chains import Borders, Chains, Xy, simple_rings
-from aerial_seg.coverage.cracks import Int32
-from aerial_seg.coverage.packing import pack
-from aerial_seg.coverage.patches import Measured
-from aerial_seg.coverage.rings import CLOSED, Lines, Outlines
 from aerial_seg.numba_kernels import Ints
+from aerial_seg.polygonize.batch import PolygonBatch
+from aerial_seg.polygonize.tracing.arcs import Int32
+from aerial_seg.polygonize.tracing.chains import Borders, Chains, Xy, simple_rings
+from aerial_seg.polygonize.tracing.packing import pack
+from aerial_seg.polygonize.tracing.patches import Measured
+from aerial_seg.polygonize.tracing.rings import CLOSED, Lines, Outlines
 
 Bools = NDArray[np.bool_]
 

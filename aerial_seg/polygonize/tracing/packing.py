@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import PolygonBatch
-from aerial_seg.coverage.patches import Measured
-from aerial_seg.coverage.rings import Lines, twice_areas
 from aerial_seg.numba_kernels import Ints, kernel
+from aerial_seg.polygonize.batch import PolygonBatch
+from aerial_seg.polygonize.tracing.patches import Measured
+from aerial_seg.polygonize.tracing.rings import Lines, twice_areas
 
 
 def pack(

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.box import farthest_from_start, is_free
-from aerial_seg.coverage.cracks import NOBODY, Arcs, Int32, Points
-from aerial_seg.coverage.visvalingam import remove_small_triangles
 from aerial_seg.numba_kernels import Bytes, Floats64, Ints, inner, kernel
+from aerial_seg.polygonize.tracing.arcs import NOBODY, Arcs, Int32, Points
+from aerial_seg.polygonize.tracing.shortcut_check import farthest_from_start, is_free
+from aerial_seg.polygonize.tracing.visvalingam import remove_small_triangles
 
 Method = Literal["douglas-peucker", "visvalingam"]
 Bools = NDArray[np.bool_]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.box import farthest_from_start, is_free
-from aerial_seg.coverage.cracks import Arcs, Int32
 from aerial_seg.numba_kernels import Bytes, Floats64, Ints, inner, kernel
+from aerial_seg.polygonize.tracing.arcs import Arcs, Int32
+from aerial_seg.polygonize.tracing.shortcut_check import farthest_from_start, is_free
 
 Bools = NDArray[np.bool_]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aerial_seg.coverage.cracks import Int32
 from aerial_seg.numba_kernels import Bytes, inner
+from aerial_seg.polygonize.tracing.arcs import Int32
 
 
 @inner

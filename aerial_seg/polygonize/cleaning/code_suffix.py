@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import NONE, Codes
-from aerial_seg.coverage.stripes import Rows
 from aerial_seg.errors import SettingsError
+from aerial_seg.polygonize.batch import NONE, Codes
+from aerial_seg.polygonize.row_chunks import Rows
 
 _CELL_BITS = 2
 

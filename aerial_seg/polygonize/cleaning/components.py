@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import Codes
 from aerial_seg.errors import InputError
 from aerial_seg.numba_kernels import Ints, inner, kernel
+from aerial_seg.polygonize.batch import Codes
 
 Int32s = NDArray[np.int32]
 S = TypeVar("S", np.int32, np.uint16)

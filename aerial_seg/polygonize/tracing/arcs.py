@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.coverage.batch import NONE, Codes
 from aerial_seg.numba_kernels import Bytes, Ints, inner, kernel
+from aerial_seg.polygonize.batch import NONE, Codes
 
 Int32 = NDArray[np.int32]
 

@@ -1,1 +1,0 @@
-"""Coverages: from rows of classes to polygons that share their edges, in pixel space."""

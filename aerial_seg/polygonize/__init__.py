@@ -1,0 +1,1 @@
+"""From rows of classes to polygons that share their edges, in pixel space."""

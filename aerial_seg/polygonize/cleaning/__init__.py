@@ -1,0 +1,1 @@
+"""Rows of classes made clean: majority filter, sieve, objects that touch kept apart."""

@@ -1,0 +1,1 @@
+"""Outlines of buildings get straight sides and right angles, and neighbours stay neighbours."""

@@ -1,0 +1,1 @@
+"""Clean rows of classes become arcs that neighbours share, and arcs become rings."""
