@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from aerial_seg.models.file import ModelCard, TrainedModel, load_model
     from aerial_seg.models.network import Network
     from aerial_seg.models.pretrained import start_from
-    from aerial_seg.models.sight.receptive_field import ReceptiveField, receptive_field
+    from aerial_seg.models.receptive_field.field import ReceptiveField, receptive_field
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
     from aerial_seg.synthetic.town import make_scene
     from aerial_seg.tiling.geometry import ModelGeometry
@@ -100,7 +100,7 @@ _ROOMS = {
     "models.file": ("ModelCard", "TrainedModel", "load_model"),
     "models.network": ("Network",),
     "models.pretrained": ("start_from",),
-    "models.sight.receptive_field": ("ReceptiveField", "receptive_field"),
+    "models.receptive_field.field": ("ReceptiveField", "receptive_field"),
     "recipe": ("ModelSettings", "Recipe", "load_recipe", "recipe_names"),
     "tiling.geometry": ("ModelGeometry",),
     "version": ("__version__",),

@@ -8,7 +8,7 @@ from typing import Any
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.file import ModelCard, TrainedModel, load_weightless
 from aerial_seg.models.network import Network
-from aerial_seg.models.sight.receptive_field import Reach, ReceptiveField, receptive_field
+from aerial_seg.models.receptive_field.field import Reach, ReceptiveField, receptive_field
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
 from aerial_seg.tiling.plan import tile_shape
 

@@ -24,9 +24,9 @@ from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, place
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.models.hub import check_weights, weights_file
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
+from aerial_seg.models.weights_source import check_weights, weights_file
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import DataSettings, Recipe
 from aerial_seg.report.curves import draw_curves

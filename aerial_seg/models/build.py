@@ -26,7 +26,6 @@ from aerial_seg.models.backbone.stem import set_batch_norm_eps
 from aerial_seg.models.choices import check_choices
 from aerial_seg.models.heads.blocks import Decoder
 from aerial_seg.models.heads.build import make_auxiliary, make_head
-from aerial_seg.models.hub import weights_file
 from aerial_seg.models.network import (
     DilatedNetwork,
     MultiScaleNetwork,
@@ -35,6 +34,7 @@ from aerial_seg.models.network import (
     check_output_stride,
 )
 from aerial_seg.models.unused import drop_unused
+from aerial_seg.models.weights_source import weights_file
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 

@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.backbone.dilation import Striding
 from aerial_seg.models.backbone.stages import keeps_every_side
+from aerial_seg.models.dilation_rates import keep_reach
 from aerial_seg.models.heads.blocks import Decoder
-from aerial_seg.models.reach import keep_reach
 from aerial_seg.tiling.geometry import ModelGeometry
 
 MSC_SCALES = (0.5, 0.75)

@@ -15,7 +15,7 @@ from aerial_seg.jobs.predict import PredictSettings, _shape
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
-from aerial_seg.models.sight.receptive_field import receptive_field
+from aerial_seg.models.receptive_field.field import receptive_field
 from aerial_seg.recipe import (
     AugmentationSettings,
     ModelSettings,

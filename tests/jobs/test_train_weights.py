@@ -23,7 +23,7 @@ from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.legend import make_legend
-from aerial_seg.models import hub
+from aerial_seg.models import weights_source as hub
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.models.network import Network

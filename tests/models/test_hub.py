@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.models.build import build_network
-from aerial_seg.models.hub import check_weights, weights_file
+from aerial_seg.models.weights_source import check_weights, weights_file
 from aerial_seg.recipe import ModelSettings
 
 IMAGENET = ModelSettings(weights="imagenet")

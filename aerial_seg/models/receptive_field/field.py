@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from aerial_seg.models.network import Network
-from aerial_seg.models.sight.along import Sight
-from aerial_seg.models.sight.trace import Lost, Trace, trace
+from aerial_seg.models.receptive_field.intervals import Sight
+from aerial_seg.models.receptive_field.trace import Lost, Trace, trace
 from aerial_seg.tiling.geometry import ModelGeometry
 
 _FIRST_SIDE, _LAST_SIDE = 4096, 65536

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from aerial_seg.models.sight.along import Sight, pixels
-from aerial_seg.models.sight.rules import IMAGE, REASONS, RULES, Call, Seen, pointwise, unknown
+from aerial_seg.models.receptive_field.intervals import Sight, pixels
+from aerial_seg.models.receptive_field.op_rules import IMAGE, REASONS, RULES, Call, Seen, pointwise, unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from aerial_seg.models.sight import along
-from aerial_seg.models.sight.along import Sight, Taps
+from aerial_seg.models.receptive_field import intervals as along
+from aerial_seg.models.receptive_field.intervals import Sight, Taps
 
 Axis = Literal["rows", "cols"]
 AXES: tuple[Axis, Axis] = ("rows", "cols")
