@@ -16,6 +16,7 @@ FLOORS = [
     {"report"},
     {"benchmarks"},
     {"training"},
+    {"inference"},
     {"models", "vectors", "synthetic"},
     {"geo"},
     {"tiling", "polygonize", "crf"},

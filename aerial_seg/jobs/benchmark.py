@@ -25,6 +25,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.work import work_folder
+from aerial_seg.inference.any_size import AnySizeForward
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
@@ -32,7 +33,6 @@ from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.models.restride import with_output_stride
-from aerial_seg.models.running.any_size import AnySizeForward
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures
 from aerial_seg.version import __version__

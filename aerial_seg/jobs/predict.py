@@ -20,11 +20,13 @@ from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import raster_files, vector_files
 from aerial_seg.geo.raster.remote import file_behind
 from aerial_seg.geo.raster.unchanged import Unchanged
-from aerial_seg.jobs.band_contract import chosen_infos
+from aerial_seg.inference.ensemble import Ensemble, model_paths
+from aerial_seg.inference.match_bands import chosen_infos
+from aerial_seg.inference.match_gsd import check_fit, choose_run_grid
+from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.tta import run_sides
 from aerial_seg.jobs.mapping.budget import batch_within, check_batch
-from aerial_seg.jobs.mapping.fit import check_fit, choose_run_grid
 from aerial_seg.jobs.mapping.forecast import forecast
-from aerial_seg.jobs.mapping.frame import Frame, Region
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scene_list import LIST, Refusals, is_list, named_rasters
 from aerial_seg.jobs.mapping.scenes import Mapper, Scene
@@ -48,8 +50,6 @@ from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import TrainedModel, load_model
-from aerial_seg.models.running.ensemble import Ensemble, model_paths
-from aerial_seg.models.running.symmetry import run_sides
 from aerial_seg.progress import Progress, silent
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape

@@ -9,7 +9,7 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.jobs.mapping.definition import Definition
+from aerial_seg.inference.definition import Definition
 from aerial_seg.jobs.vectorize_settings import VectorizeReport
 from aerial_seg.models.running.engine import EngineSettings
 

@@ -211,7 +211,7 @@ def test_an_interruption_exits_130_and_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aerial_seg.models.running.predictor.Predictor.submit", interrupt)
+    monkeypatch.setattr("aerial_seg.inference.predictor.Predictor.submit", interrupt)
     result = run("predict", models(), image, "-o", "map.tif")
     assert result.code == 130
     assert result.err.strip() == "Interrupted."

@@ -20,7 +20,7 @@ from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.remote import gdal_name, is_remote, remote_version, without_signature
 from aerial_seg.geo.raster.vrt_members import require_members
-from aerial_seg.jobs.band_contract import scene_notes
+from aerial_seg.inference.match_bands import scene_notes
 
 if TYPE_CHECKING:
     from tests.conftest import WebServer

@@ -20,8 +20,8 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.errors import AerialSegError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.jobs.mapping.definition import Definition
-from aerial_seg.jobs.mapping.frame import Region
+from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.region import Region
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel

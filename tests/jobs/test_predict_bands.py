@@ -17,7 +17,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
-from aerial_seg.jobs.band_contract import check_bands, scene_notes
+from aerial_seg.inference.match_bands import check_bands, scene_notes
 from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictReport, PredictSettings

@@ -22,16 +22,17 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import Interrupted, OutputError, SettingsError
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.mapping import crf_rows, map_scene
-from aerial_seg.jobs.mapping.definition import Definition
-from aerial_seg.jobs.mapping.frame import Frame, Region
+from aerial_seg.inference import crf_rows
+from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.predictor import Predictor
+from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.stream import MaskStream
+from aerial_seg.jobs.mapping import map_scene
 from aerial_seg.jobs.mapping.pieces import PieceMaker
-from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.running.engine import EngineSettings
-from aerial_seg.models.running.predictor import Predictor
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
 pytest.importorskip("pydensecrf", reason="pip install aerial-seg[crf]")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.predictor import Predictor
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
@@ -24,7 +25,6 @@ from aerial_seg.models.running.engine import EngineSettings, choose
 from aerial_seg.models.running.foreign import FOREIGN, PACKAGES, ForeignFailed
 from aerial_seg.models.running.onnx_engine import OnnxEngine
 from aerial_seg.models.running.openvino_engine import OpenvinoEngine
-from aerial_seg.models.running.predictor import Predictor
 from aerial_seg.recipe import ModelSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 

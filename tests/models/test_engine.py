@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.predictor import Predictor
 from aerial_seg.legend import make_legend
 from aerial_seg.models import device
 from aerial_seg.models.build import build_network
@@ -23,7 +24,6 @@ from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.running import compiling, engine
 from aerial_seg.models.running.engine import COMPILE_PAYS, EngineSettings, choose
 from aerial_seg.models.running.fold import FOLD_TOLERANCE, fold_batch_norms
-from aerial_seg.models.running.predictor import Predictor
 from aerial_seg.recipe import ModelSettings, Recipe
 
 CPU = torch.device("cpu")

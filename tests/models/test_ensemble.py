@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import Band, normalise
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.inference.ensemble import Ensemble, EnsemblePredictor, mean_of_probabilities, model_paths
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.models.running.engine import EngineSettings
-from aerial_seg.models.running.ensemble import Ensemble, EnsemblePredictor, mean_of_probabilities, model_paths
 from aerial_seg.recipe import Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 
@@ -245,7 +245,7 @@ def test_all_members_run_at_the_batch_size_that_fits_the_largest() -> None:
 def test_of_one_model_it_is_the_models_own_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Callable] = []
     monkeypatch.setattr(
-        "aerial_seg.models.running.ensemble.Predictor",
+        "aerial_seg.inference.ensemble.Predictor",
         lambda one, **facts: made.append(one) or SimpleNamespace(**facts),
     )
     only = model(1)

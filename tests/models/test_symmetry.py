@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.running.scales import scaled_tile
-from aerial_seg.models.running.symmetry import (
+from aerial_seg.inference.tta import (
     Arrived,
     Image,
     averaged,
@@ -22,6 +21,7 @@ from aerial_seg.models.running.symmetry import (
     sizes,
     symmetries,
 )
+from aerial_seg.inference.tta_scales import scaled_tile
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 

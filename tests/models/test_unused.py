@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.errors import AerialSegError, InputError
+from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.jobs.model_card import model_card
 from aerial_seg.legend import make_legend
 from aerial_seg.models.backbone.encoders import encoder_names
@@ -22,7 +23,6 @@ from aerial_seg.models.build import architectures, build_network
 from aerial_seg.models.file import HEADER_KEY, ModelCard, load_model, load_weightless, save_model
 from aerial_seg.models.network import Network, SmpNetwork
 from aerial_seg.models.pretrained import start_from
-from aerial_seg.models.running.ensemble import Ensemble
 from aerial_seg.models.unused import Unused, drop_unused
 from aerial_seg.models.weightless import build_weightless
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings, Recipe, load_recipe

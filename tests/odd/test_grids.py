@@ -18,7 +18,7 @@ from pyproj import CRS, Geod
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.mapping.fit import choose_run_grid
+from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 

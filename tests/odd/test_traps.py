@@ -26,7 +26,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.chip_file import write_image
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.mapping.fit import choose_run_grid
+from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import IGNORE

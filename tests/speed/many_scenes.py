@@ -24,9 +24,9 @@ from machine import facts
 from rasterio.transform import from_origin
 
 from aerial_seg.bands import Band
+from aerial_seg.inference.stream import MaskStream
 from aerial_seg.jobs import predict as job
 from aerial_seg.jobs.mapping import several
-from aerial_seg.jobs.mapping.stream import MaskStream
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network

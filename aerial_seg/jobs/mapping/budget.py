@@ -23,8 +23,8 @@ from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
-from aerial_seg.jobs.mapping.frame import Frame, Region
-from aerial_seg.models.running.predictor import TilePredictor
+from aerial_seg.inference.predictor import TilePredictor
+from aerial_seg.inference.region import Frame, Region
 from aerial_seg.tiling.plan import TilePlan
 
 SHARE_OF_MACHINE = 0.5

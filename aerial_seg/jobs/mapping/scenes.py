@@ -11,13 +11,13 @@ from aerial_seg.geo.areas.area import Area
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.systems import local_note
-from aerial_seg.jobs.band_contract import palette_notes, scene_notes
+from aerial_seg.inference.match_bands import palette_notes, scene_notes
+from aerial_seg.inference.match_gsd import choose_run_grid
+from aerial_seg.inference.predictor import TilePredictor
+from aerial_seg.inference.tta import size_notes
 from aerial_seg.jobs.mapping.budget import Work
-from aerial_seg.jobs.mapping.fit import choose_run_grid
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.running.predictor import TilePredictor
-from aerial_seg.models.running.symmetry import size_notes
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from aerial_seg.bands import Band
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import SwathReader
-from aerial_seg.jobs.mapping.crf_rows import CrfRows
-from aerial_seg.jobs.mapping.definition import Definition
-from aerial_seg.jobs.mapping.frame import Frame
-from aerial_seg.jobs.mapping.measured_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
+from aerial_seg.inference.crf_rows import CrfRows
+from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.predictor import TilePredictor
+from aerial_seg.inference.region import Frame
+from aerial_seg.inference.tta import UPSIDE_DOWN, Computing, averaged, seen_as
+from aerial_seg.inference.valid_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
-from aerial_seg.models.running.predictor import TilePredictor
-from aerial_seg.models.running.symmetry import UPSIDE_DOWN, Computing, averaged, seen_as
 from aerial_seg.progress import ProgressBar
 from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher

@@ -14,8 +14,8 @@ from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
 from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.mapping.definition import Definition
-from aerial_seg.jobs.mapping.frame import Frame
+from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.region import Frame
 from aerial_seg.tiling.probabilities import window_probabilities
 from aerial_seg.tiling.upsample import PixelRows
 

@@ -6,7 +6,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
-from aerial_seg.jobs.band_contract import check_bands
+from aerial_seg.inference.match_bands import check_bands
 from aerial_seg.models.file import ModelCard
 
 GSD_TOLERANCE = 0.1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.models.running.scales import ScaledTile, parse_scales, scaled_tiles
+from aerial_seg.inference.tta_scales import ScaledTile, parse_scales, scaled_tiles
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 

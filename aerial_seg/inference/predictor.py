@@ -12,6 +12,7 @@ from torch import nn
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.tta import Computing
 from aerial_seg.models.device import (
     Arrival,
     OutOfMemory,
@@ -22,7 +23,6 @@ from aerial_seg.models.device import (
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.running.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.models.running.prepare import prepare_network
-from aerial_seg.models.running.symmetry import Computing
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")
