@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from aerial_seg.inference.engines.choose import EagerEngine, EngineSettings, Runtime, choose
+from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.models.device import pick_device, send
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.running.engine import EagerEngine, EngineSettings, Runtime, choose
-from aerial_seg.models.running.prepare import prepare_network
 
 _EXAMPLE_SIDES = 8
 """The image that shows which batch norms may be folded has this many origin steps a side."""

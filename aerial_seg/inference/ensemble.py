@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import Band, normalise
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.inference.engines.choose import EngineSettings, Runtime
 from aerial_seg.inference.predictor import Image, Predictor
 from aerial_seg.inference.tta import Computing
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.running.engine import EngineSettings, Runtime
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
+from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.inference.tta import Computing
 from aerial_seg.models.device import (
     Arrival,
@@ -21,8 +23,6 @@ from aerial_seg.models.device import (
     release_memory,
 )
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.running.engine import Choice, Engine, EngineSettings, Runtime, choose, start_engine
-from aerial_seg.models.running.prepare import prepare_network
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")

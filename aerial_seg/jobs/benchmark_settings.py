@@ -8,7 +8,7 @@ from typing import Any
 
 from aerial_seg.benchmarks.published import ComparisonRow
 from aerial_seg.benchmarks.scores import BenchmarkScores
-from aerial_seg.models.running.engine import EngineSettings
+from aerial_seg.inference.engines.choose import EngineSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from aerial_seg.crf.dense import DenseCrf
 from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.jobs.vectorize_settings import VectorizeReport
-from aerial_seg.models.running.engine import EngineSettings
 
 
 @dataclass(frozen=True, slots=True)

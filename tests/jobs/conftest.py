@@ -19,6 +19,7 @@ from aerial_seg.bands import Band, normalise
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.stream import MaskStream, TileCount
@@ -26,7 +27,6 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.progress import silent
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry

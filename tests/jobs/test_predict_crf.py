@@ -24,6 +24,7 @@ from aerial_seg.errors import Interrupted, OutputError, SettingsError
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference import crf_rows
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.stream import MaskStream
@@ -32,7 +33,6 @@ from aerial_seg.jobs.mapping.pieces import PieceMaker
 from aerial_seg.jobs.predict import forecast_prediction, predict
 from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
 pytest.importorskip("pydensecrf", reason="pip install aerial-seg[crf]")

@@ -19,11 +19,11 @@ from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster import swath
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.stream import MaskStream
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 

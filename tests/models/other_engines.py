@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.engines import choose as engine
+from aerial_seg.inference.engines import external as foreign
+from aerial_seg.inference.engines.choose import EngineSettings, choose
+from aerial_seg.inference.engines.external import FOREIGN, PACKAGES, ForeignFailed
+from aerial_seg.inference.engines.onnx import OnnxEngine
+from aerial_seg.inference.engines.openvino import OpenvinoEngine
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.models.running import engine, foreign
-from aerial_seg.models.running.engine import EngineSettings, choose
-from aerial_seg.models.running.foreign import FOREIGN, PACKAGES, ForeignFailed
-from aerial_seg.models.running.onnx_engine import OnnxEngine
-from aerial_seg.models.running.openvino_engine import OpenvinoEngine
 from aerial_seg.recipe import ModelSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 
@@ -188,7 +189,7 @@ def test_openvino_tells_its_makers_nothing() -> None:
     if find_spec("openvino") is None:
         pytest.skip("the extra openvino is not installed")
     program = (
-        "import sys; from aerial_seg.models.running.openvino_engine import openvino_library; openvino_library();"
+        "import sys; from aerial_seg.inference.engines.openvino import openvino_library; openvino_library();"
         "import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__, sys.modules['openvino_telemetry'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

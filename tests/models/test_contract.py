@@ -11,11 +11,11 @@ from torch import nn
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.models.network import Network
-from aerial_seg.models.running.prepare import prepare_network
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings, Recipe
 
 CPU = torch.device("cpu")

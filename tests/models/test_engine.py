@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.engines import choose as engine
+from aerial_seg.inference.engines import torch_compile as compiling
+from aerial_seg.inference.engines.choose import COMPILE_PAYS, EngineSettings, choose
+from aerial_seg.inference.engines.fold_batch_norm import FOLD_TOLERANCE, fold_batch_norms
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.legend import make_legend
 from aerial_seg.models import device
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import has_native_bf16, reproducible
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.running import compiling, engine
-from aerial_seg.models.running.engine import COMPILE_PAYS, EngineSettings, choose
-from aerial_seg.models.running.fold import FOLD_TOLERANCE, fold_batch_norms
 from aerial_seg.recipe import ModelSettings, Recipe
 
 CPU = torch.device("cpu")
@@ -183,8 +184,8 @@ def test_a_folding_that_changes_logits_is_taken_back() -> None:
 def test_the_predictor_says_when_it_could_not_fold(
     monkeypatch: pytest.MonkeyPatch, small: TrainedModel
 ) -> None:
-    monkeypatch.setattr("aerial_seg.models.running.fold.FOLD_TOLERANCE", -1.0)
-    monkeypatch.setattr("aerial_seg.models.running.prepare.FOLD_TOLERANCE", -1.0)
+    monkeypatch.setattr("aerial_seg.inference.engines.fold_batch_norm.FOLD_TOLERANCE", -1.0)
+    monkeypatch.setattr("aerial_seg.inference.engines.prepare.FOLD_TOLERANCE", -1.0)
     made = predictor(small)
     assert any("not folded" in note for note in made.notes)
     np.testing.assert_allclose(made.run(images(1))[0], bare_logits(small, images(1)[0]), rtol=1e-4, atol=1e-5)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from aerial_seg.bands import Band, normalise
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble, EnsemblePredictor, mean_of_probabilities, model_paths
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.recipe import Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 

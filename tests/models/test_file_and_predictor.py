@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import ModelCard, load_model, read_card, save_model
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.recipe import ModelSettings, Recipe
 
 

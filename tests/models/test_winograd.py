@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from aerial_seg.models.running import winograd
-from aerial_seg.models.running.engine import CompiledEngine, EagerEngine
-from aerial_seg.models.running.winograd import WinogradConv2d, winograd_pays, with_winograd
+from aerial_seg.inference.engines import winograd
+from aerial_seg.inference.engines.choose import CompiledEngine, EagerEngine
+from aerial_seg.inference.engines.winograd import WinogradConv2d, winograd_pays, with_winograd
 
 CPU = torch.device("cpu")
 

@@ -28,13 +28,13 @@ from aerial_seg.benchmarks.protocol import load_protocol
 from aerial_seg.benchmarks.submission import voc_palette
 from aerial_seg.benchmarks.training_data import BANDS, read_normalised
 from aerial_seg.inference.any_size import AnySizeForward
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.jobs.benchmark_images import ImageRun, Tally
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.progress import silent
 from aerial_seg.recipe import Recipe
 

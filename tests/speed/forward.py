@@ -18,9 +18,9 @@ from machine import facts
 from predict import interleaved
 from torchvision.models.segmentation import deeplabv3_resnet50
 
+from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.sources import import_checkpoint
-from aerial_seg.models.running.prepare import prepare_network
 
 
 def main() -> None:

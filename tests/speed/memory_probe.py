@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from aerial_seg.bands import Band
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scenes import Mapper, Scene
@@ -27,7 +28,6 @@ from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.progress import silent
 from aerial_seg.recipe import Recipe
 from aerial_seg.tiling.geometry import ModelGeometry

@@ -30,6 +30,7 @@ from machine import facts
 from rasterio.windows import Window
 
 from aerial_seg.bands import Band, normalise
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scenes import Mapper, Scene
@@ -37,7 +38,6 @@ from aerial_seg.jobs.predict_settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.progress import silent
 from aerial_seg.recipe import Recipe
 from aerial_seg.tiling.plan import tile_shape

@@ -25,9 +25,9 @@ from machine import facts
 from predict import SIDE, STEP, TILES_ACROSS, image_part, interleaved, make_mapper, make_model
 from rasterio.windows import Window
 
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scenes import Scene
-from aerial_seg.models.running.engine import EngineSettings
 
 _PARTS = 4
 

@@ -33,10 +33,10 @@ from rasterio import features
 from scipy.ndimage import gaussian_filter
 
 from aerial_seg import Grid, Measure, VectorizeSettings, vectorize
+from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.jobs.mapping.map_scene import map_scene
 from aerial_seg.jobs.mapping.scenes import Scene
 from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings
-from aerial_seg.models.running.engine import EngineSettings
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer

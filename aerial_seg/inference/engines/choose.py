@@ -14,10 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.inference.engines.external import (
+    FOREIGN,
+    PACKAGES,
+    ForeignFailed,
+    check_installed,
+    library_of,
+)
+from aerial_seg.inference.engines.torch_compile import CompiledForward, CompileFailed, compile_problem
+from aerial_seg.inference.engines.winograd import winograd_pays, with_winograd
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
-from aerial_seg.models.running.compiling import CompiledForward, CompileFailed, compile_problem
-from aerial_seg.models.running.foreign import FOREIGN, PACKAGES, ForeignFailed, check_installed, library_of
-from aerial_seg.models.running.winograd import winograd_pays, with_winograd
 
 ENGINES = ("auto", "eager", "compile", *FOREIGN)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -222,11 +228,11 @@ def start_engine(
 
 def _other_engine(choice: Choice, network: nn.Module, batch: Tensor, device: torch.device) -> Engine:
     if choice.engine == "onnx":
-        from aerial_seg.models.running.onnx_engine import OnnxEngine
+        from aerial_seg.inference.engines.onnx import OnnxEngine
 
         return OnnxEngine(network, batch)
     if choice.engine == "openvino":
-        from aerial_seg.models.running.openvino_engine import OpenvinoEngine
+        from aerial_seg.inference.engines.openvino import OpenvinoEngine
 
         return OpenvinoEngine(network, batch)
     return CompiledEngine(network, precision=choice.precision, device=device)

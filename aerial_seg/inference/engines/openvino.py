@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aerial_seg.models.running.foreign import failing, traced
+from aerial_seg.inference.engines.external import failing, traced
 
 
 class OpenvinoEngine:

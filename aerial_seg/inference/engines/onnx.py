@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aerial_seg.inference.engines.external import ForeignFailed, failing, traced
 from aerial_seg.models.export import INPUT, LARGEST_FILE, OPSET, decompositions
-from aerial_seg.models.running.foreign import ForeignFailed, failing, traced
 
 
 class OnnxEngine:

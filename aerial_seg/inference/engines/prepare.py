@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from aerial_seg.inference.engines.fold_batch_norm import FOLD_TOLERANCE, fold_batch_norms
 from aerial_seg.models.device import cast_weights, place, reproducible
 from aerial_seg.models.network import Network
-from aerial_seg.models.running.fold import FOLD_TOLERANCE, fold_batch_norms
 
 
 def prepare_network(
