@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aerial_seg.geo.measures import Measure
     from aerial_seg.geo.outputs.mask import read_legend
     from aerial_seg.geo.raster.raster import Raster
-    from aerial_seg.jobs.benchmark import benchmark
-    from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
+    from aerial_seg.jobs.benchmark.job import benchmark
+    from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.demo import demo
     from aerial_seg.jobs.evaluate import (
         ErrorMapSettings,
@@ -68,8 +68,8 @@ _ROOMS = {
     "geo.measures": ("Measure",),
     "geo.raster.raster": ("Raster",),
     "synthetic.town": ("make_scene",),
-    "jobs.benchmark": ("benchmark",),
-    "jobs.benchmark_settings": ("BenchmarkReport", "BenchmarkSettings"),
+    "jobs.benchmark.job": ("benchmark",),
+    "jobs.benchmark.settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),
     "jobs.evaluate": (
         "ErrorMapSettings",

@@ -13,7 +13,7 @@ from . import console, options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aerial_seg.jobs.benchmark_settings import BenchmarkReport
+    from aerial_seg.jobs.benchmark.settings import BenchmarkReport
 
 _TITLES = {"voc": "PASCAL VOC 2012", "cityscapes": "Cityscapes", "ade20k": "ADE20K SceneParsing"}
 _SUFFIXES = {"voc": "tar.gz", "cityscapes": "zip", "ade20k": "zip"}
@@ -57,8 +57,8 @@ Examples:
     @click.argument("root", type=click.Path(path_type=Path))
     @_evaluation_options(name)
     def evaluate(root: Path, model: Path, output: Path | None, as_json: bool, **given: object) -> None:
-        from aerial_seg.jobs.benchmark import benchmark
-        from aerial_seg.jobs.benchmark_settings import BenchmarkSettings
+        from aerial_seg.jobs.benchmark.job import benchmark
+        from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
 
         settings = BenchmarkSettings(**given)  # type: ignore[arg-type]
         report = benchmark(name, root, model, output, settings, console.bar)

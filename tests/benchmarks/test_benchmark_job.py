@@ -18,9 +18,9 @@ from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.submission_check import validate_submission
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.files.work import work_folder
-from aerial_seg.jobs import benchmark_images
-from aerial_seg.jobs.benchmark import benchmark
-from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
+from aerial_seg.jobs.benchmark import images as benchmark_images
+from aerial_seg.jobs.benchmark.job import benchmark
+from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.legend import make_legend
 from aerial_seg.recipe import parse_recipe
@@ -208,8 +208,8 @@ def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
         "import torch\n"
         "from pathlib import Path\n"
         "from aerial_seg.jobs import benchmark_images\n"
-        "from aerial_seg.jobs.benchmark import benchmark\n"
-        "from aerial_seg.jobs.benchmark_settings import BenchmarkSettings\n"
+        "from aerial_seg.jobs.benchmark.job import benchmark\n"
+        "from aerial_seg.jobs.benchmark.settings import BenchmarkSettings\n"
         "torch.set_num_threads(1)\n"  # as here: a run is not resumed under another runtime
         "real = benchmark_images.ImageRun._finish\n"
         "seen = []\n"

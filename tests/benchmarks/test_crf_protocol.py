@@ -20,9 +20,9 @@ from aerial_seg.benchmarks.resize import ResizeRule
 from aerial_seg.crf import dense
 from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import SettingsError
-from aerial_seg.jobs import benchmark_images
-from aerial_seg.jobs.benchmark import benchmark
-from aerial_seg.jobs.benchmark_settings import BenchmarkSettings
+from aerial_seg.jobs.benchmark import images as benchmark_images
+from aerial_seg.jobs.benchmark.job import benchmark
+from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
 from aerial_seg.recipe import parse_document
 from aerial_seg.tiling.geometry import ModelGeometry
 

@@ -33,7 +33,6 @@ from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.cli.main import main
 from aerial_seg.errors import AerialSegError
-from aerial_seg.jobs import benchmark, export, import_weights, predict, tile, vectorize  # noqa: F401
 from aerial_seg.jobs import demo as demo_room
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network

@@ -29,7 +29,7 @@ from aerial_seg.benchmarks.submission import voc_palette
 from aerial_seg.benchmarks.training_data import BANDS, read_normalised
 from aerial_seg.inference.any_size import AnySizeForward
 from aerial_seg.inference.engines.choose import EngineSettings
-from aerial_seg.jobs.benchmark_images import ImageRun, Tally
+from aerial_seg.jobs.benchmark.images import ImageRun, Tally
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix

@@ -26,8 +26,8 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.work import work_folder
 from aerial_seg.inference.any_size import AnySizeForward
-from aerial_seg.jobs.benchmark_images import ImageRun, Tally
-from aerial_seg.jobs.benchmark_settings import BenchmarkReport, BenchmarkSettings
+from aerial_seg.jobs.benchmark.images import ImageRun, Tally
+from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
