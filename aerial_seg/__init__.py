@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.import_weights import import_weights
     from aerial_seg.jobs.info import info
     from aerial_seg.jobs.models import list_models
-    from aerial_seg.jobs.predict import forecast_prediction, predict, predict_scenes
-    from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
+    from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
+    from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
     from aerial_seg.jobs.tile import tile
     from aerial_seg.jobs.tile_settings import TileSettings
     from aerial_seg.jobs.train import train
@@ -81,8 +81,8 @@ _ROOMS = {
     "jobs.import_weights": ("import_weights",),
     "jobs.info": ("info",),
     "jobs.models": ("list_models",),
-    "jobs.predict": ("forecast_prediction", "predict", "predict_scenes"),
-    "jobs.predict_settings": ("Forecast", "PredictReport", "PredictSettings"),
+    "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
+    "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),
     "jobs.tile": ("tile",),
     "jobs.tile_settings": ("TileSettings",),
     "jobs.train": ("train",),

@@ -83,7 +83,7 @@ def command(
         evaluate_model_on_chips,
         evaluate_model_on_rasters,
     )
-    from aerial_seg.jobs.predict_settings import PredictSettings
+    from aerial_seg.jobs.predict.settings import PredictSettings
 
     if output is not None:
         check_writable(output, overwrite=overwrite)

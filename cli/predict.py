@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aerial_seg.geo.raster.band_choice import BandChoice
-    from aerial_seg.jobs.mapping.several import SceneOutcome
-    from aerial_seg.jobs.predict_settings import Forecast, PredictReport
+    from aerial_seg.jobs.predict.many_scenes import SceneOutcome
+    from aerial_seg.jobs.predict.settings import Forecast, PredictReport
 
 
 @click.command(
@@ -187,9 +187,9 @@ def command(
     when the same command is given again.
     """
     from aerial_seg.crf.dense import parse_crf
-    from aerial_seg.jobs.mapping.several import all_or_raise
-    from aerial_seg.jobs.predict import forecast_prediction, predict_scenes
-    from aerial_seg.jobs.predict_settings import PredictSettings
+    from aerial_seg.jobs.predict.job import forecast_prediction, predict_scenes
+    from aerial_seg.jobs.predict.many_scenes import all_or_raise
+    from aerial_seg.jobs.predict.settings import PredictSettings
 
     settings = PredictSettings(
         tile_size=tile_size,

@@ -21,8 +21,8 @@ from aerial_seg.geo.outputs.durable import disk_errors, settled_file
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train

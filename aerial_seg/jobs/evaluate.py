@@ -22,8 +22,8 @@ from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile import expand_labels
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores

@@ -373,7 +373,7 @@ def test_journals(
 ) -> None:
     predict = ("predict", models(), raster("in.tif"), "-o", "map.tif")
     with monkeypatch.context() as patch:
-        patch.setattr("aerial_seg.jobs.mapping.map_scene.write_results", lambda *_, **__: {}["stopped"])
+        patch.setattr("aerial_seg.jobs.predict.one_scene.write_results", lambda *_, **__: {}["stopped"])
         assert run(*predict).code == 3
     journal = tmp_path / "map.tif.work" / "journal.jsonl"
     lines = spoil(journal.read_text(encoding="utf-8").splitlines())

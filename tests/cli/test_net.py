@@ -16,7 +16,7 @@ import click
 import pytest
 
 import aerial_seg.geo.outputs.mask
-import aerial_seg.jobs.mapping.map_scene as mapping
+import aerial_seg.jobs.predict.one_scene as mapping
 from aerial_seg.cli.main import group
 from aerial_seg.errors import InputError, KeptNote
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 
-import aerial_seg.jobs.predict as predicting
+import aerial_seg.jobs.predict.job as predicting
 from aerial_seg.errors import OutputError
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.jobs import predict as predict_room
-from aerial_seg.jobs.mapping import map_scene
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import job as predict_room
+from aerial_seg.jobs.predict import one_scene as map_scene
+from aerial_seg.jobs.predict.settings import PredictSettings
 
 SECONDS = 120
 """More than any job needs: a process that hangs is a failure, not a wait."""

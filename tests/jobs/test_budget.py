@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.geo.raster.covered import BLOCK
-from aerial_seg.jobs.mapping.budget import batch_within, even_panels, forward_bound
-from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import forecast_prediction, predict
+from aerial_seg.jobs.predict.memory import batch_within, even_panels, forward_bound
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 
 LIMIT = 4_000_000_000
@@ -46,7 +46,7 @@ def model(pointwise: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatc
     card = plain.card.model_copy(
         update={"recipe": plain.card.recipe.model_copy(update={"prediction": prediction})}
     )
-    monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: replace(plain, card=card))
+    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: replace(plain, card=card))
 
 
 @pytest.mark.usefixtures("model")

@@ -20,11 +20,11 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster import remote, unchanged
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
-from aerial_seg.jobs import predict as predict_room
 from aerial_seg.jobs.evaluate import evaluate_mask
-from aerial_seg.jobs.mapping.several import ScenesFailedError
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import job as predict_room
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.many_scenes import ScenesFailedError
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.vectorize import vectorize

@@ -27,7 +27,7 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
-from aerial_seg.jobs.predict import PredictSettings
+from aerial_seg.jobs.predict.job import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.legend import Legend, make_legend
@@ -183,7 +183,7 @@ def test_a_model_is_scored_on_rasters(
 ) -> None:
     source, labels, image, truth = scene
     model = pointwise(origin_step=8)
-    monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: model)
+    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: model)
     monkeypatch.setattr("aerial_seg.jobs.evaluate.read_card", lambda path: model.card)
     report = evaluate_model_on_rasters(
         Path("m.safetensors"),

@@ -17,9 +17,9 @@ import rasterio
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.jobs import journal as diary
-from aerial_seg.jobs.mapping import several
-from aerial_seg.jobs.predict import predict, predict_scenes
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import many_scenes as several
+from aerial_seg.jobs.predict.job import predict, predict_scenes
+from aerial_seg.jobs.predict.settings import PredictSettings
 
 FAST = PredictSettings(engine="eager", precision="fp32")
 MODEL = Path("model.safetensors")

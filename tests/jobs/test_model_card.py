@@ -11,7 +11,7 @@ import pytest
 
 from aerial_seg.bands import Band
 from aerial_seg.jobs.info import info
-from aerial_seg.jobs.predict import PredictSettings, _shape
+from aerial_seg.jobs.predict.job import PredictSettings, _shape
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model

@@ -26,8 +26,8 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.maps import write_mask
 from aerial_seg.jobs.evaluate import evaluate_mask
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.vectorize import vectorize

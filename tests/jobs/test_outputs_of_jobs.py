@@ -26,13 +26,13 @@ from aerial_seg.files.work import locked_work
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs import assembly
 from aerial_seg.jobs import import_weights as import_room
-from aerial_seg.jobs import predict as predict_room
 from aerial_seg.jobs.demo import demo
 from aerial_seg.jobs.export import ExportSettings, export
 from aerial_seg.jobs.import_weights import import_weights
-from aerial_seg.jobs.mapping import budget
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import job as predict_room
+from aerial_seg.jobs.predict import memory as budget
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile import tile
 from aerial_seg.jobs.tile_settings import TileSettings
 from aerial_seg.jobs.train import train

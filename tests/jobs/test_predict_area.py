@@ -22,8 +22,8 @@ from aerial_seg.errors import AerialSegError, Interrupted, OutputError, Settings
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.region import Region
-from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import forecast_prediction, predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import ProgressBar
 from aerial_seg.tiling.plan import TileShape

@@ -18,9 +18,9 @@ from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.inference.match_bands import check_bands, scene_notes
-from aerial_seg.jobs.mapping import map_scene
-from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.predict_settings import PredictReport, PredictSettings
+from aerial_seg.jobs.predict import one_scene as map_scene
+from aerial_seg.jobs.predict.job import forecast_prediction, predict
+from aerial_seg.jobs.predict.settings import PredictReport, PredictSettings
 from aerial_seg.models.file import TrainedModel
 
 HEIGHT, WIDTH = 70, 90
@@ -52,7 +52,7 @@ def model(
             for old, name in zip(plain.card.bands, names, strict=True)
         )
         trained = replace(plain, card=plain.card.model_copy(update={"bands": bands}))
-        monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: trained)
+        monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: trained)
         return trained
 
     return place

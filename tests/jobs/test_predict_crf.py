@@ -28,10 +28,10 @@ from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.stream import MaskStream
-from aerial_seg.jobs.mapping import map_scene
-from aerial_seg.jobs.mapping.pieces import PieceMaker
-from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import one_scene as map_scene
+from aerial_seg.jobs.predict.job import forecast_prediction, predict
+from aerial_seg.jobs.predict.segments_writer import PieceMaker
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.tiling.plan import TilePlan, TileShape
 

@@ -16,8 +16,8 @@ from torch.nn.functional import interpolate
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
 from aerial_seg.geo.outputs.mask import read_origin
-from aerial_seg.jobs.predict import forecast_prediction, predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import forecast_prediction, predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 
 STRIDE = 8
@@ -41,7 +41,7 @@ def models(
         "a.safetensors": replace(first, sha256="a" * 64),
         "b.safetensors": replace(second, card=card, sha256="b" * 64),
     }
-    monkeypatch.setattr("aerial_seg.jobs.predict.load_model", lambda path: made[path.name])
+    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: made[path.name])
     return made
 
 

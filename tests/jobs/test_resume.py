@@ -17,11 +17,11 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import Incomplete, InputError, Interrupted, OutputError
-from aerial_seg.jobs import predict as predict_room
 from aerial_seg.jobs.journal import NAME
-from aerial_seg.jobs.mapping import map_scene
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import job as predict_room
+from aerial_seg.jobs.predict import one_scene as map_scene
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
 

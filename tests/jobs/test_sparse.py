@@ -16,8 +16,8 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs import cog, overviews
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.predict import predict
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import IGNORE
@@ -103,8 +103,8 @@ def test_what_is_left_out_changes_no_byte(
 ) -> None:
     use(pointwise(stride=stride, origin_step=stride, tile_size=256))
     # Which panels a machine takes is not what is compared here.
-    monkeypatch.setattr("aerial_seg.jobs.mapping.budget.resident_bytes", lambda: 0)
-    monkeypatch.setattr("aerial_seg.jobs.mapping.budget.peak_while", lambda work: (work() and 0) or 0)
+    monkeypatch.setattr("aerial_seg.jobs.predict.memory.resident_bytes", lambda: 0)
+    monkeypatch.setattr("aerial_seg.jobs.predict.memory.peak_while", lambda work: (work() and 0) or 0)
     settings = PredictSettings(engine="eager", precision="fp32", **asked)
     (cut,) = predict(MODEL, [str(sparse)], tmp_path / "cut" / "m.tif", settings)
     assert len(rows_read) <= 2048, "the rows of the member, and a ring of the reader"

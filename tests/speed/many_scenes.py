@@ -25,9 +25,9 @@ from rasterio.transform import from_origin
 
 from aerial_seg.bands import Band
 from aerial_seg.inference.stream import MaskStream
-from aerial_seg.jobs import predict as job
-from aerial_seg.jobs.mapping import several
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict import job
+from aerial_seg.jobs.predict import many_scenes as several
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model

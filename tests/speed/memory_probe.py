@@ -22,9 +22,9 @@ from torch.nn.functional import avg_pool2d
 from aerial_seg.bands import Band
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
-from aerial_seg.jobs.mapping.map_scene import map_scene
-from aerial_seg.jobs.mapping.scenes import Mapper, Scene
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.one_scene import map_scene
+from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network

@@ -32,9 +32,9 @@ from rasterio.windows import Window
 from aerial_seg.bands import Band, normalise
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
-from aerial_seg.jobs.mapping.map_scene import map_scene
-from aerial_seg.jobs.mapping.scenes import Mapper, Scene
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.one_scene import map_scene
+from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model

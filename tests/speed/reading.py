@@ -26,8 +26,8 @@ from predict import SIDE, STEP, TILES_ACROSS, image_part, interleaved, make_mapp
 from rasterio.windows import Window
 
 from aerial_seg.inference.engines.choose import EngineSettings
-from aerial_seg.jobs.mapping.map_scene import map_scene
-from aerial_seg.jobs.mapping.scenes import Scene
+from aerial_seg.jobs.predict.one_scene import map_scene
+from aerial_seg.jobs.predict.scenes import Scene
 
 _PARTS = 4
 

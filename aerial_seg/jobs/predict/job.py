@@ -25,19 +25,20 @@ from aerial_seg.inference.match_bands import chosen_infos
 from aerial_seg.inference.match_gsd import check_fit, choose_run_grid
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.tta import run_sides
-from aerial_seg.jobs.mapping.budget import batch_within, check_batch
-from aerial_seg.jobs.mapping.forecast import forecast
-from aerial_seg.jobs.mapping.map_scene import map_scene
-from aerial_seg.jobs.mapping.scene_list import LIST, Refusals, is_list, named_rasters
-from aerial_seg.jobs.mapping.scenes import Mapper, Scene
-from aerial_seg.jobs.mapping.several import (
+from aerial_seg.jobs.predict.dry_run import forecast
+from aerial_seg.jobs.predict.many_scenes import (
     SceneOutcome,
     ScenesFailedError,
     all_or_raise,
     map_several,
     refused_outcome,
 )
-from aerial_seg.jobs.mapping.targets import (
+from aerial_seg.jobs.predict.memory import batch_within, check_batch
+from aerial_seg.jobs.predict.one_scene import map_scene
+from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list, named_rasters
+from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
+from aerial_seg.jobs.predict.targets import (
     check_outputs,
     placed_vectors,
     protect,
@@ -45,7 +46,6 @@ from aerial_seg.jobs.mapping.targets import (
     scenes_of,
     usable_scenes,
 )
-from aerial_seg.jobs.predict_settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.device import pick_device

@@ -15,8 +15,8 @@ from aerial_seg.inference.match_bands import palette_notes, scene_notes
 from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.tta import size_notes
-from aerial_seg.jobs.mapping.budget import Work
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.memory import Work
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape

@@ -16,11 +16,11 @@ from aerial_seg.geo.outputs.stac import item_name
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.remote import file_behind, output_stem
 from aerial_seg.jobs.journal import NAME, finished_results
-from aerial_seg.jobs.mapping.results import result_names
-from aerial_seg.jobs.mapping.scene_list import Refusals
-from aerial_seg.jobs.mapping.scenes import Scene
-from aerial_seg.jobs.mapping.several import BATCH
-from aerial_seg.jobs.predict_settings import PredictSettings
+from aerial_seg.jobs.predict.many_scenes import BATCH
+from aerial_seg.jobs.predict.results import result_names
+from aerial_seg.jobs.predict.scene_list import Refusals
+from aerial_seg.jobs.predict.scenes import Scene
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.vectors.files import replaced_files
 from aerial_seg.vectors.formats import vector_format
 

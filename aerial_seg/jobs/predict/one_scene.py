@@ -27,10 +27,9 @@ from aerial_seg.jobs.journal import (
     read_job,
     telling_what_is_kept,
 )
-from aerial_seg.jobs.mapping.budget import check_disk, choose_panels
-from aerial_seg.jobs.mapping.pieces import PieceMaker
-from aerial_seg.jobs.mapping.results import keep_styles, write_results
-from aerial_seg.jobs.mapping.scenes import (
+from aerial_seg.jobs.predict.memory import check_disk, choose_panels
+from aerial_seg.jobs.predict.results import keep_styles, write_results
+from aerial_seg.jobs.predict.scenes import (
     MOSAIC,
     Mapper,
     OpenScene,
@@ -38,7 +37,8 @@ from aerial_seg.jobs.mapping.scenes import (
     all_notes,
     open_scene,
 )
-from aerial_seg.jobs.predict_settings import PredictReport
+from aerial_seg.jobs.predict.segments_writer import PieceMaker
+from aerial_seg.jobs.predict.settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.version import __version__
 

@@ -13,9 +13,9 @@ from aerial_seg.files.names import shown
 from aerial_seg.geo.areas.area import OutsideError
 from aerial_seg.geo.raster.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
-from aerial_seg.jobs.mapping.map_scene import map_scene, report_from
-from aerial_seg.jobs.mapping.scenes import MOSAIC, Mapper, Scene
-from aerial_seg.jobs.predict_settings import PredictReport
+from aerial_seg.jobs.predict.one_scene import map_scene, report_from
+from aerial_seg.jobs.predict.scenes import MOSAIC, Mapper, Scene
+from aerial_seg.jobs.predict.settings import PredictReport
 
 BATCH = "predict"
 """Several masks in one folder keep their common journal in `predict.work/`."""

@@ -12,9 +12,9 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
 from aerial_seg.inference.tta import averaged
-from aerial_seg.jobs.mapping.budget import Work, choose_panels, disk_bytes, resident_after_a_batch
-from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene, Scene, all_notes, open_scene
-from aerial_seg.jobs.predict_settings import Forecast
+from aerial_seg.jobs.predict.memory import Work, choose_panels, disk_bytes, resident_after_a_batch
+from aerial_seg.jobs.predict.scenes import Mapper, OpenScene, Scene, all_notes, open_scene
+from aerial_seg.jobs.predict.settings import Forecast
 
 _SAMPLE = 512
 """Side of the window that a CRF is timed on, in pixels."""

@@ -15,7 +15,7 @@ from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.stream import FinishedRows, MaskStream, TileCount
 from aerial_seg.jobs.journal import Journal, damaged_records
-from aerial_seg.jobs.mapping.scenes import Mapper, OpenScene
+from aerial_seg.jobs.predict.scenes import Mapper, OpenScene
 from aerial_seg.legend import IGNORE
 from aerial_seg.progress import ProgressBar
 

@@ -1,0 +1,1 @@
+"""The `predict` command: scenes, pieces that outlive a crash, memory, finished files."""
