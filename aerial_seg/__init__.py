@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
-    from aerial_seg.jobs.tile import tile
-    from aerial_seg.jobs.tile_settings import TileSettings
+    from aerial_seg.jobs.tile.job import tile
+    from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train import train
     from aerial_seg.jobs.vectorize import vectorize
     from aerial_seg.jobs.vectorize_settings import (
@@ -83,8 +83,8 @@ _ROOMS = {
     "jobs.models": ("list_models",),
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),
-    "jobs.tile": ("tile",),
-    "jobs.tile_settings": ("TileSettings",),
+    "jobs.tile.job": ("tile",),
+    "jobs.tile.settings": ("TileSettings",),
     "jobs.train": ("train",),
     "jobs.vectorize": ("vectorize",),
     "jobs.vectorize_settings": (

@@ -12,7 +12,7 @@ from . import console, options
 if TYPE_CHECKING:
     from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.geo.raster.band_choice import BandChoice
-    from aerial_seg.jobs.tile import TileReport
+    from aerial_seg.jobs.tile.job import TileReport
 
 
 @click.command(
@@ -102,8 +102,8 @@ def command(
     chips.gpkg for QGIS (footprint, split, source, class pixels) and dataset.json. Training, validation and test
     chips never overlap on the ground.
     """
-    from aerial_seg.jobs.tile import tile
-    from aerial_seg.jobs.tile_settings import TileSettings
+    from aerial_seg.jobs.tile.job import tile
+    from aerial_seg.jobs.tile.settings import TileSettings
 
     settings = TileSettings(
         labels=label_settings,

@@ -23,8 +23,8 @@ from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import (

@@ -24,7 +24,7 @@ from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.tile import expand_labels
+from aerial_seg.jobs.tile.job import expand_labels
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, place

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shapely import box
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.geo.splits import Share, assign_splits, match_sources, overlapping, parse_share
+from aerial_seg.jobs.tile.splits import Share, assign_splits, match_sources, overlapping, parse_share
 
 FIFTH = Share(fraction=0.2)
 NONE = Share()

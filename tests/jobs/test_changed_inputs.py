@@ -25,8 +25,8 @@ from aerial_seg.jobs.predict import job as predict_room
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.many_scenes import ScenesFailedError
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend

@@ -28,8 +28,8 @@ from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
 from aerial_seg.jobs.predict.job import PredictSettings
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.legend import Legend, make_legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.file import TrainedModel

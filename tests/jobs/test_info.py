@@ -12,8 +12,8 @@ import pytest
 from aerial_seg.errors import InputError
 from aerial_seg.jobs.info import info
 from aerial_seg.jobs.predict.job import PredictSettings, predict
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe

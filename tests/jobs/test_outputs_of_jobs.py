@@ -24,7 +24,6 @@ from aerial_seg.files import disk
 from aerial_seg.files.disk import DiskFullError
 from aerial_seg.files.work import locked_work
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.jobs import assembly
 from aerial_seg.jobs import import_weights as import_room
 from aerial_seg.jobs.demo import demo
 from aerial_seg.jobs.export import ExportSettings, export
@@ -33,8 +32,9 @@ from aerial_seg.jobs.predict import job as predict_room
 from aerial_seg.jobs.predict import memory as budget
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile import dataset_writer as assembly
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.jobs.vectorize import vectorize
 from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings

@@ -25,8 +25,8 @@ from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsE
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.outputs.geopackage import stored_style
 from aerial_seg.geo.outputs.qgis_style import read_style
-from aerial_seg.jobs.tile import TileReport, tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import TileReport, tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import SPLITS, open_manifest
 

@@ -12,8 +12,8 @@ from shapely import box
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.training.manifest import DatasetDocument, open_manifest
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from shapely import box
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.evaluate import evaluate_model_on_chips
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.models.file import load_model
 from aerial_seg.recipe import DataSettings, Recipe, parse_recipe

@@ -19,8 +19,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.match_gsd import choose_run_grid
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 
 GEOD = Geod(ellps="WGS84")
 HEIGHT, WIDTH = 150, 130

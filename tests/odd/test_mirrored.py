@@ -14,8 +14,8 @@ from pyproj import CRS
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.tile import tile
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 
 UTM = "EPSG:32633"
 SIDE = 96

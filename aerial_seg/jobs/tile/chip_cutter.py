@@ -16,7 +16,7 @@ from aerial_seg.geo.labels.labels import Labels
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.inference.match_bands import scene_notes
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import chip_paths
 

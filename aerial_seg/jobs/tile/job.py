@@ -21,13 +21,13 @@ from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.raster.read_files import raster_files, vector_files
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
-from aerial_seg.geo.splits import match_sources
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import chosen_infos
 from aerial_seg.inference.match_gsd import gsd_of, is_square
-from aerial_seg.jobs.assembly import assemble
-from aerial_seg.jobs.cutting import ChipCutter
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.chip_cutter import ChipCutter
+from aerial_seg.jobs.tile.dataset_writer import assemble
+from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.jobs.tile.splits import match_sources
 from aerial_seg.legend import Legend
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.manifest import DOCUMENT, INDEX

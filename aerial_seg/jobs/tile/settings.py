@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.geo.splits import Share, parse_share
+from aerial_seg.jobs.tile.splits import Share, parse_share
 
 
 @dataclass(frozen=True, slots=True)

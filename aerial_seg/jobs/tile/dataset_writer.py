@@ -23,12 +23,12 @@ from aerial_seg.geo.outputs.qgis_style import StyleClass, class_polygons, style_
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import public_name
-from aerial_seg.geo.splits import assign_splits, overlapping
 from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
-from aerial_seg.jobs.cutting import ChipCutter, ChipRecord
-from aerial_seg.jobs.tile_settings import TileSettings
+from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
+from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.jobs.tile.splits import assign_splits, overlapping
 from aerial_seg.legend import Legend
 from aerial_seg.training.manifest import (
     DOCUMENT,

@@ -1,0 +1,1 @@
+"""The `tile` command: rasters and labels become chips, and chips a dataset with splits."""
