@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train import train
-    from aerial_seg.jobs.vectorize import vectorize
-    from aerial_seg.jobs.vectorize_settings import (
+    from aerial_seg.jobs.vectorize.job import vectorize
+    from aerial_seg.jobs.vectorize.settings import (
         CleanSettings,
         LayerSettings,
         ShapeSettings,
@@ -86,8 +86,8 @@ _ROOMS = {
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train": ("train",),
-    "jobs.vectorize": ("vectorize",),
-    "jobs.vectorize_settings": (
+    "jobs.vectorize.job": ("vectorize",),
+    "jobs.vectorize.settings": (
         "CleanSettings",
         "LayerSettings",
         "ShapeSettings",

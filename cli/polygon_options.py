@@ -92,7 +92,7 @@ def polygon_options(command: Callable[..., None]) -> Callable[..., None]:
         **others: object,
     ) -> None:
         from aerial_seg.geo.measures import parse_area, parse_length
-        from aerial_seg.jobs import vectorize_settings as of_job
+        from aerial_seg.jobs.vectorize import settings as of_job
 
         settings = of_job.VectorizeSettings(
             classes=_names(classes) if classes is not None else None,

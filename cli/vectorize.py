@@ -12,7 +12,7 @@ from . import console, options
 from .polygon_options import polygon_options
 
 if TYPE_CHECKING:
-    from aerial_seg.jobs.vectorize_settings import VectorizeSettings
+    from aerial_seg.jobs.vectorize.settings import VectorizeSettings
 
 
 @click.command(
@@ -37,7 +37,7 @@ def command(mask: Path, output: Path, *, settings: VectorizeSettings, as_json: b
     colours; of a mask without a geotransform they lie where QGIS shows it (row r at y = −r). Memory does not grow with
     the mask.
     """
-    from aerial_seg.jobs.vectorize import vectorize
+    from aerial_seg.jobs.vectorize.job import vectorize
 
     report = vectorize(mask, output, settings, console.bar)
     console.notes(report.notes)

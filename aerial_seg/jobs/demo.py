@@ -26,8 +26,8 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import (
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import (
     CleanSettings,
     LayerSettings,
     VectorizeReport,

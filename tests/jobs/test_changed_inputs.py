@@ -27,8 +27,8 @@ from aerial_seg.jobs.predict.many_scenes import ScenesFailedError
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent

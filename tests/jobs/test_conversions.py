@@ -23,8 +23,8 @@ from aerial_seg.geo.outputs.maps import write_mask
 from aerial_seg.geo.outputs.qgis_style import class_polygons, style_classes, style_text
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.vectors.conversions import OTHER_FORMATS
 from aerial_seg.vectors.formats import vector_format

@@ -36,8 +36,8 @@ from aerial_seg.jobs.tile import dataset_writer as assembly
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import train
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.models import file as model_file
 from aerial_seg.models.file import save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint

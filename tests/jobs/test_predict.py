@@ -18,8 +18,8 @@ from aerial_seg.geo.outputs.qgis_style import grey_raster, read_classes, read_st
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.results import keep_styles
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import VectorizeSettings
 
 NODATA = 7
 

@@ -29,8 +29,8 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import IGNORE, make_legend
 
 PYTHON = Path("/usr/bin/python3")

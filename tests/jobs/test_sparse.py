@@ -18,8 +18,8 @@ from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.vectors import class_raster
 

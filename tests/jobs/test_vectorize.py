@@ -19,8 +19,8 @@ from rasterio.features import rasterize
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import (
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import (
     CleanSettings,
     LayerSettings,
     ShapeSettings,
@@ -256,7 +256,7 @@ def test_an_existing_output_is_refused_before_the_work(
 ) -> None:
     path = save(tmp_path / "town.tif", town())
     (tmp_path / "a.gpkg").write_bytes(b"mine")
-    monkeypatch.setattr("aerial_seg.jobs.vectorize.ClassRaster", lambda path: pytest.fail("too late"))
+    monkeypatch.setattr("aerial_seg.jobs.vectorize.job.ClassRaster", lambda path: pytest.fail("too late"))
     with pytest.raises(OutputError, match="--overwrite"):
         vectorize(path, tmp_path / "a.gpkg", VectorizeSettings())
     assert (tmp_path / "a.gpkg").read_bytes() == b"mine"

@@ -19,8 +19,8 @@ from scipy import ndimage
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import (
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import (
     CleanSettings,
     LayerSettings,
     ShapeSettings,

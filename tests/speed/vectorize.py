@@ -36,7 +36,7 @@ from aerial_seg import Grid, Measure, VectorizeSettings, vectorize
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.jobs.predict.one_scene import map_scene
 from aerial_seg.jobs.predict.scenes import Scene
-from aerial_seg.jobs.vectorize_settings import LayerSettings, ShapeSettings
+from aerial_seg.jobs.vectorize.settings import LayerSettings, ShapeSettings
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pyproj import CRS
 
 from aerial_seg.errors import AerialSegError, OutputError, SettingsError
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.vectors.class_raster import ClassRaster
 from aerial_seg.vectors.files import check_only_layer, tables_in

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 
 LEGEND = make_legend({value: f"class {value}" for value in range(4)}, background=[0])

@@ -46,8 +46,8 @@ from aerial_seg.jobs.predict.targets import (
     scenes_of,
     usable_scenes,
 )
-from aerial_seg.jobs.vectorize import vectorize
-from aerial_seg.jobs.vectorize_settings import LayerSettings, VectorizeSettings
+from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import TrainedModel, load_model
 from aerial_seg.progress import Progress, silent

@@ -11,7 +11,7 @@ from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.engines.choose import EngineSettings
-from aerial_seg.jobs.vectorize_settings import VectorizeReport
+from aerial_seg.jobs.vectorize.settings import VectorizeReport
 
 
 @dataclass(frozen=True, slots=True)

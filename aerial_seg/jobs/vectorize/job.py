@@ -18,9 +18,9 @@ from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of
 from aerial_seg.geo.systems import local_note
-from aerial_seg.jobs.class_rows import Asked, ClassRows, find_confidence
-from aerial_seg.jobs.footprints import Footprints
-from aerial_seg.jobs.vectorize_settings import (
+from aerial_seg.jobs.vectorize.class_rows import Asked, ClassRows, find_confidence
+from aerial_seg.jobs.vectorize.footprints import Footprints
+from aerial_seg.jobs.vectorize.settings import (
     EVERY_CLASS,
     ClassPolygons,
     ShapeSettings,

@@ -16,7 +16,7 @@ from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.vectorize_settings import CleanSettings, ShapeSettings
+from aerial_seg.jobs.vectorize.settings import CleanSettings, ShapeSettings
 from aerial_seg.legend import LegendEntry
 from aerial_seg.polygonize.batch import Codes
 from aerial_seg.polygonize.cleaning.code_suffix import Tags, cut_by_grid, tag_bits

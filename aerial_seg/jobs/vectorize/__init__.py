@@ -1,0 +1,1 @@
+"""The `vectorize` command: masks become layers of polygons."""
