@@ -26,13 +26,15 @@ class DamagedJournalError(OutputError):
 class Journal:
     """Lines of JSON in one file: first the job, then a record for each piece of work that is done.
 
-    A record is written and synced only after its piece is; a line that a crash has cut is no record.
+    A record is written and synced only after its piece is; a line that a crash has cut is no record. The file comes
+    with the first record: before that there is nothing to go on with.
     """
 
     def __init__(
         self, path: Path, job: Mapping[str, Any], records: list[dict[str, Any]], *, renewed: bool = False
     ) -> None:
         self.path, self.job, self.records, self.renewed = path, job, records, renewed
+        self._is_whole = False
 
     @classmethod
     def open(cls, path: Path, job: Mapping[str, Any], *, renew: str | None = None) -> Journal:
@@ -54,23 +56,25 @@ class Journal:
                 )
             clear(path.parent)
             records = []
-        journal = cls(path, wanted, records, renewed=renewed)
-        journal._rewrite()
-        return journal
+        return cls(path, wanted, records, renewed=renewed)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One more piece is done, and will be known to be after any crash."""
-        with disk_errors(self.path):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(record) + "\n")
-            sync(self.path)
+        if not self._is_whole:
+            # The first: the file may be of another job, or end in a line that was cut.
+            self._write([self.job, *self.records, record])
+        else:
+            with disk_errors(self.path):
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(_line(record) + "\n")
+                sync(self.path)
         self.records.append(dict(record))
 
-    def _rewrite(self) -> None:
-        """The file holds exactly what is known, without a line that was cut."""
-        lines = "".join(_line(line) + "\n" for line in (self.job, *self.records))
+    def _write(self, lines: list[Mapping[str, Any]]) -> None:
+        """The file holds just these lines."""
         with settled_file(self.path) as partial:
-            partial.write_text(lines, encoding="utf-8")
+            partial.write_text("".join(_line(line) + "\n" for line in lines), encoding="utf-8")
+        self._is_whole = True
 
 
 def read_job(path: Path) -> Mapping[str, Any] | None:

@@ -37,7 +37,27 @@ def write(folder: Path, records: int) -> Path:
     return folder / NAME
 
 
-@given(records=st.integers(0, 4), data=st.data())
+def test_a_journal_comes_with_its_first_record(tmp_path: Path) -> None:
+    path = write(tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []
+    Journal.open(path, JOB).add({"rows": [0, 512]})
+    assert Journal.open(path, JOB).records == [{"rows": [0, 512]}]
+
+
+def test_a_journal_without_records_gives_way_to_that_of_another_job(tmp_path: Path) -> None:
+    # As a run leaves it that was killed before its first piece was done, and was of an earlier version.
+    path = tmp_path / NAME
+    path.write_text(json.dumps(JOB) + "\n", encoding="utf-8")
+    other = {**JOB, "version": "2"}
+    journal = Journal.open(path, other)
+    journal.add({"rows": [0, 512]})
+    journal.add({"rows": [512, 1024]})
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["version"] == "2"
+    assert lines[1:] == [{"rows": [0, 512]}, {"rows": [512, 1024]}] == journal.records
+
+
+@given(records=st.integers(1, 4), data=st.data())
 def test_a_cut_anywhere_costs_the_cut_record_only(
     tmp_path_factory: pytest.TempPathFactory, records: int, data: st.DataObject
 ) -> None:
@@ -102,7 +122,10 @@ def test_nan_is_the_same_setting_as_before(tmp_path: Path) -> None:
 
 def test_another_job_may_begin_where_nothing_was_done(tmp_path: Path) -> None:
     path = write(tmp_path, 0)
-    assert Journal.open(path, {"version": "2"}).records == []
+    journal = Journal.open(path, {"version": "2"})
+    assert journal.records == []
+    assert read_job(path) is None
+    journal.add({"rows": [0, 512]})
     assert read_job(path) == {"version": "2"}
 
 
