@@ -6,6 +6,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -13,6 +15,7 @@ import rasterio
 from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import MaskFlags
+from rasterio.env import get_gdal_config
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -26,6 +29,10 @@ from aerial_seg.geo.raster.vrt_members import require_members
 
 UNUSABLE = "cannot be used ({error}); check it with gdalinfo, and copy or convert it again"
 """What is told of a raster whose facts GDAL cannot give."""
+
+_LISTED_NAMES = 1000
+"""GDAL lists the folder of a raster that it opens, but drops a list of more names and asks for each sidecar."""
+_LISTING = ("GDAL_DISABLE_READDIR_ON_OPEN", "GDAL_READDIR_LIMIT_ON_OPEN")
 
 _LIBRARIES = (RasterioError, CPLE_BaseError, CRSError, ProjError)
 """What rasterio, GDAL below it and PROJ raise: CPLE are GDAL's errors that rasterio passes on as they are."""
@@ -84,7 +91,7 @@ def described(path: Path | str) -> Iterator[DatasetReader]:
 
 
 def _opened(text: str) -> DatasetReader:
-    with warnings.catch_warnings(), opening(text):
+    with warnings.catch_warnings(), opening(text), _no_useless_list(text):
         # Said by us where it matters, as an error with its remedy.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         dataset = read_patiently(text, lambda: rasterio.open(text))
@@ -101,6 +108,38 @@ def _opened(text: str) -> DatasetReader:
         dataset.close()
         raise
     return dataset
+
+
+@contextmanager
+def _no_useless_list(text: str) -> Iterator[None]:
+    """While inside, GDAL does not list a folder whose list it would drop: half the work of opening a small raster.
+
+    What it finds beside the raster is the same. Not for a VRT, whose members lie in folders of their own.
+    """
+    folder = os.path.dirname(text) or "."  # noqa: PTH120 - of thousands of rasters
+    if text.startswith(("/vsi", "<")) or text.lower().endswith(".vrt") or not _is_crowded(folder):
+        yield
+        return
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+        yield
+
+
+def _is_crowded(folder: str) -> bool:
+    """Whether GDAL, as it is set up, would drop the list of this folder."""
+    if any(get_gdal_config(option) is not None for option in _LISTING):
+        return False
+    try:
+        return _holds_many(folder, os.stat(folder).st_mtime_ns)  # noqa: PTH116 - as above
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=8)
+def _holds_many(folder: str, changed: int) -> bool:
+    """As of the time `changed`, when a name was last added to the folder or taken away."""
+    del changed
+    with os.scandir(folder) as names:
+        return sum(1 for _ in islice(names, _LISTED_NAMES + 1)) > _LISTED_NAMES
 
 
 def _require_sidecars(dataset: DatasetReader) -> None:
