@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aerial_seg.geo.raster import statistics
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.statistics import find_collar, scene_range
 
@@ -127,3 +128,33 @@ def test_a_collar_behind_declared_nodata_is_found_and_only_it_is_counted(raster_
     assert found is not None
     assert found.value == 255
     assert found.share == pytest.approx(0.1, abs=0.02)
+
+
+@SAME_FILE
+@given(
+    height=st.integers(16, 90),
+    width=st.integers(16, 90),
+    sides=st.tuples(*[st.integers(0, 12)] * 4),
+    seed=st.integers(0, 9),
+)
+def test_a_small_raster_read_at_once_has_the_collar_that_its_rays_find(
+    raster_file: RasterFile,
+    monkeypatch: pytest.MonkeyPatch,
+    height: int,
+    width: int,
+    sides: tuple[int, int, int, int],
+    seed: int,
+) -> None:
+    image = noise(height, width, seed)
+    top, bottom, left, right = sides
+    image[:, :top] = image[:, height - bottom :] = image[:, :, :left] = image[:, :, width - right :] = 0
+    valid = np.random.default_rng(seed).random((height, width)) < 0.9
+    with Raster(raster_file("in.tif", image, mask=valid)) as raster:
+        at_once = find_collar(raster)
+        with monkeypatch.context() as patch:
+            patch.setattr(statistics, "_SMALL", 0)
+            along_rays = find_collar(raster)
+    assert at_once == along_rays
+    if min(height, width) >= 2 * max(sides) and sum(sides) >= 24:
+        assert at_once is not None
+        assert at_once.value == 0

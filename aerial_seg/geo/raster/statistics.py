@@ -52,6 +52,12 @@ class _Held:
         rows, cols = slice(top, top + height), slice(left, left + width)
         return self._image[:, rows, cols], self._valid[rows, cols]
 
+    def rays(self, lines: Sequence[int], *, along_rows: bool) -> tuple[Pixels, Valid]:
+        """image (C, n, length) and valid (n, length) of whole rows or columns."""
+        if along_rows:
+            return self._image[:, lines], self._valid[lines]
+        return self._image[:, :, lines].swapaxes(1, 2), self._valid[:, lines].T
+
 
 def at_hand(raster: Readable) -> Readable:
     """The raster itself, or all of its pixels read at once where they are few."""
@@ -121,27 +127,39 @@ def find_collar(raster: Readable) -> Collar | None:
 
 def _border_value(raster: Readable) -> np.generic | None:
     """The commonest value that all bands share, among measured pixels at both ends of all rays."""
-    ends: list[Pixels] = []
-    measured: list[Valid] = []
-    for along_rows in (True, False):
-        for line in _lines(raster, along_rows=along_rows):
-            length = _length(raster, along_rows=along_rows)
-            for start in (0, length - 1):
-                image, valid = _ray(raster, line, start, 1, along_rows=along_rows)
-                ends.append(image[:, 0])
-                measured.append(valid[0])
-    pixels = np.array(ends)
-    constant = np.array(measured) & (pixels == pixels[:, :1]).all(axis=1)
+    both = [_ray_ends(raster, along_rows=along_rows) for along_rows in (True, False)]
+    pixels = np.concatenate([ends for ends, _ in both], axis=1)
+    constant = np.concatenate([valid for _, valid in both]) & (pixels == pixels[:1]).all(axis=0)
     if not constant.any():
         return None
-    values, counts = np.unique(pixels[constant, 0], return_counts=True)
+    values, counts = np.unique(pixels[0, constant], return_counts=True)
     found: np.generic = values[counts.argmax()]
     return found
+
+
+def _ray_ends(raster: Readable, *, along_rows: bool) -> tuple[Pixels, Valid]:
+    """image (C, n) and valid (n,) of the first and the last pixel of all rays."""
+    lines = _lines(raster, along_rows=along_rows)
+    if isinstance(raster, _Held):
+        image, valid = raster.rays(lines, along_rows=along_rows)
+        return np.concatenate([image[..., 0], image[..., -1]], axis=1), np.concatenate(
+            [valid[:, 0], valid[:, -1]]
+        )
+    ends = (0, _length(raster, along_rows=along_rows) - 1)
+    read = [_ray(raster, line, end, 1, along_rows=along_rows) for line in lines for end in ends]
+    return np.concatenate([image for image, _ in read], axis=1), np.concatenate([valid for _, valid in read])
 
 
 def _run_share(raster: Readable, value: np.generic, *, along_rows: bool) -> float:
     """The share of the rays' pixels that hold the value and are reached from a border through nothing else."""
     length, lines = _length(raster, along_rows=along_rows), _lines(raster, along_rows=along_rows)
+    if isinstance(raster, _Held):
+        image, valid = raster.rays(lines, along_rows=along_rows)
+        same = (image == value).all(axis=0)
+        passes = same | ~valid
+        reached = np.logical_and.accumulate(passes, axis=1)
+        reached |= np.logical_and.accumulate(passes[:, ::-1], axis=1)[:, ::-1]
+        return float((same & valid & reached).mean())
     counted = 0
     ends: list[int] = []
     for line in lines:
