@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,7 @@ def _delete(entry: Path) -> None:
 
 def missing_parents(final: Path) -> list[Path]:
     """Folders that do not exist yet, innermost first: a failed run takes them away again."""
-    return [folder for folder in final.absolute().parents if not folder.exists()]
+    return list(takewhile(lambda folder: not folder.exists(), final.absolute().parents))
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

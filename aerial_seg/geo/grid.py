@@ -118,7 +118,10 @@ class Grid:
             return self._local_gsd()
         col, row = self.width / 2, self.height / 2
         ends = (col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)
-        lonlat, geod = self._degrees([self.transform * end for end in ends], own=True)
+        # By hand: asked for each of thousands of rasters, and Affine warns of `*`, which takes longer than the rest.
+        a, b, c, d, e, f = tuple(self.transform)[:6]
+        places = [(x * a + y * b + c, x * d + y * e + f) for x, y in ends]
+        lonlat, geod = self._degrees(places, own=True)
         (north, south, west, east) = lonlat
         down, across = float(geod.inv(*north, *south)[2]), float(geod.inv(*west, *east)[2])
         # Less than a micrometre is what rounding leaves of nothing.

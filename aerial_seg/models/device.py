@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -218,11 +219,17 @@ def lane(device: torch.device) -> CpuLane | CudaLane:
     return CudaLane(device) if device.type == "cuda" else CpuLane()
 
 
-def _cpu_facts() -> dict[str, str]:
+def _cpu_facts() -> Mapping[str, str]:
     """What Linux says of its first processor; empty elsewhere."""
-    if not _CPU_INFO.is_file():
+    return _facts_in(_CPU_INFO)
+
+
+@cache
+def _facts_in(file: Path) -> Mapping[str, str]:
+    # Asked for each of thousands of scenes; a machine does not change its processor.
+    if not file.is_file():
         return {}
-    first = _CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    first = file.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,8 +38,9 @@ class PixelAxis:
     first: int = 0
 
     @classmethod
+    @lru_cache(maxsize=2)
     def of(cls, geometry: ModelGeometry, *, run: int, pixels: int) -> PixelAxis:
-        """The axis of `pixels` output pixels over a run of `run` pixels."""
+        """The axis of `pixels` output pixels over a run of `run` pixels; the last ones asked for are kept."""
         stride = geometry.logit_stride
         shift = 1 if geometry.align_corners else geometry.cell_span or stride
         bottom = 2 * pixels * stride

@@ -48,13 +48,18 @@ def state_of(paths: Iterable[Path | str], files: Iterable[str] = (), *, without:
 
     files: all that GDAL reads them from, sidecars and members of VRTs. without: the name of a file of our own.
     """
-    names = [*files, *paths]
+    names = _once(files, paths)
     found = {file for name in names if (file := file_behind(name)) is not None}
     stats = {str(file): file.stat() for file in sorted(found) if file.name != without}
     return {
         **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
         **{_told(name): list(version) for name, version in _versions(names).items()},
     }
+
+
+def _once(files: Iterable[str], paths: Iterable[Path | str]) -> list[str]:
+    """GDAL names a raster among its files, which would be looked at twice."""
+    return list(dict.fromkeys((*files, *map(str, paths))))
 
 
 def files_of(paths: Iterable[Path | str]) -> list[str]:
@@ -108,7 +113,7 @@ class Unchanged:
 
     def add(self, paths: Iterable[Path | str], files: Iterable[str] = ()) -> None:
         """These are held to what they are now; those that are held already, to what they were then."""
-        names = [*files, *paths]
+        names = _once(files, paths)
         for name in names:
             file = file_behind(name)
             if file is not None and file.name != self._without:

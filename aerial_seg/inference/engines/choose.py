@@ -7,7 +7,7 @@ and a branch in `choose_engine` and `start_engine`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -82,7 +82,8 @@ class Runtime:
 
     def as_dict(self) -> dict[str, str | int]:
         """For a journal or a report."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

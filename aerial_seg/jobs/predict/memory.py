@@ -202,7 +202,13 @@ def even_panels(width: int, count: int) -> tuple[range, ...]:
 
 def memory_limit(max_memory: int | None) -> int:
     """Bytes that a prediction may use: what was asked, or a share of the machine's when nobody says."""
-    return int(psutil.virtual_memory().total * SHARE_OF_MACHINE) if max_memory is None else max_memory
+    return int(_machine_memory() * SHARE_OF_MACHINE) if max_memory is None else max_memory
+
+
+@lru_cache(maxsize=1)
+def _machine_memory() -> int:
+    """Bytes that the machine has; asked for each of thousands of scenes, and always the same."""
+    return int(psutil.virtual_memory().total)
 
 
 def resident_bytes() -> int:
