@@ -45,6 +45,15 @@ class ConfusionMatrix:
         self.ignored += ignored
         self.unpredicted += unpredicted
 
+    def add_unpredicted(self, truth: int, pixels: int) -> None:
+        """Count so many pixels of one true channel, or of 255, as `add` does where nothing was predicted."""
+        if truth == IGNORE:
+            self.ignored += pixels
+        elif truth < len(self.counts):
+            self.unpredicted += pixels
+        else:
+            raise ValueError(f"{truth} is neither one of {len(self.counts)} channels nor {IGNORE}")
+
     def merge(self, other: ConfusionMatrix) -> None:
         """The counts of `other`, of the same classes, are among ours: one image's matrix into that of all."""
         if len(other.counts) != len(self.counts):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError
@@ -18,6 +19,7 @@ from aerial_seg.geo.labels.labels import Labels, check_overlap, open_labels
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.outputs.mask import read_legend
+from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.read_files import vector_files
@@ -139,37 +141,76 @@ def _score_mask(
                 "extract the class band (gdal_translate -b 1 -ot Byte)"
             )
         grid = raster.grid
-        errors = None if error_map is None else ErrorMap(error_map.with_suffix(".pieces"), grid, legend)
+        held = raster.measured_extent().in_blocks(*grid.shape)
+        errors = None if error_map is None else ErrorMap(error_map.with_suffix(".pieces"), grid, legend, held)
         with progress("evaluate", total=grid.height * grid.width, unit="px") as bar:
-            for panel, rows, cols in _pieces(grid, errors):
-                place = {"top": rows.start, "left": cols.start, "height": len(rows), "width": len(cols)}
-                values, valid = raster.read(**place)
-                said = np.where(valid, table[values[0]], IGNORE)
-                strange = valid & (said == IGNORE)
-                if strange.any():
-                    raise InputError(
-                        f"{mask} holds value {values[0][strange][0]}, wanted only values of its legend "
-                        f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
-                    )
-                true = table[truth.labels.burn(grid.for_polygons().window(**place))]
+            for panel, rows, cols in _pieces(held, errors):
+                said = _said(raster, mask, legend, Extent(rows, cols))
+                true = table[truth.labels.burn(_window(grid, Extent(rows, cols)))]
                 matrix.add(true, said)
                 if errors is not None:
                     errors.add(panel, rows, true, said)
                 bar.update(len(rows) * len(cols))
+            for part in _around(held, grid):
+                for _, rows, cols in _pieces(part, None):
+                    _add_unmapped(matrix, truth.labels, table, _window(grid, Extent(rows, cols)))
+                    bar.update(len(rows) * len(cols))
     scores = matrix.scores(legend.names)
     if errors is not None and error_map is not None:
         errors.finish(error_map, scores.confusion, mask=subject, labels=list(truth.names))
     return scores
 
 
-def _pieces(grid: Grid, errors: ErrorMap | None) -> Iterator[tuple[int, range, range]]:
+def _said(raster: Raster, mask: Path, legend: Legend, where: Extent) -> NDArray[np.uint8]:
+    """Channels (h, w) of a piece of the mask, 255 where it is nodata. Raises InputError for values of no class."""
+    rows, cols = where.rows, where.cols
+    values, valid = raster.read(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
+    said = np.where(valid, legend.channel_table()[values[0]], IGNORE)
+    strange = valid & (said == IGNORE)
+    if strange.any():
+        raise InputError(
+            f"{mask} holds value {values[0][strange][0]}, wanted only values of its legend "
+            f"({', '.join(map(str, legend.values))}); add the class, or set these pixels to nodata"
+        )
+    return said
+
+
+def _window(grid: Grid, where: Extent) -> Grid:
+    """A piece of the mask's grid, as polygons lie on it."""
+    rows, cols = where.rows, where.cols
+    return grid.for_polygons().window(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
+
+
+def _add_unmapped(matrix: ConfusionMatrix, labels: Labels, table: NDArray[np.uint8], window: Grid) -> None:
+    """The labels of a window that the mask says nothing of are counted; burnt only where they differ."""
+    value = labels.only_value(window)
+    if value is None:
+        true = table[labels.burn(window)]
+        matrix.add(true, np.full_like(true, IGNORE))
+    else:
+        matrix.add_unpredicted(int(table[value]), window.height * window.width)
+
+
+def _pieces(within: Extent, errors: ErrorMap | None) -> Iterator[tuple[int, range, range]]:
     """What is compared at once: panel, rows, columns. The panels are the error map's where there is one."""
-    across = range(0, grid.width, _COLUMNS_AT_ONCE)
-    columns = [range(left, min(left + _COLUMNS_AT_ONCE, grid.width)) for left in across]
+    across = range(within.cols.start, within.cols.stop, _COLUMNS_AT_ONCE)
+    columns = [range(left, min(left + _COLUMNS_AT_ONCE, within.cols.stop)) for left in across]
     panels = columns if errors is None else errors.panels
     for panel, cols in enumerate(panels):
-        for top in range(0, grid.height, ROWS_AT_ONCE):
-            yield panel, range(top, min(top + ROWS_AT_ONCE, grid.height)), cols
+        for top in range(within.rows.start, within.rows.stop, ROWS_AT_ONCE):
+            yield panel, range(top, min(top + ROWS_AT_ONCE, within.rows.stop)), cols
+
+
+def _around(held: Extent, grid: Grid) -> list[Extent]:
+    """The grid without `held`: north and south of it over the whole width, west and east beside it."""
+    whole, rows, cols = Extent.whole(grid.height, grid.width), held.rows, held.cols
+    parts = [
+        Extent(range(0, rows.start), whole.cols),
+        Extent(range(rows.stop, grid.height), whole.cols),
+        Extent(rows, range(0, cols.start)),
+        Extent(rows, range(cols.stop, grid.width)),
+    ]
+    return [part for part in parts if part.pixels]
 
 
 def evaluate_model_on_chips(

@@ -113,6 +113,10 @@ class RasterLabels:
         east, north = map(float, boxes[:, 2:].max(axis=0))
         return west, south, east, north
 
+    def only_value(self, grid: Grid) -> int | None:
+        """255 where no label raster lies."""
+        return None if self._near(grid) else IGNORE
+
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
         out = np.full(grid.shape, IGNORE, np.uint8)

@@ -85,6 +85,11 @@ class VectorLabels:
             return self._crs
         raise no_crs(str(self._path), self._geometries, option=_OPTION)
 
+    def only_value(self, grid: Grid) -> int | None:
+        """The value of what lies outside of all polygons, where there are none."""
+        _, tree = self._in_crs(grid.crs)
+        return None if len(tree.query(grid.footprint())) else self._outside
+
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre."""
         geometries, tree = self._in_crs(grid.crs)

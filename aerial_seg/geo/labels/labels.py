@@ -54,6 +54,10 @@ class Labels(Protocol):
         """Raises InputError unless the labels lie on the raster `name`, which has no CRS."""
         ...
 
+    def only_value(self, grid: Grid) -> int | None:
+        """The one value that all pixels of this grid would have, where that is known without burning."""
+        ...
+
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8 on this grid: a class value, or 255 = unlabelled.
 

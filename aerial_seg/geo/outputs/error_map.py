@@ -17,7 +17,7 @@ from aerial_seg.geo.outputs.durable import settled_file
 from aerial_seg.geo.outputs.mask import provenance
 from aerial_seg.geo.outputs.qgis_style import class_raster, style_text
 from aerial_seg.geo.outputs.segments import Layer, SegmentStore
-from aerial_seg.geo.raster.covered import BLOCK
+from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.legend import IGNORE, Legend, make_legend
 
 NEITHER, HIT, MISS, FALSE_ALARM = range(4)
@@ -61,13 +61,15 @@ class ErrorMap:
     panels: the columns that are added together, ROWS_AT_ONCE rows at a time from north to south.
     """
 
-    def __init__(self, folder: Path, grid: Grid, legend: Legend) -> None:
+    def __init__(self, folder: Path, grid: Grid, legend: Legend, extent: Extent | None = None) -> None:
+        """extent: the rows and columns, in whole blocks, that are added; all around them is 255. None: all."""
         self._legend, self._layer = legend, Layer("errors", len(legend))
         width = max(1, _BYTES_AT_ONCE // (len(legend) * ROWS_AT_ONCE * BLOCK)) * BLOCK
+        cols = range(grid.width) if extent is None else extent.cols
         self.panels = tuple(
-            range(left, min(left + width, grid.width)) for left in range(0, grid.width, width)
+            range(left, min(left + width, cols.stop)) for left in range(cols.start, cols.stop, width)
         )
-        self._store = SegmentStore(folder, grid, (self._layer,), panels=self.panels)
+        self._store = SegmentStore(folder, grid, (self._layer,), panels=self.panels, extent=extent)
 
     def add(self, panel: int, rows: range, truth: NDArray[np.uint8], said: NDArray[np.uint8]) -> None:
         """Rows of a panel are on the disk. truth, said: channels (n, w) of the labels and of the mask."""
