@@ -16,8 +16,8 @@ from aerial_seg.bands import Band, normalise
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings, Runtime
 from aerial_seg.inference.predictor import Image, Predictor
-from aerial_seg.inference.tta import Computing
 from aerial_seg.models.file import ModelCard, TrainedModel
+from aerial_seg.models.pending import Pending
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 
@@ -205,29 +205,17 @@ class EnsemblePredictor:
         """image (C,H,W) of the first model's bands → the planes of all members (P,H,W), 0 where it is not valid."""
         return np.concatenate([normalise(image[list(one.picked)], valid, one.bands) for one in self._inputs])
 
-    def submit(self, images: Sequence[Image]) -> Computing:
+    def submit(self, images: Sequence[Image]) -> Pending:
         """Images (P,H,W) float32, as `normalised` makes them, are being computed by all members."""
-        return _AllPending(
-            [
-                member.submit([image[planes] for image in images])
-                for member, planes in zip(self._members, self._planes, strict=True)
-            ]
-        )
+        running = [
+            member.submit([image[planes] for image in images])
+            for member, planes in zip(self._members, self._planes, strict=True)
+        ]
+        return Pending.joined(running, mean_of_probabilities)
 
     def run(self, images: Sequence[Image]) -> Image:
         """As submit, and waits: (N,h,w,K) float32."""
         return self.submit(images).logits()
-
-
-class _AllPending:
-    """A batch on its way through every member."""
-
-    def __init__(self, members: Sequence[Computing]) -> None:
-        self._members = members
-
-    def logits(self) -> Image:
-        """(N, h, w, K) float32; waits until all members are done."""
-        return mean_of_probabilities([member.logits() for member in self._members])
 
 
 def mean_of_probabilities(members: Sequence[Image]) -> Image:

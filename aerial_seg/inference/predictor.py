@@ -14,15 +14,14 @@ from aerial_seg.bands import normalise
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.inference.engines.prepare import prepare_network
-from aerial_seg.inference.tta import Computing
 from aerial_seg.models.device import (
-    Arrival,
     OutOfMemory,
     lane,
     pick_device,
     release_memory,
 )
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.models.pending import Pending
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -65,25 +64,13 @@ class TilePredictor(Protocol):
         """image (C,H,W) of a raster as `submit` takes it; what is not valid is 0."""
         ...
 
-    def submit(self, images: Sequence[Image]) -> Computing:
+    def submit(self, images: Sequence[Image]) -> Pending:
         """The images are being computed."""
         ...
 
     def run(self, images: Sequence[Image]) -> Image:
         """As submit, and waits."""
         ...
-
-
-class Pending:
-    """Logits on their way; every part is an arrival and how many of its images count (the others are padding)."""
-
-    def __init__(self, parts: Sequence[tuple[Arrival, int]]) -> None:
-        self._parts = parts
-
-    def logits(self) -> Image:
-        """(N, h, w, K) float32, C-contiguous, in the order of the images; waits until the device is done."""
-        arrived = [arrival.wait().numpy()[:count] for arrival, count in self._parts]
-        return arrived[0] if len(arrived) == 1 else np.concatenate(arrived)
 
 
 class Predictor:
@@ -163,7 +150,8 @@ class Predictor:
     def submit(self, images: Sequence[Image]) -> Pending:
         """Normalised images, each (C,H,W) float32, are being computed; more than a batch are cut into several.
 
-        All have the same side, one of those that the predictor was made for.
+        All have the same side, one of those that the predictor was made for. Their logits come in the order of the
+        images, C-contiguous.
 
         Raises SettingsError when the device has no memory for even one image.
         """
@@ -171,7 +159,9 @@ class Predictor:
             if image.shape != images[0].shape or image.shape not in map(self._shape, self._sides):
                 wanted = " or ".join(str(self._shape(side)) for side in self._sides)
                 raise ValueError(f"an image of shape {image.shape}, wanted {wanted}")
-        return self._fitting(lambda: Pending([self._launch(part) for part in self._batches(images)]))
+        return self._fitting(
+            lambda: Pending.joined([self._launch(part) for part in self._batches(images)], _one_after_another)
+        )
 
     def run(self, images: Sequence[Image]) -> Image:
         """As submit, and waits: logits (N,h,w,K) with the class bias added, float32."""
@@ -181,18 +171,19 @@ class Predictor:
         size = self._batch_size
         return [images[start : start + size] for start in range(0, len(images), size)]
 
-    def _launch(self, images: Sequence[Image]) -> tuple[Arrival, int]:
-        side = images[0].shape[1]
+    def _launch(self, images: Sequence[Image]) -> Pending:
+        side, count = images[0].shape[1], len(images)
         batch = self._lane.host_batch(self._batch_size, *self._shape(side))
         pixels = batch.permute(0, 2, 3, 1).numpy()
         for slot, image in enumerate(images):
             for band, plane in enumerate(image):
                 pixels[slot, :, :, band] = plane
-        pixels[len(images) :] = 0
+        pixels[count:] = 0
         logits = self._engines[side](self._lane.to_device(batch))
         with torch.inference_mode():
             channel_last = logits.permute(0, 2, 3, 1).float()
-            return self._lane.to_host((channel_last + self._bias).contiguous()), len(images)
+            arriving = self._lane.to_host((channel_last + self._bias).contiguous())
+        return arriving.map(lambda batch: batch[:count])
 
     def _start(self, choice: Choice, network: nn.Module) -> tuple[Mapping[int, Engine], Choice]:
         """An engine for each side, all of one kind: where one falls back, so do the others."""
@@ -234,3 +225,7 @@ class Predictor:
             f"batch size {self._batch_size}: the device ran out of memory at more; logits may differ in their last "
             f"digits from those of other batch sizes (--batch-size {self._batch_size} asks for this one)"
         )
+
+
+def _one_after_another(parts: list[Image]) -> Image:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -17,9 +17,10 @@ from aerial_seg.inference.crf_rows import CrfRows
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Frame
-from aerial_seg.inference.tta import UPSIDE_DOWN, Computing, averaged, seen_as
+from aerial_seg.inference.tta import UPSIDE_DOWN, averaged, seen_as
 from aerial_seg.inference.valid_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
+from aerial_seg.models.pending import Pending
 from aerial_seg.progress import ProgressBar
 from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher
@@ -82,7 +83,7 @@ class MaskStream:
         submit = seen_as(predictor.submit, UPSIDE_DOWN) if raster.grid.is_mirrored else predictor.submit
         self._submit = averaged(submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side)
         self._batch: list[tuple[Tile, Image]] = []
-        self._flying: deque[tuple[list[Tile], Computing]] = deque()
+        self._flying: deque[tuple[list[Tile], Pending]] = deque()
         self.tiles = TileCount()
 
     def _crf_rows(self, source: Raster, legend: Legend) -> CrfRows | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.inference.tta_scales import ScaledTile, parse_scales, scaled_tiles
+from aerial_seg.models.pending import Pending
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 
@@ -90,44 +90,19 @@ def size_notes(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tupl
     )
 
 
-class Computing(Protocol):
-    """A batch on its way through a network."""
-
-    def logits(self) -> Image:
-        """(N, h, w, K) float32; waits until it is done."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A batch that is through."""
-
-    result: Image
-
-    def logits(self) -> Image:
-        """(N, h, w, K) float32."""
-        return self.result
-
-
-Submit = Callable[[Sequence[Image]], Computing]
+Submit = Callable[[Sequence[Image]], Pending]
 UPSIDE_DOWN = Symmetry(turns=2, mirrored=True)
 """The rows in the other order."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Turned:
-    """A batch that runs in another orientation; its logits lie on the images as they came."""
-
-    running: Computing
-    orientation: Symmetry
-
-    def logits(self) -> Image:
-        return np.stack([self.orientation.undo(logits) for logits in self.running.logits()])
-
-
 def seen_as(submit: Submit, orientation: Symmetry) -> Submit:
-    """One that shows the network every tile in this orientation; its logits lie on the tile as it came."""
-    return lambda images: _Turned(submit([orientation.apply(image) for image in images]), orientation)
+    """Return one that shows the network every tile in this orientation; its logits lie on the tile as it came."""
+
+    def submit_turned(images: Sequence[Image]) -> Pending:
+        turned = submit([orientation.apply(image) for image in images])
+        return turned.map(lambda batch: np.stack([orientation.undo(logits) for logits in batch]))
+
+    return submit_turned
 
 
 def averaged(submit: Submit, kinds: Sequence[str], *, geometry: ModelGeometry, side: int) -> Submit:
@@ -143,7 +118,7 @@ def averaged(submit: Submit, kinds: Sequence[str], *, geometry: ModelGeometry, s
     if len(members) == 1:
         return submit
 
-    def submit_all(images: Sequence[Image]) -> Computing:
+    def submit_all(images: Sequence[Image]) -> Pending:
         total: Image | None = None
         for size, orientation in members:
             resized = images if size is None else [size.apply(image) for image in images]
@@ -153,6 +128,7 @@ def averaged(submit: Submit, kinds: Sequence[str], *, geometry: ModelGeometry, s
             probabilities = np.stack([softmax_cells(logits) for logits in on_lattice])
             total = probabilities if total is None else total + probabilities
         assert total is not None
-        return Arrived(np.log(np.maximum(total / np.float32(len(members)), np.finfo(np.float32).tiny)))
+        mean = total / np.float32(len(members))
+        return Pending.arrived(np.log(np.maximum(mean, np.finfo(np.float32).tiny)))
 
     return submit_all

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.models.pending import Logits, Pending
 
 OutOfMemory = torch.cuda.OutOfMemoryError
 
@@ -144,20 +144,6 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A tensor on its way to the host; `done` is the CUDA event of its arrival, None where it is there already."""
-
-    tensor: Tensor
-    done: torch.cuda.Event | None = None
-
-    def wait(self) -> Tensor:
-        """The tensor on the CPU, whole."""
-        if self.done is not None:
-            self.done.synchronize()
-        return self.tensor
-
-
 class CpuLane:
     """The way between host and device where they are the same."""
 
@@ -171,9 +157,9 @@ class CpuLane:
         """The batch itself."""
         return batch
 
-    def to_host(self, logits: Tensor) -> Arrival:
+    def to_host(self, logits: Tensor) -> Pending:
         """The logits themselves."""
-        return Arrival(logits)
+        return Pending.arrived(logits.numpy())
 
 
 class CudaLane:
@@ -203,7 +189,7 @@ class CudaLane:
         there.record_stream(now)
         return there
 
-    def to_host(self, logits: Tensor) -> Arrival:
+    def to_host(self, logits: Tensor) -> Pending:
         """The logits in pinned memory as soon as the current stream has computed them; returns at once."""
         home = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
         self._home.wait_stream(torch.cuda.current_stream(self._device))
@@ -211,7 +197,13 @@ class CudaLane:
             home.copy_(logits, non_blocking=True)
             done = self._home.record_event()
         logits.record_stream(self._home)
-        return Arrival(home, done)
+
+        def wait() -> Logits:
+            done.synchronize()
+            there: Logits = home.numpy()
+            return there
+
+        return Pending(wait)
 
 
 def lane(device: torch.device) -> CpuLane | CudaLane:

@@ -13,7 +13,6 @@ from torch.nn.functional import interpolate
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.tta import (
-    Arrived,
     Image,
     averaged,
     run_sides,
@@ -22,6 +21,7 @@ from aerial_seg.inference.tta import (
     symmetries,
 )
 from aerial_seg.inference.tta_scales import scaled_tile
+from aerial_seg.models.pending import Pending
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.upsample import softmax_cells
 
@@ -30,20 +30,15 @@ PIXELS = ModelGeometry(1, 1, 1)
 kinds = st.sampled_from([(), ("flips",), ("rot90",), ("flips", "rot90")])
 
 
-class Lopsided:
+def lopsided(images: Sequence[Image]) -> Pending:
     """A network that looks at each cell's west neighbour: it is not symmetric by itself."""
-
-    def __init__(self, images: Sequence[Image]) -> None:
-        self._images = images
-
-    def logits(self) -> Image:
-        weights = np.random.default_rng(1).normal(size=(2, self._images[0].shape[0], CLASSES))
-        found = [
-            np.einsum("chw,ck->hwk", image, weights[0])
-            + np.einsum("chw,ck->hwk", np.roll(image, 1, axis=2), weights[1])
-            for image in self._images
-        ]
-        return np.stack(found).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(2, images[0].shape[0], CLASSES))
+    found = [
+        np.einsum("chw,ck->hwk", image, weights[0])
+        + np.einsum("chw,ck->hwk", np.roll(image, 1, axis=2), weights[1])
+        for image in images
+    ]
+    return Pending.arrived(np.stack(found).astype(np.float32))
 
 
 def tile(seed: int, side: int) -> Image:
@@ -71,7 +66,7 @@ def test_members_are_the_identity_and_all_others_once(kinds: tuple[str, ...], co
 @given(seed=st.integers(0, 99), side=st.integers(1, 5), data=st.data())
 def test_the_average_turns_with_the_image(seed: int, side: int, data: st.DataObject) -> None:
     everything = ("flips", "rot90")
-    submit = averaged(Lopsided, everything, geometry=PIXELS, side=side)
+    submit = averaged(lopsided, everything, geometry=PIXELS, side=side)
     image = tile(seed, side)
     straight = submit([image]).logits()[0]
     member = data.draw(st.sampled_from(symmetries(everything)))
@@ -83,9 +78,9 @@ def test_the_average_turns_with_the_image(seed: int, side: int, data: st.DataObj
 def test_the_average_is_that_of_the_probabilities(seed: int) -> None:
     images = [tile(seed, 4), tile(seed + 1, 4)]
     members = symmetries(("rot90",))
-    got = np.exp(averaged(Lopsided, ("rot90",), geometry=PIXELS, side=4)(images).logits())
+    got = np.exp(averaged(lopsided, ("rot90",), geometry=PIXELS, side=4)(images).logits())
     for number, image in enumerate(images):
-        each = [m.undo(Lopsided([m.apply(image)]).logits()[0]).astype(np.float64) for m in members]
+        each = [m.undo(lopsided([m.apply(image)]).logits()[0]).astype(np.float64) for m in members]
         wanted = np.mean([np.exp(e) / np.exp(e).sum(-1, keepdims=True) for e in each], axis=0)
         np.testing.assert_allclose(got[number], wanted, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.sum(axis=-1), 1, rtol=1e-5)
@@ -93,7 +88,7 @@ def test_the_average_is_that_of_the_probabilities(seed: int) -> None:
 
 def test_without_kinds_nothing_is_added() -> None:
     for nothing in ((), ("scales=1",)):
-        assert averaged(Lopsided, nothing, geometry=PIXELS, side=4) is Lopsided
+        assert averaged(lopsided, nothing, geometry=PIXELS, side=4) is lopsided
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
@@ -113,11 +108,11 @@ def planes(side: int, geometry: ModelGeometry) -> tuple[np.ndarray, np.ndarray]:
     return np.meshgrid(centres, centres, indexing="ij")
 
 
-def pointwise(geometry: ModelGeometry) -> Callable[[Sequence[Image]], Arrived]:
+def pointwise(geometry: ModelGeometry) -> Callable[[Sequence[Image]], Pending]:
     """Each cell's logits are linear in the mean of its own pixels, or in its pixel where corners are aligned."""
     weights = np.random.default_rng(2).normal(size=(2, CLASSES)).astype(np.float32)
 
-    def submit(images: Sequence[Image]) -> Arrived:
+    def submit(images: Sequence[Image]) -> Pending:
         s, found = geometry.logit_stride, []
         for image in images:
             assert geometry.is_valid_side(image.shape[1])
@@ -127,7 +122,7 @@ def pointwise(geometry: ModelGeometry) -> Callable[[Sequence[Image]], Arrived]:
                 bands, side, _ = image.shape
                 cells = image.reshape(bands, side // s, s, side // s, s).mean(axis=(2, 4))
             found.append(np.einsum("chw,ck->hwk", cells, weights))
-        return Arrived(np.stack(found))
+        return Pending.arrived(np.stack(found))
 
     return submit
 
