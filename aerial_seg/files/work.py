@@ -53,13 +53,18 @@ def system_errors(final: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_work(
-    final: Path, *, resumes: Callable[[Path], bool] = _never, keep: Callable[[Path], bool] = _never
+    final: Path,
+    *,
+    resumes: Callable[[Path], bool] = _never,
+    keep: Callable[[Path], bool] = _never,
+    unfinished: Callable[[Path], bool] = _never,
 ) -> Iterator[Path]:
     """The work folder of `final`, for this run alone; what a killed run was placing is in its place.
 
     It is empty unless `resumes` says that the run goes on with its content, and it goes in the end unless the block
-    fails and `keep` says that its content is worth going on with. Raises OutputError when another run holds it, when a
-    folder of that name holds other things, or when the disk does not take what is written.
+    fails and `keep` says that its content is worth going on with, or ends well and `unfinished` says so. Raises
+    OutputError when another run holds it, when a folder of that name holds other things, or when the disk does not take
+    what is written.
     """
     work = work_folder(final)
     missing = missing_parents(work)
@@ -87,6 +92,7 @@ def locked_work(
         except BaseException:
             kept = keep(work)
             raise
+        kept = unfinished(work)
 
 
 def place(work: Path, moves: Sequence[Move], retire: Iterable[Path] = ()) -> None:

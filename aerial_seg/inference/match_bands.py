@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -24,35 +23,29 @@ _SQUEEZED = 0.1
 _EXPAND = "turn them into colours first (gdal_translate -expand rgb in.tif out.tif)"
 
 
-_NONE: Mapping[Path, RasterInfo] = MappingProxyType({})
+def chosen_infos(paths: Sequence[Path], choice: BandChoice) -> list[RasterInfo]:
+    """The facts of every raster, as far as the chosen bands go. Raises SettingsError as check_stack does."""
+    check_stack(len(paths), choice)
+    return [raster_info(path, choice) for path in paths]
 
 
-def chosen_infos(
-    paths: Sequence[Path],
-    choice: BandChoice,
-    *,
-    mosaic: bool = False,
-    known: Mapping[Path, RasterInfo] = _NONE,
-) -> list[RasterInfo]:
-    """The facts of every raster, as far as the chosen bands go.
-
-    known: those of rasters that were looked at with this very choice; they are not opened again.
-
-    Raises SettingsError for what cannot go together: a stack with several rasters, alpha as imagery in a mosaic.
-    """
-    if choice.stack and len(paths) > 1:
+def check_stack(rasters: int, choice: BandChoice) -> None:
+    """Raises SettingsError for files that are to be stacked on several rasters."""
+    if choice.stack and rasters > 1:
         raise SettingsError(
-            f"--stack {choice.stack[0]} goes with one raster, but {len(paths)} were given; run them one by one, "
+            f"--stack {choice.stack[0]} goes with one raster, but {rasters} were given; run them one by one, "
             "or make one raster of them first (gdalbuildvrt)"
         )
-    if mosaic and len(paths) > 1 and choice.numbers:
-        for info in map(raster_info, paths):
-            if info.alpha is not None and info.alpha <= max(choice.numbers):
-                raise SettingsError(
-                    f"{info.path} has alpha as band {info.alpha}, which is the mask in a mosaic; "
-                    "wanted bands before it, or predict the rasters without --mosaic"
-                )
-    return [known[path] if path in known else raster_info(path, choice) for path in paths]
+
+
+def check_mosaic_bands(infos: Sequence[RasterInfo], choice: BandChoice) -> None:
+    """Raises SettingsError where an alpha band is chosen as imagery of rasters that become one."""
+    for info in infos if len(infos) > 1 and choice.numbers else ():
+        if info.alpha_of_file is not None and info.alpha_of_file <= max(choice.numbers):
+            raise SettingsError(
+                f"{info.path} has alpha as band {info.alpha_of_file}, which is the mask in a mosaic; "
+                "wanted bands before it, or predict the rasters without --mosaic"
+            )
 
 
 def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> None:

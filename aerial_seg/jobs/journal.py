@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,16 +158,24 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def _finished() -> bool:
+    return False
+
+
 @contextmanager
-def locked_work(final: Path, *, restart: bool) -> Iterator[Path]:
+def locked_work(final: Path, *, restart: bool, unfinished: Callable[[], bool] = _finished) -> Iterator[Path]:
     """The work folder of `final`, for this run alone. It stays when the block fails after a piece was recorded,
     so that the same command goes on; it goes when the block ends well or nothing was recorded.
 
-    Raises OutputError when another run holds it, or when the disk does not take what is written.
+    unfinished: asked when the block has ended well, whether there is something to go on with all the same. Raises
+    OutputError when another run holds it, or when the disk does not take what is written.
     """
     with (
         files.locked_work(
-            final, resumes=lambda work: not restart and (work / NAME).exists(), keep=has_records
+            final,
+            resumes=lambda work: not restart and (work / NAME).exists(),
+            keep=has_records,
+            unfinished=lambda work: unfinished() and has_records(work),
         ) as work,
         files.system_errors(final),
     ):

@@ -255,6 +255,6 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainedModel], None]:
     """Makes `predict` load this model, whatever file is named."""
 
     def patch(model: TrainedModel) -> None:
-        monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: model)
+        monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: model)
 
     return patch

@@ -22,6 +22,7 @@ import torch
 from aerial_seg.errors import AerialSegError
 from aerial_seg.jobs.predict import job as predict_room
 from aerial_seg.jobs.predict import one_scene as map_scene
+from aerial_seg.jobs.predict import plan as planning
 from aerial_seg.jobs.predict.settings import PredictSettings
 
 SECONDS = 120
@@ -103,7 +104,7 @@ def play(job: dict[str, Any]) -> None:
 def main() -> None:
     """Answer until the jobs end."""
     trained = model()
-    predict_room.load_model = lambda path: trained
+    planning.load_model = lambda path: trained
     for line in sys.stdin:
         read, write = os.pipe()
         child = os.fork()

@@ -46,7 +46,7 @@ def model(pointwise: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatc
     card = plain.card.model_copy(
         update={"recipe": plain.card.recipe.model_copy(update={"prediction": prediction})}
     )
-    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: replace(plain, card=card))
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: replace(plain, card=card))
 
 
 @pytest.mark.usefixtures("model")

@@ -21,7 +21,7 @@ from aerial_seg.geo.raster import remote, unchanged
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
 from aerial_seg.jobs.evaluate import evaluate_mask
-from aerial_seg.jobs.predict import job as predict_room
+from aerial_seg.jobs.predict import plan as planning
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.many_scenes import ScenesFailedError
 from aerial_seg.jobs.predict.settings import PredictSettings
@@ -81,7 +81,7 @@ def noise(seed: int) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch, pointwise: Callable[..., TrainedModel], tmp_path: Path) -> None:
     model = pointwise(stride=8, origin_step=8, tile_size=128)
-    monkeypatch.setattr(predict_room, "load_model", lambda path: model)
+    monkeypatch.setattr(planning, "load_model", lambda path: model)
 
 
 def run(rasters: list[str], out: Path, *, progress: object = silent, **changes: object) -> None:
@@ -268,22 +268,22 @@ def test_what_is_read_whole_is_held_while_it_is_read(
         path.write_bytes(b"other")
         return made
 
-    monkeypatch.setattr(predict_room, "load_model", load)
+    monkeypatch.setattr(planning, "load_model", load)
     settings = PredictSettings(engine="eager", precision="fp32")
     with pytest.raises(ChangedError, match=r"m\.safetensors changed while it was read"):
         predict(model, [str(source)], tmp_path / "map.tif", settings)
     area = tmp_path / "area.gpkg"
     box = shapely.box(500_000, 5_199_000, 500_100, 5_200_000)
     geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32633").to_file(area)
-    plain = predict_room.read_area
+    plain = planning.read_area
 
     def read(path: str, **how: object) -> object:
         found = plain(path, **how)  # type: ignore[arg-type]
         geopandas.GeoDataFrame(geometry=[box.buffer(9)], crs="EPSG:32633").to_file(area)
         return found
 
-    monkeypatch.setattr(predict_room, "load_model", lambda path: made)
-    monkeypatch.setattr(predict_room, "read_area", read)
+    monkeypatch.setattr(planning, "load_model", lambda path: made)
+    monkeypatch.setattr(planning, "read_area", read)
     with pytest.raises(ChangedError, match=r"area\.gpkg changed while it was read"):
         run([str(source)], tmp_path / "map.tif", aoi=str(area))
     assert not list(tmp_path.glob("map*"))

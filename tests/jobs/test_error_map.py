@@ -360,7 +360,7 @@ def test_a_model_is_mapped_too(
     truth = random.choice(np.array([0, 10, 20, 255], np.uint8), (1, 64, 96))
     labels = write_raster(tmp_path / "labels.tif", truth, nodata=255)
     model = pointwise(origin_step=8)
-    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: model)
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: model)
     monkeypatch.setattr("aerial_seg.jobs.evaluate.read_card", lambda path: model.card)
     report = evaluate_model_on_rasters(
         Path("m.safetensors"),

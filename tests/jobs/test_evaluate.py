@@ -183,7 +183,7 @@ def test_a_model_is_scored_on_rasters(
 ) -> None:
     source, labels, image, truth = scene
     model = pointwise(origin_step=8)
-    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: model)
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: model)
     monkeypatch.setattr("aerial_seg.jobs.evaluate.read_card", lambda path: model.card)
     report = evaluate_model_on_rasters(
         Path("m.safetensors"),

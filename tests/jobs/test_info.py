@@ -59,7 +59,7 @@ def test_a_mask_a_dataset_and_a_model(
 ) -> None:
     source = write_raster(tmp_path / "in.tif", image())
     small = pointwise(stride=8, origin_step=8)
-    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: small)
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: small)
     predict(Path("m"), [str(source)], tmp_path / "mask.tif", PredictSettings())
     mask = info(tmp_path / "mask.tif")
     assert mask["kind"] == "mask"

@@ -89,7 +89,7 @@ def mask(tmp_path: Path, write_raster: Callable) -> Path:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch, pointwise: Callable) -> None:
     model = pointwise(stride=8, origin_step=8, tile_size=128)
-    monkeypatch.setattr(predict_room, "load_model", lambda path: model)
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: model)
 
 
 class TestTile:

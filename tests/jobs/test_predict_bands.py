@@ -52,7 +52,7 @@ def model(
             for old, name in zip(plain.card.bands, names, strict=True)
         )
         trained = replace(plain, card=plain.card.model_copy(update={"bands": bands}))
-        monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: trained)
+        monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: trained)
         return trained
 
     return place

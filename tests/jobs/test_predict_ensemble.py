@@ -41,7 +41,7 @@ def models(
         "a.safetensors": replace(first, sha256="a" * 64),
         "b.safetensors": replace(second, card=card, sha256="b" * 64),
     }
-    monkeypatch.setattr("aerial_seg.jobs.predict.job.load_model", lambda path: made[path.name])
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: made[path.name])
     return made
 
 

@@ -18,7 +18,6 @@ import rasterio
 
 from aerial_seg.errors import Incomplete, InputError, Interrupted, OutputError
 from aerial_seg.jobs.journal import NAME
-from aerial_seg.jobs.predict import job as predict_room
 from aerial_seg.jobs.predict import one_scene as map_scene
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
@@ -108,7 +107,7 @@ def scene(tmp_path: Path, write_raster: Callable) -> Path:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch, pointwise: Callable[..., TrainedModel]) -> None:
     model = pointwise(stride=8, origin_step=8, tile_size=128)
-    monkeypatch.setattr(predict_room, "load_model", lambda path: model)
+    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: model)
 
 
 def run(scene: Path, out: Path, *, progress: object = silent, **changes: object) -> None:

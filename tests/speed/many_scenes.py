@@ -25,8 +25,8 @@ from rasterio.transform import from_origin
 
 from aerial_seg.bands import Band
 from aerial_seg.inference.stream import MaskStream
-from aerial_seg.jobs.predict import job
 from aerial_seg.jobs.predict import many_scenes as several
+from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
@@ -88,12 +88,13 @@ def main() -> None:
         model, out = write_model(folder / "m.safetensors"), folder / "masks"
         (folder / "in").mkdir()
         paths = write_scenes(folder / "in", asked.scenes, asked.side)
-        job._prepare(model, paths[:1], folder / "one.tif", settings, silent)
+        alone_asked = PredictRequest.of(model, paths[:1], folder / "one.tif", settings)
+        make_plan(alone_asked)
         start = time.process_time()
-        job._prepare(model, paths[:1], folder / "one.tif", settings, silent)
+        make_plan(alone_asked)
         alone = time.process_time() - start
         start = time.process_time()
-        order = job._prepare(model, paths, out, settings, silent)
+        plan = make_plan(PredictRequest.of(model, paths, out, settings))
         looking = (time.process_time() - start - alone) / asked.scenes * 1e3
 
         began = 0.0
@@ -113,7 +114,7 @@ def main() -> None:
             yield from rows(stream, bar)
 
         several._outcome, MaskStream.rows = timed_outcome, timed_rows  # type: ignore[method-assign]
-        several.map_several(order.scenes[: asked.run], order.refused, order.mapper, out)
+        several.map_several(plan.scenes[: asked.run], plan.refused, plan.start(silent), out)
     own = float(np.mean(opening[3:])) * 1e3
     tenth = max(1, asked.run // 10)
     print(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.remote import is_remote, last_modified, public_name
 
 _TAGS: Mapping[str, str] = {
@@ -64,13 +63,11 @@ def parse_taken(text: str) -> Taken:
     return Taken(first, last, "--datetime")
 
 
-def time_taken(raster: Path | str) -> Taken:
+def time_taken(raster: Path | str, tags: Mapping[str, str]) -> Taken:
     """When the raster was taken, as its tags tell (UTC where they name no zone); else when its file was written.
 
-    Of a raster on a web server the server tells that.
+    tags: those of Raster.tags. Of a raster on a web server the server tells when the file was written.
     """
-    with described(raster) as dataset:
-        tags = {**dataset.tags(ns="EXIF"), **dataset.tags(ns="IMAGERY"), **dataset.tags()}
     name, odd = public_name(raster), []
     for tag in (tag for tag in _TAGS if tag in tags):
         found = _as_time(tags[tag])
@@ -93,9 +90,9 @@ def time_taken(raster: Path | str) -> Taken:
     return Taken(None, None, f"unknown: nothing tells when {name} was taken{why}")
 
 
-def time_of_all(rasters: Sequence[Path | str]) -> Taken:
-    """From the earliest to the latest of several; unknown where one of them is."""
-    each = [time_taken(raster) for raster in rasters]
+def time_of_all(rasters: Sequence[tuple[Path | str, Mapping[str, str]]]) -> Taken:
+    """From the earliest to the latest of several, each with its tags; unknown where one of them is."""
+    each = [time_taken(raster, tags) for raster, tags in rasters]
     unknown = next((one for one in each if one.first is None), None)
     if unknown is not None or len(each) == 1:
         return unknown or each[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -43,11 +43,15 @@ _Layer = tuple[RasterInfo, str, Box]
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
-    """A written VRT; `largest_shift` is how far, in pixels, a source was moved to sit on the common grid."""
+    """A written VRT; `largest_shift` is how far, in pixels, a source was moved to sit on the common grid.
+
+    tags: what each source says of itself, as Raster.tags does.
+    """
 
     path: Path
     sources: int
     largest_shift: float
+    tags: tuple[Mapping[str, str], ...]
 
 
 def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) -> Mosaic:
@@ -60,7 +64,8 @@ def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) 
     its own number of pixels is copied pixel for pixel, any other one is resampled bilinearly by GDAL. Raises
     InputError when CRS, bands, their order or dtype differ, for rotation, and for several rasters with a palette.
     """
-    infos = [_info(path, nodata) for path in paths]
+    looked = [_look(path, nodata) for path in paths]
+    infos = [one.info for one in looked]
     for info in infos:
         _check_alike(info, infos[0], nodata)
     if len(infos) > 1:
@@ -71,8 +76,9 @@ def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) 
     under: list[_Layer] = []
     over: list[_Layer] = []
     shift = 0.0
-    for number, info in enumerate(infos):
-        name = _kept(_source(info, nodata), vrt.parent / f"{vrt.stem}-{number}" / vrt.name)
+    for number, one in enumerate(looked):
+        info = one.info
+        name = _kept(_source(one, nodata), vrt.parent / f"{vrt.stem}-{number}" / vrt.name)
         box = _place(info.grid, grid)
         copy = _snapped(info.grid, box)
         over.append((info, name, copy or box))
@@ -84,12 +90,37 @@ def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) 
     for layer in (*under, *over):
         _add_raster(root, *layer)
     Xml.ElementTree(root).write(vrt)
-    return Mosaic(path=vrt, sources=len(infos), largest_shift=shift)
+    return Mosaic(path=vrt, sources=len(infos), largest_shift=shift, tags=tuple(one.tags for one in looked))
 
 
-def _info(path: Path, nodata: float | None) -> RasterInfo:
-    with Raster(path, nodata=nodata, georeferenced=False) as raster:
-        return raster.info
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """All that a mosaic has to know of a raster, from opening it once.
+
+    name: what GDAL opens. flags: of each of its bands of imagery. differs: whether they have not one nodata value.
+    """
+
+    info: RasterInfo
+    name: str
+    flags: tuple[Sequence[MaskFlags], ...]
+    differs: bool
+    tags: Mapping[str, str]
+
+
+def _look(path: Path, nodata: float | None) -> _Facts:
+    with (
+        described(path) as dataset,
+        Raster(path, nodata=nodata, georeferenced=False, opened=dataset) as raster,
+    ):
+        info = raster.info
+        flags = dataset.mask_flag_enums
+        return _Facts(
+            info=info,
+            name=source_name(dataset),
+            flags=tuple(flags[band - 1] for band in info.bands),
+            differs=nodata_differs(dataset, info.bands),
+            tags=raster.tags,
+        )
 
 
 def _check_alike(info: RasterInfo, first: RasterInfo, nodata: float | None) -> None:
@@ -182,12 +213,10 @@ def _imagery(info: RasterInfo, grid: Grid, nodata: float | None) -> Xml.Element:
     return root
 
 
-def _source(info: RasterInfo, nodata: float | None) -> str:
+def _source(facts: _Facts, nodata: float | None) -> str:
     """What GDAL opens for the raster: as bands 1, 2, … its imagery, their mask being what `Raster` calls measured."""
-    with described(info.path) as dataset:
-        name, alpha = source_name(dataset), info.alpha
-        flags = [dataset.mask_flag_enums[band - 1] for band in info.bands]
-        differs = nodata_differs(dataset, info.bands)
+    info, name, flags = facts.info, facts.name, facts.flags
+    alpha = info.alpha
     has_mask = MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]
     has_value = nodata is not None or any(MaskFlags.nodata in of_band for of_band in flags)
     if alpha is None and nodata is None and (len(flags) == 1 or not has_value):
@@ -199,7 +228,7 @@ def _source(info: RasterInfo, nodata: float | None) -> str:
         _fill(add_source(mask, _any_band(info, text, bands), 1), info)
     elif has_value:
         # A value that all bands declare is alpha's too, and alpha may be what differs from it.
-        bands_and_alpha = info.bands if alpha is None or differs else (*info.bands, alpha)
+        bands_and_alpha = info.bands if alpha is None or facts.differs else (*info.bands, alpha)
         _fill(add_source(mask, _any_band(info, name, bands_and_alpha), 1), info)
     if has_mask:
         _fill(add_where_measured(mask, name, f"mask,{info.bands[0]}"), info)

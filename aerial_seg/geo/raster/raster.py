@@ -20,7 +20,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
 from aerial_seg.geo.raster.covered import Extent, covered_extent
-from aerial_seg.geo.raster.opening import UNUSABLE, described, open_chosen, open_dataset, telling_whose
+from aerial_seg.geo.raster.opening import UNUSABLE, open_chosen, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info
 from aerial_seg.geo.raster.remote import is_remote, read_patiently
 
@@ -51,11 +51,6 @@ def raster_info(path: Path | str, choice: BandChoice = ALL_BANDS) -> RasterInfo:
         return raster.info
 
 
-def _band_count(path: str) -> int:
-    with described(path) as dataset:
-        return int(dataset.count)
-
-
 def _resampling(own: Grid, wanted: Grid) -> Resampling:
     if own.shape == wanted.shape:
         return Resampling.nearest
@@ -77,22 +72,28 @@ class Raster:
         nodata: float | None = None,
         georeferenced: bool = True,
         choice: BandChoice = ALL_BANDS,
+        opened: DatasetReader | None = None,
     ) -> None:
-        """`nodata` is about the raster itself, not about files that `choice` stacks on it."""
+        """`nodata` is about the raster itself, not about files that `choice` stacks on it.
+
+        opened: the raster's dataset, where it is open already; who opened it closes it.
+        """
         self._path, self._nodata, self._choice = path, nodata, choice
         self._georeferenced = georeferenced
-        self._open()
+        self._open(opened)
 
-    def _open(self) -> None:
+    def _open(self, opened: DatasetReader | None = None) -> None:
         path, nodata, choice = self._path, self._nodata, self._choice
         with ExitStack() as kept, telling_whose(path, UNUSABLE):
-            self._dataset = self._file = kept.enter_context(open_dataset(path))
+            self._file = kept.enter_context(open_dataset(path)) if opened is None else opened
+            self._dataset = self._file
             self._own = RasterInfo.of(self._file, path)
             self.grid = self._own.grid
             if self._georeferenced:
                 require_crs(self._own)
             paths = (str(path), *choice.stack)
-            counts = [self._file.count, *map(_band_count, choice.stack)]
+            stacked = [kept.enter_context(open_dataset(file)) for file in choice.stack]
+            counts = [int(one.count) for one in (self._file, *stacked)]
             parts = choice.parts(counts, paths)
             shown = self._own
             numbers = parts[0] or (shown.bands if nodata_differs(self._file, shown.bands) else ())
@@ -100,15 +101,20 @@ class Raster:
                 self._dataset = kept.enter_context(open_chosen(chosen_vrt(self._file, numbers), path))
                 chosen = RasterInfo.of(self._dataset, path)
                 self._own = replace(
-                    chosen, grid=shown.grid, unplaced=shown.unplaced, has_palette=shown.has_palette
+                    chosen,
+                    grid=shown.grid,
+                    unplaced=shown.unplaced,
+                    alpha_of_file=shown.alpha,
+                    has_palette=shown.has_palette,
+                    files=shown.files,
                 )
             if parts[0]:
                 shown = replace(self._own, bands=parts[0], nodata=self._file.nodatavals[parts[0][0] - 1])
             if nodata is not None:
                 require_value(self._own, nodata)
             self._stacked = tuple(
-                kept.enter_context(Raster(file, georeferenced=False, choice=BandChoice(part)))
-                for file, part in zip(choice.stack, parts[1:], strict=True)
+                kept.enter_context(Raster(file, georeferenced=False, choice=BandChoice(part), opened=one))
+                for file, one, part in zip(choice.stack, stacked, parts[1:], strict=True)
             )
             self._order = choice.order(counts)
             infos = [shown, *(member.info for member in self._stacked)]
@@ -176,6 +182,13 @@ class Raster:
     def files(self) -> tuple[str, ...]:
         """The files it is read from, as GDAL names them: sidecars and a VRT's members included."""
         return (*self._file.files, *(file for member in self._stacked for file in member.files))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the file says of itself by name, cameras' words (EXIF) and satellites' (IMAGERY) included."""
+        with telling_whose(self._path, UNUSABLE):
+            spaces = ("EXIF", "IMAGERY", None)
+            return {name: text for space in spaces for name, text in self._file.tags(ns=space).items()}
 
     @property
     def _remedy(self) -> str:

@@ -30,7 +30,8 @@ def _grid(dataset: DatasetReader, place: Place) -> Grid:
 class RasterInfo:
     """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not `alpha`.
 
-    has_palette: its pixels are the numbers of colours, which lie in a table. files: that GDAL reads it from.
+    alpha_of_file: the number of the file's own alpha band, also where it is none of the chosen ones. has_palette: its
+    pixels are the numbers of colours, which lie in a table. files: that GDAL reads it from.
     """
 
     path: str
@@ -41,6 +42,7 @@ class RasterInfo:
     nodata: float | None
     unplaced: Unplaced | None = None
     alpha: int | None = None
+    alpha_of_file: int | None = None
     has_palette: bool = False
     files: tuple[str, ...] = ()
 
@@ -64,6 +66,7 @@ class RasterInfo:
         if len(set(names)) < len(names):
             names = tuple(descriptions[b - 1] or f"band {b}" for b in bands)
         place = place_of(dataset)
+        alpha = meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
         return cls(
             path=str(path),
             grid=_grid(dataset, place),
@@ -72,7 +75,8 @@ class RasterInfo:
             dtype=dtype,
             nodata=dataset.nodata,
             unplaced=place.unplaced,
-            alpha=meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None,
+            alpha=alpha,
+            alpha_of_file=alpha,
             has_palette=ColorInterp.palette in meanings,
             files=tuple(dataset.files),
         )
@@ -117,4 +121,5 @@ def stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Sequ
         bands=tuple(bands),
         names=tuple(names),
         dtype=str(np.result_type(*(info.dtype for info in infos))),
+        files=tuple(file for info in infos for file in info.files),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,27 +74,34 @@ def refused_outcome(source: str, error: Exception, seconds: float = 0.0) -> Scen
 
 def all_or_raise(outcomes: Sequence[SceneOutcome]) -> tuple[SceneOutcome, ...]:
     """The outcomes, unless a scene failed or none has a mask: then ScenesFailedError."""
-    if any(one.outcome == "failed" for one in outcomes) or not any(one.report for one in outcomes):
+    if not is_complete(outcomes):
         raise ScenesFailedError(outcomes)
     return tuple(outcomes)
 
 
-def map_several(
-    scenes: Sequence[Scene], refused: Mapping[str, InputError], mapper: Mapper, out: Path
-) -> tuple[SceneOutcome, ...]:
-    """A mask of each scene that is not refused, in the folder `out`; those that a former run made are kept.
+def is_complete(outcomes: Sequence[SceneOutcome]) -> bool:
+    """Tell whether no scene failed and at least one has a mask."""
+    return not any(one.outcome == "failed" for one in outcomes) and any(one.report for one in outcomes)
 
-    Raises ScenesFailedError in the end where a scene failed; its journal stays, so that the same command makes only
-    what is missing. Raises OutputError at once where nothing more can be written.
+
+def map_several(
+    scenes: Sequence[Scene], refused: Sequence[SceneOutcome], mapper: Mapper, out: Path
+) -> tuple[SceneOutcome, ...]:
+    """Make a mask of each scene in the folder `out`, and tell what became of it; those of a former run are kept.
+
+    refused: of the scenes that are not even begun, told first. Where one failed, the journal stays, so that the same
+    command makes only what is missing. Raises OutputError at once where nothing more can be written.
     """
-    outcomes = [refused_outcome(name, error) for name, error in refused.items()]
+    outcomes = list(refused)
     settings = mapper.settings
     job = {
         "model_sha256": mapper.model.sha256,
         "area": None if mapper.area is None else mapper.area.identity,
         "settings": asdict(replace(settings, overwrite=False, restart=False)),
     }
-    with locked_work(out / BATCH, restart=settings.restart) as folder:
+    with locked_work(
+        out / BATCH, restart=settings.restart, unfinished=lambda: not is_complete(outcomes)
+    ) as folder:
         journal = Journal.open(folder / NAME, job)
         with damaged_records(journal.path):
             earlier = _by_mask(journal.records)
@@ -102,7 +109,7 @@ def map_several(
             outcomes += [
                 _outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes
             ]
-        return all_or_raise(outcomes)
+    return tuple(outcomes)
 
 
 def _by_mask(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

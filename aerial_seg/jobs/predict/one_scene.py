@@ -125,7 +125,7 @@ def _kept_only_if(still: Unchanged, folder: Path) -> Iterator[None]:
 def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: PieceMaker) -> PredictReport:
     legend, resumed = mapper.model.card.legend, maker.rows_done
     # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
-    taken = _taken(scene, mapper) if mapper.settings.stac else None
+    taken = _taken(scene, opened, mapper) if mapper.settings.stac else None
     maker.make_all(f"predict {scene.target.name}")
     counts, tiles = maker.counts(), maker.tiles()
     name = scene.target.name
@@ -159,9 +159,11 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
     )
 
 
-def _taken(scene: Scene, mapper: Mapper) -> Taken:
+def _taken(scene: Scene, opened: OpenScene, mapper: Mapper) -> Taken:
     said = mapper.settings.taken
-    return time_of_all(scene.paths) if said is None else parse_taken(said)
+    if said is not None:
+        return parse_taken(said)
+    return time_of_all(list(zip(scene.paths, opened.tags, strict=True)))
 
 
 def _note_on_time(taken: Taken, mapper: Mapper) -> tuple[str, ...]:

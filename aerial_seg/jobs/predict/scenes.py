@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +55,16 @@ class Mapper:
 
 @dataclass(frozen=True, slots=True)
 class OpenScene:
-    """An opened scene: read on the run's grid, and on its own; one and the same where that is one grid."""
+    """An opened scene: read on the run's grid, and on its own; one and the same where that is one grid.
+
+    tags: what each of its rasters says of itself, for the STAC Item; empty where none is asked for.
+    """
 
     raster: Raster
     source: Raster
     work: Work
     notes: tuple[str, ...]
+    tags: tuple[Mapping[str, str], ...] = ()
 
     @property
     def resampled(self) -> bool:
@@ -80,9 +84,10 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
     settings, card = mapper.settings, mapper.model.card
     path = scene.paths[0]
     notes: tuple[str, ...] = ()
+    tags: tuple[Mapping[str, str], ...] = ()
     if len(scene.paths) > 1:
         mosaic = write_mosaic(scene.paths, folder / MOSAIC, settings.nodata)
-        path = mosaic.path
+        path, tags = mosaic.path, mosaic.tags
         notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
     with ExitStack() as opened:
 
@@ -128,7 +133,9 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
             *palette_notes(source.info),
             *scene_notes(source, card.bands),
         )
-        yield OpenScene(raster, source, work, (*notes, *_area_notes(mapper.area, work)))
+        if settings.stac:
+            tags = tags or (source.tags,)
+        yield OpenScene(raster, source, work, (*notes, *_area_notes(mapper.area, work)), tags)
 
 
 def _area_notes(area: Area | None, work: Work) -> tuple[str, ...]:

@@ -1,28 +1,34 @@
-"""Where the maps of one command go, and whether they may be written there: said before any tile runs."""
+"""Whether a command can work: what goes together, where its maps go, what they may replace; before any tile runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.files.names import check_output, shown
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable
 from aerial_seg.files.work import was_placed, work_folder
+from aerial_seg.geo.areas.area import area_file
+from aerial_seg.geo.outputs.acquisition import parse_taken
 from aerial_seg.geo.outputs.mask import is_ours
 from aerial_seg.geo.outputs.stac import item_name
 from aerial_seg.geo.raster.present import require_file
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.remote import file_behind, output_stem
 from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.predict.many_scenes import BATCH
 from aerial_seg.jobs.predict.results import result_names
-from aerial_seg.jobs.predict.scene_list import Refusals
+from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list
 from aerial_seg.jobs.predict.scenes import Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.vectors.files import replaced_files
-from aerial_seg.vectors.formats import vector_format
+from aerial_seg.vectors.files import check_place, replaced_files
+from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
+from aerial_seg.vectors.ground import Ground
 
 _SIDECARS = (".aux.xml", ".vat.dbf", ".vat.cpg")
 _STYLE = ".qml"
@@ -108,6 +114,52 @@ def placed_vectors(scene: Scene, vectors: Path) -> bool:
     """Whether all that lies at the place of the polygons was put there by an interrupted run of this command."""
     there = [file for file in replaced_files(vectors, vector_format(vectors)) if file.exists()]
     return bool(there) and all(was_placed(scene.target, file) or was_placed(vectors, file) for file in there)
+
+
+def named_files(
+    paths: Sequence[Path], rasters: Sequence[str], models: Sequence[Path], settings: PredictSettings
+) -> Iterator[Path | str]:
+    """What the command names as its inputs; what stands behind the rasters comes to light when they are opened."""
+    # Of a raster in a file that file.
+    yield from (file_behind(path) or path for path in paths)
+    yield from (argument.removeprefix(LIST) for argument in rasters if is_list(argument))
+    yield from (file_behind(path) or path for path in settings.bands.stack)
+    yield from models
+    if settings.aoi is not None:
+        yield from vector_files(area_file(settings.aoi))
+
+
+def check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: PredictSettings) -> None:
+    """Raises AerialSegError where no polygons of this map could be written to `vectors`."""
+    form = vector_format(vectors)
+    target_crs(form, info.grid.crs)
+    Ground(info.grid)  # raises now what would else be raised after hours, where polygons have no size
+    check_place(vectors, form, overwrite=settings.overwrite or placed_vectors(scene, vectors))
+    check_layer_name(form, vectors.stem, vectors)
+
+
+def check_extras(settings: PredictSettings) -> None:
+    """Raises SettingsError for a CRF whose package is missing, and a time of the imagery that nothing would tell."""
+    if settings.crf is not None:
+        check_crf_installed()
+    if settings.taken is None:
+        return
+    parse_taken(settings.taken)
+    if not settings.stac:
+        raise SettingsError(
+            f"--datetime {settings.taken} is for the STAC item, and none is asked for; add --stac, or leave it out"
+        )
+
+
+def check_area_settings(settings: PredictSettings) -> None:
+    """Raises SettingsError for two areas, and for what says how to read a file of areas that is not named."""
+    if settings.aoi is not None and settings.bounds is not None:
+        raise SettingsError("--aoi and --bounds both say what to predict; pass one of them")
+    for option, value in (("--aoi-layer", settings.aoi_layer), ("--aoi-crs", settings.aoi_crs)):
+        if settings.aoi is None and value is not None:
+            raise SettingsError(
+                f"{option} {value} says how to read an --aoi file, but there is none; leave it out"
+            )
 
 
 def _rasters(scene: Scene, settings: PredictSettings) -> list[Path]:

@@ -1,0 +1,274 @@
+"""From what a user asks of `predict` to a plan that is known to work: everything is checked before a tile runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aerial_seg.errors import SettingsError
+from aerial_seg.files.protect import Inputs
+from aerial_seg.geo.areas.area import Area, area_file, area_of_bounds, read_area
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.read_files import raster_files
+from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.inference.ensemble import Ensemble, model_paths
+from aerial_seg.inference.match_bands import check_mosaic_bands, check_stack
+from aerial_seg.inference.match_gsd import check_fit, choose_run_grid
+from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.tta import run_sides
+from aerial_seg.jobs.predict.checks import (
+    check_area_settings,
+    check_extras,
+    check_outputs,
+    check_vectors,
+    named_files,
+    protect,
+    require_own_masks,
+    scenes_of,
+    usable_scenes,
+)
+from aerial_seg.jobs.predict.many_scenes import SceneOutcome, refused_outcome
+from aerial_seg.jobs.predict.memory import batch_within, check_batch
+from aerial_seg.jobs.predict.scene_list import Refusals, named_rasters
+from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.models.device import pick_device
+from aerial_seg.models.file import load_model
+from aerial_seg.progress import Progress
+from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
+
+Facts = Mapping[Path, RasterInfo]
+"""What was learnt of each raster when it was opened for that, once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """What `predict` was asked for, as it was typed; nothing of it is checked.
+
+    models: the model files. rasters: files, folders, globs and @LIST. out: the mask, or the folder of several.
+    """
+
+    models: tuple[Path, ...]
+    rasters: tuple[str, ...]
+    out: Path
+    settings: PredictSettings
+
+    @classmethod
+    def of(
+        cls, model_path: Path | Sequence[Path], rasters: Sequence[str], out: Path, settings: PredictSettings
+    ) -> PredictRequest:
+        """Take a job's arguments apart. Raises SettingsError for an empty name among the models."""
+        return cls(model_paths(model_path), tuple(rasters), out, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictPlan:
+    """What a checked command does: which maps it makes, of which scenes it makes none, and how.
+
+    several: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes that
+    cannot be predicted. settings: with the bands in the models' order. batch_size, tiles (in all maps together, as far
+    as one can know): what the engine is started for. notes: what was decided on the way.
+    """
+
+    scenes: tuple[Scene, ...]
+    refused: tuple[SceneOutcome, ...]
+    several: bool
+    out: Path
+    ensemble: Ensemble
+    shape: TileShape
+    settings: PredictSettings
+    area: Area | None
+    batch_size: int
+    tiles: int
+    notes: tuple[str, ...]
+
+    def start(self, progress: Progress) -> Mapper:
+        """Start the engine, and return what all maps of the command share. Raises SettingsError where it cannot."""
+        model = self.ensemble.as_one
+        sides = run_sides(self.settings.tta, self.shape.geometry, self.shape.side)
+        predictor = self.ensemble.predictor(
+            settings=self.settings.engine_settings,
+            batch_size=self.batch_size,
+            side=sides,
+            tiles=self.tiles,
+        )
+        notes = (*model.notes, *self.notes)
+        return Mapper(model, predictor, self.shape, self.settings, progress, self.area, notes)
+
+
+def make_plan(request: PredictRequest) -> PredictPlan:
+    """Check a command and plan it; no tile runs, and nothing is written.
+
+    Each raster is opened once for its facts. Raises AerialSegError for what keeps the whole command from working; of
+    several scenes one that cannot be predicted is refused for itself.
+    """
+    check_extras(request.settings)
+    check_area_settings(request.settings)
+    refused = Refusals(fatal=request.settings.mosaic)
+    paths = _find_rasters(request, refused)
+    scenes = _find_scenes(paths, request, refused)
+    inputs = Inputs(named_files(paths, request.rasters, request.models, request.settings))
+    _check_places(scenes, inputs, request, several=not refused.fatal)
+    area, ensemble = _read_area_and_models(request)
+    settings = _in_model_order(request.settings, ensemble)
+    facts = _look_at_all(paths, settings, refused)
+    inputs.add(raster_files(facts.values()))
+    protect(inputs, scenes, settings)
+    if settings.vectors is not None:
+        check_vectors(settings.vectors, facts[paths[0]], scenes[0], settings)
+    shape = _tile_shape(ensemble, settings)
+    tiles = _fit_and_count(facts, ensemble, shape, settings, refused, None if settings.mosaic else area)
+    batch_size, notes = _batch_size(ensemble, shape, settings)
+    return PredictPlan(
+        scenes=tuple(scene for scene in scenes if scene.name not in refused.reasons),
+        refused=tuple(refused_outcome(name, error) for name, error in refused.reasons.items()),
+        several=not refused.fatal,
+        out=request.out,
+        ensemble=ensemble,
+        shape=shape,
+        settings=settings,
+        area=area,
+        batch_size=batch_size,
+        tiles=tiles,
+        notes=notes,
+    )
+
+
+def _find_rasters(request: PredictRequest, refused: Refusals) -> tuple[Path, ...]:
+    """The rasters that are there; what is wrong with one is fatal unless there are several without --mosaic."""
+    paths = named_rasters(request.rasters, refused)
+    if len(paths) + len(refused.reasons) == 1:
+        refused.fatal = True
+        for error in refused.reasons.values():
+            raise error
+    return paths
+
+
+def _find_scenes(paths: Sequence[Path], request: PredictRequest, refused: Refusals) -> tuple[Scene, ...]:
+    """The maps to make, but for those whose names cannot be used."""
+    scenes = scenes_of(paths, request.out, several=not refused.fatal)
+    return scenes if refused.fatal else usable_scenes(scenes, request.out, refused)
+
+
+def _check_places(scenes: Sequence[Scene], inputs: Inputs, request: PredictRequest, *, several: bool) -> None:
+    """Raises OutputError unless every result may be written where it is to lie."""
+    check_outputs(scenes, request.out, request.settings, several=several)
+    protect(inputs, scenes, request.settings)
+    if several:
+        # --overwrite names the folder, not each file in it.
+        require_own_masks(scenes)
+        if request.settings.vectors is not None:
+            raise SettingsError(
+                f"--vectors names one file for {len(scenes)} masks; pass --mosaic, or vectorize each mask afterwards"
+            )
+
+
+def _read_area_and_models(request: PredictRequest) -> tuple[Area | None, Ensemble]:
+    """Raises ChangedError where somebody wrote to one of the files, or to what is stacked, while it was read."""
+    settings = request.settings
+    named = [] if settings.aoi is None else [area_file(settings.aoi)]
+    read_whole = Unchanged([*settings.bands.stack, *request.models, *named])
+    area = _find_area(settings)
+    ensemble = Ensemble.of([load_model(path) for path in request.models], request.models)
+    read_whole.check()
+    return area, ensemble
+
+
+def _find_area(settings: PredictSettings) -> Area | None:
+    """The ground to predict; None for all of it."""
+    if settings.aoi is not None:
+        return read_area(settings.aoi, layer=settings.aoi_layer, crs=settings.aoi_crs)
+    return None if settings.bounds is None else area_of_bounds(settings.bounds)
+
+
+def _in_model_order(settings: PredictSettings, ensemble: Ensemble) -> PredictSettings:
+    names = [band.name for band in ensemble.as_one.card.bands]
+    return replace(settings, bands=settings.bands.ordered(names))
+
+
+def _look_at_all(paths: Sequence[Path], settings: PredictSettings, refused: Refusals) -> Facts:
+    """The facts of every raster, as far as the chosen bands go, from opening it once."""
+    check_stack(len(paths), settings.bands)
+    facts: dict[Path, RasterInfo] = {}
+    for path in paths:
+        with refused.of(path):
+            facts[path] = _look_at(path, settings)
+    if settings.mosaic:
+        check_mosaic_bands(list(facts.values()), settings.bands)
+    return facts
+
+
+def _look_at(path: Path, settings: PredictSettings) -> RasterInfo:
+    """The facts of a raster. Raises InputError where it is none, or claims pixels and holds none."""
+    with Raster(path, nodata=settings.nodata, georeferenced=False, choice=settings.bands) as raster:
+        raster.measured_extent()
+        return raster.info
+
+
+def _fit_and_count(
+    facts: Facts,
+    ensemble: Ensemble,
+    shape: TileShape,
+    settings: PredictSettings,
+    refused: Refusals,
+    area: Area | None,
+) -> int:
+    """How many tiles all rasters have that the model can run on; the others are refused."""
+    card = ensemble.as_one.card
+    tiles = 0
+    for path, info in facts.items():
+        if str(path) in refused.reasons:
+            continue
+        with refused.of(path):
+            check_fit(info, card, georeferenced=settings.georeferenced, choice=settings.bands)
+            tiles += _count_tiles(info, card.gsd, shape, settings, area)
+    return tiles
+
+
+def _count_tiles(
+    info: RasterInfo, model_gsd: float | None, shape: TileShape, settings: PredictSettings, area: Area | None
+) -> int:
+    """How many tiles a raster has in the area, as far as one can know before it is opened for good."""
+    grid = choose_run_grid(
+        info.grid, model_gsd, settings.force_gsd, info.path, georeferenced=settings.georeferenced
+    )
+    plan = TilePlan.of(height=grid.height, width=grid.width, shape=shape)
+    if area is None:
+        return len(plan)
+    height, width = info.grid.shape
+    here = area.on(info.grid, info.path)
+    rows, cols = here.extent.rows, here.extent.cols
+    region = Region(rows.start, cols, rows.stop)
+    return Frame(plan, region, height=height, width=width, area=here).tiles_wanted
+
+
+def _tile_shape(ensemble: Ensemble, settings: PredictSettings) -> TileShape:
+    """What was asked for, and where nothing was what the model was trained with."""
+    wanted = ensemble.as_one.card.prediction
+    changed = settings.tile_size is not None
+    return tile_shape(
+        ensemble.geometry,
+        settings.tile_size or wanted.tile_size,
+        halo=settings.halo if settings.halo is not None or changed else wanted.halo,
+        overlap=settings.overlap if settings.overlap is not None or changed else wanted.overlap,
+    )
+
+
+def _batch_size(
+    ensemble: Ensemble, shape: TileShape, settings: PredictSettings
+) -> tuple[int, tuple[str, ...]]:
+    """The batch size, and what to say about it. A CUDA device has a memory of its own and tells when it is full."""
+    side = max(run_sides(settings.tta, shape.geometry, shape.side))
+    wanted, own = ensemble.as_one.card.prediction.batch_size, settings.batch_size
+    if pick_device(settings.engine_settings.device).type != "cpu":
+        return own or wanted, ()
+    batch = own or batch_within(wanted, side=side, max_memory=settings.max_memory)
+    check_batch(batch, side=side, max_memory=settings.max_memory)
+    if batch == wanted or own is not None:
+        return batch, ()
+    return batch, (
+        f"batch size {batch} in place of the model's {wanted}: more tiles of {side} px may need over half of the "
+        "memory; --batch-size or --max-memory change that",
+    )
