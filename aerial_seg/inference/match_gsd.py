@@ -17,7 +17,7 @@ GSD_LIMIT = 4.0
 """Beyond this factor the objects no longer look like those the model learnt."""
 
 
-def check_fit(
+def check_compatible(
     info: RasterInfo, card: ModelCard, *, georeferenced: bool, choice: BandChoice = ALL_BANDS
 ) -> None:
     """Raises InputError unless the model can run on this raster: georeference, bands, dtype."""

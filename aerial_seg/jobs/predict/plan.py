@@ -15,7 +15,7 @@ from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.ensemble import Ensemble, model_paths
 from aerial_seg.inference.match_bands import check_mosaic_bands, check_stack
-from aerial_seg.inference.match_gsd import check_fit, choose_run_grid
+from aerial_seg.inference.match_gsd import check_compatible, choose_run_grid
 from aerial_seg.inference.region import Frame, Region
 from aerial_seg.inference.tta import run_sides
 from aerial_seg.jobs.predict.checks import (
@@ -222,7 +222,7 @@ def _fit_and_count(
         if str(path) in refused.reasons:
             continue
         with refused.of(path):
-            check_fit(info, card, georeferenced=settings.georeferenced, choice=settings.bands)
+            check_compatible(info, card, georeferenced=settings.georeferenced, choice=settings.bands)
             tiles += _count_tiles(info, card.gsd, shape, settings, area)
     return tiles
 
