@@ -15,7 +15,7 @@ from aerial_seg.crf.guide import guide_image
 from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.definition import Definition
-from aerial_seg.inference.region import Frame
+from aerial_seg.inference.region import RegionTiles
 from aerial_seg.tiling.probabilities import window_probabilities
 from aerial_seg.tiling.upsample import PixelRows
 
@@ -33,16 +33,22 @@ class CrfRows:
     """
 
     def __init__(
-        self, source: Raster, frame: Frame, definition: Definition, *, bands: Sequence[Band], classes: int
+        self,
+        source: Raster,
+        region_tiles: RegionTiles,
+        definition: Definition,
+        *,
+        bands: Sequence[Band],
+        classes: int,
     ) -> None:
-        """source: read on the output's grid. frame: with a field, so that it reaches as far as the blocks see."""
-        assert frame.crf is not None
-        self._source, self._frame, self._definition = source, frame, definition
-        self._bands, self._field, self._classes = tuple(bands), frame.crf.field, classes
-        self._down = deque(frame.crf.spans(frame.kept_rows, source.grid.height))
-        self._across = tuple(frame.crf.spans(frame.region.cols, source.grid.width))
+        """source: read on the output's grid. region_tiles: with a field, so that it reaches as far as the blocks see."""
+        assert region_tiles.crf is not None
+        self._source, self._region_tiles, self._definition = source, region_tiles, definition
+        self._bands, self._field, self._classes = tuple(bands), region_tiles.crf.field, classes
+        self._down = deque(region_tiles.crf.spans(region_tiles.kept_rows, source.grid.height))
+        self._across = tuple(region_tiles.crf.spans(region_tiles.region.cols, source.grid.width))
         self._held: list[Floats] = []
-        self._start = self._end = frame.rows.cells.start
+        self._start = self._end = region_tiles.rows.cells.start
         self._rows = range(0)
         self._valid: Valid = np.zeros((0, 0), np.bool_)
 
@@ -64,10 +70,13 @@ class CrfRows:
         return self._valid
 
     def _cells_seen(self, down: Span) -> range:
-        return self._frame.rows.part(down.seen.start, down.seen.stop).cells
+        return self._region_tiles.rows.part(down.seen.start, down.seen.stop).cells
 
     def _row_of_blocks(self, down: Span, done: Callable[[], object]) -> PixelRows:
-        first, size = self._frame.region.cols.start, (len(down.kept), len(self._frame.region.cols))
+        first, size = (
+            self._region_tiles.region.cols.start,
+            (len(down.kept), len(self._region_tiles.region.cols)),
+        )
         wanted = self._definition
         made = PixelRows(
             down.kept.start,
@@ -87,7 +96,7 @@ class CrfRows:
 
     def _block(self, down: Span, across: Span) -> tuple[Valid, Floats | None]:
         """valid (h, w) and marginals (K, h, w) of the pixels that are kept; None where nothing was measured."""
-        area = self._frame.area
+        area = self._region_tiles.area
         if area is not None and not area.touches(down.kept, across.kept):
             return np.zeros((len(down.kept), len(across.kept)), np.bool_), None
         rows, cols = down.seen, across.seen
@@ -106,9 +115,9 @@ class CrfRows:
 
     def _probabilities(self, rows: range, cols: range) -> Floats:
         """Of the network, (K, h, w), at these pixels."""
-        down = self._frame.rows.part(rows.start, rows.stop)
-        across = self._frame.cols.part(cols.start, cols.stop)
-        first = self._frame.cols.cells.start
+        down = self._region_tiles.rows.part(rows.start, rows.stop)
+        across = self._region_tiles.cols.part(cols.start, cols.stop)
+        first = self._region_tiles.cols.cells.start
         columns = slice(across.cells.start - first, across.cells.stop - first)
         parts, top = [], self._start
         for held in self._held:

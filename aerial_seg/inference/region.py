@@ -19,7 +19,7 @@ class Region:
     stop: int | None = None
 
 
-class Frame:
+class RegionTiles:
     """Where a region's tiles and pixels lie: the part of the plan that its output pixels need.
 
     rows, cols: the pixels that are interpolated; with a CRF those that the region's blocks see.

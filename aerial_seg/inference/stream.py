@@ -16,7 +16,7 @@ from aerial_seg.geo.raster.swath import SwathReader
 from aerial_seg.inference.crf_rows import CrfRows
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.predictor import TilePredictor
-from aerial_seg.inference.region import Frame
+from aerial_seg.inference.region import RegionTiles
 from aerial_seg.inference.tta import UPSIDE_DOWN, averaged, seen_as
 from aerial_seg.inference.valid_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
@@ -57,23 +57,30 @@ class MaskStream:
         self,
         raster: Raster,
         source: Raster,
-        frame: Frame,
+        region_tiles: RegionTiles,
         predictor: TilePredictor,
         definition: Definition,
         *,
         bands: tuple[Band, ...],
         legend: Legend,
     ) -> None:
-        self._raster, self._frame, self._predictor, self._bands = raster, frame, predictor, bands
+        self._raster, self._region_tiles, self._predictor, self._bands = (
+            raster,
+            region_tiles,
+            predictor,
+            bands,
+        )
         self._definition = definition
-        self._shape = frame.part.plan.shape
-        self._reader = SwathReader(raster, frame.reading, swath=frame.swath, ahead=self._shape.step)
+        self._shape = region_tiles.part.plan.shape
+        self._reader = SwathReader(
+            raster, region_tiles.reading, swath=region_tiles.swath, ahead=self._shape.step
+        )
         self._crf = self._crf_rows(source, legend)
         self._remembered, self._valid = self._kept_rows(source)
-        self._stitcher = SwathStitcher(frame.part, classes=len(legend), window=definition.window)
+        self._stitcher = SwathStitcher(region_tiles.part, classes=len(legend), window=definition.window)
         self._upsampler = RowUpsampler(
-            frame.rows,
-            frame.cols,
+            region_tiles.rows,
+            region_tiles.cols,
             confidence=definition.confidence,
             probabilities=definition.probabilities,
             softmaxed=definition.softmaxed,
@@ -87,23 +94,27 @@ class MaskStream:
         self.tiles = TileCount()
 
     def _crf_rows(self, source: Raster, legend: Legend) -> CrfRows | None:
-        if self._frame.crf != self._definition.crf:
-            raise ValueError(f"the frame is for {self._frame.crf}, the result for {self._definition.crf}")
-        if self._frame.crf is None:
+        if self._region_tiles.crf != self._definition.crf:
+            raise ValueError(
+                f"the region is for {self._region_tiles.crf}, the result for {self._definition.crf}"
+            )
+        if self._region_tiles.crf is None:
             return None
-        return CrfRows(source, self._frame, self._definition, bands=self._bands, classes=len(legend))
+        return CrfRows(source, self._region_tiles, self._definition, bands=self._bands, classes=len(legend))
 
     def _kept_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
         """What remembers measured rows, if anything must, and what tells which pixels are kept."""
         remembered, measured = self._measured_rows(source)
-        area = self._frame.area
-        return remembered, measured if area is None else RowsWithin(measured, area, self._frame.region.cols)
+        area = self._region_tiles.area
+        return remembered, measured if area is None else RowsWithin(
+            measured, area, self._region_tiles.region.cols
+        )
 
     def _measured_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
         if self._crf is not None:
             return None, self._crf
-        cols = self._frame.region.cols
-        if not self._frame.same_grid:
+        cols = self._region_tiles.region.cols
+        if not self._region_tiles.same_grid:
             return None, RereadRows(source, cols)
         start = cols.start - self._reader.cols.start
         remembered = RememberedRows(slice(start, start + len(cols)), len(cols))
@@ -120,7 +131,7 @@ class MaskStream:
 
     def rows(self, bar: ProgressBar) -> Iterator[FinishedRows]:
         """The region's rows from north to south, every row once."""
-        tile_rows = self._frame.part.rows.tiles
+        tile_rows = self._region_tiles.part.rows.tiles
         for row in tile_rows:
             for tile, image in self._inputs(row, bar):
                 self._batch.append((tile, image))
@@ -159,13 +170,15 @@ class MaskStream:
 
     def _inputs(self, row: int, bar: ProgressBar) -> Iterator[tuple[Tile, Image]]:
         """Every tile of a row of tiles that the area wants and with something measured in it, west to east."""
-        wanted = [tile for tile in self._frame.part.tiles_of_row(row) if self._frame.wants(tile)]
-        self._skip(len(self._frame.part.cols.tiles) - len(wanted), bar)
+        wanted = [
+            tile for tile in self._region_tiles.part.tiles_of_row(row) if self._region_tiles.wants(tile)
+        ]
+        self._skip(len(self._region_tiles.part.cols.tiles) - len(wanted), bar)
         if not wanted:
             return
-        plan, margin = self._frame.part.plan, self._frame.margin
+        plan, margin = self._region_tiles.part.plan, self._region_tiles.margin
         top = plan.rows.origins[row] - self._shape.halo - margin
-        rows = range(max(0, top), min(top + self._frame.swath, plan.rows.length))
+        rows = range(max(0, top), min(top + self._region_tiles.swath, plan.rows.length))
         self._reader.advance(rows.start, rows.stop)
         if self._remembered is not None:
             self._remembered.remember(self._reader, rows)
@@ -206,7 +219,7 @@ class MaskStream:
 
     def _inside(self, top: int, left: int, side: int) -> tuple[range, range]:
         """Rows and columns of a square window, as far as they lie in the raster."""
-        plan = self._frame.part.plan
+        plan = self._region_tiles.part.plan
         rows = range(max(0, top), min(top + side, plan.rows.length))
         return rows, range(max(0, left), min(left + side, plan.cols.length))
 

@@ -21,7 +21,7 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
-from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import MaskStream, TileCount
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
@@ -200,7 +200,7 @@ def stream_layers() -> Callable[..., Streamed]:
         count, height, width = image.shape
         region = region or Region(0, range(width))
         plan = TilePlan.of(height=height, width=width, shape=shape)
-        frame = Frame(plan, region, height=height, width=width, crf=definition.crf, area=area)
+        region_tiles = RegionTiles(plan, region, height=height, width=width, crf=definition.crf, area=area)
         engine = EngineSettings("eager", "fp32", "cpu")
         predictor = Predictor(model, settings=engine, batch_size=batch_size, side=shape.side, tiles=1)
         bands, legend = model.card.bands, model.card.legend
@@ -211,7 +211,7 @@ def stream_layers() -> Callable[..., Streamed]:
             with (
                 Watched(memory.name) as raster,
                 MaskStream(
-                    raster, raster, frame, predictor, definition, bands=bands, legend=legend
+                    raster, raster, region_tiles, predictor, definition, bands=bands, legend=legend
                 ) as stream,
             ):
                 parts: dict[str, list[np.ndarray]] = {}

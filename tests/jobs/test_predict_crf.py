@@ -26,7 +26,7 @@ from aerial_seg.inference import crf_rows
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
-from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import MaskStream
 from aerial_seg.jobs.predict import one_scene as map_scene
 from aerial_seg.jobs.predict.job import forecast_prediction, predict
@@ -185,7 +185,9 @@ def test_blocks_without_a_measured_pixel_are_not_computed(
 def test_a_frame_for_another_result_is_our_own_bug(pointwise: Callable[..., TrainedModel]) -> None:
     model = pointwise(stride=8, origin_step=8)
     shape = TileShape(geometry=model.network.geometry, side=32, halo=0, step=32)
-    frame = Frame(TilePlan.of(height=20, width=20, shape=shape), Region(0, range(20)), height=20, width=20)
+    region_tiles = RegionTiles(
+        TilePlan.of(height=20, width=20, shape=shape), Region(0, range(20)), height=20, width=20
+    )
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", count=2, height=20, width=20, dtype="uint8") as file:
             file.write(np.ones((2, 20, 20), np.uint8))
@@ -194,7 +196,7 @@ def test_a_frame_for_another_result_is_our_own_bug(pointwise: Callable[..., Trai
             predictor = Predictor(model, settings=engine, batch_size=1, side=32, tiles=1)
             card = model.card
             with pytest.raises(ValueError, match="the frame is for None"):
-                MaskStream(raster, raster, frame, predictor, ALL, bands=card.bands, legend=card.legend)
+                MaskStream(raster, raster, region_tiles, predictor, ALL, bands=card.bands, legend=card.legend)
 
 
 def test_memory_is_flat_in_the_rasters_height(

@@ -21,7 +21,7 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
-from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import MaskStream
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
@@ -293,12 +293,12 @@ def test_memory_is_flat_in_the_rasters_height(
             assert len(plan.rows.origins) == rows_of_tiles
             settings = EngineSettings("eager", "fp32", "cpu")
             predictor = Predictor(model, settings=settings, batch_size=2, side=shape.side, tiles=1)
-            frame = Frame(plan, Region(0, range(width)), height=height, width=width)
+            region_tiles = RegionTiles(plan, Region(0, range(width)), height=height, width=width)
             tracemalloc.start()
             with MaskStream(
                 raster,
                 raster,
-                frame,
+                region_tiles,
                 predictor,
                 Definition(),
                 bands=model.card.bands,

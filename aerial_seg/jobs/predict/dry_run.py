@@ -26,7 +26,7 @@ def forecast(scene: Scene, mapper: Mapper) -> Forecast:
         work, predictor = opened.work, mapper.predictor
         resident = resident_after_a_batch(work, predictor)
         panels = choose_panels(work, predictor, mapper.settings.max_memory)
-        tiles = sum(work.frame(panel).tiles_wanted for panel in panels)
+        tiles = sum(work.region_tiles(panel).tiles_wanted for panel in panels)
         return Forecast(
             mask=scene.target,
             source=scene.name,

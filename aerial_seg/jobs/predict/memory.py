@@ -24,7 +24,7 @@ from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
 from aerial_seg.inference.predictor import TilePredictor
-from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.tiling.plan import TilePlan
 
 SHARE_OF_MACHINE = 0.5
@@ -74,13 +74,15 @@ class Work:
         """Pixels of a side of the largest image that goes through the network."""
         return self.plan.shape.side if self.largest_side is None else self.largest_side
 
-    def frame(self, panel: range) -> Frame:
+    def region_tiles(self, panel: range) -> RegionTiles:
         """The whole panel, north to south."""
-        return self.frame_of(Region(self.extent.rows.start, panel, self.extent.rows.stop))
+        return self.tiles_of(Region(self.extent.rows.start, panel, self.extent.rows.stop))
 
-    def frame_of(self, region: Region) -> Frame:
+    def tiles_of(self, region: Region) -> RegionTiles:
         """A part of the output."""
-        return Frame(self.plan, region, height=self.height, width=self.width, crf=self.crf, area=self.area)
+        return RegionTiles(
+            self.plan, region, height=self.height, width=self.width, crf=self.crf, area=self.area
+        )
 
     def blank_batch(self) -> list[NDArray[np.float32]]:
         """A full batch of the network's input, to see what a forward pass takes."""
@@ -89,35 +91,35 @@ class Work:
 
     def panel_bytes(self, panel: range) -> int:
         """Memory of the stream at this panel, at its highest; the network and its forward pass are not in it."""
-        frame, shape = self.frame(panel), self.plan.shape
+        region_tiles, shape = self.region_tiles(panel), self.plan.shape
         geometry = shape.geometry
-        reading, pixel = len(frame.reading), np.dtype(self.raster.info.dtype).itemsize
+        reading, pixel = len(region_tiles.reading), np.dtype(self.raster.info.dtype).itemsize
         bands = len(self.raster.info.bands)
-        rows_held = ring_rows(self.raster, swath=frame.swath, ahead=shape.step)
+        rows_held = ring_rows(self.raster, swath=region_tiles.swath, ahead=shape.step)
         ring = rows_held * reading * bands * pixel + rows_held * reading // 8
         reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
-        across = len(frame.cols.cells) + shape.core_cells
+        across = len(region_tiles.cols.cells) + shape.core_cells
         step_cells = shape.step // geometry.logit_stride
         lattice = 4 * self.classes * across * (shape.core_cells + 3 * step_cells)
         bytes_per_pixel = sum(layer.bands for layer in self.layers)
         rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
         planes = self.input_planes + self.classes // geometry.logit_stride**2
         tiles = 3 * self.batch_size * max(shape.side, self.input_side) ** 2 * 4 * planes
-        return reader + lattice + rows + tiles + self._crf_bytes(frame)
+        return reader + lattice + rows + tiles + self._crf_bytes(region_tiles)
 
-    def _crf_bytes(self, frame: Frame) -> int:
+    def _crf_bytes(self, region_tiles: RegionTiles) -> int:
         """What a row of blocks adds: the lattice that it sees, its finished pixels, and one block at work."""
-        crf = frame.crf
+        crf = region_tiles.crf
         if crf is None:
             return 0
         side = crf.core + 2 * crf.halo
         seen = min(side, self.height) * min(side, self.width)
         pixel = len(self.raster.info.bands) * np.dtype(self.raster.info.dtype).itemsize
-        spans = crf.spans(frame.kept_rows, self.height)
-        cells = max(len(frame.rows.part(span.seen.start, span.seen.stop).cells) for span in spans)
-        lattice = 4 * self.classes * len(frame.cols.cells) * (cells + self.plan.shape.core_cells)
+        spans = crf.spans(region_tiles.kept_rows, self.height)
+        cells = max(len(region_tiles.rows.part(span.seen.start, span.seen.stop).cells) for span in spans)
+        lattice = 4 * self.classes * len(region_tiles.cols.cells) * (cells + self.plan.shape.core_cells)
         finished = 1 + sum(layer.bands for layer in self.layers)
-        rows = min(crf.core, self.height) * len(frame.region.cols) * finished
+        rows = min(crf.core, self.height) * len(region_tiles.region.cols) * finished
         return seen * (field_bytes(self.classes) + pixel) + lattice + rows
 
 

@@ -16,7 +16,7 @@ from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.ensemble import Ensemble, model_paths
 from aerial_seg.inference.match_bands import check_mosaic_bands, check_stack
 from aerial_seg.inference.match_gsd import check_compatible, choose_run_grid
-from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.tta import run_sides
 from aerial_seg.jobs.predict.checks import (
     check_area_settings,
@@ -241,7 +241,7 @@ def _count_tiles(
     here = area.on(info.grid, info.path)
     rows, cols = here.extent.rows, here.extent.cols
     region = Region(rows.start, cols, rows.stop)
-    return Frame(plan, region, height=height, width=width, area=here).tiles_wanted
+    return RegionTiles(plan, region, height=height, width=width, area=here).tiles_wanted
 
 
 def _tile_shape(ensemble: Ensemble, settings: PredictSettings) -> TileShape:

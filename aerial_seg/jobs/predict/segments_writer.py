@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.unchanged import Unchanged
-from aerial_seg.inference.region import Frame, Region
+from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import FinishedRows, MaskStream, TileCount
 from aerial_seg.jobs.journal import Journal, damaged_records
 from aerial_seg.jobs.predict.scenes import Mapper, OpenScene
@@ -74,12 +74,12 @@ class PieceMaker:
     def make_all(self, label: str) -> None:
         """Every piece is on disk and recorded."""
         panels = range(len(self.panels))
-        todo = [(n, self._frame(n)) for n in panels if self._next_row(n) < self._rows.stop]
-        total = sum(len(frame.part) + frame.blocks for _, frame in todo)
+        todo = [(n, self._region_tiles(n)) for n in panels if self._next_row(n) < self._rows.stop]
+        total = sum(len(region_tiles.part) + region_tiles.blocks for _, region_tiles in todo)
         unit = "tile" if self._opened.work.crf is None else "step"
         with self._mapper.progress(label, total=total, unit=unit) as bar:
-            for number, frame in todo:
-                self._make_panel(number, frame, bar)
+            for number, region_tiles in todo:
+                self._make_panel(number, region_tiles, bar)
 
     def counts(self) -> dict[int, int]:
         """Pixels by value of the class layer, over all pieces and what lies outside of them."""
@@ -94,23 +94,23 @@ class PieceMaker:
     def tiles(self) -> TileCount:
         """Tiles run and skipped for all pieces and outside of them, those of interrupted runs included."""
         records, work = self._done.values(), self._opened.work
-        outside = len(work.plan) - len(work.frame(work.extent.cols).part)
+        outside = len(work.plan) - len(work.region_tiles(work.extent.cols).part)
         return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records) + outside)
 
-    def _frame(self, number: int) -> Frame:
+    def _region_tiles(self, number: int) -> RegionTiles:
         region = Region(self._next_row(number), self.panels[number], self._rows.stop)
-        return self._opened.work.frame_of(region)
+        return self._opened.work.tiles_of(region)
 
-    def _make_panel(self, number: int, frame: Frame, bar: ProgressBar) -> None:
+    def _make_panel(self, number: int, region_tiles: RegionTiles, bar: ProgressBar) -> None:
         opened, mapper, stop = self._opened, self._mapper, self._rows.stop
         blocks = RowBlocks(
-            opened.work.layers, self.panels[number], first_row=frame.region.first_row, stop=stop
+            opened.work.layers, self.panels[number], first_row=region_tiles.region.first_row, stop=stop
         )
         card = mapper.model.card
         with MaskStream(
             opened.raster,
             opened.source,
-            frame,
+            region_tiles,
             mapper.predictor,
             mapper.settings.definition,
             bands=card.bands,
