@@ -41,7 +41,7 @@ class CrfRows:
         bands: Sequence[Band],
         classes: int,
     ) -> None:
-        """source: read on the output's grid. region_tiles: with a field, so that it reaches as far as the blocks see."""
+        """source: read on the output's grid. region_tiles: with a field, so that they reach as far as the blocks."""
         assert region_tiles.crf is not None
         self._source, self._region_tiles, self._definition = source, region_tiles, definition
         self._bands, self._field, self._classes = tuple(bands), region_tiles.crf.field, classes

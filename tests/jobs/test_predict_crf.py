@@ -195,7 +195,7 @@ def test_a_frame_for_another_result_is_our_own_bug(pointwise: Callable[..., Trai
             engine = EngineSettings("eager", "fp32", "cpu")
             predictor = Predictor(model, settings=engine, batch_size=1, side=32, tiles=1)
             card = model.card
-            with pytest.raises(ValueError, match="the frame is for None"):
+            with pytest.raises(ValueError, match="the region is for None"):
                 MaskStream(raster, raster, region_tiles, predictor, ALL, bands=card.bands, legend=card.legend)
 
 

@@ -23,7 +23,7 @@ from aerial_seg.bands import Band
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.predict.one_scene import map_scene
-from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
@@ -106,12 +106,12 @@ def main() -> None:
     if not warm.exists():
         write_raster(warm, 600, 600)
     settings = PredictSettings(overwrite=True)
-    mapper = Mapper(model, predictor, shape, settings, silent)
-    map_scene(Scene((warm,), folder / "warm_map.tif"), mapper)
+    context = PredictContext(model, predictor, shape, settings, silent)
+    map_scene(Scene((warm,), folder / "warm_map.tif"), context)
     forget_peak()
     before = status_mib("VmRSS")
     limit = int(sys.argv[4]) * 2**20 if len(sys.argv) > 4 else 64 * 10**9
-    limited = replace(mapper, settings=replace(settings, max_memory=limit))
+    limited = replace(context, settings=replace(settings, max_memory=limit))
     report = map_scene(Scene((path,), folder / "map.tif"), limited)
     after = status_mib("VmHWM")
     result = {"width": width, "height": height, "tiles": report.tiles, "panels": report.panels}

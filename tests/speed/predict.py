@@ -33,7 +33,7 @@ from aerial_seg.bands import Band, normalise
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.predict.one_scene import map_scene
-from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
@@ -93,13 +93,15 @@ def write_image(path: Path, *, height: int, width: int) -> None:
         file.write(image)
 
 
-def make_mapper(model: TrainedModel, *, tiles: int, engine: EngineSettings, batch_size: int) -> Mapper:
+def make_context(
+    model: TrainedModel, *, tiles: int, engine: EngineSettings, batch_size: int
+) -> PredictContext:
     """What `predict` runs with, prepared: nothing is left to compile."""
     shape = tile_shape(model.network.geometry, SIDE, halo=32, overlap=64)
     assert shape.step == STEP
     predictor = Predictor(model, settings=engine, batch_size=batch_size, side=SIDE, tiles=tiles)
     predictor.run([np.zeros((3, SIDE, SIDE), np.float32)] * batch_size)
-    return Mapper(model, predictor, shape, PredictSettings(overwrite=True), silent)
+    return PredictContext(model, predictor, shape, PredictSettings(overwrite=True), silent)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -146,7 +148,7 @@ def pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         if options.network and name not in options.network:
             continue
         model = make_model(*arguments)
-        mapper = make_mapper(
+        context = make_context(
             model,
             tiles=TILES_ACROSS**2,
             engine=EngineSettings(options.engine, options.precision),
@@ -154,17 +156,17 @@ def pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         )
         scene = Scene((folder / "image.tif",), folder / "map.tif")
         works = {
-            "predict": partial(map_scene, scene, mapper),
-            "forward": bare_forward(mapper.predictor, TILES_ACROSS**2),
+            "predict": partial(map_scene, scene, context),
+            "forward": bare_forward(context.predictor, TILES_ACROSS**2),
         }
-        report = map_scene(scene, mapper)
+        report = map_scene(scene, context)
         times = interleaved(options.rounds, works)
         assert report.tiles == TILES_ACROSS**2
         assert min(report.class_pixels.values()) > 0, report.class_pixels
         shares = [f / p for f, p in zip(times["forward"], times["predict"], strict=True)]
         rows[name] = {
             "tiles": report.tiles,
-            "engine": mapper.predictor.runtime.as_dict(),
+            "engine": context.predictor.runtime.as_dict(),
             "predict_s": statistics.median(times["predict"]),
             "forward_s": statistics.median(times["forward"]),
             "share_of_forward": statistics.median(shares),
@@ -208,7 +210,7 @@ def loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             mask.write(classes, 1)
         forward_seconds.append(spent)
 
-    mapper = make_mapper(
+    context = make_context(
         model,
         tiles=TILES_ACROSS**2,
         engine=EngineSettings(options.engine, options.precision),
@@ -226,12 +228,12 @@ def loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     forward_seconds.clear()
     times = interleaved(
         options.rounds,
-        {"loop": straightforward, "predict": lambda: map_scene(scene, mapper), "eager": bare_eager},
+        {"loop": straightforward, "predict": lambda: map_scene(scene, context), "eager": bare_eager},
     )
     ratios = [a / b for a, b in zip(times["loop"], times["predict"], strict=True)]
     row = {
         "model": "DeepLabv3 R50 OS16",
-        "engine": mapper.predictor.runtime.as_dict(),
+        "engine": context.predictor.runtime.as_dict(),
         "loop_s": statistics.median(times["loop"]),
         "predict_s": statistics.median(times["predict"]),
         "times_faster": statistics.median(ratios),
@@ -289,9 +291,9 @@ def empty(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     ):  # fmt: skip
         pass
     model = make_model(*MODELS["PSPNet R18 OS16"])
-    mapper = make_mapper(model, tiles=1, engine=EngineSettings(engine="eager"), batch_size=1)
+    context = make_context(model, tiles=1, engine=EngineSettings(engine="eager"), batch_size=1)
     reports = []
-    took = seconds(lambda: reports.append(map_scene(Scene((path,), folder / "empty_map.tif"), mapper)))
+    took = seconds(lambda: reports.append(map_scene(Scene((path,), folder / "empty_map.tif"), context)))
     print(f"  {took:.1f} s, {reports[0].tiles} tiles run, {reports[0].nodata_pixels:,} px nodata", flush=True)
     return {"seconds": took, "tiles_run": reports[0].tiles, "nodata_pixels": reports[0].nodata_pixels}
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from machine import facts
-from predict import SIDE, STEP, TILES_ACROSS, image_part, interleaved, make_mapper, make_model
+from predict import SIDE, STEP, TILES_ACROSS, image_part, interleaved, make_context, make_model
 from rasterio.windows import Window
 
 from aerial_seg.inference.engines.choose import EngineSettings
@@ -130,10 +130,10 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
     one, sixteen = write_files(folder, length)
     served = Path(f"{serve(folder)}/{one.name}")
     model = make_model("deeplabv3", "resnet18", 16)
-    mapper = make_mapper(model, tiles=TILES_ACROSS**2, engine=EngineSettings(engine="eager"), batch_size=2)
+    context = make_context(model, tiles=TILES_ACROSS**2, engine=EngineSettings(engine="eager"), batch_size=2)
     sources = {"one file": one, "VRT of 16": sixteen, "HTTP": served}
     works = {
-        key: partial(map_scene, Scene((path,), folder / f"{key}.tif"), mapper)
+        key: partial(map_scene, Scene((path,), folder / f"{key}.tif"), context)
         for key, path in sources.items()
     }
     interleaved(1, works)
@@ -147,7 +147,7 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         "pixels": length**2,
         "tiles": TILES_ACROSS**2,
         "rounds": rounds,
-        "engine": mapper.predictor.runtime.as_dict(),
+        "engine": context.predictor.runtime.as_dict(),
         "seconds": {key: statistics.median(seen) for key, seen in times.items()},
         "added to one file's (bar 0.05)": {
             key: statistics.median(

@@ -28,7 +28,7 @@ import rasterio
 import shapely
 from machine import facts
 from numpy.typing import NDArray
-from predict import SIDE, STEP, TILES_ACROSS, make_mapper, make_model, write_image
+from predict import SIDE, STEP, TILES_ACROSS, make_context, make_model, write_image
 from rasterio import features
 from scipy.ndimage import gaussian_filter
 
@@ -270,21 +270,21 @@ def predict_rows(folder: Path, rounds: int) -> dict[str, Any]:
     """What polygons add to predicting with DeepLabv3 R50 OS16: the mask to vectorise is like a town, not like noise."""
     side = STEP * (TILES_ACROSS - 1) + SIDE - 2 * 32
     write_image(folder / "image.tif", height=side, width=side)
-    mapper = make_mapper(
+    context = make_context(
         make_model("deeplabv3", "resnet50", 16), tiles=TILES_ACROSS**2, engine=EngineSettings(), batch_size=4
     )
     scene = Scene((folder / "image.tif",), folder / "map.tif")
     town = save(folder / "town.tif", (smooth_noise(side, side, grain=12.0) < 2).astype(np.uint8))
     found = interleaved(
         {
-            "predict": lambda: map_scene(scene, mapper),
+            "predict": lambda: map_scene(scene, context),
             "vectorize": lambda: vectorized(town, folder / "town.gpkg", 1.5),
         },
         rounds,
     )
     return {
         "seconds": found,
-        "engine": str(mapper.predictor.runtime.as_dict()),
+        "engine": str(context.predictor.runtime.as_dict()),
         "vectors / predict (bar 0.04)": found["vectorize"] / found["predict"],
     }
 

@@ -14,7 +14,7 @@ from aerial_seg.jobs.predict.dry_run import forecast
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, ScenesFailedError, all_or_raise, map_several
 from aerial_seg.jobs.predict.one_scene import map_scene
 from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
-from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
@@ -54,36 +54,36 @@ def predict_scenes(
     plan = make_plan(PredictRequest.of(model_path, rasters, out, settings))
     if not plan.scenes:
         return plan.refused
-    mapper = plan.start(progress)
+    context = plan.start(progress)
     if plan.several:
-        return map_several(plan.scenes, plan.refused, mapper, out)
+        return map_several(plan.scenes, plan.refused, context, out)
     (scene,) = plan.scenes
-    report = _map_one(scene, mapper)
+    report = _map_one(scene, context)
     return (SceneOutcome(scene.name, "done", time.perf_counter() - start, report=report),)
 
 
-def _map_one(scene: Scene, mapper: Mapper) -> PredictReport:
-    vectors = mapper.settings.vectors
+def _map_one(scene: Scene, context: PredictContext) -> PredictReport:
+    vectors = context.settings.vectors
     if vectors is None:
-        return map_scene(scene, mapper)
+        return map_scene(scene, context)
 
     def add_polygons(report: PredictReport, work: Path) -> PredictReport:
         """While the pieces are kept: interrupted now, the same command finds the mask finished and goes on here."""
-        overwrite = mapper.settings.overwrite or placed_vectors(scene, vectors)
+        overwrite = context.settings.overwrite or placed_vectors(scene, vectors)
         made = vectorize(
             report.mask,
             vectors,
             VectorizeSettings(layer=LayerSettings(overwrite=overwrite)),
-            mapper.progress,
+            context.progress,
             placed=lambda files: remember(work, (*report.files, *files)),
         )
-        if mapper.settings.stac:
+        if context.settings.stac:
             item = scene.target.with_name(item_name(scene.target.name))
             list_vectors(item, made.files, draft=work / item.name)
             place(work, [(work / item.name, item)])
         return replace(report, vectors=made)
 
-    return map_scene(scene, mapper, then=add_polygons)
+    return map_scene(scene, context, then=add_polygons)
 
 
 def forecast_prediction(
@@ -93,5 +93,5 @@ def forecast_prediction(
     plan = make_plan(PredictRequest.of(model_path, rasters, out, settings))
     if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
         raise ScenesFailedError(plan.refused)
-    mapper = plan.start(silent)
-    return tuple(forecast(scene, mapper) for scene in plan.scenes)
+    context = plan.start(silent)
+    return tuple(forecast(scene, context) for scene in plan.scenes)

@@ -14,7 +14,7 @@ from aerial_seg.geo.areas.area import OutsideError
 from aerial_seg.geo.raster.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
 from aerial_seg.jobs.predict.one_scene import map_scene, report_from
-from aerial_seg.jobs.predict.scenes import MOSAIC, Mapper, Scene
+from aerial_seg.jobs.predict.scenes import MOSAIC, PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictReport
 
 BATCH = "predict"
@@ -85,7 +85,7 @@ def is_complete(outcomes: Sequence[SceneOutcome]) -> bool:
 
 
 def map_several(
-    scenes: Sequence[Scene], refused: Sequence[SceneOutcome], mapper: Mapper, out: Path
+    scenes: Sequence[Scene], refused: Sequence[SceneOutcome], context: PredictContext, out: Path
 ) -> tuple[SceneOutcome, ...]:
     """Make a mask of each scene in the folder `out`, and tell what became of it; those of a former run are kept.
 
@@ -93,10 +93,10 @@ def map_several(
     command makes only what is missing. Raises OutputError at once where nothing more can be written.
     """
     outcomes = list(refused)
-    settings = mapper.settings
+    settings = context.settings
     job = {
-        "model_sha256": mapper.model.sha256,
-        "area": None if mapper.area is None else mapper.area.identity,
+        "model_sha256": context.model.sha256,
+        "area": None if context.area is None else context.area.identity,
         "settings": asdict(replace(settings, overwrite=False, restart=False)),
     }
     with locked_work(
@@ -107,7 +107,7 @@ def map_several(
             earlier = _by_mask(journal.records)
         with noting_what_is_kept(folder, "masks"):
             outcomes += [
-                _outcome(scene, mapper, journal, earlier.get(str(scene.target), [])) for scene in scenes
+                _outcome(scene, context, journal, earlier.get(str(scene.target), [])) for scene in scenes
             ]
     return tuple(outcomes)
 
@@ -121,7 +121,7 @@ def _by_mask(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]
 
 
 def _outcome(
-    scene: Scene, mapper: Mapper, journal: Journal, earlier: Sequence[dict[str, Any]]
+    scene: Scene, context: PredictContext, journal: Journal, earlier: Sequence[dict[str, Any]]
 ) -> SceneOutcome:
     """earlier: what the journal tells of this scene's mask, oldest first."""
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def _outcome(
         journal.add({"report": asdict(report), "input": state})
 
     try:
-        made = map_scene(scene, mapper, placed=placed)
+        made = map_scene(scene, context, placed=placed)
     except (InputError, OutputError, SettingsError) as error:
         # A disk that is full or a lock that is held would stop the next scene as well.
         if isinstance(error, Interrupted) or not _about_input(error):

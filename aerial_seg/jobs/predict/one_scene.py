@@ -31,8 +31,8 @@ from aerial_seg.jobs.predict.memory import check_disk, choose_panels
 from aerial_seg.jobs.predict.results import keep_styles, write_results
 from aerial_seg.jobs.predict.scenes import (
     MOSAIC,
-    Mapper,
     OpenScene,
+    PredictContext,
     Scene,
     all_notes,
     open_scene,
@@ -47,7 +47,7 @@ _RENEWED = "its files changed since an interrupted run, so that run's rows were 
 
 def map_scene(
     scene: Scene,
-    mapper: Mapper,
+    context: PredictContext,
     *,
     placed: Callable[[PredictReport, InputState], None] | None = None,
     then: Callable[[PredictReport, Path], PredictReport] | None = None,
@@ -61,8 +61,8 @@ def map_scene(
     scene whose files changed since then is made anew; alone it is refused. Raises Incomplete or Interrupted
     when finished rows were kept for that.
     """
-    with locked_work(scene.target, restart=mapper.settings.restart) as folder:
-        report, state = _make(scene, mapper, folder, renew=None if placed is None else "input")
+    with locked_work(scene.target, restart=context.settings.restart) as folder:
+        report, state = _make(scene, context, folder, renew=None if placed is None else "input")
         with telling_what_is_kept(folder):
             foreign, notes = keep_styles(report.files, folder / RESULT, scene.target)
             place_files(folder / RESULT, scene.target)
@@ -76,13 +76,13 @@ def map_scene(
 
 
 def _make(
-    scene: Scene, mapper: Mapper, folder: Path, *, renew: str | None
+    scene: Scene, context: PredictContext, folder: Path, *, renew: str | None
 ) -> tuple[PredictReport, InputState]:
     """Everything lies in the folder RESULT, and the journal says so."""
-    still = Unchanged(_inputs(scene, mapper), without=MOSAIC)
-    with _kept_only_if(still, folder), open_scene(scene, mapper, folder) as opened:
+    still = Unchanged(_inputs(scene, context), without=MOSAIC)
+    with _kept_only_if(still, folder), open_scene(scene, context, folder) as opened:
         still.add((), opened.source.files)
-        job = _job(scene, opened, mapper, read_job(folder / NAME))
+        job = _job(scene, opened, context, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
             with damaged_records(journal.path):
@@ -91,7 +91,7 @@ def _make(
                 return report, journal.job["input"]
         check_disk(opened.work, scene.target)
         with telling_what_is_kept(folder):
-            report = _run(scene, opened, mapper, folder, PieceMaker(opened, mapper, folder, journal, still))
+            report = _run(scene, opened, context, folder, PieceMaker(opened, context, folder, journal, still))
             if journal.renewed:
                 report = replace(report, notes=(*report.notes, _RENEWED))
             still.check()
@@ -106,9 +106,9 @@ def _is_there(file: Path, scene: Scene, folder: Path) -> bool:
     return there or was_placed(scene.target, file)
 
 
-def _inputs(scene: Scene, mapper: Mapper) -> tuple[Path | str, ...]:
+def _inputs(scene: Scene, context: PredictContext) -> tuple[Path | str, ...]:
     """All rasters that the map is made of."""
-    return (*scene.paths, *mapper.settings.bands.stack)
+    return (*scene.paths, *context.settings.bands.stack)
 
 
 @contextmanager
@@ -122,26 +122,28 @@ def _kept_only_if(still: Unchanged, folder: Path) -> Iterator[None]:
         raise
 
 
-def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: PieceMaker) -> PredictReport:
-    legend, resumed = mapper.model.card.legend, maker.rows_done
+def _run(
+    scene: Scene, opened: OpenScene, context: PredictContext, folder: Path, maker: PieceMaker
+) -> PredictReport:
+    legend, resumed = context.model.card.legend, maker.rows_done
     # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
-    taken = _taken(scene, opened, mapper) if mapper.settings.stac else None
+    taken = _taken(scene, opened, context) if context.settings.stac else None
     maker.make_all(f"predict {scene.target.name}")
     counts, tiles = maker.counts(), maker.tiles()
     name = scene.target.name
-    with mapper.progress(f"write {name}", total=len(opened.work.layers), unit="raster") as bar:
+    with context.progress(f"write {name}", total=len(opened.work.layers), unit="raster") as bar:
         files = write_results(
             maker.store,
             folder / RESULT / name,
             legend=legend,
             counts=counts,
-            tags=provenance(**_definition(scene, mapper)),
+            tags=provenance(**_definition(scene, context)),
             bar=bar,
         )
-    notes = all_notes(opened, mapper)
+    notes = all_notes(opened, context)
     if taken is not None:
-        files = (*files, _write_item(scene, opened, mapper, files, taken))
-        notes = (*notes, *_note_on_time(taken, mapper))
+        files = (*files, _write_item(scene, opened, context, files, taken))
+        notes = (*notes, *_note_on_time(taken, context))
     return PredictReport(
         mask=scene.target,
         files=tuple(scene.target.parent / file.name for file in files),
@@ -152,52 +154,54 @@ def _run(scene: Scene, opened: OpenScene, mapper: Mapper, folder: Path, maker: P
         tiles_skipped=tiles.skipped,
         class_pixels={entry.name: counts.get(entry.value, 0) for entry in legend.entries},
         nodata_pixels=counts.get(IGNORE, 0),
-        resampled_to=mapper.model.card.gsd if opened.resampled else None,
+        resampled_to=context.model.card.gsd if opened.resampled else None,
         panels=len(maker.panels),
         resumed_rows=resumed,
         notes=notes,
     )
 
 
-def _taken(scene: Scene, opened: OpenScene, mapper: Mapper) -> Taken:
-    said = mapper.settings.taken
+def _taken(scene: Scene, opened: OpenScene, context: PredictContext) -> Taken:
+    said = context.settings.taken
     if said is not None:
         return parse_taken(said)
     return time_of_all(list(zip(scene.paths, opened.tags, strict=True)))
 
 
-def _note_on_time(taken: Taken, mapper: Mapper) -> tuple[str, ...]:
-    if mapper.settings.taken is not None:
+def _note_on_time(taken: Taken, context: PredictContext) -> tuple[str, ...]:
+    if context.settings.taken is not None:
         return ()
     return (f"the STAC item's time is {taken.source}; --datetime says when the imagery was taken",)
 
 
 def _write_item(
-    scene: Scene, opened: OpenScene, mapper: Mapper, files: tuple[Path, ...], taken: Taken
+    scene: Scene, opened: OpenScene, context: PredictContext, files: tuple[Path, ...], taken: Taken
 ) -> Path:
     facts = Catalogued(
         files=files,
         grid=opened.source.grid,
-        legend=mapper.model.card.legend,
+        legend=context.model.card.legend,
         taken=taken,
         sources=list(map(public_name, scene.paths)),
-        parameters=_definition(scene, mapper),
+        parameters=_definition(scene, context),
     )
     return write_item(files[0].with_name(item_name(files[0].name)), facts)
 
 
-def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, Any] | None) -> dict[str, Any]:
+def _job(
+    scene: Scene, opened: OpenScene, context: PredictContext, before: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """All that finished pieces depend on: what the result is, how it is computed, and the files as they are now.
 
     before: the job of an interrupted run. If it is the same, its panels are kept, whatever memory there is now.
     """
     job = {
-        **_definition(scene, mapper),
-        "runtime": mapper.predictor.runtime.as_dict(),
-        "input": state_of(_inputs(scene, mapper), opened.source.files, without=MOSAIC),
-        "max_memory": mapper.settings.max_memory,
-        "stac": mapper.settings.stac,
-        **({} if mapper.settings.taken is None else {"datetime": mapper.settings.taken}),
+        **_definition(scene, context),
+        "runtime": context.predictor.runtime.as_dict(),
+        "input": state_of(_inputs(scene, context), opened.source.files, without=MOSAIC),
+        "max_memory": context.settings.max_memory,
+        "stac": context.settings.stac,
+        **({} if context.settings.taken is None else {"datetime": context.settings.taken}),
     }
     extent = opened.work.extent
     if extent.pixels < opened.work.height * opened.work.width:
@@ -205,16 +209,16 @@ def _job(scene: Scene, opened: OpenScene, mapper: Mapper, before: Mapping[str, A
     if before is not None and as_read_back(job).items() <= before.items():
         with damaged_records(scene.target):
             return {**job, "panels": [[int(start), int(stop)] for start, stop in before["panels"]]}
-    panels = choose_panels(opened.work, mapper.predictor, mapper.settings.max_memory)
+    panels = choose_panels(opened.work, context.predictor, context.settings.max_memory)
     return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 
 
-def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
+def _definition(scene: Scene, context: PredictContext) -> dict[str, Any]:
     """What the result is; no times and no execution settings, so that equal work gives equal bytes."""
-    settings, card, shape = mapper.settings, mapper.model.card, mapper.shape
+    settings, card, shape = context.settings, context.model.card, context.shape
     return {
         "version": __version__,
-        "model_sha256": mapper.model.sha256,
+        "model_sha256": context.model.sha256,
         "sources": list(map(public_name, scene.paths)),
         "model_gsd": card.gsd,
         "parameters": {
@@ -225,7 +229,7 @@ def _definition(scene: Scene, mapper: Mapper) -> dict[str, Any]:
             "class_bias": card.class_bias,
             **asdict(settings.definition),
             **({} if settings.bands == ALL_BANDS else {"bands": settings.bands.identity}),
-            **({} if mapper.area is None else {"area": mapper.area.identity}),
+            **({} if context.area is None else {"area": context.area.identity}),
         },
     }
 

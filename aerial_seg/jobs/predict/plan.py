@@ -32,7 +32,7 @@ from aerial_seg.jobs.predict.checks import (
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, refused_outcome
 from aerial_seg.jobs.predict.memory import batch_within, check_batch
 from aerial_seg.jobs.predict.scene_list import Refusals, named_rasters
-from aerial_seg.jobs.predict.scenes import Mapper, Scene
+from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
@@ -84,7 +84,7 @@ class PredictPlan:
     tiles: int
     notes: tuple[str, ...]
 
-    def start(self, progress: Progress) -> Mapper:
+    def start(self, progress: Progress) -> PredictContext:
         """Start the engine, and return what all maps of the command share. Raises SettingsError where it cannot."""
         model = self.ensemble.as_one
         sides = run_sides(self.settings.tta, self.shape.geometry, self.shape.side)
@@ -95,7 +95,7 @@ class PredictPlan:
             tiles=self.tiles,
         )
         notes = (*model.notes, *self.notes)
-        return Mapper(model, predictor, self.shape, self.settings, progress, self.area, notes)
+        return PredictContext(model, predictor, self.shape, self.settings, progress, self.area, notes)
 
 
 def make_plan(request: PredictRequest) -> PredictPlan:

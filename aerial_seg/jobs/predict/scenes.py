@@ -38,7 +38,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapper:
+class PredictContext:
     """Everything that the maps of one command share.
 
     area: the ground to predict, None for all of it. notes: what was decided before any raster was opened.
@@ -72,16 +72,16 @@ class OpenScene:
         return self.raster.grid.shape != self.source.grid.shape
 
 
-def all_notes(opened: OpenScene, mapper: Mapper) -> tuple[str, ...]:
+def all_notes(opened: OpenScene, context: PredictContext) -> tuple[str, ...]:
     """All that was decided for a map and why, as far as it is known by now."""
-    tile_sizes = size_notes(mapper.settings.tta, mapper.shape.geometry, mapper.shape.side)
-    return (*opened.notes, *mapper.notes, *mapper.predictor.notes, *tile_sizes)
+    tile_sizes = size_notes(context.settings.tta, context.shape.geometry, context.shape.side)
+    return (*opened.notes, *context.notes, *context.predictor.notes, *tile_sizes)
 
 
 @contextmanager
-def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene]:
+def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[OpenScene]:
     """The scene's raster, or the mosaic of its rasters as a VRT in `folder`."""
-    settings, card = mapper.settings, mapper.model.card
+    settings, card = context.settings, context.model.card
     path = scene.paths[0]
     notes: tuple[str, ...] = ()
     tags: tuple[Mapping[str, str], ...] = ()
@@ -112,17 +112,17 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
         # Before it is resampled, should it be one and the same.
         extent = source.measured_extent()
         raster.resample(run_grid)
-        here = None if mapper.area is None else mapper.area.on(grid, scene.name)
+        here = None if context.area is None else context.area.on(grid, scene.name)
         work = Work(
             raster=raster,
-            plan=TilePlan.of(height=raster.grid.height, width=raster.grid.width, shape=mapper.shape),
+            plan=TilePlan.of(height=raster.grid.height, width=raster.grid.width, shape=context.shape),
             height=grid.height,
             width=grid.width,
             classes=len(card.legend),
             layers=settings.layers(len(card.legend)),
-            batch_size=mapper.predictor.batch_size,
-            planes=mapper.predictor.planes,
-            largest_side=mapper.predictor.largest_side,
+            batch_size=context.predictor.batch_size,
+            planes=context.predictor.planes,
+            largest_side=context.predictor.largest_side,
             crf=settings.definition.crf,
             area=here,
             extent=(extent if here is None else here.extent.shared(extent)).in_blocks(*grid.shape),
@@ -135,7 +135,7 @@ def open_scene(scene: Scene, mapper: Mapper, folder: Path) -> Iterator[OpenScene
         )
         if settings.stac:
             tags = tags or (source.tags,)
-        yield OpenScene(raster, source, work, (*notes, *_area_notes(mapper.area, work)), tags)
+        yield OpenScene(raster, source, work, (*notes, *_area_notes(context.area, work)), tags)
 
 
 def _area_notes(area: Area | None, work: Work) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import FinishedRows, MaskStream, TileCount
 from aerial_seg.jobs.journal import Journal, damaged_records
-from aerial_seg.jobs.predict.scenes import Mapper, OpenScene
+from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext
 from aerial_seg.legend import IGNORE
 from aerial_seg.progress import ProgressBar
 
@@ -55,9 +55,9 @@ class PieceMaker:
     """Makes the pieces of one scene that are not done yet, panel by panel, and knows the counts of all."""
 
     def __init__(
-        self, opened: OpenScene, mapper: Mapper, folder: Path, journal: Journal, still: Unchanged
+        self, opened: OpenScene, context: PredictContext, folder: Path, journal: Journal, still: Unchanged
     ) -> None:
-        self._opened, self._mapper, self._journal, self._still = opened, mapper, journal, still
+        self._opened, self._context, self._journal, self._still = opened, context, journal, still
         self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
         self._rows = opened.work.extent.rows
         grid, layers = opened.source.grid, opened.work.layers
@@ -77,7 +77,7 @@ class PieceMaker:
         todo = [(n, self._region_tiles(n)) for n in panels if self._next_row(n) < self._rows.stop]
         total = sum(len(region_tiles.part) + region_tiles.blocks for _, region_tiles in todo)
         unit = "tile" if self._opened.work.crf is None else "step"
-        with self._mapper.progress(label, total=total, unit=unit) as bar:
+        with self._context.progress(label, total=total, unit=unit) as bar:
             for number, region_tiles in todo:
                 self._make_panel(number, region_tiles, bar)
 
@@ -102,17 +102,17 @@ class PieceMaker:
         return self._opened.work.tiles_of(region)
 
     def _make_panel(self, number: int, region_tiles: RegionTiles, bar: ProgressBar) -> None:
-        opened, mapper, stop = self._opened, self._mapper, self._rows.stop
+        opened, context, stop = self._opened, self._context, self._rows.stop
         blocks = RowBlocks(
             opened.work.layers, self.panels[number], first_row=region_tiles.region.first_row, stop=stop
         )
-        card = mapper.model.card
+        card = context.model.card
         with MaskStream(
             opened.raster,
             opened.source,
             region_tiles,
-            mapper.predictor,
-            mapper.settings.definition,
+            context.predictor,
+            context.settings.definition,
             bands=card.bands,
             legend=card.legend,
         ) as stream:
