@@ -12,7 +12,7 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
 from aerial_seg.inference.tta import averaged
-from aerial_seg.jobs.predict.memory import Work, choose_panels, disk_bytes, resident_after_a_batch
+from aerial_seg.jobs.predict.memory import MemoryModel, choose_panels, disk_bytes, resident_after_a_batch
 from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext, Scene, all_notes, open_scene
 from aerial_seg.jobs.predict.settings import Forecast
 
@@ -23,34 +23,36 @@ _SAMPLE = 512
 def forecast(scene: Scene, context: PredictContext) -> Forecast:
     """Tiles, panels, memory, disk and time of one map."""
     with tempfile.TemporaryDirectory() as folder, open_scene(scene, context, Path(folder)) as opened:
-        work, predictor = opened.work, context.predictor
-        resident = resident_after_a_batch(work, predictor)
-        panels = choose_panels(work, predictor, context.settings.max_memory)
-        tiles = sum(work.region_tiles(panel).tiles_wanted for panel in panels)
+        memory_model, predictor = opened.memory_model, context.predictor
+        resident = resident_after_a_batch(memory_model, predictor)
+        panels = choose_panels(memory_model, predictor, context.settings.max_memory)
+        tiles = sum(memory_model.region_tiles(panel).tiles_wanted for panel in panels)
         return Forecast(
             mask=scene.target,
             source=scene.name,
-            height=work.height,
-            width=work.width,
-            tile_size=work.plan.shape.side,
+            height=memory_model.height,
+            width=memory_model.width,
+            tile_size=memory_model.plan.shape.side,
             tiles=tiles,
             panels=len(panels),
-            memory=resident + max(map(work.panel_bytes, panels[:2])),
-            disk=disk_bytes(work),
-            seconds=_seconds_per_batch(work, context) * -(-tiles // work.batch_size)
+            memory=resident + max(map(memory_model.panel_bytes, panels[:2])),
+            disk=disk_bytes(memory_model),
+            seconds=_seconds_per_batch(memory_model, context) * -(-tiles // memory_model.batch_size)
             + _crf_seconds(opened, context, panels),
             engine=f"{predictor.runtime.engine}, {predictor.runtime.precision}, {predictor.runtime.device}",
             notes=all_notes(opened, context),
         )
 
 
-def _seconds_per_batch(work: Work, context: PredictContext) -> float:
+def _seconds_per_batch(memory_model: MemoryModel, context: PredictContext) -> float:
     """Of a batch with its augmentations that is not the first, which pays for preparations."""
-    shape = work.plan.shape
+    shape = memory_model.plan.shape
     submit = averaged(
         context.predictor.submit, context.settings.tta, geometry=shape.geometry, side=shape.side
     )
-    images = [np.zeros((work.input_planes, shape.side, shape.side), np.float32)] * work.batch_size
+    images = [
+        np.zeros((memory_model.input_planes, shape.side, shape.side), np.float32)
+    ] * memory_model.batch_size
     start = time.perf_counter()
     submit(images).logits()
     return time.perf_counter() - start
@@ -58,25 +60,27 @@ def _seconds_per_batch(work: Work, context: PredictContext) -> float:
 
 def _crf_seconds(opened: OpenScene, context: PredictContext, panels: tuple[range, ...]) -> float:
     """Of all blocks of all panels, after the time of one window of the raster itself: it depends on the image."""
-    work, crf = opened.work, opened.work.crf
+    memory_model, crf = opened.memory_model, opened.memory_model.crf
     if crf is None:
         return 0.0
-    rows = work.extent.rows
-    pixels = sum(crf.pixels(rows, panel, height=work.height, width=work.width) for panel in panels)
+    rows = memory_model.extent.rows
+    pixels = sum(
+        crf.pixels(rows, panel, height=memory_model.height, width=memory_model.width) for panel in panels
+    )
     return pixels * _seconds_per_pixel(opened, context, crf)
 
 
 def _seconds_per_pixel(opened: OpenScene, context: PredictContext, crf: BlockedCrf) -> float:
     """Of the CRF on the first of three windows, from the centre on, with something measured in it."""
-    work = opened.work
-    height, width = min(_SAMPLE, work.height), min(_SAMPLE, work.width)
+    memory_model = opened.memory_model
+    height, width = min(_SAMPLE, memory_model.height), min(_SAMPLE, memory_model.width)
     for share in (1 / 2, 1 / 4, 3 / 4):
-        top, left = int(share * (work.height - height)), int(share * (work.width - width))
+        top, left = int(share * (memory_model.height - height)), int(share * (memory_model.width - width))
         image, valid = opened.source.read(top=top, left=left, height=height, width=width)
         if valid.any():
             break
     guide = guide_image(image, context.model.card.bands)
-    even = np.full((work.classes, height, width), 1 / work.classes, np.float32)
+    even = np.full((memory_model.classes, height, width), 1 / memory_model.classes, np.float32)
     start = time.perf_counter()
     refine(even, guide, np.ones_like(valid), crf.field)
     return (time.perf_counter() - start) / valid.size

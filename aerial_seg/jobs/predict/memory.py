@@ -44,7 +44,7 @@ _TABLE_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class MemoryModel:
     """All that the need for memory follows from.
 
     extent: the rows and columns, in whole blocks, that can hold a class; all others are nodata and are not looked at.
@@ -123,15 +123,17 @@ class Work:
         return seen * (field_bytes(self.classes) + pixel) + lattice + rows
 
 
-def choose_panels(work: Work, predictor: TilePredictor, max_memory: int | None) -> tuple[range, ...]:
+def choose_panels(
+    memory_model: MemoryModel, predictor: TilePredictor, max_memory: int | None
+) -> tuple[range, ...]:
     """The column panels of a run; the result does not depend on them."""
     limit = memory_limit(max_memory)
-    whole = work.extent.cols
+    whole = memory_model.extent.cols
     # One batch is run to see what the network needs, but only where it could matter.
-    forward = forward_bound(work.batch_size, work.input_side)
-    if resident_bytes() + forward + work.panel_bytes(whole) <= limit:
+    forward = forward_bound(memory_model.batch_size, memory_model.input_side)
+    if resident_bytes() + forward + memory_model.panel_bytes(whole) <= limit:
         return (whole,)
-    return panels_within(work, limit, resident_after_a_batch(work, predictor))
+    return panels_within(memory_model, limit, resident_after_a_batch(memory_model, predictor))
 
 
 def forward_bound(batch_size: int, side: int) -> int:
@@ -152,36 +154,36 @@ def batch_within(wanted: int, *, side: int, max_memory: int | None) -> int:
     return batch
 
 
-def resident_after_a_batch(work: Work, predictor: TilePredictor) -> int:
+def resident_after_a_batch(memory_model: MemoryModel, predictor: TilePredictor) -> int:
     """The most that the process holds while a full batch goes through the network."""
-    return peak_while(lambda: predictor.run(work.blank_batch()))
+    return peak_while(lambda: predictor.run(memory_model.blank_batch()))
 
 
-def panels_within(work: Work, limit: int, resident: int) -> tuple[range, ...]:
+def panels_within(memory_model: MemoryModel, limit: int, resident: int) -> tuple[range, ...]:
     """The fewest column panels, a whole number of blocks wide, that keep the process within `limit` bytes.
 
     resident: what it needs besides the stream: the runtime, the network and its forward pass. Raises SettingsError
     when even the narrowest panels need more.
     """
-    blocks = -(-len(work.extent.cols) // BLOCK)
+    blocks = -(-len(memory_model.extent.cols) // BLOCK)
 
     def needed(count: int) -> int:
         # The second panel reaches beyond both of its borders.
-        return resident + max(map(work.panel_bytes, _panels_of(work, count)[:2]))
+        return resident + max(map(memory_model.panel_bytes, _panels_of(memory_model, count)[:2]))
 
     if needed(blocks) > limit:
-        smaller = ["a smaller --batch-size"] if work.batch_size > 1 else []
-        smaller += ["a smaller --tile-size", *(["no CRF"] if work.crf is not None else [])]
+        smaller = ["a smaller --batch-size"] if memory_model.batch_size > 1 else []
+        smaller += ["a smaller --tile-size", *(["no CRF"] if memory_model.crf is not None else [])]
         raise SettingsError(
             f"--max-memory {limit / 1e6:,.0f} MB is too little: {resident / 1e6:,.0f} MB for the network with batches "
-            f"of {work.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest panel; "
-            f"pass at least {ceil(needed(blocks) / 1e6)}MB, or {' or '.join(smaller)}"
+            f"of {memory_model.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest "
+            f"panel; pass at least {ceil(needed(blocks) / 1e6)}MB, or {' or '.join(smaller)}"
         )
-    return _panels_of(work, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
+    return _panels_of(memory_model, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
 
 
-def _panels_of(work: Work, count: int) -> tuple[range, ...]:
-    first, panels = work.extent.cols.start, even_panels(len(work.extent.cols), count)
+def _panels_of(memory_model: MemoryModel, count: int) -> tuple[range, ...]:
+    first, panels = memory_model.extent.cols.start, even_panels(len(memory_model.extent.cols), count)
     return tuple(range(first + panel.start, first + panel.stop) for panel in panels)
 
 
@@ -237,18 +239,18 @@ def peak_while(work: Callable[[], object]) -> int:
     return int(getattr(info, "peak_wset", info.rss))
 
 
-def disk_bytes(work: Work) -> int:
+def disk_bytes(memory_model: MemoryModel) -> int:
     """Space that the pieces and the result need while both stand, generously."""
-    bands = sum(layer.bands for layer in work.layers)
-    per_pixel = sum(_DISK_BYTES[layer.name] * layer.bands for layer in work.layers)
-    blocks = work.height * work.width // BLOCK**2
-    return int(work.extent.pixels * per_pixel) + _TABLE_BYTES * blocks * bands + 1_000_000
+    bands = sum(layer.bands for layer in memory_model.layers)
+    per_pixel = sum(_DISK_BYTES[layer.name] * layer.bands for layer in memory_model.layers)
+    blocks = memory_model.height * memory_model.width // BLOCK**2
+    return int(memory_model.extent.pixels * per_pixel) + _TABLE_BYTES * blocks * bands + 1_000_000
 
 
-def check_disk(work: Work, final: Path) -> None:
+def check_disk(memory_model: MemoryModel, final: Path) -> None:
     """Raises OutputError when the disk of `final` has less free space than the run may need."""
     folder = nearest_folder(final)
-    free, needed = shutil.disk_usage(folder).free, disk_bytes(work)
+    free, needed = shutil.disk_usage(folder).free, disk_bytes(memory_model)
     if free < needed:
         raise OutputError(
             f"{folder} has {human_bytes(free)} free, wanted up to {human_bytes(needed)} for {final.name} and its "

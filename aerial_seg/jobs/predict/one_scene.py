@@ -89,7 +89,7 @@ def _make(
                 report = report_from(journal.records[-1]["report"])
             if all(_is_there(file, scene, folder) for file in report.files):
                 return report, journal.job["input"]
-        check_disk(opened.work, scene.target)
+        check_disk(opened.memory_model, scene.target)
         with telling_what_is_kept(folder):
             report = _run(scene, opened, context, folder, PieceMaker(opened, context, folder, journal, still))
             if journal.renewed:
@@ -131,7 +131,7 @@ def _run(
     maker.make_all(f"predict {scene.target.name}")
     counts, tiles = maker.counts(), maker.tiles()
     name = scene.target.name
-    with context.progress(f"write {name}", total=len(opened.work.layers), unit="raster") as bar:
+    with context.progress(f"write {name}", total=len(opened.memory_model.layers), unit="raster") as bar:
         files = write_results(
             maker.store,
             folder / RESULT / name,
@@ -148,8 +148,8 @@ def _run(
         mask=scene.target,
         files=tuple(scene.target.parent / file.name for file in files),
         source=scene.name,
-        height=opened.work.height,
-        width=opened.work.width,
+        height=opened.memory_model.height,
+        width=opened.memory_model.width,
         tiles=tiles.run,
         tiles_skipped=tiles.skipped,
         class_pixels={entry.name: counts.get(entry.value, 0) for entry in legend.entries},
@@ -203,13 +203,13 @@ def _job(
         "stac": context.settings.stac,
         **({} if context.settings.taken is None else {"datetime": context.settings.taken}),
     }
-    extent = opened.work.extent
-    if extent.pixels < opened.work.height * opened.work.width:
+    extent = opened.memory_model.extent
+    if extent.pixels < opened.memory_model.height * opened.memory_model.width:
         job["extent"] = [extent.rows.start, extent.rows.stop, extent.cols.start, extent.cols.stop]
     if before is not None and as_read_back(job).items() <= before.items():
         with damaged_records(scene.target):
             return {**job, "panels": [[int(start), int(stop)] for start, stop in before["panels"]]}
-    panels = choose_panels(opened.work, context.predictor, context.settings.max_memory)
+    panels = choose_panels(opened.memory_model, context.predictor, context.settings.max_memory)
     return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 
 

@@ -15,7 +15,7 @@ from aerial_seg.inference.match_bands import palette_notes, scene_notes
 from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.tta import size_notes
-from aerial_seg.jobs.predict.memory import Work
+from aerial_seg.jobs.predict.memory import MemoryModel
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import Progress
@@ -62,7 +62,7 @@ class OpenScene:
 
     raster: Raster
     source: Raster
-    work: Work
+    memory_model: MemoryModel
     notes: tuple[str, ...]
     tags: tuple[Mapping[str, str], ...] = ()
 
@@ -113,7 +113,7 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
         extent = source.measured_extent()
         raster.resample(run_grid)
         here = None if context.area is None else context.area.on(grid, scene.name)
-        work = Work(
+        memory_model = MemoryModel(
             raster=raster,
             plan=TilePlan.of(height=raster.grid.height, width=raster.grid.width, shape=context.shape),
             height=grid.height,
@@ -135,11 +135,13 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
         )
         if settings.stac:
             tags = tags or (source.tags,)
-        yield OpenScene(raster, source, work, (*notes, *_area_notes(context.area, work)), tags)
+        yield OpenScene(
+            raster, source, memory_model, (*notes, *_area_notes(context.area, memory_model)), tags
+        )
 
 
-def _area_notes(area: Area | None, work: Work) -> tuple[str, ...]:
-    if area is None or work.area is None:
+def _area_notes(area: Area | None, memory_model: MemoryModel) -> tuple[str, ...]:
+    if area is None or memory_model.area is None:
         return ()
-    share = work.area.pixels / (work.height * work.width)
+    share = memory_model.area.pixels / (memory_model.height * memory_model.width)
     return (*area.notes, f"{area.name}: about {share:.2%} of the raster; nodata outside of it")

@@ -59,9 +59,9 @@ class PieceMaker:
     ) -> None:
         self._opened, self._context, self._journal, self._still = opened, context, journal, still
         self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
-        self._rows = opened.work.extent.rows
-        grid, layers = opened.source.grid, opened.work.layers
-        self.store = SegmentStore(folder, grid, layers, panels=self.panels, extent=opened.work.extent)
+        self._rows = opened.memory_model.extent.rows
+        grid, layers = opened.source.grid, opened.memory_model.layers
+        self.store = SegmentStore(folder, grid, layers, panels=self.panels, extent=opened.memory_model.extent)
         self._done = self._intact_pieces()
         for number in range(len(self.panels)):
             self.store.discard(number, after=self._next_row(number))
@@ -76,15 +76,15 @@ class PieceMaker:
         panels = range(len(self.panels))
         todo = [(n, self._region_tiles(n)) for n in panels if self._next_row(n) < self._rows.stop]
         total = sum(len(region_tiles.part) + region_tiles.blocks for _, region_tiles in todo)
-        unit = "tile" if self._opened.work.crf is None else "step"
+        unit = "tile" if self._opened.memory_model.crf is None else "step"
         with self._context.progress(label, total=total, unit=unit) as bar:
             for number, region_tiles in todo:
                 self._make_panel(number, region_tiles, bar)
 
     def counts(self) -> dict[int, int]:
         """Pixels by value of the class layer, over all pieces and what lies outside of them."""
-        work = self._opened.work
-        outside = work.height * work.width - work.extent.pixels
+        memory_model = self._opened.memory_model
+        outside = memory_model.height * memory_model.width - memory_model.extent.pixels
         total: dict[int, int] = {IGNORE: outside} if outside else {}
         for record in self._done.values():
             for value, pixels in record["counts"].items():
@@ -93,18 +93,21 @@ class PieceMaker:
 
     def tiles(self) -> TileCount:
         """Tiles run and skipped for all pieces and outside of them, those of interrupted runs included."""
-        records, work = self._done.values(), self._opened.work
-        outside = len(work.plan) - len(work.region_tiles(work.extent.cols).part)
+        records, memory_model = self._done.values(), self._opened.memory_model
+        outside = len(memory_model.plan) - len(memory_model.region_tiles(memory_model.extent.cols).part)
         return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records) + outside)
 
     def _region_tiles(self, number: int) -> RegionTiles:
         region = Region(self._next_row(number), self.panels[number], self._rows.stop)
-        return self._opened.work.tiles_of(region)
+        return self._opened.memory_model.tiles_of(region)
 
     def _make_panel(self, number: int, region_tiles: RegionTiles, bar: ProgressBar) -> None:
         opened, context, stop = self._opened, self._context, self._rows.stop
         blocks = RowBlocks(
-            opened.work.layers, self.panels[number], first_row=region_tiles.region.first_row, stop=stop
+            opened.memory_model.layers,
+            self.panels[number],
+            first_row=region_tiles.region.first_row,
+            stop=stop,
         )
         card = context.model.card
         with MaskStream(
