@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from aerial_seg.models.network import Network
-from aerial_seg.models.receptive_field.intervals import Sight
-from aerial_seg.models.receptive_field.trace import Lost, Trace, trace
+from aerial_seg.models.receptive_field.intervals import CellExtent
+from aerial_seg.models.receptive_field.trace import Trace, Untraceable, trace
 from aerial_seg.tiling.geometry import ModelGeometry
 
 _FIRST_SIDE, _LAST_SIDE = 4096, 65536
@@ -74,7 +74,7 @@ def receptive_field(network: Network, bands: int) -> ReceptiveField:
             traced = trace(outline, bands, valid)
         except _CANNOT as error:
             return _whole_image(f"the forward cannot be followed: {_one_line(error)}")
-        if isinstance(traced, Lost):
+        if isinstance(traced, Untraceable):
             return _whole_image(traced.reason)
         found = _find(traced, network.geometry)
         if found is not None and before is not None and found.reaches == before.reaches:
@@ -94,7 +94,7 @@ class _Finding:
 
 def _find(traced: Trace, geometry: ModelGeometry) -> _Finding | None:
     """None where the image is too small to tell."""
-    axes = [_AxisFinding.of(sight, geometry) for sight in (traced.rows, traced.cols)]
+    axes = [_AxisFinding.of(extent, geometry) for extent in (traced.rows, traced.cols)]
     rows, cols = axes
     if rows is None or cols is None:
         return None
@@ -108,27 +108,27 @@ class _AxisFinding:
     halo: int | None
 
     @classmethod
-    def of(cls, sight: Sight, geometry: ModelGeometry) -> _AxisFinding | None:
+    def of(cls, extent: CellExtent, geometry: ModelGeometry) -> _AxisFinding | None:
         """None unless at least half of the cells are clear of the borders, one behind the other."""
-        clear = np.flatnonzero(sight.whole)
-        if clear.size * 2 < len(sight) or clear[-1] - clear[0] + 1 != clear.size:
+        clear = np.flatnonzero(extent.whole)
+        if clear.size * 2 < len(extent) or clear[-1] - clear[0] + 1 != clear.size:
             return None
         start, stop = int(clear[0]), int(clear[-1]) + 1
         stride, period = geometry.logit_stride, geometry.origin_step // geometry.logit_stride
         offsets = stride * np.arange(start, stop, dtype=np.int64)
-        seeing = sight.high[start:stop] >= sight.low[start:stop]
+        seeing = extent.high[start:stop] >= extent.low[start:stop]
         if not seeing.any():
             return None
         # A cell that sees nothing, as beside the kernels of a sparse transposed convolution, widens no field.
-        first = np.where(seeing, sight.low[start:stop] - offsets, 0)
-        last = np.where(seeing, sight.high[start:stop] - offsets, 0)
+        first = np.where(seeing, extent.low[start:stop] - offsets, 0)
+        last = np.where(seeing, extent.high[start:stop] - offsets, 0)
         reach = Reach(
             first=int(first[seeing].min()),
             last=int(last[seeing].max()),
             side=int((last - first + 1)[seeing].max()),
         )
         alike = all(np.array_equal(ends[period:], ends[:-period]) for ends in (first, last, seeing))
-        blind = max(start, len(sight) - stop)
+        blind = max(start, len(extent) - stop)
         return cls(reach, -(-blind // period) * geometry.origin_step if alike else None)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from aerial_seg.models.receptive_field import intervals as along
-from aerial_seg.models.receptive_field.intervals import Sight, Taps
+from aerial_seg.models.receptive_field.intervals import CellExtent, InputIndices
 
 Axis = Literal["rows", "cols"]
 AXES: tuple[Axis, Axis] = ("rows", "cols")
@@ -20,7 +20,7 @@ IMAGE: Dims = ((), (), ("rows",), ("cols",))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class TensorExtent:
     """What the places of a tensor see.
 
     dims: what runs along each dimension: an axis; nothing, where it has no places; or several things, the last one
@@ -28,14 +28,14 @@ class Seen:
     """
 
     dims: Dims
-    rows: Sight
-    cols: Sight
+    rows: CellExtent
+    cols: CellExtent
 
-    def of(self, axis: Axis) -> Sight:
+    def of(self, axis: Axis) -> CellExtent:
         """What is seen along this axis."""
         return self.rows if axis == "rows" else self.cols
 
-    def beside(self, other: Seen) -> Seen:
+    def beside(self, other: TensorExtent) -> TensorExtent:
         """What is seen where both are seen."""
         if other is self:
             return self
@@ -51,17 +51,17 @@ class Call:
     """
 
     given: Mapping[str, Any]
-    inputs: tuple[tuple[Tensor, Seen], ...]
+    inputs: tuple[tuple[Tensor, TensorExtent], ...]
     out: Tensor
     scales: list[Fraction]
 
     @property
-    def only(self) -> Seen | None:
+    def only(self) -> TensorExtent | None:
         """The input that has places, where there is only one."""
         return self.inputs[0][1] if len(self.inputs) == 1 else None
 
 
-Rule = Callable[[Call], Seen | None]
+Rule = Callable[[Call], TensorExtent | None]
 """A rule tells what the places of an operation's outputs see, or None where it cannot tell."""
 
 
@@ -70,7 +70,7 @@ def unknown(call: Call) -> None:
     return
 
 
-def pointwise(call: Call) -> Seen | None:
+def pointwise(call: Call) -> TensorExtent | None:
     """Every place is made of the inputs' at the same place; inputs without places are spread."""
     shape = call.out.shape
     seen = call.inputs[0][1]
@@ -88,28 +88,28 @@ def _aligned(dims: Dims, count: int) -> Dims:
     return ((),) * (count - len(dims)) + dims
 
 
-def _same(call: Call) -> Seen | None:
+def _same(call: Call) -> TensorExtent | None:
     return call.only
 
 
-def _batch_norm(call: Call) -> Seen | None:
+def _batch_norm(call: Call) -> TensorExtent | None:
     """With frozen statistics every place for itself."""
     return None if call.given.get("training") else call.only
 
 
-def _layer_norm(call: Call) -> Seen | None:
+def _layer_norm(call: Call) -> TensorExtent | None:
     """Every place for itself, where the dimensions that are normalised have none."""
     seen, count = call.only, len(call.given["normalized_shape"])
     return None if seen is None or any(seen.dims[-count:]) else seen
 
 
-def _along_one(call: Call) -> Seen | None:
+def _along_one(call: Call) -> TensorExtent | None:
     """As many outputs as places, whatever happens along a dimension that has none."""
     seen = call.only
     return None if seen is None or seen.dims[call.given["dim"]] else seen
 
 
-def _reduction(call: Call) -> Seen | None:
+def _reduction(call: Call) -> TensorExtent | None:
     """Dimensions without places are summed up."""
     seen, wanted = call.only, call.given.get("dim")
     if seen is None or wanted is None or wanted == []:
@@ -123,7 +123,7 @@ def _reduction(call: Call) -> Seen | None:
     return replace(seen, dims=tuple(group for d, group in enumerate(seen.dims) if d not in gone))
 
 
-def _product(call: Call) -> Seen | None:
+def _product(call: Call) -> TensorExtent | None:
     """A matrix (…, c) times one without places: every row for itself."""
     seen, left = call.only, call.given["mat1" if "mat1" in call.given else "self"]
     if seen is None or call.inputs[0][0] is not left or seen.dims[-1]:
@@ -131,7 +131,7 @@ def _product(call: Call) -> Seen | None:
     return seen
 
 
-def _convolution(call: Call) -> Seen | None:
+def _convolution(call: Call) -> TensorExtent | None:
     given = call.given
     if call.inputs[0][0] is not given["input"]:
         return None
@@ -149,7 +149,7 @@ def _convolution(call: Call) -> Seen | None:
     )
 
 
-def _pooling(call: Call) -> Seen | None:
+def _pooling(call: Call) -> TensorExtent | None:
     given = call.given
     return _layered(
         call,
@@ -164,11 +164,11 @@ def _pooling(call: Call) -> Seen | None:
     )
 
 
-def _nearest(call: Call) -> Seen | None:
+def _nearest(call: Call) -> TensorExtent | None:
     return _layered(call, lambda axis, count, size: along.nearest(count, _scale(call, axis, count, size)))
 
 
-def _linear(call: Call) -> Seen | None:
+def _linear(call: Call) -> TensorExtent | None:
     corners = call.given["align_corners"]
     return _layered(
         call,
@@ -176,7 +176,7 @@ def _linear(call: Call) -> Seen | None:
     )
 
 
-def _cubic(call: Call) -> Seen | None:
+def _cubic(call: Call) -> TensorExtent | None:
     corners = call.given["align_corners"]
     return _layered(
         call,
@@ -195,13 +195,13 @@ def _scale(call: Call, axis: int, count: int, size: int) -> Fraction:
     return scale
 
 
-def _shuffle(call: Call) -> Seen | None:
+def _shuffle(call: Call) -> TensorExtent | None:
     """Channels become places."""
     factor = call.given["upscale_factor"]
     return _layered(call, lambda _, count, __: along.enlarged(count, factor))
 
 
-def _unshuffle(call: Call) -> Seen | None:
+def _unshuffle(call: Call) -> TensorExtent | None:
     """Places become channels."""
     factor = call.given["downscale_factor"]
     return _layered(
@@ -209,40 +209,40 @@ def _unshuffle(call: Call) -> Seen | None:
     )
 
 
-def _constant_pad(call: Call) -> Seen | None:
+def _constant_pad(call: Call) -> TensorExtent | None:
     """Padding, or cutting where it is negative."""
     pads: list[int] = [*call.given["pad"], 0, 0]
     left, top = pads[0], pads[2]
     return _layered(call, lambda axis, count, _: along.shifted(count, -left if axis else -top))
 
 
-def _reflection_pad(call: Call) -> Seen | None:
+def _reflection_pad(call: Call) -> TensorExtent | None:
     left, _, top, _ = call.given["padding"]
     return _layered(call, lambda axis, count, size: along.mirrored(count, size, left if axis else top))
 
 
-def _replication_pad(call: Call) -> Seen | None:
+def _replication_pad(call: Call) -> TensorExtent | None:
     left, _, top, _ = call.given["padding"]
     return _layered(call, lambda axis, count, _: along.repeated(count, left if axis else top))
 
 
-def _layered(call: Call, taps: Callable[[int, int, int], Taps]) -> Seen | None:
-    """What a layer's output cells see; taps(axis, count of output cells, count of input cells) is its geometry."""
+def _layered(call: Call, indices: Callable[[int, int, int], InputIndices]) -> TensorExtent | None:
+    """What a layer's output cells see; indices(axis, count of output cells, count of input cells) is its geometry."""
     seen = call.only
     if seen is None or seen.dims != IMAGE or call.out.dim() != len(IMAGE):
         return None
     counts = call.out.shape[2:]
     rows, cols = (
-        along.through(seen.of(axis), taps(k, counts[k], len(seen.of(axis)))) for k, axis in enumerate(AXES)
+        along.through(seen.of(axis), indices(k, counts[k], len(seen.of(axis)))) for k, axis in enumerate(AXES)
     )
-    return Seen(IMAGE, rows, cols)
+    return TensorExtent(IMAGE, rows, cols)
 
 
 def _at(sizes: int | Sequence[int], axis: int) -> int:
     return sizes if isinstance(sizes, int) else sizes[axis % len(sizes)]
 
 
-def _cat(call: Call) -> Seen | None:
+def _cat(call: Call) -> TensorExtent | None:
     """One behind the other along a dimension without places."""
     seen = call.inputs[0][1]
     if seen.dims[call.given["dim"]] or any(other.dims != seen.dims for _, other in call.inputs):
@@ -252,7 +252,7 @@ def _cat(call: Call) -> Seen | None:
     return seen
 
 
-def _stack(call: Call) -> Seen | None:
+def _stack(call: Call) -> TensorExtent | None:
     seen, at = call.inputs[0][1], call.given["dim"] % call.out.dim()
     if any(other.dims != seen.dims for _, other in call.inputs):
         return None
@@ -261,7 +261,7 @@ def _stack(call: Call) -> Seen | None:
     return replace(seen, dims=(*seen.dims[:at], (), *seen.dims[at:]))
 
 
-def _slice(call: Call) -> Seen | None:
+def _slice(call: Call) -> TensorExtent | None:
     seen, given = call.only, call.given
     if seen is None or not seen.dims[given["dim"]]:
         return seen
@@ -274,7 +274,7 @@ def _slice(call: Call) -> Seen | None:
     return replace(seen, rows=cut) if axis == "rows" else replace(seen, cols=cut)
 
 
-def _select(call: Call) -> Seen | None:
+def _select(call: Call) -> TensorExtent | None:
     """One of the slices, or all, along a dimension without places, which goes."""
     seen = _along_one(call)
     if seen is None:
@@ -283,14 +283,14 @@ def _select(call: Call) -> Seen | None:
     return replace(seen, dims=seen.dims[:at] + seen.dims[at + 1 :])
 
 
-def _permute(call: Call) -> Seen | None:
+def _permute(call: Call) -> TensorExtent | None:
     seen = call.only
     if seen is None:
         return None
     return replace(seen, dims=tuple(seen.dims[d] for d in call.given["dims"]))
 
 
-def _transpose(call: Call) -> Seen | None:
+def _transpose(call: Call) -> TensorExtent | None:
     seen = call.only
     if seen is None or len(seen.dims) < 2:
         return seen
@@ -299,7 +299,7 @@ def _transpose(call: Call) -> Seen | None:
     return replace(seen, dims=tuple(dims))
 
 
-def _reshape(call: Call) -> Seen | None:
+def _reshape(call: Call) -> TensorExtent | None:
     """The same numbers in the same order under another shape; no axis may be cut."""
     seen, tensor = call.only, call.inputs[0][0]
     if seen is None:

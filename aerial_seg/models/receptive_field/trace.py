@@ -12,27 +12,35 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from aerial_seg.models.receptive_field.intervals import Sight, pixels
-from aerial_seg.models.receptive_field.op_rules import IMAGE, REASONS, RULES, Call, Seen, pointwise, unknown
+from aerial_seg.models.receptive_field.intervals import CellExtent, pixels
+from aerial_seg.models.receptive_field.op_rules import (
+    IMAGE,
+    REASONS,
+    RULES,
+    Call,
+    TensorExtent,
+    pointwise,
+    unknown,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What the cells of an output (N,C,h,w) see along its rows and columns, and the scales of all interpolations."""
 
-    rows: Sight
-    cols: Sight
+    rows: CellExtent
+    cols: CellExtent
     scales: tuple[Fraction, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Untraceable:
     """The output may depend on every pixel, and why."""
 
     reason: str
 
 
-def trace(network: nn.Module, bands: int, side: int) -> Trace | Lost:
+def trace(network: nn.Module, bands: int, side: int) -> Trace | Untraceable:
     """What the network's output cells see of a square image; the network must be on the meta device.
 
     Raises what the network's forward raises.
@@ -46,11 +54,11 @@ def trace(network: nn.Module, bands: int, side: int) -> Trace | Lost:
         output = network(image)
     seen = follower.look(output) if isinstance(output, Tensor) else None
     if seen is None:
-        return Lost("the logits cannot be followed back to the image")
-    if isinstance(seen, Lost):
+        return Untraceable("the logits cannot be followed back to the image")
+    if isinstance(seen, Untraceable):
         return seen
     if seen.dims != IMAGE:
-        return Lost("the logits are no map (N,K,h,w)")
+        return Untraceable("the logits are no map (N,K,h,w)")
     return Trace(seen.rows, seen.cols, tuple(follower.scales))
 
 
@@ -62,20 +70,20 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.scales: list[Fraction] = []
         # Tensors are known by their identity and memories by their address, so none may go.
         self._kept: list[Tensor] = []
-        self._states: dict[int, Seen | Lost] = {}
+        self._states: dict[int, TensorExtent | Untraceable] = {}
         self._memories: dict[int, int] = {}
         self._spoilt: set[int] = set()
         start = pixels(image.shape[-1])
-        self._note(image, Seen(IMAGE, start, start))
+        self._note(image, TensorExtent(IMAGE, start, start))
 
-    def look(self, tensor: Tensor) -> Seen | Lost | None:
+    def look(self, tensor: Tensor) -> TensorExtent | Untraceable | None:
         """What the tensor sees; None: nothing of the image."""
         memory = _memory(tensor)
         if memory in self._spoilt:
-            return Lost("a change in place through a view")
+            return Untraceable("a change in place through a view")
         state = self._states.get(id(tensor))
         if state is None and memory in self._memories:
-            return Lost("a view that was taken unnoticed")
+            return Untraceable("a view that was taken unnoticed")
         return state
 
     def __torch_dispatch__(
@@ -100,11 +108,15 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _judge(
-        self, func: Any, given: dict[str, Any], seen: list[tuple[Tensor, Seen | Lost]], outputs: list[Tensor]
-    ) -> Seen | Lost:
+        self,
+        func: Any,
+        given: dict[str, Any],
+        seen: list[tuple[Tensor, TensorExtent | Untraceable]],
+        outputs: list[Tensor],
+    ) -> TensorExtent | Untraceable:
         inputs = []
         for tensor, state in seen:
-            if isinstance(state, Lost):
+            if isinstance(state, Untraceable):
                 return state
             inputs.append((tensor, state))
         name = f"{func.namespace}::{func.overloadpacket.__name__}"
@@ -112,15 +124,15 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if outputs:
             rule = pointwise if torch.Tag.pointwise in func.tags else RULES.get(name, unknown)
             followed = rule(Call(given, tuple(inputs), outputs[0], self.scales))
-        return followed or Lost(REASONS.get(name, f"the operation {name}, which is not followed"))
+        return followed or Untraceable(REASONS.get(name, f"the operation {name}, which is not followed"))
 
-    def _overwrite(self, tensor: Tensor, state: Seen | Lost) -> None:
+    def _overwrite(self, tensor: Tensor, state: TensorExtent | Untraceable) -> None:
         """The tensor's memory holds something else now, of which other tensors there have not heard."""
         before, memory = self._states.get(id(tensor)), _memory(tensor)
         if before is not state and (before is None or self._memories[memory] > 1):
             self._spoilt.add(memory)
 
-    def _note(self, tensor: Tensor, state: Seen | Lost) -> None:
+    def _note(self, tensor: Tensor, state: TensorExtent | Untraceable) -> None:
         if id(tensor) not in self._states:
             memory = _memory(tensor)
             self._memories[memory] = self._memories.get(memory, 0) + 1
