@@ -47,8 +47,8 @@ class Network(nn.Module):
 
     def forward_members(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """All logits that have a full loss of their own, those of forward first; and the auxiliary ones."""
-        logits, side = self.forward_training(image)
-        return (logits,), side
+        logits, aux_logits = self.forward_training(image)
+        return (logits,), aux_logits
 
     def drop_training_parts(self) -> None:
         """What only training needs is gone."""
@@ -109,8 +109,8 @@ class DilatedNetwork(Network):
 
     def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits of the head and of the auxiliary head, each at its own stride."""
-        logits, side = self.all_cells_training(image)
-        return self.on_lattice(logits, image), side
+        logits, aux_logits = self.all_cells_training(image)
+        return self.on_lattice(logits, image), aux_logits
 
     def all_cells(self, image: Tensor) -> Tensor:
         """As forward, with the cells beyond even sides that a max-pool in ceil mode makes."""
@@ -119,8 +119,8 @@ class DilatedNetwork(Network):
     def all_cells_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """As forward_training, with the cells beyond even sides that a max-pool in ceil mode makes."""
         features = self.encoder(image)
-        side = None if self.auxiliary is None else self.auxiliary(features[-2])
-        return self._head_logits(features), side
+        aux_logits = None if self.auxiliary is None else self.auxiliary(features[-2])
+        return self._head_logits(features), aux_logits
 
     def on_lattice(self, logits: Tensor, image: Tensor) -> Tensor:
         """The logits without cells beyond those that the geometry counts for the image."""
@@ -200,8 +200,8 @@ class MultiScaleNetwork(Network):
 
     def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """The largest logits, and the auxiliary ones of the image at its own size."""
-        members, side = self._members(image, training=True)
-        return members[0], side
+        members, aux_logits = self._members(image, training=True)
+        return members[0], aux_logits
 
     def forward_members(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """The largest logits, then those of each scale on the same lattice; the auxiliary ones of the image itself."""
@@ -209,13 +209,13 @@ class MultiScaleNetwork(Network):
 
     def _members(self, image: Tensor, *, training: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
         base = self.base
-        whole, side = base.all_cells_training(image) if training else (base.all_cells(image), None)
+        whole, aux_logits = base.all_cells_training(image) if training else (base.all_cells(image), None)
         scales = [whole]
         for scale in MSC_SCALES:
             logits = base.all_cells(_scaled(image, scale))
             scales.append(interpolate(logits, size=whole.shape[2:], mode="bilinear"))
         largest = torch.maximum(torch.maximum(scales[0], scales[1]), scales[2])
-        return tuple(base.on_lattice(logits, image) for logits in (largest, *scales)), side
+        return tuple(base.on_lattice(logits, image) for logits in (largest, *scales)), aux_logits
 
     @property
     def runs_whole(self) -> bool:

@@ -106,8 +106,8 @@ def run_training(
     with progress("train", total=settings.iterations, unit="iteration") as bar:
         for iteration, (image, labels) in enumerate(_batches(data.train, recipe, device), start=1):
             with training_precision(device):
-                (logits, *others), side = network.forward_members(send(image, device))
-            loss = criterion(logits, side, labels.to(device, non_blocking=True), others)
+                (logits, *others), aux_logits = network.forward_members(send(image, device))
+            loss = criterion(logits, aux_logits, labels.to(device, non_blocking=True), others)
             value, rate = float(loss.detach()), float(schedule.get_last_lr()[0])
             if not math.isfinite(value):
                 raise TrainingError(
