@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as Xml
 
 import numpy as np
@@ -51,6 +52,20 @@ class TestValueTable:
         for counts in ({1: 5}, {1: 6}):
             table, _ = write_value_table(tmp_path / "map.tif", LEGEND, counts)
             assert pyogrio.read_dataframe(table).COUNT.sum() == counts[1]
+
+    def test_a_reader_may_give_the_columns_in_any_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As pyogrio before 0.13 does: the table is read back before it counts as written."""
+        given = pyogrio.raw.read
+
+        def turned(*arguments: Any, **named: Any) -> Any:
+            meta, fids, geometry, columns = given(*arguments, **named)
+            return {**meta, "fields": meta["fields"][::-1]}, fids, geometry, columns[::-1]
+
+        monkeypatch.setattr(pyogrio.raw, "read", turned)
+        table, _ = write_value_table(tmp_path / "map.tif", LEGEND, COUNTS)
+        assert table.exists()
 
     @pytest.mark.filterwarnings("error")
     @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

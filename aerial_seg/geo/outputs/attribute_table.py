@@ -115,7 +115,9 @@ def _holds(path: Path, columns: Mapping[str, NDArray[Any]]) -> bool:
     """Whether the table on disk has these numbers, in all rows; texts lose blanks at their ends."""
     names = [name for name, column in columns.items() if column.dtype != object]
     try:
-        _, _, _, found = pyogrio.raw.read(ogr_name(path), columns=names)
+        meta, _, _, found = pyogrio.raw.read(ogr_name(path), columns=names)
     except (DataSourceError, FeatureError):
         return False
-    return all(np.array_equal(got, columns[name]) for name, got in zip(names, found, strict=True))
+    # pyogrio before 0.13 gives them in an order of its own, another one in every process.
+    read = dict(zip(map(str, meta["fields"]), found, strict=True))
+    return all(name in read and np.array_equal(read[name], columns[name]) for name in names)
