@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +43,39 @@ def folders_with_code() -> set[str]:
 def test_the_package_list_names_every_folder() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     assert set(settings["packages"]) == folders_with_code()
+
+
+def imported_packages() -> set[str]:
+    """Third-party packages that the code imports by a statement; extras are imported by name, where they are needed."""
+    found: set[str] = set()
+    for folder in ("aerial_seg", "cli", "configs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                    found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"aerial_seg"}
+
+
+def test_what_is_imported_is_asked_for_and_what_is_asked_for_is_imported() -> None:
+    """Else a library that others happen to bring goes missing with them, in whatever version they like."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {re.split(r"[<>=!~ ]", one)[0].replace("-", "_") for one in project["dependencies"]}
+    imported = {"pillow" if name == "PIL" else name for name in imported_packages()}
+    assert asked == imported
+
+
+def test_every_dependency_has_a_lowest_version() -> None:
+    """CI installs the lowest ones; without a bound that would be the first release ever."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    unbound = [
+        one
+        for one in (*project["dependencies"], *(one for extra in extras.values() for one in extra))
+        if ">=" not in one
+    ]
+    assert unbound == []
 
 
 def test_the_top_level_shows_only_what_was_planned() -> None:
