@@ -15,8 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
-    *("aerial_seg", "cli", "configs", "tests"),
-    *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
+    *("aerial_seg", "cli", "configs", "examples", "tests"),
+    *(
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+    ),
 }
 
 

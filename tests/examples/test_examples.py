@@ -1,0 +1,121 @@
+"""The scripts that people copy run as they are written, on imagery that they never saw."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window
+
+import aerial_seg
+from aerial_seg.synthetic.town import ScenePaths, make_scene, write_scene
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RECIPE = """
+[model]
+architecture = "Unet"
+encoder = "mobilenet_v2"
+options = { decoder_channels = [16, 16, 8, 8, 8] }
+[training]
+iterations = 3
+batch_size = 2
+crop = 64
+optimizer = "adamw"
+learning_rate = 3e-3
+warmup = 0
+validate_every = 3
+[prediction]
+tile_size = 256
+"""
+
+
+def run_script(name: str, *arguments: str | Path) -> list[str]:
+    """What the script printed, line by line, run with these arguments as `python NAME …` would."""
+    before, printed = sys.argv, StringIO()
+    sys.argv = [name, *map(str, arguments)]
+    try:
+        with redirect_stdout(printed):
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    finally:
+        sys.argv = before
+    return printed.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> ScenePaths:
+    return write_scene(make_scene(1, height=512, width=512), tmp_path_factory.mktemp("town"))
+
+
+def test_every_example_is_run_here() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in sorted(EXAMPLES.glob("*.py")) if f'"{path.name}"' not in source] == []
+
+
+@pytest.fixture(scope="module")
+def trained(town: ScenePaths, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder that train_on_own_labels.py leaves behind, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = folder / "small.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    arguments = (town.image, town.labels, folder / "work", recipe)
+    return folder / "work", run_script("train_on_own_labels.py", *arguments)
+
+
+def test_train_on_own_labels_scores_the_model_on_ground_of_its_own(trained: tuple[Path, list[str]]) -> None:
+    work, printed = trained
+    chips = geopandas.read_file(work / "chips" / "chips.gpkg", layer="chips").dissolve("split").geometry
+    assert set(chips.index) == {"train", "val", "test"}
+    assert chips["train"].intersection(chips["test"]).area == 0
+    pattern = r"(\w+) +IoU (\d\.\d{3})  F1 (\d\.\d{3})"
+    scores = {found[1]: float(found[2]) for line in printed if (found := re.fullmatch(pattern, line))}
+    assert set(scores) == {"background", "labels"}
+    assert printed[-1].endswith("the mean of 2 classes")
+    assert float(printed[-1].split()[1].rstrip(",")) == pytest.approx(
+        np.mean(list(scores.values())), abs=1e-3
+    )
+    model = aerial_seg.load_model(work / "run" / "best.safetensors")
+    assert model.card.legend.names == ("background", "labels")
+
+
+def test_predict_a_folder_to_shapefiles(
+    trained: tuple[Path, list[str]], town: ScenePaths, tmp_path: Path
+) -> None:
+    photos, maps = tmp_path / "photos", tmp_path / "maps"
+    photos.mkdir()
+    with rasterio.open(town.image) as image:
+        for name, column in (("east", 256), ("west", 0)):
+            window = Window(column, 0, 256, 256)
+            profile = image.profile | {
+                "width": 256,
+                "height": 256,
+                "transform": image.window_transform(window),
+            }
+            with rasterio.open(photos / f"{name}.tif", "w", **profile) as part:
+                part.write(image.read(window=window))
+    (photos / "broken.tif").write_bytes(b"no raster")
+    model = trained[0] / "run" / "best.safetensors"
+
+    broken, *told = run_script("predict_folder_to_shapefiles.py", model, photos, maps)
+    assert broken.startswith("broken.tif: not mapped: ")
+    for name, line in zip(("east", "west"), told, strict=True):
+        polygons = geopandas.read_file(maps / f"{name}.shp")
+        assert line == f"{name}.tif: {len(polygons)} polygons in {maps / name}.shp"
+        assert set(polygons.class_name) <= {"labels"}
+        assert polygons.area.min() >= 25
+        with rasterio.open(maps / f"{name}.tif") as mask, rasterio.open(photos / f"{name}.tif") as photo:
+            assert (mask.shape, mask.transform, mask.crs) == (photo.shape, photo.transform, photo.crs)
+            assert polygons.crs == mask.crs
+            assert polygons.n_px.sum() <= mask.read(1).size
+
+    before = {path: path.read_bytes() for path in maps.iterdir()}
+    again = run_script("predict_folder_to_shapefiles.py", model, photos, maps)
+    assert again == [broken, "east.tif: there already", "west.tif: there already"]
+    assert {path: path.read_bytes() for path in maps.iterdir()} == before
