@@ -21,6 +21,8 @@ TOP_LEVEL = {
         "README.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CITATION.cff",
         "LICENSE",
     ),
 }
