@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
-    *("aerial_seg", "cli", "configs", "examples", "tests"),
+    *("aerial_seg", "cli", "configs", "docs", "examples", "tests"),
     *(
         "pyproject.toml",
         "README.md",

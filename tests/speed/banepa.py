@@ -1,4 +1,4 @@
-"""The README's worked example on real drone imagery, command by command, with figures.
+"""The worked example of docs/ on real drone imagery, command by command, with figures.
 
     python tests/speed/banepa.py IMAGERY [-o OUT] [--model deeplabv3 --model unet]
 
@@ -55,7 +55,7 @@ def one_model(name: str, imagery: Path, out: Path, recipe: str) -> dict[str, Any
     trained, seconds = run("train", out / "chips", "--recipe", recipe, "-o", out / name, "--overwrite")
     best = out / name / "best.safetensors"
     east = sorted((imagery / "train").glob(f"{EAST}.tif"))
-    # As the README's figures were taken: the U-Net with, DeepLabv3 without test-time augmentation.
+    # As its figures were taken: the U-Net with, DeepLabv3 without test-time augmentation.
     tta = ("--tta", "flips,rot90") if name == "unet" else ()
     run("predict", best, *east, "--mosaic", *tta, "-o", out / f"{name}_east.tif", "--overwrite")
     score, _ = run(
