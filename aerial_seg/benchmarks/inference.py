@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import Member, ResolvedProtocol
 from aerial_seg.benchmarks.resize import resize_bilinear
 from aerial_seg.benchmarks.slide import slide_scores
 from aerial_seg.crf.dense import DenseCrf, refine
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.tiling.upsample import PixelAxis, RowUpsampler
 
 _VALUES_AT_ONCE = 1 << 25
@@ -20,7 +20,7 @@ are too many."""
 
 
 @torch.inference_mode()
-def class_scores(image: Tensor, net: Net, protocol: ResolvedProtocol) -> Tensor:
+def class_scores(image: Tensor, net: PaddedForward, protocol: ResolvedProtocol) -> Tensor:
     """Scores (K,H,W) float32 of image (C,H,W) float32, normalised, at its original size.
 
     They are the mean over the protocol's members of their logits, or of their probabilities. Members are added in the
@@ -39,7 +39,7 @@ def class_scores(image: Tensor, net: Net, protocol: ResolvedProtocol) -> Tensor:
 
 @torch.inference_mode()
 def predict_classes(
-    image: Tensor, net: Net, protocol: ResolvedProtocol, photograph: NDArray[np.uint8] | None = None
+    image: Tensor, net: PaddedForward, protocol: ResolvedProtocol, photograph: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
     """The channel with the largest score of every pixel, (H,W) uint8, the first one in a tie.
 
@@ -69,7 +69,7 @@ def _is_softmaxed(protocol: ResolvedProtocol) -> bool:
     return protocol.window is not None and protocol.window.average == "probabilities"
 
 
-def _member_logits(image: Tensor, net: Net, protocol: ResolvedProtocol, member: Member) -> Tensor:
+def _member_logits(image: Tensor, net: PaddedForward, protocol: ResolvedProtocol, member: Member) -> Tensor:
     """Logits (K,H,W) of one member at the image's size, or the average of its windows' probabilities."""
     height, width = image.shape[1:]
     run_height, run_width = protocol.resize.shape(height, width, member.scale)
@@ -117,13 +117,13 @@ def _largest(scores: Tensor) -> NDArray[np.uint8]:
     return classes
 
 
-def _largest_between_cells(cells: Tensor, net: Net, height: int, width: int) -> NDArray[np.uint8]:
+def _largest_between_cells(cells: Tensor, net: PaddedForward, height: int, width: int) -> NDArray[np.uint8]:
     """The classes of the first height×width pixels that cells (K,n,m) cover."""
     rows, cols = (_pixel_axis(net, side) for side in (height, width))
     needed = cells[:, : rows.cells.stop, : cols.cells.stop].permute(1, 2, 0).cpu().contiguous().numpy()
     return np.concatenate([done.channels for done in RowUpsampler(rows, cols).push(needed)])
 
 
-def _pixel_axis(net: Net, side: int) -> PixelAxis:
+def _pixel_axis(net: PaddedForward, side: int) -> PixelAxis:
     run = net.run_side(side)
     return PixelAxis.of(net.geometry, run=run, pixels=run).part(0, side)

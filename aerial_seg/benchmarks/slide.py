@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import Flip, SlideWindow
+from aerial_seg.inference.padded_forward import PaddedForward
 
 
 def axis_origins(length: int, crop: int, step: int) -> tuple[int, ...]:
@@ -19,7 +19,7 @@ def axis_origins(length: int, crop: int, step: int) -> tuple[int, ...]:
     return (*range(0, last, step), last)
 
 
-def slide_scores(image: Tensor, net: Net, window: SlideWindow, *, flip: Flip) -> Tensor:
+def slide_scores(image: Tensor, net: PaddedForward, window: SlideWindow, *, flip: Flip) -> Tensor:
     """Scores (K,h,w) of image (C,h,w): the average of all windows that see a pixel, logits or probabilities.
 
     An image smaller than the crop is padded with 0, the mean once it is normalised, and the padding cut off again.
@@ -63,7 +63,7 @@ def _padding(side: int, window: SlideWindow) -> tuple[int, int]:
     return before, missing - before
 
 
-def _window_scores(seen: Tensor, net: Net, window: SlideWindow, flip: Flip) -> Tensor:
+def _window_scores(seen: Tensor, net: PaddedForward, window: SlideWindow, flip: Flip) -> Tensor:
     """Scores (K,crop,crop) of one window."""
     softmaxed = window.average == "probabilities"
     if flip not in ("window", "window-sum"):

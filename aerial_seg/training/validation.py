@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.legend import IGNORE
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.device import send
 from aerial_seg.models.network import Network
 from aerial_seg.training.crops import ChipStore
-from aerial_seg.training.optimisation import to_label_size
 
 THRESHOLDS = np.arange(0.05, 0.951, 0.01)
 
@@ -61,27 +60,21 @@ def validate(
     shift = shift.to(device)[None, :, None, None]
     matrix = ConfusionMatrix(classes)
     curve = ThresholdCurve() if classes == 2 else None
+    # As in training: every side is padded, also for a network that would take it as it is.
+    whole = PaddedForward(
+        lambda images: network(send(images, device)).float(), network.geometry, any_side=False
+    )
     was_training = network.training
     network.eval()
     with torch.inference_mode():
         for index in range(len(store)):
             image, labels = store[index]
-            logits = whole_logits(network, image, device) + shift
+            logits = whole.logits(image[None]) + shift
             matrix.add(labels.numpy(), logits.argmax(dim=1)[0].cpu().numpy())
             if curve is not None:
                 curve.add(logits, labels[None])
     network.train(was_training)
     return matrix, curve
-
-
-def whole_logits(network: Network, image: Tensor, device: torch.device) -> Tensor:
-    """Logits (1,K,H,W) of one normalised image (C,H,W) of any size; padding is the training mean."""
-    height, width = image.shape[1:]
-    geometry = network.geometry
-    high, wide = geometry.nearest_valid_sides(height)[1], geometry.nearest_valid_sides(width)[1]
-    padded = pad(image, (0, wide - width, 0, high - height))
-    logits = to_label_size(network(send(padded[None], device)).float(), geometry, high, wide)
-    return logits[:, :, :height, :width]
 
 
 def threshold_bias(threshold: float) -> tuple[float, float]:

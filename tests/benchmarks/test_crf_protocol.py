@@ -14,12 +14,12 @@ from torch import Tensor
 
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.inference import class_scores, predict_classes
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import Protocol, ResolvedProtocol, default_protocol, load_protocol
 from aerial_seg.benchmarks.resize import ResizeRule
 from aerial_seg.crf import dense
 from aerial_seg.crf.dense import DenseCrf, refine
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark import images as benchmark_images
 from aerial_seg.jobs.benchmark.job import benchmark
 from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
@@ -80,10 +80,10 @@ def reds(images: Tensor) -> Tensor:
     return torch.stack([-images[:, 0], images[:, 0]], dim=1)
 
 
-def sampled(stride: int) -> Net:
+def sampled(stride: int) -> PaddedForward:
     """Looks at the first pixel of each cell."""
     geometry = ModelGeometry(stride, stride, stride)
-    return Net(lambda images: reds(images[:, :, ::stride, ::stride]), geometry, any_side=True)
+    return PaddedForward(lambda images: reds(images[:, :, ::stride, ::stride]), geometry, any_side=True)
 
 
 def picture(seed: int = 0, height: int = 33, width: int = 42) -> tuple[Tensor, np.ndarray]:
@@ -141,7 +141,9 @@ def test_the_command_shows_the_field_the_published_pixels(
     protocol.write_text(f"{HEAD}[crf]\niterations = 2\n", encoding="utf-8")
     shown: list[np.ndarray] = []
 
-    def watched(image: Tensor, net: Net, rules: ResolvedProtocol, photograph: np.ndarray) -> np.ndarray:
+    def watched(
+        image: Tensor, net: PaddedForward, rules: ResolvedProtocol, photograph: np.ndarray
+    ) -> np.ndarray:
         shown.append(photograph)
         return predict_classes(image, net, rules, photograph)
 

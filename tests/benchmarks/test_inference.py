@@ -16,7 +16,6 @@ from torch.nn.functional import avg_pool2d
 
 from aerial_seg.benchmarks import inference
 from aerial_seg.benchmarks.inference import class_scores, predict_classes
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import (
     ResolvedProtocol,
     SlideWindow,
@@ -25,6 +24,7 @@ from aerial_seg.benchmarks.protocol import (
 )
 from aerial_seg.benchmarks.resize import ResizeRule
 from aerial_seg.benchmarks.slide import axis_origins, counts, slide_scores
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.models.build import build_network
 from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
@@ -46,10 +46,12 @@ def pointwise(images: Tensor) -> Tensor:
     return torch.einsum("kc,nchw->nkhw", WEIGHTS.to(images), images).tanh() * 3
 
 
-def sampler(stride: int, *, align_corners: bool = False, any_side: bool = True) -> Net:
+def sampler(stride: int, *, align_corners: bool = False, any_side: bool = True) -> PaddedForward:
     """Looks at the first pixel of each cell only, so that it is neither symmetric nor indifferent to padding."""
     geometry = ModelGeometry(stride, stride, 2 * stride, align_corners=align_corners)
-    return Net(lambda images: pointwise(images[:, :, ::stride, ::stride]), geometry, any_side=any_side)
+    return PaddedForward(
+        lambda images: pointwise(images[:, :, ::stride, ::stride]), geometry, any_side=any_side
+    )
 
 
 def slide(crop: int, step: int, average: str = "logits", padding: str = "end") -> SlideWindow:
@@ -233,7 +235,7 @@ def test_silent_error_17_every_window_runs_once_and_is_whole(
     window = slide(crop, data.draw(st.integers(max(1, crop // 3), crop)))
     at = torch.stack(torch.meshgrid(torch.arange(1, height + 1), torch.arange(1, width + 1), indexing="ij"))
     forward = Recorder(lambda images: images)
-    scores = slide_scores(at.float(), Net(forward, POINTWISE, any_side=True), window, flip="none")
+    scores = slide_scores(at.float(), PaddedForward(forward, POINTWISE, any_side=True), window, flip="none")
     torch.testing.assert_close(scores, at.float(), atol=1e-4, rtol=1e-5)
     corners = [tuple(image[:, 0, 0].int().tolist()) for image in forward.seen]
     rows = axis_origins(max(height, crop), crop, window.step)
@@ -270,7 +272,7 @@ def test_slide_equals_whole_for_a_pointwise_model(
     if window_average == "probabilities":
         average = "probabilities"
     window = slide(crop, data.draw(st.integers(max(1, crop // 3), crop)), window_average, padding)
-    net = Net(pointwise, ModelGeometry(4, 1, 4), any_side=any_side)
+    net = PaddedForward(pointwise, ModelGeometry(4, 1, 4), any_side=any_side)
     image = image_of(height, width)
     got = class_scores(image, net, replace(WHOLE, flip=flip, average=average, window=window))
     expected = class_scores(image, net, replace(WHOLE, average=average))
@@ -317,7 +319,7 @@ def test_silent_error_8_windows_are_padded_with_the_mean_which_is_0(
     padding: str, top: int, left: int
 ) -> None:
     forward = Recorder(pointwise)
-    net = Net(forward, POINTWISE, any_side=True)
+    net = PaddedForward(forward, POINTWISE, any_side=True)
     slide_scores(torch.full((3, 5, 6), 5.0), net, slide(8, 8, padding=padding), flip="none")
     (seen,) = forward.seen
     expected = torch.zeros(3, 8, 8)
@@ -327,7 +329,9 @@ def test_silent_error_8_windows_are_padded_with_the_mean_which_is_0(
 
 def test_silent_error_8_whole_images_are_padded_with_0_to_a_side_that_the_network_takes() -> None:
     forward = Recorder(pointwise)
-    class_scores(torch.full((3, 5, 6), 5.0), Net(forward, ModelGeometry(4, 1, 4), any_side=False), WHOLE)
+    class_scores(
+        torch.full((3, 5, 6), 5.0), PaddedForward(forward, ModelGeometry(4, 1, 4), any_side=False), WHOLE
+    )
     (seen,) = forward.seen
     assert seen.shape == (3, 8, 8)
     assert seen.sum() == 3 * 5 * 6 * 5
@@ -351,18 +355,18 @@ def pooling(images: Tensor) -> Tensor:
 def test_silent_error_9_pooling_sees_the_image_and_no_padding() -> None:
     image = image_of(13, 18) + 1
     forward = Recorder(pooling)
-    scores = class_scores(image, Net(forward, ModelGeometry(8, 1, 8), any_side=True), WHOLE)
+    scores = class_scores(image, PaddedForward(forward, ModelGeometry(8, 1, 8), any_side=True), WHOLE)
     (seen,) = forward.seen
     assert torch.equal(seen, image)
     expected = pointwise(image.mean(dim=(1, 2))[None, :, None, None])[0].expand(-1, 13, 18)
     torch.testing.assert_close(scores, expected)
-    padded = class_scores(image, Net(pooling, ModelGeometry(8, 1, 8), any_side=False), WHOLE)
+    padded = class_scores(image, PaddedForward(pooling, ModelGeometry(8, 1, 8), any_side=False), WHOLE)
     assert (padded - scores).abs().max() > 0.05
 
 
 def test_silent_error_9_pooling_is_another_one_in_windows() -> None:
     image = image_of(12, 12)
-    net = Net(pooling, POINTWISE, any_side=True)
+    net = PaddedForward(pooling, POINTWISE, any_side=True)
     whole = class_scores(image, net, WHOLE)
     windows = class_scores(image, net, replace(WHOLE, window=slide(6, 6)))
     assert (whole - windows).abs().max() > 0.1
@@ -377,7 +381,7 @@ def test_our_networks_take_any_side_and_smps_are_padded(architecture: str) -> No
     model = ModelSettings(architecture=architecture, output_stride=8, **head)
     network = build_network(model, bands=3, classes=4).eval()
     forward = Recorder(network)
-    scores = class_scores(image_of(37, 50), Net.of(network, forward), WHOLE)
+    scores = class_scores(image_of(37, 50), PaddedForward.of(network, forward), WHOLE)
     assert scores.shape == (4, 37, 50)
     assert torch.isfinite(scores).all()
     assert forward.seen[0].shape == ((3, 64, 64) if architecture == "Unet" else (3, 37, 50))
@@ -398,7 +402,7 @@ def test_constants_stay_constant_through_every_protocol(name: str, stride: int) 
         return values[None, :, None, None].expand(len(images), -1, *cells)
 
     geometry = ModelGeometry(stride, stride, stride)
-    scores = class_scores(image_of(51, 70), Net(constant, geometry, any_side=True), resolved)
+    scores = class_scores(image_of(51, 70), PaddedForward(constant, geometry, any_side=True), resolved)
     expected = values
     if resolved.average == "probabilities":
         expected = (values * (2 if resolved.flip == "window-sum" else 1)).softmax(0)
@@ -462,7 +466,7 @@ def test_cells_of_another_span_lie_where_they_were_trained(stride: int, span: in
     geometry = ModelGeometry(stride, stride, stride, cell_span=span)
     centres = [torch.arange(side // stride) * stride + (span - 1) / 2 for side in (height, width)]
     cells = torch.stack(torch.meshgrid(*centres, indexing="ij"))
-    net = Net(lambda images: cells[None], geometry, any_side=True)
+    net = PaddedForward(lambda images: cells[None], geometry, any_side=True)
     pixels = net.logits(torch.zeros(1, 3, height, width))[0]
     inside = slice(16, -32)
     rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -475,7 +479,9 @@ def test_cells_of_another_span_lie_where_they_were_trained(stride: int, span: in
 def test_a_tie_goes_to_the_first_class() -> None:
     image = image_of(9, 9)
     for protocol in (WHOLE, MULTI):
-        net = Net(lambda images: torch.ones(len(images), 5, *images.shape[2:]), POINTWISE, any_side=True)
+        net = PaddedForward(
+            lambda images: torch.ones(len(images), 5, *images.shape[2:]), POINTWISE, any_side=True
+        )
         assert not predict_classes(image, net, protocol).any()
 
 
@@ -494,17 +500,17 @@ def test_neither_the_image_nor_the_networks_own_output_is_changed() -> None:
     image = image_of(6, 7)
     before = image.clone()
     for protocol in (WHOLE, MULTI, replace(WHOLE, window=slide(4, 3))):
-        net = Net(lambda images: images, POINTWISE, any_side=True)
+        net = PaddedForward(lambda images: images, POINTWISE, any_side=True)
         class_scores(image, net, replace(protocol, average="probabilities"))
         assert torch.equal(image, before)
 
 
 def test_a_network_that_breaks_its_word_about_its_lattice_is_our_own_bug() -> None:
-    net = Net(pointwise, ModelGeometry(8, 8, 8), any_side=True)
+    net = PaddedForward(pointwise, ModelGeometry(8, 8, 8), any_side=True)
     with pytest.raises(ValueError, match=r"cells for 9×9 pixels, not \(2, 2\)"):
         class_scores(image_of(9, 9), net, WHOLE)
 
 
 def test_half_precision_logits_are_averaged_in_float32() -> None:
-    net = Net(lambda images: pointwise(images).to(torch.bfloat16), POINTWISE, any_side=True)
+    net = PaddedForward(lambda images: pointwise(images).to(torch.bfloat16), POINTWISE, any_side=True)
     assert class_scores(image_of(6, 7), net, MULTI).dtype == torch.float32

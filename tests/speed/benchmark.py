@@ -23,12 +23,11 @@ from PIL import Image
 from predict import image_part, interleaved
 
 from aerial_seg.benchmarks.catalogue import open_benchmark
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import load_protocol
 from aerial_seg.benchmarks.submission import voc_palette
 from aerial_seg.benchmarks.training_data import BANDS, read_normalised
-from aerial_seg.inference.any_size import AnySizeForward
 from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
 from aerial_seg.jobs.journal import Journal
 from aerial_seg.legend import Legend
@@ -87,7 +86,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     write_voc(folder / "VOC2012", options.images)
     data = open_benchmark("voc", folder / "VOC2012")
     model, examples = make_model(data.legend), data.examples("val")
-    forward = AnySizeForward(model, EngineSettings(precision=options.precision, device="cpu"))
+    forward = PaddedForward.prepared(model, EngineSettings(precision=options.precision, device="cpu"))
     images = [read_normalised(example.image, BANDS) for example in examples]
     protocol = load_protocol(options.protocol).for_dataset("voc")
     turn = iter(range(10**6))
@@ -96,7 +95,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         work = folder / f"work{next(turn)}"
         work.mkdir()
         run = ImageRun(
-            benchmark=data, examples=examples, bands=BANDS, net=Net.of(model.network, forward),
+            benchmark=data, examples=examples, bands=BANDS, net=forward,
             protocol=protocol, folder=work / "predictions",
         )  # fmt: skip
         tally = Tally(ConfusionMatrix(len(data.legend)), keep=10)
@@ -104,7 +103,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
 
     def bare() -> None:
         for image in images:
-            forward(image[None])
+            forward.forward(image[None])
 
     works: dict[str, Callable[[], object]] = {"evaluate": evaluate, "bare forward": bare}
     interleaved(1, works)  # numba's kernels compile, memory warms up

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
 
+from aerial_seg.inference.padded_forward import PaddedForward
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
+from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
-from aerial_seg.training.validation import THRESHOLDS, ThresholdCurve, threshold_bias, validate, whole_logits
+from aerial_seg.training.validation import THRESHOLDS, ThresholdCurve, threshold_bias, validate
 
 
 class Pointwise(Network):
@@ -55,8 +60,42 @@ def test_the_bias_shifts_the_decision() -> None:
     assert matrix.counts[:, 0].sum() == 0
 
 
-def test_whole_logits_have_the_images_size() -> None:
-    assert whole_logits(Pointwise(), torch.randn(1, 13, 21), torch.device("cpu")).shape == (1, 2, 13, 21)
+def as_before(network: Network, image: Tensor) -> Tensor:
+    """What validation did by itself until there was one whole-image forward: pad, run, enlarge, cut."""
+    height, width = image.shape[1:]
+    high, wide = (network.geometry.nearest_valid_sides(side)[1] for side in (height, width))
+    padded = pad(image, (0, wide - width, 0, high - height))[None].to(memory_format=torch.channels_last)
+    logits = network(padded).float()
+    if logits.shape[2:] != (high, wide):
+        corners = network.geometry.align_corners
+        logits = interpolate(logits, size=(high, wide), mode="bilinear", align_corners=corners)
+    return logits[:, :, :height, :width]
+
+
+@pytest.mark.parametrize("architecture", ["fcn", "pspnet", "deeplabv3plus", "Unet"])
+def test_validation_counts_what_it_always_counted_to_the_bit(architecture: str) -> None:
+    torch.manual_seed(5)
+    options = {"decoder_channels": [16, 16, 8, 8, 8]} if architecture == "Unet" else {}
+    settings = ModelSettings(
+        architecture=architecture, encoder="resnet18", head_channels=None if options else 16, options=options
+    )
+    network = build_network(settings, bands=2, classes=2).eval()
+    whole = PaddedForward(
+        lambda images: network(images.to(memory_format=torch.channels_last)), network.geometry, any_side=False
+    )
+    for height, width in ((1, 1), (37, 53), (64, 64), (65, 127), (97, 33)):
+        image = torch.randn(2, height, width)
+        with torch.inference_mode():
+            new, old = whole.logits(image[None]), as_before(network, image)
+        assert torch.equal(new, old), (height, width)
+        labels = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (height, width), dtype=np.uint8))
+        matrix, curve = validate(network, [(image, labels)], classes=2, device=torch.device("cpu"))
+        wanted, its = ConfusionMatrix(2), ThresholdCurve()
+        wanted.add(labels.numpy(), old.argmax(dim=1)[0].numpy())
+        its.add(old, labels[None])
+        assert np.array_equal(matrix.counts, wanted.counts)
+        assert curve is not None
+        assert np.array_equal(curve._truth_by_bin, its._truth_by_bin)
 
 
 def test_the_best_threshold_is_the_best_of_all() -> None:

@@ -19,11 +19,11 @@ from aerial_seg.bands import Band
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.inference import predict_classes
 from aerial_seg.benchmarks.labels import check_sizes, read_image
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import ResolvedProtocol
 from aerial_seg.benchmarks.training_data import read_normalised
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.outputs.durable import settled_file
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.settings import ImageScore
 from aerial_seg.jobs.journal import Journal, damaged_records
 from aerial_seg.metrics import ConfusionMatrix, class_ious
@@ -69,7 +69,7 @@ class ImageRun:
     benchmark: Benchmark
     examples: tuple[Example, ...]
     bands: tuple[Band, ...]
-    net: Net
+    net: PaddedForward
     protocol: ResolvedProtocol
     folder: Path
 

@@ -14,7 +14,6 @@ from typing import Any
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.cityscapes import CATEGORIES
 from aerial_seg.benchmarks.dataset import Benchmark, Example
-from aerial_seg.benchmarks.net import Net
 from aerial_seg.benchmarks.protocol import Protocol, ResolvedProtocol, default_protocol, load_protocol
 from aerial_seg.benchmarks.published import ComparisonRow, comparison_rows, matching
 from aerial_seg.benchmarks.scores import BenchmarkScores, benchmark_scores
@@ -25,7 +24,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.work import work_folder
-from aerial_seg.inference.any_size import AnySizeForward
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
@@ -179,7 +178,7 @@ def _side_by_side(ours: Legend, theirs: Legend, *, most: int = 25) -> str:
 def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> BenchmarkReport:
     """keep: whether `out` and, after an error, the finished images stay."""
     data, settings = order.benchmark, order.settings
-    forward = AnySizeForward(order.model, settings.engine_settings)
+    forward = PaddedForward.prepared(order.model, settings.engine_settings)
     tally = Tally(ConfusionMatrix(len(data.legend)), keep=settings.worst)
     with locked_work(out, restart=settings.restart) as work:
         if keep:
@@ -190,7 +189,7 @@ def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> Be
             benchmark=data,
             examples=order.examples,
             bands=order.model.card.bands,
-            net=Net.of(order.model.network, forward),
+            net=forward,
             protocol=order.resolved,
             folder=work / RESULT / PREDICTIONS,
         )
@@ -202,8 +201,9 @@ def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> Be
     return replace(report, resumed=resumed, folder=out if keep else None)
 
 
-def _job(order: _Order, forward: AnySizeForward) -> dict[str, Any]:
+def _job(order: _Order, forward: PaddedForward) -> dict[str, Any]:
     """All that finished images depend on."""
+    assert forward.runtime is not None
     return {
         "version": __version__,
         "model_sha256": order.model.sha256,

@@ -1,36 +1,80 @@
-"""A network as inference sees it: how it is called, where its logits lie, which sides it takes."""
+"""Runs a network on a whole image of any size: padded to a side that it takes, run once, cut back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from aerial_seg.inference.engines.choose import EagerEngine, EngineSettings, Runtime, choose
+from aerial_seg.inference.engines.prepare import prepare_network
+from aerial_seg.models.device import pick_device, send
+from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.tiling.geometry import ModelGeometry
 
 Forward = Callable[[Tensor], Tensor]
 
+_EXAMPLE_SIDES = 8
+"""The image that shows which batch norms may be folded has this many origin steps a side."""
+
 
 @dataclass(frozen=True, slots=True)
-class Net:
-    """What protocols need of a network.
+class PaddedForward:
+    """Runs whole images, one shape after another, as validation and benchmark protocols ask for it.
 
     forward: normalised images (N,C,h,w) float32 → logits (N,K,cells of h,cells of w), a class bias included; on any
     device, in any float dtype. any_side: it takes every side; else images are padded at the right and at the bottom
-    to a side that the geometry calls valid, with 0, which is the mean once they are normalised.
+    to a side that the geometry calls valid, with 0, which is the mean once they are normalised. notes: what was decided
+    and would surprise. runtime: what the bits of the logits depend on, where it is known.
+
+    Not what `predict` and the Segmenter run: they mirror the image at its border, where this pads with the mean as
+    training and the papers do.
     """
 
     forward: Forward
     geometry: ModelGeometry
     any_side: bool
+    notes: tuple[str, ...] = ()
+    runtime: Runtime | None = None
 
     @classmethod
-    def of(cls, network: Network, forward: Forward) -> Net:
+    def of(cls, network: Network, forward: Forward) -> PaddedForward:
         """A network of ours, run by `forward`; the dilated ones take any side, smp's want multiples of their stride."""
         return cls(forward, network.geometry, any_side=network.any_side)
+
+    @classmethod
+    def prepared(cls, model: TrainedModel, settings: EngineSettings) -> PaddedForward:
+        """A copy of the model's network, folded and on its device, the class bias added; the model stays as it is.
+
+        The engine is eager: every new shape would be compiled anew. Raises SettingsError for a device or precision
+        that is not there.
+        """
+        device = pick_device(settings.device)
+        choice = choose(replace(settings, engine="eager"), device, tiles=1)
+        bands, side = len(model.card.bands), _EXAMPLE_SIDES * model.network.geometry.origin_step
+        noise = torch.Generator().manual_seed(0)
+        network, notes = prepare_network(
+            model.network,
+            device,
+            precision=choice.precision,
+            example=lambda: send(torch.randn(1, bands, side, side, generator=noise), device),
+        )
+        engine = EagerEngine(network, precision=choice.precision, device=device)
+        bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=device)[None, :, None, None]
+
+        def forward(images: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return engine(send(images, device)).float() + bias
+
+        return replace(
+            cls.of(model.network, forward),
+            notes=(*choice.notes, *notes),
+            runtime=Runtime.here(choice, device, batch_size=1),
+        )
 
     def run_side(self, side: int) -> int:
         """The side that the network sees for an image's."""
