@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import struct
@@ -22,15 +21,11 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from hypothesis import settings
+from laws import register_profiles
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
-# Machines that run the tests are shared: time says nothing about a law.
-# CI draws the same examples every time; a developer's runs keep looking for new ones.
-settings.register_profile("laws", deadline=None, max_examples=60, derandomize="CI" in os.environ)
-settings.load_profile("laws")
-
+register_profiles()
 
 UTM = "EPSG:32645"
 CORNER = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)

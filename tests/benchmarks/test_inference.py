@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -159,7 +160,7 @@ def test_silent_error_16_flips_are_unflipped_before_they_are_added() -> None:
     assert (class_scores(image, net, flipped) - left_mirrored).abs().max() > 0.5
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(SIDE, SIDE, st.sampled_from([1, 2, 4, 8]), AVERAGES, st.booleans(), st.data())
 def test_flipped_members_make_scores_equivariant(
     height: int, width: int, stride: int, average: str, sliding: bool, data: st.DataObject
@@ -178,7 +179,7 @@ def test_flipped_members_make_scores_equivariant(
         assert unlike.abs().max() > 1e-3
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     st.integers(4, 12),
     st.integers(0, 3),
@@ -227,7 +228,7 @@ def test_silent_error_17_a_window_that_fits_exactly_is_there_once() -> None:
     assert axis_origins(10, 6, 6) == (0, 4)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(SIDE, SIDE, st.integers(1, 24), st.data())
 def test_silent_error_17_every_window_runs_once_and_is_whole(
     height: int, width: int, crop: int, data: st.DataObject
@@ -244,7 +245,7 @@ def test_silent_error_17_every_window_runs_once_and_is_whole(
     assert {tuple(image.shape[1:]) for image in forward.seen} == {(crop, crop)}
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     FEW,
     FEW,

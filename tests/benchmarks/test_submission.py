@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -464,7 +465,9 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         validate_submission(tmp_path / "submission.zip")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(20), deadline=None
+)
 @given(share=st.floats(0, 1, exclude_max=True), plain=st.booleans())
 def test_a_cut_archive_is_never_valid(
     share: float, plain: bool, small: SmallBenchmark, tmp_path_factory: pytest.TempPathFactory
@@ -483,7 +486,9 @@ def test_a_cut_archive_is_never_valid(
     assert "\n" not in str(caught.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(20), deadline=None
+)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_a_tar_gz_is_an_error(
     place: float, bit: int, tmp_path_factory: pytest.TempPathFactory

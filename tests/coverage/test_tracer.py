@@ -9,6 +9,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio import features
 from scipy import ndimage
 
@@ -85,7 +86,7 @@ def gdal(mask: np.ndarray) -> Iterator[tuple[int, shapely.Polygon]]:
         yield int(value), shapely.geometry.shape(geometry)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(mask=masks(), rows=st.integers(1, 15))
 def test_the_polygons_are_those_of_gdal(mask: np.ndarray, rows: int) -> None:
     batch = trace(mask, rows=rows)
@@ -106,14 +107,14 @@ def test_the_polygons_are_those_of_gdal(mask: np.ndarray, rows: int) -> None:
         assert match.equals(shape)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(mask=masks(), rows=st.integers(1, 15), connectivity=st.sampled_from([4, 8]))
 def test_the_height_of_the_stripes_changes_no_vertex(mask: np.ndarray, rows: int, connectivity: int) -> None:
     whole = trace(mask, connectivity=connectivity)
     assert in_order(trace(mask, rows=rows, connectivity=connectivity)) == in_order(whole)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(mask=masks(), rows=st.integers(1, 15))
 def test_rasterised_again_it_is_the_mask(mask: np.ndarray, rows: int) -> None:
     batch = trace(mask, rows=rows)
@@ -123,7 +124,7 @@ def test_rasterised_again_it_is_the_mask(mask: np.ndarray, rows: int) -> None:
     np.testing.assert_array_equal(again, mask)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     mask=masks(),
     rows=st.integers(1, 15),
@@ -150,7 +151,7 @@ def test_neighbours_fit_together_however_they_are_simplified(
     assert shapely.area(shapes).sum() == pytest.approx((mask != NONE).sum())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(mask=masks(20), rows=st.integers(1, 20), tolerance=st.sampled_from([0.8, 1.5, 3.0]))
 def test_douglas_peucker_keeps_its_tolerance(mask: np.ndarray, rows: int, tolerance: float) -> None:
     exact, simple = trace(mask, rows=rows), trace(mask, Simplification(tolerance), rows=rows)
@@ -159,7 +160,7 @@ def test_douglas_peucker_keeps_its_tolerance(mask: np.ndarray, rows: int, tolera
         assert shapely.hausdorff_distance(before.boundary, after.boundary) <= tolerance + 1e-9
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(mask=masks(), pieces=st.lists(st.integers(1, 5), min_size=1), smooth=st.booleans())
 def test_the_pieces_in_which_rows_arrive_change_nothing(
     mask: np.ndarray, pieces: list[int], smooth: bool
@@ -176,7 +177,7 @@ def test_the_pieces_in_which_rows_arrive_change_nothing(
     assert in_order(found) == in_order(trace(mask, how))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(mask=masks(), rows=st.integers(1, 15))
 def test_with_eight_neighbours_features_are_the_patches_that_touch_at_corners(
     mask: np.ndarray, rows: int
@@ -193,7 +194,7 @@ def test_with_eight_neighbours_features_are_the_patches_that_touch_at_corners(
     assert len(shapely.get_parts(shapes)) == len(trace(mask))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(mask=masks(), rows=st.integers(1, 15), seed=st.integers(0, 1000))
 def test_confidence_is_summed_over_the_patches_pixels(mask: np.ndarray, rows: int, seed: int) -> None:
     levels = np.random.default_rng(seed).integers(0, 251, mask.shape).astype(np.uint8)
@@ -209,7 +210,7 @@ def test_confidence_is_summed_over_the_patches_pixels(mask: np.ndarray, rows: in
     assert sorted(found) == sorted(expected)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(mask=masks(), smooth=st.booleans())
 def test_rings_begin_in_the_north_west_and_exteriors_run_clockwise_on_screen(
     mask: np.ndarray, smooth: bool

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from numpy.typing import NDArray
 
 from aerial_seg.crf import dense
@@ -14,7 +15,7 @@ from aerial_seg.errors import SettingsError
 
 pydensecrf = pytest.importorskip("pydensecrf.densecrf", reason="pip install aerial-seg[crf]")
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=examples(25), deadline=None)
 Array = NDArray[np.float64]
 SEEDS = st.integers(0, 99)
 

@@ -14,6 +14,7 @@ import rasterio
 import rasterio.shutil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.outputs.attribute_table import attribute_table, class_rows, write_value_table
@@ -68,7 +69,7 @@ class TestValueTable:
         assert table.exists()
 
     @pytest.mark.filterwarnings("error")
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         names=st.lists(
             # Without what no class can be called: control, hidden and unassigned characters.

@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.enums import ColorInterp
 
 from aerial_seg.errors import InputError, SettingsError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 40, 56
 WHOLE = {"top": 0, "left": 0, "height": HEIGHT, "width": WIDTH}
 SAME_FILE = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

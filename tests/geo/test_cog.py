@@ -14,6 +14,7 @@ import rasterio.shutil
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyproj import CRS
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import ColorInterp
@@ -166,7 +167,7 @@ class TestValidity:
             assert file.scales == (1 / 254,) * bands
             assert file.offsets == (0,) * bands
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(height=st.integers(1, 700), width=st.integers(1, 700), bands=st.integers(1, 3))
     def test_pixels_of_any_size_survive(
         self, tmp_path_factory: pytest.TempPathFactory, height: int, width: int, bands: int
@@ -204,7 +205,7 @@ class TestOverviews:
 
 
 class TestPlace:
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         x=st.floats(166_000, 834_000),
         y=st.floats(7_900_000, 8_100_000),

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
@@ -19,7 +20,7 @@ from aerial_seg.geo.raster.raster import Raster
 
 SIDE, TILE = 200, 16
 SAME_FOLDER = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -12,6 +12,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.enums import ColorInterp
 
 from aerial_seg.errors import InputError
@@ -170,7 +171,7 @@ PER_BAND = "a nodata value in each band"
 @pytest.mark.parametrize(
     ("kind", "nodata"), [(PER_BAND, None), *((kind, nodata) for kind in KINDS for nodata in (None, 0, 2))]
 )
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(3), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(x=st.integers(0, SIDE + 9), seed=st.integers(0, 99))
 def test_a_mosaic_shows_what_each_raster_alone_calls_measured(
     raster_file: RasterFile, tmp_path: Path, kind: str, nodata: float | None, x: int, seed: int
@@ -246,7 +247,7 @@ def test_a_callers_nodata_reconciles_files_that_declare_others(
     width=st.integers(1, 40),
     noise=st.floats(-1e-6, 1e-6),
 )
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rasters_of_one_pixel_size_are_copied_wherever_they_lie(
     raster_file: RasterFile, tmp_path: Path, x: float, width: int, noise: float
 ) -> None:

@@ -14,6 +14,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyproj import CRS, Transformer
 from rasterio.features import geometry_mask
 
@@ -112,7 +113,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(found=parts())
 def test_the_pixels_are_those_of_all_parts_whatever_holds_them(
     tmp_path_factory: pytest.TempPathFactory, form: str, found: list[shapely.Polygon]
@@ -125,7 +126,7 @@ def test_the_pixels_are_those_of_all_parts_whatever_holds_them(
     check_same(label_pixels(path), found, beside=1e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(found=parts())
 def test_the_same_in_another_crs(
     tmp_path_factory: pytest.TempPathFactory, found: list[shapely.Polygon]

@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.control import GroundControlPoint
 
 from aerial_seg.errors import InputError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 HEIGHT, WIDTH = 48, 64
 SAME_FILE = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 KINDS = ["all measured", "nodata", "mask", "alpha", "nan", "override"]
 

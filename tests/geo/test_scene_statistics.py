@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 
 from aerial_seg.geo.raster import statistics
 from aerial_seg.geo.raster.raster import Raster
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tests.conftest import RasterFile
 
 SAME_FILE = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -16,6 +16,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyproj import CRS
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
@@ -65,7 +66,7 @@ def class_store(folder: Path, panels: tuple[range, ...] = ONE_PANEL) -> SegmentS
 
 
 class TestVrt:
-    @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cuts=st.sets(st.sampled_from([512, 1024])), panels=st.sampled_from([ONE_PANEL, THREE_PANELS]))
     def test_however_it_was_cut_it_shows_what_was_written(
         self, tmp_path_factory: pytest.TempPathFactory, cuts: set[int], panels: tuple[range, ...]
@@ -194,7 +195,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 class TestIntact:
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(share=st.floats(0, 1, exclude_max=True))
     def test_a_truncated_one_is_not(self, tmp_path: Path, whole: bytes, share: float) -> None:
         path = tmp_path / "class-p00-r00000000-00001024.tif"

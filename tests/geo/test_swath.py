@@ -12,6 +12,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.raster import swath
@@ -27,7 +28,7 @@ LAYOUTS = {
     "one strip": {"tiled": False, "blockysize": HEIGHT},
 }
 SAME_FILE = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -17,6 +17,7 @@ import rasterio.shutil
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyproj import CRS
 from rio_cogeo.cogeo import cog_validate
 from sklearn.metrics import confusion_matrix
@@ -87,7 +88,7 @@ def compared(
     return evaluate_mask(*files, LabelSettings(), error_map=wanted)
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     classes=st.integers(1, 5),
     height=st.integers(1, 60) | st.just(1030),

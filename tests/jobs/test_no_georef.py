@@ -14,6 +14,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
@@ -98,7 +99,7 @@ class TestVectorize:
         np.testing.assert_array_equal(burnt_by_gdal(frame, values.shape, transform), values)
         assert not any("geotransform" in note for note in report.notes)
 
-    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         seed=st.integers(0, 999),
         height=st.integers(1, 24),

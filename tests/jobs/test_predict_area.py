@@ -14,6 +14,7 @@ import rasterio
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.features import geometry_mask
 
 from aerial_seg.crf.blocks import BlockedCrf
@@ -66,7 +67,7 @@ def areas(draw: st.DrawFn, height: int, width: int) -> GridArea:
 @pytest.mark.parametrize(
     "definition", [EVERYTHING, Definition(window="cosine", blend="probabilities", tta=("flips",)), CRF]
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(data=st.data(), height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 99))
 def test_inside_the_area_lies_the_mask_of_the_whole_raster(
     stream_layers: Callable[..., Any],

@@ -13,6 +13,7 @@ import rasterio
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.io import MemoryFile
 
 from aerial_seg.bands import normalise
@@ -43,7 +44,7 @@ FIELD = DenseCrf(iterations=3, bi_xy_std=5, bi_rgb_std=20)
 BLOCKS = BlockedCrf(FIELD, core=16, halo=6)
 ALL = Definition(confidence=True, probabilities=True, crf=BLOCKS)
 
-quicker = settings(max_examples=15, deadline=None)
+quicker = settings(max_examples=examples(15), deadline=None)
 
 
 def patchy_image(seed: int, height: int, width: int, scale: int = 4) -> np.ndarray:

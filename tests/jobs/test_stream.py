@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 
 from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster import swath
@@ -30,8 +31,8 @@ from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 NODATA = 7
 MARGIN = 1e-4
 
-quick = settings(max_examples=60, deadline=None)
-quicker = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=examples(60), deadline=None)
+quicker = settings(max_examples=examples(20), deadline=None)
 
 PATCH = (2, 16, 18, 23, 32, 34)
 """Where a patch of 30 pixels ends or begins on a border of 16-pixel tiles, and once where it does not."""

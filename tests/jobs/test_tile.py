@@ -19,6 +19,7 @@ import shapely
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
@@ -136,7 +137,7 @@ def test_a_seed_gives_one_dataset(image: Path, polygons: Path) -> None:
     assert first.class_pixels != other.class_pixels
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     places=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 30)), min_size=2, max_size=4),
     split_by=st.sampled_from(["block", "source"]),

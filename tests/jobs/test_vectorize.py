@@ -14,6 +14,7 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from laws import examples
 from rasterio.features import rasterize
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
@@ -133,7 +134,9 @@ def test_all_classes_but_the_background(tmp_path: Path) -> None:
         ]
     ),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_rasterised_polygons_are_the_mask(mask: np.ndarray, transform: Affine, tmp_path: Path) -> None:
     path = save(tmp_path / "mask.tif", mask, transform=transform)
     report = vectorize(path, tmp_path / "mask.gpkg", EXACT)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pydantic import ValidationError
 
 from aerial_seg.bands import Band, BandAccumulator
@@ -176,7 +177,7 @@ def agrees(said: Any, read: Any) -> bool:
     return bool(said == read)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_a_changed_card_is_read_as_it_was_meant_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

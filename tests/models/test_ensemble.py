@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from torch import Tensor, nn
 
 from aerial_seg.bands import Band, normalise
@@ -111,7 +112,7 @@ def members(draw: st.DrawFn) -> list[TrainedModel]:
     return made
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(models=members(), seed=st.integers(0, 99))
 def test_an_ensemble_is_the_mean_of_its_members_probabilities_each_on_its_own_input(
     models: list[TrainedModel], seed: int

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
@@ -256,7 +257,7 @@ def test_upsampling_follows_the_geometry(write: Callable[..., Written]) -> None:
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(1, 7).flatmap(lambda n: st.just([n, max(1, n - 1)]))
 )
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_averages_over_parts_are_torchs(height: int, width: int, parts: list[int]) -> None:
     image = torch.randn(2, 3, height, width, dtype=torch.float64)
     torch.testing.assert_close(exporting._averaged_parts(image, parts), adaptive_avg_pool2d(image, parts))

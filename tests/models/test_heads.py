@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
@@ -43,7 +44,7 @@ def pooled_by_definition(features: Tensor, bins: int, pooling: str) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(
     height=st.integers(1, 23),
     width=st.integers(1, 23),

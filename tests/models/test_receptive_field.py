@@ -10,6 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -272,7 +273,7 @@ def check_against_trying(network: Small, *, exact: bool = True) -> ReceptiveFiel
 
 
 @given(network=chains())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_chains_of_layers_see_what_they_answer_to(network: Small) -> None:
     positive(network)
     field = check_against_trying(network)

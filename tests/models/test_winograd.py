@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from torch import nn
 
 from aerial_seg.inference.engines import winograd
@@ -24,7 +25,7 @@ def convolution(inside: int, out: int, *, rate: int = 1, bias: bool = True) -> n
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(
     height=st.integers(1, 23),
     width=st.integers(1, 23),

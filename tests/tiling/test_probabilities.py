@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 
 from aerial_seg.tiling import probabilities
 from aerial_seg.tiling.geometry import ModelGeometry
@@ -13,7 +14,7 @@ from aerial_seg.tiling.probabilities import window_probabilities
 from aerial_seg.tiling.upsample import PixelAxis, RowUpsampler, softmax_cells
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     data=st.data(),
     stride=st.sampled_from([1, 4, 8]),

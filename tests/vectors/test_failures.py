@@ -16,6 +16,7 @@ import pytest
 import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyogrio.errors import DataSourceError
 
 from aerial_seg.errors import InputError, OutputError
@@ -183,7 +184,7 @@ class TestDividedShapefiles:
             row = int.from_bytes(table.read_bytes()[10:12], "little")
             assert main[0].stat().st_size + shape > 3000 or table.stat().st_size + row > 3000
 
-    @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cuts=st.lists(st.integers(0, 30), max_size=5).map(sorted))
     def test_where_they_begin_does_not_depend_on_the_batches(
         self, layers: Layers, cuts: list[int], tmp_path_factory: pytest.TempPathFactory

@@ -15,6 +15,7 @@ import shapely.affinity
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import examples
 from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from shapely.geometry import Polygon, box
@@ -144,7 +145,7 @@ def polygons_within(draw: st.DrawFn, height: int, width: int) -> Polygon:
 
 @pytest.mark.parametrize("name", PLACES)
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_any_polygon_measures_what_geod_measures(name: str, data: st.DataObject) -> None:
     place = PLACES[name]
     polygon = data.draw(polygons_within(place.height, place.width))
@@ -167,7 +168,7 @@ def test_a_polygon_around_most_of_the_earth_is_larger_than_half_of_it() -> None:
 
 @pytest.mark.parametrize("name", LESS_THAN_HALF)
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_any_polygon_has_the_area_of_its_equal_area_projection(name: str, data: st.DataObject) -> None:
     place = PLACES[name]
     polygon = data.draw(polygons_within(place.height, place.width))
@@ -249,7 +250,7 @@ def test_the_whole_earth_is_as_large_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", PLACES)
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_the_areas_of_a_partition_add_up(name: str, data: st.DataObject) -> None:
     """Tenths of a raster, cut at random, lie across facets in any way."""
     place = PLACES[name]
@@ -265,7 +266,7 @@ def test_the_areas_of_a_partition_add_up(name: str, data: st.DataObject) -> None
 
 @pytest.mark.parametrize("name", PLACES)
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_a_polygon_is_the_same_however_its_rings_are_written(name: str, data: st.DataObject) -> None:
     """Either way round, from any vertex, with more vertices on its sides, its hole on its own."""
     place = PLACES[name]
@@ -284,7 +285,7 @@ def test_a_polygon_is_the_same_however_its_rings_are_written(name: str, data: st
 
 
 @given(top=st.integers(0, 4990), left=st.integers(0, 5990), height=st.integers(1, 9), width=st.integers(1, 9))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_a_window_of_a_few_pixels_is_surveyed_as_well_as_the_raster(
     top: int, left: int, height: int, width: int
 ) -> None:
@@ -297,7 +298,7 @@ def test_a_window_of_a_few_pixels_is_surveyed_as_well_as_the_raster(
 
 
 @given(data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_the_bits_do_not_depend_on_the_company(data: st.DataObject) -> None:
     """Also where some polygons are followed by Geod: the tops of this world lie at the pole."""
     name = "the world in degrees"

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyproj import CRS
 
 from aerial_seg.errors import AerialSegError, OutputError, SettingsError
@@ -48,7 +49,7 @@ def refused(form: VectorFormat, layer: str, path: Path) -> bool:
 
 
 @pytest.mark.parametrize("form", [GPKG, GEOJSON, FLATGEOBUF], ids=lambda form: form.name)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(layer=layers)
 @example(layer="roads")
 @example(layer="-")

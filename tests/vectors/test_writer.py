@@ -19,6 +19,7 @@ import pytest
 import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from pyproj import CRS
 
 from aerial_seg.geo.outputs.geopackage import stored_style
@@ -302,7 +303,7 @@ class TestEqualWork:
         assert layers.contents(tmp_path / "one") == layers.contents(tmp_path / "two")
 
     @pytest.mark.parametrize("name", NAMES)
-    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cuts=st.lists(st.integers(0, 23), max_size=6).map(sorted))
     def test_the_cut_into_batches_leaves_no_trace(
         self,
