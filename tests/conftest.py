@@ -22,6 +22,7 @@ import rasterio
 import torch
 from affine import Affine
 from laws import register_profiles
+from not_tried import pytest_terminal_summary  # noqa: F401 - a hook
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
