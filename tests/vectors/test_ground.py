@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,64 +14,26 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import examples
-from numpy.typing import NDArray
-from pyproj import CRS, Geod, Transformer
+from places_on_earth import (
+    EARTH,
+    EARTH_M2,
+    GEOD,
+    PLACES,
+    Place,
+    by_geod,
+    dense_rings,
+    ground_of,
+    measure,
+    to_lonlat,
+)
+from pyproj import CRS, Transformer
 from shapely.geometry import Polygon, box
 
-from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.vectors.ground import Ground
 
-GEOD = Geod(ellps="WGS84")
-EARTH = 8 * abs(GEOD.polygon_area_perimeter([0, 0, 90], [0, 90, 0])[0])
-"""Square metres of the whole ellipsoid, from an octant of it."""
-EARTH_M2 = 510_065_621_724_088.4  # Moritz (2000), Geodetic Reference System 1980: 510 065 621 km²
-
-
-@dataclass(frozen=True)
-class Place:
-    crs: Any
-    transform: Affine
-    height: int = 5000
-    width: int = 6000
-    steps: int = 500
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(crs=CRS(self.crs), transform=self.transform, height=self.height, width=self.width)
-
-
-TURNED = Affine.translation(300_000, 3_060_000) * Affine.rotation(33) * Affine.scale(0.5, -0.7)
-PLACES = {
-    "UTM": Place(32645, Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)),
-    "UTM, far north": Place(32633, Affine(0.5, 0, 300_000, 0, -0.5, 8_000_000)),
-    "UTM, 0.1 m": Place(32645, Affine(0.1, 0, 300_000, 0, -0.1, 3_060_000)),
-    "UTM, a few pixels": Place(32645, Affine(0.05, 0, 300_000, 0, -0.05, 3_060_000), 9, 12),
-    "UTM, 30 m": Place(32633, Affine(30, 0, 300_000, 0, -30, 8_000_000)),
-    "rotated": Place(32645, TURNED),
-    "south-up": Place(32645, Affine(0.5, 0, 300_000, 0, 0.5, 3_060_000)),
-    "degrees at 60° N": Place(4326, Affine(1e-5, 0, 10, 0, -1e-5, 60)),
-    "a country in degrees": Place(4326, Affine(1e-3, 0, 10, 0, -1e-3, 65), steps=4000),
-    "Mercator at 60° N": Place(3857, Affine(0.5, 0, 1e6, 0, -0.5, 8_399_737.9)),
-    "LAEA": Place(3035, Affine(10, 0, 4_000_000, 0, -10, 3_000_000)),
-    "a continent in LAEA": Place(3035, Affine(1000, 0, 1e6, 0, -1000, 6e6), steps=4000),
-    "feet": Place(2263, Affine(0.5, 0, 980_000, 0, -0.5, 200_000)),
-    "hemisphere axis order": Place(2193, Affine(1, 0, 1_750_000, 0, -1, 5_430_000)),
-    "antimeridian": Place(3832, Affine(100, 0, 3_000_000, 0, -100, -2_000_000), steps=4000),
-    "antimeridian in degrees": Place(4326, Affine(1e-3, 0, 177, 0, -1e-3, -15), steps=4000),
-    "around the South Pole": Place(3031, Affine(500, 0, -1.4e6, 0, -500, 1.2e6), steps=4000),
-    "at the North Pole in degrees": Place(4326, Affine(1e-3, 0, 10, 0, -1e-3, 90), 3000, 3000),
-    "a continent in Albers": Place(5070, Affine(300, 0, -2.3e6, 0, -300, 3.2e6), 9700, 15400, steps=4000),
-    "the world in degrees": Place(4326, Affine(0.1, 0, -180, 0, -0.1, 90), 1800, 3600, steps=4000),
-    "the world in Mercator": Place(3857, Affine(1e4, 0, -2e7, 0, -1e4, 2e7), 4000, 4000, steps=4000),
-}
 LESS_THAN_HALF = [name for name in PLACES if not name.startswith("the world")]
 """Of the earth: Geod takes the smaller side of a ring, and a local projection has an end."""
-
-
-@cache
-def ground_of(place: str) -> Ground:
-    return Ground(PLACES[place].grid)
 
 
 @cache
@@ -81,38 +41,7 @@ def another_ground(place: str) -> Ground:
     return Ground(PLACES[place].grid)
 
 
-def measure(ground: Ground, polygons: list[Polygon]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    _, coords, (rings, offsets) = shapely.to_ragged_array(np.array(polygons, object))
-    return ground.measure(coords, rings, offsets)
-
-
 # Oracles: the same outline in small steps, by other means.
-
-
-@cache
-def to_lonlat(crs: Any) -> Transformer:
-    return Transformer.from_crs(crs, 4326, always_xy=True)
-
-
-def dense_rings(polygon: Polygon, place: Place, at_least: float = 0) -> list[NDArray[np.float64]]:
-    """The rings in the CRS, the exterior first, in steps that are short for the polygon, of so many metres at least."""
-    west, north, east, south = polygon.bounds
-    step = max(at_least / max(place.grid.gsd() or (1,)), max(east - west, south - north) / place.steps)
-    rings = [polygon.exterior, *polygon.interiors]
-    return [
-        np.array([place.transform * point for point in shapely.segmentize(r, step).coords]) for r in rings
-    ]
-
-
-def by_geod(polygon: Polygon, place: Place) -> tuple[float, float]:
-    areas, lengths = [], []
-    for ring in dense_rings(polygon, place, at_least=5):
-        signed, length = GEOD.polygon_area_perimeter(*to_lonlat(place.crs).transform(*ring.T))
-        # Of a ring around more than half of the earth Geod gives what is left of the earth, with the other sign.
-        inside = signed if shapely.LinearRing(ring).is_ccw else -signed
-        areas.append(inside if inside >= 0 else inside + EARTH)
-        lengths.append(length)
-    return areas[0] - sum(areas[1:]), sum(lengths)
 
 
 def by_equal_area(polygon: Polygon, place: Place) -> float:
@@ -313,93 +242,3 @@ def test_the_bits_do_not_depend_on_the_company(data: st.DataObject) -> None:
 def test_no_polygons_no_areas() -> None:
     areas, perimeters = ground_of("UTM").measure(np.zeros((0, 2)), np.zeros(1, int), np.zeros(1, int))
     assert areas.shape == perimeters.shape == (0,)
-
-
-# Ground that no survey describes.
-
-LOBES = "+proj=igh +lon_0=0 +datum=WGS84 +units=m"
-
-
-def lobed(x: float, y: float) -> tuple[float, float]:
-    """Pixels of 10 km under longitude x and latitude y in an interrupted projection."""
-    east, north = Transformer.from_crs(4326, LOBES, always_xy=True).transform(x, y)
-    return (east + 2.1e7) / 1e4, (9e6 - north) / 1e4
-
-
-def test_interrupted_projections_are_measured_wherever_they_are_whole() -> None:
-    place = Place(LOBES, Affine(1e4, 0, -2.1e7, 0, -1e4, 9e6), 1800, 4200)
-    inside = [(-100, 30), (20, 52), (-60, -20), (140, -25)]
-    beside_an_end = [(-41, 10), (-18, -8), (82, -10), (-95, 2)]
-    # Where the sinusoidal and the Mollweide halves meet, at 40° 44'.
-    across_a_bend = [(20, 40.73), (-120, 40.75), (100, -40.74), (-60, -40.7)]
-    centres = [*inside, *beside_an_end, *across_a_bend]
-    polygons = [shapely.Point(lobed(*centre)).buffer(4) for centre in centres]
-    areas, perimeters = measure(Ground(place.grid), polygons)
-    for polygon, area, perimeter in zip(polygons, areas, perimeters, strict=True):
-        expected, length = by_geod(polygon, place)
-        assert area == pytest.approx(expected, rel=1e-6)
-        assert perimeter == pytest.approx(length, rel=1e-5)
-
-
-def test_polygons_beyond_the_end_of_a_projection_are_an_error_and_others_are_measured() -> None:
-    place = Place("+proj=moll +datum=WGS84", Affine(1e4, 0, -1.81e7, 0, -1e4, 9.1e6), 1820, 3620)
-    ground = Ground(place.grid)
-    inside, outside = box(1800, 300, 1900, 400), box(10, 10, 20, 20)
-    (area,), (perimeter,) = measure(ground, [inside])
-    assert (area, perimeter) == pytest.approx(by_geod(inside, place), rel=1e-6)
-    with pytest.raises(InputError, match="check its CRS"):
-        measure(ground, [inside, outside])
-
-
-def test_an_ocean_that_nearly_fills_a_projection_keeps_its_area() -> None:
-    """Geod takes the smaller side of a ring that holds more than half of the earth."""
-    place = Place(8857, Affine(1e4, 0, -1.73e7, 0, -1e4, 8.4e6), 1680, 3460)
-    ring = [
-        (-179.99, 0),
-        (-179.9, 50),
-        (-179, 85),
-        (179, 85),
-        (179.9, 50),
-        (179.99, 0),
-        (179, -80),
-        (-179, -80),
-    ]
-    east, north = Transformer.from_crs(4326, 8857, always_xy=True).transform(*np.array(ring, float).T)
-    ocean = Polygon(zip(*~place.transform * (east, north), strict=True))
-    areas, _ = measure(Ground(place.grid), [ocean])
-    assert areas[0] > 0.8 * EARTH_M2
-    assert areas[0] == pytest.approx(ocean.area * 1e8, rel=1e-6)  # the projection is an equal-area one
-
-
-def test_polygons_that_leave_the_raster_are_measured_all_the_same() -> None:
-    place = PLACES["UTM"]
-    for polygon in (box(-3, -2, 5, 9), box(-4e5, -2e5, 1e5, 3e5), box(5990, 4990, 6001, 5001)):
-        (area,), (perimeter,) = measure(ground_of("UTM"), [polygon])
-        assert (area, perimeter) == pytest.approx(by_geod(polygon, place), rel=1e-6, abs=1e-4)
-
-
-def test_no_crs_no_measures() -> None:
-    grid = Grid(crs=None, transform=Affine.identity(), height=24, width=24)
-    areas, perimeters = measure(Ground(grid), [box(0, 0, 1, 1), box(2, 2, 4, 4)])
-    assert np.isnan(areas).tolist() == np.isnan(perimeters).tolist() == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("crs", "transform", "wanted"),
-    [
-        (4326, Affine(1e-3, 0, 10, 0, -1e-3, 700), "check"),
-        (32645, Affine(0, 0, 3e5, 0, 0, 3e6), "wanted one with a size on the ground"),
-    ],
-)
-def test_a_raster_that_has_no_place_on_earth_is_an_error(crs: Any, transform: Affine, wanted: str) -> None:
-    with pytest.raises(InputError, match=wanted):
-        Ground(Grid(crs=CRS(crs), transform=transform, height=24, width=24))
-
-
-@pytest.mark.parametrize(("unit", "metres"), [("metre", 1.0), ("foot", 0.3048), ("pace", None)])
-def test_a_site_grid_is_measured_in_its_own_plane(unit: str, metres: float | None) -> None:
-    crs = CRS(f'LOCAL_CS["site",UNIT["{unit}",{metres or 0.8}],AXIS["x",EAST],AXIS["y",NORTH]]')
-    grid = Grid(crs=crs, transform=Affine(1, 0, 0, 0, -1, 24), height=24, width=24)
-    (area,), (perimeter,) = measure(Ground(grid), [box(2, 2, 4, 5)])
-    wanted = (np.nan, np.nan) if metres is None else (6 * metres**2, 10 * metres)
-    assert (area, perimeter) == pytest.approx(wanted, rel=1e-9, nan_ok=True)
