@@ -3,75 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 import pytest
-import rasterio
 import shapely
 from affine import Affine
 from pyproj import CRS, Transformer
+from stac_items import LEGEND, UTM, item
 
-from aerial_seg.errors import SettingsError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
-from aerial_seg.geo.outputs.stac import Catalogued, item_name, list_vectors, write_item
-from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.geo.outputs.stac import item_name, list_vectors
+from aerial_seg.legend import make_legend
 from aerial_seg.vectors.formats import FORMATS
 
 if TYPE_CHECKING:
-    from tests.conftest import RasterFile, WebServer
-
-LEGEND = make_legend({0: "background", 1: "bâtiment léger", 7: "road"})
-UTM = Grid(
-    crs=CRS.from_epsg(32633), transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), height=3000, width=4000
-)
-
-
-MOMENT = datetime(2024, 5, 3, 12, 0, tzinfo=timezone(timedelta(hours=2)))
-TAKEN = Taken(MOMENT, MOMENT, "ACQUISITIONDATETIME of ortho.tif")
-NAMES = ("map.tif", "map.tif.aux.xml", "map.qml", "map_confidence.tif", "map_probabilities.tif")
-
-
-def item(
-    folder: Path,
-    grid: Grid = UTM,
-    taken: Taken = TAKEN,
-    legend: Legend = LEGEND,
-    names: tuple[str, ...] = NAMES,
-) -> dict[str, Any]:
-    for name in (name for name in names if name.endswith(".tif")):
-        count = len(legend) if "probabilities" in name else 1
-        profile = {
-            "driver": "GTiff",
-            "width": 4,
-            "height": 4,
-            "count": count,
-            "dtype": "uint8",
-            "nodata": IGNORE,
-        }
-        with rasterio.open(folder / name, "w", transform=UTM.transform, **profile) as file:
-            file.write(np.zeros((count, 4, 4), np.uint8))
-            if name != names[0]:
-                file.scales, file.offsets = [PROBABILITY_STEP] * count, [0.0] * count
-    facts = Catalogued(
-        files=[folder / name for name in names],
-        grid=grid,
-        legend=legend,
-        taken=taken,
-        sources=["ortho.tif"],
-        parameters={"tile_size": 512},
-    )
-    assert item_name("map.tif") == "map.json"
-    return json.loads(write_item(folder / item_name(names[0]), facts).read_text(encoding="utf-8"))
+    pass
 
 
 def test_it_has_what_the_item_specification_demands(tmp_path: Path) -> None:
@@ -181,119 +133,6 @@ def test_a_crs_without_a_number_is_written_out(tmp_path: Path) -> None:
     ]
     assert told["proj:epsg"] is None
     assert CRS.from_wkt(told["proj:wkt2"]) == own
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("2021:07:04 09:30:00", datetime(2021, 7, 4, 9, 30, tzinfo=UTC)),
-        ("2021-07-04T09:30:00+0200", datetime(2021, 7, 4, 7, 30, tzinfo=UTC)),
-        ("in summer", None),
-        ("0000:00:00 00:00:00", None),
-    ],
-)
-def test_the_time_is_the_imagerys_where_it_tells_one(
-    raster_file: RasterFile, server: WebServer, text: str, wanted: datetime | None
-) -> None:
-    path = raster_file("a.tif", np.ones((1, 4, 4), np.uint8))
-    with rasterio.open(path, "r+") as file:
-        file.update_tags(TIFFTAG_DATETIME=text)
-    os.utime(path, (1_600_000_000, 1_600_000_000))
-    written = datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)
-    (server.folder / "b.tif").hardlink_to(path)
-    for taken, name in ((taken_of(path), "a.tif"), (taken_of(Path(server.url("b.tif"))), "b.tif")):
-        assert taken.first == taken.last == (wanted or written)
-        if wanted is None:
-            assert f"its TIFFTAG_DATETIME '{text}' is no time" in taken.source
-            assert ("server" in taken.source) == (name == "b.tif")
-        else:
-            assert taken.source.startswith(f"TIFFTAG_DATETIME of {name}, which may be when the file was made")
-            assert taken.source.endswith("taken as UTC") == ("+" not in text)
-
-
-def taken_of(*paths: Path) -> Taken:
-    """As predict finds it out, of rasters that it has open."""
-    opened = []
-    for path in paths:
-        with Raster(path, georeferenced=False) as raster:
-            opened.append((path, raster.tags))
-    return time_of_all(opened)
-
-
-def test_an_acquisition_time_counts_more_than_the_files_own(raster_file: RasterFile) -> None:
-    path = raster_file("a.tif", np.ones((1, 4, 4), np.uint8))
-    with rasterio.open(path, "r+") as file:
-        file.update_tags(TIFFTAG_DATETIME="2021:07:04 09:30:00")
-        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2020-06-01 08:00:00")
-    taken = taken_of(path)
-    assert taken == Taken.at(datetime(2020, 6, 1, 8, tzinfo=UTC), "ACQUISITIONDATETIME of a.tif")
-
-
-def test_a_mosaics_time_is_that_of_all_its_rasters(raster_file: RasterFile) -> None:
-    paths = []
-    for name, text in (("b.tif", "2021:07:04 09:30:00"), ("a.tif", "2021:07:02 08:00:00"), ("c.tif", None)):
-        paths.append(raster_file(name, np.ones((1, 4, 4), np.uint8)))
-        with rasterio.open(paths[-1], "r+") as file:
-            file.update_tags(**({} if text is None else {"TIFFTAG_DATETIME": text}))
-    taken = taken_of(*paths[:2])
-    assert (taken.first, taken.last) == (
-        datetime(2021, 7, 2, 8, tzinfo=UTC),
-        datetime(2021, 7, 4, 9, 30, tzinfo=UTC),
-    )
-    assert "of a.tif" in taken.source
-    assert "to TIFFTAG_DATETIME of b.tif" in taken.source
-    # c.tif was written just now.
-    assert "when the file c.tif was written" in taken_of(*paths).source
-
-
-def test_a_time_that_nothing_tells_is_null_within_a_range(tmp_path: Path) -> None:
-    properties = item(tmp_path, taken=Taken(None, None, "unknown"))["properties"]
-    assert properties["datetime"] is None
-    start, end = (datetime.fromisoformat(properties[f"{name}_datetime"]) for name in ("start", "end"))
-    assert start < datetime.now(UTC) < end
-    assert properties["aerial_seg:datetime_source"] == "unknown"
-
-
-@pytest.mark.parametrize(
-    ("text", "times"),
-    [
-        ("2024-05-03T10:00:00Z", {"datetime": "2024-05-03T10:00:00Z"}),
-        ("2024-05-03t10:00:00.250+02:00", {"datetime": "2024-05-03T08:00:00.250000Z"}),
-        (
-            "2024-05-03T10:00:00Z/2024-05-04T00:00:00-05:00",
-            {
-                "datetime": None,
-                "start_datetime": "2024-05-03T10:00:00Z",
-                "end_datetime": "2024-05-04T05:00:00Z",
-            },
-        ),
-    ],
-)
-def test_what_the_user_says_of_the_time_is_written(
-    tmp_path: Path, text: str, times: dict[str, str | None]
-) -> None:
-    properties = item(tmp_path, taken=parse_taken(text))["properties"]
-    assert {key: value for key, value in properties.items() if key.endswith("datetime")} == times
-    assert properties["aerial_seg:datetime_source"] == "--datetime"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("2024-05-03", "'2024-05-03' is no time; wanted 2024-05-03T10:00:00Z"),
-        ("2024-05-03T10:00:00", "is no time; wanted .* with a zone"),
-        ("2024-13-03T10:00:00Z", "is no time .*month"),
-        ("0001-01-01T00:00:00+10:00", "is no time"),
-        ("2024-05-03T10:00:00Z/..", "'..' is no time"),
-        ("", "'' is no time"),
-        ("2024-05-03T10:00:00Z/2024-05-03T09:00:00Z", "ends before it begins"),
-        ("2024-05-03T10:00:00Z/2024-05-03T11:00:00Z/2024-05-03T12:00:00Z", "names 3 times"),
-    ],
-)
-def test_a_time_that_is_none_is_refused_in_one_line(text: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=message) as raised:
-        parse_taken(text)
-    assert "\n" not in str(raised.value)
 
 
 def test_every_raster_says_what_its_bytes_mean(tmp_path: Path) -> None:
