@@ -11,6 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from small_submissions import (
+    KINDS,
+    SmallBenchmark,
+    make_small,
+)
 
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.benchmarks.catalogue import open_benchmark
@@ -240,3 +245,8 @@ def model_file(tmp_path: Path) -> ModelFile:
 @pytest.fixture
 def voc_model(model_file: ModelFile, voc_root: Path) -> Path:
     return model_file(open_benchmark("voc", voc_root).legend)
+
+
+@pytest.fixture(params=KINDS)
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> SmallBenchmark:
+    return make_small(tmp_path, request.param)
