@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from odd_name_files import DECOYS
 from rasterio.transform import from_origin
 
 from aerial_seg.bands import Band
@@ -150,3 +151,11 @@ def labels(raster: Callable[..., Path]) -> Path:
     pixels = np.ones((1, 60, 80), np.uint8)
     pixels[:, :, 40:] = 2
     return raster("labels.tif", pixels=pixels)
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> dict[str, bytes]:
+    """The user's files lie in the working directory; returns their bytes."""
+    for number, name in enumerate(DECOYS):
+        (tmp_path / name).write_bytes(b"precious %d" % number)
+    return {name: (tmp_path / name).read_bytes() for name in DECOYS}
