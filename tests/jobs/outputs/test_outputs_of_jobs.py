@@ -3,93 +3,33 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import signal
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import geopandas as gpd
-import numpy as np
 import pytest
 import rasterio
-from safetensors import SafetensorError
+from outputs_of_jobs import EAGER, MODEL, TILE, contents
 from shapely import box
 
-from aerial_seg.errors import Incomplete, Interrupted, OutputError
-from aerial_seg.files import disk
-from aerial_seg.files.disk import DiskFullError
+from aerial_seg.errors import OutputError
 from aerial_seg.files.work import locked_work
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs import import_weights as import_room
 from aerial_seg.jobs.demo import demo
 from aerial_seg.jobs.export import ExportSettings, export
 from aerial_seg.jobs.import_weights import import_weights
-from aerial_seg.jobs.predict import job as predict_room
-from aerial_seg.jobs.predict import memory as budget
 from aerial_seg.jobs.predict.job import predict
-from aerial_seg.jobs.predict.settings import PredictSettings
-from aerial_seg.jobs.tile import dataset_writer as assembly
 from aerial_seg.jobs.tile.job import tile
-from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import train
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
-from aerial_seg.models import file as model_file
 from aerial_seg.models.file import save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork
-from aerial_seg.progress import silent
 from aerial_seg.recipe import load_recipe
-from aerial_seg.vectors import writer
-
-MODEL = Path("any.safetensors")
-TILE = TileSettings(chip_size=32, labels=LabelSettings(class_field="kind"), val="0", test="0", overwrite=True)
-EAGER = PredictSettings(engine="eager", precision="fp32", device="cpu")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-@pytest.fixture
-def image(tmp_path: Path, write_raster: Callable) -> Path:
-    pixels = np.random.default_rng(1).integers(8, 255, (2, 96, 128), dtype=np.uint8)
-    return write_raster(tmp_path / "in.tif", pixels)
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    squares = [box(500_000 + 20 * k, 5_199_920, 500_010 + 20 * k, 5_199_990) for k in range(6)]
-    path = tmp_path / "labels.gpkg"
-    gpd.GeoDataFrame({"kind": ["roof", "road"] * 3}, geometry=squares, crs="EPSG:32633").to_file(path)
-    return path
-
-
-@pytest.fixture
-def chips(image: Path, labels: Path, tmp_path: Path) -> Path:
-    tile([str(image)], [str(labels)], tmp_path / "chips", TILE)
-    return tmp_path / "chips"
-
-
-@pytest.fixture
-def mask(tmp_path: Path, write_raster: Callable) -> Path:
-    values = np.zeros((1, 60, 80), np.uint8)
-    values[0, 10:30, 10:50] = 1
-    return write_raster(tmp_path / "mask.tif", values, nodata=255)
-
-
-@pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch, pointwise: Callable) -> None:
-    model = pointwise(stride=8, origin_step=8, tile_size=128)
-    monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: model)
 
 
 class TestTile:
@@ -315,240 +255,3 @@ def test_two_runs_of_any_command_never_write_one_output(
             play()
         assert "\n" not in str(told.value)
         assert contents(tmp_path) == before
-
-
-class Stops:
-    """A progress bar that raises at the n-th step of the stage with that name."""
-
-    def __init__(self, stage: str, error: BaseException | None, step: int = 0) -> None:
-        self._stage, self._error, self._step, self._label = stage, error, step, ""
-
-    def __call__(self, label: str, *, total: int, unit: str) -> Stops:
-        del total, unit
-        self._label = label.split()[0]
-        return self
-
-    def __enter__(self) -> Stops:
-        if self._label == self._stage and self._error is not None:
-            raise self._error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, n: int = 1) -> None:
-        del n
-
-
-@pytest.mark.usefixtures("use")
-class TestPredictWithVectors:
-    """`predict --vectors` that is interrupted after its mask goes on with its polygons."""
-
-    def run(self, image: Path, out: Path, name: str, progress: object = silent, **changes: object) -> None:
-        settings = replace(EAGER, vectors=out / name, **changes)  # type: ignore[arg-type]
-        predict(MODEL, [str(image)], out / "map.tif", settings, progress)  # type: ignore[arg-type]
-
-    @pytest.fixture
-    def out(self, tmp_path: Path) -> Path:
-        (tmp_path / "out" / "sub").mkdir(parents=True)
-        return tmp_path / "out"
-
-    def calm(self, image: Path, out: Path, name: str) -> dict[str, bytes]:
-        self.run(image, out, name)
-        wanted = contents(out)
-        shutil.rmtree(out)
-        (out / "sub").mkdir(parents=True)
-        return wanted
-
-    @pytest.mark.parametrize(
-        ("name", "error", "code", "overwrite"),
-        [
-            ("map.gpkg", KeyboardInterrupt(), 130, False),
-            ("map.shp", OSError(28, "No space left on device"), 3, True),
-            ("sub/p.geojson", OutputError("open in QGIS"), 3, False),
-        ],
-    )
-    def test_interrupted_while_vectorising(
-        self, image: Path, out: Path, name: str, error: BaseException, code: int, overwrite: bool
-    ) -> None:
-        wanted = self.calm(image, out, name)
-        if overwrite:
-            for file in wanted:
-                if not file.endswith(".qml"):  # a style of somebody else would stay
-                    (out / file).write_bytes(b"old")
-        with pytest.raises(Incomplete, match="run the same command again to go on") as told:
-            self.run(image, out, name, Stops("vectorize", error), overwrite=overwrite)
-        assert told.value.exit_code == code
-        assert (out / "map.tif").read_bytes() == wanted["map.tif"]
-        assert overwrite or not (out / name).exists()
-        stages: list[str] = []
-        self.run(image, out, name, _noting(stages), overwrite=overwrite)
-        assert "vectorize" in stages
-        assert "predict" not in stages
-        assert contents(out) == wanted
-
-    @pytest.mark.parametrize(
-        ("name", "moment"),
-        [
-            ("map.gpkg", "vectorising"),
-            ("map.shp", "before placing"),
-            ("map.shp", "placed"),
-            ("sub/p.geojson", "placed and cleared"),
-        ],
-    )
-    def test_killed_at_the_end(
-        self, image: Path, out: Path, name: str, moment: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """What lay there at that moment is what a kill would have left. The campaign kills for good."""
-        wanted = self.calm(image, out, name)
-        kept, progress = out.with_name("kept"), silent
-        with monkeypatch.context() as patch:
-            if moment == "vectorising":
-                progress = _Calls("vectorize", lambda: _keep(out, kept))  # type: ignore[assignment]
-            else:
-                room, function = {
-                    "before placing": (writer, "publish"),
-                    "placed": (predict_room, "remember"),
-                    "placed and cleared": (predict_room, "replace"),
-                }[moment]
-                honest = getattr(room, function)
-
-                def first_kept(*arguments: object, **named: object) -> object:
-                    if "vectors" in named or function != "replace":
-                        _keep(out, kept)
-                    return honest(*arguments, **named)
-
-                patch.setattr(room, function, first_kept)
-            self.run(image, out, name, progress)
-        shutil.rmtree(out)
-        kept.rename(out)
-        assert (out / "map.tif.work").exists()
-        assert (out / "map.tif").read_bytes() == wanted["map.tif"]
-        self.run(image, out, name)
-        assert contents(out) == wanted
-        with pytest.raises(OutputError, match="exists"):
-            self.run(image, out, name)
-
-    def test_polygons_of_somebody_else_are_not_replaced_by_the_second_run(
-        self, image: Path, out: Path
-    ) -> None:
-        with pytest.raises(Interrupted):
-            self.run(image, out, "map.gpkg", Stops("vectorize", KeyboardInterrupt()))
-        (out / "map.gpkg").write_text("made by hand")
-        with pytest.raises(OutputError, match=r"map\.gpkg exists; pass --overwrite"):
-            self.run(image, out, "map.gpkg")
-        assert (out / "map.gpkg").read_text() == "made by hand"
-
-    def test_a_mask_that_was_taken_away_is_made_again(self, image: Path, out: Path) -> None:
-        wanted = self.calm(image, out, "map.gpkg")
-        with pytest.raises(Interrupted):
-            self.run(image, out, "map.gpkg", Stops("vectorize", KeyboardInterrupt()))
-        (out / "map.tif").unlink()
-        self.run(image, out, "map.gpkg", overwrite=True)
-        assert contents(out) == wanted
-
-
-def _keep(folder: Path, kept: Path) -> None:
-    """The same files lie in `kept`, not copies: what is renamed or removed later stays there as it is."""
-    shutil.copytree(folder, kept, copy_function=os.link)
-
-
-class _Calls(Stops):
-    def __init__(self, stage: str, call: Callable[[], object]) -> None:
-        super().__init__(stage, None)
-        self._call = call
-
-    def __enter__(self) -> Stops:
-        if self._label == self._stage:
-            self._call()
-        return self
-
-
-def _noting(stages: list[str]) -> Stops:
-    class Notes(Stops):
-        def update(self, n: int = 1) -> None:
-            stages.append(self._label)
-
-    return Notes("", None)
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o027])
-@pytest.mark.usefixtures("use")
-def test_the_umask_decides_who_may_read_every_result(
-    image: Path, labels: Path, mask: Path, untrained: Callable, tmp_path: Path, umask: int
-) -> None:
-    out = tmp_path / "results"
-    out.mkdir()
-    before = os.umask(umask)
-    try:
-        tile([str(image)], [str(labels)], out / "chips", TILE)
-        settings = replace(EAGER, confidence=True, probabilities=True, stac=True)
-        predict(MODEL, [str(image)], out / "map.tif", settings)
-        for name in ("v.gpkg", "v.shp", "v.geojson", "v.fgb", "c.csv", "v.parquet"):
-            vectorize(mask, out / name, VectorizeSettings(classes=("all",)))
-        model = untrained("fcn")
-        save_model(model.network.state_dict(), model.card, out / "model.safetensors")
-    finally:
-        os.umask(before)
-    files = [path for path in out.rglob("*") if path.is_file()]
-    assert len(files) > 20
-    odd = {
-        path.name: oct(path.stat().st_mode) for path in files if path.stat().st_mode & 0o777 != 0o666 & ~umask
-    }
-    assert odd == {}
-    folders = [path for path in out.rglob("*") if path.is_dir()]
-    assert {path.stat().st_mode & 0o777 for path in folders} == {0o777 & ~umask}
-
-
-class TestFullDisk:
-    def test_an_index_that_sqlite_cannot_write_is_told_as_a_full_disk(
-        self, image: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(*_: object, **__: object) -> None:
-            raise OSError("chips.gpkg: no such table: rtree_chips_geom")
-
-        monkeypatch.setattr(assembly, "write_geopackage", full)
-        monkeypatch.setattr(disk, "takes", lambda folder, size: False)
-        with pytest.raises(
-            DiskFullError, match=r"chips\.gpkg could not be written \(no space left on the disk of"
-        ):
-            tile([str(image)], [str(labels)], tmp_path / "chips", TILE)
-        assert not (tmp_path / "chips").exists()
-        assert not (tmp_path / "chips.work").exists()
-
-    def test_a_chip_that_the_disk_does_not_take_is_no_strange_raster(
-        self, image: Path, labels: Path, tmp_path: Path
-    ) -> None:
-        """RLIMIT_FSIZE stands for the disk; what GDAL wrote half it said nothing of, and then could not read."""
-        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
-        try:
-            with pytest.raises(
-                OutputError, match=r"\.tif could not be written \(File too large\); free disk space"
-            ):
-                tile([str(image)], [str(labels)], tmp_path / "chips", TILE)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, handler)
-
-    def test_safetensors_says_so_too(
-        self, untrained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(weights: object, path: Path, metadata: object) -> None:
-            path.write_bytes(b"half")
-            raise SafetensorError('Error while serializing: Io("No space left on device (os error 28)")')
-
-        monkeypatch.setattr(model_file, "save_file", full)
-        model = untrained("fcn")
-        with pytest.raises(DiskFullError, match=r"best\.safetensors could not be written \(no space left"):
-            save_model(model.network.state_dict(), model.card, tmp_path / "best.safetensors")
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.usefixtures("use")
-    def test_the_forecast_of_a_full_disk_has_digits(
-        self, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(budget.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
-        with pytest.raises(OutputError, match=r"has 4\.1 kB free, wanted up to 1 MB for map\.tif"):
-            predict(MODEL, [str(image)], tmp_path / "map.tif", EAGER)
