@@ -147,7 +147,10 @@ def _write_voc(root: Path) -> None:
 
 
 def _neighbour(room: str) -> ModuleType:
-    path = Path(__file__).parents[1] / room / "conftest.py"
+    tests = Path(__file__).parents[1]
+    if str(tests / "on_path") not in sys.path:  # as pyproject.toml has pytest do
+        sys.path.insert(0, str(tests / "on_path"))
+    path = tests / room / "conftest.py"
     spec = importlib.util.spec_from_file_location(f"{room}_conftest", path)
     assert spec is not None
     assert spec.loader is not None
