@@ -30,6 +30,6 @@ def test_other_engines_in_a_process_of_their_own(kind: str) -> None:
         kind,
         str(PROOFS),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROOFS.parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROOFS.parents[3])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
