@@ -30,8 +30,8 @@ SECONDS = 120
 
 
 def model() -> Any:
-    """The pointwise model of the tests beside this file."""
-    spec = importlib.util.spec_from_file_location("jobs_conftest", Path(__file__).with_name("conftest.py"))
+    """The pointwise model of the tests of jobs."""
+    spec = importlib.util.spec_from_file_location("jobs_conftest", Path(__file__).parents[1] / "conftest.py")
     assert spec is not None
     assert spec.loader is not None
     conftest = importlib.util.module_from_spec(spec)
