@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aerial_seg"
+TESTS = ROOT / "tests"
 
 FLOORS = [
     {"cli"},
@@ -24,7 +27,15 @@ FLOORS = [
     {"base"},
 ]
 HEIGHT = {name: len(FLOORS) - k for k, floor in enumerate(FLOORS) for name in floor}
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "cli").glob("*.py")])
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
+MOST_FILES, MOST_LINES = 20, 400
+
+
+def sources_below(folder: Path) -> list[Path]:
+    """Every file of code in a folder of the package and in the folders within, of which there are some."""
+    found = [path for path in SOURCES if path.is_relative_to(folder)]
+    assert found, f"{folder} is empty: nothing would be tested"
+    return found
 
 
 def floor_of_file(path: Path) -> str:
@@ -80,18 +91,56 @@ def test_heavy_libraries_stay_on_their_floor(path: Path) -> None:
 
 
 def test_every_folder_is_a_known_floor() -> None:
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
-    assert folders <= set(HEIGHT)
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert folders | {"cli", "base"} == set(HEIGHT)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_rooms_stay_small(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def test_engines_know_no_rasters() -> None:
+    for path in sources_below(PACKAGE / "inference" / "engines"):
+        roots = {module.split(".")[0] for module in imported_modules(path)}
+        assert not roots & {"rasterio", "geopandas", "pyogrio", "shapely", "pyproj"}, path
+        assert not {floor_of_module(module) for module in imported_modules(path)} & {"geo", "vectors"}, path
+
+
+def rooms() -> list[Path]:
+    """Every folder of the package that holds folders or several files."""
+    return sorted({parent for path in SOURCES for parent in path.parents if parent.is_relative_to(PACKAGE)})
+
+
+@pytest.mark.parametrize("folder", rooms(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_circle_among_what_a_folder_holds(folder: Path) -> None:
+    """Files and folders side by side, a folder with all that it holds being one."""
+    inside = ".".join(folder.relative_to(ROOT).parts) + "."
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for path in sources_below(folder):
+        own = path.relative_to(folder).with_suffix("").parts[0]
+        if own == "__init__":
+            continue  # it names what the folder offers
+        others = {
+            m.removeprefix(inside).split(".")[0] for m in imported_modules(path) if m.startswith(inside)
+        }
+        sorter.add(own, *(others - {own}))
+    sorter.prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize("root", [PACKAGE, ROOT / "cli", TESTS], ids=lambda path: path.name)
+def test_files_and_folders_stay_small(root: Path) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert len(files) > 10, "nothing would be tested"
+    long = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in files
+        if path.suffix == ".py" and (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert long == {}
+    held = Counter(path.parent.relative_to(ROOT).as_posix() for path in files)
+    assert {folder: count for folder, count in held.items() if count > MOST_FILES} == {}
 
 
 def test_jobs_never_print_nor_exit() -> None:
-    for path in (PACKAGE / "jobs").glob("*.py"):
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for path in sources_below(PACKAGE / "jobs"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         names = {f.id for f in calls if isinstance(f, ast.Name)} | {
             f.attr for f in calls if isinstance(f, ast.Attribute)
         }
@@ -99,6 +148,8 @@ def test_jobs_never_print_nor_exit() -> None:
 
 
 def test_only_device_names_cuda_and_memory_formats() -> None:
+    seen = sources_below(PACKAGE)
+    assert [path for path in seen if path.name == "device.py"] == [PACKAGE / "models" / "device.py"]
     for path in SOURCES:
         if path.name == "device.py":
             continue
