@@ -341,9 +341,3 @@ def test_our_networks_take_any_side_and_smps_are_padded(architecture: str) -> No
     assert scores.shape == (4, 37, 50)
     assert torch.isfinite(scores).all()
     assert forward.seen[0].shape == ((3, 64, 64) if architecture == "Unet" else (3, 37, 50))
-
-
-# Resizing.
-
-
-# The class of every pixel.
