@@ -222,7 +222,7 @@ def model_file(tmp_path: Path) -> ModelFile:
     def write(legend: Legend, architecture: str = "fcn", **options: Any) -> Path:
         torch.manual_seed(3)
         settings = ModelSettings(
-            architecture=architecture, encoder="resnet18", output_stride=16, head_channels=16, **options
+            architecture=architecture, encoder="tu-test_resnet", output_stride=16, head_channels=16, **options
         )
         card = ModelCard(
             tool_version=__version__,

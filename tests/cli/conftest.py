@@ -86,7 +86,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if architecture not in made:
             recipe = Recipe(
                 model=ModelSettings(
-                    architecture=architecture, head_channels=8, output_stride=16, auxiliary=False
+                    architecture=architecture,
+                    encoder="tu-test_resnet",
+                    head_channels=8,
+                    output_stride=16,
+                    auxiliary=False,
                 ),
                 prediction=PredictionSettings(tile_size=64, batch_size=2),
             )

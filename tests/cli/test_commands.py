@@ -14,7 +14,7 @@ import rasterio
 RECIPE = """
 [model]
 architecture = "Unet"
-encoder = "mobilenet_v2"
+encoder = "tu-test_resnet"
 options = { decoder_channels = [16, 16, 8, 8, 8] }
 [training]
 iterations = 2

@@ -41,7 +41,7 @@ def make_model(path: Path, *, bands: int, dtype: str, gsd: float | None) -> None
     """An untrained model for rasters of so many bands of this dtype."""
     torch.manual_seed(bands)
     settings = ModelSettings(
-        architecture="PSPNet", encoder="mobilenet_v2", options={"psp_out_channels": 16}, weights="none"
+        architecture="PSPNet", encoder="tu-test_resnet", options={"psp_out_channels": 16}, weights="none"
     )
     card = ModelCard(
         tool_version="test",
