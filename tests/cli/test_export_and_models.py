@@ -132,18 +132,18 @@ def test_what_cannot_be_exported_leaves_nothing(
 
 
 def test_models_are_a_table_and_a_document(run: Callable) -> None:
-    done = run("models", "--encoder", "resnet34")
+    done = run("models", "--encoder", "resnet18")
     assert done.code == 0, done.err
     assert done.err == ""
     head, *lines = done.out.splitlines()
     assert head.split()[0] == "architecture"
     rows = {line.split()[0]: line.split()[1:] for line in lines if line}
-    assert float(rows["fcn"][0]) > 21
+    assert float(rows["fcn"][0]) > 11
     assert rows["fcn"][2:] == ["8", "8"]
     assert rows["DPT"] == ["-"] * 4
     assert "  DPT: " in done.out.partition("does not work")[2]
-    document = json.loads(run("models", "--encoder", "resnet34", "--json").out)
-    assert document["encoder"] == "resnet34"
+    document = json.loads(run("models", "--encoder", "resnet18", "--json").out)
+    assert document["encoder"] == "resnet18"
     by_name = {row["architecture"]: row for row in document["models"]}
     assert f"{by_name['fcn']['parameters'] / 1e6:.2f}" == rows["fcn"][0]
     assert by_name["DPT"]["problem"]

@@ -87,8 +87,10 @@ def test_an_encoder_that_cannot_be_dilated_leaves_the_others_in_the_table() -> N
     assert rows["Unet"].problem is None
 
 
-def test_an_encoder_that_computes_while_it_is_built_is_counted_too() -> None:
-    row = next(row for row in list_models("mit_b0") if row.architecture == "Segformer")
+def test_an_encoder_that_computes_while_it_is_built_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The other rows of this encoder take ten times as long, and nothing here looks at them.
+    monkeypatch.setattr("aerial_seg.jobs.models.architectures", lambda: ("Segformer",))
+    (row,) = list_models("mit_b0")
     settings = ModelSettings(architecture="Segformer", encoder="mit_b0")
     network = build_network(settings, bands=3, classes=2)
     assert row.parameters == sum(weight.numel() for weight in network.parameters())

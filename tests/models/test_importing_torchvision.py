@@ -53,7 +53,11 @@ def checkpoint_of(state: dict[str, Tensor]) -> Checkpoint:
     return Checkpoint(Path("weights.pth"), state, "0")
 
 
-@pytest.fixture(scope="module", params=list(PARAMETERS))
+@pytest.fixture(
+    scope="module",
+    # A ResNet-101 has more of the same blocks.
+    params=[pytest.param(name, marks=[pytest.mark.slow] * name.endswith("101")) for name in PARAMETERS],
+)
 def pair(request: pytest.FixtureRequest) -> tuple[str, nn.Module, ImportedNetwork]:
     """A network of torchvision's in float64 beside what was imported from its float32 state dict, in float64 too."""
     theirs = torchvisions(request.param)

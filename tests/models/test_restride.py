@@ -71,8 +71,15 @@ def test_silent_error_15_all_rates_follow_the_output_stride_and_the_weights_stay
     assert other.card is model.card
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
-@pytest.mark.parametrize(("at", "asked"), [(16, 8), (16, 4), (8, 4), (32, 8)])
+# On the finest lattice a ResNet-50 takes four times as long, and has nothing that its coarser ones lack.
+@pytest.mark.parametrize(
+    ("encoder", "at", "asked"),
+    [
+        *(("resnet18", at, asked) for at, asked in ((16, 8), (16, 4), (8, 4), (32, 8))),
+        *(("resnet50", at, asked) for at, asked in ((16, 8), (32, 8))),
+        *(pytest.param("resnet50", at, asked, marks=pytest.mark.slow) for at, asked in ((16, 4), (8, 4))),
+    ],
+)
 def test_silent_error_15_cells_that_both_lattices_share_have_the_same_features_and_logits(
     encoder: str, at: int, asked: int
 ) -> None:
@@ -82,8 +89,13 @@ def test_silent_error_15_cells_that_both_lattices_share_have_the_same_features_a
     image, step = photograph(65, 97), at // asked
     with torch.inference_mode():
         old, new = in_float64(model), in_float64(other)
-        for call in (lambda network: network.encoder(image)[-1], lambda network: network(image)):
-            torch.testing.assert_close(call(new)[:, :, ::step, ::step], call(old), rtol=1e-9, atol=1e-9)
+        features: list[torch.Tensor] = []
+        for network in (new, old):
+            network.encoder.register_forward_hook(lambda _, __, stages: features.append(stages[-1]))
+        logits = [network(image) for network in (new, old)]
+        assert len(features) == 2
+        for fine, coarse in (features, logits):
+            torch.testing.assert_close(fine[:, :, ::step, ::step], coarse, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("at", "asked"), [(8, 16), (4, 32)])
