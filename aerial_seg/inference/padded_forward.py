@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from aerial_seg.inference.engines.choose import EagerEngine, EngineSettings, Runtime, choose
 from aerial_seg.inference.engines.prepare import prepare_network
-from aerial_seg.models.device import pick_device, send
+from aerial_seg.models.device import pick_device, batch_to_device
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.tiling.geometry import ModelGeometry
@@ -61,14 +61,14 @@ class PaddedForward:
             model.network,
             device,
             precision=choice.precision,
-            example=lambda: send(torch.randn(1, bands, side, side, generator=noise), device),
+            example=lambda: batch_to_device(torch.randn(1, bands, side, side, generator=noise), device),
         )
         engine = EagerEngine(network, precision=choice.precision, device=device)
         bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=device)[None, :, None, None]
 
         def forward(images: Tensor) -> Tensor:
             with torch.inference_mode():
-                return engine(send(images, device)).float() + bias
+                return engine(batch_to_device(images, device)).float() + bias
 
         return replace(
             cls.of(model.network, forward),

@@ -16,9 +16,9 @@ from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, 
 from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.models.device import (
     OutOfMemory,
-    lane,
     pick_device,
     release_memory,
+    transfer,
 )
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.pending import Pending
@@ -96,7 +96,7 @@ class Predictor:
         Raises SettingsError for a device or precision that is not there, and when not even one image fits.
         """
         self._device = pick_device(settings.device)
-        self._lane = lane(self._device)
+        self._transfer = transfer(self._device)
         self._bands = model.card.bands
         self._sides = (side,) if isinstance(side, int) else tuple(side)
         self._batch_size = max(1, batch_size)
@@ -121,7 +121,7 @@ class Predictor:
     @property
     def depth(self) -> int:
         """How many batches may be in flight before the oldest is waited for."""
-        return self._lane.depth
+        return self._transfer.depth
 
     @property
     def planes(self) -> int:
@@ -173,16 +173,16 @@ class Predictor:
 
     def _launch(self, images: Sequence[Image]) -> Pending:
         side, count = images[0].shape[1], len(images)
-        batch = self._lane.host_batch(self._batch_size, *self._shape(side))
+        batch = self._transfer.host_batch(self._batch_size, *self._shape(side))
         pixels = batch.permute(0, 2, 3, 1).numpy()
         for slot, image in enumerate(images):
             for band, plane in enumerate(image):
                 pixels[slot, :, :, band] = plane
         pixels[count:] = 0
-        logits = self._engines[side](self._lane.to_device(batch))
+        logits = self._engines[side](self._transfer.to_device(batch))
         with torch.inference_mode():
             channel_last = logits.permute(0, 2, 3, 1).float()
-            arriving = self._lane.to_host((channel_last + self._bias).contiguous())
+            arriving = self._transfer.to_host((channel_last + self._bias).contiguous())
         return arriving.map(lambda batch: batch[:count])
 
     def _start(self, choice: Choice, network: nn.Module) -> tuple[Mapping[int, Engine], Choice]:
@@ -200,9 +200,9 @@ class Predictor:
 
     def _example(self, count: int, side: int) -> torch.Tensor:
         """Noise like normalised images, on the device; always the same."""
-        batch = self._lane.host_batch(count, *self._shape(side))
+        batch = self._transfer.host_batch(count, *self._shape(side))
         batch.normal_(generator=torch.Generator().manual_seed(0))
-        return self._lane.to_device(batch)
+        return self._transfer.to_device(batch)
 
     def _fitting(self, attempt: Callable[[], Result]) -> Result:
         """The attempt's result, at half the batch size as often as the device runs out of memory."""

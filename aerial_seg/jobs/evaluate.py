@@ -29,7 +29,7 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import expand_labels
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores
-from aerial_seg.models.device import pick_device, place
+from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import load_model, read_card
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.crops import ChipReader, ChipStore
@@ -231,7 +231,7 @@ def evaluate_model_on_chips(
             f"{dataset} has no chip in split '{split}'; it has {', '.join(present)}: pass --split"
         )
     target = pick_device(device)
-    place(model.network, target)
+    to_device(model.network, target)
     store = ChipStore(ChipReader(chips, model.card.bands, document.legend))
     matrix, _ = validate(
         model.network, store, classes=len(document.legend), device=target, bias=model.card.class_bias

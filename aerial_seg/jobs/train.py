@@ -22,7 +22,7 @@ from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
-from aerial_seg.models.device import pick_device, place
+from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
@@ -99,7 +99,7 @@ def train(
     network.geometry.check_side(recipe.training.crop)
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
-    place(network, target)
+    to_device(network, target)
     with staged_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN) as work:
         keeper = _Keeper(work, opened, recipe)
         with _errors_of_workers():

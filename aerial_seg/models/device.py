@@ -42,12 +42,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def place(model: nn.Module, device: torch.device) -> None:
+def to_device(model: nn.Module, device: torch.device) -> None:
     """The model lies on the device, its convolution weights channels-last (the faster layout on both kinds)."""
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def send(batch: Tensor, device: torch.device) -> Tensor:
+def batch_to_device(batch: Tensor, device: torch.device) -> Tensor:
     """The image batch (N,C,H,W) on the device, channels-last."""
     return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
 
@@ -144,7 +144,7 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-class CpuLane:
+class CpuTransfer:
     """The way between host and device where they are the same."""
 
     depth = 1
@@ -162,7 +162,7 @@ class CpuLane:
         return Pending.arrived(logits.numpy())
 
 
-class CudaLane:
+class CudaTransfer:
     """The way to a CUDA device and back, on streams of its own and from pinned memory.
 
     So batch k + 1 is filled and travels while batch k computes, and the logits of batch k − 1 travel home. torch's
@@ -206,9 +206,9 @@ class CudaLane:
         return Pending(wait)
 
 
-def lane(device: torch.device) -> CpuLane | CudaLane:
+def transfer(device: torch.device) -> CpuTransfer | CudaTransfer:
     """The way between the host and this device."""
-    return CudaLane(device) if device.type == "cuda" else CpuLane()
+    return CudaTransfer(device) if device.type == "cuda" else CpuTransfer()
 
 
 def _cpu_facts() -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from aerial_seg.errors import AerialSegError
 from aerial_seg.metrics import Scores
-from aerial_seg.models.device import send, training_precision
+from aerial_seg.models.device import batch_to_device, training_precision
 from aerial_seg.models.network import Network
 from aerial_seg.progress import Progress
 from aerial_seg.recipe import Recipe
@@ -106,7 +106,7 @@ def run_training(
     with progress("train", total=settings.iterations, unit="iteration") as bar:
         for iteration, (image, labels) in enumerate(_batches(data.train, recipe, device), start=1):
             with training_precision(device):
-                (logits, *others), aux_logits = network.forward_members(send(image, device))
+                (logits, *others), aux_logits = network.forward_members(batch_to_device(image, device))
             loss = criterion(logits, aux_logits, labels.to(device, non_blocking=True), others)
             value, rate = float(loss.detach()), float(schedule.get_last_lr()[0])
             if not math.isfinite(value):

@@ -12,7 +12,7 @@ from torch import Tensor
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.legend import IGNORE
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.models.device import send
+from aerial_seg.models.device import batch_to_device
 from aerial_seg.models.network import Network
 from aerial_seg.training.crops import ChipStore
 
@@ -62,7 +62,7 @@ def validate(
     curve = ThresholdCurve() if classes == 2 else None
     # As in training: every side is padded, also for a network that would take it as it is.
     whole = PaddedForward(
-        lambda images: network(send(images, device)).float(), network.geometry, any_side=False
+        lambda images: network(batch_to_device(images, device)).float(), network.geometry, any_side=False
     )
     was_training = network.training
     network.eval()

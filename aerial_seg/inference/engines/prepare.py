@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.inference.engines.fold_batch_norm import FOLD_TOLERANCE, fold_batch_norms
-from aerial_seg.models.device import cast_weights, place, reproducible
+from aerial_seg.models.device import cast_weights, reproducible, to_device
 from aerial_seg.models.network import Network
 
 
@@ -23,11 +23,11 @@ def prepare_network(
     """
     network = copy.deepcopy(original).eval()
     network.drop_training_parts()
-    place(network, device)
+    to_device(network, device)
     with reproducible(device):
         folded = fold_batch_norms(network.run_once, example())
     cast_weights(network, precision)
-    place(network, device)
+    to_device(network, device)
     if folded.change <= FOLD_TOLERANCE:
         return network, []
     return network, [
