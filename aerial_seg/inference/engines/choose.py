@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.inference.engines.external import (
-    FOREIGN,
+    EXTERNAL,
     PACKAGES,
-    ForeignFailed,
+    ExternalFailed,
     check_installed,
     library_of,
 )
@@ -25,7 +25,7 @@ from aerial_seg.inference.engines.torch_compile import CompiledForward, CompileF
 from aerial_seg.inference.engines.winograd import winograd_pays, with_winograd
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
 
-ENGINES = ("auto", "eager", "compile", *FOREIGN)
+ENGINES = ("auto", "eager", "compile", *EXTERNAL)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 COMPILE_PAYS = 300
@@ -147,14 +147,14 @@ def choose(settings: EngineSettings, device: torch.device, *, tiles: int) -> Cho
 
     Raises SettingsError for a precision that the device or the engine cannot do, and an engine that is not installed.
     """
-    if settings.engine in FOREIGN:
-        return _choose_foreign(settings, device)
+    if settings.engine in EXTERNAL:
+        return _choose_external(settings, device)
     precision, why_precision = _choose_precision(settings.precision, device)
     engine, why_engine = _choose_engine(settings.engine, device, tiles)
     return Choice(engine, precision, (*why_precision, *why_engine))
 
 
-def _choose_foreign(settings: EngineSettings, device: torch.device) -> Choice:
+def _choose_external(settings: EngineSettings, device: torch.device) -> Choice:
     engine = settings.engine
     if device.type != "cpu":
         raise SettingsError(
@@ -220,7 +220,7 @@ def start_engine(
     try:
         engine = _other_engine(choice, network, batch, device)
         difference = _difference(engine(batch), eager(batch))
-    except (CompileFailed, ForeignFailed) as error:
+    except (CompileFailed, ExternalFailed) as error:
         return eager, _fall_back(choice, str(error))
     if not difference <= _AGREEMENT[choice.precision]:
         return eager, _fall_back(choice, f"its logits differ by {difference:.1g} of the largest")
@@ -246,7 +246,7 @@ def _difference(logits: Tensor, reference: Tensor) -> float:
 
 
 def _fall_back(choice: Choice, problem: str) -> Choice:
-    if choice.engine in FOREIGN:
+    if choice.engine in EXTERNAL:
         package = PACKAGES[choice.engine][0]
         note = f"engine eager: {package} cannot run this network ({problem}); update {package}, or pass --engine eager"
     else:

@@ -19,10 +19,10 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """By engine, which is also the name of its extra: the packages it needs, the one that computes first."""
 
-FOREIGN = tuple(PACKAGES)
+EXTERNAL = tuple(PACKAGES)
 
 
-class ForeignFailed(RuntimeError):
+class ExternalFailed(RuntimeError):
     """An engine outside torch cannot run a network; the text is its one-line reason. Caught by who asked for it."""
 
 
@@ -49,7 +49,7 @@ def traced(
 ) -> torch.export.ExportedProgram:
     """The network's graph for batches of this very shape; with decompositions, in these operators.
 
-    Raises ForeignFailed for a network that torch cannot trace.
+    Raises ExternalFailed for a network that torch cannot trace.
     """
     with failing(RuntimeError, ValueError), torch.no_grad():  # the former are torch.export's own, too
         program = torch.export.export(network, (torch.zeros_like(batch),), strict=False)
@@ -58,7 +58,7 @@ def traced(
 
 @contextmanager
 def failing(*expected: type[BaseException]) -> Iterator[None]:
-    """Inside, these errors become ForeignFailed with the first line of the innermost one."""
+    """Inside, these errors become ExternalFailed with the first line of the innermost one."""
     try:
         yield
     except expected as error:
@@ -67,4 +67,4 @@ def failing(*expected: type[BaseException]) -> Iterator[None]:
             cause = cause.__cause__
         lines = (line.strip() for line in str(cause).splitlines())
         reason = f"{type(cause).__name__}: {next(filter(None, lines), 'no reason given')}"
-        raise ForeignFailed(reason) from error
+        raise ExternalFailed(reason) from error

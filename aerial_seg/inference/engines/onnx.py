@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aerial_seg.inference.engines.external import ForeignFailed, failing, traced
+from aerial_seg.inference.engines.external import ExternalFailed, failing, traced
 from aerial_seg.models.export import INPUT, LARGEST_FILE, OPSET, decompositions
 
 
@@ -18,10 +18,12 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, network: nn.Module, batch: Tensor) -> None:
-        """batch: of the shape that all batches have. Raises ForeignFailed for a network that cannot run there."""
+        """batch: of the shape that all batches have. Raises ExternalFailed for a network that cannot run there."""
         weights = sum(weight.nbytes for weight in network.state_dict().values())
         if weights > LARGEST_FILE:
-            raise ForeignFailed(f"its weights take {weights / 2**30:.2f} GiB, more than one ONNX graph holds")
+            raise ExternalFailed(
+                f"its weights take {weights / 2**30:.2f} GiB, more than one ONNX graph holds"
+            )
         runtime: Any = import_module("onnxruntime")
         reasons: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         options = runtime.SessionOptions()

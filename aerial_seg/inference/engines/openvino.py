@@ -18,7 +18,7 @@ class OpenvinoEngine:
     name = "openvino"
 
     def __init__(self, network: nn.Module, batch: Tensor) -> None:
-        """batch: of the shape that all batches have. Raises ForeignFailed for a network that cannot run there."""
+        """batch: of the shape that all batches have. Raises ExternalFailed for a network that cannot run there."""
         openvino = openvino_library()
         reasons: Any = import_module("openvino.frontend")
         settings = {

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.engines import choose as engine
-from aerial_seg.inference.engines import external as foreign
+from aerial_seg.inference.engines import external
 from aerial_seg.inference.engines.choose import EngineSettings, choose
-from aerial_seg.inference.engines.external import FOREIGN, PACKAGES, ForeignFailed
+from aerial_seg.inference.engines.external import EXTERNAL, PACKAGES, ExternalFailed
 from aerial_seg.inference.engines.onnx import OnnxEngine
 from aerial_seg.inference.engines.openvino import OpenvinoEngine
 from aerial_seg.inference.predictor import Predictor
@@ -50,7 +50,7 @@ OTHERS = [
 ]
 
 
-@pytest.fixture(params=FOREIGN)
+@pytest.fixture(params=EXTERNAL)
 def name(request: pytest.FixtureRequest) -> str:
     for package in PACKAGES[request.param]:
         if find_spec(package) is None:
@@ -165,7 +165,7 @@ def test_what_does_not_run_there_runs_eagerly_with_a_note(
     name: str, small: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: object, network: nn.Module, batch: Tensor) -> None:
-        raise ForeignFailed("OpConversionFailure: no such operator")
+        raise ExternalFailed("OpConversionFailure: no such operator")
 
     def nonsense(self: object, batch: Tensor) -> Tensor:
         return torch.full((len(batch), 3, 4, 4), torch.nan)
@@ -204,7 +204,7 @@ class Branching(nn.Module):
 
 
 def test_a_network_that_cannot_be_traced_is_refused_in_a_line(name: str) -> None:
-    with pytest.raises(ForeignFailed) as error:
+    with pytest.raises(ExternalFailed) as error:
         ENGINES[name](Branching(), torch.zeros(1, 3, 8, 8))
     assert "\n" not in str(error.value)
     assert ":" in str(error.value)
@@ -217,7 +217,7 @@ def test_where_one_side_falls_back_all_do(
 
     def only_small(self: object, network: nn.Module, batch: Tensor) -> None:
         if batch.shape[-1] > 64:
-            raise ForeignFailed("too large")
+            raise ExternalFailed("too large")
         real(self, network, batch)
 
     monkeypatch.setattr(ENGINES[name], "__init__", only_small)
@@ -227,9 +227,9 @@ def test_where_one_side_falls_back_all_do(
     assert len(made.notes) == 1
 
 
-@pytest.mark.parametrize("wanted", FOREIGN)
+@pytest.mark.parametrize("wanted", EXTERNAL)
 def test_a_missing_package_is_named_with_its_extra(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "find_spec", lambda package: None)
+    monkeypatch.setattr(external, "find_spec", lambda package: None)
     packages = ", ".join(PACKAGES[wanted])
     with pytest.raises(SettingsError, match=rf"needs {packages}, .*pip install 'aerial-seg\[{wanted}\]'"):
         choose(EngineSettings(wanted, "auto", "cpu"), CPU, tiles=1)
