@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.models.file import ModelCard, TrainedModel, load_weightless
+from aerial_seg.models.file import ModelCard, TrainedModel, load_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.receptive_field.field import Reach, ReceptiveField, receptive_field
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
@@ -43,7 +43,7 @@ def model_card(path: Path) -> dict[str, Any]:
 
     Raises InputError for a file that `predict` would not take.
     """
-    model = load_weightless(path)
+    model = load_on_meta(path)
     card, network = model.card, model.network
     field = receptive_field(network, len(card.bands))
     return {

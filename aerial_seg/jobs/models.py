@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from aerial_seg.errors import AerialSegError, SettingsError
 from aerial_seg.models.backbone.encoders import RESNET269
 from aerial_seg.models.build import architectures
+from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
-from aerial_seg.models.weightless import build_weightless
 from aerial_seg.recipe import ModelSettings
 
 SIDE = 512
@@ -82,7 +82,7 @@ def list_encoders() -> tuple[EncoderFacts, ...]:
 def _facts(architecture: str, encoder: str, bands: int, classes: int) -> ModelFacts:
     settings = ModelSettings(architecture=architecture, encoder=encoder)
     try:
-        network = build_weightless(settings, bands=bands, classes=classes)
+        network = build_on_meta(settings, bands=bands, classes=classes)
     except _CANNOT as error:
         return ModelFacts(architecture=architecture, problem=_one_line(error))
     built = ModelFacts(

@@ -24,8 +24,8 @@ from aerial_seg.files.disk import usual_mode, write_failure
 from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
+from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
-from aerial_seg.models.weightless import build_weightless
 from aerial_seg.printable import shortened
 from aerial_seg.recipe import PredictionSettings, Recipe
 
@@ -141,13 +141,13 @@ def load_model(path: Path) -> TrainedModel:
         return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path), notes=notes)
 
 
-def load_weightless(path: Path) -> TrainedModel:
+def load_on_meta(path: Path) -> TrainedModel:
     """The model of a file with its network on torch's meta device: shapes, no weights. As strict as load_model."""
     with at_work(path):
         header = _read_header(path)
         card = _card(header)
         with _buildable(path):
-            network = build_weightless(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
+            network = build_on_meta(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
         notes = _check_layout(header, network)
         for _ in _finite_weights(header, network):
             pass

@@ -19,7 +19,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.legend import make_legend
 from aerial_seg.models import file
 from aerial_seg.models.build import build_network
-from aerial_seg.models.file import ModelCard, load_model, load_weightless, read_card, save_model
+from aerial_seg.models.file import ModelCard, load_model, load_on_meta, read_card, save_model
 from aerial_seg.recipe import ModelSettings, Recipe
 
 CARD = ModelCard(
@@ -51,7 +51,7 @@ def model_path(weights: dict[str, Tensor], tmp_path: Path) -> Path:
 def refusal(path: Path) -> str:
     """What both ways of reading a model say, which must be the same one line with the file's name."""
     said = set()
-    for load in (load_model, load_weightless):
+    for load in (load_model, load_on_meta):
         with pytest.raises(InputError) as caught:
             load(path)
         said.add(str(caught.value))
@@ -62,7 +62,7 @@ def refusal(path: Path) -> str:
 
 
 def test_a_weightless_model_is_the_model_without_its_weights(model_path: Path) -> None:
-    whole, bare = load_model(model_path), load_weightless(model_path)
+    whole, bare = load_model(model_path), load_on_meta(model_path)
     assert (bare.card, bare.sha256) == (whole.card, whole.sha256)
     assert bare.network.geometry == whole.network.geometry
     shapes = [
@@ -252,7 +252,7 @@ def test_older_documents_are_brought_up_to_date_step_by_step(
     monkeypatch.setattr(file, "_MIGRATIONS", {-1: rename})
     assert "older than this" in refusal(model_path)
     monkeypatch.setattr(file, "_MIGRATIONS", {-1: rename, 0: to_metres})
-    assert read_card(model_path) == load_model(model_path).card == load_weightless(model_path).card == CARD
+    assert read_card(model_path) == load_model(model_path).card == load_on_meta(model_path).card == CARD
 
 
 def test_every_older_version_has_its_migration() -> None:

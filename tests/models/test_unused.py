@@ -20,11 +20,11 @@ from aerial_seg.jobs.model_card import model_card
 from aerial_seg.legend import make_legend
 from aerial_seg.models.backbone.encoders import encoder_names
 from aerial_seg.models.build import architectures, build_network
-from aerial_seg.models.file import HEADER_KEY, ModelCard, load_model, load_weightless, save_model
+from aerial_seg.models.file import HEADER_KEY, ModelCard, load_model, load_on_meta, save_model
+from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network, SmpNetwork
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.unused import Unused, drop_unused
-from aerial_seg.models.weightless import build_weightless
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings, Recipe, load_recipe
 
 CLASSES = 3
@@ -83,7 +83,7 @@ def idle_tensors(network: Network) -> list[str]:
 
 @pytest.mark.parametrize("settings", EVERY_HEAD, ids=name_of)
 def test_every_weight_of_every_head_is_trained(settings: ModelSettings) -> None:
-    network = build_weightless(settings, bands=3, classes=CLASSES).requires_grad_()
+    network = build_on_meta(settings, bands=3, classes=CLASSES).requires_grad_()
     assert idle_tensors(network) == []
 
 
@@ -106,7 +106,7 @@ def test_every_weight_of_every_encoder_is_trained() -> None:
     built, idle = 0, {}
     for settings in every_encoder():
         try:
-            network = build_weightless(settings, bands=3, classes=CLASSES).requires_grad_()
+            network = build_on_meta(settings, bands=3, classes=CLASSES).requires_grad_()
         except AerialSegError:
             continue  # an encoder that its library cannot dilate or does not give to this decoder
         built += 1
@@ -168,7 +168,7 @@ def test_a_file_with_the_unused_layers_predicts_as_it_did(settings: ModelSetting
     assert dropped > 0
     (note,) = loaded.notes
     assert f"holds {dropped} tensors" in note
-    assert load_weightless(path).notes == loaded.notes
+    assert load_on_meta(path).notes == loaded.notes
     # Written again it is what this version writes, and needs no note.
     again = tmp_path / "new.safetensors"
     save_model(loaded.network.state_dict(), loaded.card, again)
@@ -205,7 +205,7 @@ def test_only_exactly_the_unused_layers_are_left_out(tmp_path: Path) -> None:
         (held | {first: torch.ones(3, 3)}, rf"{first} is F32 \[3, 3\], wanted F32 \[512, 256, 3, 3\]"),
     ):
         odd = write(tmp_path, DEMO, weights)
-        for load in (load_model, load_weightless):
+        for load in (load_model, load_on_meta):
             with pytest.raises(InputError, match=wrong):
                 load(odd)
 
@@ -256,7 +256,7 @@ def test_an_old_model_file_starts_another_and_tells_what_it_left_out(tmp_path: P
 @pytest.mark.parametrize("settings", SHORT, ids=name_of)
 def test_weightless_networks_are_those_with_weights(settings: ModelSettings) -> None:
     real = build_network(settings.model_copy(update={"weights": "none"}), bands=3, classes=CLASSES)
-    bare = build_weightless(settings, bands=3, classes=CLASSES)
+    bare = build_on_meta(settings, bands=3, classes=CLASSES)
     assert {name: t.shape for name, t in real.state_dict().items()} == {
         name: t.shape for name, t in bare.state_dict().items()
     }
@@ -307,7 +307,7 @@ def test_a_network_that_takes_no_image_stays_whole() -> None:
 
 
 def test_only_weights_can_show_what_depends_on_values() -> None:
-    """build_weightless builds it with weights then."""
+    """build_on_meta builds it with weights then."""
     with pytest.raises(RuntimeError, match="does not show without weights"):
         drop_unused(around(Valued(3, 2, 1)).to("meta"), bands=3)
 

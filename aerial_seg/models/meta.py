@@ -9,7 +9,7 @@ from aerial_seg.models.network import Network
 from aerial_seg.recipe import ModelSettings
 
 
-def build_weightless(settings: ModelSettings, *, bands: int, classes: int) -> Network:
+def build_on_meta(settings: ModelSettings, *, bands: int, classes: int) -> Network:
     """A new network on torch's meta device, in evaluation mode. Raises SettingsError as build_network does."""
     bare = settings.model_copy(update={"weights": "none"})
     try:
