@@ -32,17 +32,17 @@ def patches(mask: np.ndarray) -> int:
 def split(mask: np.ndarray, rows: int) -> tuple[np.ndarray, ObjectSplitter]:
     splitter = ObjectSplitter(np.array([1], np.uint16), min_distance=5)
     pieces = [(mask[k : k + rows], None) for k in range(0, len(mask), rows)]
-    return np.concatenate([codes for codes, _ in splitter.tagged(pieces)]), splitter
+    return np.concatenate([codes for codes, _ in splitter.suffixed(pieces)]), splitter
 
 
 def test_touching_discs_become_patches_of_their_own_and_classes_stay() -> None:
     mask = discs()
-    tagged, splitter = split(mask, 512)
-    np.testing.assert_array_equal(np.where(tagged == NONE, NONE, tagged >> OBJECT_BITS), mask)
+    suffixed, splitter = split(mask, 512)
+    np.testing.assert_array_equal(np.where(suffixed == NONE, NONE, suffixed >> OBJECT_BITS), mask)
     pairs = ndimage.label(mask == 1)[1]
     assert splitter.counts.parted == pairs
     assert splitter.counts.objects == 2 * pairs
-    assert patches(tagged) == patches(mask) + pairs
+    assert patches(suffixed) == patches(mask) + pairs
 
 
 @pytest.mark.parametrize("stripe", [16, 40, 100])
@@ -66,9 +66,9 @@ def test_a_patch_too_tall_to_hold_is_left_whole_and_counted(monkeypatch: pytest.
     monkeypatch.setattr(objects, "STRIPE_ROWS", 10)
     monkeypatch.setattr(objects, "_HELD_ROWS", 40)
     monkeypatch.setattr(objects, "in_stripes", lambda rows: stripes.in_stripes(rows, 10))
-    tagged, splitter = split(mask, 30)
-    np.testing.assert_array_equal(tagged >> OBJECT_BITS, mask)
-    assert (tagged[:, 10:14] == 1 << OBJECT_BITS).all()
+    suffixed, splitter = split(mask, 30)
+    np.testing.assert_array_equal(suffixed >> OBJECT_BITS, mask)
+    assert (suffixed[:, 10:14] == 1 << OBJECT_BITS).all()
     assert splitter.counts.too_tall == 2
 
 
@@ -82,9 +82,9 @@ def test_neighbouring_objects_never_share_a_tag() -> None:
         for row, col in seeds:
             patch |= (y - row) ** 2 + (x - col) ** 2 <= 64
         labels = split_instances(patch, None, min_distance=3)
-        tags = objects._different_tags(labels)[labels]
+        suffixes = objects._different_suffixes(labels)[labels]
         for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
             touch = (labels[one] != labels[other]) & (labels[one] > 0) & (labels[other] > 0)
             found += int(touch.sum())
-            assert (tags[one][touch] != tags[other][touch]).all()
+            assert (suffixes[one][touch] != suffixes[other][touch]).all()
     assert found > 0

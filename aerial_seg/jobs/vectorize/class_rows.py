@@ -19,7 +19,7 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.vectorize.settings import CleanSettings, ShapeSettings
 from aerial_seg.legend import LegendEntry
 from aerial_seg.polygonize.batch import Codes
-from aerial_seg.polygonize.cleaning.code_suffix import Tags, cut_by_grid, tag_bits
+from aerial_seg.polygonize.cleaning.code_suffix import CodeSuffix, cut_by_grid, suffix_bits
 from aerial_seg.polygonize.cleaning.majority import majority
 from aerial_seg.polygonize.cleaning.objects import OBJECT_BITS, ObjectSplitter
 from aerial_seg.polygonize.cleaning.sieve import CleanRules, clean
@@ -61,10 +61,10 @@ class ClassRows:
         found = np.array([code for code in splits if code is not None], np.uint16)
         apart = max(3, round(_OBJECTS_APART_M / math.sqrt(gsd[0] * gsd[1]))) if gsd else 5
         self.splitter = ObjectSplitter(found, min_distance=apart) if len(found) else None
-        bits = tag_bits(
+        bits = suffix_bits(
             grid=asked.shape.split_grid is not None, objects_bits=OBJECT_BITS if self.splitter else 0
         )
-        self.tags = Tags(bits, mask.classes)
+        self.code_suffix = CodeSuffix(bits, mask.classes)
         self.cleaned = clean(self._smoothed, CleanRules())
 
     def clean(self, bar: ProgressBar) -> None:
@@ -77,10 +77,10 @@ class ClassRows:
         return not self._rules.ask_for_nothing
 
     def rows(self, bar: ProgressBar) -> Iterator[tuple[Codes, Bytes | None]]:
-        """Tagged codes and stored confidence, stripe by stripe."""
+        """Suffixed codes and stored confidence, stripe by stripe."""
         rows = self._with_confidence(bar)
         if self.splitter is not None:
-            rows = self.splitter.tagged(rows)
+            rows = self.splitter.suffixed(rows)
         if self._asked.shape.split_grid is None:
             return rows
         extent = self._mask.extent

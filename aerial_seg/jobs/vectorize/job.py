@@ -115,7 +115,7 @@ class _Job:
         wanted[[code for entry in chosen if (code := mask.code_of(entry.value)) is not None]] = True
         self._tracer = Tracer(
             len(mask.extent.cols),
-            wanted=rows.tags.table(wanted),
+            wanted=rows.code_suffix.table(wanted),
             how=Simplification(shape.simplify.in_pixels(mask.grid.gsd()), shape.method, shape.smooth),
             connectivity=shape.connectivity,
         )
@@ -144,7 +144,9 @@ class _Job:
         for batch in self._tracer.trace(self._rows.rows(bar)):
             coords = batch.coords + corner if corner.any() else batch.coords
             batch = replace(
-                batch, coords=coords, values=self._mask.values(self._rows.tags.untagged(batch.values))
+                batch,
+                coords=coords,
+                values=self._mask.values(self._rows.code_suffix.without_suffix(batch.values)),
             )
             if len(self._regular):
                 batch = self._footprints.hold(batch, np.isin(batch.values, self._regular))

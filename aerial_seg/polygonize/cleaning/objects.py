@@ -1,4 +1,4 @@
-"""Touching objects of chosen classes told apart while rows stream: each gets a tag that its neighbours do not have."""
+"""Touching objects of chosen classes told apart while rows stream: each gets a suffix that no neighbour has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.numba_kernels import Bytes
 from aerial_seg.polygonize.batch import NONE, STRIPE_ROWS, Codes
-from aerial_seg.polygonize.cleaning.code_suffix import with_tags
+from aerial_seg.polygonize.cleaning.code_suffix import with_suffixes
 from aerial_seg.polygonize.cleaning.components import label_stripe
 from aerial_seg.polygonize.cleaning.watershed import split_instances
 from aerial_seg.polygonize.row_chunks import Rows, in_stripes
@@ -32,11 +32,11 @@ class ObjectCounts:
 
 @dataclass(slots=True)
 class _Held:
-    """Rows that wait: settled (n, W) bool tells which pixels have their tags (n, W) uint8."""
+    """Rows that wait: settled (n, W) bool tells which pixels have their suffixes (n, W) uint8."""
 
     codes: Codes
     levels: Bytes | None
-    tags: Bytes
+    suffixes: Bytes
     settled: Bools
 
     def joined(self, codes: Codes, levels: Bytes | None) -> _Held:
@@ -44,7 +44,7 @@ class _Held:
         return _Held(
             np.concatenate([self.codes, codes]),
             None if self.levels is None or levels is None else np.concatenate([self.levels, levels]),
-            np.concatenate([self.tags, np.zeros(codes.shape, np.uint8)]),
+            np.concatenate([self.suffixes, np.zeros(codes.shape, np.uint8)]),
             np.concatenate([self.settled, np.zeros(codes.shape, bool)]),
         )
 
@@ -54,11 +54,11 @@ class _Held:
 
     def _part(self, rows: slice) -> _Held:
         levels = None if self.levels is None else self.levels[rows]
-        return _Held(self.codes[rows], levels, self.tags[rows], self.settled[rows])
+        return _Held(self.codes[rows], levels, self.suffixes[rows], self.settled[rows])
 
 
 class ObjectSplitter:
-    """Tags the objects of the classes with these codes (n,) uint16; see split_instances for what an object is."""
+    """Gives objects of the classes with these codes (n,) uint16 suffixes; see split_instances for what an object is."""
 
     def __init__(self, codes: Codes, *, min_distance: int) -> None:
         self._chosen = np.zeros(NONE + 1, bool)
@@ -66,8 +66,8 @@ class ObjectSplitter:
         self._min_distance = min_distance
         self.counts = ObjectCounts()
 
-    def tagged(self, rows: Rows) -> Iterator[tuple[Codes, Bytes | None]]:
-        """The same rows with tags of OBJECT_BITS bits; late by the stripes that the objects in them need to end.
+    def suffixed(self, rows: Rows) -> Iterator[tuple[Codes, Bytes | None]]:
+        """The same rows with suffixes of OBJECT_BITS bits; late by the stripes that the objects in them need to end.
 
         Patches taller than some stripes are left whole: their rows would have to be held.
         """
@@ -83,10 +83,10 @@ class ObjectSplitter:
             while len(held.codes) and (held.settled[:STRIPE_ROWS].all() or len(held.codes) > _HELD_ROWS):
                 ready, held = held.cut(STRIPE_ROWS)
                 left_whole = np.where(ready.settled[-1], NONE, ready.codes[-1]).astype(np.uint16)
-                yield with_tags(ready.codes, ready.tags, OBJECT_BITS), ready.levels
+                yield with_suffixes(ready.codes, ready.suffixes, OBJECT_BITS), ready.levels
         if held is not None and len(held.codes):
             self._settle(held, left_whole, last=True)
-            yield with_tags(held.codes, held.tags, OBJECT_BITS), held.levels
+            yield with_suffixes(held.codes, held.suffixes, OBJECT_BITS), held.levels
 
     def _settle(self, held: _Held, left_whole: Codes, *, last: bool) -> None:
         """Every pixel is settled whose patch ends here, or went on from one that was left whole."""
@@ -111,7 +111,7 @@ class ObjectSplitter:
         part = slice(rows[0], rows[-1] + 1)
         levels = None if held.levels is None else held.levels[part]
         objects = split_instances(patches[part], levels, min_distance=self._min_distance)
-        held.tags[part] |= _different_tags(objects)[objects]
+        held.suffixes[part] |= _different_suffixes(objects)[objects]
         numbers, first = np.unique(objects, return_index=True)
         owner = labels[part].ravel()[first[numbers > 0]]
         _, parts = np.unique(owner, return_counts=True)
@@ -119,18 +119,18 @@ class ObjectSplitter:
         self.counts.objects += int(parts[parts > 1].sum())
 
 
-def _different_tags(objects: NDArray[np.int32]) -> Bytes:
-    """The tag of every number (n+1,) uint8, so that objects which touch differ: the smallest that is free."""
+def _different_suffixes(objects: NDArray[np.int32]) -> Bytes:
+    """The suffix of every number (n+1,) uint8, so that objects which touch differ: the smallest that is free."""
     beside = [(objects[:, 1:], objects[:, :-1]), (objects[1:], objects[:-1])]
     pairs = np.concatenate([np.stack([a[a != b], b[a != b]], axis=1) for a, b in beside])
     pairs = np.unique(np.sort(pairs[(pairs > 0).all(axis=1)], axis=1), axis=0)
-    tags = np.zeros(int(objects.max()) + 1, np.uint8)
+    suffixes = np.zeros(int(objects.max()) + 1, np.uint8)
     lower: dict[int, list[int]] = {}
     for one, other in pairs.tolist():
         lower.setdefault(other, []).append(one)
     for number in sorted(lower):
-        taken = {int(tags[neighbour]) for neighbour in lower[number]}
-        tag = next(tag for tag in range(len(taken) + 1) if tag not in taken)
-        assert tag < 1 << OBJECT_BITS, "more objects around one than there are tags"
-        tags[number] = tag
-    return tags
+        taken = {int(suffixes[neighbour]) for neighbour in lower[number]}
+        suffix = next(suffix for suffix in range(len(taken) + 1) if suffix not in taken)
+        assert suffix < 1 << OBJECT_BITS, "more objects around one than there are suffixes"
+        suffixes[number] = suffix
+    return suffixes
