@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 NONE = 65535
 """Code of a pixel that carries no class."""
-STRIPE_ROWS = 512
+CHUNK_ROWS = 512
 """Rows that are worked on together. A constant of the method: simplified edges are anchored at every such row."""
 
 

@@ -1,4 +1,4 @@
-"""Rows of a raster in stripes of fixed height, whatever pieces they come in."""
+"""Rows of a raster in chunks of fixed height, whatever pieces they come in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from aerial_seg.numba_kernels import Bytes
-from aerial_seg.polygonize.batch import STRIPE_ROWS, Codes
+from aerial_seg.polygonize.batch import CHUNK_ROWS, Codes
 
 Rows = Iterable[tuple[Codes, Bytes | None]]
 """Class codes (h, W) uint16 and stored confidence (h, W) uint8 or None, from north to south, pieces of any height."""
 
 
-def in_stripes(rows: Rows, height: int = STRIPE_ROWS) -> Iterator[tuple[Codes, Bytes | None]]:
-    """The same rows in stripes of `height`, the last one shorter."""
+def in_row_chunks(rows: Rows, height: int = CHUNK_ROWS) -> Iterator[tuple[Codes, Bytes | None]]:
+    """The same rows in chunks of `height`, the last one shorter."""
     held: list[tuple[Codes, Bytes | None]] = []
     have = 0
     for codes, levels in rows:

@@ -20,7 +20,7 @@ from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import row_of_blocks_bytes
 from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
-from aerial_seg.polygonize.batch import NONE, STRIPE_ROWS, Codes
+from aerial_seg.polygonize.batch import CHUNK_ROWS, NONE, Codes
 from aerial_seg.progress import ProgressBar
 
 _LISTED = 10
@@ -49,7 +49,7 @@ class ClassRaster:
     """One band of whole numbers, opened; with or without a CRS.
 
     extent: the rows and columns that are read; around them nothing carries a class. It begins and ends at whole
-    stripes, or at the raster's ends. Raises InputError for several bands, for numbers that are not whole, and for
+    chunks, or at the raster's ends. Raises InputError for several bands, for numbers that are not whole, and for
     blocks that do not fit into the machine's memory.
     """
 
@@ -72,7 +72,7 @@ class ClassRaster:
             self._raster.__exit__(None, None, None)
             raise
         block = min(self._raster.block_shape[0], _TALLEST_STEP)
-        self._step = max(block, STRIPE_ROWS // block * block)
+        self._step = max(block, CHUNK_ROWS // block * block)
         pieces = 2 * self._step * width * np.dtype(info.dtype).itemsize
         self._cache = rasterio.Env(GDAL_CACHEMAX=max(pieces, row_of_blocks_bytes(self._raster, width)))
         self._values: NDArray[np.int64] | None = None
@@ -86,10 +86,10 @@ class ClassRaster:
         self._raster.__exit__(kind, error, trace)
 
     def _read_extent(self) -> Extent:
-        """With a stripe of nothing around it, so that no border of it is one of the raster's to any pixel."""
+        """With a chunk of nothing around it, so that no border of it is one of the raster's to any pixel."""
         height, width = self.grid.shape
-        found = self._raster.measured_extent().grown(STRIPE_ROWS, height, width)
-        return found.in_blocks(height, width, rows=STRIPE_ROWS, cols=STRIPE_ROWS)
+        found = self._raster.measured_extent().grown(CHUNK_ROWS, height, width)
+        return found.in_blocks(height, width, rows=CHUNK_ROWS, cols=CHUNK_ROWS)
 
     def _check_blocks(self, width: int) -> None:
         needed, limit = row_of_blocks_bytes(self._raster, width), psutil.virtual_memory().total // 2

@@ -1,4 +1,4 @@
-"""Components and their neighbours are those of the whole raster, however it is cut into stripes. Oracle: scipy."""
+"""Components and their neighbours are those of the whole raster, however it is cut into chunks. Oracle: scipy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.polygonize.batch import NONE, Codes
 from aerial_seg.polygonize.cleaning import components as module
 from aerial_seg.polygonize.cleaning.adjacency import Adjacency, Pairs, pair_keys, unique_pairs
-from aerial_seg.polygonize.cleaning.components import Components, find_runs, join_all, label_stripe
+from aerial_seg.polygonize.cleaning.components import Components, find_runs, join_all, label_chunk
 
 
 @st.composite
@@ -39,12 +39,12 @@ def smooth_mask(seed: int, *, height: int = 90, width: int = 70) -> Codes:
 
 
 def cut(mask: Codes, heights: list[int]) -> list[Codes]:
-    """The mask as stripes of these heights, over and over."""
-    stripes, top = [], 0
+    """The mask as chunks of these heights, over and over."""
+    chunks, top = [], 0
     for height in cycle(heights):
         if top >= len(mask):
-            return stripes
-        stripes.append(mask[top : top + height])
+            return chunks
+        chunks.append(mask[top : top + height])
         top += height
     raise AssertionError("heights are never empty")
 
@@ -81,7 +81,7 @@ def listed(pairs: Pairs) -> dict[tuple[int, int], int]:
 
 @given(mask=masks())
 def test_labels_of_a_stripe_are_the_4_connected_components_in_order(mask: Codes) -> None:
-    labels, count = label_stripe(mask)
+    labels, count = label_chunk(mask)
     assert labels.dtype == np.int32
     assert count == labels.max() + 1
     assert np.array_equal(labels, expected_labels(mask))
@@ -90,24 +90,24 @@ def test_labels_of_a_stripe_are_the_4_connected_components_in_order(mask: Codes)
 @given(seed=st.integers(0, 10**6))
 def test_labels_of_winding_regions(seed: int) -> None:
     mask = smooth_mask(seed)
-    assert np.array_equal(label_stripe(mask)[0], expected_labels(mask))
+    assert np.array_equal(label_chunk(mask)[0], expected_labels(mask))
 
 
 def test_labels_of_a_comb_a_spiral_and_one_pixel() -> None:
     comb = np.zeros((9, 40), np.uint16)
     comb[:-1, 1::2] = 1
-    assert label_stripe(comb)[1] == 1 + 20
+    assert label_chunk(comb)[1] == 1 + 20
     y, x = np.indices((31, 31))
     spiral = (np.maximum(abs(y - 15), abs(x - np.where(y < 15, 15, 16))) % 2).astype(np.uint16)
-    assert np.array_equal(label_stripe(spiral)[0], expected_labels(spiral))
-    labels, count = label_stripe(np.full((1, 1), NONE, np.uint16))
+    assert np.array_equal(label_chunk(spiral)[0], expected_labels(spiral))
+    labels, count = label_chunk(np.full((1, 1), NONE, np.uint16))
     assert (labels.tolist(), count) == ([[0]], 1)
 
 
 @given(mask=masks(), heights=heights)
 def test_stripes_find_the_components_of_the_whole_raster(mask: Codes, heights: list[int]) -> None:
     streamed = Components()
-    ids = np.concatenate([streamed.add(stripe) for stripe in cut(mask, heights)])
+    ids = np.concatenate([streamed.add(chunk) for chunk in cut(mask, heights)])
     table = streamed.table()
     expected = expected_labels(mask)
     assert np.array_equal(table.of[ids], expected)
@@ -125,16 +125,16 @@ def test_stripes_find_the_components_of_the_whole_raster(mask: Codes, heights: l
 def test_winding_regions_are_joined_across_stripes(seed: int, heights: list[int]) -> None:
     mask = smooth_mask(seed)
     streamed = Components()
-    ids = np.concatenate([streamed.add(stripe) for stripe in cut(mask, heights)])
-    assert np.array_equal(streamed.table().of[ids], label_stripe(mask)[0])
+    ids = np.concatenate([streamed.add(chunk) for chunk in cut(mask, heights)])
+    assert np.array_equal(streamed.table().of[ids], label_chunk(mask)[0])
 
 
 @given(seed=st.integers(0, 10**6), heights=heights)
 def test_provisional_ids_come_again_and_rise_with_the_first_pixels(seed: int, heights: list[int]) -> None:
-    stripes = cut(smooth_mask(seed), heights)
+    chunks = cut(smooth_mask(seed), heights)
     one, other = Components(), Components()
-    ids = np.concatenate([one.add(stripe) for stripe in stripes])
-    assert np.array_equal(ids, np.concatenate([other.add(stripe) for stripe in stripes]))
+    ids = np.concatenate([one.add(chunk) for chunk in chunks])
+    assert np.array_equal(ids, np.concatenate([other.add(chunk) for chunk in chunks]))
     _, firsts = np.unique(ids, return_index=True)
     assert (np.diff(firsts) > 0).all()
 
@@ -172,8 +172,8 @@ def test_joined_items_are_in_one_set_each(links: list[tuple[int, int]]) -> None:
 @given(mask=masks(), heights=heights)
 def test_neighbours_and_their_borders_are_those_of_the_whole_raster(mask: Codes, heights: list[int]) -> None:
     streamed, adjacency = Components(), Adjacency()
-    for stripe in cut(mask, heights):
-        runs = find_runs(stripe)
+    for chunk in cut(mask, heights):
+        runs = find_runs(chunk)
         streamed.add_runs(runs)
         adjacency.add(runs)
     assert listed(adjacency.pairs(streamed.table())) == expected_pairs(expected_labels(mask))
@@ -183,8 +183,8 @@ def test_neighbours_and_their_borders_are_those_of_the_whole_raster(mask: Codes,
 def test_only_pairs_of_two_large_components_are_left_out(seed: int, heights: list[int], limit: int) -> None:
     mask = smooth_mask(seed)
     streamed, adjacency = Components(), Adjacency(limit)
-    for stripe in cut(mask, heights):
-        runs = find_runs(stripe)
+    for chunk in cut(mask, heights):
+        runs = find_runs(chunk)
         streamed.add_runs(runs)
         adjacency.add(runs)
     table = streamed.table()

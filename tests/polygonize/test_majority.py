@@ -43,9 +43,9 @@ def cut(mask: Codes, heights: list[int]) -> Iterator[Codes]:
 
 def smoothed(mask: Codes, size: int, heights: list[int] | None = None) -> Codes:
     cut_at = heights or [len(mask)]
-    stripes = list(majority(cut(mask, cut_at), size))
-    assert [len(stripe) for stripe in stripes] == [len(stripe) for stripe in cut(mask, cut_at)]
-    return np.concatenate(stripes)
+    chunks = list(majority(cut(mask, cut_at), size))
+    assert [len(chunk) for chunk in chunks] == [len(chunk) for chunk in cut(mask, cut_at)]
+    return np.concatenate(chunks)
 
 
 def counted(mask: Codes, size: int) -> Codes:
@@ -105,13 +105,13 @@ def test_a_tie_is_the_pixels_own_or_else_the_lowest_code() -> None:
 def test_rows_come_out_as_soon_as_their_windows_are_full() -> None:
     given_out = 0
 
-    def stripes() -> Iterator[Codes]:
+    def chunks() -> Iterator[Codes]:
         nonlocal given_out
         for _ in range(50):
             given_out += 1
             yield np.zeros((2, 3), np.uint16)
 
-    for k, _ in enumerate(majority(stripes(), 7), 1):
+    for k, _ in enumerate(majority(chunks(), 7), 1):
         assert given_out == min(k + 2, 50)
 
 

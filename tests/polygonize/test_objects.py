@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from aerial_seg.polygonize import row_chunks as stripes
+from aerial_seg.polygonize import row_chunks as chunks
 from aerial_seg.polygonize.batch import NONE
 from aerial_seg.polygonize.cleaning import objects
 from aerial_seg.polygonize.cleaning.objects import OBJECT_BITS, ObjectSplitter
@@ -45,12 +45,12 @@ def test_touching_discs_become_patches_of_their_own_and_classes_stay() -> None:
     assert patches(suffixed) == patches(mask) + pairs
 
 
-@pytest.mark.parametrize("stripe", [16, 40, 100])
-def test_objects_do_not_end_where_stripes_do(stripe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [16, 40, 100])
+def test_objects_do_not_end_where_stripes_do(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mask = discs()
     whole, _ = split(mask, 512)
-    monkeypatch.setattr(objects, "STRIPE_ROWS", stripe)
-    monkeypatch.setattr(objects, "in_stripes", lambda rows: stripes.in_stripes(rows, stripe))
+    monkeypatch.setattr(objects, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(objects, "in_row_chunks", lambda rows: chunks.in_row_chunks(rows, chunk))
     cut, splitter = split(mask, 7)
     assert splitter.counts.too_tall == 0
     for code in (0, 1):
@@ -63,9 +63,9 @@ def test_a_patch_too_tall_to_hold_is_left_whole_and_counted(monkeypatch: pytest.
     mask = np.zeros((200, 30), np.uint16)
     mask[:, 10:14] = 1
     mask[150:, 20:24] = 1
-    monkeypatch.setattr(objects, "STRIPE_ROWS", 10)
+    monkeypatch.setattr(objects, "CHUNK_ROWS", 10)
     monkeypatch.setattr(objects, "_HELD_ROWS", 40)
-    monkeypatch.setattr(objects, "in_stripes", lambda rows: stripes.in_stripes(rows, 10))
+    monkeypatch.setattr(objects, "in_row_chunks", lambda rows: chunks.in_row_chunks(rows, 10))
     suffixed, splitter = split(mask, 30)
     np.testing.assert_array_equal(suffixed >> OBJECT_BITS, mask)
     assert (suffixed[:, 10:14] == 1 << OBJECT_BITS).all()

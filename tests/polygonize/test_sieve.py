@@ -62,10 +62,10 @@ def cut(mask: Codes, heights: list[int]) -> Iterator[Codes]:
 def run(mask: Codes, rules: CleanRules, heights: list[int] | None = None) -> tuple[Codes, SieveReport]:
     cut_at = heights or [len(mask)]
     cleaned = clean(lambda: cut(mask, cut_at), rules)
-    stripes = list(cleaned.stripes())
-    assert [len(stripe) for stripe in stripes] == [len(stripe) for stripe in cut(mask, cut_at)]
-    assert all(stripe.dtype == np.uint16 for stripe in stripes)
-    return np.concatenate(stripes), cleaned.report
+    chunks = list(cleaned.chunks())
+    assert [len(chunk) for chunk in chunks] == [len(chunk) for chunk in cut(mask, cut_at)]
+    assert all(chunk.dtype == np.uint16 for chunk in chunks)
+    return np.concatenate(chunks), cleaned.report
 
 
 # The rules, followed on pixels.
@@ -321,40 +321,40 @@ def test_notes_tell_what_became_of_the_small_ones() -> None:
 def test_asking_for_nothing_reads_nothing(rules: CleanRules) -> None:
     reads = 0
 
-    def stripes() -> Iterator[Codes]:
+    def chunks() -> Iterator[Codes]:
         nonlocal reads
         reads += 1
         yield np.zeros((2, 3), np.uint16)
 
-    cleaned = clean(stripes, rules)
+    cleaned = clean(chunks, rules)
     assert reads == 0
     assert cleaned.report.notes == ()
-    assert [stripe.tolist() for stripe in cleaned.stripes()] == [[[0, 0, 0], [0, 0, 0]]]
+    assert [chunk.tolist() for chunk in cleaned.chunks()] == [[[0, 0, 0], [0, 0, 0]]]
     assert reads == 1
 
 
 def test_a_mask_without_rows_stays_so() -> None:
-    assert list(clean(lambda: iter(()), CleanRules(min_pixels=5)).stripes()) == []
+    assert list(clean(lambda: iter(()), CleanRules(min_pixels=5)).chunks()) == []
 
 
 def test_the_result_may_be_read_again() -> None:
     mask = smooth_mask(5)
     cleaned = clean(lambda: cut(mask, [11]), CleanRules(min_pixels=30))
-    assert np.array_equal(np.concatenate(list(cleaned.stripes())), np.concatenate(list(cleaned.stripes())))
+    assert np.array_equal(np.concatenate(list(cleaned.chunks())), np.concatenate(list(cleaned.chunks())))
 
 
-@pytest.mark.parametrize("change", ["another patch", "a stripe less", "a stripe more"])
+@pytest.mark.parametrize("change", ["another patch", "a chunk less", "a chunk more"])
 def test_a_mask_that_changes_meanwhile_is_an_error(change: str) -> None:
     mask = smooth_mask(6)
     changed = {
         "another patch": np.where(np.indices(mask.shape).sum(axis=0) == 0, 77, mask).astype(np.uint16),
-        "a stripe less": mask[:-20],
-        "a stripe more": np.concatenate([mask, mask[:1]]),
+        "a chunk less": mask[:-20],
+        "a chunk more": np.concatenate([mask, mask[:1]]),
     }
     versions = iter([mask, changed[change]])
     cleaned: Cleaned = clean(lambda: cut(next(versions), [20]), CleanRules(min_pixels=30))
     with pytest.raises(InputError, match="run again"):
-        list(cleaned.stripes())
+        list(cleaned.chunks())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rasterio import features
 from scipy import ndimage
 
 from aerial_seg.polygonize.batch import NONE, PolygonBatch, joined_batches
-from aerial_seg.polygonize.row_chunks import in_stripes
+from aerial_seg.polygonize.row_chunks import in_row_chunks
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer
 
@@ -52,7 +52,7 @@ def trace(
     connectivity: int = 4,
 ) -> PolygonBatch:
     tracer = Tracer(mask.shape[1], wanted=ALL, how=how, connectivity=connectivity)
-    batches = [tracer.add(codes, part) for codes, part in in_stripes([(mask, levels)], rows)]
+    batches = [tracer.add(codes, part) for codes, part in in_row_chunks([(mask, levels)], rows)]
     end = None if levels is None else np.zeros((1, mask.shape[1]), np.uint8)
     batches.append(tracer.add(np.full((1, mask.shape[1]), NONE, np.uint16), end))
     whole = batches[0]

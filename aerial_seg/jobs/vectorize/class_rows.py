@@ -23,7 +23,7 @@ from aerial_seg.polygonize.cleaning.code_suffix import CodeSuffix, cut_by_grid, 
 from aerial_seg.polygonize.cleaning.majority import majority
 from aerial_seg.polygonize.cleaning.objects import OBJECT_BITS, ObjectSplitter
 from aerial_seg.polygonize.cleaning.sieve import CleanRules, clean
-from aerial_seg.polygonize.row_chunks import in_stripes
+from aerial_seg.polygonize.row_chunks import in_row_chunks
 from aerial_seg.progress import ProgressBar
 from aerial_seg.vectors.class_raster import ClassRaster
 
@@ -77,7 +77,7 @@ class ClassRows:
         return not self._rules.ask_for_nothing
 
     def rows(self, bar: ProgressBar) -> Iterator[tuple[Codes, Bytes | None]]:
-        """Suffixed codes and stored confidence, stripe by stripe."""
+        """Suffixed codes and stored confidence, chunk by chunk."""
         rows = self._with_confidence(bar)
         if self.splitter is not None:
             rows = self.splitter.suffixed(rows)
@@ -87,9 +87,9 @@ class ClassRows:
         return cut_by_grid(rows, self._asked.shape.split_grid, top=extent.rows.start, left=extent.cols.start)
 
     def _smoothed(self, bar: ProgressBar | None = None) -> Iterator[Codes]:
-        stripes = (codes for codes, _ in in_stripes((rows, None) for rows in self._mask.rows()))
+        chunks = (codes for codes, _ in in_row_chunks((rows, None) for rows in self._mask.rows()))
         size = self._asked.clean.smooth_mask
-        for codes in stripes if size is None else majority(stripes, size):
+        for codes in chunks if size is None else majority(chunks, size):
             yield codes
             if bar is not None:
                 bar.update(len(codes))
@@ -100,7 +100,7 @@ class ClassRows:
             if self._confidence is not None:
                 levels = stack.enter_context(Raster(self._confidence, georeferenced=False))
             top, left = self._mask.extent.rows.start, self._mask.extent.cols.start
-            for codes in self.cleaned.stripes():
+            for codes in self.cleaned.chunks():
                 yield codes, None if levels is None else _read_levels(levels, top, left, codes.shape)
                 top += len(codes)
                 bar.update(len(codes))

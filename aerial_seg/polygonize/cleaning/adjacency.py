@@ -1,4 +1,4 @@
-"""Which components touch, and along how many pixel sides, gathered a stripe at a time."""
+"""Which components touch, and along how many pixel sides, gathered a chunk at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 
 
 class Adjacency:
-    """The pairs of touching components of a raster that comes stripe by stripe, north to south.
+    """The pairs of touching components of a raster that comes chunk by chunk, north to south.
 
     Takes the same runs, in the same order, as the `Components` beside it, whose provisional ids it uses. With a
     limit, pairs of two components that both have that many pixels or more may be left out: most of what a raster
@@ -50,8 +50,8 @@ class Adjacency:
         self._last: tuple[Int32s, Codes] | None = None
 
     def add(self, runs: Runs) -> None:
-        """The pairs of the next stripe are known, and those across its northern border."""
-        keys, borders = _pairs_of_stripe(runs, self._limit)
+        """The pairs of the next chunk are known, and those across its northern border."""
+        keys, borders = _pairs_of_chunk(runs, self._limit)
         # Adds the first id to both halves of the key.
         self._keep(keys + self._count * ((1 << _BITS) + 1), borders)
         top, bottom = row_labels(runs, 0), row_labels(runs, -1)
@@ -114,8 +114,8 @@ def _sum_up(keys: Ints, borders: Ints | Int32s, order: Ints) -> Pairs:
 
 
 @kernel
-def _pairs_of_stripe(runs: Runs, limit: int) -> tuple[Ints, Ints]:
-    """Keys left·2³² + right and borders of the pairs of a stripe's components, each pair once, in no order."""
+def _pairs_of_chunk(runs: Runs, limit: int) -> tuple[Ints, Ints]:
+    """Keys left·2³² + right and borders of the pairs of a chunk's components, each pair once, in no order."""
     # The components and their pairs are a planar graph, which has fewer than three pairs for each component: the
     # hash table is never more than three quarters full.
     capacity = 16

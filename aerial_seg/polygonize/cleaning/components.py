@@ -1,4 +1,4 @@
-"""4-connected components of rows of class codes, a stripe at a time: runs of equal pixels joined by union-find."""
+"""4-connected components of rows of class codes, a chunk at a time: runs of equal pixels joined by union-find."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _AT_ONCE = 16
 
 
 class Runs(NamedTuple):
-    """A stripe (h, W) as runs of equal pixels, and the components they form within the stripe.
+    """A chunk (h, W) as runs of equal pixels, and the components they form within the chunk.
 
     Components are numbered 0..n-1 in the order of their first pixels, row by row.
     rows (h+1,) int64: offsets of the rows into the runs. ends (r,) int32: the column after a run's last pixel.
     labels (r,) int32: component of every run.
     values (n,) uint16, sizes (n,) int64 in pixels, firsts (n,) int64: code, size and first pixel (row·W + column
-    in the stripe) of every component.
+    in the chunk) of every component.
     """
 
     rows: Ints
@@ -41,7 +41,7 @@ class Runs(NamedTuple):
 
 @kernel
 def find_runs(codes: Codes) -> Runs:
-    """The runs and components of a stripe (h, W) uint16; pixels without class form components as well."""
+    """The runs and components of a chunk (h, W) uint16; pixels without class form components as well."""
     height, width = codes.shape
     rows = _row_offsets(codes)
     ends = np.empty(rows[height], np.int32)
@@ -178,7 +178,7 @@ def paint_runs(runs: Runs, table: NDArray[S]) -> NDArray[S]:
     return painted[: height * runs.width].reshape(height, runs.width)
 
 
-def label_stripe(codes: Codes) -> tuple[Int32s, int]:
+def label_chunk(codes: Codes) -> tuple[Int32s, int]:
     """The component of every pixel, (h, W) int32, and how many there are.
 
     codes (h, W) uint16. Components are 4-connected, numbered 0..n-1 in the order of their first pixels; pixels
@@ -190,7 +190,7 @@ def label_stripe(codes: Codes) -> tuple[Int32s, int]:
 
 
 def row_labels(runs: Runs, row: int) -> Int32s:
-    """The component of every pixel of one row of the stripe, (W,) int32; row may count from the end."""
+    """The component of every pixel of one row of the chunk, (W,) int32; row may count from the end."""
     first, last = runs.rows[:-1][row], runs.rows[1:][row]
     return np.repeat(runs.labels[first:last], np.diff(runs.ends[first:last], prepend=0))
 
@@ -214,9 +214,9 @@ class ComponentTable:
 
 
 class Components:
-    """The components of a raster that comes stripe by stripe, north to south.
+    """The components of a raster that comes chunk by chunk, north to south.
 
-    A stripe's components get the next free provisional ids in the order of their first pixels, so the same stripes
+    A chunk's components get the next free provisional ids in the order of their first pixels, so the same chunks
     always get the same ids, and a second pass can look up what the first one found. What is kept grows with the
     number of components and the width, not with the height.
     """
@@ -224,7 +224,7 @@ class Components:
     def __init__(self) -> None:
         self._count = 0
         self._rows = 0
-        self._stripes: list[tuple[Codes, Ints, Ints]] = []
+        self._chunks: list[tuple[Codes, Ints, Ints]] = []
         self._links: list[Int32s] = []
         self._edge: list[Int32s] = []
         self._last: tuple[Int32s, Codes] | None = None
@@ -234,13 +234,13 @@ class Components:
         return self._count
 
     def add(self, codes: Codes) -> Int32s:
-        """The provisional id of every pixel of the next stripe: (h, W) uint16 → (h, W) int32."""
+        """The provisional id of every pixel of the next chunk: (h, W) uint16 → (h, W) int32."""
         runs, first = find_runs(codes), self._count
         self.add_runs(runs)
         return paint_runs(runs, np.arange(first, self._count, dtype=np.int32))
 
     def add_runs(self, runs: Runs) -> None:
-        """As `add`, of a stripe whose runs are known; its provisional ids are its labels, from the last len() on.
+        """As `add`, of a chunk whose runs are known; its provisional ids are its labels, from the last len() on.
 
         Raises InputError when there are more components than 32 bits can number.
         """
@@ -257,7 +257,7 @@ class Components:
             self._link(top + np.int32(first), runs.values[top])
         sides = np.concatenate([runs.labels[runs.rows[:-1]], runs.labels[runs.rows[1:] - 1]])
         self._edge.append(np.unique(sides) + np.int32(first))
-        self._stripes.append((runs.values, runs.sizes, runs.firsts + self._rows * runs.width))
+        self._chunks.append((runs.values, runs.sizes, runs.firsts + self._rows * runs.width))
         bottom = row_labels(runs, -1)
         self._last = bottom + np.int32(first), runs.values[bottom]
         self._count += len(runs.values)
@@ -272,11 +272,11 @@ class Components:
         self._links.append(links[:, new])
 
     def table(self) -> ComponentTable:
-        """The components of all stripes so far taken together, as if they were the whole raster."""
+        """The components of all chunks so far taken together, as if they were the whole raster."""
         links = np.concatenate([np.empty((2, 0), np.int32), *self._links], axis=1)
         of = join_all(self._count, np.ascontiguousarray(links[0]), np.ascontiguousarray(links[1]))
         values, sizes, firsts = (
-            np.concatenate([np.empty(0, kind), *(stripe[k] for stripe in self._stripes)])
+            np.concatenate([np.empty(0, kind), *(chunk[k] for chunk in self._chunks)])
             for k, kind in enumerate((np.uint16, np.int64, np.int64))
         )
         count = int(of.max()) + 1 if self._count else 0

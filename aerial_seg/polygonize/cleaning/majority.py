@@ -1,4 +1,4 @@
-"""Masks smoothed by vote: every pixel takes the commonest class of a square window around it, a stripe at a time."""
+"""Masks smoothed by vote: every pixel takes the commonest class of a square window around it, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _PANEL = 256
 _ABSENT = -1
 
 
-def majority(stripes: Iterator[Codes], size: int) -> Iterator[Codes]:
-    """Stripes of the same heights in which every pixel of a class has the commonest class of its window.
+def majority(chunks: Iterator[Codes], size: int) -> Iterator[Codes]:
+    """Chunks of the same heights in which every pixel of a class has the commonest class of its window.
 
-    stripes: (h, W) uint16 from the north, NONE = nodata. The window is `size` pixels wide and high, odd and 3 or
+    chunks: (h, W) uint16 from the north, NONE = nodata. The window is `size` pixels wide and high, odd and 3 or
     more; its pixels outside of the raster and without class do not vote. In a tie the pixel keeps its class if that
-    is among the tied, else the lowest code wins. Nodata stays nodata. A stripe comes out once size // 2 rows to the
+    is among the tied, else the lowest code wins. Nodata stays nodata. A chunk comes out once size // 2 rows to the
     south of it have come in. Raises SettingsError for another size.
     """
     if size < 3 or size % 2 == 0:
         raise SettingsError(
             f"a window of {size} px to smooth the mask, wanted an odd number from 3 on; try 3 or 5"
         )
-    return _smoothed(stripes, size // 2)
+    return _smoothed(chunks, size // 2)
 
 
-def _smoothed(stripes: Iterator[Codes], reach: int) -> Iterator[Codes]:
-    """`rows` holds what the windows of the waiting stripes need: `north` rows of halo, the stripes, rows after them."""
+def _smoothed(chunks: Iterator[Codes], reach: int) -> Iterator[Codes]:
+    """`rows` holds what the windows of the waiting chunks need: `north` rows of halo, the chunks, rows after them."""
     waiting: deque[int] = deque()
     rows: Codes | None = None
     north = 0
-    for codes in stripes:
+    for codes in chunks:
         rows = codes if rows is None else np.concatenate([rows, codes])
         waiting.append(len(codes))
         while waiting and north + waiting[0] + reach <= len(rows):

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.numba_kernels import Bytes
-from aerial_seg.polygonize.batch import NONE, STRIPE_ROWS, Codes
+from aerial_seg.polygonize.batch import CHUNK_ROWS, NONE, Codes
 from aerial_seg.polygonize.cleaning.code_suffix import with_suffixes
-from aerial_seg.polygonize.cleaning.components import label_stripe
+from aerial_seg.polygonize.cleaning.components import label_chunk
 from aerial_seg.polygonize.cleaning.watershed import split_instances
-from aerial_seg.polygonize.row_chunks import Rows, in_stripes
+from aerial_seg.polygonize.row_chunks import Rows, in_row_chunks
 
 OBJECT_BITS = 6
-_HELD_ROWS = 4 * STRIPE_ROWS
+_HELD_ROWS = 4 * CHUNK_ROWS
 
 Bools = NDArray[np.bool_]
 
@@ -67,21 +67,21 @@ class ObjectSplitter:
         self.counts = ObjectCounts()
 
     def suffixed(self, rows: Rows) -> Iterator[tuple[Codes, Bytes | None]]:
-        """The same rows with suffixes of OBJECT_BITS bits; late by the stripes that the objects in them need to end.
+        """The same rows with suffixes of OBJECT_BITS bits; late by the chunks that the objects in them need to end.
 
-        Patches taller than some stripes are left whole: their rows would have to be held.
+        Patches taller than some chunks are left whole: their rows would have to be held.
         """
         held: _Held | None = None
         left_whole = np.zeros(0, np.uint16)
-        for codes, levels in in_stripes(rows):
+        for codes, levels in in_row_chunks(rows):
             if held is None:
                 left_whole = np.full(codes.shape[1], NONE, np.uint16)
                 held = _Held(codes, levels, np.zeros(codes.shape, np.uint8), np.zeros(codes.shape, bool))
             else:
                 held = held.joined(codes, levels)
             self._settle(held, left_whole, last=False)
-            while len(held.codes) and (held.settled[:STRIPE_ROWS].all() or len(held.codes) > _HELD_ROWS):
-                ready, held = held.cut(STRIPE_ROWS)
+            while len(held.codes) and (held.settled[:CHUNK_ROWS].all() or len(held.codes) > _HELD_ROWS):
+                ready, held = held.cut(CHUNK_ROWS)
                 left_whole = np.where(ready.settled[-1], NONE, ready.codes[-1]).astype(np.uint16)
                 yield with_suffixes(ready.codes, ready.suffixes, OBJECT_BITS), ready.levels
         if held is not None and len(held.codes):
@@ -92,7 +92,7 @@ class ObjectSplitter:
         """Every pixel is settled whose patch ends here, or went on from one that was left whole."""
         held.settled |= ~self._chosen[held.codes]
         waiting = np.where(held.settled, np.uint16(NONE), held.codes)
-        labels, count = label_stripe(waiting)
+        labels, count = label_chunk(waiting)
         whole = np.zeros(count, bool)
         whole[labels[0][(waiting[0] == left_whole) & (left_whole != NONE)]] = True
         ended = np.ones(count, bool)

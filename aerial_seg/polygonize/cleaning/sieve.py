@@ -1,7 +1,7 @@
 """Masks cleaned before they are traced: holes filled and small patches joined to their neighbours, in two passes.
 
 The first pass finds the patches and which of them touch; what becomes of each is settled on that graph; the second
-pass looks it up. No raster is kept, and the result does not depend on how the rows were cut into stripes.
+pass looks it up. No raster is kept, and the result does not depend on how the rows were cut into chunks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aerial_seg.polygonize.cleaning.components import Components, ComponentTable
 from aerial_seg.polygonize.cleaning.sieve_graph import Bools, Regions, find_holes, join_small
 
 Source = Callable[[], Iterator[Codes]]
-"""Starts at the northern border each time it is called, with the same stripes (h, W) uint16 each time."""
+"""Starts at the northern border each time it is called, with the same chunks (h, W) uint16 each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,10 @@ class SieveReport:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A mask whose patches are settled: `stripes()` gives its stripes from the north, cut as they were, each time anew.
+    """A mask whose patches are settled: `chunks()` gives its chunks from the north, cut as they were, each time anew.
 
-    source: the stripes as they were. report: what was done. classes (p,) uint16: the code of each provisional id of
-    `Components`; None when all are as they were. counts: provisional ids of each stripe.
+    source: the chunks as they were. report: what was done. classes (p,) uint16: the code of each provisional id of
+    `Components`; None when all are as they were. counts: provisional ids of each chunk.
     """
 
     source: Source
@@ -107,33 +107,33 @@ class Cleaned:
     classes: Codes | None = None
     counts: tuple[int, ...] = ()
 
-    def stripes(self) -> Iterator[Codes]:
-        """The cleaned stripes (h, W) uint16. Raises InputError where one has more or fewer patches than at first."""
+    def chunks(self) -> Iterator[Codes]:
+        """The cleaned chunks (h, W) uint16. Raises InputError where one has more or fewer patches than at first."""
         return self.source() if self.classes is None else self._looked_up(self.classes)
 
     def _looked_up(self, classes: Codes) -> Iterator[Codes]:
-        first, stripe = 0, -1
-        for stripe, codes in enumerate(self.source()):
+        first, chunk = 0, -1
+        for chunk, codes in enumerate(self.source()):
             runs = find_runs(np.ascontiguousarray(codes))
-            if stripe >= len(self.counts) or len(runs.values) != self.counts[stripe]:
-                raise _changed(stripe)
+            if chunk >= len(self.counts) or len(runs.values) != self.counts[chunk]:
+                raise _changed(chunk)
             yield paint_runs(runs, classes[first : first + len(runs.values)])
             first += len(runs.values)
-        if stripe + 1 < len(self.counts):
-            raise _changed(stripe + 1)
+        if chunk + 1 < len(self.counts):
+            raise _changed(chunk + 1)
 
 
-def _changed(stripe: int) -> InputError:
+def _changed(chunk: int) -> InputError:
     return InputError(
-        f"stripe {stripe} of the mask has other patches than when it was read first, wanted the same; "
+        f"chunk {chunk} of the mask has other patches than when it was read first, wanted the same; "
         "let no other program write to the mask, and run again"
     )
 
 
-def clean(stripes: Source, rules: CleanRules) -> Cleaned:
+def clean(chunks: Source, rules: CleanRules) -> Cleaned:
     """The mask has no hole and no small patch that the rules name any more.
 
-    `stripes()` gives the mask from the north as (h, W) uint16 of any heights, NONE = nodata; it is called once here,
+    `chunks()` gives the mask from the north as (h, W) uint16 of any heights, NONE = nodata; it is called once here,
     or never when the rules ask for nothing, and once for every pass over the result. Raises InputError when there are
     too many patches.
 
@@ -155,18 +155,18 @@ def clean(stripes: Source, rules: CleanRules) -> Cleaned:
     So patches that are not small keep their pixels, and nothing grows into nodata.
     """
     if rules.ask_for_nothing:
-        return Cleaned(stripes, SieveReport(rules.min_pixels, hole_pixels=rules.hole_pixels))
-    table, pairs, counts = _survey(stripes(), limit=max(rules.min_pixels, rules.hole_pixels))
+        return Cleaned(chunks, SieveReport(rules.min_pixels, hole_pixels=rules.hole_pixels))
+    table, pairs, counts = _survey(chunks(), limit=max(rules.min_pixels, rules.hole_pixels))
     settled, report = settle(table, pairs, rules)
     if np.array_equal(settled, table.values):
-        return Cleaned(stripes, report)
-    return Cleaned(stripes, report, settled[table.of], counts)
+        return Cleaned(chunks, report)
+    return Cleaned(chunks, report, settled[table.of], counts)
 
 
-def _survey(stripes: Iterator[Codes], limit: int) -> tuple[ComponentTable, Pairs, tuple[int, ...]]:
-    """The components, the pairs of them that a limit leaves, and the provisional ids of each stripe."""
+def _survey(chunks: Iterator[Codes], limit: int) -> tuple[ComponentTable, Pairs, tuple[int, ...]]:
+    """The components, the pairs of them that a limit leaves, and the provisional ids of each chunk."""
     components, adjacency, counts = Components(), Adjacency(limit), []
-    for codes in stripes:
+    for codes in chunks:
         runs = find_runs(np.ascontiguousarray(codes))
         components.add_runs(runs)
         adjacency.add(runs)

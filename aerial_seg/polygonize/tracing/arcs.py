@@ -1,8 +1,8 @@
-"""From a stripe of class codes to its arcs: the boundary lines between junctions.
+"""From a chunk of class codes to its arcs: the boundary lines between junctions.
 
 A crack is the unit edge between two pixels of different codes. Lattice points are pixel corners; a point where three
 or four cracks meet is a node. An arc is a maximal line of cracks between nodes, or a closed one without any. Every
-vertical crack that crosses a stripe's border row is cut there, so that each arc lies within one stripe.
+vertical crack that crosses a chunk's border row is cut there, so that each arc lies within one chunk.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ NOBODY = -1
 
 
 class Points(NamedTuple):
-    """The lattice points of a stripe of h rows and W columns.
+    """The lattice points of a chunk of h rows and W columns.
 
-    marks (h+1, W+1) uint8: bits 1, 2, 4, 8 for cracks to the north, east, south and west. Row h is the next stripe's
+    marks (h+1, W+1) uint8: bits 1, 2, 4, 8 for cracks to the north, east, south and west. Row h is the next chunk's
     row 0: only its cracks to the north are known. top: the raster row of row 0.
     node_rows (h+2,): offsets into node_cols of each row's nodes; node_cols (n,) int32, ascending in each row. The ends
     of cracks that cross row 0 or row h count as nodes.
@@ -40,11 +40,11 @@ class Points(NamedTuple):
 
 
 class Arcs(NamedTuple):
-    """The arcs of a stripe; arc a gives half-edge 2a along its vertices and 2a+1 back along them.
+    """The arcs of a chunk; arc a gives half-edge 2a along its vertices and 2a+1 back along them.
 
     xy (n,2) int32 raster columns and rows of the vertices, arc after arc; offsets (a+1,). ends (a,2) int32: first and
     last node, NOBODY for closed arcs without nodes, whose first vertex comes again at the end. ways (a,2) uint8: the
-    direction of the first and of the last crack. right and left (a,2) int32: row and column in the stripe's frame
+    direction of the first and of the last crack. right and left (a,2) int32: row and column in the chunk's frame
     of the pixel on that side of the first crack, as row·(W+2)+column.
     """
 
@@ -57,7 +57,7 @@ class Arcs(NamedTuple):
 
 
 def framed(codes: Codes, above: Codes) -> Codes:
-    """The stripe (h, W) under the row `above` (W,), between columns without class: (h+1, W+2)."""
+    """The chunk (h, W) under the row `above` (W,), between columns without class: (h+1, W+2)."""
     height, width = codes.shape
     frame = np.full((height + 1, width + 2), NONE, np.uint16)
     frame[0, 1:-1] = above
@@ -66,7 +66,7 @@ def framed(codes: Codes, above: Codes) -> Codes:
 
 
 def find_points(frame: Codes, top: int) -> Points:
-    """The lattice points of a framed stripe; `top` is its first row's number in the raster."""
+    """The lattice points of a framed chunk; `top` is its first row's number in the raster."""
     marks = np.empty((frame.shape[0], frame.shape[1] - 1), np.uint8)
     node_rows = np.zeros(frame.shape[0] + 1, np.int64)
     _mark(frame, marks, node_rows)
@@ -76,7 +76,7 @@ def find_points(frame: Codes, top: int) -> Points:
 
 
 def find_arcs(frame: Codes, points: Points) -> Arcs:
-    """All arcs of the stripe, those from nodes first, in row-major order of where they start."""
+    """All arcs of the chunk, those from nodes first, in row-major order of where they start."""
     vertices, arcs = _count(points.marks)
     xy = np.empty((vertices, 2), np.int32)
     offsets = np.zeros(arcs + 1, np.int64)

@@ -1,4 +1,4 @@
-"""Outlines that cross the borders of stripes: parts are joined end to start until they close."""
+"""Outlines that cross the borders of chunks: parts are joined end to start until they close."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Chain(Generic[P]):
 
 
 class Chains(Generic[P]):
-    """The open outlines at the southern border of the last stripe, each with the patch on its right."""
+    """The open outlines at the southern border of the last chunk, each with the patch on its right."""
 
     def __init__(self) -> None:
         self._by_start: dict[Place, _Chain[P]] = {}
@@ -37,7 +37,7 @@ class Chains(Generic[P]):
     def add(
         self, part: Xy, patch: P, *, start: Place, stop: Place, borders: Borders
     ) -> Iterator[tuple[P, Xy]]:
-        """Takes in a part (n,2) of the stripe between two borders; yields the outline if that closes it.
+        """Takes in a part (n,2) of the chunk between two borders; yields the outline if that closes it.
 
         The closed outline (n,2) ends with its first vertex and may touch itself.
         """
@@ -75,7 +75,7 @@ class Chains(Generic[P]):
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """The northern border row of a stripe; plain (W+1,) bool: columns where a crack crosses it outside of nodes."""
+    """The northern border row of a chunk; plain (W+1,) bool: columns where a crack crosses it outside of nodes."""
 
     north: int
     plain: NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""Patches that cross the border of a stripe: they wait, as objects, until their last row has come."""
+"""Patches that cross the border of a chunk: they wait, as objects, until their last row has come."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class _Patch:
 
 
 @dataclass(frozen=True, slots=True)
-class Stripe:
-    """What a stripe tells of its patches: labels (h+1, W+2) int32 with the row above, what was measured by label, and
+class RowChunk:
+    """What a chunk tells of its patches: labels (h+1, W+2) int32 with the row above, what was measured by label, and
     pairs (n,2) of labels that are one feature because they touch at corners. top: the raster row of its first row.
     """
 
@@ -68,7 +68,7 @@ class Stripe:
 
 
 class CrossingPatches:
-    """The patches that are open at the southern border of the last stripe, and their outlines."""
+    """The patches that are open at the southern border of the last chunk, and their outlines."""
 
     def __init__(self, width: int) -> None:
         self._last_row = np.full(width, -1, np.int32)
@@ -76,31 +76,31 @@ class CrossingPatches:
         self._chains: Chains[_Patch] = Chains()
 
     def add(
-        self, stripe: Stripe, crossing: Ints, outlines: Outlines, lines: Lines, borders: Borders
+        self, chunk: RowChunk, crossing: Ints, outlines: Outlines, lines: Lines, borders: Borders
     ) -> PolygonBatch:
-        """Takes in what the labels `crossing` have in this stripe; returns the features that end in it.
+        """Takes in what the labels `crossing` have in this chunk; returns the features that end in it.
 
         Each of them crosses a border, or is one feature with a patch that does.
         """
-        patches = self._continued(stripe)
+        patches = self._continued(chunk)
         for label in map(int, crossing):
             if label not in patches:
-                patches[label] = _Patch(int(stripe.measured.values[label]))
-            _grow(patches[label].root(), stripe.measured, label)
-        for one, other in stripe.corners:
+                patches[label] = _Patch(int(chunk.measured.values[label]))
+            _grow(patches[label].root(), chunk.measured, label)
+        for one, other in chunk.corners:
             if int(one) in patches:
                 _join_features(patches[int(one)].root(), patches[int(other)].root())
-        self._take_outlines(patches, outlines, lines, stripe, borders)
-        features = self._finished(patches, stripe)
-        batch = _packed(features, confidence=len(stripe.measured.conf_min) > 0)
+        self._take_outlines(patches, outlines, lines, chunk, borders)
+        features = self._finished(patches, chunk)
+        batch = _packed(features, confidence=len(chunk.measured.conf_min) > 0)
         for feature in features:
             # Patches know their feature and features their patches: a circle, which would keep all rings for long.
             feature.finished.clear()
         return batch
 
-    def _continued(self, stripe: Stripe) -> dict[int, _Patch]:
-        """The open patch of every label in the row above; those that meet in this stripe are one."""
-        pairs = np.unique(np.stack([stripe.labels[0], self._last_row], axis=1), axis=0)
+    def _continued(self, chunk: RowChunk) -> dict[int, _Patch]:
+        """The open patch of every label in the row above; those that meet in this chunk are one."""
+        pairs = np.unique(np.stack([chunk.labels[0], self._last_row], axis=1), axis=0)
         patches: dict[int, _Patch] = {}
         for label, old in pairs.tolist():
             if old not in self._open:
@@ -113,9 +113,9 @@ class CrossingPatches:
         return patches
 
     def _take_outlines(
-        self, patches: dict[int, _Patch], outlines: Outlines, lines: Lines, stripe: Stripe, borders: Borders
+        self, patches: dict[int, _Patch], outlines: Outlines, lines: Lines, chunk: RowChunk, borders: Borders
     ) -> None:
-        bottom = stripe.top + len(stripe.labels) - 1
+        bottom = chunk.top + len(chunk.labels) - 1
         mine = np.isin(outlines.labels, np.fromiter(patches, np.int64, count=len(patches)))
         for k in np.flatnonzero(mine):
             xy, patch = lines.xy[lines.offsets[k] : lines.offsets[k + 1]], patches[int(outlines.labels[k])]
@@ -123,15 +123,15 @@ class CrossingPatches:
                 patch.root().rings.append(xy.copy())
                 continue
             start, stop = (
-                (bottom if place & 1 else stripe.top, place >> 1)
+                (bottom if place & 1 else chunk.top, place >> 1)
                 for place in (int(outlines.starts[k]), int(outlines.stops[k]))
             )
             for owner, outline in self._chains.add(xy.copy(), patch, start=start, stop=stop, borders=borders):
                 owner.root().rings += simple_rings(outline)
 
-    def _finished(self, patches: dict[int, _Patch], stripe: Stripe) -> list[_Feature]:
-        """The features without an open patch; what is open now is kept for the next stripe."""
-        self._last_row = stripe.labels[-1]
+    def _finished(self, patches: dict[int, _Patch], chunk: RowChunk) -> list[_Feature]:
+        """The features without an open patch; what is open now is kept for the next chunk."""
+        self._last_row = chunk.labels[-1]
         here = set(np.unique(self._last_row).tolist())
         self._open = {label: patch.root() for label, patch in patches.items() if label in here}
         still = set(map(id, self._open.values()))

@@ -1,4 +1,4 @@
-"""What is known of the patches of a stripe besides their outlines."""
+"""What is known of the patches of a chunk besides their outlines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Measured(NamedTuple):
 
 
 def measure_patches(frame: Codes, labels: Int32, count: int, levels: Bytes | None) -> Measured:
-    """The patches of a framed stripe (h+1, W+2); the row above, which was measured before, does not count.
+    """The patches of a framed chunk (h+1, W+2); the row above, which was measured before, does not count.
 
     labels: numbers 0 … count−1. levels (h, W) uint8: stored confidence.
     """

@@ -1,4 +1,4 @@
-"""From arcs to the outlines of patches: closed rings, and open parts that cross a stripe's border.
+"""From arcs to the outlines of patches: closed rings, and open parts that cross a chunk's border.
 
 A half-edge runs along an arc with its patch on the right. At a node it goes on into the rightmost crack, so that
 pixels which touch at a corner only are not connected there.
@@ -19,14 +19,14 @@ Bools = NDArray[np.bool_]
 CLOSED = -1
 """Start and stop of a ring."""
 _EXIT = -2
-"""The outline goes on in the next or in the previous stripe."""
+"""The outline goes on in the next or in the previous chunk."""
 
 
 class Outlines(NamedTuple):
     """Rings and open parts of outlines.
 
     steps (n,) int32 half-edges, one outline after the other; offsets (k+1,). labels (k,) int32: the patch.
-    starts, stops (k,) int64: CLOSED, or where a part crosses a border row: 2·column for the stripe's northern border,
+    starts, stops (k,) int64: CLOSED, or where a part crosses a border row: 2·column for the chunk's northern border,
     2·column + 1 for its southern one.
     """
 
@@ -40,7 +40,7 @@ class Outlines(NamedTuple):
 def find_outlines(points: Points, arcs: Arcs, labels: Int32, wanted: Bools) -> Outlines:
     """All outlines of the patches whose label is wanted, each ring touching itself nowhere.
 
-    labels (h+1, W+2) int32: the patch of every pixel of the framed stripe. wanted (labels,) bool.
+    labels (h+1, W+2) int32: the patch of every pixel of the framed chunk. wanted (labels,) bool.
     """
     out = np.full((len(points.node_cols), 4), NOBODY, np.int32)
     _leave_nodes(points, arcs, out)
@@ -67,7 +67,7 @@ def find_outlines(points: Points, arcs: Arcs, labels: Int32, wanted: Bools) -> O
 
 @kernel
 def _leave_nodes(points: Points, arcs: Arcs, out: Int32) -> None:
-    """out (nodes, 4): the half-edge that leaves a node in each direction, _EXIT where it leaves the stripe."""
+    """out (nodes, 4): the half-edge that leaves a node in each direction, _EXIT where it leaves the chunk."""
     for arc in range(len(arcs.ends)):
         first, final = arcs.ends[arc, 0], arcs.ends[arc, 1]
         if first != NOBODY:

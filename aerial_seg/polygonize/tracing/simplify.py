@@ -80,7 +80,7 @@ def _new_offsets(offsets: Ints, kept: Bools) -> Ints:
 def _rigid_arcs(points: Points, arcs: Arcs) -> Bools:
     """Arcs that must not become one straight line, because another arc between the same nodes may: two would be one.
 
-    That other arc is unknown when both ends lie on one border row; it may be in the next stripe.
+    That other arc is unknown when both ends lie on one border row; it may be in the next chunk.
     """
     nodes, last = len(points.node_cols), points.marks.shape[0] - 1
     first_arc = np.full((nodes, 4), NOBODY, np.int32)

@@ -1,6 +1,6 @@
 """Polygons from rows of class codes, north to south, in memory that does not grow with the raster's height.
 
-Patches that lie within one stripe are finished as arrays; the few that cross its border wait as objects until their
+Patches that lie within one chunk are finished as arrays; the few that cross its border wait as objects until their
 last row has come.
 """
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from aerial_seg.numba_kernels import Bytes, Ints
 from aerial_seg.polygonize.batch import NONE, Codes, PolygonBatch, joined_batches
-from aerial_seg.polygonize.cleaning.components import join_all, label_stripe
-from aerial_seg.polygonize.row_chunks import Rows, in_stripes
+from aerial_seg.polygonize.cleaning.components import join_all, label_chunk
+from aerial_seg.polygonize.row_chunks import Rows, in_row_chunks
 from aerial_seg.polygonize.tracing.arcs import Arcs, Int32, Points, find_arcs, find_points, framed
 from aerial_seg.polygonize.tracing.chains import Borders
-from aerial_seg.polygonize.tracing.crossing import CrossingPatches, Stripe
+from aerial_seg.polygonize.tracing.crossing import CrossingPatches, RowChunk
 from aerial_seg.polygonize.tracing.packing import pack
 from aerial_seg.polygonize.tracing.patches import measure_patches, touching_corners
 from aerial_seg.polygonize.tracing.rings import CLOSED, Lines, Outlines, draw, find_outlines
@@ -38,7 +38,7 @@ class TraceCounts:
 
 
 class Tracer:
-    """Takes stripes of rows in their order, and hands out the polygons that end in each.
+    """Takes chunks of rows in their order, and hands out the polygons that end in each.
 
     wanted (65536,) bool: codes whose patches become polygons; the others shape their neighbours' edges all the same.
     connectivity 8: patches that touch at corners are one feature of several polygons.
@@ -56,7 +56,7 @@ class Tracer:
     def trace(self, rows: Rows) -> Iterator[PolygonBatch]:
         """All polygons of a raster whose rows come in pieces of any height, each with its confidence or None."""
         levels: Bytes | None = None
-        for codes, levels in in_stripes(rows):
+        for codes, levels in in_row_chunks(rows):
             yield self.add(codes, levels)
         nothing = np.full((1, len(self._above)), NONE, np.uint16)
         yield self.add(nothing, None if levels is None else np.zeros(nothing.shape, np.uint8))
@@ -64,12 +64,12 @@ class Tracer:
     def add(self, codes: Codes, levels: Bytes | None = None) -> PolygonBatch:
         """The features whose last row lies above the last of these rows (h, W) uint16.
 
-        levels (h, W) uint8: stored confidence; with all stripes or with none.
+        levels (h, W) uint8: stored confidence; with all chunks or with none.
         """
         frame = framed(codes, self._above)
         points = find_points(frame, self._row)
         arcs = find_arcs(frame, points)
-        labels, count = label_stripe(frame)
+        labels, count = label_chunk(frame)
         measured = measure_patches(frame, labels, count, levels)
         wanted = self._wanted[measured.values] & (measured.values != NONE)
         outlines, lines = self._outline(frame, points, arcs, labels, wanted)
@@ -81,7 +81,7 @@ class Tracer:
         crossing = _crossing(labels, groups, wanted)
         inside = np.flatnonzero((outlines.starts == CLOSED) & ~crossing[outlines.labels])
         finished = self._crossing.add(
-            Stripe(self._row, labels, measured, corners),
+            RowChunk(self._row, labels, measured, corners),
             np.flatnonzero(crossing),
             outlines,
             lines,

@@ -28,7 +28,7 @@ from aerial_seg.jobs.vectorize.settings import (
     VectorizeSettings,
 )
 from aerial_seg.legend import make_legend
-from aerial_seg.polygonize import row_chunks as stripes
+from aerial_seg.polygonize import row_chunks as chunks
 
 LEGEND = make_legend({0: "background", 1: "Gebäude", 2: "道路"}, background=[0])
 TRANSFORM = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
@@ -58,7 +58,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def land(height: int = 300, width: int = 260) -> np.ndarray:
-    """Patches of three classes and some nodata, larger than a few stripes of the tests below."""
+    """Patches of three classes and some nodata, larger than a few chunks of the tests below."""
     random = np.random.default_rng(3)
     fields = [ndimage.gaussian_filter(random.normal(size=(height, width)), 5) for _ in range(3)]
     mask = np.argmax(fields, axis=0).astype(np.uint8)
@@ -258,7 +258,7 @@ def test_gdal_and_we_agree_across_stripes(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "aerial_seg.polygonize.tracing.tracer.in_stripes", lambda rows: stripes.in_stripes(rows, 37)
+        "aerial_seg.polygonize.tracing.tracer.in_row_chunks", lambda rows: chunks.in_row_chunks(rows, 37)
     )
     mask = land()
     run(save(mask), tmp_path / "a.gpkg", classes=("all",), shape=PIXELS)
