@@ -25,7 +25,7 @@ from rasterio.transform import from_origin
 
 from aerial_seg.bands import Band
 from aerial_seg.inference.stream import MaskStream
-from aerial_seg.jobs.predict import many_scenes as several
+from aerial_seg.jobs.predict import many_scenes
 from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
@@ -100,9 +100,9 @@ def main() -> None:
         began = 0.0
         opening: list[float] = []
         after: dict[int, dict[str, float]] = {}
-        outcome, rows = several._outcome, MaskStream.rows
+        outcome, rows = many_scenes._outcome, MaskStream.rows
 
-        def timed_outcome(*args: Any) -> several.SceneOutcome:
+        def timed_outcome(*args: Any) -> many_scenes.SceneOutcome:
             nonlocal began
             began = time.process_time()
             told = outcome(*args)
@@ -113,8 +113,8 @@ def main() -> None:
             opening.append(time.process_time() - began)
             yield from rows(stream, bar)
 
-        several._outcome, MaskStream.rows = timed_outcome, timed_rows  # type: ignore[method-assign]
-        several.map_several(plan.scenes[: asked.run], plan.refused, plan.start(silent), out)
+        many_scenes._outcome, MaskStream.rows = timed_outcome, timed_rows  # type: ignore[method-assign]
+        many_scenes.map_many_scenes(plan.scenes[: asked.run], plan.refused, plan.start(silent), out)
     own = float(np.mean(opening[3:])) * 1e3
     tenth = max(1, asked.run // 10)
     print(

@@ -34,9 +34,9 @@ _SIDECARS = (".aux.xml", ".vat.dbf", ".vat.cpg")
 _STYLE = ".qml"
 
 
-def scenes_of(paths: Sequence[Path], out: Path, several: bool) -> tuple[Scene, ...]:
+def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scene, ...]:
     """The maps to make. Raises SettingsError and OutputError for an `out` that does not go with the rasters."""
-    if not several:
+    if not many_scenes:
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(
                 f"the mask {out} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
@@ -76,9 +76,11 @@ def _real(name: Path | str) -> str:
     return os.path.realpath(file_behind(name) or name)
 
 
-def check_outputs(scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, several: bool) -> None:
+def check_outputs(
+    scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, many_scenes: bool
+) -> None:
     """An existing output is refused, but for one that an interrupted run of this command had put there."""
-    finished = finished_results(work_folder(out / BATCH) / NAME) if several else frozenset()
+    finished = finished_results(work_folder(out / BATCH) / NAME) if many_scenes else frozenset()
     for scene in scenes:
         ours = str(scene.target) in finished
         for file in _rasters(scene, settings) + _sidecars(scene):

@@ -11,7 +11,7 @@ from aerial_seg.files.work import place, remember
 from aerial_seg.geo.outputs.stac import item_name, list_vectors
 from aerial_seg.jobs.predict.checks import placed_vectors
 from aerial_seg.jobs.predict.dry_run import forecast
-from aerial_seg.jobs.predict.many_scenes import SceneOutcome, ScenesFailedError, all_or_raise, map_several
+from aerial_seg.jobs.predict.many_scenes import SceneOutcome, ScenesFailedError, all_or_raise, map_many_scenes
 from aerial_seg.jobs.predict.one_scene import map_scene
 from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
@@ -55,8 +55,8 @@ def predict_scenes(
     if not plan.scenes:
         return plan.refused
     context = plan.start(progress)
-    if plan.several:
-        return map_several(plan.scenes, plan.refused, context, out)
+    if plan.many_scenes:
+        return map_many_scenes(plan.scenes, plan.refused, context, out)
     (scene,) = plan.scenes
     report = _map_one(scene, context)
     return (SceneOutcome(scene.name, "done", time.perf_counter() - start, report=report),)

@@ -84,7 +84,7 @@ def is_complete(outcomes: Sequence[SceneOutcome]) -> bool:
     return not any(one.outcome == "failed" for one in outcomes) and any(one.report for one in outcomes)
 
 
-def map_several(
+def map_many_scenes(
     scenes: Sequence[Scene], refused: Sequence[SceneOutcome], context: PredictContext, out: Path
 ) -> tuple[SceneOutcome, ...]:
     """Make a mask of each scene in the folder `out`, and tell what became of it; those of a former run are kept.

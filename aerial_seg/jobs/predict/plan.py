@@ -67,14 +67,14 @@ class PredictRequest:
 class PredictPlan:
     """What a checked command does: which maps it makes, of which scenes it makes none, and how.
 
-    several: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes that
+    many_scenes: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes that
     cannot be predicted. settings: with the bands in the models' order. batch_size, tiles (in all maps together, as far
     as one can know): what the engine is started for. notes: what was decided on the way.
     """
 
     scenes: tuple[Scene, ...]
     refused: tuple[SceneOutcome, ...]
-    several: bool
+    many_scenes: bool
     out: Path
     ensemble: Ensemble
     shape: TileShape
@@ -110,7 +110,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     paths = _find_rasters(request, refused)
     scenes = _find_scenes(paths, request, refused)
     inputs = Inputs(named_files(paths, request.rasters, request.models, request.settings))
-    _check_places(scenes, inputs, request, several=not refused.fatal)
+    _check_places(scenes, inputs, request, many_scenes=not refused.fatal)
     area, ensemble = _read_area_and_models(request)
     settings = _in_model_order(request.settings, ensemble)
     facts = _look_at_all(paths, settings, refused)
@@ -124,7 +124,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     return PredictPlan(
         scenes=tuple(scene for scene in scenes if scene.name not in refused.reasons),
         refused=tuple(refused_outcome(name, error) for name, error in refused.reasons.items()),
-        several=not refused.fatal,
+        many_scenes=not refused.fatal,
         out=request.out,
         ensemble=ensemble,
         shape=shape,
@@ -148,15 +148,17 @@ def _find_rasters(request: PredictRequest, refused: Refusals) -> tuple[Path, ...
 
 def _find_scenes(paths: Sequence[Path], request: PredictRequest, refused: Refusals) -> tuple[Scene, ...]:
     """The maps to make, but for those whose names cannot be used."""
-    scenes = scenes_of(paths, request.out, several=not refused.fatal)
+    scenes = scenes_of(paths, request.out, many_scenes=not refused.fatal)
     return scenes if refused.fatal else usable_scenes(scenes, request.out, refused)
 
 
-def _check_places(scenes: Sequence[Scene], inputs: Inputs, request: PredictRequest, *, several: bool) -> None:
+def _check_places(
+    scenes: Sequence[Scene], inputs: Inputs, request: PredictRequest, *, many_scenes: bool
+) -> None:
     """Raises OutputError unless every result may be written where it is to lie."""
-    check_outputs(scenes, request.out, request.settings, several=several)
+    check_outputs(scenes, request.out, request.settings, many_scenes=many_scenes)
     protect(inputs, scenes, request.settings)
-    if several:
+    if many_scenes:
         # --overwrite names the folder, not each file in it.
         require_own_masks(scenes)
         if request.settings.vectors is not None:

@@ -17,7 +17,7 @@ import rasterio
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.jobs import journal as diary
-from aerial_seg.jobs.predict import many_scenes as several
+from aerial_seg.jobs.predict import many_scenes
 from aerial_seg.jobs.predict.job import predict, predict_scenes
 from aerial_seg.jobs.predict.settings import PredictSettings
 
@@ -135,7 +135,7 @@ def test_going_on_reads_the_journal_once_and_looks_at_each_record_once(
         journal.records = Counted(journal.records)
         return journal
 
-    monkeypatch.setattr(several.Journal, "open", counting)
+    monkeypatch.setattr(many_scenes.Journal, "open", counting)
     calls.clear()
     Counted.looked = 0
     again = predict_scenes(MODEL, paths, masks, FAST)
@@ -169,7 +169,7 @@ def test_neither_memory_nor_handles_grow_over_five_hundred_scenes(
     side, count = 160, 500
     paths = scenes(count, side)
     measured: dict[int, tuple[int, int, int]] = {}
-    made = several.map_scene
+    made = many_scenes.map_scene
 
     def measuring(*args: Any, **named: Any) -> Any:
         report = made(*args, **named)
@@ -182,7 +182,7 @@ def test_neither_memory_nor_handles_grow_over_five_hundred_scenes(
             measured[number] = held, psutil.Process().memory_info().rss, len(list(HANDLES.iterdir()))
         return report
 
-    monkeypatch.setattr(several, "map_scene", measuring)
+    monkeypatch.setattr(many_scenes, "map_scene", measuring)
     try:
         outcomes = predict_scenes(MODEL, paths, tmp_path / "masks", FAST)
     finally:
