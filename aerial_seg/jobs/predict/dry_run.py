@@ -20,7 +20,7 @@ _SAMPLE = 512
 """Side of the window that a CRF is timed on, in pixels."""
 
 
-def forecast(scene: Scene, context: PredictContext) -> Forecast:
+def dry_run(scene: Scene, context: PredictContext) -> Forecast:
     """Tiles, panels, memory, disk and time of one map."""
     with tempfile.TemporaryDirectory() as folder, open_scene(scene, context, Path(folder)) as opened:
         memory_model, predictor = opened.memory_model, context.predictor

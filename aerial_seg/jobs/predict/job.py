@@ -10,7 +10,7 @@ from pathlib import Path
 from aerial_seg.files.work import place, remember
 from aerial_seg.geo.outputs.stac import item_name, list_vectors
 from aerial_seg.jobs.predict.checks import placed_vectors
-from aerial_seg.jobs.predict.dry_run import forecast
+from aerial_seg.jobs.predict.dry_run import dry_run
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, ScenesFailedError, all_or_raise, map_many_scenes
 from aerial_seg.jobs.predict.one_scene import map_scene
 from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
@@ -94,4 +94,4 @@ def forecast_prediction(
     if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
         raise ScenesFailedError(plan.refused)
     context = plan.start(silent)
-    return tuple(forecast(scene, context) for scene in plan.scenes)
+    return tuple(dry_run(scene, context) for scene in plan.scenes)
