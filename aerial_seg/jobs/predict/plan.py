@@ -67,9 +67,9 @@ class PredictRequest:
 class PredictPlan:
     """What a checked command does: which maps it makes, of which scenes it makes none, and how.
 
-    many_scenes: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes that
-    cannot be predicted. settings: with the bands in the models' order. batch_size, tiles (in all maps together, as far
-    as one can know): what the engine is started for. notes: what was decided on the way.
+    many_scenes: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes
+    that cannot be predicted. settings: with the bands in the models' order. batch_size, tiles (in all maps together,
+    as far as one can know): what the engine is started for. notes: what was decided on the way.
     """
 
     scenes: tuple[Scene, ...]

@@ -34,7 +34,7 @@ _OBJECTS_APART_M = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VectorizeRequest:
     """What is to be made of a mask: its chosen classes and the settings that concern its pixels."""
 
     chosen: tuple[LegendEntry, ...]
@@ -48,21 +48,21 @@ class ClassRows:
     Counts are complete when `rows` has come to its end.
     """
 
-    def __init__(self, mask: ClassRaster, asked: Asked, confidence: Path | None) -> None:
-        self._mask, self._asked, self._confidence = mask, asked, confidence
-        codes = {entry.name: mask.code_of(entry.value) for entry in asked.chosen}
+    def __init__(self, mask: ClassRaster, request: VectorizeRequest, confidence: Path | None) -> None:
+        self._mask, self._request, self._confidence = mask, request, confidence
+        codes = {entry.name: mask.code_of(entry.value) for entry in request.chosen}
         gsd = mask.grid.gsd()
         self._rules = CleanRules(
-            min_pixels=_pixels(asked.clean.min_area, gsd),
-            hole_pixels=_pixels(asked.clean.fill_holes, gsd),
+            min_pixels=_pixels(request.clean.min_area, gsd),
+            hole_pixels=_pixels(request.clean.fill_holes, gsd),
             hole_classes=frozenset(code for code in codes.values() if code is not None),
         )
-        splits = [codes[name] for name in asked.shape.instances]
+        splits = [codes[name] for name in request.shape.instances]
         found = np.array([code for code in splits if code is not None], np.uint16)
         apart = max(3, round(_OBJECTS_APART_M / math.sqrt(gsd[0] * gsd[1]))) if gsd else 5
         self.splitter = ObjectSplitter(found, min_distance=apart) if len(found) else None
         bits = suffix_bits(
-            grid=asked.shape.split_grid is not None, objects_bits=OBJECT_BITS if self.splitter else 0
+            grid=request.shape.split_grid is not None, objects_bits=OBJECT_BITS if self.splitter else 0
         )
         self.code_suffix = CodeSuffix(bits, mask.classes)
         self.cleaned = clean(self._smoothed, CleanRules())
@@ -81,14 +81,16 @@ class ClassRows:
         rows = self._with_confidence(bar)
         if self.splitter is not None:
             rows = self.splitter.suffixed(rows)
-        if self._asked.shape.split_grid is None:
+        if self._request.shape.split_grid is None:
             return rows
         extent = self._mask.extent
-        return cut_by_grid(rows, self._asked.shape.split_grid, top=extent.rows.start, left=extent.cols.start)
+        return cut_by_grid(
+            rows, self._request.shape.split_grid, top=extent.rows.start, left=extent.cols.start
+        )
 
     def _smoothed(self, bar: ProgressBar | None = None) -> Iterator[Codes]:
         chunks = (codes for codes, _ in in_row_chunks((rows, None) for rows in self._mask.rows()))
-        size = self._asked.clean.smooth_mask
+        size = self._request.clean.smooth_mask
         for codes in chunks if size is None else majority(chunks, size):
             yield codes
             if bar is not None:
@@ -115,20 +117,20 @@ def _read_levels(raster: Raster, top: int, left: int, shape: tuple[int, ...]) ->
     return np.where(valid, image[0], 0).astype(np.uint8)
 
 
-def find_confidence(mask: Path, asked: Path | None, grid: Grid) -> Path | None:
+def find_confidence(mask: Path, named: Path | None, grid: Grid) -> Path | None:
     """The confidence raster to use: the one asked for, else MASK_confidence.tif, if it is there and fits.
 
     Raises InputError when the one asked for is not one band of uint8 on the mask's grid.
     """
-    path = mask.with_name(f"{mask.stem}_confidence{mask.suffix}") if asked is None else asked
-    if asked is None and (find_subdataset(mask) or not path.is_file()):
+    path = mask.with_name(f"{mask.stem}_confidence{mask.suffix}") if named is None else named
+    if named is None and (find_subdataset(mask) or not path.is_file()):
         return None
     with Raster(path, georeferenced=False) as raster:
         info, own = raster.info, raster.grid
     same_grid = own.shape == grid.shape and own.transform == grid.transform
     if len(info.bands) == 1 and info.dtype == "uint8" and same_grid:
         return path
-    if asked is None:
+    if named is None:
         return None
     raise InputError(
         f"{path} has {len(info.bands)} band(s) of {info.dtype}, {own.width} × {own.height} px, wanted one of uint8 on "

@@ -18,7 +18,7 @@ from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of
 from aerial_seg.geo.systems import local_note
-from aerial_seg.jobs.vectorize.class_rows import Asked, ClassRows, find_confidence
+from aerial_seg.jobs.vectorize.class_rows import ClassRows, VectorizeRequest, find_confidence
 from aerial_seg.jobs.vectorize.footprints import Footprints
 from aerial_seg.jobs.vectorize.settings import (
     EVERY_CLASS,
@@ -84,7 +84,7 @@ def vectorize(
         )
         spec = LayerSpec(form, crs, schema, layer.layer)
         check_layer(out_path, spec, overwrite=layer.overwrite, append=layer.append)
-        rows = ClassRows(mask, Asked(chosen, settings.clean, settings.shape), confidence)
+        rows = ClassRows(mask, VectorizeRequest(chosen, settings.clean, settings.shape), confidence)
         job = _Job(mask, rows, chosen, settings.shape)
         with (
             layer_writer(
