@@ -14,8 +14,8 @@ from rasterio import features
 from shapely import affinity
 from shapely.geometry import Polygon, box
 
-from aerial_seg.polygonize.regularise.areas import Ragged, common_areas
-from aerial_seg.polygonize.regularise.regularise import LEAST_IOU, STATUSES, regularise
+from aerial_seg.polygonize.regularize.areas import Ragged, common_areas
+from aerial_seg.polygonize.regularize.regularize import LEAST_IOU, STATUSES, regularize
 
 Objects = NDArray[np.object_]
 
@@ -73,7 +73,7 @@ def corner_angles(polygon: Polygon) -> NDArray[np.float64]:
 
 
 def large_holes(polygons: Objects, tolerance: float) -> NDArray[np.int64]:
-    """How many holes each polygon has that are too large to go, by a margin for what regularising adds to them."""
+    """How many holes each polygon has that are too large to go, by a margin for what regularizing adds to them."""
     areas = [[Polygon(hole).area for hole in polygon.interiors] for polygon in polygons]
     return np.array([np.sum(np.array(holes) >= 4 * tolerance**2) for holes in areas])
 
@@ -104,7 +104,7 @@ def masks(draw: st.DrawFn) -> NDArray[np.int64]:
 @given(masks(), st.floats(1, 3))
 def test_every_result_is_sound(mask: NDArray[np.int64], tolerance: float) -> None:
     raw = traced(mask)
-    result = regularise(raw, tolerance=tolerance)
+    result = regularize(raw, tolerance=tolerance)
     assert len(result) == len(raw)
     assert set(result.status) <= set(STATUSES)
     assert sum(result.counts.values()) == len(raw)
@@ -139,14 +139,14 @@ def test_common_areas_are_those_of_geos(
 
 @given(masks(), st.floats(1, 3))
 def test_neighbours_never_overlap(mask: NDArray[np.int64], tolerance: float) -> None:
-    shapes = regularise(traced(mask), tolerance=tolerance).geometries
+    shapes = regularize(traced(mask), tolerance=tolerance).geometries
     for k in range(len(shapes)):
         assert not shapely.relate_pattern(shapes[k], shapes[k + 1 :], "T********").any()
 
 
 @given(buildings(), st.floats(0.5, 2))
 def test_a_right_angled_outline_stays_as_it_is(building: Polygon, tolerance: float) -> None:
-    result = regularise(objects(building), tolerance=tolerance)
+    result = regularize(objects(building), tolerance=tolerance)
     assert result.status[0] == "regular"
     # Within a hundredth of a tolerance the direction of the axes is taken.
     assert shapely.hausdorff_distance(result.geometries[0], building) < 0.01 * tolerance
@@ -158,7 +158,7 @@ def test_a_drawn_building_gets_its_angles_back(building: Polygon, at: tuple[floa
     assume(min(building.minimum_rotated_rectangle.area, building.area) > 600)
     truth = affinity.translate(building, *at)
     raw = traced(drawn(truth, 102))
-    result = regularise(raw, tolerance=1.5)
+    result = regularize(raw, tolerance=1.5)
     assert result.counts == {"regular": 1}
     assert corner_angles(result.geometries[0]).max() < 1e-6
     assert iou(result.geometries, objects(truth))[0] > 0.9
@@ -173,8 +173,8 @@ def test_place_and_unit_do_not_matter(mask: NDArray[np.int64], shift: tuple[int,
     for raw in traced(mask):  # each alone: whether two that touch overlap may be a matter of rounding
         moved = shapely.transform(raw, lambda xy: (xy + shift) * unit)
         here, there = (
-            regularise(objects(raw), tolerance=1.5),
-            regularise(objects(moved), tolerance=1.5 * unit),
+            regularize(objects(raw), tolerance=1.5),
+            regularize(objects(moved), tolerance=1.5 * unit),
         )
         assert here.counts == there.counts
         back = shapely.transform(there.geometries[0], lambda xy: xy / unit - shift)
@@ -191,8 +191,8 @@ def test_quarter_turns_and_mirrors_do_not_matter(building: Polygon, quarters: in
             turned = np.stack([-turned[:, 1], turned[:, 0]], axis=1)
         return turned
 
-    expected = shapely.transform(regularise(raw, tolerance=1.5).geometries, turn)
-    found = regularise(shapely.transform(raw, turn), tolerance=1.5).geometries
+    expected = shapely.transform(regularize(raw, tolerance=1.5).geometries, turn)
+    found = regularize(shapely.transform(raw, turn), tolerance=1.5).geometries
     assert iou(expected, found).min() > 0.97
 
 
@@ -201,7 +201,7 @@ def test_a_ring_may_begin_anywhere(building: Polygon, begin: int) -> None:
     raw = traced(drawn(affinity.translate(building, 50.3, 50.6), 101))[0]
     ring = np.array(raw.exterior.coords)[:-1]
     rolled = objects(Polygon(np.roll(ring, begin % len(ring), axis=0), raw.interiors))
-    before, after = regularise(objects(raw), tolerance=1.5), regularise(rolled, tolerance=1.5)
+    before, after = regularize(objects(raw), tolerance=1.5), regularize(rolled, tolerance=1.5)
     assert before.counts == after.counts
     assert shapely.hausdorff_distance(before.geometries, after.geometries)[0] < 1e-6
 
@@ -231,7 +231,7 @@ def synthetic(count: int, noise: int) -> tuple[Objects, Objects]:
 @pytest.mark.parametrize("noise", [0, 1], ids=["clean", "ragged"])
 def test_the_regular_shape_is_nearer_to_the_truth_than_the_raw_one(noise: int) -> None:
     truths, raws = synthetic(144, noise)
-    result = regularise(raws, tolerance=1.5)
+    result = regularize(raws, tolerance=1.5)
     before, after = iou(truths, raws), iou(truths, result.geometries)
     assert np.mean(result.status == "regular") >= 0.98
     assert after.mean() > before.mean()
@@ -245,7 +245,7 @@ def test_the_regular_shape_is_nearer_to_the_truth_than_the_raw_one(noise: int) -
 def test_courtyards_stay(width: float, height: float, wall: float, angle: float) -> None:
     truth = affinity.translate(affinity.rotate(court(width, height, wall), angle), 60.4, 60.2)
     raw = traced(drawn(truth, 121))
-    result = regularise(raw, tolerance=1.5)
+    result = regularize(raw, tolerance=1.5)
     assert result.counts == {"regular": 1}
     assert len(result.geometries[0].interiors) == 1
     assert corner_angles(result.geometries[0]).max() < 1e-6
@@ -256,7 +256,7 @@ def test_courtyards_stay(width: float, height: float, wall: float, angle: float)
 def test_a_shaft_of_one_pixel_stays_a_hole_of_its_size() -> None:
     mask = np.ones((20, 30), np.uint8)
     mask[8, 11] = 0
-    result = regularise(traced(mask), tolerance=1.5)
+    result = regularize(traced(mask), tolerance=1.5)
     assert result.status[0] == "regular"
     (shaft,) = result.geometries[0].interiors
     assert Polygon(shaft).equals(box(11, 8, 12, 9))
@@ -266,7 +266,7 @@ def test_a_shaft_of_one_pixel_stays_a_hole_of_its_size() -> None:
 def test_a_long_side_at_45_degrees_is_laid_there(angle: float) -> None:
     house = Polygon([(0, 0), (60, 0), (60, 20), (40, 40), (0, 40)])
     truth = affinity.translate(affinity.rotate(house, angle), 30.2, 35.7)
-    result = regularise(traced(drawn(truth, 110)), tolerance=1.5)
+    result = regularize(traced(drawn(truth, 110)), tolerance=1.5)
     assert result.counts == {"regular": 1}
     assert shapely.get_num_coordinates(result.geometries[0]) == 6
     assert np.sort(corner_angles(result.geometries[0])) == pytest.approx([0, 0, 0, 45, 45], abs=1e-6)
@@ -277,7 +277,7 @@ def test_a_long_side_at_45_degrees_is_laid_there(angle: float) -> None:
 def test_a_long_wall_that_stands_askew_stays_askew(angle: float) -> None:
     house = Polygon([(0, 0), (70, 0), (70, 25), (0, 45)])
     truth = affinity.translate(affinity.rotate(house, angle), 30.2, 35.7)
-    result = regularise(traced(drawn(truth, 110)), tolerance=1.5)
+    result = regularize(traced(drawn(truth, 110)), tolerance=1.5)
     assert result.counts == {"regular": 1}
     assert shapely.get_num_coordinates(result.geometries[0]) == 5
     assert shapely.hausdorff_distance(result.geometries[0], truth) < 2
@@ -288,7 +288,7 @@ def test_steps_go_and_wings_stay() -> None:
     mask[10:50, 10:70] = 1
     mask[8:10, 20:30] = 1  # two pixels of noise on a wall
     mask[45:50, 60:70] = 0  # a recess of 5 × 10
-    result = regularise(traced(mask), tolerance=1.5)
+    result = regularize(traced(mask), tolerance=1.5)
     expected = shapely.difference(box(10, 10, 70, 50), box(60, 45, 70, 50))
     assert result.status[0] == "regular"
     assert shapely.get_num_coordinates(result.geometries[0]) == 7
@@ -298,7 +298,7 @@ def test_steps_go_and_wings_stay() -> None:
 def test_round_and_tiny_shapes_stay_raw() -> None:
     disc = shapely.Point(30, 30).buffer(20, quad_segs=32)
     drawn_disc = affinity.translate(traced(drawn(disc, 60))[0], 100, 0)
-    result = regularise(objects(disc, box(0, 0, 1, 1), drawn_disc), tolerance=1.5)
+    result = regularize(objects(disc, box(0, 0, 1, 1), drawn_disc), tolerance=1.5)
     assert result.status.tolist() == ["kept_round", "kept_small", "kept_round"]
 
 
@@ -306,7 +306,7 @@ def test_what_is_too_large_for_a_building_stays_raw() -> None:
     angles = np.linspace(0, 2 * np.pi, 30_000, endpoint=False)
     radii = 1000 + 50 * (np.arange(30_000) % 2)
     star = Polygon(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))
-    result = regularise(objects(star), tolerance=1.5)
+    result = regularize(objects(star), tolerance=1.5)
     assert result.counts == {"kept_large": 1}
     assert result.geometries[0] is star
 
@@ -320,7 +320,7 @@ def test_small_holes_that_a_wall_would_touch_go() -> None:
     mask[20:25, 20:30] = 0
     raw = traced(mask)
     assert len(raw[0].interiors) == 3
-    result = regularise(raw, tolerance=1.5)
+    result = regularize(raw, tolerance=1.5)
     assert result.counts == {"regular": 1}
     assert sorted(Polygon(hole).area for hole in result.geometries[0].interiors) == pytest.approx([1, 50])
 
@@ -328,7 +328,7 @@ def test_small_holes_that_a_wall_would_touch_go() -> None:
 def test_an_invalid_shape_comes_back_as_it_was() -> None:
     bowtie = Polygon([(0, 0), (20, 20), (20, 0), (0, 20)])
     house = box(100, 100, 140, 130)
-    result = regularise(objects(bowtie, house, Polygon()), tolerance=1.5)
+    result = regularize(objects(bowtie, house, Polygon()), tolerance=1.5)
     assert result.status.tolist() == ["kept_invalid", "regular", "kept_invalid"]
     assert result.geometries[0] is bowtie
 
@@ -340,9 +340,9 @@ def test_of_two_regular_shapes_that_overlap_the_smaller_is_cut(first: int) -> No
     mask[10:30, 40] = 1  # the large house's wall comes to lie between columns 40 and 41
     mask[32:60, 40:70] = 2
     raw = np.roll(np.array([traced((mask == k) * k)[0] for k in (1, 2)]), first)
-    alone = [regularise(raw[k : k + 1], tolerance=1.5).geometries[0] for k in range(2)]
+    alone = [regularize(raw[k : k + 1], tolerance=1.5).geometries[0] for k in range(2)]
     assert shapely.area(shapely.intersection(*alone)) > 5
-    result = regularise(raw, tolerance=1.5)
+    result = regularize(raw, tolerance=1.5)
     assert result.status[first] == "regular"
     assert result.status[1 - first] == "cut"
     assert shapely.equals(result.geometries[first], alone[first])
@@ -354,10 +354,10 @@ def test_of_two_regular_shapes_that_overlap_the_smaller_is_cut(first: int) -> No
 def test_a_regular_shape_never_takes_from_a_raw_one() -> None:
     tank = shapely.Point(51.5, 30).buffer(20, quad_segs=32)
     house = shapely.difference(box(70, 10, 110, 50), tank)
-    alone = regularise(objects(house), tolerance=1.5)
+    alone = regularize(objects(house), tolerance=1.5)
     assert alone.counts == {"regular": 1}
     assert shapely.area(shapely.intersection(alone.geometries[0], tank)) > 5
-    result = regularise(objects(house, tank), tolerance=1.5)
+    result = regularize(objects(house, tank), tolerance=1.5)
     assert result.status.tolist() == ["kept_overlap", "kept_round"]
     assert result.geometries[0] is house
 
@@ -371,28 +371,28 @@ def test_the_order_of_the_polygons_does_not_matter(order: list[int], seed: int) 
     mask[random.random(mask.shape) < 0.02] = 0
     raw = np.array([max(traced((mask == k) * k), key=lambda p: p.area) for k in range(1, 7)], np.object_)
     assume(len(set(shapely.area(raw))) == 6)
-    straight, mixed = regularise(raw, tolerance=1.5), regularise(raw[order], tolerance=1.5)
+    straight, mixed = regularize(raw, tolerance=1.5), regularize(raw[order], tolerance=1.5)
     assert np.array_equal(straight.status[order], mixed.status)
     assert shapely.equals_exact(straight.geometries[order], mixed.geometries).all()
 
 
 def test_nothing_gives_nothing() -> None:
-    result = regularise(np.empty(0, np.object_), tolerance=1)
+    result = regularize(np.empty(0, np.object_), tolerance=1)
     assert len(result) == 0
     assert result.counts == {}
 
 
-def test_what_cannot_be_regularised_is_refused() -> None:
+def test_what_cannot_be_regularized_is_refused() -> None:
     with pytest.raises(ValueError, match="tolerance 0"):
-        regularise(objects(box(0, 0, 9, 9)), tolerance=0)
+        regularize(objects(box(0, 0, 9, 9)), tolerance=0)
     parts = np.array([shapely.MultiPolygon([box(0, 0, 9, 9), box(20, 0, 29, 9)])], np.object_)
     with pytest.raises(ValueError, match="not a Polygon"):
-        regularise(parts, tolerance=1)
+        regularize(parts, tolerance=1)
 
 
 def test_sides_are_as_long_as_they_look() -> None:
     """A house from an aerial image: the sides of the regular shape are the wall lengths, to half a pixel."""
     truth = affinity.translate(affinity.rotate(box(0, 0, 52, 31), 33), 30.1, 30.9)
-    shape = regularise(traced(drawn(truth, 110)), tolerance=1.5).geometries[0]
+    shape = regularize(traced(drawn(truth, 110)), tolerance=1.5).geometries[0]
     sides = sorted(hypot(*step) for step in np.diff(np.array(shape.exterior.coords), axis=0))
     assert sides == pytest.approx([31, 31, 52, 52], abs=0.5)

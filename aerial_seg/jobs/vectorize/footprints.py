@@ -1,4 +1,4 @@
-"""Polygons of regularised classes wait for their neighbours: none may overlap another in the end."""
+"""Polygons of regularized classes wait for their neighbours: none may overlap another in the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from aerial_seg.polygonize.batch import PolygonBatch, chosen_features, joined_batches
-from aerial_seg.polygonize.regularise.regularise import Regularised, regularise
+from aerial_seg.polygonize.regularize.regularize import Regularized, regularize
 
 _TOLERANCE = 1.5
 """Pixels. Less takes the pixels' edges for walls."""
@@ -39,7 +39,7 @@ class Footprints:
         polygons = shapely.from_ragged_array(
             shapely.GeometryType.POLYGON, batch.coords, (batch.rings, batch.polygons)
         )
-        found: Regularised = regularise(polygons, tolerance=_TOLERANCE)
+        found: Regularized = regularize(polygons, tolerance=_TOLERANCE)
         self.counts = found.counts
         _, coords, (rings, parts) = shapely.to_ragged_array(_clockwise_on_screen(found.geometries))
         shaped = replace(

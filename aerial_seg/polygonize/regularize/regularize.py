@@ -9,8 +9,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from aerial_seg.polygonize.regularise.areas import Ragged, common_areas
-from aerial_seg.polygonize.regularise.rings import ROUND, SMALL, SQUARED, square_polygons
+from aerial_seg.polygonize.regularize.areas import Ragged, common_areas
+from aerial_seg.polygonize.regularize.rings import ROUND, SMALL, SQUARED, square_polygons
 
 Objects = NDArray[np.object_]
 Bools = NDArray[np.bool_]
@@ -37,8 +37,8 @@ STATUSES = (REGULAR, CUT, KEPT_SMALL, KEPT_LARGE, KEPT_ROUND, KEPT_INVALID, KEPT
 
 
 @dataclass(frozen=True, slots=True)
-class Regularised:
-    """Polygons after regularising, in the order in which they came.
+class Regularized:
+    """Polygons after regularizing, in the order in which they came.
 
     geometries: (n,) object array of shapely Polygons. status: (n,) object array of str, of each one of
 
@@ -69,13 +69,13 @@ class Regularised:
         return {status: count for status, count in found.items() if count}
 
 
-def regularise(polygons: Objects, *, tolerance: float) -> Regularised:
+def regularize(polygons: Objects, *, tolerance: float) -> Regularized:
     """Buildings have right angles where that fits them; every other one keeps its raw shape, and the status says why.
 
     polygons (n,): shapely Polygons in pixels, or in a CRS whose units are as long in x as in y. Best are outlines that
     follow pixel edges: simplified ones have lost what tells where the walls are (of synthetic buildings, IoU with the
     truth 0.95 instead of 0.99). tolerance, in the same units: what the outline may be off by; 1.5 pixels, and 1 pixel
-    is the least that does not take pixel edges for walls. Polygons are regularised each by itself: neighbours may part,
+    is the least that does not take pixel edges for walls. Polygons are regularized each by itself: neighbours may part,
     but never overlap unless their raw shapes did.
 
     A side lies along or across the direction that most of the outline keeps, at the mean of what it stands for
@@ -91,7 +91,7 @@ def regularise(polygons: Objects, *, tolerance: float) -> Regularised:
     if not (isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance {tolerance} is not a length above 0")
     if not (shapely.get_type_id(raw) == shapely.GeometryType.POLYGON).all():
-        raise ValueError("a geometry to regularise is not a Polygon; take multipolygons apart first")
+        raise ValueError("a geometry to regularize is not a Polygon; take multipolygons apart first")
     status = np.full(raw.shape, KEPT_INVALID, np.object_)
     shapes = raw.copy()
     valid = shapely.is_valid(raw) & ~shapely.is_empty(raw)
@@ -103,7 +103,7 @@ def regularise(polygons: Objects, *, tolerance: float) -> Regularised:
     status[regular] = _judged(raw[regular], shapes[regular])
     shapes = np.where(status == REGULAR, shapes, raw)
     _part_overlaps(raw, shapes, status, _GAP * tolerance)
-    return Regularised(shapes, status)
+    return Regularized(shapes, status)
 
 
 def _squared(raw: Objects, tolerance: float) -> tuple[Objects, Objects]:

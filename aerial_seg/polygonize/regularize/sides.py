@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.numba_kernels import Ints, inner
-from aerial_seg.polygonize.regularise.direction import Points, deviation, slope
+from aerial_seg.polygonize.regularize.direction import Points, deviation, slope
 
 Sides = NDArray[np.void]
 """The straight sides of one ring, in its order; how many of the rows are in use goes with it."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.numba_kernels import Ints, inner, kernel
-from aerial_seg.polygonize.regularise.direction import (
+from aerial_seg.polygonize.regularize.direction import (
     Points,
     bounds,
     corners,
@@ -16,7 +16,7 @@ from aerial_seg.polygonize.regularise.direction import (
     direction,
     roundness,
 )
-from aerial_seg.polygonize.regularise.sides import (
+from aerial_seg.polygonize.regularize.sides import (
     corner_points,
     drop_short_sides,
     first_sides,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.numba_kernels import Ints, inner, kernel
-from aerial_seg.polygonize.regularise.direction import Points, bounds
+from aerial_seg.polygonize.regularize.direction import Points, bounds
 
 
 class Ragged(NamedTuple):
