@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from aerial_seg.models.pretrained import start_from
     from aerial_seg.models.receptive_field.field import ReceptiveField, receptive_field
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
-    from aerial_seg.synthetic.town import make_scene
+    from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
     from aerial_seg.version import __version__
 
@@ -67,7 +67,7 @@ _ROOMS = {
     "geo.outputs.mask": ("read_legend",),
     "geo.measures": ("Measure",),
     "geo.raster.raster": ("Raster",),
-    "synthetic.town": ("make_scene",),
+    "synthetic.town": ("make_scene", "make_town"),
     "jobs.benchmark.job": ("benchmark",),
     "jobs.benchmark.settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),
@@ -109,8 +109,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
-    "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters", "info",
-    "ErrorMapSettings", "PredictSettings", "PredictReport", "predict", "predict_scenes",
+    "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips", "evaluate_model_on_rasters",
+    "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict", "predict_scenes",
     "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",

@@ -1,4 +1,4 @@
-"""demo: the whole main job on a scene that the demo makes itself."""
+"""demo: the whole main job on a town that the demo makes up itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from aerial_seg.jobs.vectorize.settings import (
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
-from aerial_seg.synthetic.town import SCENE_LEGEND, ScenePaths, make_scene, write_labels, write_scene
+from aerial_seg.synthetic.town import TOWN_LEGEND, TownPaths, make_town, write_labels, write_town
 from aerial_seg.version import __version__
 
 REPORT = "report.json"
@@ -98,7 +98,7 @@ def demo(
 
 def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress: Progress) -> DemoReport:
     """The demo in a folder that is its own."""
-    scenes = _make_scenes(folder / "scenes", progress)
+    scenes = _make_towns(folder / "scenes", progress)
     labels = LabelSettings(class_field="class")
     tile(
         [str(path) for path in scenes.training],
@@ -146,26 +146,26 @@ def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress
 
 
 @dataclass(frozen=True, slots=True)
-class _Scenes:
+class _Towns:
     training: tuple[Path, ...]
     training_labels: Path
-    test: ScenePaths
+    test: TownPaths
 
 
-def _make_scenes(folder: Path, progress: Progress) -> _Scenes:
+def _make_towns(folder: Path, progress: Progress) -> _Towns:
     """Three towns; the labels of the training towns lie in one layer, as an analyst would have them."""
     with progress("make scenes", total=len(TRAINING_SEEDS) + 1, unit="scene") as bar:
         images, frames = [], []
         for seed in TRAINING_SEEDS:
-            scene = make_scene(seed, height=SIDE, width=SIDE)
-            images.append(write_scene(scene, folder / f"training_{seed}").image)
-            frames.append(scene.labels)
+            town = make_town(seed, height=SIDE, width=SIDE)
+            images.append(write_town(town, folder / f"training_{seed}").image)
+            frames.append(town.labels)
             bar.update()
-        test = write_scene(make_scene(TEST_SEED, height=SIDE, width=SIDE), folder / "test")
+        test = write_town(make_town(TEST_SEED, height=SIDE, width=SIDE), folder / "test")
         bar.update()
     labels = folder / "training_labels.gpkg"
     write_labels(pandas.concat(frames, ignore_index=True), labels)
-    return _Scenes(tuple(images), labels, test)
+    return _Towns(tuple(images), labels, test)
 
 
 def _check(folder: Path, overwrite: bool) -> None:
@@ -202,9 +202,9 @@ def _draw(image: Path, truth: Path, mask: Path, path: Path, *, miou: float) -> N
         with Raster(source) as raster:
             pixels, valid = raster.read(top=0, left=0, height=raster.grid.height, width=raster.grid.width)
             layers.append(np.where(valid, pixels, 255).astype(np.uint8))
-    scene, known, predicted = layers
+    town, known, predicted = layers
     panels = {"truth": known[0], "prediction": predicted[0]}
-    draw_comparison(scene, panels, SCENE_LEGEND, path, title=f"A scene the model never saw: mIoU {miou:.3f}")
+    draw_comparison(town, panels, TOWN_LEGEND, path, title=f"A scene the model never saw: mIoU {miou:.3f}")
 
 
 def _document(run: TrainReport, vectors: VectorizeReport, scored: EvaluateReport) -> str:

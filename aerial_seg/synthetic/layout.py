@@ -1,4 +1,4 @@
-"""Where things stand in a made-up scene: water, roads, houses, trees and the ground between, as polygons.
+"""Where things stand in a made-up town: water, roads, houses, trees and the ground between, as polygons.
 
 Lengths are pixels and (x, y) = (column, row); y points down.
 """
@@ -96,7 +96,7 @@ def plan_layout(rng: np.random.Generator, shape: tuple[int, int]) -> Layout:
 
 
 def _waters(rng: np.random.Generator, shape: tuple[int, int], area: float) -> list[BaseGeometry]:
-    """A river across the scene, then lakes until the wanted area is reached."""
+    """A river across the town, then lakes until the wanted area is reached."""
     height, width = shape
     frame = shapely.box(0, 0, width, height)
     t = np.linspace(-0.1, 1.1, 80)

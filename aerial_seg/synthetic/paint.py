@@ -1,4 +1,4 @@
-"""What a made-up scene looks like from above: an orthophoto painted over a layout."""
+"""What a made-up town looks like from above: an orthophoto painted over a layout."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _paint_roads(rng: np.random.Generator, canvas: Floats, layout: Layout) -> No
     lane = burn([road.surface() for road in roads], range(1, len(roads) + 1), layout.shape, dtype="int32")
     paved, gravel = (_colours(rng, palette, len(roads) + 1) for palette in (_PAVED, _GRAVEL))
     is_paved = np.array([False] + [road.paved for road in roads])
-    # Half the scene's colour of its kind, half the stretch's own: crossings stay calm.
+    # Half the town's colour of its kind, half the stretch's own: crossings stay calm.
     colour = np.where(is_paved[:, None], 0.5 * (paved[0] + paved), 0.5 * (gravel[0] + gravel))
     on = lane > 0
     worn = 3 * smooth_noise(rng, layout.shape, 18) + 1.5 * smooth_noise(rng, layout.shape, 3)

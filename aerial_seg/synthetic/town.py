@@ -1,4 +1,4 @@
-"""A made-up aerial scene with exact labels: a network learns it in minutes, colour alone cannot map it.
+"""A made-up town seen from the air, with exact labels: a network learns it in minutes, colour alone cannot map it.
 
 Roofs, roads, water, trees and ground take their colours from overlapping palettes; what tells them apart is
 shape and texture within about 60 pixels: ridges and shadows, lane marks, smoothness, crowns, rows. Its sizes
@@ -32,7 +32,7 @@ from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.synthetic.layout import burn, plan_layout, separate, smooth_noise
 from aerial_seg.synthetic.paint import paint
 
-SCENE_LEGEND: Legend = make_legend(
+TOWN_LEGEND: Legend = make_legend(
     {0: "background", 1: "building", 2: "road", 3: "vegetation", 4: "water"}, background=(0,)
 )
 """What the pixels of a truth mean; the labels' `class` column holds all names but the background's."""
@@ -40,7 +40,7 @@ SCENE_LEGEND: Legend = make_legend(
 _LABEL_STYLE = class_polygons(
     [
         StyleClass(entry.name, entry.name, entry.colour)
-        for entry in SCENE_LEGEND.entries
+        for entry in TOWN_LEGEND.entries
         if not entry.background
     ],
     column="class",
@@ -54,12 +54,12 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Town:
     """One made-up orthophoto.
 
     grid: UTM zone 33 N. image (3,H,W) uint8, 1–255 where valid, 0 elsewhere.
     valid (H,W) bool, True = measured.
-    truth (H,W) uint8, values of SCENE_LEGEND, 255 where invalid: the labels, rasterised.
+    truth (H,W) uint8, values of TOWN_LEGEND, 255 where invalid: the labels, rasterised.
     labels: polygons in the grid's CRS with a `class` column; polygons of different classes do not overlap.
     """
 
@@ -71,16 +71,16 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class ScenePaths:
-    """The files of a written scene: image and truth GeoTIFF, labels GeoPackage."""
+class TownPaths:
+    """The files of a written town: image and truth GeoTIFF, labels GeoPackage."""
 
     image: Path
     labels: Path
     truth: Path
 
 
-def make_scene(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Scene:
-    """A scene of height × width pixels that is the same for the same arguments, bit by bit.
+def make_town(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Town:
+    """A town of height × width pixels that is the same for the same arguments, bit by bit.
 
     gsd is in metres per pixel. Seeds below 7500 lie at places that do not overlap. From 512 pixels a side on
     every class is present. Raises SettingsError on a negative seed or a size that does not fit into a place.
@@ -94,10 +94,10 @@ def make_scene(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Scene
     rows = [(name, polygon) for name, polygons in pixels.items() for polygon in polygons]
     ground = [affine_transform(polygon, grid.transform.to_shapely()) for _, polygon in rows]
     labels = gpd.GeoDataFrame({"class": [name for name, _ in rows]}, geometry=ground, crs=grid.crs)
-    values = {entry.name: entry.value for entry in SCENE_LEGEND.entries}
+    values = {entry.name: entry.value for entry in TOWN_LEGEND.entries}
     mask = burn(ground, [values[name] for name, _ in rows], grid.shape, transform=grid.transform)
     image = paint(rng, layout, wood=mask == values["vegetation"], water=mask == values["water"])
-    return Scene(
+    return Town(
         grid=grid,
         image=np.where(valid, image, np.uint8(0)),
         valid=valid,
@@ -106,19 +106,23 @@ def make_scene(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Scene
     )
 
 
-def write_scene(scene: Scene, folder: Path) -> ScenePaths:
+make_scene = make_town
+"""The former name of make_town, kept for those who import it."""
+
+
+def write_town(town: Town, folder: Path) -> TownPaths:
     """image.tif, labels.gpkg and truth.tif (with its QGIS style) lie in the folder, each complete or absent.
 
     The image declares nodata 0; no valid pixel holds a 0, so its valid pixels are recovered exactly.
     """
-    paths = ScenePaths(folder / "image.tif", folder / "labels.gpkg", folder / "truth.tif")
-    colours = {entry.value: (*entry.rgb, 255) for entry in SCENE_LEGEND.entries}
+    paths = TownPaths(folder / "image.tif", folder / "labels.gpkg", folder / "truth.tif")
+    colours = {entry.value: (*entry.rgb, 255) for entry in TOWN_LEGEND.entries}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_raster(scene.grid, scene.image, paths.image, nodata=0)
-        _write_raster(scene.grid, scene.truth[None], paths.truth, nodata=IGNORE, colours=colours)
-        write_labels(scene.labels, paths.labels)
-        paths.truth.with_suffix(SUFFIX).write_bytes(style_text(class_raster(SCENE_LEGEND)).encode())
+        _write_raster(town.grid, town.image, paths.image, nodata=0)
+        _write_raster(town.grid, town.truth[None], paths.truth, nodata=IGNORE, colours=colours)
+        write_labels(town.labels, paths.labels)
+        paths.truth.with_suffix(SUFFIX).write_bytes(style_text(class_raster(TOWN_LEGEND)).encode())
     except OSError as error:
         raise write_failure(error, folder, "choose another folder") from error
     return paths
@@ -165,12 +169,12 @@ def _check(seed: int, *, height: int, width: int, gsd: float) -> None:
         raise SettingsError(f"a GSD of {gsd} m is not a pixel size; give for example 0.5")
     if min(height, width) < SMALLEST_SIDE:
         raise SettingsError(
-            f"a scene of {width} × {height} pixels has no room for a town;"
+            f"an image of {width} × {height} pixels has no room for a town;"
             f" give at least {SMALLEST_SIDE} a side"
         )
     if max(height, width) * gsd > PLACE_METRES:
         raise SettingsError(
-            f"a scene of {width} × {height} pixels at {gsd} m is longer than {PLACE_METRES} m, where"
+            f"an image of {width} × {height} pixels at {gsd} m is longer than {PLACE_METRES} m, where"
             f" the next seed's place begins; give at most {int(PLACE_METRES / gsd)} pixels a side"
         )
 

@@ -38,7 +38,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe, load_recipe
-from aerial_seg.synthetic.town import SCENE_LEGEND, make_scene, write_scene
+from aerial_seg.synthetic.town import TOWN_LEGEND, make_town, write_town
 from aerial_seg.version import __version__
 
 SECONDS = 300
@@ -101,12 +101,12 @@ CASES = {
 def make_inputs(folder: Path) -> None:
     """Scenes, models, a checkpoint and a benchmark: all that the commands read."""
     for name, seed, side in (("scene", 5, 1024), ("small", 6, 512)):
-        write_scene(make_scene(seed, height=side, width=side), folder / name)
+        write_town(make_town(seed, height=side, width=side), folder / name)
     bands = tuple(
         Band(name=name, dtype="uint8", mean=120.0, std=50.0, p2=10, p98=240)
         for name in ("red", "green", "blue")
     )
-    _write_model(folder / "model.safetensors", SCENE_LEGEND, bands)
+    _write_model(folder / "model.safetensors", TOWN_LEGEND, bands)
     for seed, name in enumerate(("checkpoint.pth", "older.pth")):
         torch.manual_seed(seed)
         network = torchvision.models.segmentation.fcn_resnet50(

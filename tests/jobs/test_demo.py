@@ -16,7 +16,7 @@ from aerial_seg.jobs import demo as room
 from aerial_seg.jobs.demo import SIDE, TEST_SEED, TRAINING_SEEDS, demo
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.recipe import Recipe, load_recipe
-from aerial_seg.synthetic.town import SCENE_LEGEND, make_scene
+from aerial_seg.synthetic.town import TOWN_LEGEND, make_town
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,14 +80,14 @@ def test_colour_alone_stays_below_half_on_the_demos_own_scenes() -> None:
     random = np.random.default_rng(0)
     pixels, classes = [], []
     for seed in TRAINING_SEEDS:
-        scene = make_scene(seed, height=SIDE, width=SIDE)
+        scene = make_town(seed, height=SIDE, width=SIDE)
         known = np.flatnonzero(scene.valid.ravel())
         chosen = random.choice(known, 60_000, replace=False)
         pixels.append(scene.image.reshape(3, -1)[:, chosen].T)
         classes.append(scene.truth.ravel()[chosen])
     model = HistGradientBoostingClassifier(max_iter=150, random_state=0)
     model.fit(np.concatenate(pixels), np.concatenate(classes))
-    test = make_scene(TEST_SEED, height=SIDE, width=SIDE)
-    matrix = ConfusionMatrix(len(SCENE_LEGEND))
+    test = make_town(TEST_SEED, height=SIDE, width=SIDE)
+    matrix = ConfusionMatrix(len(TOWN_LEGEND))
     matrix.add(test.truth.ravel(), model.predict(test.image.reshape(3, -1).T))
-    assert matrix.scores(SCENE_LEGEND.names).miou <= 0.50
+    assert matrix.scores(TOWN_LEGEND.names).miou <= 0.50

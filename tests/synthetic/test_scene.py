@@ -20,9 +20,9 @@ from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.legend import IGNORE
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.synthetic.town import SCENE_LEGEND, Scene, make_scene, write_scene
+from aerial_seg.synthetic.town import TOWN_LEGEND, Town, make_town, write_town
 
-VALUE = {entry.name: entry.value for entry in SCENE_LEGEND.entries}
+VALUE = {entry.name: entry.value for entry in TOWN_LEGEND.entries}
 SIZES = {
     0: (512, 512),
     1: (512, 700),
@@ -35,11 +35,11 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def scenes() -> dict[int, Scene]:
-    return {seed: make_scene(seed, height=h, width=w) for seed, (h, w) in SIZES.items()}
+def scenes() -> dict[int, Town]:
+    return {seed: make_town(seed, height=h, width=w) for seed, (h, w) in SIZES.items()}
 
 
-def _burnt(scene: Scene, labels: gpd.GeoDataFrame) -> np.ndarray:
+def _burnt(scene: Town, labels: gpd.GeoDataFrame) -> np.ndarray:
     pairs = ((polygon, VALUE[name]) for polygon, name in zip(labels.geometry, labels["class"], strict=True))
     mask = rasterize(
         pairs, scene.grid.shape, transform=scene.grid.transform, dtype="uint8", all_touched=False
@@ -52,29 +52,29 @@ def _outline(grid: Grid) -> shapely.Polygon:
     return shapely.Polygon([(left, bottom), (right, bottom), (right, top), (left, top)])
 
 
-def test_truth_is_the_labels_burnt_in_any_order(scenes: dict[int, Scene]) -> None:
+def test_truth_is_the_labels_burnt_in_any_order(scenes: dict[int, Town]) -> None:
     for scene in scenes.values():
         np.testing.assert_array_equal(scene.truth, _burnt(scene, scene.labels))
         np.testing.assert_array_equal(scene.truth, _burnt(scene, scene.labels[::-1]))
 
 
-def test_labels_are_valid_polygons_of_the_legend_inside_the_grid(scenes: dict[int, Scene]) -> None:
+def test_labels_are_valid_polygons_of_the_legend_inside_the_grid(scenes: dict[int, Town]) -> None:
     for scene in scenes.values():
         assert scene.labels.crs == scene.grid.crs
         assert scene.labels.is_valid.all()
         assert set(scene.labels.geom_type) == {"Polygon"}
-        assert set(scene.labels["class"]) == set(SCENE_LEGEND.names) - {"background"}
+        assert set(scene.labels["class"]) == set(TOWN_LEGEND.names) - {"background"}
         assert scene.labels.within(_outline(scene.grid).buffer(1e-6)).all()
 
 
-def test_classes_do_not_overlap(scenes: dict[int, Scene]) -> None:
+def test_classes_do_not_overlap(scenes: dict[int, Town]) -> None:
     for scene in scenes.values():
         union = {name: shapely.union_all(part.geometry) for name, part in scene.labels.groupby("class")}
         for one, other in combinations(union.values(), 2):
             assert one.intersection(other).area < 1e-6
 
 
-def test_every_class_is_present_in_its_share(scenes: dict[int, Scene]) -> None:
+def test_every_class_is_present_in_its_share(scenes: dict[int, Town]) -> None:
     bounds = {
         "building": (0.06, 0.19),
         "road": (0.06, 0.14),
@@ -86,7 +86,7 @@ def test_every_class_is_present_in_its_share(scenes: dict[int, Scene]) -> None:
             assert low < (scene.truth[scene.valid] == VALUE[name]).mean() < high, (seed, name)
 
 
-def test_the_collar_is_a_border_and_zero_marks_it(scenes: dict[int, Scene]) -> None:
+def test_the_collar_is_a_border_and_zero_marks_it(scenes: dict[int, Town]) -> None:
     for scene in scenes.values():
         assert 0.03 <= 1 - scene.valid.mean() <= 0.08
         height, width = scene.grid.shape
@@ -96,7 +96,7 @@ def test_the_collar_is_a_border_and_zero_marks_it(scenes: dict[int, Scene]) -> N
         np.testing.assert_array_equal(scene.truth == IGNORE, ~scene.valid)
 
 
-def test_arrays_keep_the_conventions(scenes: dict[int, Scene]) -> None:
+def test_arrays_keep_the_conventions(scenes: dict[int, Town]) -> None:
     for scene in scenes.values():
         assert scene.image.shape == (3, *scene.grid.shape)
         assert scene.truth.shape == scene.valid.shape == scene.grid.shape
@@ -104,8 +104,8 @@ def test_arrays_keep_the_conventions(scenes: dict[int, Scene]) -> None:
         assert scene.valid.dtype == np.dtype(np.bool_)
 
 
-def test_a_seed_repeats_and_another_differs(scenes: dict[int, Scene]) -> None:
-    again = make_scene(0, height=512, width=512)
+def test_a_seed_repeats_and_another_differs(scenes: dict[int, Town]) -> None:
+    again = make_town(0, height=512, width=512)
     first = scenes[0]
     assert again.grid == first.grid
     for name in ("image", "valid", "truth"):
@@ -115,7 +115,7 @@ def test_a_seed_repeats_and_another_differs(scenes: dict[int, Scene]) -> None:
 
 
 def test_seeds_lie_apart_and_have_the_wanted_gsd() -> None:
-    places = [make_scene(seed, height=256, width=256, gsd=0.25).grid for seed in (0, 1, 49, 50, 51)]
+    places = [make_town(seed, height=256, width=256, gsd=0.25).grid for seed in (0, 1, 49, 50, 51)]
     for one, other in combinations(places, 2):
         assert _outline(one).disjoint(_outline(other))
     # UTM's scale factor is between 0.9996 and 1.001 within a zone.
@@ -124,9 +124,9 @@ def test_seeds_lie_apart_and_have_the_wanted_gsd() -> None:
     assert places[0].crs.to_epsg() == 32633
 
 
-def test_written_files_hold_the_scene(scenes: dict[int, Scene], tmp_path: Path) -> None:
+def test_written_files_hold_the_scene(scenes: dict[int, Town], tmp_path: Path) -> None:
     scene = scenes[1]
-    paths = write_scene(scene, tmp_path / "new")
+    paths = write_town(scene, tmp_path / "new")
     with rasterio.open(paths.image) as image, rasterio.open(paths.truth) as truth:
         np.testing.assert_array_equal(image.read(), scene.image)
         np.testing.assert_array_equal(image.dataset_mask() > 0, scene.valid)
@@ -139,30 +139,30 @@ def test_written_files_hold_the_scene(scenes: dict[int, Scene], tmp_path: Path) 
         assert image.crs == truth.crs == scene.grid.crs
         assert image.profile["tiled"]
         assert image.profile["compress"] == "deflate"
-        assert truth.colormap(1)[VALUE["water"]] == (*SCENE_LEGEND.by_value()[VALUE["water"]].rgb, 255)
+        assert truth.colormap(1)[VALUE["water"]] == (*TOWN_LEGEND.by_value()[VALUE["water"]].rgb, 255)
     labels = gpd.read_file(paths.labels)
     assert labels.crs == scene.grid.crs
     np.testing.assert_array_equal(_burnt(replace(scene, labels=labels), labels), scene.truth)
     written = {"image.tif", "labels.gpkg", "truth.tif", "truth.qml"}
     assert {path.name for path in (tmp_path / "new").iterdir()} == written
-    assert write_scene(scene, tmp_path / "new") == paths
+    assert write_town(scene, tmp_path / "new") == paths
 
 
-def test_refusals_name_the_remedy(scenes: dict[int, Scene], tmp_path: Path) -> None:
+def test_refusals_name_the_remedy(scenes: dict[int, Town], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="give 0 or more"):
-        make_scene(-1, height=512, width=512)
+        make_town(-1, height=512, width=512)
     with pytest.raises(SettingsError, match="at least 256"):
-        make_scene(1, height=512, width=255)
+        make_town(1, height=512, width=255)
     with pytest.raises(SettingsError, match="at most 8000"):
-        make_scene(1, height=8001, width=512)
+        make_town(1, height=8001, width=512)
     with pytest.raises(SettingsError, match=r"for example 0\.5"):
-        make_scene(1, height=512, width=512, gsd=float("nan"))
+        make_town(1, height=512, width=512, gsd=float("nan"))
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match="choose another folder"):
-        write_scene(scenes[0], tmp_path / "file")
+        write_town(scenes[0], tmp_path / "file")
 
 
-def _boosted_miou(train: Scene, test: Scene) -> float:
+def _boosted_miou(train: Town, test: Town) -> float:
     """mIoU on `test` of gradient-boosted trees that see one pixel's RGB at a time."""
     chosen = np.random.default_rng(0).choice(np.flatnonzero(train.valid), 20_000, replace=False)
     trees = HistGradientBoostingClassifier(max_iter=30, random_state=0)
@@ -170,13 +170,13 @@ def _boosted_miou(train: Scene, test: Scene) -> float:
     with threadpool_limits(1):
         trees.fit(train.image.reshape(3, -1).T[chosen], train.truth.ravel()[chosen])
     seen = np.flatnonzero(test.valid)[::5]
-    confusion = ConfusionMatrix(len(SCENE_LEGEND))
+    confusion = ConfusionMatrix(len(TOWN_LEGEND))
     with threadpool_limits(1):
         predicted = trees.predict(test.image.reshape(3, -1).T[seen])
     confusion.add(test.truth.ravel()[seen], predicted.astype(np.uint8))
-    return confusion.scores(SCENE_LEGEND.names).miou
+    return confusion.scores(TOWN_LEGEND.names).miou
 
 
-def test_colour_alone_does_not_solve_it(scenes: dict[int, Scene]) -> None:
+def test_colour_alone_does_not_solve_it(scenes: dict[int, Town]) -> None:
     assert _boosted_miou(scenes[1], scenes[4]) <= 0.50
     assert _boosted_miou(scenes[2], scenes[3]) <= 0.50

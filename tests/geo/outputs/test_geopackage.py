@@ -13,7 +13,7 @@ import pytest
 import shapely
 
 from aerial_seg.geo.outputs.geopackage import settle_geopackage, stored_style, write_geopackage
-from aerial_seg.synthetic.town import make_scene, write_scene
+from aerial_seg.synthetic.town import make_town, write_town
 
 VERSION_1_3 = 10300
 """What the header of GeoPackage 1.3 says; source: the standard's section 1.1.1.1.1."""
@@ -57,7 +57,7 @@ def test_a_full_disk_is_the_systems_error(frame: Any, tmp_path: Path, disk_of: C
 
 
 def test_scenes_have_classes_in_their_colours(tmp_path: Path) -> None:
-    paths = write_scene(make_scene(3, height=256, width=256), tmp_path)
+    paths = write_town(make_town(3, height=256, width=256), tmp_path)
     assert header(paths.labels) == VERSION_1_3
     assert "building" in (stored_style(paths.labels, "labels") or "")
     assert 'type="paletted"' in paths.truth.with_suffix(".qml").read_text(encoding="utf-8")
