@@ -17,6 +17,7 @@ from typing import Any
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files.disk import sync, usual_mode, write_failure
+from aerial_seg.files.durable import settle
 from aerial_seg.files.lock import held
 
 RESULT = "result"
@@ -120,9 +121,7 @@ def place(work: Path, moves: Sequence[Move], retire: Iterable[Path] = ()) -> Non
     }
     draft = work / (PLAN + ".partial")
     draft.write_text(json.dumps(plan), encoding="utf-8")
-    sync(draft)
-    draft.replace(work / PLAN)
-    sync(work)
+    settle(draft, work / PLAN)
     _carry_out(work, plan)
 
 
@@ -142,8 +141,7 @@ def remember(work: Path, files: Iterable[Path]) -> None:
     """`was_placed` knows of these files, too, which belong to the run but were placed from another work folder."""
     draft = work / (PLACED + ".partial")
     draft.write_text(json.dumps({str(file.absolute()): _identity(file) for file in files}), encoding="utf-8")
-    sync(draft)
-    draft.replace(work / PLACED)
+    settle(draft, work / PLACED)
 
 
 def _finish_placing(work: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 
 from aerial_seg.errors import Interrupted, OutputError
+from aerial_seg.files.journal import NAME, Journal, has_records, locked_work
 from aerial_seg.files.names import check_output
 from aerial_seg.files.staging import behind_link
 from aerial_seg.files.work import work_folder
@@ -20,7 +21,6 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.durable import disk_errors, settled_file
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
-from aerial_seg.jobs.journal import NAME, Journal, has_records, locked_work
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from aerial_seg.bands import Band, Gsd
 from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError, SettingsError, at_work
-from aerial_seg.files.disk import usual_mode, write_failure
+from aerial_seg.files.disk import usual_mode
+from aerial_seg.files.durable import settled_file
 from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
@@ -99,16 +100,11 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
     Who may read it is for the umask to say, as for all files. Raises OutputError where the disk does not take it.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
+    remedy = "check the folder, or choose another output"
+    with settled_file(path, errors=(SafetensorError, OSError), remedy=remedy) as partial:
         save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
         # safetensors makes files that nobody else may read.
         partial.chmod(usual_mode(path.absolute().parent))
-        partial.replace(path)
-    except (SafetensorError, OSError) as error:
-        failure = write_failure(error, path, "check the folder, or choose another output")
-        partial.unlink(missing_ok=True)
-        raise failure from error
 
 
 def read_card(path: Path) -> ModelCard:

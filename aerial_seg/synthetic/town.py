@@ -22,6 +22,7 @@ from rasterio.profiles import Profile
 from shapely.affinity import affine_transform
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.files import durable
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.names import exact
 from aerial_seg.geo.grid import Grid
@@ -131,15 +132,9 @@ def write_town(town: Town, folder: Path) -> TownPaths:
 def write_labels(labels: gpd.GeoDataFrame, path: Path) -> None:
     """The layer `labels` of the GeoPackage `path`, complete or absent, and equal bytes for equal labels."""
     # GDAL asks for the suffix.
-    partial = path.with_name(f"partial-{path.name}")
-    partial.unlink(missing_ok=True)
-    try:
+    draft = path.with_name(f"partial-{path.name}")
+    with durable.settled_file(path, draft=draft, remedy="choose another folder") as partial:
         write_geopackage(labels, partial, layer="labels", style=style_text(_LABEL_STYLE))
-        partial.replace(path)
-    except OSError as error:
-        failure = write_failure(error, path, "choose another folder")
-        partial.unlink(missing_ok=True)
-        raise failure from error
 
 
 def _write_raster(

@@ -26,10 +26,10 @@ from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.protocol import load_protocol
 from aerial_seg.benchmarks.submission import voc_palette
 from aerial_seg.benchmarks.training_data import BANDS, read_normalised
+from aerial_seg.files.journal import Journal
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
-from aerial_seg.jobs.journal import Journal
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network

@@ -88,7 +88,7 @@ def write_value_table(raster: Path, legend: Legend, counts: Mapping[int, int]) -
         require_written(_holds(draft, columns), final)
         for source, target in ((draft.with_suffix(".cpg"), codepage), (draft, final)):
             with settled_file(target) as partial:
-                source.replace(partial)
+                partial.write_bytes(source.read_bytes())
     return final, codepage
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole and on the disk, or not there under their name."""
+"""Writes rasters as files/durable does, and knows what rasterio and GDAL raise where the disk is in the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from aerial_seg.errors import OutputError
-from aerial_seg.files.disk import is_full, nearest_folder, sync, write_failure
+from aerial_seg.files import durable
+from aerial_seg.files.disk import is_full, nearest_folder, sync
 
 __all__ = ["disk_errors", "require_written", "settled_file", "sync"]
 
@@ -21,41 +22,24 @@ _ERRORS = (RasterioError, CPLE_BaseError, OSError)
 
 @contextmanager
 def settled_file(final: Path) -> Iterator[Path]:
-    """A path beside `final` to write to; when the block ends well it is on the disk, under the name `final`.
-
-    Whatever the block raises, or a kill at any moment, leaves `final` as it was. Raises OutputError, naming `final`,
-    for what the disk does not take.
-    """
-    partial = final.with_name(final.name + ".partial")
-    with disk_errors(final):
-        # GDAL looks into a file that it is to replace, and stumbles over a damaged one.
-        partial.unlink(missing_ok=True)
-        try:
-            yield partial
-            sync(partial)
-            partial.replace(final)
-            sync(final.parent)
-        except _ERRORS as error:
-            # While what was written still fills the disk.
-            raise _failure(error, final) from error
-        finally:
-            partial.unlink(missing_ok=True)
+    """As files.durable.settled_file, for a block in which rasterio or GDAL writes."""
+    with _no_warning_of_places(), durable.settled_file(final, errors=_ERRORS) as partial:
+        yield partial
 
 
 @contextmanager
 def disk_errors(final: Path) -> Iterator[None]:
     """What GDAL or the system says while `final` is written becomes one line with its remedy."""
-    try:
-        with warnings.catch_warnings():
-            # Masks of rasters without CRS are wanted.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except _ERRORS as error:
-        raise _failure(error, final) from error
+    with _no_warning_of_places(), durable.disk_errors(final, errors=_ERRORS):
+        yield
 
 
-def _failure(error: BaseException, final: Path) -> OutputError:
-    return write_failure(error, final, f"free disk space or check the folder {final.parent}, and run again")
+@contextmanager
+def _no_warning_of_places() -> Iterator[None]:
+    """Masks of rasters without CRS are wanted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def require_written(right: bool, final: Path) -> None:
@@ -63,7 +47,7 @@ def require_written(right: bool, final: Path) -> None:
     if not right:
         lost = OSError("reads back other than it was written")
         if is_full(lost, nearest_folder(final)):
-            raise _failure(lost, final)
+            raise durable.failure(lost, final)
         raise OutputError(
             f"{final.name} {lost}; free disk space or check the disk under {final.parent}, and run again"
         )

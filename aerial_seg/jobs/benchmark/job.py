@@ -21,13 +21,13 @@ from aerial_seg.benchmarks.submission import check_submission_target, write_subm
 from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.work import work_folder
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
-from aerial_seg.jobs.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model

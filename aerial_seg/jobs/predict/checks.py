@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.files.journal import NAME, finished_results
 from aerial_seg.files.names import check_output, shown
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable
@@ -20,7 +21,6 @@ from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.remote import file_behind, output_stem
-from aerial_seg.jobs.journal import NAME, finished_results
 from aerial_seg.jobs.predict.many_scenes import BATCH
 from aerial_seg.jobs.predict.results import result_names
 from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
+from aerial_seg.files.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
 from aerial_seg.files.names import shown
 from aerial_seg.geo.areas.area import OutsideError
 from aerial_seg.geo.raster.unchanged import InputState, files_of, state_of
-from aerial_seg.jobs.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
 from aerial_seg.jobs.predict.one_scene import map_scene, report_from
 from aerial_seg.jobs.predict.scenes import MOSAIC, PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictReport

@@ -8,15 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aerial_seg.files.staging import place_files
-from aerial_seg.files.work import was_placed
-from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all
-from aerial_seg.geo.outputs.mask import provenance
-from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
-from aerial_seg.geo.raster.band_choice import ALL_BANDS
-from aerial_seg.geo.raster.remote import public_name
-from aerial_seg.geo.raster.unchanged import ChangedError, InputState, Unchanged, state_of
-from aerial_seg.jobs.journal import (
+from aerial_seg.files.journal import (
     NAME,
     RESULT,
     Journal,
@@ -27,6 +19,14 @@ from aerial_seg.jobs.journal import (
     read_job,
     telling_what_is_kept,
 )
+from aerial_seg.files.staging import place_files
+from aerial_seg.files.work import was_placed
+from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all
+from aerial_seg.geo.outputs.mask import provenance
+from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
+from aerial_seg.geo.raster.band_choice import ALL_BANDS
+from aerial_seg.geo.raster.remote import public_name
+from aerial_seg.geo.raster.unchanged import ChangedError, InputState, Unchanged, state_of
 from aerial_seg.jobs.predict.memory import check_disk, choose_panels
 from aerial_seg.jobs.predict.results import keep_styles, write_results
 from aerial_seg.jobs.predict.scenes import (

@@ -15,8 +15,8 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files import journal as diary
 from aerial_seg.geo.raster.band_choice import BandChoice
-from aerial_seg.jobs import journal as diary
 from aerial_seg.jobs.predict import many_scenes
 from aerial_seg.jobs.predict.job import predict, predict_scenes
 from aerial_seg.jobs.predict.settings import PredictSettings

@@ -117,7 +117,7 @@ def test_the_journal_holds_all_models_and_statistics_of_the_run(
     models: dict[str, TrainedModel], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[dict] = []
-    from aerial_seg.jobs.journal import Journal
+    from aerial_seg.files.journal import Journal
 
     kept = Journal.open.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import Incomplete, InputError, Interrupted, OutputError
-from aerial_seg.jobs.journal import NAME
+from aerial_seg.files.journal import NAME
 from aerial_seg.jobs.predict import one_scene as map_scene
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.errors import OutputError
-from aerial_seg.jobs.journal import (
+from aerial_seg.files.journal import (
     NAME,
     DamagedJournalError,
     Journal,

@@ -11,9 +11,9 @@ from typing import Any
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, KeptNote, OutputError
 from aerial_seg.files import work as files
 from aerial_seg.files.disk import write_failure
+from aerial_seg.files.durable import disk_errors, settled_file, sync
 from aerial_seg.files.work import JOURNAL as NAME
 from aerial_seg.files.work import RESULT, clear, work_folder
-from aerial_seg.geo.outputs.durable import disk_errors, settled_file, sync
 
 __all__ = ["NAME", "RESULT", "Journal", "work_folder"]
 _GO_ON = "run the same command again to go on, or pass --restart to begin anew"
