@@ -50,7 +50,7 @@ SIDE = 1024
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """Where everything lies, and how well the map agrees with the known truth of a scene never trained on."""
+    """Tell where everything lies, and how well the map agrees with the truth of a town never trained on."""
 
     folder: Path
     scenes: Path
@@ -74,7 +74,7 @@ def demo(
     recipe: Recipe | None = None,
     progress: Progress = silent,
 ) -> DemoReport:
-    """Synthetic scenes, a dataset, a model, a mask, polygons, a picture and report.json lie in `folder`.
+    """Run the whole main job on made-up towns: dataset, model, mask, polygons, a picture and report.json in `folder`.
 
     The model is trained on two scenes and scored on a third. `recipe` defaults to the shipped `demo`. After an
     interruption the same call begins again in the same folder, and ends with the same files.

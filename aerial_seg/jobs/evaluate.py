@@ -42,7 +42,7 @@ _COLUMNS_AT_ONCE = 16_384
 
 @dataclass(frozen=True, slots=True)
 class EvaluateReport:
-    """The scores and how they came about. error_map: the raster of hits, misses and false alarms, if one was wanted."""
+    """Hold the scores and how they came about. error_map: hits, misses and false alarms, if one was wanted."""
 
     subject: str
     labels: str
@@ -54,7 +54,7 @@ class EvaluateReport:
 
 @dataclass(frozen=True, slots=True)
 class ErrorMapSettings:
-    """Where the error map goes (.tif), and whether it may replace one that is there."""
+    """Say where the error map goes (.tif), and whether it may replace one that is there."""
 
     path: Path
     overwrite: bool = False
@@ -79,7 +79,7 @@ def evaluate_mask(
     *,
     error_map: ErrorMapSettings | None = None,
 ) -> EvaluateReport:
-    """Every labelled pixel of the mask's own grid is counted once; unlabelled ones are ignored.
+    """Score a mask against labels: every labelled pixel of its own grid counts once, unlabelled ones are ignored.
 
     Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it; OutputError
     before the work when the error map cannot be written.
@@ -216,7 +216,7 @@ def _around(held: Extent, grid: Grid) -> list[Extent]:
 def evaluate_model_on_chips(
     model_path: Path, dataset: Path, *, split: str = "test", device: str = "auto"
 ) -> EvaluateReport:
-    """Every chip of one split, whole, at the dataset's own GSD."""
+    """Score a model on every chip of one split, whole, at the dataset's own GSD."""
     model, manifest = load_model(model_path), open_manifest(dataset)
     document = manifest.document
     known, held = (_subject_of(facts.legend, facts.bands) for facts in (model.card, document))
@@ -260,7 +260,7 @@ def evaluate_model_on_rasters(
     progress: Progress = silent,
     error_map: ErrorMapSettings | None = None,
 ) -> EvaluateReport:
-    """The rasters are predicted (as one mosaic if there are several) and the mask is evaluated, then dropped.
+    """Predict rasters (several as one mosaic), score the mask against labels, and drop it.
 
     The error map lies on that mask's grid. Raises InputError before any tile runs when the labels do not fit the
     model's classes or the rasters' ground, OutputError when the error map cannot be written.

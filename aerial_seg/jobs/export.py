@@ -18,7 +18,7 @@ GRAPH_KEY = "aerial_seg_graph"
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """What the file computes; tile_size None is the model's own. See GraphSettings for the others."""
+    """Say what the file computes; tile_size None is the model's own. See GraphSettings for the others."""
 
     tile_size: int | None = None
     normalise: bool = True
@@ -29,7 +29,7 @@ class ExportSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was written.
+    """Tell what was written.
 
     size: bytes. tile_size: side of the input in pixels. difference: from the network, relative to the largest output,
     as onnxruntime computes it. metadata: what the file says of itself.
@@ -47,7 +47,7 @@ class ExportReport:
 
 
 def export(model_path: Path, output: Path, settings: ExportSettings | None = None) -> ExportReport:
-    """The model lies at `output` as ONNX, checked against torch; it appears there only when it agrees.
+    """Write a model as ONNX to `output`, checked against torch: the file appears only when both agree.
 
     Raises SettingsError for an output that is no .onnx, a tile size that the network cannot take or a missing
     package, InputError for a network that ONNX cannot hold, OutputError where the file cannot be written.
@@ -83,7 +83,7 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
 
 
 def deepness_metadata(model: TrainedModel, shape: TileShape, *, normalise: bool) -> dict[str, str]:
-    """Key → JSON, as the plugin's form is filled from it.
+    """Return key → JSON, as the plugin's form is filled from it.
 
     The plugin divides pixels by 255 and then standardises; its mean and std are given such that the graph gets what it
     was made for: pixels as they are where it normalises itself, else normalised ones. tiles_overlap is in percent of
@@ -114,7 +114,7 @@ def deepness_metadata(model: TrainedModel, shape: TileShape, *, normalise: bool)
 
 
 def own_metadata(model: TrainedModel, graph: GraphSettings) -> dict[str, str]:
-    """The model's card, as its own file holds it, and what the graph does beside the network."""
+    """Return the model's card, as its own file holds it, and what the graph does beside the network."""
     geometry = model.network.geometry
     facts = {
         "input": "pixels" if graph.normalise else "normalised",

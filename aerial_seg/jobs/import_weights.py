@@ -27,7 +27,7 @@ _LEGENDS: Mapping[str, Legend] = {kind.name: kind.legend for kind in (Voc, Citys
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """The written model file: what it is, its class names in channel order, and which tensor became which.
+    """Tell what the written model file is, its class names in channel order, and which tensor became which.
 
     parameters: trainable numbers, those of the auxiliary head included. notes: what was assumed.
     """
@@ -49,7 +49,7 @@ def import_weights(
     classes: str | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
-    """The model file `output` holds the checkpoint's weights with all that `predict` needs besides them.
+    """Write a model file `output` with a checkpoint's weights and all that `predict` needs besides them.
 
     source: whose names the checkpoint has (torchvision, mmseg, semseg, ssseg, deeplab-pytorch). arch: what that project
     calls the network, for what names and shapes cannot tell. classes: voc, cityscapes or ade20k for that benchmark's

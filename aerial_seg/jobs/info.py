@@ -17,7 +17,7 @@ from aerial_seg.geo.systems import local_note
 
 
 def info(path: Path) -> dict[str, Any]:
-    """The facts of whatever lies at `path`, JSON-ready. Raises InputError when it is nothing of ours."""
+    """Return the facts of whatever lies at `path`, JSON-ready. Raises InputError when it is nothing of ours."""
     require_file(path)
     if path.is_dir():
         return _dataset(path)

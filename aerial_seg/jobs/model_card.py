@@ -21,7 +21,7 @@ _ESSENTIALS = (
 
 
 def model_card(path: Path) -> dict[str, Any]:
-    """The card of a model file, JSON-ready; the weights are checked but not kept.
+    """Return the card of a model file, JSON-ready; the weights are checked but not kept.
 
     At the top, as long as there is `info`: kind, path, architecture, encoder, parameters (all), output_stride,
     logit_stride, tile_sides, tile_size, classes (name by pixel value), bands (text by name), gsd_m, iteration,

@@ -26,7 +26,7 @@ _CANNOT = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """One architecture with one encoder.
+    """Hold the facts of one architecture with one encoder.
 
     parameters: all that are trained, the auxiliary head included. gflops_per_mpx: 10⁹ floating-point operations of a
     forward per 10⁶ pixels of a 512 × 512 image; a multiply-add counts as two, only convolutions and matrix products
@@ -44,7 +44,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class EncoderFacts:
-    """One encoder by the name that recipes use; weights: the pretrained ones that can be downloaded."""
+    """Name one encoder as recipes do; weights: the pretrained ones that can be downloaded."""
 
     name: str
     family: str
@@ -52,7 +52,7 @@ class EncoderFacts:
 
 
 def list_models(encoder: str = "resnet18", *, bands: int = 3, classes: int = 2) -> tuple[ModelFacts, ...]:
-    """Every architecture with this encoder, ours first, then smp's; those that cannot be built say why.
+    """List every architecture with this encoder, ours first, then smp's; those that cannot be built say why.
 
     Raises SettingsError for numbers below 1 and for an encoder with which nothing can be built.
     """
@@ -66,7 +66,7 @@ def list_models(encoder: str = "resnet18", *, bands: int = 3, classes: int = 2) 
 
 
 def list_encoders() -> tuple[EncoderFacts, ...]:
-    """The encoders with a name of their own; all of timm's go by `tu-NAME` besides."""
+    """List the encoders with a name of their own; all of timm's go by `tu-NAME` besides."""
     libraries = {
         name: EncoderFacts(
             name=name,

@@ -44,7 +44,7 @@ _OWN = (BEST, LAST, LOG, CURVES)
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What `train` made. threshold is that of the best checkpoint when the recipe asked to calibrate it.
+    """Tell what `train` made. threshold is that of the best checkpoint when the recipe asked to calibrate it.
 
     notes: what it started from, and what of that was adapted or left out.
     """
@@ -81,7 +81,7 @@ def train(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> TrainReport:
-    """The folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
+    """Train a network: the folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
     it. Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.

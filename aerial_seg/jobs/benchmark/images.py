@@ -39,7 +39,7 @@ Photograph = NDArray[np.uint8]
 
 @dataclass(slots=True)
 class Tally:
-    """One confusion matrix of all labelled images, and the `keep` lowest single images."""
+    """Add up one confusion matrix of all labelled images, and keep the `keep` lowest single images."""
 
     matrix: ConfusionMatrix
     keep: int
@@ -64,7 +64,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class ImageRun:
-    """What is evaluated, by what, and where predictions lie: `folder`/NAME.png, channels with the legend's palette."""
+    """Run over images and predict each to `folder`/NAME.png: channels, with the legend's palette."""
 
     benchmark: Benchmark
     examples: tuple[Example, ...]
@@ -74,11 +74,11 @@ class ImageRun:
     folder: Path
 
     def prediction(self, example: Example) -> Path:
-        """Where the prediction of an image lies."""
+        """Tell where the prediction of an image lies."""
         return self.folder / f"{example.name}.png"
 
     def run(self, journal: Journal, tally: Tally, progress: Progress) -> int:
-        """Every image has a prediction and is counted; returns how many an earlier run had predicted already.
+        """Predict every image and count it; return how many an earlier run had predicted already.
 
         The order of counting is that of the examples. Raises InputError for an image or label that is not what it
         should be, OutputError for what the disk does not take.

@@ -49,7 +49,7 @@ def benchmark(
     settings: BenchmarkSettings | None = None,
     progress: Progress = silent,
 ) -> BenchmarkReport:
-    """The folder `out` holds benchmark.json, benchmark.md, worst/ and predictions/ (index PNG of channels).
+    """Evaluate a model on a benchmark: benchmark.json, benchmark.md, worst/ and predictions/ (PNGs) lie in `out`.
 
     name: voc, cityscapes or ade20k; root: where it lies. Without `out` nothing but the report (and the submission)
     remains. After a crash the same call goes on behind the last finished image, and ends with the same scores.

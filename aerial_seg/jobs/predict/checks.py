@@ -35,7 +35,7 @@ _STYLE = ".qml"
 
 
 def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scene, ...]:
-    """The maps to make. Raises SettingsError and OutputError for an `out` that does not go with the rasters."""
+    """List the maps to make. Raises SettingsError and OutputError for an `out` that does not go with the rasters."""
     if not many_scenes:
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(
@@ -57,7 +57,7 @@ def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scen
 
 
 def usable_scenes(scenes: Sequence[Scene], out: Path, refused: Refusals) -> tuple[Scene, ...]:
-    """The scenes whose names, and those of their masks, can be used; the others are refused, each for itself."""
+    """Keep the scenes whose names, and those of their masks, can be used; each other one is refused for itself."""
     check_output(out)
     usable = []
     for scene in scenes:
@@ -79,7 +79,7 @@ def _real(name: Path | str) -> str:
 def check_outputs(
     scenes: Sequence[Scene], out: Path, settings: PredictSettings, *, many_scenes: bool
 ) -> None:
-    """An existing output is refused, but for one that an interrupted run of this command had put there."""
+    """Refuse an output that exists, but for one that an interrupted run of this command had put there."""
     finished = finished_results(work_folder(out / BATCH) / NAME) if many_scenes else frozenset()
     for scene in scenes:
         ours = str(scene.target) in finished
@@ -88,7 +88,7 @@ def check_outputs(
 
 
 def require_own_masks(scenes: Sequence[Scene]) -> None:
-    """Raises OutputError for a file that has the name of one of several masks, but is none that we made."""
+    """Raise OutputError for a file that has the name of one of several masks, but is none that we made."""
     for scene in scenes:
         if scene.target.is_file() and not is_ours(scene.target):
             raise OutputError(
@@ -98,7 +98,7 @@ def require_own_masks(scenes: Sequence[Scene]) -> None:
 
 
 def protect(inputs: Inputs, scenes: Sequence[Scene], settings: PredictSettings) -> None:
-    """Raises OutputError where a result would replace what it is made from, --overwrite or not."""
+    """Raise OutputError where a result would replace what it is made from, --overwrite or not."""
     for scene in scenes:
         styles = [file.with_suffix(_STYLE) for file in _rasters(scene, settings)]
         inputs.refuse((*_rasters(scene, settings), *_sidecars(scene), *styles))
@@ -113,7 +113,7 @@ def protect(inputs: Inputs, scenes: Sequence[Scene], settings: PredictSettings) 
 
 
 def placed_vectors(scene: Scene, vectors: Path) -> bool:
-    """Whether all that lies at the place of the polygons was put there by an interrupted run of this command."""
+    """Tell whether all that lies at the polygons' place was put there by an interrupted run of this command."""
     there = [file for file in replaced_files(vectors, vector_format(vectors)) if file.exists()]
     return bool(there) and all(was_placed(scene.target, file) or was_placed(vectors, file) for file in there)
 
@@ -121,7 +121,7 @@ def placed_vectors(scene: Scene, vectors: Path) -> bool:
 def named_files(
     paths: Sequence[Path], rasters: Sequence[str], models: Sequence[Path], settings: PredictSettings
 ) -> Iterator[Path | str]:
-    """What the command names as its inputs; what stands behind the rasters comes to light when they are opened."""
+    """List what the command names as its inputs; the files behind rasters come to light when they are opened."""
     # Of a raster in a file that file.
     yield from (file_behind(path) or path for path in paths)
     yield from (argument.removeprefix(LIST) for argument in rasters if is_list(argument))
@@ -132,7 +132,7 @@ def named_files(
 
 
 def check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: PredictSettings) -> None:
-    """Raises AerialSegError where no polygons of this map could be written to `vectors`."""
+    """Raise AerialSegError where no polygons of this map could be written to `vectors`."""
     form = vector_format(vectors)
     target_crs(form, info.grid.crs)
     Ground(info.grid)  # raises now what would else be raised after hours, where polygons have no size
@@ -141,7 +141,7 @@ def check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: Predi
 
 
 def check_extras(settings: PredictSettings) -> None:
-    """Raises SettingsError for a CRF whose package is missing, and a time of the imagery that nothing would tell."""
+    """Raise SettingsError for a CRF whose package is missing, and a time that nothing would tell."""
     if settings.crf is not None:
         check_crf_installed()
     if settings.taken is None:
@@ -154,7 +154,7 @@ def check_extras(settings: PredictSettings) -> None:
 
 
 def check_area_settings(settings: PredictSettings) -> None:
-    """Raises SettingsError for two areas, and for what says how to read a file of areas that is not named."""
+    """Raise SettingsError for two areas, and for what says how to read a file of areas that is not named."""
     if settings.aoi is not None and settings.bounds is not None:
         raise SettingsError("--aoi and --bounds both say what to predict; pass one of them")
     for option, value in (("--aoi-layer", settings.aoi_layer), ("--aoi-crs", settings.aoi_crs)):

@@ -21,7 +21,7 @@ _SAMPLE = 512
 
 
 def dry_run(scene: Scene, context: PredictContext) -> Forecast:
-    """Tiles, panels, memory, disk and time of one map."""
+    """Foretell tiles, panels, memory, disk and time of one map; one batch is run, nothing is written."""
     with tempfile.TemporaryDirectory() as folder, open_scene(scene, context, Path(folder)) as opened:
         memory_model, predictor = opened.memory_model, context.predictor
         resident = resident_after_a_batch(memory_model, predictor)

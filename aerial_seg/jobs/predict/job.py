@@ -28,7 +28,7 @@ def predict(
     settings: PredictSettings,
     progress: Progress = silent,
 ) -> tuple[PredictReport, ...]:
-    """`out` is the mask of one raster or mosaic; of several rasters it is a folder with NAME_mask.tif each.
+    """Map rasters with a model: `out` is the mask, or of several rasters a folder with NAME_mask.tif each.
 
     `@scenes.txt` among the rasters stands for the lines of that file. Of several rasters one that cannot be predicted
     does not stop the others: ScenesFailedError in the end tells what became of each.
@@ -49,7 +49,7 @@ def predict_scenes(
     settings: PredictSettings,
     progress: Progress = silent,
 ) -> tuple[SceneOutcome, ...]:
-    """As `predict`, but returns what became of each scene; one of several that failed is told, not raised."""
+    """Predict as `predict` does, but return what became of each scene: one of several that failed raises nothing."""
     start = time.perf_counter()
     plan = make_plan(PredictRequest.of(model_path, rasters, out, settings))
     if not plan.scenes:
@@ -89,7 +89,7 @@ def _map_one(scene: Scene, context: PredictContext) -> PredictReport:
 def forecast_prediction(
     model_path: Path | Sequence[Path], rasters: Sequence[str], out: Path, settings: PredictSettings
 ) -> tuple[Forecast, ...]:
-    """What `predict` with the same arguments would take; nothing is written, one batch is run to measure."""
+    """Foretell what `predict` would take with the same arguments; one batch is run, nothing is written."""
     plan = make_plan(PredictRequest.of(model_path, rasters, out, settings))
     if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
         raise ScenesFailedError(plan.refused)

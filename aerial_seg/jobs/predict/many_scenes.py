@@ -25,7 +25,7 @@ Outcome = Literal["done", "kept", "outside", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class SceneOutcome:
-    """What became of one scene.
+    """Tell what became of one scene.
 
     outcome: done; kept: an interrupted run had made it; outside: it shares no pixel with the area that was asked for,
     so there is no mask; failed, with the reason. seconds: that it took now. report: of its mask, if there is one.
@@ -51,7 +51,7 @@ class SceneOutcome:
 
 
 class ScenesFailedError(InputError):
-    """Some of several scenes have no mask; `outcomes` tells of all, and those that could be made are complete."""
+    """Tell that some of several scenes have no mask; `outcomes` is of all, and those that have one are complete."""
 
     def __init__(self, outcomes: Sequence[SceneOutcome]) -> None:
         self.outcomes = tuple(outcomes)
@@ -65,7 +65,7 @@ class ScenesFailedError(InputError):
 
 
 def refused_outcome(source: str, error: Exception, seconds: float = 0.0) -> SceneOutcome:
-    """The outcome of a scene that this error kept from being predicted."""
+    """Return the outcome of a scene that this error kept from being predicted."""
     outside = isinstance(error, OutsideError)
     return SceneOutcome(
         shown(source), "outside" if outside else "failed", seconds, " ".join(str(error).split())
@@ -73,7 +73,7 @@ def refused_outcome(source: str, error: Exception, seconds: float = 0.0) -> Scen
 
 
 def all_or_raise(outcomes: Sequence[SceneOutcome]) -> tuple[SceneOutcome, ...]:
-    """The outcomes, unless a scene failed or none has a mask: then ScenesFailedError."""
+    """Return the outcomes, unless a scene failed or none has a mask: then raise ScenesFailedError."""
     if not is_complete(outcomes):
         raise ScenesFailedError(outcomes)
     return tuple(outcomes)

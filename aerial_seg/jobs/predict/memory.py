@@ -45,7 +45,7 @@ _TABLE_BYTES = 40
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """All that the need for memory follows from.
+    """Hold all that a map's need for memory follows from.
 
     extent: the rows and columns, in whole blocks, that can hold a class; all others are nodata and are not looked at.
     planes, largest_side: of the network's input, where it has more than the raster's bands or than the tile's side.
@@ -75,22 +75,22 @@ class MemoryModel:
         return self.plan.shape.side if self.largest_side is None else self.largest_side
 
     def region_tiles(self, panel: range) -> RegionTiles:
-        """The whole panel, north to south."""
+        """Return where the tiles of a whole panel lie, north to south."""
         return self.tiles_of(Region(self.extent.rows.start, panel, self.extent.rows.stop))
 
     def tiles_of(self, region: Region) -> RegionTiles:
-        """A part of the output."""
+        """Return where the tiles of a part of the output lie."""
         return RegionTiles(
             self.plan, region, height=self.height, width=self.width, crf=self.crf, area=self.area
         )
 
     def blank_batch(self) -> list[NDArray[np.float32]]:
-        """A full batch of the network's input, to see what a forward pass takes."""
+        """Return a full batch of the network's input, to see what a forward pass takes."""
         shape = self.input_planes, self.input_side, self.input_side
         return [np.zeros(shape, np.float32)] * self.batch_size
 
     def panel_bytes(self, panel: range) -> int:
-        """Memory of the stream at this panel, at its highest; the network and its forward pass are not in it."""
+        """Return the stream's memory at this panel, at its highest; without the network and its forward pass."""
         region_tiles, shape = self.region_tiles(panel), self.plan.shape
         geometry = shape.geometry
         reading, pixel = len(region_tiles.reading), np.dtype(self.raster.info.dtype).itemsize
@@ -126,7 +126,7 @@ class MemoryModel:
 def choose_panels(
     memory_model: MemoryModel, predictor: TilePredictor, max_memory: int | None
 ) -> tuple[range, ...]:
-    """The column panels of a run; the result does not depend on them."""
+    """Cut a run into column panels that keep to the memory limit; the result does not depend on them."""
     limit = memory_limit(max_memory)
     whole = memory_model.extent.cols
     # One batch is run to see what the network needs, but only where it could matter.
@@ -137,12 +137,12 @@ def choose_panels(
 
 
 def forward_bound(batch_size: int, side: int) -> int:
-    """More bytes than a forward pass of one batch needs on any of the project's networks."""
+    """Return more bytes than a forward pass of one batch needs on any of the project's networks."""
     return batch_size * side**2 * _FORWARD_BYTES
 
 
 def batch_within(wanted: int, *, side: int, max_memory: int | None) -> int:
-    """The largest of `wanted`, its half, its quarter, …, 1 whose forward pass leaves the stream half of the memory.
+    """Return the largest of `wanted`, its half, … and 1 whose forward pass leaves the stream half of the memory.
 
     By a bound, not by a measurement: the last digits of logits depend on the batch size, so an interrupted run must
     find the same one again.
@@ -155,12 +155,12 @@ def batch_within(wanted: int, *, side: int, max_memory: int | None) -> int:
 
 
 def resident_after_a_batch(memory_model: MemoryModel, predictor: TilePredictor) -> int:
-    """The most that the process holds while a full batch goes through the network."""
+    """Measure the most that the process holds while a full batch goes through the network."""
     return peak_while(lambda: predictor.run(memory_model.blank_batch()))
 
 
 def panels_within(memory_model: MemoryModel, limit: int, resident: int) -> tuple[range, ...]:
-    """The fewest column panels, a whole number of blocks wide, that keep the process within `limit` bytes.
+    """Return the fewest column panels, whole blocks wide, that keep the process within `limit` bytes.
 
     resident: what it needs besides the stream: the runtime, the network and its forward pass. Raises SettingsError
     when even the narrowest panels need more.
@@ -188,7 +188,7 @@ def _panels_of(memory_model: MemoryModel, count: int) -> tuple[range, ...]:
 
 
 def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
-    """Raises SettingsError for a batch that no network could run within the memory limit."""
+    """Raise SettingsError for a batch that no network could run within the memory limit."""
     limit = memory_limit(max_memory)
     least = forward_bound(batch_size, side) // _LEANEST
     if least > limit:
@@ -199,13 +199,13 @@ def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
 
 
 def even_panels(width: int, count: int) -> tuple[range, ...]:
-    """At most `count` panels of equal width, a multiple of BLOCK but for the last."""
+    """Return at most `count` panels of equal width, a multiple of BLOCK but for the last."""
     step = ceil(ceil(width / BLOCK) / count) * BLOCK
     return tuple(range(left, min(left + step, width)) for left in range(0, width, step))
 
 
 def memory_limit(max_memory: int | None) -> int:
-    """Bytes that a prediction may use: what was asked, or a share of the machine's when nobody says."""
+    """Return the bytes that a prediction may use: what was asked, or a share of the machine's."""
     return int(_machine_memory() * SHARE_OF_MACHINE) if max_memory is None else max_memory
 
 
@@ -216,7 +216,7 @@ def _machine_memory() -> int:
 
 
 def resident_bytes() -> int:
-    """What the process holds now."""
+    """Return what the process holds now."""
     return int(_process(os.getpid()).memory_info().rss)
 
 
@@ -227,7 +227,7 @@ def _process(number: int) -> psutil.Process:
 
 
 def peak_while(work: Callable[[], object]) -> int:
-    """The most bytes that the process held during this call; since it began where the system tells no better."""
+    """Measure the most bytes that the process held during this call; or since it began, where no system tells."""
     status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if os.access(forget, os.W_OK):
         forget.write_text("5")
@@ -240,7 +240,7 @@ def peak_while(work: Callable[[], object]) -> int:
 
 
 def disk_bytes(memory_model: MemoryModel) -> int:
-    """Space that the pieces and the result need while both stand, generously."""
+    """Estimate the space that the pieces and the result need while both stand, generously."""
     bands = sum(layer.bands for layer in memory_model.layers)
     per_pixel = sum(_DISK_BYTES[layer.name] * layer.bands for layer in memory_model.layers)
     blocks = memory_model.height * memory_model.width // BLOCK**2
@@ -248,7 +248,7 @@ def disk_bytes(memory_model: MemoryModel) -> int:
 
 
 def check_disk(memory_model: MemoryModel, final: Path) -> None:
-    """Raises OutputError when the disk of `final` has less free space than the run may need."""
+    """Raise OutputError when the disk of `final` has less free space than the run may need."""
     folder = nearest_folder(final)
     free, needed = shutil.disk_usage(folder).free, disk_bytes(memory_model)
     if free < needed:

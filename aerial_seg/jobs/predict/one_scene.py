@@ -52,7 +52,7 @@ def map_scene(
     placed: Callable[[PredictReport, InputState], None] | None = None,
     then: Callable[[PredictReport, Path], PredictReport] | None = None,
 ) -> PredictReport:
-    """The mask and its companions lie at their place; `then` and `placed` were called before the pieces went.
+    """Make one mask and its companions and put them in place; `then` and `placed` are called before the pieces go.
 
     `placed` is told what was made, and the state of the files that it was made from. `then` goes on with the mask, in
     the knowledge of the work folder; interrupted there, the same call goes on there.
@@ -235,7 +235,7 @@ def _definition(scene: Scene, context: PredictContext) -> dict[str, Any]:
 
 
 def report_from(document: dict[str, Any]) -> PredictReport:
-    """The report as a journal holds it."""
+    """Return the report that a journal holds."""
     return PredictReport(
         **{
             **document,

@@ -45,7 +45,7 @@ Facts = Mapping[Path, RasterInfo]
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """What `predict` was asked for, as it was typed; nothing of it is checked.
+    """Hold what `predict` was asked for, as it was typed; nothing of it is checked.
 
     models: the model files. rasters: files, folders, globs and @LIST. out: the mask, or the folder of several.
     """
@@ -65,7 +65,7 @@ class PredictRequest:
 
 @dataclass(frozen=True, slots=True)
 class PredictPlan:
-    """What a checked command does: which maps it makes, of which scenes it makes none, and how.
+    """Say what a checked command does: which maps it makes, of which scenes it makes none, and how.
 
     many_scenes: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes
     that cannot be predicted. settings: with the bands in the models' order. batch_size, tiles (in all maps together,

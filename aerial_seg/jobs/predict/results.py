@@ -16,7 +16,7 @@ from aerial_seg.progress import ProgressBar
 
 
 def result_names(mask: str, definition: Definition) -> tuple[str, ...]:
-    """The rasters of a result whose mask has this name: the mask, and MASK_confidence.tif, MASK_probabilities.tif."""
+    """Name the rasters of a result: the mask, and MASK_confidence.tif, MASK_probabilities.tif where asked for."""
     wanted = {"confidence": definition.confidence, "probabilities": definition.probabilities}
     return (mask, *(_companion(Path(mask), layer).name for layer, asked in wanted.items() if asked))
 
@@ -27,7 +27,7 @@ def _companion(mask: Path, layer: str) -> Path:
 
 
 def keep_styles(files: Iterable[Path], fresh: Path, target: Path) -> tuple[set[Path], tuple[str, ...]]:
-    """The .qml files in the folder `fresh` may take their place beside `target`: what is drawn there is kept.
+    """Make the .qml files in the folder `fresh` fit to take their place: what others drew beside `target` is kept.
 
     files: all that the result consists of, at their final places. Returns those of them that stay somebody else's, and
     what is to be told. It can be called again after a crash.
@@ -59,7 +59,7 @@ def write_results(
     tags: Mapping[str, str],
     bar: ProgressBar,
 ) -> tuple[Path, ...]:
-    """`final` and its companions lie in its folder, which holds nothing else; the mask comes first."""
+    """Write `final` and its companions from the pieces to its folder, which holds nothing else; the mask first."""
     shutil.rmtree(final.parent, ignore_errors=True)
     final.parent.mkdir(parents=True)
     files: list[Path] = []

@@ -15,7 +15,7 @@ LIST = "@"
 
 
 class Refusals:
-    """Scenes that cannot be predicted, each with its reason; where they are `fatal`, the first one is raised."""
+    """Collect scenes that cannot be predicted, each with its reason; where they are `fatal`, the first is raised."""
 
     def __init__(self, *, fatal: bool) -> None:
         self.fatal = fatal
@@ -23,7 +23,7 @@ class Refusals:
 
     @contextmanager
     def of(self, scene: Path | str) -> Iterator[None]:
-        """An InputError in the block is the scene's reason."""
+        """Take an InputError in the block as the scene's reason."""
         try:
             yield
         except InputError as error:
@@ -33,7 +33,7 @@ class Refusals:
 
 
 def named_rasters(arguments: Sequence[str], refusals: Refusals) -> tuple[Path, ...]:
-    """Every raster that the arguments and the lines of list files name, each once, in the order given.
+    """List every raster that the arguments and the lines of list files name, each once, in the order given.
 
     What a list names and is not there is refused; what an argument itself names and is not there is a slip of the
     pen, raised as InputError, and so is a list that cannot be read.
@@ -51,7 +51,7 @@ def named_rasters(arguments: Sequence[str], refusals: Refusals) -> tuple[Path, .
 
 
 def is_list(argument: str) -> bool:
-    """Whether an argument names a list of rasters, not a raster."""
+    """Tell whether an argument names a list of rasters, not a raster."""
     return argument.startswith(LIST) and not os.path.exists(argument)  # noqa: PTH110 - a Path raises for some names
 
 

@@ -26,7 +26,7 @@ MOSAIC = "mosaic.vrt"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One map to make: its rasters, bottom first, and its mask."""
+    """Name one map to make: its rasters, bottom first, and its mask."""
 
     paths: tuple[Path, ...]
     target: Path
@@ -39,7 +39,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class PredictContext:
-    """Everything that the maps of one command share.
+    """Hold everything that the maps of one command share.
 
     area: the ground to predict, None for all of it. notes: what was decided before any raster was opened.
     """
@@ -55,7 +55,7 @@ class PredictContext:
 
 @dataclass(frozen=True, slots=True)
 class OpenScene:
-    """An opened scene: read on the run's grid, and on its own; one and the same where that is one grid.
+    """Hold an opened scene: read on the run's grid, and on its own; one and the same where that is one grid.
 
     tags: what each of its rasters says of itself, for the STAC Item; empty where none is asked for.
     """
@@ -73,14 +73,14 @@ class OpenScene:
 
 
 def all_notes(opened: OpenScene, context: PredictContext) -> tuple[str, ...]:
-    """All that was decided for a map and why, as far as it is known by now."""
+    """List all that was decided for a map and why, as far as it is known by now."""
     tile_sizes = size_notes(context.settings.tta, context.shape.geometry, context.shape.side)
     return (*opened.notes, *context.notes, *context.predictor.notes, *tile_sizes)
 
 
 @contextmanager
 def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[OpenScene]:
-    """The scene's raster, or the mosaic of its rasters as a VRT in `folder`."""
+    """Open the scene's raster, or the mosaic of its rasters as a VRT in `folder`."""
     settings, card = context.settings, context.model.card
     path = scene.paths[0]
     notes: tuple[str, ...] = ()

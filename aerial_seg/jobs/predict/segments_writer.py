@@ -24,7 +24,7 @@ _COUNTED_AT_ONCE = 1_000_000
 
 
 class RowBlocks:
-    """Collects finished rows of a panel, up to row `stop`, into rows of blocks."""
+    """Collect finished rows of a panel, up to row `stop`, into rows of blocks."""
 
     def __init__(self, layers: tuple[Layer, ...], panel: range, *, first_row: int, stop: int) -> None:
         self._buffers = {layer.name: np.empty((layer.bands, BLOCK, len(panel)), np.uint8) for layer in layers}
@@ -52,7 +52,7 @@ class RowBlocks:
 
 
 class PieceMaker:
-    """Makes the pieces of one scene that are not done yet, panel by panel, and knows the counts of all."""
+    """Make the pieces of one scene that are not done yet, panel by panel, and know the counts of all."""
 
     def __init__(
         self, opened: OpenScene, context: PredictContext, folder: Path, journal: Journal, still: Unchanged
@@ -72,7 +72,7 @@ class PieceMaker:
         return min(map(self._next_row, range(len(self.panels)))) - self._rows.start
 
     def make_all(self, label: str) -> None:
-        """Every piece is on disk and recorded."""
+        """Make every piece that is missing; afterwards all are on disk and recorded."""
         panels = range(len(self.panels))
         todo = [(n, self._region_tiles(n)) for n in panels if self._next_row(n) < self._rows.stop]
         total = sum(len(region_tiles.part) + region_tiles.blocks for _, region_tiles in todo)
@@ -82,7 +82,7 @@ class PieceMaker:
                 self._make_panel(number, region_tiles, bar)
 
     def counts(self) -> dict[int, int]:
-        """Pixels by value of the class layer, over all pieces and what lies outside of them."""
+        """Count pixels by value of the class layer, over all pieces and what lies outside of them."""
         memory_model = self._opened.memory_model
         outside = memory_model.height * memory_model.width - memory_model.extent.pixels
         total: dict[int, int] = {IGNORE: outside} if outside else {}
@@ -92,7 +92,7 @@ class PieceMaker:
         return total
 
     def tiles(self) -> TileCount:
-        """Tiles run and skipped for all pieces and outside of them, those of interrupted runs included."""
+        """Count tiles run and skipped for all pieces and outside of them, those of interrupted runs included."""
         records, memory_model = self._done.values(), self._opened.memory_model
         outside = len(memory_model.plan) - len(memory_model.region_tiles(memory_model.extent.cols).part)
         return TileCount(sum(r["tiles"][0] for r in records), sum(r["tiles"][1] for r in records) + outside)

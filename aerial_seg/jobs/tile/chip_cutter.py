@@ -23,7 +23,7 @@ from aerial_seg.training.manifest import chip_paths
 
 @dataclass(frozen=True, slots=True)
 class ChipRecord:
-    """One written chip. `place` is its outline in its source's CRS, `counts` its pixels per class."""
+    """Describe one written chip. `place` is its outline in its source's CRS, `counts` its pixels per class."""
 
     name: str
     source: int
@@ -34,7 +34,7 @@ class ChipRecord:
 
 
 class ChipCutter:
-    """Cuts chips, source by source, and keeps their records and what was left out."""
+    """Cut chips, source by source, and keep their records and what was left out."""
 
     def __init__(self, root: Path, labels: Labels, settings: TileSettings) -> None:
         self.root, self.labels, self.settings = root, labels, settings

@@ -65,7 +65,7 @@ class _Chips:
 def assemble(
     work: Path, cutter: ChipCutter, infos: Sequence[RasterInfo], gsd: float | None, settings: TileSettings
 ) -> tuple[DatasetDocument, dict[str, int]]:
-    """The written chips are split and described: `work` holds their index and document. Returns chips per split."""
+    """Split and describe the written chips: `work` then holds their index and document. Returns chips per split."""
     legend, notes = cutter.labels.legend, _notes(cutter, infos, settings.gsd)
     places, crs, note = _common_places(cutter.records, infos)
     notes += [note] if note else []

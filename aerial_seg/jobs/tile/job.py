@@ -38,7 +38,7 @@ _OWN = (INDEX, "images/*_[0-9][0-9][0-9][0-9].tif", "labels/*_[0-9][0-9][0-9][0-
 
 @dataclass(frozen=True, slots=True)
 class TileReport:
-    """What `tile` made. class_pixels: split → class name → labelled pixels."""
+    """Tell what `tile` made. class_pixels: split → class name → labelled pixels."""
 
     dataset: Path
     legend: Legend
@@ -55,7 +55,7 @@ def tile(
     settings: TileSettings,
     progress: Progress = silent,
 ) -> TileReport:
-    """The folder `dataset` holds chips, their index and a document that describes them.
+    """Cut rasters and labels into chips for training: the folder `dataset` holds them, their index and a document.
 
     Raises AerialSegError before anything is written when inputs do not fit; nothing is left behind then.
     """
@@ -109,7 +109,7 @@ def _files_read(
 
 
 def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
-    """Label files: vector files as they are, folders and globs of rasters expanded."""
+    """List label files: vector files as they are, folders and globs of rasters expanded."""
     if len(labels) == 1 and os.path.isfile(labels[0]):  # noqa: PTH113 - a Path raises for some names
         return (Path(labels[0]),)
     return expand_rasters(labels)

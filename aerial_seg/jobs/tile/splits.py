@@ -22,14 +22,14 @@ _TOUCHING = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What goes into one split: a fraction of the chips, or the sources whose file name matches a glob."""
+    """Say what goes into one split: a fraction of the chips, or the sources whose file name matches a glob."""
 
     fraction: float = 0.0
     pattern: str | None = None
 
 
 def parse_share(text: str, option: str) -> Share:
-    """`0.15` or `15%` is a fraction of the chips, anything else a glob on source file names (`*_north.tif`)."""
+    """Read `0.15` or `15%` as a fraction of the chips, anything else as a glob on source file names."""
     number = text.removesuffix("%")
     try:
         fraction = float(number) / (100 if text.endswith("%") else 1)
@@ -43,7 +43,7 @@ def parse_share(text: str, option: str) -> Share:
 
 
 def match_sources(sources: Sequence[str], *, val: Share, test: Share) -> list[str]:
-    """The split of each source by the globs alone; `train` where none matches.
+    """Return the split of each source by the globs alone; `train` where none matches.
 
     Raises SettingsError for globs that match nothing, the same source or everything, and for fractions that leave
     nothing for training: all that can be said before any chip is cut.
@@ -84,7 +84,7 @@ def assign_splits(
     test: Share,
     seed: int,
 ) -> list[str]:
-    """A split per chip, such that all chips of a unit (spatial block or source) share one.
+    """Give each chip a split, such that all chips of a unit (spatial block or source) share one.
 
     units, sources: per chip, its unit and its source's file name. counts (chips, classes): labelled pixels. Of a
     fixed number of seeded orders the one is taken whose splits have the most equal class shares. Every split that
@@ -149,7 +149,7 @@ def _imbalance(pixels: NDArray[np.float64], taken: dict[int, str], names: list[s
 
 
 def overlapping(footprints: Sequence[Any], splits: Sequence[str]) -> list[int]:
-    """The chips to leave out so that no ground is in two splits: training gives way to val, both to test."""
+    """Return the chips to leave out so that no ground is in two splits: training gives way to val, both to test."""
     tree = STRtree(list(footprints))
     area = shapely.area(np.asarray(footprints, dtype=object))
     rank = {"train": 0, "val": 1, "test": 2}

@@ -35,7 +35,7 @@ _OBJECTS_APART_M = 4.0
 
 @dataclass(frozen=True, slots=True)
 class VectorizeRequest:
-    """What is to be made of a mask: its chosen classes and the settings that concern its pixels."""
+    """Say what is to be made of a mask: its chosen classes and the settings that concern its pixels."""
 
     chosen: tuple[LegendEntry, ...]
     clean: CleanSettings
@@ -43,7 +43,7 @@ class VectorizeRequest:
 
 
 class ClassRows:
-    """The rows of one mask as the tracer takes them; the settings are in pixels by now.
+    """Hand out the rows of one mask as the tracer takes them; the settings are in pixels by now.
 
     Counts are complete when `rows` has come to its end.
     """
@@ -68,16 +68,16 @@ class ClassRows:
         self.cleaned = clean(self._smoothed, CleanRules())
 
     def clean(self, bar: ProgressBar) -> None:
-        """What becomes of holes and small patches is settled, by a pass over the rows if need be."""
+        """Settle what becomes of holes and small patches, by a pass over the rows if need be."""
         self.cleaned = clean(lambda: self._smoothed(bar), self._rules)
 
     @property
     def cleans(self) -> bool:
-        """Whether `clean` reads the mask."""
+        """Tell whether `clean` reads the mask."""
         return not self._rules.ask_for_nothing
 
     def rows(self, bar: ProgressBar) -> Iterator[tuple[Codes, Bytes | None]]:
-        """Suffixed codes and stored confidence, chunk by chunk."""
+        """Yield suffixed codes and stored confidence, chunk by chunk."""
         rows = self._with_confidence(bar)
         if self.splitter is not None:
             rows = self.splitter.suffixed(rows)
@@ -118,7 +118,7 @@ def _read_levels(raster: Raster, top: int, left: int, shape: tuple[int, ...]) ->
 
 
 def find_confidence(mask: Path, named: Path | None, grid: Grid) -> Path | None:
-    """The confidence raster to use: the one asked for, else MASK_confidence.tif, if it is there and fits.
+    """Find the confidence raster to use: the one asked for, else MASK_confidence.tif, if it is there and fits.
 
     Raises InputError when the one asked for is not one band of uint8 on the mask's grid.
     """

@@ -16,20 +16,20 @@ _TOLERANCE = 1.5
 
 
 class Footprints:
-    """Takes the features whose outlines are to become regular, and gives all of them back at once."""
+    """Take the features whose outlines are to become regular, and give all of them back at once."""
 
     def __init__(self) -> None:
         self._waiting: list[PolygonBatch] = []
         self.counts: dict[str, int] = {}
 
     def hold(self, batch: PolygonBatch, mine: NDArray[np.bool_]) -> PolygonBatch:
-        """Keeps the features that are `mine` (f,) bool; returns the others."""
+        """Keep the features that are `mine` (f,) bool; return the others."""
         if mine.any():
             self._waiting.append(chosen_features(batch, mine))
         return chosen_features(batch, ~mine)
 
     def regular(self) -> tuple[PolygonBatch, NDArray[np.object_]] | None:
-        """All features that waited, with regular outlines where that fits, and the status (f,) of each."""
+        """Return all features that waited, with regular outlines where that fits, and the status (f,) of each."""
         if not self._waiting:
             return None
         batch = self._waiting[0]

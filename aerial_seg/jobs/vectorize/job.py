@@ -52,7 +52,7 @@ def vectorize(
     *,
     placed: Callable[[Sequence[Path]], None] | None = None,
 ) -> VectorizeReport:
-    """The polygons of the chosen classes lie in `out_path`, a valid coverage but for regularized classes.
+    """Write the polygons of the chosen classes to `out_path`: a valid coverage but for regularized classes.
 
     The format is that of the suffix or of the settings, the CRS the mask's or the one asked for. All classes shape
     their neighbours' edges, also those that are not written; sides on nodata or on the raster's border stay exact. The
