@@ -22,11 +22,11 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 class DiskFullError(OutputError):
-    """There is no room for what was to be written."""
+    """Tell that there is no room for what was to be written."""
 
 
 def write_failure(error: BaseException, final: Path, remedy: str) -> OutputError:
-    """The one line for an error that kept `final` from being written: DiskFullError where the disk is full.
+    """Make the one line for an error that kept `final` from being written: DiskFullError where the disk is full.
 
     Call it before anything is cleared away. remedy: for all other errors.
     """
@@ -47,7 +47,7 @@ def write_failure(error: BaseException, final: Path, remedy: str) -> OutputError
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
-    """Whether this error of something written to `folder` comes of a full disk.
+    """Tell whether this error of something written to `folder` comes of a full disk.
 
     By number, by SQLite's code or by its words; for an error that tells nothing, a few blocks are written to see.
     """
@@ -60,7 +60,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
 
 
 def takes(folder: Path, size: int) -> bool:
-    """Whether the disk of `folder` takes that many bytes now. True where something else than space is in the way."""
+    """Tell whether the disk of `folder` takes that many bytes now. True where something else is in the way."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(size))
@@ -72,7 +72,7 @@ def takes(folder: Path, size: int) -> bool:
 
 
 def human_bytes(count: float) -> str:
-    """The number with three digits that say something: 734 bytes, 12.3 kB, 1.45 GB."""
+    """Write the number with three digits that say something: 734 bytes, 12.3 kB, 1.45 GB."""
     for unit in _UNITS:
         if count < 999.5 or unit == _UNITS[-1]:
             return f"{count:.0f} {unit}" if unit == _UNITS[0] else f"{count:.3g} {unit}"
@@ -81,12 +81,12 @@ def human_bytes(count: float) -> str:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder that `path` lies or would lie in, or the nearest one above it that is there."""
+    """Return the folder that `path` lies or would lie in, or the nearest one above it that is there."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def sync(path: Path) -> None:
-    """The file's content, or the folder's list of names, is on the disk."""
+    """Put the file's content, or the folder's list of names, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -95,7 +95,7 @@ def sync(path: Path) -> None:
 
 
 def usual_mode(folder: Path) -> int:
-    """The permissions that the umask (or the folder's own rules) gives to a new file in `folder`."""
+    """Return the permissions that the umask (or the folder's own rules) gives to a new file in `folder`."""
     probe = folder / f".mode-{os.getpid()}"
     probe.unlink(missing_ok=True)
     # The umask can only be asked for by changing it, which other threads would notice.

@@ -39,7 +39,7 @@ def settled_file(
 
 
 def settle(draft: Path, final: Path) -> None:
-    """The draft, which lies in the same folder, is on the disk and has the name `final`. Raises OSError."""
+    """Put the draft, which lies in the same folder, on the disk and give it the name `final`. Raises OSError."""
     sync(draft)
     draft.replace(final)
     sync(final.absolute().parent)
@@ -47,7 +47,7 @@ def settle(draft: Path, final: Path) -> None:
 
 @contextmanager
 def disk_errors(final: Path, *, errors: Errors = (OSError,), remedy: str | None = None) -> Iterator[None]:
-    """Inside, these errors become an OutputError that says that `final` could not be written, with the remedy."""
+    """Turn these errors of the block into an OutputError: `final` could not be written, with the remedy."""
     try:
         yield
     except errors as error:
@@ -55,6 +55,6 @@ def disk_errors(final: Path, *, errors: Errors = (OSError,), remedy: str | None 
 
 
 def failure(error: BaseException, final: Path, remedy: str | None = None) -> OutputError:
-    """The one line for an error that kept `final` from being written; see disk.write_failure."""
+    """Make the one line for an error that kept `final` from being written; see disk.write_failure."""
     usual = f"free disk space or check the folder {final.parent}, and run again"
     return write_failure(error, final, usual if remedy is None else remedy)

@@ -20,11 +20,11 @@ _GO_ON = "run the same command again to go on, or pass --restart to begin anew"
 
 
 class DamagedJournalError(OutputError):
-    """A journal holds what no run wrote; running the same command again would not help."""
+    """Tell that a journal holds what no run wrote; running the same command again would not help."""
 
 
 class Journal:
-    """Lines of JSON in one file: first the job, then a record for each piece of work that is done.
+    """Keep lines of JSON in one file: first the job, then a record for each piece of work that is done.
 
     A record is written and synced only after its piece is; a line that a crash has cut is no record. The file comes
     with the first record: before that there is nothing to go on with.
@@ -38,7 +38,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, job: Mapping[str, Any], *, renew: str | None = None) -> Journal:
-        """The journal of this very job: the one at `path` if there is one, else a new one.
+        """Open the journal of this very job: the one at `path` if there is one, else a new one.
 
         Raises OutputError that says what changed when the one at `path` is of another job. But where only the part
         `renew` of the job differs, all that was made is gone, and the journal is a new one that is `renewed`.
@@ -59,7 +59,7 @@ class Journal:
         return cls(path, wanted, records, renewed=renewed)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One more piece is done, and will be known to be after any crash."""
+        """Record that one more piece is done; it will be known to be after any crash."""
         if not self._is_whole:
             # The first: the file may be of another job, or end in a line that was cut.
             self._write([self.job, *self.records, record])
@@ -78,13 +78,13 @@ class Journal:
 
 
 def read_job(path: Path) -> Mapping[str, Any] | None:
-    """The job of the journal at `path`; None where there is none."""
+    """Return the job of the journal at `path`; None where there is none."""
     lines = _read_lines(path) if path.exists() else []
     return lines[0] if lines else None
 
 
 def finished_results(path: Path) -> frozenset[str]:
-    """The masks that the journal at `path` says were finished; none where it is not there or damaged."""
+    """Return the masks that the journal at `path` says were finished; none where it is missing or damaged."""
     try:
         records = _read_lines(path)[1:] if path.exists() else []
         with damaged_records(path):
@@ -121,7 +121,7 @@ def _damaged(path: Path, how: str) -> DamagedJournalError:
 
 @contextmanager
 def damaged_records(path: Path) -> Iterator[None]:
-    """Inside, what is wrong with the records of the journal at `path` is told, with the remedy: for reading them."""
+    """Tell with the remedy what is wrong with the journal's records that the block reads."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -134,7 +134,7 @@ def _line(document: Mapping[str, Any]) -> str:
 
 
 def as_read_back(job: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON knows it: tuples are lists."""
+    """Return the job as JSON knows it: tuples are lists."""
     document: dict[str, Any] = _from_json(_line(job))
     return document
 
@@ -144,7 +144,7 @@ def _differ_in(part: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bo
 
 
 def describe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`overlap was 64, is 48; …`, nested settings by their path."""
+    """Describe what differs as `overlap was 64, is 48; …`, nested settings by their path."""
     before, after = dict(_flat(then)), dict(_flat(now))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return "; ".join(f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys)
@@ -164,8 +164,10 @@ def _finished() -> bool:
 
 @contextmanager
 def locked_work(final: Path, *, restart: bool, unfinished: Callable[[], bool] = _finished) -> Iterator[Path]:
-    """The work folder of `final`, for this run alone. It stays when the block fails after a piece was recorded,
-    so that the same command goes on; it goes when the block ends well or nothing was recorded.
+    """Hold the work folder of `final` for this run alone.
+
+    It stays when the block fails after a piece was recorded, so that the same command goes on; it goes when the block
+    ends well or nothing was recorded.
 
     unfinished: asked when the block has ended well, whether there is something to go on with all the same. Raises
     OutputError when another run holds it, or when the disk does not take what is written.
@@ -184,7 +186,7 @@ def locked_work(final: Path, *, restart: bool, unfinished: Callable[[], bool] = 
 
 @contextmanager
 def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
-    """An error in the block says that finished `what` are kept, if any are: it is Incomplete, or Interrupted."""
+    """Say in an error of the block that finished `what` are kept, if any are: it is Incomplete, or Interrupted."""
     kept = f"finished {what} are kept; {_GO_ON}"
     try:
         with noting_what_is_kept(work, what):
@@ -206,7 +208,7 @@ def telling_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
 
 @contextmanager
 def noting_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
-    """An error in the block, whatever it is, carries the note that finished `what` are kept, if any are."""
+    """Note on an error of the block, whatever it is, that finished `what` are kept, if any are."""
     try:
         yield
     except BaseException as error:
@@ -216,7 +218,7 @@ def noting_what_is_kept(work: Path, what: str = "rows") -> Iterator[None]:
 
 
 def has_records(work: Path) -> bool:
-    """Whether pieces in this work folder were recorded as done; of a damaged journal that is for the user to say."""
+    """Tell whether pieces in this work folder were recorded as done; a damaged journal is for the user to judge."""
     try:
         return (work / NAME).exists() and len(_read_lines(work / NAME)) > 1
     except OutputError:
@@ -224,5 +226,5 @@ def has_records(work: Path) -> bool:
 
 
 def forget(work: Path) -> None:
-    """Nothing of the work is kept: what was made is of no use."""
+    """Keep nothing of the work: what was made is of no use."""
     clear(work)

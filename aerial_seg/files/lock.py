@@ -21,7 +21,7 @@ _TRIES = 100
 
 @contextmanager
 def held(path: Path, final: Path) -> Iterator[None]:
-    """The lock file `path` is this process's while inside; whoever made it may delete it before the end.
+    """Hold the lock file `path` for this process; whoever made it may delete it before the end.
 
     Its folder is made where it is missing. Raises OutputError when another run holds it for `final`, or where the
     file system knows no locks; OSError where the file cannot be made.

@@ -23,13 +23,13 @@ _NAMED = 5
 
 
 def record_made(folder: Path) -> None:
-    """The folder's own list names all files that are in it now."""
+    """Write into the folder's own list the names of all files that are in it now."""
     names = sorted(name for name in _entries(folder) if name != LIST)
     (folder / LIST).write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
 def require_own(folder: Path, own: Sequence[str] = ()) -> None:
-    """Raises OutputError, naming them, if files lie in the folder that the run which made it did not put there.
+    """Raise OutputError, naming them, if files lie in the folder that the run which made it did not put there.
 
     own: patterns of names that folders without a list, made by older versions, may hold. What GIS programs leave
     beside our files does not count; a database that somebody has open does.

@@ -12,7 +12,7 @@ from aerial_seg.errors import OutputError
 
 
 class Inputs:
-    """The files (and folders) that a command reads, looked up by their real name and by what they are on the disk.
+    """Remember the files (and folders) that a command reads, by their real name and by what they are on the disk.
 
     Made once for all inputs; every question after that takes the same time however many there are. A file is the same
     through links, hard links and any spelling. Names of what is no file here, such as addresses, are passed over.
@@ -25,7 +25,7 @@ class Inputs:
         self.add(paths)
 
     def add(self, paths: Iterable[Path | str]) -> None:
-        """These are read as well."""
+        """Remember these, too."""
         for path in paths:
             try:
                 stat = os.stat(path)
@@ -35,7 +35,7 @@ class Inputs:
             self._ids.setdefault((stat.st_dev, stat.st_ino), path)
 
     def refuse(self, files: Iterable[Path]) -> None:
-        """Raises OutputError if one of the files to write is read, or lies behind a name that is."""
+        """Raise OutputError if one of the files to write is read, or lies behind a name that is."""
         for file in files:
             read = self._real.get(self._name(file)) or self._same(file)
             if read is not None:
@@ -45,7 +45,7 @@ class Inputs:
                 )
 
     def refuse_folder(self, folder: Path) -> None:
-        """Raises OutputError if an input lies in the folder, which is to be replaced as a whole."""
+        """Raise OutputError if an input lies in the folder, which is to be replaced as a whole."""
         if not folder.is_dir():
             return
         inside = self._name(folder).rstrip(os.sep) + os.sep

@@ -14,7 +14,7 @@ from aerial_seg.files.work import RESULT, locked_work, place, system_errors, was
 
 
 def check_writable(final: Path, *, overwrite: bool, maker: Path | None = None) -> None:
-    """Raises OutputError unless the file `final` can be made now: before hours of work, not after them.
+    """Raise OutputError unless the file `final` can be made now: before hours of work, not after them.
 
     maker: the output that `final` comes with, where it is not that itself.
     """
@@ -40,7 +40,7 @@ def _check_place(final: Path, *, overwrite: bool, maker: Path) -> None:
 
 
 def check_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str] = ()) -> None:
-    """As check_writable, for a folder; one that holds other things than ours is never replaced.
+    """Check as check_writable, for a folder; one that holds other things than ours is never replaced.
 
     marker: the file that says that we made it. own: see made.require_own.
     """
@@ -60,7 +60,7 @@ def check_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str
 
 @contextmanager
 def staged_files(final: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to write to; its files take their place beside `final` when the block ends well, else vanish.
+    """Yield a folder to write to; its files take their place beside `final` when the block ends well, else vanish.
 
     No other run writes `final` meanwhile.
     """
@@ -73,7 +73,7 @@ def staged_files(final: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def place_files(folder: Path, final: Path) -> None:
-    """All files of `folder`, in the work folder, lie beside `final`, which came last: who sees it sees all."""
+    """Put all files of `folder`, in the work folder, beside `final`, which comes last: who sees it sees all."""
     drafts = sorted(folder.iterdir(), key=lambda file: (file.name == final.name, file.name))
     if drafts:  # else a run that was killed had placed them
         place(folder.parent, [(draft, final.with_name(draft.name)) for draft in drafts])
@@ -81,7 +81,7 @@ def place_files(folder: Path, final: Path) -> None:
 
 @contextmanager
 def staged_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str] = ()) -> Iterator[Path]:
-    """A folder to write to that becomes the folder `final` when the block ends well, else vanishes.
+    """Yield a folder to write to that becomes the folder `final` when the block ends well, else vanishes.
 
     An existing folder is replaced only if it is empty or holds nothing but what we made: see check_folder. Of a link
     to a folder it is the folder that is replaced. No other run writes `final` meanwhile.
@@ -96,11 +96,11 @@ def staged_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[st
 
 
 def place_folder(folder: Path, final: Path) -> None:
-    """`folder`, in the work folder, has become the folder `final` and knows its files; an older one there is gone."""
+    """Make `folder`, in the work folder, the folder `final`, which knows its files; an older one there is gone."""
     record_made(folder)
     place(folder.parent, [(folder, final)])
 
 
 def behind_link(final: Path) -> Path:
-    """The folder itself where `final` is a link to one."""
+    """Return the folder itself where `final` is a link to one."""
     return final.resolve() if final.is_symlink() and final.is_dir() else final

@@ -30,7 +30,7 @@ Plan = dict[str, list[dict[str, Any]]]
 
 
 def work_folder(final: Path) -> Path:
-    """Where an unfinished `final` keeps its pieces: NAME.work/ beside it."""
+    """Return where an unfinished `final` keeps its pieces: NAME.work/ beside it."""
     named = final if final.name not in ("", "..") else final.resolve()
     return named.with_name(named.name + ".work")
 
@@ -42,7 +42,7 @@ def _never(work: Path) -> bool:
 
 @contextmanager
 def system_errors(final: Path) -> Iterator[None]:
-    """What the system says while `final` is written becomes one line. Inside the lock: then a full disk is still full.
+    """Turn what the system says while `final` is written into one line. Inside the lock: a full disk is still full.
 
     GDAL's write errors are OSErrors, too.
     """
@@ -60,7 +60,7 @@ def locked_work(
     keep: Callable[[Path], bool] = _never,
     unfinished: Callable[[Path], bool] = _never,
 ) -> Iterator[Path]:
-    """The work folder of `final`, for this run alone; what a killed run was placing is in its place.
+    """Hold the work folder of `final` for this run alone; what a killed run was placing is in its place.
 
     It is empty unless `resumes` says that the run goes on with its content, and it goes in the end unless the block
     fails and `keep` says that its content is worth going on with, or ends well and `unfinished` says so. Raises
@@ -97,7 +97,7 @@ def locked_work(
 
 
 def place(work: Path, moves: Sequence[Move], retire: Iterable[Path] = ()) -> None:
-    """Drafts of the work folder lie at their targets beside it, in this order; then the files to `retire` are gone.
+    """Move drafts of the work folder to their targets beside it, in this order; then the files to `retire` go.
 
     A target that is a folder is replaced as a whole. An error leaves all as it was. After a kill the next run of the
     same output carries the plan out to its end; until then the older targets lie in the work folder.
@@ -126,7 +126,7 @@ def place(work: Path, moves: Sequence[Move], retire: Iterable[Path] = ()) -> Non
 
 
 def was_placed(final: Path, file: Path) -> bool:
-    """Whether a run of the output `final` that was killed before its end had placed just this file or folder."""
+    """Tell whether a run of the output `final` that was killed before its end had placed just this file or folder."""
     work, now = work_folder(final), _identity(file)
     if now is None:
         return False
@@ -138,7 +138,7 @@ def was_placed(final: Path, file: Path) -> bool:
 
 
 def remember(work: Path, files: Iterable[Path]) -> None:
-    """`was_placed` knows of these files, too, which belong to the run but were placed from another work folder."""
+    """Let `was_placed` know of these files, too, which belong to the run but were placed from another work folder."""
     draft = work / (PLACED + ".partial")
     draft.write_text(json.dumps({str(file.absolute()): _identity(file) for file in files}), encoding="utf-8")
     settle(draft, work / PLACED)
@@ -254,7 +254,7 @@ def _require_ours(work: Path) -> None:
 
 
 def clear(work: Path) -> None:
-    """Only the lock is left, and the plan: it tells what a killed run has placed."""
+    """Leave only the lock, and the plan: it tells what a killed run has placed."""
     for entry in work.iterdir():
         if entry.name not in (LOCK, PLAN):
             _delete(entry)
@@ -279,12 +279,12 @@ def _delete(entry: Path) -> None:
 
 
 def missing_parents(final: Path) -> list[Path]:
-    """Folders that do not exist yet, innermost first: a failed run takes them away again."""
+    """List folders that do not exist yet, innermost first: a failed run takes them away again."""
     return list(takewhile(lambda folder: not folder.exists(), final.absolute().parents))
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Those of the folders, innermost first, that hold nothing are gone."""
+    """Remove those of the folders, innermost first, that hold nothing."""
     for folder in folders:
         with suppress(OSError):  # not empty, or another run was quicker
             folder.rmdir()

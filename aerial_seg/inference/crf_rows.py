@@ -24,7 +24,7 @@ Valid = NDArray[np.bool_]
 
 
 class CrfRows:
-    """Takes a region's lattice rows, north to south, and hands out its pixel rows; blocks are those of BlockedCrf.
+    """Take a region's lattice rows, north to south, and hand out its pixel rows; blocks are those of BlockedCrf.
 
     Holds the lattice rows that one row of blocks sees, and that row's finished pixels. The guide image and what was
     measured are read from the raster on the output's own grid, block by block. A block's numbers follow from its own
@@ -65,7 +65,7 @@ class CrfRows:
             self._forget_north_of(self._cells_seen(self._down[0]).start if self._down else self._end)
 
     def take(self, rows: range) -> Valid:
-        """valid (n, w) of the rows that were handed out last."""
+        """Return valid (n, w) of the rows that were handed out last."""
         assert rows == self._rows
         return self._valid
 

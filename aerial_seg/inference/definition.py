@@ -9,7 +9,7 @@ from aerial_seg.crf.blocks import BlockedCrf
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted.
+    """Say what the result is, whatever the machine: how tiles are run, weighted and blended, which layers are wanted.
 
     crf: the field that the network's probabilities go through on the raster's own grid, and its blocks.
     """
@@ -23,5 +23,5 @@ class Definition:
 
     @property
     def softmaxed(self) -> bool:
-        """Whether cells hold probabilities, not logits."""
+        """Tell whether cells hold probabilities, not logits."""
         return self.blend == "probabilities"

@@ -26,7 +26,7 @@ GSD_TOLERANCE = 0.1
 
 
 def model_paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:
-    """The model files that were named: `A.safetensors,B.safetensors` are two, unless there is a file of that name.
+    """List the models named: `A.safetensors,B.safetensors` are two, unless there is a file of that name.
 
     Raises SettingsError where a name between the commas is empty.
     """
@@ -44,7 +44,7 @@ def model_paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """Models that can answer as one, the leading one first: the run takes its GSD, tiling, pixel values and colours.
+    """Hold models that can answer as one; the run takes the GSD, tiling, pixel values and colours of the first.
 
     All have the same classes in the same order, the same lattice, and training GSDs within 10 % of the first's. The
     bands of each are among the first's, by name; their order and statistics may differ.
@@ -54,7 +54,7 @@ class Ensemble:
 
     @classmethod
     def of(cls, models: Sequence[TrainedModel], paths: Sequence[Path]) -> Ensemble:
-        """Raises InputError that names two models that do not fit together, and the remedy. paths: their files."""
+        """Make an ensemble. Raises InputError that names two models that do not fit together, and the remedy."""
         for model, path in zip(models[1:], paths[1:], strict=True):
             problem = _mismatch(models[0], model)
             if problem is not None:
@@ -63,13 +63,13 @@ class Ensemble:
 
     @property
     def geometry(self) -> ModelGeometry:
-        """The lattice of all; origins and sides are on the steps of each."""
+        """Return the lattice of all; origins and sides are on the steps of each."""
         geometries = [model.network.geometry for model in self.models]
         return replace(geometries[0], origin_step=lcm(*(one.origin_step for one in geometries)))
 
     @property
     def as_one(self) -> TrainedModel:
-        """The first model by the SHA-256 of all, in order and with commas between: what a run is recorded as."""
+        """Return the first model by the SHA-256 of all, in order, with commas: what a run is recorded as."""
         return replace(
             self.models[0],
             sha256=",".join(model.sha256 for model in self.models),
@@ -79,7 +79,7 @@ class Ensemble:
     def predictor(
         self, *, settings: EngineSettings, batch_size: int, side: int | Sequence[int], tiles: int
     ) -> Predictor | EnsemblePredictor:
-        """What runs it; of one model its Predictor. Arguments and errors are the Predictor's."""
+        """Return what runs it; of one model its Predictor. Arguments and errors are the Predictor's."""
 
         def one(model: TrainedModel, size: int) -> Predictor:
             return Predictor(model, settings=settings, batch_size=size, side=side, tiles=tiles)
@@ -140,7 +140,7 @@ class _Input:
 
 
 class EnsemblePredictor:
-    """Images in, the logarithm of the members' mean probabilities out, as a Predictor's logits.
+    """Take images, give the logarithm of the members' mean probabilities, as a Predictor gives logits.
 
     An image holds the planes of every member, one member's after the other's and normalised by its own statistics;
     members with the same input share theirs. Members are added in the order of the models.
@@ -202,11 +202,11 @@ class EnsemblePredictor:
         )
 
     def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
-        """image (C,H,W) of the first model's bands → the planes of all members (P,H,W), 0 where it is not valid."""
+        """Turn image (C,H,W) of the first model's bands into the planes of all members (P,H,W), 0 where not valid."""
         return np.concatenate([normalise(image[list(one.picked)], valid, one.bands) for one in self._inputs])
 
     def submit(self, images: Sequence[Image]) -> Pending:
-        """Images (P,H,W) float32, as `normalised` makes them, are being computed by all members."""
+        """Begin to compute images (P,H,W) float32, as `normalised` makes them, with all members."""
         running = [
             member.submit([image[planes] for image in images])
             for member, planes in zip(self._members, self._planes, strict=True)
@@ -214,12 +214,12 @@ class EnsemblePredictor:
         return Pending.joined(running, mean_of_probabilities)
 
     def run(self, images: Sequence[Image]) -> Image:
-        """As submit, and waits: (N,h,w,K) float32."""
+        """Submit and wait: (N,h,w,K) float32."""
         return self.submit(images).logits()
 
 
 def mean_of_probabilities(members: Sequence[Image]) -> Image:
-    """The logarithm of the mean of the members' softmaxes, added in this order. members: logits (N,h,w,K) each."""
+    """Return the logarithm of the mean of the members' softmaxes, added in this order: logits (N,h,w,K) each."""
     total = np.stack([softmax_cells(logits) for logits in members[0]])
     for member in members[1:]:
         for number, logits in enumerate(member):

@@ -24,13 +24,13 @@ _EXPAND = "turn them into colours first (gdal_translate -expand rgb in.tif out.t
 
 
 def chosen_infos(paths: Sequence[Path], choice: BandChoice) -> list[RasterInfo]:
-    """The facts of every raster, as far as the chosen bands go. Raises SettingsError as check_stack does."""
+    """Return the facts of every raster, as far as the chosen bands go. Raises SettingsError as check_stack does."""
     check_stack(len(paths), choice)
     return [raster_info(path, choice) for path in paths]
 
 
 def check_stack(rasters: int, choice: BandChoice) -> None:
-    """Raises SettingsError for files that are to be stacked on several rasters."""
+    """Raise SettingsError for files that are to be stacked on several rasters."""
     if choice.stack and rasters > 1:
         raise SettingsError(
             f"--stack {choice.stack[0]} goes with one raster, but {rasters} were given; run them one by one, "
@@ -39,7 +39,7 @@ def check_stack(rasters: int, choice: BandChoice) -> None:
 
 
 def check_mosaic_bands(infos: Sequence[RasterInfo], choice: BandChoice) -> None:
-    """Raises SettingsError where an alpha band is chosen as imagery of rasters that become one."""
+    """Raise SettingsError where an alpha band is chosen as imagery of rasters that become one."""
     for info in infos if len(infos) > 1 and choice.numbers else ():
         if info.alpha_of_file is not None and info.alpha_of_file <= max(choice.numbers):
             raise SettingsError(
@@ -49,7 +49,7 @@ def check_mosaic_bands(infos: Sequence[RasterInfo], choice: BandChoice) -> None:
 
 
 def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> None:
-    """Raises InputError, naming both sides and the remedy, unless the raster's bands are those of the model.
+    """Raise InputError, naming both sides and the remedy, unless the raster's bands are those of the model.
 
     Names are compared where both sides declare one that means something (`red`, not `gray` or `band 1`), and not
     when the bands were chosen by number: that is the user's word.
@@ -76,7 +76,7 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
 
 
 def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
-    """What looks wrong in the pixels: a range far outside of the training's, a collar that is not declared nodata.
+    """Note what looks wrong in the pixels: a range far outside of the training's, a collar that is not nodata.
 
     Nothing where they cannot be read: whoever reads the raster next says so, with what is kept of the work. But raises
     InputError for a VRT, because GDAL gives zeros for a member that it could not open, from the second read on.
@@ -91,7 +91,7 @@ def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
 
 
 def palette_notes(info: RasterInfo) -> tuple[str, ...]:
-    """A note when the pixels are numbers of colours: neighbouring numbers need not look alike."""
+    """Note when the pixels are numbers of colours: neighbouring numbers need not look alike."""
     if not info.has_palette:
         return ()
     return (
@@ -101,7 +101,7 @@ def palette_notes(info: RasterInfo) -> tuple[str, ...]:
 
 
 def range_notes(raster: Readable, bands: Sequence[Band]) -> tuple[str, ...]:
-    """A note when p2 or p98 of a band lie far beyond the training's, or all bands at one end of it."""
+    """Note when p2 or p98 of a band lie far beyond the training's, or all bands at one end of it."""
     scene = scene_range(raster) if bands else None
     if scene is None:
         return ()
@@ -126,7 +126,7 @@ def range_notes(raster: Readable, bands: Sequence[Band]) -> tuple[str, ...]:
 
 
 def collar_notes(raster: Readable) -> tuple[str, ...]:
-    """A note when a border-connected constant covers more than 1 % and nothing says that it is nodata."""
+    """Note when a border-connected constant covers more than 1 % and nothing says that it is nodata."""
     collar = find_collar(raster)
     if collar is None:
         return ()

@@ -20,19 +20,19 @@ GSD_LIMIT = 4.0
 def check_compatible(
     info: RasterInfo, card: ModelCard, *, georeferenced: bool, choice: BandChoice = ALL_BANDS
 ) -> None:
-    """Raises InputError unless the model can run on this raster: georeference, bands, dtype."""
+    """Raise InputError unless the model can run on this raster: georeference, bands, dtype."""
     if georeferenced:
         require_crs(info)
     check_bands(info, card.bands, choice)
 
 
 def is_square(gsd: tuple[float, float]) -> bool:
-    """Whether a pixel is as long on one axis as on the other, within 5 %."""
+    """Tell whether a pixel is as long on one axis as on the other, within 5 %."""
     return max(gsd) / min(gsd) - 1 <= ANISOTROPY_TOLERANCE
 
 
 def gsd_of(grid: Grid, name: str, *, georeferenced: bool = True) -> tuple[float, float] | None:
-    """Metres per pixel (down, across); None without CRS, and not `georeferenced` also where they cannot be told.
+    """Return metres per pixel (down, across); None without CRS, and not `georeferenced` where they cannot be told.
 
     Raises InputError, naming the raster, where pixels have no size on the ground.
     """
@@ -47,7 +47,7 @@ def gsd_of(grid: Grid, name: str, *, georeferenced: bool = True) -> tuple[float,
 def choose_run_grid(
     grid: Grid, model_gsd: float | None, force: bool, name: str, *, georeferenced: bool = True
 ) -> Grid:
-    """The grid the network sees: the raster's own, or the same ground at the model's GSD on each axis for itself.
+    """Choose the grid that the network sees: the raster's own, or the same ground at the model's GSD on each axis.
 
     Its own where no axis is more than 10 % off and the pixels are square within 5 %: degrees hardly ever are. Raises
     InputError beyond a factor of 4 unless forced, and where pixels have no size on the ground: not `georeferenced`

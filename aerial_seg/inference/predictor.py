@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class TilePredictor(Protocol):
-    """What a stream of tiles needs of a network, or of several that answer as one."""
+    """Answer what a stream of tiles needs of a network, or of several that answer as one."""
 
     @property
     def batch_size(self) -> int:
@@ -61,20 +61,20 @@ class TilePredictor(Protocol):
         ...
 
     def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
-        """image (C,H,W) of a raster as `submit` takes it; what is not valid is 0."""
+        """Make of image (C,H,W) of a raster what `submit` takes; what is not valid is 0."""
         ...
 
     def submit(self, images: Sequence[Image]) -> Pending:
-        """The images are being computed."""
+        """Begin to compute the images."""
         ...
 
     def run(self, images: Sequence[Image]) -> Image:
-        """As submit, and waits."""
+        """Submit and wait."""
         ...
 
 
 class Predictor:
-    """Images in, logits out, always in batches of `batch_size`.
+    """Take images, give logits, always in batches of `batch_size`.
 
     The last batch is padded to the full size: another batch size moves fp32 logits in their last digits, and results
     must not depend on how the work was cut. The caller's network stays as it is; a copy of it is folded, laid out and
@@ -144,11 +144,11 @@ class Predictor:
         return (*self._choice.notes, *self._fold_notes, *self._memory_notes)
 
     def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
-        """image (C,H,W) of a raster in the training data's standard deviations, 0 where it is not valid."""
+        """Return image (C,H,W) of a raster in the training data's standard deviations, 0 where it is not valid."""
         return normalise(image, valid, self._bands)
 
     def submit(self, images: Sequence[Image]) -> Pending:
-        """Normalised images, each (C,H,W) float32, are being computed; more than a batch are cut into several.
+        """Begin to compute normalised images, each (C,H,W) float32; more than a batch are cut into several.
 
         All have the same side, one of those that the predictor was made for. Their logits come in the order of the
         images, C-contiguous.
@@ -164,7 +164,7 @@ class Predictor:
         )
 
     def run(self, images: Sequence[Image]) -> Image:
-        """As submit, and waits: logits (N,h,w,K) with the class bias added, float32."""
+        """Submit and wait: logits (N,h,w,K) with the class bias added, float32."""
         return self.submit(images).logits()
 
     def _batches(self, images: Sequence[Image]) -> list[Sequence[Image]]:

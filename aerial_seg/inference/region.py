@@ -12,7 +12,7 @@ from aerial_seg.tiling.upsample import PixelAxis
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The output pixels that a stream makes: these columns, from this row to row `stop` or the raster's south end."""
+    """Name the output pixels that a stream makes: these columns, from this row to row `stop` or the south end."""
 
     first_row: int
     cols: range
@@ -20,7 +20,7 @@ class Region:
 
 
 class RegionTiles:
-    """Where a region's tiles and pixels lie: the part of the plan that its output pixels need.
+    """Tell where a region's tiles and pixels lie: the part of the plan that its output pixels need.
 
     rows, cols: the pixels that are interpolated; with a CRF those that the region's blocks see.
     """
@@ -52,7 +52,7 @@ class RegionTiles:
 
     @property
     def blocks(self) -> int:
-        """Blocks of the CRF that the region touches."""
+        """Count the blocks of the CRF that the region touches."""
         if self.crf is None:
             return 0
         down = sum(1 for _ in self.crf.spans(self.kept_rows, self.kept_rows.stop))
@@ -60,14 +60,14 @@ class RegionTiles:
 
     @property
     def tiles_wanted(self) -> int:
-        """Tiles that run where everything is measured."""
+        """Count the tiles that run where everything is measured."""
         rows = self.part.rows.tiles
         if self.area is None:
             return len(self.part)
         return sum(self.wants(tile) for row in rows for tile in self.part.tiles_of_row(row))
 
     def wants(self, tile: Tile) -> bool:
-        """Whether a pixel of the region that the area holds can depend on the tile's core: within one cell of it."""
+        """Tell whether a pixel of the region that the area holds lies within one cell of the tile's core."""
         if self.area is None:
             return True
         height, width = self._output
@@ -88,7 +88,7 @@ class RegionTiles:
 
     @property
     def reading(self) -> range:
-        """Columns of the run's grid that the tiles reach, and those of the output itself."""
+        """Return the columns of the run's grid that the tiles reach, and those of the output itself."""
         plan = self.part.plan
         tiles, shape = self.part.cols.tiles, plan.shape
         reach = shape.halo + self.margin
@@ -100,7 +100,7 @@ class RegionTiles:
 
     @property
     def swath(self) -> int:
-        """Rows of the run's grid that one row of tiles reaches."""
+        """Return how many rows of the run's grid one row of tiles reaches."""
         return self.part.plan.shape.side + 2 * self.margin
 
 

@@ -32,7 +32,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class FinishedRows:
-    """Rows `start`… of the output: "class" (n, w), "confidence" (n, w), "probabilities" (K, n, w), 255 = nodata."""
+    """Hold rows `start`… of the output: class (n, w), confidence (n, w), probabilities (K, n, w), 255 = nodata."""
 
     start: int
     layers: Mapping[str, Bytes]
@@ -40,14 +40,14 @@ class FinishedRows:
 
 @dataclass(slots=True)
 class TileCount:
-    """How many tiles ran, and how many were skipped: nothing in them was measured, or they lie off the area."""
+    """Count tiles that ran, and that were skipped: nothing in them was measured, or they lie off the area."""
 
     run: int = 0
     skipped: int = 0
 
 
 class MaskStream:
-    """One region's way from pixels to finished rows; memory is one swath, whatever the raster's height.
+    """Turn one region's pixels into finished rows; memory is one swath, whatever the raster's height.
 
     raster: read on the run's grid. source: the raster on the output's grid, which cuts the same ground; needed only
     where the two grids differ. Use as a context manager.
@@ -130,7 +130,7 @@ class MaskStream:
         self._reader.__exit__(kind, error, trace)
 
     def rows(self, bar: ProgressBar) -> Iterator[FinishedRows]:
-        """The region's rows from north to south, every row once."""
+        """Yield the region's rows from north to south, every row once."""
         tile_rows = self._region_tiles.part.rows.tiles
         for row in tile_rows:
             for tile, image in self._inputs(row, bar):

@@ -23,25 +23,25 @@ _SAME_RATIO = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Symmetry:
-    """Quarter turns, then a mirror from left to right."""
+    """Turn an image by quarters, then mirror it from left to right."""
 
     turns: int
     mirrored: bool
 
     def apply(self, image: Image) -> Image:
-        """image (C, H, W), H = W, in this orientation."""
+        """Bring image (C, H, W), H = W, into this orientation."""
         turned = np.rot90(image, self.turns, (1, 2))
         return np.ascontiguousarray(turned[:, :, ::-1] if self.mirrored else turned)
 
     def undo(self, logits: Image) -> Image:
-        """logits (h, w, K) of an image in this orientation, as they lie on the image itself."""
+        """Bring logits (h, w, K) of an image in this orientation back to how they lie on the image itself."""
         unmirrored = logits[:, ::-1] if self.mirrored else logits
         straight: Image = np.rot90(unmirrored, -self.turns, (0, 1))
         return straight
 
 
 def symmetries(kinds: Sequence[str]) -> tuple[Symmetry, ...]:
-    """The orientations that these kinds make, the identity first: flips 4, rot90 4, both together 8, none 1.
+    """List the orientations that these kinds make, the identity first: flips 4, rot90 4, both 8, none 1.
 
     Raises SettingsError for a kind that there is not.
     """
@@ -58,7 +58,7 @@ def symmetries(kinds: Sequence[str]) -> tuple[Symmetry, ...]:
 
 
 def sizes(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[ScaledTile, ...]:
-    """The sizes besides its own that a tile of this side is run in, the smallest first.
+    """List the sizes besides its own that a tile of this side is run in, the smallest first.
 
     Raises SettingsError for kinds that cannot be read, and for a tile too small for its scales.
     """
@@ -75,13 +75,13 @@ def _scales(kinds: Sequence[str]) -> tuple[float, ...]:
 
 
 def run_sides(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[int, ...]:
-    """All sides that images go through the network with, the tile's own first. Errors as for symmetries and sizes."""
+    """List all sides that images have in the network, the tile's own first. Errors as for symmetries and sizes."""
     symmetries(kinds)
     return (side, *(tile.run_side for tile in sizes(kinds, geometry, side)))
 
 
 def size_notes(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[str, ...]:
-    """What is run in place of a scale at which the network takes no side."""
+    """Note what is run in place of a scale at which the network takes no side."""
     return tuple(
         f"scale {scale:g}: tiles of {side} px are run at {tile.run_side} px, {tile.ratio:.4g} times theirs, the "
         "nearest that the model takes"
@@ -106,7 +106,7 @@ def seen_as(submit: Submit, orientation: Symmetry) -> Submit:
 
 
 def averaged(submit: Submit, kinds: Sequence[str], *, geometry: ModelGeometry, side: int) -> Submit:
-    """`submit`, or one that runs tiles of this side in all orientations and sizes and averages their probabilities.
+    """Return `submit`, or one that runs tiles in all orientations and sizes and averages their probabilities.
 
     It gives the logarithm of the mean; members are added in a fixed order, the tile as it is first. Orientations are
     exact on the lattice: a tile's cells lie symmetrically in it. The logits of another size are brought to the lattice

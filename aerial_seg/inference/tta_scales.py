@@ -20,7 +20,7 @@ RANGE = (0.1, 4.0)
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """`0.5:0.75:1.25` → the scales beside 1, rising.
+    """Read `0.5:0.75:1.25`: the scales beside 1, rising.
 
     Raises SettingsError for what is no number, lies beyond RANGE or is named twice.
     """
@@ -42,7 +42,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ScaledTile:
-    """A tile of `side` pixels that goes through the network with `run_side` pixels, which the network takes.
+    """Resize a tile of `side` pixels to the `run_side` pixels that it goes through the network with.
 
     Bilinear, both ways, without antialiasing. Of a network with align_corners, the centres of the corner pixels lie on
     each other, else the tile's edges do: so the cells of both sizes span the same ground, and values that are linear
@@ -60,11 +60,11 @@ class ScaledTile:
         return (self.run_side - extra) / (self.side - extra)
 
     def apply(self, image: Image) -> Image:
-        """image (C, side, side) → (C, run_side, run_side) float32."""
+        """Resize image (C, side, side) to (C, run_side, run_side) float32."""
         return self._resized(torch.from_numpy(np.ascontiguousarray(image)), self.run_side).numpy()
 
     def undo(self, logits: Image) -> Image:
-        """logits (h', w', K) of the resized image, on the tile's lattice (h, w, K) float32."""
+        """Bring logits (h', w', K) of the resized image to the tile's lattice (h, w, K) float32."""
         planes = torch.from_numpy(np.ascontiguousarray(logits.transpose(2, 0, 1)))
         return self._resized(planes, self.geometry.cells(self.side)).numpy().transpose(1, 2, 0)
 
@@ -75,7 +75,7 @@ class ScaledTile:
 
 
 def scaled_tile(geometry: ModelGeometry, side: int, scale: float) -> ScaledTile:
-    """The tile at the side that this network takes and that is nearest to the scale's, the smaller one of two."""
+    """Return the tile at the side that the network takes nearest to the scale's, the smaller one of two."""
     extra = int(geometry.align_corners)
     wanted = scale * (side - extra) + extra
     sides = geometry.nearest_valid_sides(round(wanted))
@@ -83,7 +83,7 @@ def scaled_tile(geometry: ModelGeometry, side: int, scale: float) -> ScaledTile:
 
 
 def scaled_tiles(geometry: ModelGeometry, side: int, scales: tuple[float, ...]) -> tuple[ScaledTile, ...]:
-    """A tile for each scale, all of different sizes and none of the tile's own.
+    """Return a tile for each scale, all of different sizes and none of the tile's own.
 
     Raises SettingsError for a tile so small that two scales need the same side.
     """

@@ -17,15 +17,15 @@ Valid = NDArray[np.bool_]
 
 
 class ValidRows(Protocol):
-    """Which pixels of the output grid were measured, asked for from north to south."""
+    """Tell which pixels of the output grid were measured, asked for from north to south."""
 
     def take(self, rows: range) -> Valid:
-        """valid (n, w) of these rows; rows further north are not asked for again."""
+        """Return valid (n, w) of these rows; rows further north are not asked for again."""
         ...
 
 
 class RememberedRows:
-    """Valid rows of swaths that were read anyway (the run's grid is the output's), as bits.
+    """Remember valid rows of swaths that were read anyway (the run's grid is the output's), as bits.
 
     Rows that no swath held were read by nobody, because nothing of theirs is wanted: they count as not measured.
     """
@@ -45,7 +45,7 @@ class RememberedRows:
             self._end = rows.stop
 
     def take(self, rows: range) -> Valid:
-        """valid (n, w); what lies north of it is forgotten."""
+        """Return valid (n, w); what lies north of it is forgotten."""
         while self._rows and self._rows[0][0] < rows.start:
             self._rows.popleft()
         bits = np.tile(self._blank, (len(rows), 1))
@@ -57,25 +57,25 @@ class RememberedRows:
 
 
 class RereadRows:
-    """Valid rows read from the source on its own grid (the run's grid has another pixel size)."""
+    """Read valid rows from the source on its own grid (the run's grid has another pixel size)."""
 
     def __init__(self, source: Raster, cols: range) -> None:
         self._source, self._cols = source, cols
 
     def take(self, rows: range) -> Valid:
-        """valid (n, w)."""
+        """Return valid (n, w)."""
         return self._source.read(
             top=rows.start, left=self._cols.start, height=len(rows), width=len(self._cols)
         )[1]
 
 
 class RowsWithin:
-    """Measured rows, but only where an area holds them; the network still sees what was measured around it."""
+    """Keep measured rows only where an area holds them; the network still sees what was measured around it."""
 
     def __init__(self, measured: ValidRows, area: GridArea, cols: range) -> None:
         self._measured, self._area, self._cols = measured, area, cols
 
     def take(self, rows: range) -> Valid:
-        """valid (n, w) inside the area; rows that it does not touch are not looked at."""
+        """Return valid (n, w) inside the area; rows that it does not touch are not looked at."""
         inside = self._area.inside(rows, self._cols)
         return inside & self._measured.take(rows) if inside.any() else inside

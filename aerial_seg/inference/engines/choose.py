@@ -38,7 +38,7 @@ _AGREEMENT = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What was asked for: one of ENGINES, one of PRECISIONS, and a device (auto, cpu, cuda, cuda:N)."""
+    """Hold what was asked for: one of ENGINES, one of PRECISIONS, and a device (auto, cpu, cuda, cuda:N)."""
 
     engine: str = "auto"
     precision: str = "auto"
@@ -51,7 +51,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """All that the bits of the logits depend on besides model and image.
+    """Hold all that the bits of the logits depend on besides model and image.
 
     device: cpu or cuda. hardware: the processor's or GPU's name. library: what computes, with its version, where that
     is not torch.
@@ -68,7 +68,7 @@ class Runtime:
 
     @classmethod
     def here(cls, choice: Choice, device: torch.device, batch_size: int) -> Runtime:
-        """The runtime of this process."""
+        """Describe the runtime of this process."""
         return cls(
             engine=choice.engine,
             precision=choice.precision,
@@ -81,14 +81,14 @@ class Runtime:
         )
 
     def as_dict(self) -> dict[str, str | int]:
-        """For a journal or a report."""
+        """Return it for a journal or a report."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, and why wherever it differs from what was asked or would surprise."""
+    """Hold what was chosen, and why wherever it differs from what was asked or would surprise."""
 
     engine: str
     precision: str
@@ -96,7 +96,7 @@ class Choice:
 
 
 class Engine(Protocol):
-    """Computes logits of batches of one shape.
+    """Compute logits of batches of one shape.
 
     A call takes images (N,C,H,W) float32 on the device, channels-last, and gives logits (N,K,h,w) of any float dtype.
     """
@@ -109,7 +109,7 @@ class Engine(Protocol):
 
 
 class EagerEngine:
-    """The network, called as it is."""
+    """Call the network as it is."""
 
     name = "eager"
 
@@ -124,7 +124,7 @@ class EagerEngine:
 
 
 class CompiledEngine:
-    """The network through torch.compile, its weights frozen into the code, for batches of one shape.
+    """Run the network through torch.compile, its weights frozen into the code, for batches of one shape.
 
     Where that pays its wide 3×3 convolutions are computed with fewer multiplications.
     """
@@ -143,7 +143,7 @@ class CompiledEngine:
 
 
 def choose(settings: EngineSettings, device: torch.device, *, tiles: int) -> Choice:
-    """Precision and engine for `tiles` tiles on this device.
+    """Choose precision and engine for `tiles` tiles on this device.
 
     Raises SettingsError for a precision that the device or the engine cannot do, and an engine that is not installed.
     """
@@ -208,7 +208,7 @@ def _choose_engine(wanted: str, device: torch.device, tiles: int) -> tuple[str, 
 def start_engine(
     choice: Choice, network: nn.Module, batch: Tensor, *, device: torch.device
 ) -> tuple[Engine, Choice]:
-    """An engine that has proved itself on this batch, and the choice it stands for.
+    """Start an engine and prove it on this batch; return it and the choice it stands for.
 
     A network that cannot be compiled or run there, or computes something else then, runs eagerly with a note.
     """

@@ -23,11 +23,11 @@ EXTERNAL = tuple(PACKAGES)
 
 
 class ExternalFailed(RuntimeError):
-    """An engine outside torch cannot run a network; the text is its one-line reason. Caught by who asked for it."""
+    """Tell in one line why an engine outside torch cannot run a network. Caught by who asked for it."""
 
 
 def check_installed(engine: str) -> None:
-    """Raises SettingsError unless the packages of the engine are there."""
+    """Raise SettingsError unless the packages of the engine are there."""
     missing = [name for name in PACKAGES[engine] if find_spec(name) is None]
     if missing:
         raise SettingsError(
@@ -37,7 +37,7 @@ def check_installed(engine: str) -> None:
 
 
 def library_of(engine: str) -> str | None:
-    """`onnxruntime 1.20.1`: what computes in place of torch; None where torch does."""
+    """Name what computes in place of torch, as `onnxruntime 1.20.1`; None where torch does."""
     if engine not in PACKAGES:
         return None
     package = PACKAGES[engine][0]
@@ -47,7 +47,7 @@ def library_of(engine: str) -> str | None:
 def traced(
     network: nn.Module, batch: Tensor, decompositions: dict[Any, Callable[..., Tensor]] | None = None
 ) -> torch.export.ExportedProgram:
-    """The network's graph for batches of this very shape; with decompositions, in these operators.
+    """Return the network's graph for batches of this very shape; with decompositions, in these operators.
 
     Raises ExternalFailed for a network that torch cannot trace.
     """
@@ -58,7 +58,7 @@ def traced(
 
 @contextmanager
 def failing(*expected: type[BaseException]) -> Iterator[None]:
-    """Inside, these errors become ExternalFailed with the first line of the innermost one."""
+    """Turn these errors of the block into ExternalFailed with the first line of the innermost one."""
     try:
         yield
     except expected as error:

@@ -21,7 +21,7 @@ Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What folding came to.
+    """Tell what folding came to.
 
     count, left: batch norms of the forward that went and that stay. change: of the logits, relative to the largest.
     """
@@ -32,7 +32,7 @@ class Folded:
 
 
 def fold_batch_norms(network: nn.Module, image: Tensor) -> Folded:
-    """Every batch norm of the network that reads a convolution's output, and alone reads it, is part of that one.
+    """Fold each batch norm that alone reads a convolution's output into that convolution.
 
     Works in place on a network in evaluation mode. What belongs together is seen in one forward of image (N,C,H,W),
     so it does not matter how a network names or nests its modules; what the forward never calls stays as it is.

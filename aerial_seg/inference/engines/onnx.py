@@ -13,7 +13,7 @@ from aerial_seg.models.export import INPUT, LARGEST_FILE, OPSET, decompositions
 
 
 class OnnxEngine:
-    """The network as an ONNX graph for batches of one shape, in float32 and as many threads as torch has."""
+    """Run the network as an ONNX graph for batches of one shape, in float32 and as many threads as torch has."""
 
     name = "onnx"
 

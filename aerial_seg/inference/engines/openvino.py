@@ -13,7 +13,7 @@ from aerial_seg.inference.engines.external import failing, traced
 
 
 class OpenvinoEngine:
-    """The network compiled by OpenVINO for batches of one shape, in float32 and as many threads as torch has."""
+    """Run the network compiled by OpenVINO for batches of one shape, in float32 and torch's number of threads."""
 
     name = "openvino"
 
@@ -46,7 +46,7 @@ class OpenvinoEngine:
 
 
 def openvino_library() -> Any:
-    """The package, imported such that it sends no word of imports and conversions to its makers, as it would."""
+    """Import the package such that it sends no word of imports and conversions to its makers, as it would."""
     # None makes an import fail, and OpenVINO then takes its own stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return import_module("openvino")

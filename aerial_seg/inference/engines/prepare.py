@@ -16,7 +16,7 @@ from aerial_seg.models.network import Network
 def prepare_network(
     original: Network, device: torch.device, *, precision: str, example: Callable[[], Tensor]
 ) -> tuple[nn.Module, list[str]]:
-    """(a copy of the network for inference on the device, notes); the original stays as it is.
+    """Return (a copy of the network for inference on the device, notes); the original stays as it is.
 
     It has no auxiliary head, its batch norms are folded, its weights lie in `precision`. example: makes one image
     (1,C,H,W) on the device, which shows what may be folded.

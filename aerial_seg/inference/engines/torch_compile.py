@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 
 class CompileFailed(RuntimeError):
-    """torch.compile raised; the text is its one-line reason. Caught by whoever asked for compiling."""
+    """Tell in one line why torch.compile raised. Caught by whoever asked for compiling."""
 
 
 class CompiledForward:
-    """A network's forward, compiled in its first call, for batches of that one shape and to be called without grad.
+    """Run a network's forward, compiled in its first call, for batches of that one shape, without grad.
 
     Freezing lets inductor fold weights and pack them for the CPU's convolutions once: that is where its speed is from.
     """
@@ -37,7 +37,7 @@ class CompiledForward:
 
 
 def compile_problem(device: torch.device) -> str | None:
-    """Why torch.compile does not work here, found by compiling next to nothing (3 s); None when it works."""
+    """Tell why torch.compile does not work here, by compiling next to nothing (3 s); None when it works."""
     try:
         with torch.inference_mode():
             _compiling(torch.compile(_tiny, dynamic=False), torch.ones(64, device=device), device)

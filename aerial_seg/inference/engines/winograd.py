@@ -34,7 +34,7 @@ PART_BYTES = 32 << 20
 
 
 def winograd_pays(device: torch.device, precision: str) -> bool:
-    """Whether networks compiled for this device are faster so; measured on x86 processors without matrix units.
+    """Tell whether networks compiled for this device are faster so; measured on x86 without matrix units.
 
     Where whole tiles are multiplied at once products are too cheap to save, and other libraries compute grouped
     convolutions slowly. A GPU's library chooses for itself.
@@ -45,7 +45,7 @@ def winograd_pays(device: torch.device, precision: str) -> bool:
 
 
 def with_winograd(network: nn.Module) -> nn.Module:
-    """A copy that shares the network's weights and whose wide 3×3 convolutions of stride 1 are WinogradConv2d.
+    """Return a copy that shares the network's weights, its wide 3×3 convolutions of stride 1 as WinogradConv2d.
 
     The logits are equal up to rounding, which is about twice the direct convolutions'.
     """
@@ -57,7 +57,7 @@ def with_winograd(network: nn.Module) -> nn.Module:
 
 
 class WinogradConv2d(nn.Conv2d):
-    """The plain convolution's result with fewer multiplications, on lattices where that pays; it shares its weights."""
+    """Compute the plain convolution's result with fewer multiplications where that pays; it shares its weights."""
 
     def __init__(self, plain: nn.Conv2d) -> None:
         """Of a 3×3 convolution of stride 1 that pads as much as its rate."""
