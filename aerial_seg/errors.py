@@ -9,17 +9,17 @@ from pathlib import Path
 
 
 class AerialSegError(Exception):
-    """A problem the user can mend. Its text is one line: what was found, what was wanted, what to do."""
+    """Tell of a problem that the user can mend, in one line: what was found, what was wanted, what to do."""
 
     exit_code = 1
 
 
 class InputError(AerialSegError):
-    """A file, raster, label layer, dataset or model is not what the work needs."""
+    """Tell that a file, raster, label layer, dataset or model is not what the work needs."""
 
 
 class OutputError(AerialSegError):
-    """The result cannot be written where it was asked for."""
+    """Tell that the result cannot be written where it was asked for."""
 
 
 class Incomplete(OutputError):
@@ -35,7 +35,7 @@ class Interrupted(Incomplete):
 
 
 class SettingsError(AerialSegError):
-    """A recipe or an option holds a value that cannot work."""
+    """Tell that a recipe or an option holds a value that cannot work."""
 
     exit_code = 2
 

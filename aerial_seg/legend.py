@@ -22,7 +22,7 @@ _CYCLE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc
 
 
 class LegendEntry(BaseModel):
-    """One class: `value` is its pixel value in labels and masks, `colour` is #rrggbb."""
+    """Name one class: `value` is its pixel value in labels and masks, `colour` is #rrggbb."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class LegendEntry(BaseModel):
 
 
 class Legend(BaseModel):
-    """All classes in the order of a model's channels: entry k is channel k of the logits.
+    """List all classes in the order of a model's channels: entry k is channel k of the logits.
 
     Labels and masks hold `value`s, networks count `channel`s; the two look-up tables go between.
     """
@@ -109,7 +109,7 @@ class Legend(BaseModel):
 def make_legend(
     names: Mapping[int, str], *, background: Iterable[int] = (), colours: Mapping[int, str] | None = None
 ) -> Legend:
-    """A legend with a colour for every class: the given one, else the usual one of its name, else a distinct one."""
+    """Make a legend with a colour for every class: the given one, else its name's usual one, else a distinct one."""
     given = dict(colours or {})
     backgrounds = set(background)
     taken = {colour.lower() for colour in given.values()}

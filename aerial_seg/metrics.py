@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over any number of images; channels, not pixel values."""
+    """Count (true class, predicted class) over any number of images; channels, not pixel values."""
 
     def __init__(self, classes: int) -> None:
         self.counts: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
@@ -81,7 +81,7 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """All scores of one confusion matrix. `miou` is the mean over the `counted` classes whose IoU is defined.
+    """Hold all scores of one confusion matrix. `miou`: the mean over `counted` classes whose IoU is defined.
 
     mean_accuracy: mean recall over the classes that the truth holds. frequency_weighted_iou: their IoUs, weighted with
     their shares of the true pixels. A class that is only predicted counts in `miou` (IoU 0), not in these two.

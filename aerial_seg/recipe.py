@@ -49,7 +49,7 @@ class DataSettings(Section):
 
 
 class ModelSettings(Section):
-    """Which network. OWN_ARCHITECTURES are our own; other names are smp's (`Unet`, `Segformer`, …).
+    """Say which network. OWN_ARCHITECTURES are our own; other names are smp's (`Unet`, `Segformer`, …).
 
     All others but encoder and weights concern our own networks; `options` goes to smp's class.
 
@@ -167,7 +167,7 @@ class PredictionSettings(Section):
 
 
 class Recipe(Section):
-    """Everything that a training run needs to know besides where its data lie."""
+    """Hold everything that a training run needs to know besides where its data lie."""
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -183,7 +183,7 @@ Document = TypeVar("Document", bound=Section)
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The recipes that ship with the package, as `train --recipe` takes them."""
+    """List the recipes that ship with the package, as `train --recipe` takes them."""
     root = resources.files("aerial_seg.configs")
     names = list(document_names(""))
     for entry in root.iterdir():
@@ -206,7 +206,7 @@ def shipped_text(folder: str, name: str) -> str:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
+    """Load the recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
     Raises SettingsError for an unknown recipe, key or value, naming the nearest known one.
     """

@@ -17,7 +17,7 @@ BENCHMARKS: tuple[str, ...] = tuple(_KINDS)
 
 
 def open_benchmark(name: str, root: Path) -> Benchmark:
-    """The benchmark of that name as it lies under `root`; no image is read yet.
+    """Open the benchmark of that name as it lies under `root`; no image is read yet.
 
     Raises SettingsError for an unknown name, InputError where `root` does not hold it.
     """

@@ -207,12 +207,12 @@ class ResolvedProtocol:
 
 
 def protocol_names() -> tuple[str, ...]:
-    """The protocols that ship with the package, as `benchmark --protocol` takes them."""
+    """List the protocols that ship with the package, as `benchmark --protocol` takes them."""
     return document_names("protocols")
 
 
 def load_protocol(name: str) -> Protocol:
-    """The protocol called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
+    """Load the protocol called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
     Raises SettingsError for an unknown protocol, key or value, naming the nearest known one.
     """

@@ -28,7 +28,7 @@ itself: (d + 1) / E, E the diagonal of equation 5 in Adams et al. 2010; the same
 
 @dataclass(frozen=True, slots=True)
 class DenseCrf:
-    """The field's parameters; the defaults are DeepLabv2's.
+    """Hold the field's parameters; the defaults are DeepLabv2's.
 
     iterations: of mean-field inference. pos_w, pos_xy_std: weight and standard deviation in pixels of the kernel that
     smooths. bi_w, bi_xy_std, bi_rgb_std: weight, standard deviations in pixels and in grey levels (0–255) of the kernel

@@ -58,7 +58,7 @@ def _to_own_degrees(crs: CRS) -> tuple[Transformer, Geod]:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a raster's pixels lie.
+    """Say where a raster's pixels lie: CRS, transform and shape.
 
     crs: None when the raster is not georeferenced; then the transform is only pixel coordinates.
     transform: affine, pixel corner (column, row) → CRS, float64.

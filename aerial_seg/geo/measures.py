@@ -16,7 +16,7 @@ _PATTERN = re.compile(r"(?P<number>[0-9.]+(?:e[-+]?[0-9]+)?)\s*(?P<unit>px|m2|m�
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A number ≥ 0 and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
+    """Hold a number ≥ 0 and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
 
     number: float
     unit: Unit

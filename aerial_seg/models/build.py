@@ -42,7 +42,7 @@ _SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_
 
 
 def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Network:
-    """A new network with `bands` input bands and `classes` output channels, in training mode.
+    """Build a new network with `bands` input bands and `classes` output channels, in training mode.
 
     It holds what its logits depend on and nothing else (see drop_unused).
     Raises SettingsError for an unknown architecture, encoder or option, naming the nearest known one, and for a choice
@@ -70,7 +70,7 @@ def _build(settings: ModelSettings, bands: int, classes: int) -> Network:
 
 
 def architectures() -> tuple[str, ...]:
-    """The names that a recipe's model.architecture takes: ours, then smp's in alphabetical order."""
+    """List the names that a recipe's model.architecture takes: ours, then smp's in alphabetical order."""
     kinds = vars(smp).items()
     theirs = (
         n for n, kind in kinds if inspect.isclass(kind) and issubclass(kind, smp.base.SegmentationModel)

@@ -52,7 +52,7 @@ _NAMED = 4
 
 
 class ModelCard(BaseModel):
-    """All that `predict` needs to know besides the weights.
+    """Hold all that `predict` needs to know besides the weights.
 
     gsd: metres per pixel of the training chips; None when they were not georeferenced.
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
@@ -85,7 +85,7 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A loaded model in evaluation mode on the CPU, its card, the SHA-256 of its file, and what is to say of that."""
+    """Hold a loaded model in evaluation mode on the CPU, its card, its file's SHA-256, and what is to say of that."""
 
     network: Network
     card: ModelCard
@@ -117,7 +117,7 @@ def read_card(path: Path) -> ModelCard:
 
 
 def load_model(path: Path) -> TrainedModel:
-    """The model of a file, strictly: every weight of the file is used and every weight of the network is set.
+    """Load a model file, strictly: every weight of the file is used and every weight of the network is set.
 
     A file of an older version may hold, besides, all tensors that its network has no use for: a note counts them.
     Raises InputError for what read_card refuses, and for weights that are cut off, missing, surplus, of another type

@@ -25,7 +25,7 @@ MSC_STEP = 4
 
 
 class Network(nn.Module):
-    """A network that states its geometry.
+    """Compute logits, and state the geometry that tiling needs to know.
 
     `forward` takes image (N,C,H,W) float32, normalised, with sides that `geometry` calls valid, and returns logits
     (N,K,H/s,W/s) at its logit stride s. `forward_training` adds the auxiliary logits, or None. any_side: whether it

@@ -34,7 +34,7 @@ _IDLE = "of layers that this network never uses left out"
 def start_from(
     network: Network, path: Path, *, bands: Sequence[str], classes: Sequence[str]
 ) -> tuple[str, ...]:
-    """The network begins with the file's weights where they fit; what was adapted or stayed fresh is told.
+    """Start the network from the file's weights where they fit; tell what was adapted or stayed fresh.
 
     path: a model file of ours, of which all tensors are taken whose names and shapes fit, or a state dict of the
     encoder alone under torchvision's, timm's or smp's names, which has to fit but for its classifier. The first

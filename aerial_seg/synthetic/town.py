@@ -81,7 +81,7 @@ class TownPaths:
 
 
 def make_town(seed: int, *, height: int, width: int, gsd: float = 0.5) -> Town:
-    """A town of height × width pixels that is the same for the same arguments, bit by bit.
+    """Make up a town of height × width pixels that is the same for the same arguments, bit by bit.
 
     gsd is in metres per pixel. Seeds below 7500 lie at places that do not overlap. From 512 pixels a side on
     every class is present. Raises SettingsError on a negative seed or a size that does not fit into a place.

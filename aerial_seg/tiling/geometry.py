@@ -9,7 +9,7 @@ from aerial_seg.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class ModelGeometry:
-    """The integer facts that tiling needs to know about a network.
+    """Hold the integer facts that tiling needs to know about a network.
 
     output_stride: how far the backbone is dilated (the papers' number); says nothing about the logits.
     logit_stride: pixels per logit cell, s.

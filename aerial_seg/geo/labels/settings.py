@@ -15,7 +15,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """How to read labels.
+    """Say how to read labels.
 
     class_field: the attribute that names a polygon's class; None: all polygons are one class.
     classes: pixel value → name, or empty to take what the labels hold.

@@ -23,7 +23,7 @@ _SOURCES_TAG, _MODEL_TAG = "AERIAL_SEG_SOURCES", "AERIAL_SEG_MODEL_SHA256"
 
 
 def read_legend(path: Path | str) -> Legend | None:
-    """The classes that a mask file tells of: our tag, else GDAL's category names with the palette; None without."""
+    """Return the classes that a mask tells of: our tag, else GDAL's category names with the palette; or None."""
     with described(path) as dataset:
         text = dataset.tags().get(LEGEND_TAG)
         if text is not None:

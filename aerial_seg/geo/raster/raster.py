@@ -59,7 +59,7 @@ def _resampling(own: Grid, wanted: Grid) -> Resampling:
 
 
 class Raster:
-    """An opened raster read by windows, on its own grid or resampled to another pixel size.
+    """Open a raster and read it by windows, on its own grid or resampled to another pixel size.
 
     A pixel is valid unless the file's mask or alpha says otherwise, a band is not a number, or all bands equal the
     nodata value: the caller's `nodata`, or else the file's own.

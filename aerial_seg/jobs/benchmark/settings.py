@@ -13,7 +13,7 @@ from aerial_seg.inference.engines.choose import EngineSettings
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSettings:
-    """How to evaluate a model on a benchmark.
+    """Say how to evaluate a model on a benchmark.
 
     protocol: a shipped name or a .toml file; None: the one that the model's architecture is published with.
     split: None: the one that papers score (val). precision: fp32, bf16, fp16 or auto. worst: how many pictures of the
@@ -47,7 +47,7 @@ class ImageScore:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
-    """One evaluation.
+    """Tell how one evaluation came out.
 
     folder: where everything lies, None when nothing was kept. scores: None for a split without published labels.
     comparison: measured beside published. worst: the lowest images first. resumed: images that an interrupted run had

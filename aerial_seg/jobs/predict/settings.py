@@ -16,7 +16,7 @@ from aerial_seg.jobs.vectorize.settings import VectorizeReport
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings:
-    """How to predict; None takes what the model file says.
+    """Say how to predict; None takes what the model file says.
 
     What the result is: tile_size, halo, overlap; window: how tiles are weighted where they overlap (linear, cosine,
     gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips, rot90
@@ -93,7 +93,7 @@ class PredictSettings:
 
 @dataclass(frozen=True, slots=True)
 class PredictReport:
-    """One map.
+    """Tell what was made of one map.
 
     files: everything that was written, the mask first. tiles: how many ran, those that a resumed or panelled run
     repeated included. class_pixels: by class name. nodata_pixels: not measured. resampled_to: the run's GSD where it
@@ -119,7 +119,7 @@ class PredictReport:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a prediction will take, before it starts; nothing was written.
+    """Foretell what a prediction will take, before it starts; nothing was written.
 
     memory: peak bytes of the process. disk: bytes that may be needed while the pieces and the result stand side by
     side. seconds: tiles times the time of one, measured on one batch; tiles without measured pixels are skipped, so

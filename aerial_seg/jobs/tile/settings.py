@@ -11,7 +11,7 @@ from aerial_seg.jobs.tile.splits import Share, parse_share
 
 @dataclass(frozen=True, slots=True)
 class TileSettings:
-    """How to cut.
+    """Say how to cut rasters into chips.
 
     chip_size: pixels of a chip's side. gsd: metres per pixel to resample to; None keeps the rasters' own.
     split_by: `block` (squares of `block` × `block` chips) or `source` (whole rasters). val, test: a fraction, or a

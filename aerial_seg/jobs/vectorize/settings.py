@@ -17,7 +17,7 @@ _DEFAULT_TOLERANCE = Measure(1.5, "px")
 
 @dataclass(frozen=True, slots=True)
 class CleanSettings:
-    """What is changed in the mask's pixels before they are traced; the mask file never is.
+    """Say what is changed in the mask's pixels before they are traced; the mask file never is.
 
     smooth_mask: side in pixels, odd, of a window whose commonest class every pixel takes; None leaves all.
     fill_holes: smaller patches of other classes that lie in one patch of a written class take its class (px or m2).
@@ -40,7 +40,7 @@ class CleanSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShapeSettings:
-    """How patches become polygons.
+    """Say how patches become polygons.
 
     simplify: tolerance for the sides that two polygons share (px or m); 0 keeps the pixels' outlines. method: how.
     smooth: corners of shared sides are cut. connectivity 8: patches that touch at corners are one feature.
@@ -68,7 +68,7 @@ class ShapeSettings:
 
 @dataclass(frozen=True, slots=True)
 class LayerSettings:
-    """Where polygons go. format: None = by the suffix. dst_crs: None = the mask's. layer: None = the file's stem.
+    """Say where polygons go. format: None = by the suffix. dst_crs: None = the mask's. layer: None = the file's stem.
 
     append: to a layer that is there. overwrite: replace an existing output.
     """
@@ -82,7 +82,7 @@ class LayerSettings:
 
 @dataclass(frozen=True, slots=True)
 class VectorizeSettings:
-    """How a mask becomes polygons.
+    """Say how a mask becomes polygons.
 
     classes: names of the classes to write; None = all that are not background; ("all",) = every class.
     confidence: the raster of `predict --confidence`; None = the mask's own, where it lies beside it.
@@ -101,7 +101,7 @@ class VectorizeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClassPolygons:
-    """What was written of one class; area_m2 is geodesic and None when the mask has no CRS."""
+    """Tell what was written of one class; area_m2 is geodesic and None when the mask has no CRS."""
 
     name: str
     polygons: int
@@ -110,7 +110,7 @@ class ClassPolygons:
 
 @dataclass(frozen=True, slots=True)
 class VectorizeReport:
-    """What `vectorize` wrote and what it changed on the way.
+    """Tell what `vectorize` wrote and what it changed on the way.
 
     files: the layer's files, the main ones first. classes: the chosen ones in the order of the legend, those without
     polygons too. nodata_pixels: pixels of the mask file that carry no class. vertices_before, vertices_after: of the

@@ -35,7 +35,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class ReceptiveField:
-    """What can change a logit cell.
+    """Tell what can change a logit cell.
 
     rows, cols: along either axis; None: the whole image. halo: the smallest that `predict` can use (a multiple of the
     origin step) with which every kept cell has the logits of an endless image; None: none is large enough. reason: why
@@ -56,7 +56,7 @@ class ReceptiveField:
 
 
 def receptive_field(network: Network, bands: int) -> ReceptiveField:
-    """Which pixels of an endless image a logit cell of the network, in evaluation mode, can depend on.
+    """Find which pixels of an endless image a logit cell of the network, in evaluation mode, can depend on.
 
     Exact for convolutions, pooling and interpolation; where a forward does anything to places that is not known here,
     the answer is the whole image, never too small a part. A pixel counts even where trained weights give it next to no
