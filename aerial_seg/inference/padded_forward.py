@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from aerial_seg.inference.engines.choose import EagerEngine, EngineSettings, Runtime, choose
 from aerial_seg.inference.engines.prepare import prepare_network
-from aerial_seg.models.device import pick_device, batch_to_device
+from aerial_seg.models.device import batch_to_device, pick_device
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.tiling.geometry import ModelGeometry
