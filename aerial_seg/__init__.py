@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aerial_seg.benchmarks.catalogue import open_benchmark
     from aerial_seg.benchmarks.protocol import load_protocol, protocol_names
-    from aerial_seg.crf.dense import DenseCrf
+    from aerial_seg.crf.settings import DenseCrf
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
     from aerial_seg.geo.grid import Grid
     from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.geo.measures import Measure
     from aerial_seg.geo.outputs.mask import read_legend
+    from aerial_seg.geo.raster.band_choice import BandChoice
     from aerial_seg.geo.raster.raster import Raster
     from aerial_seg.jobs.benchmark.job import benchmark
     from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.demo import demo
     from aerial_seg.jobs.evaluate import (
-        ErrorMapSettings,
         evaluate_mask,
         evaluate_model_on_chips,
         evaluate_model_on_rasters,
     )
-    from aerial_seg.jobs.export import ExportSettings, export
+    from aerial_seg.jobs.export import export
     from aerial_seg.jobs.import_weights import import_weights
     from aerial_seg.jobs.info import info
     from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
+    from aerial_seg.jobs.settings import ErrorMapSettings, ExportSettings
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train import train
@@ -60,29 +61,30 @@ if TYPE_CHECKING:
 _ROOMS = {
     "benchmarks.catalogue": ("open_benchmark",),
     "benchmarks.protocol": ("load_protocol", "protocol_names"),
-    "crf.dense": ("DenseCrf",),
+    "crf.settings": ("DenseCrf",),
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
     "geo.grid": ("Grid",),
     "geo.labels.settings": ("LabelSettings",),
     "geo.outputs.mask": ("read_legend",),
     "geo.measures": ("Measure",),
+    "geo.raster.band_choice": ("BandChoice",),
     "geo.raster.raster": ("Raster",),
     "synthetic.town": ("make_scene", "make_town"),
     "jobs.benchmark.job": ("benchmark",),
     "jobs.benchmark.settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),
     "jobs.evaluate": (
-        "ErrorMapSettings",
         "evaluate_mask",
         "evaluate_model_on_chips",
         "evaluate_model_on_rasters",
     ),
-    "jobs.export": ("ExportSettings", "export"),
+    "jobs.export": ("export",),
     "jobs.import_weights": ("import_weights",),
     "jobs.info": ("info",),
     "jobs.models": ("list_models",),
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),
+    "jobs.settings": ("ErrorMapSettings", "ExportSettings"),
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train": ("train",),
@@ -109,9 +111,10 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
-    "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
+    "BandChoice", "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
-    "predict_scenes", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
+    "predict_scenes",
+    "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

@@ -35,6 +35,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def __init__(self, /, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            kind = type(self)
+            raise SettingsError(f"{kind.__name__}: {_first_problem(error, kind)}") from error
+
+    # What is read from a document is told with its place there, so pydantic must not go through the above for it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
 
 class DataSettings(Section):
     """What the recipe trains on: chips that `tile` made (benchmark None) or a benchmark in its publishers' layout.

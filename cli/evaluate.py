@@ -78,12 +78,12 @@ def command(
     from aerial_seg.files.protect import Inputs
     from aerial_seg.files.staging import check_writable
     from aerial_seg.jobs.evaluate import (
-        ErrorMapSettings,
         evaluate_mask,
         evaluate_model_on_chips,
         evaluate_model_on_rasters,
     )
     from aerial_seg.jobs.predict.settings import PredictSettings
+    from aerial_seg.jobs.settings import ErrorMapSettings
 
     if output is not None:
         check_writable(output, overwrite=overwrite)

@@ -59,7 +59,8 @@ def command(
     compared with the network before it appears. Nodata is unknown to it: pixels without measurement are pixels like
     others. Needs pip install 'aerial-seg[onnx]'.
     """
-    from aerial_seg.jobs.export import ExportSettings, export
+    from aerial_seg.jobs.export import export
+    from aerial_seg.jobs.settings import ExportSettings
 
     settings = ExportSettings(
         tile_size=tile_size,

@@ -186,7 +186,7 @@ def command(
     Memory does not grow with the raster. A run that was interrupted, even by a power cut, goes on where it stopped
     when the same command is given again.
     """
-    from aerial_seg.crf.dense import parse_crf
+    from aerial_seg.crf.settings import parse_crf
     from aerial_seg.jobs.predict.job import forecast_prediction, predict_scenes
     from aerial_seg.jobs.predict.many_scenes import all_or_raise
     from aerial_seg.jobs.predict.settings import PredictSettings

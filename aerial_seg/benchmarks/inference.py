@@ -10,7 +10,8 @@ from torch import Tensor
 from aerial_seg.benchmarks.protocol import Member, ResolvedProtocol
 from aerial_seg.benchmarks.resize import resize_bilinear
 from aerial_seg.benchmarks.slide import slide_scores
-from aerial_seg.crf.dense import DenseCrf, refine
+from aerial_seg.crf.dense import refine
+from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.tiling.upsample import PixelAxis, RowUpsampler
 

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from aerial_seg.benchmarks.resize import ResizeKind, ResizeRule
-from aerial_seg.crf.dense import DenseCrf
+from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.recipe import Pixels, Section, Zoom, document_names, load_document
 

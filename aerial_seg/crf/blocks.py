@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
-from aerial_seg.crf.dense import DenseCrf
+from aerial_seg.crf.settings import DenseCrf
 
 HALO_SHARE = 0.001
 """Blocks of another size give another class to at most this share of the measured pixels.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.crf.settings import DenseCrf
+from aerial_seg.errors import SettingsError
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -19,68 +19,9 @@ Mask = NDArray[np.bool_]
 MOST_CHANNELS = 3
 _LEAST_PROBABILITY = np.float32(1e-5)
 """−log of it is 11.5: more than both default kernels together can outweigh, and finite, which −log(0) is not."""
-_LEAST_XY_STD, _LEAST_RGB_STD = 0.5, 0.1
-"""The library counts lattice cells in 16 bits; from these on they hold images of 8,000 px and 8-bit colours."""
 _PERIODS = (3**0.5, 3.0)
 """By how many standard deviations the permutohedral lattice may be moved along its first and its second axis to lie on
 itself: (d + 1) / E, E the diagonal of equation 5 in Adams et al. 2010; the same for every number of dimensions d."""
-
-
-@dataclass(frozen=True, slots=True)
-class DenseCrf:
-    """Hold the field's parameters; the defaults are DeepLabv2's.
-
-    iterations: of mean-field inference. pos_w, pos_xy_std: weight and standard deviation in pixels of the kernel that
-    smooths. bi_w, bi_xy_std, bi_rgb_std: weight, standard deviations in pixels and in grey levels (0–255) of the kernel
-    that joins pixels of like colour. Raises SettingsError for values that cannot work.
-    Source: Krähenbühl and Koltun 2011, equation 3; the numbers: kazuto1011/deeplab-pytorch, configs/voc12.yaml.
-    """
-
-    iterations: int = 10
-    pos_w: float = 3.0
-    pos_xy_std: float = 1.0
-    bi_w: float = 4.0
-    bi_xy_std: float = 67.0
-    bi_rgb_std: float = 3.0
-
-    def __post_init__(self) -> None:
-        least = {
-            "iterations": 1,
-            "pos_w": 0,
-            "pos_xy_std": _LEAST_XY_STD,
-            "bi_w": 0,
-            "bi_xy_std": _LEAST_XY_STD,
-            "bi_rgb_std": _LEAST_RGB_STD,
-        }
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not (bound <= value < float("inf")):
-                raise SettingsError(
-                    f"the CRF's {name} is {value}, wanted a number from {bound} on; change it"
-                )
-
-
-def parse_crf(text: str) -> DenseCrf:
-    """The parameters in `name=value,…`, all others at their defaults; an empty text is DeepLabv2's.
-
-    Raises SettingsError for an unknown name, naming the nearest, and for what is no number.
-    """
-    known = {field.name: field.type for field in fields(DenseCrf)}
-    given: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in known:
-            raise SettingsError(
-                f"the CRF has no parameter '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}"
-            )
-        try:
-            given[name] = int(value) if known[name] == "int" else float(value)
-        except ValueError as error:
-            wanted = "a whole number" if known[name] == "int" else "a number"
-            raise SettingsError(
-                f"the CRF's {name} is '{value}', wanted {wanted}; write {name}=10 or the like"
-            ) from error
-    return DenseCrf(**given)
 
 
 def check_crf_installed() -> None:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.settings import Setting, settings
 
 Unit = Literal["px", "m", "m2"]
 
 _PATTERN = re.compile(r"(?P<number>[0-9.]+(?:e[-+]?[0-9]+)?)\s*(?P<unit>px|m2|m²|m|)")
 
 
+@settings
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Hold a number ≥ 0 and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
+    """A number and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
 
-    number: float
-    unit: Unit
-
-    def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise SettingsError(f"the unit '{self.unit}' is unknown; use px, m or m2")
-        if not (math.isfinite(self.number) and self.number >= 0):
-            raise SettingsError(
-                f"{self.number:g}{self.unit} is not a size; use a finite number of at least 0"
-            )
+    number: Annotated[float, Setting("How many.", low=0)]
+    unit: Annotated[Unit, Setting("Of what.")]
 
     def __str__(self) -> str:
         return f"{self.number:g}{self.unit}"
@@ -58,6 +53,22 @@ def parse_area(text: str) -> Measure:
 def parse_length(text: str) -> Measure:
     """The length written as `1.5px` or `0.8m`; `0` needs no unit. Raises SettingsError for anything else."""
     return _parse(text, units=("px", "m"), example="1.5px or 0.8m")
+
+
+def read_area(value: Any) -> Any:
+    """The area that a text means; 0 is none at all, and what is no text comes back as it is."""
+    return _read(value, parse_area)
+
+
+def read_length(value: Any) -> Any:
+    """The length that a text means; 0 is none at all, and what is no text comes back as it is."""
+    return _read(value, parse_length)
+
+
+def _read(value: Any, parse: Callable[[str], Measure]) -> Any:
+    if isinstance(value, str):
+        return parse(value)
+    return Measure(0, "px") if type(value) in (int, float) and value == 0 else value
 
 
 def _parse(text: str, *, units: tuple[Unit, ...], example: str) -> Measure:

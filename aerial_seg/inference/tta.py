@@ -57,6 +57,12 @@ def symmetries(kinds: Sequence[str]) -> tuple[Symmetry, ...]:
     return tuple(Symmetry(n, mirrored) for n in turns for mirrored in ((False, True) if flips else (False,)))
 
 
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises SettingsError for kinds that cannot be read, whatever the network."""
+    symmetries(kinds)
+    _scales(kinds)
+
+
 def sizes(kinds: Sequence[str], geometry: ModelGeometry, side: int) -> tuple[ScaledTile, ...]:
     """List the sizes besides its own that a tile of this side is run in, the smallest first.
 

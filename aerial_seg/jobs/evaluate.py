@@ -26,6 +26,7 @@ from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.jobs.tile.job import expand_labels
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.metrics import ConfusionMatrix, Scores
@@ -52,23 +53,16 @@ class EvaluateReport:
     error_map: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorMapSettings:
-    """Say where the error map goes (.tif), and whether it may replace one that is there."""
-
-    path: Path
-    overwrite: bool = False
-
-    def check(self, inputs: Sequence[str | Path]) -> None:
-        """Raises OutputError unless the map can be written there, away from the `inputs`: before the work."""
-        if self.path.suffix.lower() not in (".tif", ".tiff"):
-            raise OutputError(
-                f"the error map {self.path} is a GeoTIFF, wanted a name that ends in .tif; rename it"
-            )
-        read = Inputs(file for name in inputs for file in vector_files(name))
-        read.refuse(error_map_files(self.path))
-        for file in error_map_files(self.path):
-            check_writable(file, overwrite=self.overwrite)
+def _check_error_map(wanted: ErrorMapSettings, inputs: Sequence[str | Path]) -> None:
+    """Raises OutputError unless the map can be written there, away from the `inputs`: before the work."""
+    if wanted.path.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(
+            f"the error map {wanted.path} is a GeoTIFF, wanted a name that ends in .tif; rename it"
+        )
+    read = Inputs(file for name in inputs for file in vector_files(name))
+    read.refuse(error_map_files(wanted.path))
+    for file in error_map_files(wanted.path):
+        check_writable(file, overwrite=wanted.overwrite)
 
 
 def evaluate_mask(
@@ -85,7 +79,7 @@ def evaluate_mask(
     before the work when the error map cannot be written.
     """
     if error_map is not None:
-        error_map.check([mask, *expand_labels(labels)])
+        _check_error_map(error_map, [mask, *expand_labels(labels)])
     legend = read_legend(mask)
     if legend is None:
         raise InputError(
@@ -266,7 +260,7 @@ def evaluate_model_on_rasters(
     model's classes or the rasters' ground, OutputError when the error map cannot be written.
     """
     if error_map is not None:
-        error_map.check([model_path, *expand_rasters(rasters), *expand_labels(labels)])
+        _check_error_map(error_map, [model_path, *expand_rasters(rasters), *expand_labels(labels)])
     legend = read_card(model_path).legend
     files = expand_labels(labels)
     still = _held(expand_rasters(rasters), files)

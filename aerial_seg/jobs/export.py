@@ -9,22 +9,12 @@ from pathlib import Path
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
+from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
 from aerial_seg.tiling.plan import TileShape, tile_shape
 
 GRAPH_KEY = "aerial_seg_graph"
-
-
-@dataclass(frozen=True, slots=True)
-class ExportSettings:
-    """Say what the file computes; tile_size None is the model's own. See GraphSettings for the others."""
-
-    tile_size: int | None = None
-    normalise: bool = True
-    upsample: bool = True
-    probabilities: bool = True
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aerial_seg.choices import WindowName
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.tiling.plan import AxisPlan
 
 Weights = NDArray[np.float32]
 
-WINDOWS = ("linear", "cosine", "gaussian", "centre")
+WINDOWS = get_args(WindowName)
 """linear:   ramps over the overlap, 1 between them; two neighbours' ramps sum to 1 cell by cell. The default.
 cosine:   the same with ramps of sin², which also start and end without a bend.
 gaussian: exp(−d²/2σ²) of the distance d to the core's centre, σ an eighth of the core, whatever the overlap; the

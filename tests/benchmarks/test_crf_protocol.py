@@ -17,7 +17,8 @@ from aerial_seg.benchmarks.inference import class_scores, predict_classes
 from aerial_seg.benchmarks.protocol import Protocol, ResolvedProtocol, default_protocol, load_protocol
 from aerial_seg.benchmarks.resize import ResizeRule
 from aerial_seg.crf import dense
-from aerial_seg.crf.dense import DenseCrf, refine
+from aerial_seg.crf.dense import refine
+from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark import images as benchmark_images
@@ -51,7 +52,7 @@ def test_without_a_table_there_is_no_field_and_an_empty_one_is_deeplabs() -> Non
     ("table", "message"),
     [
         ("bi_xystd = 3", r"unknown key 'crf.bi_xystd'; did you mean 'bi_xy_std'\?"),
-        ("iterations = 0", "iterations is 0, wanted a number from 1 on"),
+        ("iterations = 0", "iterations is 0, wanted a whole number from 1 on"),
         ("bi_rgb_std = 0.0", "bi_rgb_std is 0.0"),
         ('pos_w = "x"', "crf.pos_w"),
         ("pos_w = nan", "'crf.pos_w' is nan"),

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.crf.blocks import HALO_SHARE, BlockedCrf
-from aerial_seg.crf.dense import DenseCrf, refine
+from aerial_seg.crf.dense import refine
+from aerial_seg.crf.settings import DenseCrf
 
 pytest.importorskip("pydensecrf", reason="pip install aerial-seg[crf]")
 

@@ -10,7 +10,8 @@ from laws import examples
 from numpy.typing import NDArray
 
 from aerial_seg.crf import dense
-from aerial_seg.crf.dense import DenseCrf, check_crf_installed, parse_crf, refine
+from aerial_seg.crf.dense import check_crf_installed, refine
+from aerial_seg.crf.settings import DenseCrf, parse_crf
 from aerial_seg.errors import SettingsError
 
 pydensecrf = pytest.importorskip("pydensecrf.densecrf", reason="pip install aerial-seg[crf]")
@@ -268,7 +269,7 @@ def test_parameters_are_read_and_the_others_stay_deeplabs() -> None:
         ("bi_xystd=50", r"no parameter 'bi_xystd'; did you mean 'bi_xy_std'\?; known: iterations, pos_w"),
         ("iterations=2.5", r"iterations is '2.5', wanted a whole number"),
         ("pos_w", r"pos_w is '', wanted a number"),
-        ("iterations=0", r"iterations is 0, wanted a number from 1 on"),
+        ("iterations=0", r"iterations is 0, wanted a whole number from 1 on"),
         ("bi_rgb_std=0", r"bi_rgb_std is 0.0, wanted a number from 0.1 on"),
         ("pos_xy_std=0.1", r"pos_xy_std is 0.1, wanted a number from 0.5 on"),
         ("bi_w=nan", r"bi_w is nan"),

@@ -31,12 +31,12 @@ from aerial_seg.geo.outputs.error_map import CATEGORIES, ErrorMap, errors_of
 from aerial_seg.geo.outputs.mask import LEGEND_TAG, read_legend
 from aerial_seg.geo.outputs.segments import scratch_profile
 from aerial_seg.jobs.evaluate import (
-    ErrorMapSettings,
     EvaluateReport,
     evaluate_mask,
     evaluate_model_on_rasters,
 )
 from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.legend import Legend, make_legend
 
 PYTHON = "/usr/bin/python3"

@@ -4,32 +4,85 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.printable import name_problem, name_problems, shortened
+from aerial_seg.settings import Setting, settings
+
+if TYPE_CHECKING:
+    from aerial_seg.legend import Legend
 
 BACKGROUND = "background"
 
 
+def _classes(value: Any) -> Any:
+    """Value → name, from what people write: 'building,road', '1=water,2=sand', names in a list."""
+    if isinstance(value, str):
+        return parse_classes(value)
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value, start=1))
+    return value
+
+
+def _check_classes(classes: Mapping[int, str]) -> None:
+    for name, problem in name_problems(classes.values()):
+        raise SettingsError(f"'{name}' cannot be a class's name: {problem}; choose another")
+    if len(set(classes.values())) < len(classes):
+        raise SettingsError("a name comes twice; give every value one name of its own")
+    if not classes:
+        raise SettingsError("no class is named; leave the setting out to take what the labels hold")
+
+
+@settings
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """Say how to read labels.
+    """How to read labels."""
 
-    class_field: the attribute that names a polygon's class; None: all polygons are one class.
-    classes: pixel value → name, or empty to take what the labels hold.
-    unlabelled: values of a label raster that mean "not labelled".
-    outside: what ground outside every polygon is: `background`, or `unlabelled` for partial annotation.
-    crs: the CRS of labels that carry none (or a wrong one: that is noted), as `EPSG:xxxx`.
-    """
-
-    class_field: str | None = None
-    classes: Mapping[int, str] | None = None
-    unlabelled: tuple[int, ...] = ()
-    outside: str = BACKGROUND
-    crs: str | None = None
-    layer: str | None = None
+    class_field: Annotated[
+        str | None,
+        Setting(
+            "Attribute of vector labels that names the class; without it all polygons are one class.",
+            metavar="FIELD",
+        ),
+    ] = None
+    classes: Annotated[
+        Mapping[int, str] | None,
+        Setting(
+            "Classes: 'building,road' in order, or pairs as '1=water,2=sand'; without them those of the labels.",
+            low=0,
+            high=254,
+            wanted="names, or a mapping of pixel values from 0 to 254 to names",
+            read=_classes,
+            check=_check_classes,
+            metavar="LIST",
+        ),
+    ] = None
+    unlabelled: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Value of a label raster for 'not labelled'. May be repeated.",
+            low=-(2**31),
+            high=2**31 - 1,
+            metavar="VALUE",
+            several=True,
+        ),
+    ] = ()
+    outside: Annotated[
+        Literal["background", "unlabelled"],
+        Setting("What ground outside every label polygon is; 'unlabelled' for partial annotation."),
+    ] = "background"
+    crs: Annotated[
+        str | None,
+        Setting(
+            "CRS of a label file that carries none (or a wrong one: that is noted).",
+            flag="--labels-crs",
+            metavar="EPSG:CODE",
+        ),
+    ] = None
+    layer: Annotated[str | None, Setting("Layer of the label file, if it holds several.", metavar="NAME")] = (
+        None
+    )
 
 
 def parse_classes(text: str | None) -> dict[int, str] | None:
@@ -37,6 +90,8 @@ def parse_classes(text: str | None) -> dict[int, str] | None:
 
     Raises SettingsError for anything else, and for a value or a name that comes twice.
     """
+    from aerial_seg.legend import IGNORE
+
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -73,6 +128,8 @@ def legend_of_values(
 
     Raises InputError for undeclared values, and for labels without any.
     """
+    from aerial_seg.legend import IGNORE, make_legend
+
     if known is not None:
         unknown = {v: n for v, n in values.items() if v not in known.by_value()}
         declared = ", ".join(f"{e.value}={e.name}" for e in known.entries)
@@ -112,6 +169,8 @@ def check_names(counts: Mapping[str, int], *, what: str, remedy: str) -> None:
         shortened(name): (count, name_problem(name)) for name, count in counts.items() if name_problem(name)
     }
     if odd:
+        from aerial_seg.documents import listed
+
         told = listed(
             (f"'{name}' ({count} times): {problem}" for name, (count, problem) in odd.items()), most=3
         )

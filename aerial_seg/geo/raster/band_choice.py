@@ -1,28 +1,15 @@
-"""Which bands of a raster are read, in which order and under which names; a file's choice as a VRT in memory."""
+"""Which bands of a raster are read, in which order and under which names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree as Xml
-
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.io import DatasetReader
+from typing import Annotated, Any
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.raster.remote import public_name
-from aerial_seg.geo.raster.vrt import (
-    GDAL_TYPES,
-    add_band,
-    add_mask,
-    add_source,
-    add_where_measured,
-    as_text,
-    new_vrt,
-    source_name,
-)
-from aerial_seg.printable import cleaned_name, name_problems, shortened
+from aerial_seg.printable import name_problems, shortened
+from aerial_seg.settings import Setting, names_in, settings
 
 _SAYS_NOTHING = re.compile(
     r"(gr[ae]y|undefined|palette|unknown|(band|layer|channel)?[\s_#-]*\d*)", re.IGNORECASE
@@ -43,20 +30,45 @@ def _comparable(name: str) -> str:
     return role(name) or name.strip().lower()
 
 
+@settings
 @dataclass(frozen=True, slots=True)
 class BandChoice:
-    """The bands to read, in order.
+    """The bands to read, in order."""
 
-    numbers: as GDAL counts, from 1, alpha included; the bands of stacked files count on after the raster's. Empty:
-    all bands that are not alpha. names: what the chosen bands are called, one each; empty: as the files call them.
-    stack: files on the raster's own grid whose bands come after its own.
-    """
-
-    numbers: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()
-    stack: tuple[str, ...] = ()
+    numbers: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Bands to read by number, in the model's order, as 4,3,2; see info. Alpha is imagery if it is named here. "
+            "The bands of stacked files count on after the raster's.",
+            wanted="a list of band numbers from 1 on",
+            metavar="N,N,...",
+            flag=("-b", "--bidx"),
+        ),
+    ] = ()
+    names: Annotated[
+        tuple[str, ...],
+        Setting(
+            "What the chosen bands are called, one name each; else as the files call them.",
+            read=names_in,
+            metavar="NAME=N,...",
+            flag="--bands",
+        ),
+    ] = ()
+    stack: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Another file on the raster's own grid, a height model for example: its bands come after the raster's and "
+            "are numbered on. May be repeated.",
+            file=True,
+            wanted="a list of files",
+            metavar="FILE",
+            several=True,
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
+        for name, problem in name_problems(self.names):
+            raise SettingsError(f"'{name}' cannot be a band's name: {problem}; choose another")
         low = [number for number in self.numbers if number < 1]
         if low:
             raise SettingsError(f"there is no band {low[0]}, wanted numbers from 1 on; see `aerial-seg info`")
@@ -68,6 +80,8 @@ class BandChoice:
     @property
     def identity(self) -> dict[str, list[int] | list[str]]:
         """What tells it from other choices, fit for JSON; files without their folders."""
+        from aerial_seg.geo.raster.remote import public_name
+
         return {"numbers": list(self.numbers), "stack": list(map(public_name, self.stack))}
 
     def ordered(self, wanted: Sequence[str]) -> BandChoice:
@@ -150,83 +164,31 @@ def parse_bands(bidx: str | None = None, bands: str | None = None, stack: Sequen
     return BandChoice(stack=tuple(stack))
 
 
-def declared_names(dataset: DatasetReader) -> tuple[str, ...]:
-    """What the file calls its bands: the description, else a colour that means something, else `band N`."""
-
-    def name(number: int, description: str | None, colour: ColorInterp) -> str:
-        says = colour is not ColorInterp.alpha and role(colour.name) is not None
-        # Without characters that no name, and no XML, can hold.
-        own = cleaned_name(description or "")
-        return own or (colour.name if says else f"band {number}")
-
-    # Each of these asks GDAL for all bands.
-    return tuple(map(name, dataset.indexes, dataset.descriptions, dataset.colorinterp))
-
-
-def nodata_differs(dataset: DatasetReader, numbers: Sequence[int]) -> bool:
-    """Whether these bands have not one nodata value; nan is equal to itself here."""
-    values = dataset.nodatavals
-    return len({repr(values[number - 1]) for number in numbers}) > 1
-
-
-def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int]) -> str:
-    """A VRT, as text, of these bands of an opened raster on its own grid.
-
-    What tells measured pixels comes along: nodata (as a mask where bands differ in it, because resampling knows one
-    value only), the mask of the file, and as last band an alpha that was not chosen. A chosen alpha band is imagery
-    and masks nothing. Raises InputError for pixels that VRT cannot name.
-    """
-    root = new_vrt(
-        height=dataset.height,
-        width=dataset.width,
-        transform=None if dataset.transform.is_identity else dataset.transform,
-        wkt=dataset.crs.to_wkt() if dataset.crs else None,
-    )
-    differs = nodata_differs(dataset, numbers)
-    values, names, dtypes = dataset.nodatavals, declared_names(dataset), dataset.dtypes
-    for number in numbers:
-        dtype = _named_dtype(dataset, number, dtypes)
-        nodata = None if differs else values[number - 1]
-        band = add_band(root, dtype, name=names[number - 1], nodata=nodata)
-        _copy(band, dataset, number)
-    alpha = [
-        n
-        for n, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
-        if meaning == ColorInterp.alpha
-    ]
-    if alpha and alpha[0] not in numbers:
-        band = add_band(root, _named_dtype(dataset, alpha[0], dtypes))
-        Xml.SubElement(band, "ColorInterp").text = "Alpha"
-        _copy(band, dataset, alpha[0])
-    flags = dataset.mask_flag_enums[numbers[0] - 1]
-    has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-    if has_mask or differs:
-        mask = add_mask(root)
-        for number in numbers[:1] if has_mask else numbers:
-            _unshared(add_where_measured(mask, source_name(dataset), f"mask,{number}"))
-    return as_text(root)
-
-
-def _copy(band: Xml.Element, dataset: DatasetReader, number: int) -> None:
-    _unshared(add_source(band, source_name(dataset), number))
-
-
-def _unshared(source: Xml.Element) -> None:
-    source[0].set("shared", "0")
-
-
-def _named_dtype(dataset: DatasetReader, number: int, dtypes: Sequence[str]) -> str:
-    dtype = str(dtypes[number - 1])
-    if dtype not in GDAL_TYPES:
-        raise InputError(
-            f"{dataset.name} holds {dtype} in band {number}, wanted one of {', '.join(GDAL_TYPES)}; convert it"
-        )
-    return dtype
-
-
 def _number(text: str, option: str) -> int:
     if not text.strip().isdecimal() or len(text) > 10:
         raise SettingsError(
             f"{option}: '{shortened(text)}' is no band number; wanted whole numbers from 1 on"
         )
     return int(text)
+
+
+def band_choice(value: Any) -> Any:
+    """The choice that people write as 4,3,2, red=1,green=2,nir=4 or the like in Python; others come back as they are.
+
+    Raises SettingsError for a text that is none.
+    """
+    if isinstance(value, str):
+        return parse_bands(bands=value) if "=" in value else parse_bands(bidx=value)
+    if isinstance(value, Mapping):
+        return BandChoice(tuple(value.values()), tuple(value))
+    return BandChoice(tuple(value)) if isinstance(value, list | tuple) and value else value
+
+
+Bands = Annotated[
+    BandChoice,
+    Setting(
+        "Which bands are read, as which of the model's, and what is stacked on the raster.",
+        wanted="a BandChoice, or bands as 4,3,2 or red=1,green=2,nir=4",
+        read=band_choice,
+    ),
+]

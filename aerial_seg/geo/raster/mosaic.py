@@ -13,7 +13,8 @@ from rasterio.enums import MaskFlags
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.band_choice import nodata_differs, role
+from aerial_seg.geo.raster.band_choice import role
+from aerial_seg.geo.raster.chosen_bands import nodata_differs
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo

@@ -18,7 +18,8 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, chosen_vrt, nodata_differs
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
+from aerial_seg.geo.raster.chosen_bands import chosen_vrt, nodata_differs
 from aerial_seg.geo.raster.covered import Extent, covered_extent
 from aerial_seg.geo.raster.opening import UNUSABLE, open_chosen, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info

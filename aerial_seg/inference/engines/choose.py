@@ -1,7 +1,7 @@
 """What computes the logits, and how exactly: engines, precisions, and the choice between them.
 
-An engine is one small class that takes batches of a fixed shape; another runtime is another class, a name in ENGINES
-and a branch in `choose_engine` and `start_engine`.
+An engine is one small class that takes batches of a fixed shape; another runtime is another class, a name in
+`EngineName` and a branch in `choose_engine` and `start_engine`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.choices import Device, NetworkEngine, NetworkPrecision
+from aerial_seg.errors import SettingsError
 from aerial_seg.inference.engines.external import (
     EXTERNAL,
     PACKAGES,
@@ -24,9 +25,7 @@ from aerial_seg.inference.engines.external import (
 from aerial_seg.inference.engines.torch_compile import CompiledForward, CompileFailed, compile_problem
 from aerial_seg.inference.engines.winograd import winograd_pays, with_winograd
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
-
-ENGINES = ("auto", "eager", "compile", *EXTERNAL)
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+from aerial_seg.settings import settings
 
 COMPILE_PAYS = 300
 """Tiles from which compiling pays on a CPU: it takes some 20 s, and saves 50 to 80 ms on a 512² tile of a DeepLabv3
@@ -36,17 +35,14 @@ _AGREEMENT = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
 """Largest difference between the logits of two engines, relative to the largest logit; beyond it one is broken."""
 
 
+@settings
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Hold what was asked for: one of ENGINES, one of PRECISIONS, and a device (auto, cpu, cuda, cuda:N)."""
+    """What was asked for."""
 
-    engine: str = "auto"
-    precision: str = "auto"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check("engine", self.engine, ENGINES)
-        _check("precision", self.precision, PRECISIONS)
+    engine: NetworkEngine = "auto"
+    precision: NetworkPrecision = "auto"
+    device: Device = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,10 +255,3 @@ def _not_compiled(problem: str) -> str:
         f"engine eager: compiling does not work here ({problem}); install a C++ compiler (g++ or clang++) if it is "
         "missing, or pass --engine eager"
     )
-
-
-def _check(what: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise SettingsError(
-            f"there is no {what} '{name}'{did_you_mean(name, known)}; use one of {', '.join(known)}"
-        )

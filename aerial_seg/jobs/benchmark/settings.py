@@ -4,36 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from aerial_seg.benchmarks.published import ComparisonRow
-from aerial_seg.benchmarks.scores import BenchmarkScores
-from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.choices import Device, NetworkPrecision, Overwrite, Restart
+from aerial_seg.settings import Setting, settings
+
+if TYPE_CHECKING:
+    from aerial_seg.benchmarks.published import ComparisonRow
+    from aerial_seg.benchmarks.scores import BenchmarkScores
+    from aerial_seg.inference.engines.choose import EngineSettings
 
 
+@settings
 @dataclass(frozen=True, slots=True)
 class BenchmarkSettings:
-    """Say how to evaluate a model on a benchmark.
+    """How to evaluate a model on a benchmark."""
 
-    protocol: a shipped name or a .toml file; None: the one that the model's architecture is published with.
-    split: None: the one that papers score (val). precision: fp32, bf16, fp16 or auto. worst: how many pictures of the
-    images with the lowest scores. submission: also write the server's archive; competition: comp5 or comp6 of VOC.
-    restart: forget an interrupted run of this output.
-    """
-
-    protocol: str | None = None
-    split: str | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    worst: int = 10
-    submission: Path | None = None
-    competition: str = "comp6"
-    overwrite: bool = False
-    restart: bool = False
+    protocol: Annotated[
+        str | None,
+        Setting(
+            "How images are shown to the network and scores averaged; default: the model's architecture decides. "
+            "Shipped: fcn, deeplabv2, deeplabv2-crf, deeplabv3-os16, deeplabv3-os8, deeplabv3-os8-ms-flip, "
+            "deeplabv3-cityscapes-test, psp-ss, psp-ms, mmseg, semseg.",
+            file=True,
+            metavar="NAME|FILE.toml",
+        ),
+    ] = None
+    split: Annotated[
+        str | None, Setting("The split to score; default: the one that papers score, val.", metavar="NAME")
+    ] = None
+    submission: Annotated[
+        Path | None, Setting("Also write the archive that the benchmark's server takes.", metavar="FILE")
+    ] = None
+    competition: Annotated[
+        Literal["comp5", "comp6"],
+        Setting("For VOC's archive: trained on VOC's own data only, or on any."),
+    ] = "comp6"
+    worst: Annotated[
+        int, Setting("Pictures of the images with the lowest scores.", low=0, high=1_000_000, metavar="N")
+    ] = 10
+    precision: NetworkPrecision = "fp32"
+    device: Device = "auto"
+    restart: Restart = False
+    overwrite: Overwrite = False
 
     @property
     def engine_settings(self) -> EngineSettings:
         """What the forward has to know of it."""
+        from aerial_seg.inference.engines.choose import EngineSettings
+
         return EngineSettings(engine="eager", precision=self.precision, device=self.device)
 
 

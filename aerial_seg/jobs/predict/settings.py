@@ -2,71 +2,171 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aerial_seg.crf.blocks import BlockedCrf
-from aerial_seg.crf.dense import DenseCrf
-from aerial_seg.geo.outputs.segments import Layer
-from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.inference.definition import Definition
-from aerial_seg.inference.engines.choose import EngineSettings
-from aerial_seg.jobs.vectorize.settings import VectorizeReport
+from aerial_seg.choices import (
+    BlendName,
+    Device,
+    Georeferenced,
+    MemoryLimit,
+    ModelTile,
+    NetworkEngine,
+    NetworkPrecision,
+    Nodata,
+    Overwrite,
+    Restart,
+    WindowName,
+)
+from aerial_seg.crf.settings import DenseCrf, parse_crf
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
+from aerial_seg.settings import MOST_PIXELS, Setting, names_in, settings
+
+if TYPE_CHECKING:
+    from aerial_seg.geo.outputs.segments import Layer
+    from aerial_seg.inference.definition import Definition
+    from aerial_seg.inference.engines.choose import EngineSettings
+    from aerial_seg.jobs.vectorize.settings import VectorizeReport
 
 
+def _crf(value: Any) -> Any:
+    """True is the field with DeepLabv2's parameters, False none; a text holds parameters."""
+    if isinstance(value, bool):
+        return DenseCrf() if value else None
+    return parse_crf(value) if isinstance(value, str) else value
+
+
+def _check_tta(kinds: Sequence[str]) -> None:
+    if kinds:
+        # Imported here because it takes torch along, which a prediction needs anyway.
+        from aerial_seg.inference.tta import check_kinds
+
+        check_kinds(kinds)
+
+
+def _check_taken(text: str) -> None:
+    from aerial_seg.geo.outputs.acquisition import parse_taken
+
+    parse_taken(text)
+
+
+@settings
 @dataclass(frozen=True, slots=True)
 class PredictSettings:
     """Say how to predict; None takes what the model file says.
 
-    What the result is: tile_size, halo, overlap; window: how tiles are weighted where they overlap (linear, cosine,
-    gaussian, centre); blend: logits or probabilities; tta: test-time augmentation, any of flips, rot90
-    and scales=0.5:0.75:…, each at the nearest side that the network takes; crf: the probabilities go through this field
-    on the raster's own grid, and all that is written is what comes out of it;
-    nodata: a value that means "not measured" where all bands have it; bands: which are read, as which of
-    the model's, and what is stacked on the raster; aoi: a vector file whose polygons alone are
-    predicted, aoi_layer: which of its layers, aoi_crs: its CRS where it carries none; bounds: the same for a box west,
-    south, east, north in the raster's CRS; the mask keeps the raster's grid and is nodata outside; mosaic: all rasters
-    become one map; georeferenced: False allows rasters without CRS; force_gsd: resample even beyond a factor of 4.
-    confidence, probabilities: write these rasters too; stac: write a STAC Item beside the mask; taken: when the imagery
-    was, for that Item (RFC 3339, one time or FIRST/LAST); vectors: write polygons there.
-
-    How it is made: batch_size, device, engine (auto, eager, compile, onnx, openvino), precision (auto, fp32,
-    bf16, fp16); max_memory: bytes the process may use (default: half of the machine's); restart: forget an interrupted
-    run of this output.
+    The settings from batch_size on say how the result is made, the others what it is.
     """
 
-    tile_size: int | None = None
-    halo: int | None = None
-    overlap: int | None = None
-    window: str = "linear"
-    blend: str = "logits"
-    tta: tuple[str, ...] = ()
-    crf: DenseCrf | None = None
-    nodata: float | None = None
-    bands: BandChoice = ALL_BANDS
-    aoi: str | None = None
-    aoi_layer: str | None = None
-    aoi_crs: str | None = None
-    bounds: tuple[float, float, float, float] | None = None
-    mosaic: bool = False
-    georeferenced: bool = True
-    force_gsd: bool = False
-    confidence: bool = False
-    probabilities: bool = False
-    stac: bool = False
-    taken: str | None = None
-    vectors: Path | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "auto"
-    max_memory: int | None = None
-    overwrite: bool = False
-    restart: bool = False
+    vectors: Annotated[
+        Path | None, Setting("Also write polygons: .gpkg, .shp or .geojson.", metavar="FILE")
+    ] = None
+    mosaic: Annotated[bool, Setting("Predict all rasters as one map; later ones lie on top.")] = False
+    aoi: Annotated[
+        str | None,
+        Setting(
+            "Predict only what the polygons of this vector file cover. The mask keeps the raster's grid and is nodata "
+            "outside; tiles outside do not run.",
+            file=True,
+            metavar="FILE",
+        ),
+    ] = None
+    aoi_layer: Annotated[
+        str | None,
+        Setting("Layer of that file, if it holds several; as FILE|layername=NAME.", metavar="NAME"),
+    ] = None
+    aoi_crs: Annotated[str | None, Setting("CRS of such a file that carries none.", metavar="EPSG:CODE")] = (
+        None
+    )
+    bounds: Annotated[
+        tuple[float, float, float, float] | None,
+        Setting(
+            "The same for a box in the raster's CRS.", wanted="west, south, east and north", metavar="W S E N"
+        ),
+    ] = None
+    tile_size: ModelTile = None
+    overlap: Annotated[
+        int | None,
+        Setting("Pixels that neighbouring tiles blend over.", low=0, high=MOST_PIXELS, metavar="PX"),
+    ] = None
+    halo: Annotated[
+        int | None,
+        Setting("Context around each tile that is run and dropped.", low=0, high=MOST_PIXELS, metavar="PX"),
+    ] = None
+    window: Annotated[
+        WindowName,
+        Setting("How tiles are weighted where they overlap; centre: a hard crop, no blending."),
+    ] = "linear"
+    blend: Annotated[BlendName, Setting("What is averaged where tiles overlap.")] = "logits"
+    tta: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Run every tile in 4 (flips or rot90) or 8 orientations (both), each also at these scales beside 1, as "
+            "scales=0.5:0.75:1.25, and average: a little better, as much slower.",
+            wanted="any of flips, rot90 and scales=0.5:0.75:1.25",
+            read=names_in,
+            check=_check_tta,
+            metavar="flips,rot90,scales=S:S",
+        ),
+    ] = ()
+    crf: Annotated[
+        DenseCrf | None,
+        Setting(
+            "Move the classes' borders to the image's edges: a DenseCRF with DeepLabv2's parameters, on the raster's "
+            "own grid. Takes long: 11 s per million pixels with 2 classes, 25 s with 20. Needs pip install "
+            "'aerial-seg[crf]'.",
+            wanted="a DenseCrf (True is DenseCrf())",
+            read=_crf,
+        ),
+    ] = None
+    confidence: Annotated[
+        bool, Setting("Also write OUT_confidence.tif: probability of the class that won.")
+    ] = False
+    probabilities: Annotated[bool, Setting("Also write OUT_probabilities.tif: one band per class.")] = False
+    stac: Annotated[bool, Setting("Also write OUT.json: a STAC Item with place, classes and provenance.")] = (
+        False
+    )
+    taken: Annotated[
+        str | None,
+        Setting(
+            "When the imagery was taken, for the STAC Item: 2024-05-03T10:00:00Z, or the first and the last time with "
+            "a slash between. Default: what the raster's tags tell, else when its file was written; the Item says "
+            "which.",
+            check=_check_taken,
+            flag="--datetime",
+            metavar="TIME[/TIME]",
+        ),
+    ] = None
+    force_gsd: Annotated[
+        bool, Setting("Go on where the pixel size is more than 4 times off the model's.")
+    ] = False
+    bands: Bands = ALL_BANDS
+    nodata: Nodata = None
+    georeferenced: Georeferenced = True
+    batch_size: Annotated[
+        int | None,
+        Setting(
+            "Tiles run at once; default: the model's, fewer where memory is short.",
+            low=1,
+            high=MOST_PIXELS,
+            metavar="N",
+        ),
+    ] = None
+    engine: NetworkEngine = "auto"
+    precision: NetworkPrecision = "auto"
+    max_memory: MemoryLimit = None
+    device: Device = "auto"
+    restart: Restart = False
+    overwrite: Overwrite = False
 
     @property
     def definition(self) -> Definition:
         """What the stream has to know of it."""
+        from aerial_seg.crf.blocks import BlockedCrf
+        from aerial_seg.inference.definition import Definition
+
         return Definition(
             window=self.window,
             blend=self.blend,
@@ -79,10 +179,14 @@ class PredictSettings:
     @property
     def engine_settings(self) -> EngineSettings:
         """What the predictor has to know of it."""
+        from aerial_seg.inference.engines.choose import EngineSettings
+
         return EngineSettings(engine=self.engine, precision=self.precision, device=self.device)
 
     def layers(self, classes: int) -> tuple[Layer, ...]:
         """The rasters that are made, as pieces of finished rows hold them."""
+        from aerial_seg.geo.outputs.segments import Layer
+
         wanted = [Layer("class", 1)]
         if self.confidence:
             wanted.append(Layer("confidence", 1))

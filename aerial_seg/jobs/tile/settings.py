@@ -3,35 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from aerial_seg.choices import Georeferenced, Nodata, Overwrite
 from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.jobs.tile.splits import Share, parse_share
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
+from aerial_seg.settings import MOST_PIXELS, Setting, settings
+
+if TYPE_CHECKING:
+    from aerial_seg.jobs.tile.splits import Share
 
 
+def _as_text(value: Any) -> Any:
+    """A fraction is taken as a number too."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _check_share(option: str, text: str) -> None:
+    from aerial_seg.jobs.tile.splits import parse_share
+
+    parse_share(text, option)
+
+
+@settings
 @dataclass(frozen=True, slots=True)
 class TileSettings:
-    """Say how to cut rasters into chips.
+    """How to cut rasters and labels into chips, and how to split these."""
 
-    chip_size: pixels of a chip's side. gsd: metres per pixel to resample to; None keeps the rasters' own.
-    split_by: `block` (squares of `block` × `block` chips) or `source` (whole rasters). val, test: a fraction, or a
-    glob on source file names. nodata: a value that means "not measured" in rasters that do not say so. bands: which
-    are read, what they are called, and what is stacked on the raster.
-    """
-
-    labels: LabelSettings = field(default_factory=LabelSettings)
-    chip_size: int = 512
-    gsd: float | None = None
-    split_by: str = "block"
-    block: int = 2
-    val: str = "0.15"
-    test: str = "0.15"
-    seed: int = 0
-    nodata: float | None = None
-    bands: BandChoice = ALL_BANDS
-    georeferenced: bool = True
-    overwrite: bool = False
+    labels: Annotated[LabelSettings, Setting("How labels are read.")] = field(default_factory=LabelSettings)
+    gsd: Annotated[
+        float | None,
+        Setting(
+            "Resample to M metres per pixel; without it the rasters keep their own.",
+            low=1e-9,
+            high=1e6,
+            metavar="M",
+        ),
+    ] = None
+    chip_size: Annotated[
+        int, Setting("Side of a chip.", low=1, high=MOST_PIXELS, mistyped_below=16, metavar="PX")
+    ] = 512
+    split_by: Annotated[
+        Literal["block", "source"],
+        Setting(
+            "What is never divided between training, validation and test: squares of chips, or whole rasters."
+        ),
+    ] = "block"
+    block: Annotated[int, Setting("Side of a split block.", low=1, high=MOST_PIXELS, metavar="CHIPS")] = 2
+    val: Annotated[
+        str,
+        Setting(
+            "Validation chips: a fraction, or the sources whose file name matches.",
+            wanted="a fraction from 0 to below 1, or a glob on file names",
+            read=_as_text,
+            check=partial(_check_share, "--val"),
+            metavar="FRACTION|GLOB",
+        ),
+    ] = "0.15"
+    test: Annotated[
+        str,
+        Setting(
+            "Test chips, likewise.",
+            wanted="a fraction from 0 to below 1, or a glob on file names",
+            read=_as_text,
+            check=partial(_check_share, "--test"),
+            metavar="FRACTION|GLOB",
+        ),
+    ] = "0.15"
+    seed: Annotated[int, Setting("Seed of the split.", low=0, high=2**63 - 1)] = 0
+    bands: Bands = ALL_BANDS
+    nodata: Nodata = None
+    georeferenced: Georeferenced = True
+    overwrite: Overwrite = False
 
     def shares(self) -> dict[str, Share]:
-        """What goes into `val` and `test`. Raises SettingsError for a fraction that is none."""
+        """What goes into `val` and `test`."""
+        from aerial_seg.jobs.tile.splits import parse_share
+
         return {"val": parse_share(self.val, "--val"), "test": parse_share(self.test, "--test")}

@@ -4,29 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from aerial_seg.errors import SettingsError
-from aerial_seg.geo.measures import Measure
-from aerial_seg.polygonize.cleaning.sieve import SieveReport
-from aerial_seg.polygonize.tracing.simplify import Method
+from aerial_seg.choices import Overwrite, SimplifyMethod
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.geo.measures import Measure, read_area, read_length
+from aerial_seg.settings import MOST_PIXELS, Setting, names_in, settings
+
+if TYPE_CHECKING:
+    from aerial_seg.polygonize.cleaning.sieve import SieveReport
 
 EVERY_CLASS = "all"
 _DEFAULT_TOLERANCE = Measure(1.5, "px")
+_AREA = "an area, as 25m2 or 100px"
+_LENGTH = "a length, as 1.5px or 0.8m"
 
 
+@settings
 @dataclass(frozen=True, slots=True)
 class CleanSettings:
-    """Say what is changed in the mask's pixels before they are traced; the mask file never is.
+    """What is changed in the mask's pixels before they are traced; the mask file never is."""
 
-    smooth_mask: side in pixels, odd, of a window whose commonest class every pixel takes; None leaves all.
-    fill_holes: smaller patches of other classes that lie in one patch of a written class take its class (px or m2).
-    min_area: patches below it join their largest neighbour (px or m2).
-    """
-
-    smooth_mask: int | None = None
-    fill_holes: Measure | None = None
-    min_area: Measure | None = None
+    min_area: Annotated[
+        Measure | None,
+        Setting(
+            "Merge smaller patches into their largest neighbours first.",
+            wanted=_AREA,
+            read=read_area,
+            metavar="25m2|100px",
+        ),
+    ] = None
+    fill_holes: Annotated[
+        Measure | None,
+        Setting(
+            "Give smaller patches of other classes that lie inside one polygon that polygon's class.",
+            wanted=_AREA,
+            read=read_area,
+            metavar="10m2|50px",
+        ),
+    ] = None
+    smooth_mask: Annotated[
+        int | None,
+        Setting(
+            "Before that, give every pixel the commonest class of the N × N pixels around it (3, 5, …).",
+            low=1,
+            high=MOST_PIXELS,
+            wanted="an odd number from 3 on",
+            metavar="N",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         for what, area in (("the smallest area", self.min_area), ("the largest hole", self.fill_holes)):
@@ -38,23 +64,60 @@ class CleanSettings:
             )
 
 
+@settings
 @dataclass(frozen=True, slots=True)
 class ShapeSettings:
-    """Say how patches become polygons.
+    """How patches become polygons."""
 
-    simplify: tolerance for the sides that two polygons share (px or m); 0 keeps the pixels' outlines. method: how.
-    smooth: corners of shared sides are cut. connectivity 8: patches that touch at corners are one feature.
-    split_grid: pixels; polygons are cut along a grid this wide. instances: classes whose touching objects are told
-    apart. regularize: classes whose outlines become right-angled where that fits.
-    """
-
-    simplify: Measure = _DEFAULT_TOLERANCE
-    method: Method = "douglas-peucker"
-    smooth: bool = False
-    connectivity: Literal[4, 8] = 4
-    split_grid: int | None = None
-    instances: tuple[str, ...] = ()
-    regularize: tuple[str, ...] = ()
+    simplify: Annotated[
+        Measure,
+        Setting(
+            "Straighten edges by about this much; shared edges stay shared, raster borders stay exact. 0 keeps the "
+            "pixels' outlines.",
+            wanted=_LENGTH,
+            read=read_length,
+            metavar="1.5px|0.8m|0",
+        ),
+    ] = _DEFAULT_TOLERANCE
+    method: Annotated[
+        SimplifyMethod,
+        Setting(
+            "Which vertices go: those near the new edge, or those of small triangles.",
+            flag="--simplify-method",
+        ),
+    ] = "douglas-peucker"
+    smooth: Annotated[bool, Setting("Cut the corners of shared edges; they stay shared.")] = False
+    connectivity: Annotated[
+        Literal[4, 8], Setting("8: patches that touch at corners are one feature of several polygons.")
+    ] = 4
+    split_grid: Annotated[
+        int | None,
+        Setting(
+            "Cut polygons along a grid this wide, so that a road network is not one giant polygon.",
+            low=1,
+            high=1_000_000_000,
+            wanted="a whole number of pixels from 16 on",
+            metavar="PX",
+        ),
+    ] = None
+    instances: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Classes whose touching objects are told apart: 'building'.",
+            wanted="names of classes",
+            read=names_in,
+            metavar="LIST",
+        ),
+    ] = ()
+    regularize: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Classes whose outlines become right-angled where that fits; column reg_status says where.",
+            wanted="names of classes",
+            read=names_in,
+            metavar="LIST",
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         if self.simplify.unit == "m2":
@@ -66,33 +129,65 @@ class ShapeSettings:
             raise SettingsError(f"{option} works on single polygons; leave --connectivity 8 out")
 
 
+def _check_format(name: str) -> None:
+    from aerial_seg.vectors.conversions import other_format
+    from aerial_seg.vectors.formats import FORMATS
+
+    known = [alias for form in FORMATS for alias in (form.name, *form.aliases)]
+    # A format that another tool makes of one of these is answered with its command, by who knows the output.
+    if name.lower() not in map(str.lower, known) and other_format(Path("layer"), name) is None:
+        raise SettingsError(f"it is not known, wanted one of {', '.join(known)}{did_you_mean(name, known)}")
+
+
+@settings
 @dataclass(frozen=True, slots=True)
 class LayerSettings:
-    """Say where polygons go. format: None = by the suffix. dst_crs: None = the mask's. layer: None = the file's stem.
+    """Where polygons go."""
 
-    append: to a layer that is there. overwrite: replace an existing output.
-    """
+    format: Annotated[
+        str | None,
+        Setting(
+            "Format, where the suffix does not tell: GPKG, Shapefile, GeoJSON, GeoJSONSeq, FlatGeobuf, Parquet, CSV.",
+            check=_check_format,
+            flag=("--of", "--output-format"),
+            metavar="FORMAT",
+        ),
+    ] = None
+    dst_crs: Annotated[
+        str | None,
+        Setting("CRS to write; by default the mask's (GeoJSON: WGS84).", metavar="EPSG:CODE"),
+    ] = None
+    layer: Annotated[
+        str | None, Setting("Name of the layer, by default that of the file.", metavar="NAME")
+    ] = None
+    append: Annotated[bool, Setting("Add to the layer that is there (GeoPackage, Shapefile).")] = False
+    overwrite: Overwrite = False
 
-    format: str | None = None
-    dst_crs: str | None = None
-    layer: str | None = None
-    append: bool = False
-    overwrite: bool = False
 
-
+@settings
 @dataclass(frozen=True, slots=True)
 class VectorizeSettings:
-    """Say how a mask becomes polygons.
+    """How a mask becomes polygons."""
 
-    classes: names of the classes to write; None = all that are not background; ("all",) = every class.
-    confidence: the raster of `predict --confidence`; None = the mask's own, where it lies beside it.
-    """
-
-    classes: tuple[str, ...] | None = None
-    confidence: Path | None = None
-    clean: CleanSettings = CleanSettings()
-    shape: ShapeSettings = ShapeSettings()
-    layer: LayerSettings = LayerSettings()
+    clean: Annotated[CleanSettings, Setting("What is changed before tracing.")] = CleanSettings()
+    shape: Annotated[ShapeSettings, Setting("How patches become polygons.")] = ShapeSettings()
+    classes: Annotated[
+        tuple[str, ...] | None,
+        Setting(
+            "Classes to write, 'building,road', or 'all' to include background; without it all but background.",
+            wanted="names of classes, or 'all'",
+            read=names_in,
+            metavar="LIST",
+        ),
+    ] = None
+    confidence: Annotated[
+        Path | None,
+        Setting(
+            "What predict --confidence wrote; by default MASK_confidence.tif, where it lies beside the mask.",
+            metavar="RASTER",
+        ),
+    ] = None
+    layer: Annotated[LayerSettings, Setting("Where polygons go.")] = LayerSettings()
 
     def __post_init__(self) -> None:
         if self.classes == ():

@@ -9,17 +9,17 @@ edges and a straight line leaves no other way out than past one of their lattice
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aerial_seg.choices import SimplifyMethod
 from aerial_seg.numba_kernels import Bytes, Floats64, Ints, inner, kernel
 from aerial_seg.polygonize.tracing.arcs import NOBODY, Arcs, Int32, Points
 from aerial_seg.polygonize.tracing.shortcut_check import farthest_from_start, is_free
 from aerial_seg.polygonize.tracing.visvalingam import remove_small_triangles
 
-Method = Literal["douglas-peucker", "visvalingam"]
 Bools = NDArray[np.bool_]
 
 
@@ -32,7 +32,7 @@ class Simplification:
     """
 
     tolerance: float = 0.0
-    method: Method = "douglas-peucker"
+    method: SimplifyMethod = "douglas-peucker"
     smooth: bool = False
 
     @property

@@ -19,9 +19,12 @@ from aerial_seg.errors import OutputError
 from aerial_seg.files.work import locked_work
 from aerial_seg.jobs import import_weights as import_room
 from aerial_seg.jobs.demo import demo
-from aerial_seg.jobs.export import ExportSettings, export
+from aerial_seg.jobs.export import export
 from aerial_seg.jobs.import_weights import import_weights
 from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.jobs.settings import ExportSettings
+from aerial_seg.jobs.tile import dataset_writer as assembly
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.train import train
 from aerial_seg.jobs.vectorize.job import vectorize

@@ -18,7 +18,7 @@ from laws import examples
 from rasterio.features import geometry_mask
 
 from aerial_seg.crf.blocks import BlockedCrf
-from aerial_seg.crf.dense import DenseCrf
+from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import AerialSegError, Interrupted, OutputError, SettingsError
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.inference.definition import Definition

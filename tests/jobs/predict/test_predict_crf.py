@@ -20,7 +20,8 @@ from aerial_seg.bands import normalise
 from aerial_seg.crf import blocks as crf_blocks
 from aerial_seg.crf import dense
 from aerial_seg.crf.blocks import BlockedCrf
-from aerial_seg.crf.dense import DenseCrf, refine
+from aerial_seg.crf.dense import refine
+from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import Interrupted, OutputError, SettingsError
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference import crf_rows

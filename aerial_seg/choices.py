@@ -1,0 +1,82 @@
+"""Choices and settings that several classes of settings share, each defined once."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.settings import MOST_PIXELS, Setting, byte_size
+
+WindowName = Literal["linear", "cosine", "gaussian", "centre"]
+BlendName = Literal["logits", "probabilities"]
+EngineName = Literal["auto", "eager", "compile", "onnx", "openvino"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+SimplifyMethod = Literal["douglas-peucker", "visvalingam"]
+
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:[0-9]{1,4})?")
+
+
+def check_device(name: str) -> None:
+    """Raises SettingsError for a text that names no device."""
+    if _DEVICE.fullmatch(name) is None:
+        raise SettingsError(
+            f"there is no such device, use auto, cpu, cuda or cuda:N{did_you_mean(name, ('auto', 'cpu', 'cuda'))}"
+        )
+
+
+Device = Annotated[
+    str,
+    Setting(
+        "Where the network runs.",
+        wanted="auto, cpu, cuda or cuda:N",
+        metavar="auto|cpu|cuda[:N]",
+        check=check_device,
+    ),
+]
+NetworkEngine = Annotated[
+    EngineName,
+    Setting(
+        "How the network runs; auto compiles it when there are tiles enough to pay for that. onnx and openvino run on "
+        "the CPU and need pip install 'aerial-seg[onnx]' or 'aerial-seg[openvino]'."
+    ),
+]
+NetworkPrecision = Annotated[
+    PrecisionName, Setting("Numbers the network computes in; auto takes what the hardware is fast at.")
+]
+Overwrite = Annotated[bool, Setting("Replace an existing output.")]
+Restart = Annotated[bool, Setting("Forget what an interrupted run of this output had finished.")]
+Georeferenced = Annotated[
+    bool,
+    Setting(
+        "Accept rasters without CRS and work in pixel coordinates; polygons of them lie where QGIS shows the raster, "
+        "row r at y = −r.",
+        flag="--no-georef",
+    ),
+]
+Nodata = Annotated[
+    float | None,
+    Setting(
+        "Pixel value that means 'not measured' where all bands have it; for undeclared collars.",
+        low=float("-inf"),
+        high=float("inf"),
+        may_be_nan=True,
+        wanted="a number, or nan",
+        metavar="FLOAT",
+    ),
+]
+MemoryLimit = Annotated[
+    int | None,
+    Setting(
+        "Memory the process may use, as 2GB or 800MB; the raster is then cut into column panels. The map does not "
+        "depend on it. Default: half of the machine's.",
+        low=1,
+        high=2**63 - 1,
+        wanted="an amount of memory, as 2GB or 800MB, or a number of bytes",
+        read=byte_size,
+        metavar="SIZE",
+    ),
+]
+ModelTile = Annotated[
+    int | None, Setting("Side of a tile; default: the model's.", low=1, high=MOST_PIXELS, metavar="PX")
+]
