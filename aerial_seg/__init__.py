@@ -111,10 +111,9 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
-    "BandChoice", "Raster", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
+    "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
-    "predict_scenes",
-    "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
+    "predict_scenes", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
+
 from . import console, options
+from .setting_options import from_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,11 +59,11 @@ Examples:
     )
     @click.argument("root", type=click.Path(path_type=Path))
     @_evaluation_options(name)
-    def evaluate(root: Path, model: Path, output: Path | None, as_json: bool, **given: object) -> None:
+    def evaluate(
+        root: Path, *, model: Path, output: Path | None, settings: BenchmarkSettings, as_json: bool
+    ) -> None:
         from aerial_seg.jobs.benchmark.job import benchmark
-        from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
 
-        settings = BenchmarkSettings(**given)  # type: ignore[arg-type]
         report = benchmark(name, root, model, output, settings, console.bar)
         if as_json:
             console.print_json({**report.as_json(), "folder": report.folder, "submission": report.submission})
@@ -72,42 +75,18 @@ Examples:
 
 def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     splits = {"voc": "val, train, trainval, trainaug, test"}.get(name, "val, train, test")
-    voc_only = [
-        click.option(
-            "--competition", type=click.Choice(["comp5", "comp6"]), default="comp6", show_default=True,
-            help="For VOC's archive: trained on VOC's own data only, or on any.",
-        )
-    ]  # fmt: skip
+    own = {
+        "split": {"help": f"One of {splits}; default: val."},
+        "submission": {"metavar": f"FILE.{_SUFFIXES[name]}"},
+    }
     added = [
         click.option(
             "--model", required=True, type=click.Path(path_type=Path), help="A model file (.safetensors)."
         ),
-        click.option(
-            "--protocol", metavar="NAME|FILE.toml",
-            help="How images are shown to the network and scores averaged; default: the model's architecture decides. "
-            "Shipped: fcn, deeplabv2, deeplabv2-crf, deeplabv3-os16, deeplabv3-os8, deeplabv3-os8-ms-flip, "
-            "deeplabv3-cityscapes-test, psp-ss, psp-ms, mmseg, semseg.",
-        ),
-        click.option("--split", metavar="NAME", help=f"One of {splits}; default: val."),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the results."),
-        click.option(
-            "--submission", metavar=f"FILE.{_SUFFIXES[name]}", type=click.Path(path_type=Path),
-            help="Also write the archive that the benchmark's server takes.",
-        ),
-        *(voc_only if name == "voc" else []),
-        click.option(
-            "--worst", type=options.COUNT, default=10, show_default=True, metavar="N",
-            help="Pictures of the images with the lowest scores.",
-        ),
-        click.option(
-            "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="fp32", show_default=True,
-            help="Numbers the network computes in.",
-        ),
-        click.option("--restart", is_flag=True, help="Forget what an interrupted run of this output had finished."),
-        options.device,
-        options.overwrite,
+        from_settings(BenchmarkSettings, without=() if name == "voc" else ("competition",), told=own),
         options.as_json,
-    ]  # fmt: skip
+    ]
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         for option in reversed(added):

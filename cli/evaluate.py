@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aerial_seg.geo.labels.settings import LabelSettings
+from aerial_seg.jobs.settings import ErrorMapSettings
+
 from . import console, options
+from .setting_options import from_settings, setting_option
 
 if TYPE_CHECKING:
-    from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.jobs.evaluate import EvaluateReport
 
 
@@ -26,7 +29,7 @@ Examples:
 )
 @click.argument("subject", metavar="MASK|MODEL", type=click.Path(path_type=Path))
 @click.argument("labels", nargs=-1, required=True, metavar="LABELS...")
-@options.label_options
+@from_settings(LabelSettings, "label_settings")
 @click.option(
     "--raster",
     "rasters",
@@ -47,11 +50,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Also write the scores with the confusion matrix as JSON.",
 )
-@click.option(
-    "--error-map", type=click.Path(path_type=Path), metavar="OUT.tif",
-    help="Also write where the mask errs: a raster on its grid with a band per class, 1 hit, 2 miss, 3 false alarm, "
-    "0 neither, nodata where nothing is labelled or mapped; names, counts and a QGIS style beside it.",
-)  # fmt: skip
+@setting_option(ErrorMapSettings, "path", required=False)
 @options.overwrite
 @options.as_json
 def command(
@@ -83,7 +82,6 @@ def command(
         evaluate_model_on_rasters,
     )
     from aerial_seg.jobs.predict.settings import PredictSettings
-    from aerial_seg.jobs.settings import ErrorMapSettings
 
     if output is not None:
         check_writable(output, overwrite=overwrite)

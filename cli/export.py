@@ -7,7 +7,10 @@ from pathlib import Path
 
 import click
 
+from aerial_seg.jobs.settings import ExportSettings
+
 from . import console, options
+from .setting_options import from_settings
 
 
 @click.command(
@@ -21,35 +24,13 @@ Examples:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="ONNX file to write (.onnx)."
 )
-@click.option(
-    "--tile-size",
-    type=options.PIXELS,
-    metavar="PIXELS",
-    help="Side of the input; by default the model's own tile size.",
-)
-@click.option(
-    "--normalise/--no-normalise", default=True, show_default=True,
-    help="Whether the file normalises pixels itself, or takes images that are normalised already.",
-)  # fmt: skip
-@click.option(
-    "--upsample/--no-upsample", default=True, show_default=True,
-    help="Whether the output has the input's size, or one value per cell of the network's logits.",
-)  # fmt: skip
-@click.option(
-    "--probabilities/--logits", default=True, show_default=True,
-    help="Whether the output is a probability per class, or the logits with the class bias added.",
-)  # fmt: skip
-@options.overwrite
+@from_settings(ExportSettings)
 @options.as_json
 def command(
     model: Path,
     *,
     output: Path,
-    tile_size: int | None,
-    normalise: bool,
-    upsample: bool,
-    probabilities: bool,
-    overwrite: bool,
+    settings: ExportSettings,
     as_json: bool,
 ) -> None:
     """Write a model as ONNX, for QGIS and other programs.
@@ -60,15 +41,7 @@ def command(
     others. Needs pip install 'aerial-seg[onnx]'.
     """
     from aerial_seg.jobs.export import export
-    from aerial_seg.jobs.settings import ExportSettings
 
-    settings = ExportSettings(
-        tile_size=tile_size,
-        normalise=normalise,
-        upsample=upsample,
-        probabilities=probabilities,
-        overwrite=overwrite,
-    )
     report = export(model, output, settings)
     console.notes(report.notes)
     if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import console, options
+from .setting_options import Whole
 
 if TYPE_CHECKING:
     from aerial_seg.jobs.models import ModelFacts
@@ -26,7 +27,7 @@ Examples:
 )
 @click.option(
     "--bands",
-    type=options.Whole(1, 10_000),
+    type=Whole(1, 10_000),
     default=3,
     show_default=True,
     metavar="N",
@@ -34,7 +35,7 @@ Examples:
 )
 @click.option(
     "--classes",
-    type=options.Whole(1, 255),
+    type=Whole(1, 255),
     default=2,
     show_default=True,
     metavar="N",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from . import console, options
-from .polygon_options import polygon_options
+from aerial_seg.jobs.vectorize.settings import VectorizeSettings
 
-if TYPE_CHECKING:
-    from aerial_seg.jobs.vectorize.settings import VectorizeSettings
+from . import console, options
+from .setting_options import from_settings
 
 
 @click.command(
@@ -25,7 +23,7 @@ Examples:
 )
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@polygon_options
+@from_settings(VectorizeSettings)
 @options.as_json
 def command(mask: Path, output: Path, *, settings: VectorizeSettings, as_json: bool) -> None:
     """Turn a mask into clean polygons.

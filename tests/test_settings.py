@@ -21,7 +21,7 @@ import aerial_seg
 from aerial_seg import choices
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings
-from aerial_seg.inference.engines.external import FOREIGN
+from aerial_seg.inference.engines.external import EXTERNAL
 from aerial_seg.settings import Definition, definitions, is_settings
 
 PUBLIC = {name: getattr(aerial_seg, name) for name in aerial_seg.__all__}
@@ -290,7 +290,7 @@ def test_recipes_made_in_python_are_told_like_settings(kind: Any) -> None:
 
 
 def test_the_engines_are_those_there_are() -> None:
-    assert set(get_args(choices.EngineName)) == {"auto", "eager", "compile", *FOREIGN}
+    assert set(get_args(choices.EngineName)) == {"auto", "eager", "compile", *EXTERNAL}
 
 
 def test_making_settings_loads_the_standard_library_alone(tmp_path: Path) -> None:

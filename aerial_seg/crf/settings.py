@@ -15,7 +15,7 @@ _LEAST_XY_STD, _LEAST_RGB_STD = 0.5, 0.1
 @settings
 @dataclass(frozen=True, slots=True)
 class DenseCrf:
-    """The field's parameters; the defaults are DeepLabv2's.
+    """Hold the field's parameters; the defaults are DeepLabv2's.
 
     Raises SettingsError for values that cannot work.
     Source: Krähenbühl and Koltun 2011, equation 3; the numbers: kazuto1011/deeplab-pytorch, configs/voc12.yaml.

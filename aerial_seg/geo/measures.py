@@ -19,7 +19,7 @@ _PATTERN = re.compile(r"(?P<number>[0-9.]+(?:e[-+]?[0-9]+)?)\s*(?P<unit>px|m2|mÂ
 @settings
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A number and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
+    """Hold a number and its unit: `px` (a length, or a count of pixels), `m` or `m2` on the ground."""
 
     number: Annotated[float, Setting("How many.", low=0)]
     unit: Annotated[Unit, Setting("Of what.")]

@@ -13,7 +13,7 @@ from aerial_seg.settings import Setting, settings
 @settings
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """What the ONNX file computes."""
+    """Say what the ONNX file computes."""
 
     tile_size: ModelTile = None
     normalise: Annotated[
@@ -43,7 +43,7 @@ class ExportSettings:
 @settings
 @dataclass(frozen=True, slots=True)
 class ErrorMapSettings:
-    """Where the error map goes, and whether it may replace one that is there."""
+    """Say where the error map goes, and whether it may replace one that is there."""
 
     path: Annotated[
         Path,

@@ -37,7 +37,7 @@ def _check_classes(classes: Mapping[int, str]) -> None:
 @settings
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """How to read labels."""
+    """Say how to read labels."""
 
     class_field: Annotated[
         str | None,

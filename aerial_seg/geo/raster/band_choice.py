@@ -33,7 +33,7 @@ def _comparable(name: str) -> str:
 @settings
 @dataclass(frozen=True, slots=True)
 class BandChoice:
-    """The bands to read, in order."""
+    """Say which bands to read, in which order."""
 
     numbers: Annotated[
         tuple[int, ...],
@@ -48,7 +48,7 @@ class BandChoice:
     names: Annotated[
         tuple[str, ...],
         Setting(
-            "What the chosen bands are called, one name each; else as the files call them.",
+            "Say which band is which, as red=1,green=2,nir=4: the names of the chosen bands, one each.",
             read=names_in,
             metavar="NAME=N,...",
             flag="--bands",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @settings
 @dataclass(frozen=True, slots=True)
 class BenchmarkSettings:
-    """How to evaluate a model on a benchmark."""
+    """Say how to evaluate a model on a benchmark."""
 
     protocol: Annotated[
         str | None,

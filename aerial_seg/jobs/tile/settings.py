@@ -29,7 +29,7 @@ def _check_share(option: str, text: str) -> None:
 @settings
 @dataclass(frozen=True, slots=True)
 class TileSettings:
-    """How to cut rasters and labels into chips, and how to split these."""
+    """Say how to cut rasters and labels into chips, and how to split these."""
 
     labels: Annotated[LabelSettings, Setting("How labels are read.")] = field(default_factory=LabelSettings)
     gsd: Annotated[

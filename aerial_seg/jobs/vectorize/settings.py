@@ -23,7 +23,7 @@ _LENGTH = "a length, as 1.5px or 0.8m"
 @settings
 @dataclass(frozen=True, slots=True)
 class CleanSettings:
-    """What is changed in the mask's pixels before they are traced; the mask file never is."""
+    """Say what is changed in the mask's pixels before they are traced; the mask file never is."""
 
     min_area: Annotated[
         Measure | None,
@@ -67,7 +67,7 @@ class CleanSettings:
 @settings
 @dataclass(frozen=True, slots=True)
 class ShapeSettings:
-    """How patches become polygons."""
+    """Say how patches become polygons."""
 
     simplify: Annotated[
         Measure,
@@ -142,7 +142,7 @@ def _check_format(name: str) -> None:
 @settings
 @dataclass(frozen=True, slots=True)
 class LayerSettings:
-    """Where polygons go."""
+    """Say where polygons go."""
 
     format: Annotated[
         str | None,
@@ -167,7 +167,7 @@ class LayerSettings:
 @settings
 @dataclass(frozen=True, slots=True)
 class VectorizeSettings:
-    """How a mask becomes polygons."""
+    """Say how a mask becomes polygons."""
 
     clean: Annotated[CleanSettings, Setting("What is changed before tracing.")] = CleanSettings()
     shape: Annotated[ShapeSettings, Setting("How patches become polygons.")] = ShapeSettings()

@@ -143,20 +143,27 @@ def test_native_bf16_is_read_from_the_processors_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
-    info = tmp_path / "cpuinfo"
-    monkeypatch.setattr(device, "_CPU_INFO", info)
+
+    def machine(name: str, text: str | None) -> None:
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        monkeypatch.setattr(device, "_CPU_INFO", tmp_path / name)
+
+    machine("none", None)
     assert not has_native_bf16(CPU)
-    info.write_text(f"model name : Some CPU: fast\n{flags}\n\nprocessor : 1\n")
+    machine("has it", f"model name : Some CPU: fast\n{flags}\n\nprocessor : 1\n")
     assert has_native_bf16(CPU)
     assert device.hardware_name(CPU).startswith("Some CPU: fast (")
-    info.write_text("flags : avx2 avx512f\n\nflags : avx512_bf16\n")
+    machine("only the second has it", "flags : avx2 avx512f\n\nflags : avx512_bf16\n")
     assert not has_native_bf16(CPU)
 
 
 def test_what_cannot_be_done_is_told_with_a_remedy(small: TrainedModel) -> None:
     with pytest.raises(SettingsError, match="fp16 needs a CUDA device; use --precision"):
         predictor(small, EngineSettings(precision="fp16", device="cpu"))
-    with pytest.raises(SettingsError, match=r"'compiled'; did you mean 'compile'.* auto, eager, compile"):
+    with pytest.raises(
+        SettingsError, match=r"'compiled', wanted one of auto, eager, compile.*did you mean 'compile'"
+    ):
         EngineSettings(engine="compiled")
     with pytest.raises(SettingsError, match="auto, fp32, bf16, fp16"):
         EngineSettings(precision="int8")

@@ -22,9 +22,7 @@ from aerial_seg.jobs.demo import demo
 from aerial_seg.jobs.export import export
 from aerial_seg.jobs.import_weights import import_weights
 from aerial_seg.jobs.predict.job import predict
-from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ExportSettings
-from aerial_seg.jobs.tile import dataset_writer as assembly
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.train import train
 from aerial_seg.jobs.vectorize.job import vectorize

@@ -52,9 +52,8 @@ def patchy_image(seed: int, height: int, width: int, scale: int = 4) -> np.ndarr
     """Two bands of even patches with a little noise, and a rectangle of nodata."""
     random = np.random.default_rng(seed)
     coarse = random.integers(20, 236, (2, -(-height // scale), -(-width // scale)))
-    image = coarse.repeat(scale, 1).repeat(scale, 2)[:, :height, :width] + random.integers(
-        -9, 10, (2, height, width)
-    )
+    noise = random.integers(-9, 10, (2, height, width))
+    image = coarse.repeat(scale, 1).repeat(scale, 2)[:, :height, :width] + noise
     top, left = random.integers(0, height), random.integers(0, width)
     image[:, top : top + height // 3, left : left + width // 3] = NODATA
     return image.astype(np.uint8)

@@ -75,7 +75,6 @@ class TestFailures:
                 "2.tif has bands 2, but .* has 3; one dataset needs one",
             ),
             ([image], polygons, replace(SETTINGS, labels=words), "did you mean 'kind'"),
-            ([image], polygons, replace(SETTINGS, val="1.5"), "--val 1.5 is not a fraction"),
             ([image], polygons, replace(SETTINGS, val="0.5", test="0.5"), "leave nothing for training"),
             ([image], polygons, replace(SETTINGS, test="*"), "leave at least one for training"),
             ([tmp_path / "gone.tif"], polygons, SETTINGS, "gone.tif does not exist"),
