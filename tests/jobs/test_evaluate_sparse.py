@@ -22,7 +22,8 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.evaluate import ErrorMapSettings, EvaluateReport, evaluate_mask
+from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
+from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.legend import Legend, make_legend
 
 SIDE, WEST, NORTH = 6_000, 500_000.0, 5_200_000.0
