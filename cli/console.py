@@ -6,6 +6,7 @@ steer a terminal.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from aerial_seg.legend import Legend
     from aerial_seg.metrics import Scores
     from aerial_seg.progress import ProgressBar
+
+
+def write_every_letter() -> None:
+    """What stdout's encoding has no letter for is written out, as \\u2192, where Python would stop with an error.
+
+    On Windows a file or a pipe takes the letters of one region.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def bar(label: str, *, total: int, unit: str) -> ProgressBar:

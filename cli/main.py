@@ -127,6 +127,7 @@ def group(context: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: an error is one line on stderr, never a traceback unless --debug asks for it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    console.write_every_letter()
     with termination_interrupts():
         code = exit_code_of(_run, words)
     if code:

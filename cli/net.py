@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 import traceback
 import warnings
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import click
 
 from aerial_seg.errors import AerialSegError, FileNote, Incomplete, KeptNote
+from aerial_seg.files.operating_system import shell_line
 from aerial_seg.printable import shortened
 
 from . import console
@@ -125,7 +125,7 @@ def _words(error: Exception, session: Session) -> str:
             f"its disk{_and_kept(error)}"
         )
     again = shortened(
-        shlex.join(["aerial-seg", "--debug", *(w for w in session.words if w != "--debug")]), 300
+        shell_line(["aerial-seg", "--debug", *(w for w in session.words if w != "--debug")]), 300
     )
     return (
         f"{session.command or 'aerial-seg'} stopped{place} with {what}; this is a defect of aerial-seg: please report "

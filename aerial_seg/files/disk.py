@@ -85,15 +85,6 @@ def nearest_folder(path: Path) -> Path:
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
-def sync(path: Path) -> None:
-    """Put the file's content, or the folder's list of names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def usual_mode(folder: Path) -> int:
     """Return the permissions that the umask (or the folder's own rules) gives to a new file in `folder`."""
     probe = folder / f".mode-{os.getpid()}"

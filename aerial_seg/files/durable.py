@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aerial_seg.errors import OutputError
-from aerial_seg.files.disk import sync, write_failure
+from aerial_seg.files.disk import write_failure
+from aerial_seg.files.operating_system import replace, sync
 
 __all__ = ["disk_errors", "failure", "settle", "settled_file", "sync"]
 
@@ -41,7 +42,7 @@ def settled_file(
 def settle(draft: Path, final: Path) -> None:
     """Put the draft, which lies in the same folder, on the disk and give it the name `final`. Raises OSError."""
     sync(draft)
-    draft.replace(final)
+    replace(draft, final)
     sync(final.absolute().parent)
 
 

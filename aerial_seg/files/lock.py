@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files import operating_system
+from aerial_seg.files.operating_system import NoLocksError, try_lock, unlock
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _TRIES = 100
+_PAUSE = 0.01
 
 
 @contextmanager
@@ -26,30 +23,35 @@ def held(path: Path, final: Path) -> Iterator[None]:
     Its folder is made where it is missing. Raises OutputError when another run holds it for `final`, or where the
     file system knows no locks; OSError where the file cannot be made.
     """
-    release = _take_flock(path, final) if fcntl is not None else _take_filelock(path, final)
+    descriptor = _take(path, final)
     try:
         yield
     finally:
-        release()
+        unlock(descriptor)
+        os.close(descriptor)
+        if operating_system.WINDOWS:
+            _leave_none(path)
 
 
-def _take_flock(path: Path, final: Path) -> Callable[[], None]:
-    # filelock's promise ends where the file is deleted: another run may hold the deleted one, and a third the new one.
-    for _ in range(_TRIES):
+def _take(path: Path, final: Path) -> int:
+    # A lock's promise ends where its file is deleted: another run may hold the deleted one, and a third the new one.
+    for left in reversed(range(_TRIES)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # its holder has just ended and taken the folder away
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise _busy(final) from error
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in _NO_LOCKS:
+        except PermissionError:
+            if not (operating_system.WINDOWS and left):
                 raise
+            time.sleep(_PAUSE)  # how Windows says that the file is going away at this moment
+            continue
+        try:
+            if not try_lock(descriptor):
+                os.close(descriptor)
+                raise _busy(final)
+        except NoLocksError as error:
+            os.close(descriptor)
             with suppress(OSError):
                 path.unlink()
                 path.parent.rmdir()
@@ -57,36 +59,34 @@ def _take_flock(path: Path, final: Path) -> Callable[[], None]:
                 f"the file system of {path.parent.parent} knows no locks ({error.strerror}), so two runs could write "
                 f"{final.name} at once; choose an output on another disk"
             ) from error
+        except OSError:
+            os.close(descriptor)
+            raise
         if _is_there(descriptor, path):
-            return lambda: _release(descriptor)
+            return descriptor
         os.close(descriptor)
     raise _busy(final)
 
 
-def _release(descriptor: int) -> None:
-    # Not by closing alone: a process that was forked meanwhile shares the lock.
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
-
-
 def _is_there(descriptor: int, path: Path) -> bool:
-    """Whether the locked file is still the one of that name."""
+    """Whether the locked file is still the one of that name; Windows deletes none that is open."""
+    if operating_system.WINDOWS:
+        return True
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _take_filelock(path: Path, final: Path) -> Callable[[], None]:
-    from filelock import FileLock, Timeout
+def _leave_none(path: Path) -> None:
+    """The lock file and its folder are gone if nothing else lies there: on Windows nobody deletes it while it is held.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)  # nobody can delete it there while it is open
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise _busy(final) from error
-    return lambda: lock.release()
+    Nor while another run has it open, which is then the one that does this.
+    """
+    with suppress(OSError):
+        if [entry.name for entry in path.parent.iterdir()] == [path.name]:
+            path.unlink()
+            path.parent.rmdir()
 
 
 def _busy(final: Path) -> OutputError:

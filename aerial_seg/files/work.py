@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import OutputError
-from aerial_seg.files.disk import sync, usual_mode, write_failure
+from aerial_seg.files.disk import usual_mode, write_failure
 from aerial_seg.files.durable import settle
 from aerial_seg.files.lock import held
+from aerial_seg.files.operating_system import replace, sync
 
 RESULT = "result"
 """Folder of the finished files inside the work folder, until they take their place."""
@@ -120,7 +121,7 @@ def place(work: Path, moves: Sequence[Move], retire: Iterable[Path] = ()) -> Non
         "retire": [{"file": file.name, "is": _identity(file)} for file in retire if _identity(file)],
     }
     draft = work / (PLAN + ".partial")
-    draft.write_text(json.dumps(plan), encoding="utf-8")
+    draft.write_text(json.dumps(plan), encoding="utf-8", newline="\n")
     settle(draft, work / PLAN)
     _carry_out(work, plan)
 
@@ -140,7 +141,8 @@ def was_placed(final: Path, file: Path) -> bool:
 def remember(work: Path, files: Iterable[Path]) -> None:
     """Let `was_placed` know of these files, too, which belong to the run but were placed from another work folder."""
     draft = work / (PLACED + ".partial")
-    draft.write_text(json.dumps({str(file.absolute()): _identity(file) for file in files}), encoding="utf-8")
+    placed = {str(file.absolute()): _identity(file) for file in files}
+    draft.write_text(json.dumps(placed), encoding="utf-8", newline="\n")
     settle(draft, work / PLACED)
 
 
@@ -168,7 +170,7 @@ def _carry_out(work: Path, plan: Plan) -> None:
                 continue  # placed before the kill
             _set_aside(target, old)
             done.append((source, target))
-            source.replace(target)
+            replace(source, target)
         for entry in plan["retire"]:
             file = work.parent / entry["file"]
             if _identity(file) == entry["is"]:
@@ -188,7 +190,7 @@ def _set_aside(target: Path, old: Path) -> None:
     """What lies at `target` lies in `old`, too; a folder only there, because it cannot be replaced in one step."""
     aside = old / target.name
     if target.is_dir() and not target.is_symlink():
-        target.replace(aside)
+        replace(target, aside)
         return
     if os.path.lexists(target):
         aside.unlink(missing_ok=True)
@@ -203,9 +205,9 @@ def _undo(done: Sequence[tuple[Path, Path]], old: Path) -> None:
         aside = old / target.name
         with suppress(OSError):
             if source.name != "none" and not source.exists():
-                target.replace(source)
+                replace(target, source)
             if os.path.lexists(aside):
-                aside.replace(target)
+                replace(aside, target)
 
 
 def _identity(path: Path) -> list[int] | None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.files.operating_system import cpu_facts
 from aerial_seg.models.pending import Logits, Pending
 
 OutOfMemory = torch.cuda.OutOfMemoryError
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_INFO = Path("/proc/cpuinfo")
 _NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """CPU flags of units that multiply bfloat16: two of x86, one of ARM."""
 
@@ -69,14 +67,18 @@ def has_native_bf16(device: torch.device) -> bool:
 
 def has_matrix_units() -> bool:
     """Whether this CPU multiplies whole tiles of bfloat16 at once (AMX)."""
-    return "amx_bf16" in _cpu_flags()
+    flags = _cpu_flags()
+    if flags:
+        return "amx_bf16" in flags
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # the system keeps no list
+    return bool(asked is not None and asked())
 
 
 def hardware_name(device: torch.device) -> str:
     """The GPU's name; the CPU's with the instruction set in use, which a virtual machine's model name does not tell."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = _cpu_facts().get("model name") or platform.processor() or platform.machine()
+    name = cpu_facts().get("model name") or platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
@@ -211,21 +213,6 @@ def transfer(device: torch.device) -> CpuTransfer | CudaTransfer:
     return CudaTransfer(device) if device.type == "cuda" else CpuTransfer()
 
 
-def _cpu_facts() -> Mapping[str, str]:
-    """What Linux says of its first processor; empty elsewhere."""
-    return _facts_in(_CPU_INFO)
-
-
-@cache
-def _facts_in(file: Path) -> Mapping[str, str]:
-    # Asked for each of thousands of scenes; a machine does not change its processor.
-    if not file.is_file():
-        return {}
-    first = file.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _cpu_flags() -> set[str]:
-    facts = _cpu_facts()
+    facts = cpu_facts()
     return set((facts.get("flags") or facts.get("Features") or "").split())

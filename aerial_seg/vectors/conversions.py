@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from aerial_seg.files.operating_system import shell_line
 
 _LONLAT = ("-t_srs", "EPSG:4326")
 
@@ -69,7 +68,7 @@ def how_to_make(other: OtherFormat, path: Path, layer: str | None = None) -> str
         command = ["ogr2ogr", "-f", other.driver, *other.options, _as_argument(target), _as_argument(source)]
         command += _chosen(other, layer or path.stem)
     note = f" ({other.note})" if other.note else ""
-    return f"write {source.name} and make it of that{note}: {_shell_line(command)}"
+    return f"write {source.name} and make it of that{note}: {shell_line(command)}"
 
 
 def _chosen(other: OtherFormat, layer: str) -> list[str]:
@@ -84,7 +83,3 @@ def _as_argument(path: Path) -> str:
     """A name that begins with a dash would be an option."""
     text = str(path)
     return f".{os.sep}{text}" if text.startswith("-") else text
-
-
-def _shell_line(words: Sequence[str]) -> str:
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

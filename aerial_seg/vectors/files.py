@@ -12,6 +12,7 @@ import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files import operating_system
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.names import check_output, ogr_name
 from aerial_seg.files.work import place, was_placed
@@ -217,7 +218,7 @@ def publish(work: Path, drafts: Sequence[Path], path: Path, form: VectorFormat) 
         place(work, moves, retire=retired)
     except PermissionError as error:
         # Windows does not replace a file that a program has open; elsewhere it is the folder that refuses.
-        if os.name != "nt":
+        if not operating_system.WINDOWS:
             raise
         raise _in_use(Path(error.filename2 or path)) from error
     return tuple(

@@ -103,7 +103,7 @@ class TestLock:
                 third[0].__enter__()
             honest(descriptor, how)
 
-        monkeypatch.setattr(lock.fcntl, "flock", slow)
+        monkeypatch.setattr(fcntl, "flock", slow)
         with pytest.raises(OutputError, match="being written"), locked_work(final):
             pytest.fail("two runs write one output")
         third[0].__exit__(None, None, None)
@@ -140,7 +140,7 @@ class TestLock:
         def refuse(descriptor: int, how: int) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+        monkeypatch.setattr(fcntl, "flock", refuse)
         with (
             pytest.raises(OutputError, match=r"knows no locks \(No locks available\)") as told,
             locked_work(tmp_path / "new" / "map.tif"),

@@ -12,7 +12,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files import durable
-from aerial_seg.files.disk import is_full, nearest_folder, sync
+from aerial_seg.files.disk import is_full, nearest_folder
+from aerial_seg.files.operating_system import sync
 
 __all__ = ["disk_errors", "require_written", "settled_file", "sync"]
 

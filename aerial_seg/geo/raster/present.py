@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError
 from aerial_seg.files.names import check_address, check_input, shown
+from aerial_seg.files.operating_system import shell_line
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.raster.remote import gdal_name
 
@@ -61,4 +61,4 @@ def which_inside(dataset: DatasetReader) -> str:
     if not names:
         return "wanted a GeoTIFF, VRT or another format of rasters"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"name one of its subdatasets: {', '.join(map(shlex.quote, names[:_LISTED]))}{more}"
+    return f"name one of its subdatasets: {', '.join(shell_line([name]) for name in names[:_LISTED])}{more}"

@@ -252,6 +252,6 @@ def _fall_back(choice: Choice, problem: str) -> Choice:
 
 def _not_compiled(problem: str) -> str:
     return (
-        f"engine eager: compiling does not work here ({problem}); install a C++ compiler (g++ or clang++) if it is "
-        "missing, or pass --engine eager"
+        f"engine eager: compiling does not work here ({problem}); install a C++ compiler (g++, clang++ or Visual "
+        "Studio's) if it is missing, or pass --engine eager"
     )

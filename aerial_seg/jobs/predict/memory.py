@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -18,6 +17,7 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.files.disk import human_bytes, nearest_folder
+from aerial_seg.files.operating_system import peak_while
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.covered import BLOCK, Extent
@@ -224,19 +224,6 @@ def resident_bytes() -> int:
 def _process(number: int) -> psutil.Process:
     # Asked for each of thousands of scenes: to find the process takes longer than to read its memory.
     return psutil.Process(number)
-
-
-def peak_while(work: Callable[[], object]) -> int:
-    """Measure the most bytes that the process held during this call; or since it began, where no system tells."""
-    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if os.access(forget, os.W_OK):
-        forget.write_text("5")
-        work()
-        held = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(held.split()[1]) * 1024
-    work()
-    info = psutil.Process().memory_info()
-    return int(getattr(info, "peak_wset", info.rss))
 
 
 def disk_bytes(memory_model: MemoryModel) -> int:

@@ -12,6 +12,7 @@ from engine_models import CPU, FP32, images, predictor
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.files import operating_system
 from aerial_seg.inference.engines import choose as engine
 from aerial_seg.inference.engines import torch_compile as compiling
 from aerial_seg.inference.engines.choose import COMPILE_PAYS, EngineSettings, choose
@@ -147,7 +148,7 @@ def test_native_bf16_is_read_from_the_processors_flags(
     def machine(name: str, text: str | None) -> None:
         if text is not None:
             (tmp_path / name).write_text(text)
-        monkeypatch.setattr(device, "_CPU_INFO", tmp_path / name)
+        monkeypatch.setattr(operating_system, "CPU_INFO", tmp_path / name)
 
     machine("none", None)
     assert not has_native_bf16(CPU)

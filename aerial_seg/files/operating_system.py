@@ -1,0 +1,208 @@
+"""What Linux, macOS and Windows do differently, each difference in one place.
+
+Windows keeps whoever has a file open safe from others: it is neither replaced nor deleted then, not even by a program
+that has it open itself. Folders cannot be synced there, names have fewer letters, and nobody forks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+WINDOWS = sys.platform == "win32"
+CPU_INFO = Path("/proc/cpuinfo")
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+_PATIENCE = 2.0
+"""Seconds: virus scanners and indexers of Windows look into a new file for a moment."""
+_PAUSE = 0.05
+
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+_DEVICES = re.compile(
+    r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE | re.DOTALL
+)
+_LONGEST_PATH = 259
+"""UTF-16 units of a path that every program of Windows opens."""
+
+
+class NoLocksError(OSError):
+    """The file system has no locks."""
+
+
+def sync(path: Path) -> None:
+    """The file's content, or the folder's list of names, is on the disk; Windows has no way to ask for the latter."""
+    if WINDOWS and path.is_dir():
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(source: Path, target: Path) -> None:
+    """What lies at `source` lies at `target`, in one step; a file that was there is gone.
+
+    On Windows it is tried again for a while: others may look into either file just now.
+    """
+    until = time.monotonic() + (_PATIENCE if WINDOWS else 0.0)
+    while True:
+        try:
+            source.replace(target)
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def try_lock(descriptor: int) -> bool:
+    """Whether the open file is this process's alone now, until `unlock` or the process's end, however that comes.
+
+    Raises NoLocksError where the file system knows none.
+    """
+    try:
+        if WINDOWS:
+            windows = _system_module("msvcrt")
+            windows.locking(descriptor, windows.LK_NBLCK, 1)
+        else:
+            posix = _system_module("fcntl")
+            posix.flock(descriptor, posix.LOCK_EX | posix.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if WINDOWS and isinstance(error, PermissionError):
+            return False
+        if error.errno in _NO_LOCKS:
+            raise NoLocksError(error.errno, error.strerror) from error
+        raise
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Others may lock the file. Not by closing alone: a process that was forked meanwhile shares the lock."""
+    if WINDOWS:
+        windows = _system_module("msvcrt")
+        windows.locking(descriptor, windows.LK_UNLCK, 1)
+    else:
+        posix = _system_module("fcntl")
+        posix.flock(descriptor, posix.LOCK_UN)
+
+
+def _system_module(name: str) -> Any:
+    # By name: a type checker knows the one or the other only for its own system.
+    return import_module(name)
+
+
+def name_problem(path: str) -> str | None:
+    """What keeps Windows from making a file of this path under just that name; None elsewhere, and where nothing does.
+
+    It drops dots and blanks at the end of a name, writes `a:b` invisibly into `a`, and NUL nowhere, without a word.
+    """
+    if not WINDOWS:
+        return None
+    whole = PureWindowsPath(path)
+    for name in whole.parts[1 if whole.anchor else 0 :]:
+        found = _FORBIDDEN.search(name)
+        if found is not None:
+            letter = found[0] if found[0].isprintable() else f"U+{ord(found[0]):04X}"
+            return f"'{name}' holds {letter}, which no name has on Windows"
+        if _DEVICES.fullmatch(name):
+            return f"'{name}' is the name of a device on Windows"
+        if name not in (".", "..") and name[-1] in ". ":
+            return f"'{name}' ends in a {'dot' if name[-1] == '.' else 'blank'}, which Windows drops"
+    return None
+
+
+def longest_path() -> int | None:
+    """UTF-16 units that a path may have on Windows; None where there is no such limit."""
+    return _LONGEST_PATH if WINDOWS and not _takes_long_paths() else None
+
+
+def _takes_long_paths() -> bool:
+    try:
+        registry = _system_module("winreg")
+        with registry.OpenKey(
+            registry.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        ) as key:
+            return bool(registry.QueryValueEx(key, "LongPathsEnabled")[0])
+    except (ImportError, OSError):
+        return False
+
+
+def longest_name(folder: str, usual: int) -> int:
+    """Bytes that a name in this folder may have; `usual` where the system does not say."""
+    ask = getattr(os, "pathconf", None)
+    if ask is None:
+        return usual
+    try:
+        return int(ask(folder, "PC_NAME_MAX"))
+    except (OSError, ValueError):
+        return usual
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether `A` and `a` are one name in this folder, which exists: mostly so on Windows and macOS."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        other = place.with_name(place.name.swapcase()) if place.name else place
+        if other.name != place.name:
+            with suppress(OSError):
+                return place.samefile(other)
+            return False
+    return WINDOWS
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """The words as a line that this system's shell takes apart into them again."""
+    if not WINDOWS:
+        return shlex.join(words)
+    from subprocess import list2cmdline
+
+    return list2cmdline(words)
+
+
+def peak_while(work: Callable[[], object]) -> int:
+    """The most bytes that the process held during this call; since it began where the system tells no better."""
+    import psutil
+
+    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if os.access(forget, os.W_OK):
+        forget.write_bytes(b"5")
+        work()
+        held = next(
+            line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+        )
+        return int(held.split()[1]) * 1024
+    work()
+    info = psutil.Process().memory_info()
+    if sys.platform == "darwin":
+        resource = _system_module("resource")
+        return max(int(info.rss), int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    return int(getattr(info, "peak_wset", info.rss))
+
+
+def cpu_facts() -> Mapping[str, str]:
+    """What Linux says of its first processor; empty elsewhere."""
+    return _facts_in(CPU_INFO)
+
+
+@cache
+def _facts_in(file: Path) -> Mapping[str, str]:
+    # Asked for each of thousands of scenes; a machine does not change its processor.
+    if not file.is_file():
+        return {}
+    first = file.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
