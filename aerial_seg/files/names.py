@@ -8,6 +8,7 @@ that goes through here means the file of that name, whatever it is, or ends in o
 from __future__ import annotations
 
 import errno
+import ntpath
 import os
 import re
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError
+from aerial_seg.files import operating_system
 
 ROOM = 40
 """Bytes kept free at the end of an output's name, for what is derived from it: OUT_probabilities.tif.partial, say."""
@@ -33,6 +35,11 @@ _ORDER = "<VRTDataset"
 _PLAIN = re.compile(r"[\w.\-][^:]*")
 """Relative names that nothing takes for anything else."""
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_HALF_ROOTED = re.compile(r"[A-Za-z]:(?![\\/])")
+"""`C:a.tif`, the file in the folder that the drive C is at: GDAL takes it, Python's own joining does not."""
+_TURNED = re.compile(r"\\vsi\w+\\|(/vsicurl/)?(https?|s3|gs|az):[\\/]", re.IGNORECASE)
+"""How what has slashes on every system begins when a Path of Windows has turned them around."""
+_PARSED_ON_WINDOWS = re.compile(r"[!;#]")
 _ADDRESS = re.compile(r"(https?|s3|gs|az):([\\/]+)(.*)", re.IGNORECASE | re.DOTALL)
 _MARKS = re.compile(r"[!;?#\\\x00-\x1f\x7f]")
 """Letters that pyogrio, or GDAL beneath it, may parse wherever in a name they stand."""
@@ -45,12 +52,31 @@ def exact(path: Path | str) -> str:
 
     What GDAL reads through its virtual file systems (/vsi…) stays as it is.
     """
-    text = str(path)
+    text = as_typed(path)
+    if operating_system.WINDOWS:
+        return _exact_on_windows(text)
     if text.startswith("//"):
         return "/" + text.lstrip("/")  # one and the same folder here, a host for who parses addresses
-    if text.startswith("/") or _PLAIN.fullmatch(text) or (os.name == "nt" and _DRIVE.match(text)):
+    if text.startswith("/") or _PLAIN.fullmatch(text):
         return text
     return "./" + text.removeprefix("./")
+
+
+def _exact_on_windows(text: str) -> str:
+    r"""As `exact`: with a drive (C:\) or a server (\\server\share) a name is whole, and none holds another colon."""
+    if text.startswith(("/", "\\")) or _DRIVE.match(text) or _PLAIN.fullmatch(text):
+        return text
+    if _HALF_ROOTED.match(text):
+        return ntpath.abspath(text)
+    return "./" + text.removeprefix("./").removeprefix(".\\")
+
+
+def as_typed(path: Path | str) -> str:
+    """The name with the slashes that an address or a name of GDAL's has: a Path of Windows has turned them around."""
+    text = str(path)
+    if operating_system.WINDOWS and _TURNED.match(text):
+        return text.replace("\\", "/")
+    return text
 
 
 class OgrName:
@@ -96,7 +122,11 @@ def writing_folder(folder: Path) -> Iterator[Path]:
     where even that is.
     """
     whole = Path(exact(folder.absolute()))
-    if os.name == "nt" or is_plain(str(whole)):
+    if operating_system.WINDOWS:
+        _require_unparsed_on_windows(str(whole))
+        yield whole
+        return
+    if is_plain(str(whole)):
         yield whole
         return
     with tempfile.TemporaryDirectory(prefix="aerial-seg-") as place:
@@ -108,6 +138,18 @@ def writing_folder(folder: Path) -> Iterator[Path]:
             )
         link.symlink_to(whole, target_is_directory=True)
         yield link
+
+
+def _require_unparsed_on_windows(folder: str) -> None:
+    """Raises OutputError for a folder that pyogrio parses: links need a privilege there, but drives are left alone."""
+    parsed = _PARSED_ON_WINDOWS.search(folder) is not None
+    if _DRIVE.match(folder):
+        parsed = folder.partition("!")[0].endswith(".zip")
+    if parsed:
+        raise OutputError(
+            f"{shown(folder)} holds one of ! ; # in its name, which pyogrio does not take as it is; map the server's "
+            "folder to a drive letter (net use), or choose another output"
+        )
 
 
 def split_layer(text: Path | str) -> tuple[str, str]:
@@ -151,6 +193,9 @@ def check_input(path: Path | str) -> None:
 def check_output(path: Path | str) -> None:
     """Raises OutputError unless a file or folder of this name, and all that is derived from it, can be made."""
     text, remedy = str(path), "choose another output"
+    problem = operating_system.name_problem(text)
+    if problem is not None:
+        raise OutputError(f"{shown(text)} cannot be made: {shown(problem)}; {remedy}")
     whole = os.path.abspath(text)  # noqa: PTH100 - Path.absolute keeps `..`
     _check(whole, OutputError, remedy)
     _check_reachable(whole, OutputError, remedy)
@@ -164,6 +209,21 @@ def check_output(path: Path | str) -> None:
         raise OutputError(
             f"…{shown(whole[-60:])} is a path of {len(os.fsencode(whole)):,} bytes, wanted at most "
             f"{_LONGEST_OUTPUT:,} for an output; {remedy}"
+        )
+    _check_room_on_windows(whole, len(name), remedy)
+
+
+def _check_room_on_windows(whole: str, name: int, remedy: str) -> None:
+    """Raises OutputError where the files of the work folder, OUT.work/result/OUT_probabilities.tif.partial, say, would
+    have paths that most programs of Windows cannot open.
+    """
+    longest = operating_system.longest_path()
+    room = name + ROOM + len(".work/result/")
+    if longest is not None and len(whole) + room > longest:
+        raise OutputError(
+            f"…{shown(whole[-60:])} is a path of {len(whole)} letters, wanted at most {longest - room}, so that there "
+            "is room for the files derived from it; enable long paths in Windows (LongPathsEnabled), or "
+            + remedy
         )
 
 
@@ -211,10 +271,7 @@ def _longest_name(folder: str) -> int:
     """Bytes that a name in the folder may have, or in the nearest folder above it that is there."""
     while folder != os.path.dirname(folder) and not os.path.isdir(folder):  # noqa: PTH112, PTH120
         folder = os.path.dirname(folder)  # noqa: PTH120
-    try:
-        return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):
-        return _LONGEST_NAME
+    return operating_system.longest_name(folder, _LONGEST_NAME)
 
 
 def check_address(text: Path | str) -> None:
@@ -222,7 +279,7 @@ def check_address(text: Path | str) -> None:
 
     A file of this machine that has exactly this name is no address.
     """
-    found = _ADDRESS.match(str(text))
+    found = _ADDRESS.match(as_typed(text))
     if found is None or os.path.lexists(text):
         return
     scheme, slashes, rest = found[1].lower(), found[2], found[3]

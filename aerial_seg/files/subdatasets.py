@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aerial_seg.files import operating_system
+from aerial_seg.files.names import as_typed
+
 _PREFIXES = frozenset((
     "NETCDF", "HDF5", "BAG", "S102", "S104", "S111", "GPKG", "GTIFF_DIR", "HDF4_SDS", "HDF4_EOS", "NITF_IM",
     "NITF_TOC_ENTRY", "ECRG_TOC_ENTRY", "PDF", "PDS4", "DIMAP", "ADRG", "RASTERLITE", "DERIVED_SUBDATASET",
@@ -58,13 +61,15 @@ def find_subdataset(path: Path | str) -> Subdataset | None:
     Whether the file is there is not looked at, but where the text can be cut in several ways, the file that is there
     counts.
     """
-    text = str(path)
+    text = as_typed(path)
     found = _START.fullmatch(text)
     if found is None or found[1].upper() not in _PREFIXES or os.path.lexists(text):
         return None
     prefix, rest = found[1].upper(), found[2]
     before, file, after = _cut(rest, first=prefix not in ("GTIFF_DIR", "NITF_IM", "DERIVED_SUBDATASET"))
+    file = as_typed(file)
     if prefix in _ROOTED:
+        after = after.replace("\\", "/") if operating_system.WINDOWS else after
         after = re.sub(r'^("?:)/(?!/)', r"\1//", after)
     return Subdataset(f"{found[1]}:{before}{file}{after}", found[1], before, file, after)
 
@@ -81,10 +86,20 @@ def _cut(rest: str, *, first: bool) -> tuple[str, str, str]:
         if file.startswith("/vsi") or os.path.isfile(file):  # noqa: PTH113
             return before, file, after
     if first:
+        drive, rest = _drive(rest)
         file, mark, after = rest.partition(":")
-        return "", file, mark + after
+        return "", drive + file, mark + after
     before, mark, file = rest.rpartition(":")
+    if operating_system.WINDOWS and len(before.rpartition(":")[2]) == 1:  # the colon of a drive
+        before, mark, drive = before.rpartition(":")
+        file = f"{drive}:{file}"
     return before + mark, file, ""
+
+
+def _drive(text: str) -> tuple[str, str]:
+    """`C:` and what follows it, on Windows."""
+    cut = 2 if operating_system.WINDOWS and text[1:2] == ":" else 0
+    return text[:cut], text[cut:]
 
 
 def _slices(rest: str) -> Iterator[tuple[str, str, str]]:

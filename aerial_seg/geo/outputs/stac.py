@@ -103,7 +103,7 @@ def write_item(file: Path, facts: Catalogued) -> Path:
         "links": [],
         "assets": _assets(facts),
     }
-    file.write_text(_text(document), encoding="utf-8")
+    file.write_text(_text(document), encoding="utf-8", newline="\n")
     return file
 
 
@@ -124,7 +124,7 @@ def list_vectors(item: Path, files: Sequence[Path], *, draft: Path | None = None
             asset = _vector_asset(file, item, "more polygons of the classes", "data")
         assets[f"{VECTORS}_{ending}"] = asset
     with settled_file(draft or item) as partial:
-        partial.write_text(_text(document | {"assets": assets}), encoding="utf-8")
+        partial.write_text(_text(document | {"assets": assets}), encoding="utf-8", newline="\n")
 
 
 def _vector_asset(file: Path, item: Path, title: str, role: str) -> dict[str, Any]:
@@ -143,7 +143,10 @@ def _reference(file: Path, folder: Path) -> str:
     What references may hold stays as it is, letters of all scripts included: pystac takes those to local files as file
     names, and a server's clients escape them themselves. Spaces, %, # and ? have to be escaped for both.
     """
-    where = os.path.relpath(file.parent.resolve(), folder.resolve())
+    try:
+        where = os.path.relpath(file.parent.resolve(), folder.resolve())
+    except ValueError:  # Windows: on another drive, where no relative reference leads
+        return file.resolve().as_uri()
     path = "".join(
         letter
         if letter.isprintable() and not letter.isascii()

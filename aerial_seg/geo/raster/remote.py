@@ -25,7 +25,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from aerial_seg.errors import InputError
-from aerial_seg.files.names import exact
+from aerial_seg.files.names import as_typed, exact
 from aerial_seg.files.subdatasets import find_subdataset
 
 _SYSTEMS: Mapping[str, str] = MappingProxyType({
@@ -91,7 +91,7 @@ def gdal_name(path: Path | str) -> str:
     http, https, s3, gs and az are known; what a web address may not hold as it is, is escaped. A Path has lost a slash
     of its URL, or of an archive's absolute path; it is put back. Where a file has exactly this name, it is meant.
     """
-    text = str(path)
+    text = as_typed(path)
     if _PARSED.match(text) is None or (not text.startswith("/vsi") and os.path.lexists(text)):
         return exact(text)
     if text.startswith("<"):
@@ -125,7 +125,7 @@ def url_path(url: str) -> Path:
 
 def without_signature(path: Path | str) -> str:
     """The path as results may tell it to others: of a web address without what follows the question mark."""
-    return str(path).partition("?")[0] if is_remote(path) else str(path)
+    return as_typed(path).partition("?")[0] if is_remote(path) else as_typed(path)
 
 
 def public_name(path: Path | str) -> str:
@@ -182,7 +182,7 @@ def asking_patiently(path: Path | str) -> Iterator[None]:
 
 def _shows_others(path: Path | str) -> bool:
     """Whether it is a VRT, whose members may lie on servers."""
-    text = str(path)
+    text = as_typed(path)
     return text.startswith("<") or text.lower().endswith(".vrt")
 
 
