@@ -8,8 +8,10 @@ from pathlib import Path
 
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.files.disk import nearest_folder
 from aerial_seg.files.journal import NAME, finished_results
 from aerial_seg.files.names import check_output, shown
+from aerial_seg.files.operating_system import ignores_case
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable
 from aerial_seg.files.work import was_placed, work_folder
@@ -51,7 +53,10 @@ def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scen
             "or give -o a folder for one mask each"
         )
     scenes = tuple(Scene((path,), out / f"{output_stem(path)}_mask.tif") for path in paths)
-    if len({scene.target for scene in scenes}) < len(scenes):
+    names = [str(scene.target) for scene in scenes]
+    if ignores_case(nearest_folder(out / "mask")):
+        names = [name.casefold() for name in names]
+    if len(set(names)) < len(scenes):
         raise SettingsError("two rasters have the same file name; predict them into different folders")
     return scenes
 

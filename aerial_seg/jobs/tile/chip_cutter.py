@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aerial_seg.files.operating_system import ignores_case
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.geo.labels.labels import Labels
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.remote import output_stem
 from aerial_seg.inference.match_bands import scene_notes
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.legend import IGNORE
@@ -43,11 +45,12 @@ class ChipCutter:
         self.unlabelled = 0
         self.collars: list[str] = []
         self._stems: dict[str, int] = {}
+        self._ignores_case = ignores_case(root)
 
     def cut(self, index: int, info: RasterInfo, grid: Grid) -> Iterator[ChipWindow]:
         """Yield each window of one source after its chip, if any, is written."""
         size, georeferenced = self.settings.chip_size, self.settings.georeferenced
-        stem = self._unused_stem(Path(info.path).stem)
+        stem = self._unused_stem(output_stem(Path(info.path)))
         nodata, choice = self.settings.nodata, self.settings.bands
         with Raster(info.path, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
             self.collars.extend(scene_notes(raster, ()))
@@ -86,14 +89,18 @@ class ChipCutter:
 
     def _unused_stem(self, stem: str) -> str:
         """Names differ also when two folders hold rasters of one name."""
-        unused, number = stem, self._stems.get(stem, 1)
-        while unused in self._stems:
+        unused, number = stem, self._stems.get(self._as_told_apart(stem), 1)
+        while self._as_told_apart(unused) in self._stems:
             number += 1
             unused = f"{stem}-{number}"
         # Where to go on, should the name come a thousand times.
-        self._stems[stem] = number
-        self._stems.setdefault(unused, 1)
+        self._stems[self._as_told_apart(stem)] = number
+        self._stems.setdefault(self._as_told_apart(unused), 1)
         return unused
+
+    def _as_told_apart(self, name: str) -> str:
+        """Names that are one to the disk are equal."""
+        return name.casefold() if self._ignores_case else name
 
 
 def _inside(grid: Grid, window: ChipWindow, size: int) -> Grid:
