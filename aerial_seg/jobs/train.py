@@ -112,7 +112,7 @@ def train(
         assert best is not None
         document = _summary(best, keeper, recipe, opened.fingerprint)
         document["weights_sha256"] = beginning.sha256
-        (work / SUMMARY).write_text(json.dumps(document, indent=2), encoding="utf-8")
+        (work / SUMMARY).write_text(json.dumps(document, indent=2), encoding="utf-8", newline="\n")
     return TrainReport(
         run=run,
         model=run / BEST,
@@ -147,12 +147,16 @@ def _begin(recipe: Recipe, dataset: _Dataset) -> _Beginning:
 
 @contextmanager
 def _errors_of_workers() -> Iterator[None]:
-    """Inside, a DataLoader worker's error keeps its one line; torch puts the worker's traceback in front of it."""
+    """Inside, a DataLoader worker's error keeps its one line; torch puts the worker's traceback in front of it.
+
+    And its notes behind it: the file that was at work is named in the line.
+    """
     try:
         yield
     except AerialSegError as error:
         kind = type(error)
-        line = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+        said = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+        line = said.partition("\n")[0]
         if line == str(error):
             raise
         raise kind(line) from error
