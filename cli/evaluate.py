@@ -128,7 +128,7 @@ def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) ->
         document["error_map"] = str(report.error_map)
     if output is not None:
         with staged_files(output, overwrite=True) as folder:
-            (folder / output.name).write_text(json.dumps(document, indent=2), encoding="utf-8")
+            (folder / output.name).write_text(json.dumps(document, indent=2), encoding="utf-8", newline="\n")
     console.notes(report.notes)
     if as_json:
         console.print_json(document)

@@ -65,7 +65,7 @@ class Journal:
             self._write([self.job, *self.records, record])
         else:
             with disk_errors(self.path):
-                with self.path.open("a", encoding="utf-8") as file:
+                with self.path.open("a", encoding="utf-8", newline="\n") as file:
                     file.write(_line(record) + "\n")
                 sync(self.path)
         self.records.append(dict(record))
@@ -73,7 +73,8 @@ class Journal:
     def _write(self, lines: list[Mapping[str, Any]]) -> None:
         """The file holds just these lines."""
         with settled_file(self.path) as partial:
-            partial.write_text("".join(_line(line) + "\n" for line in lines), encoding="utf-8")
+            text = "".join(_line(line) + "\n" for line in lines)
+            partial.write_text(text, encoding="utf-8", newline="\n")
         self._is_whole = True
 
 

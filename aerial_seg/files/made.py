@@ -25,7 +25,9 @@ _NAMED = 5
 def record_made(folder: Path) -> None:
     """Write into the folder's own list the names of all files that are in it now."""
     names = sorted(name for name in _entries(folder) if name != LIST)
-    (folder / LIST).write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
+    (folder / LIST).write_text(
+        json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8", newline="\n"
+    )
 
 
 def require_own(folder: Path, own: Sequence[str] = ()) -> None:

@@ -128,7 +128,7 @@ def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress
     with settled_file(folder / "comparison.png") as partial:
         _draw(scenes.test.image, scenes.test.truth, mask, partial, miou=scored.scores.miou)
     with settled_file(folder / REPORT) as partial:
-        partial.write_text(_document(run, vectors, scored), encoding="utf-8")
+        partial.write_text(_document(run, vectors, scored), encoding="utf-8", newline="\n")
     return DemoReport(
         folder=folder,
         scenes=folder / "scenes",

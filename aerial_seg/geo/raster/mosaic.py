@@ -244,7 +244,7 @@ def _kept(source: str, place: Path) -> str:
     if not source.startswith("<"):
         return source
     place.parent.mkdir(exist_ok=True)
-    place.write_text(source, encoding="utf-8")
+    place.write_text(source, encoding="utf-8", newline="\n")
     return str(place.absolute())
 
 

@@ -256,8 +256,10 @@ def _write_results(
 ) -> None:
     folder, by_name = run.folder.parent, {example.name: example for example in order.examples}
     document = report.as_json()
-    (folder / RESULTS).write_text(json.dumps(document, indent=2), encoding="utf-8")
-    (folder / PAGE).write_text(benchmark_page(document, report.protocol_title), encoding="utf-8")
+    (folder / RESULTS).write_text(json.dumps(document, indent=2), encoding="utf-8", newline="\n")
+    (folder / PAGE).write_text(
+        benchmark_page(document, report.protocol_title), encoding="utf-8", newline="\n"
+    )
     if keep:
         shutil.rmtree(folder / WORST, ignore_errors=True)
         worst = [(by_name[image.name], image.miou) for image in report.worst]

@@ -100,7 +100,7 @@ def assemble(
         notes=tuple(notes),
         fingerprint=_fingerprint(frame, bands),
     )
-    (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8")
+    (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
