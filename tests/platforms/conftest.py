@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import sys
@@ -57,6 +56,8 @@ class Windows:
 
 
 def _fake_msvcrt() -> types.ModuleType:
+    import fcntl
+
     module: Any = types.ModuleType("msvcrt")
     module.LK_NBLCK, module.LK_UNLCK = 2, 0
 
@@ -72,6 +73,8 @@ def _fake_msvcrt() -> types.ModuleType:
 
 
 def _play(rules: Windows, patch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
     honest: dict[str, Callable[..., Any]] = {
         name: getattr(os, name)
         for name in ("replace", "rename", "unlink", "remove", "rmdir", "open", "fsync", "link")
