@@ -21,6 +21,11 @@ class Example:
     image: Path
     label: Path | None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read of it."""
+        return (self.image,) if self.label is None else (self.image, self.label)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:

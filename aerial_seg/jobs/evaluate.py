@@ -34,7 +34,7 @@ from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import load_model, read_card
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.crops import ChipReader, ChipStore
-from aerial_seg.training.manifest import SPLITS, open_manifest
+from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
 from aerial_seg.training.validation import validate
 
 _COLUMNS_AT_ONCE = 16_384
@@ -211,6 +211,7 @@ def evaluate_model_on_chips(
     model_path: Path, dataset: Path, *, split: str = "test", device: str = "auto"
 ) -> EvaluateReport:
     """Score a model on every chip of one split, whole, at the dataset's own GSD."""
+    still = Unchanged([model_path, dataset / DOCUMENT, dataset / INDEX])
     model, manifest = load_model(model_path), open_manifest(dataset)
     document = manifest.document
     known, held = (_subject_of(facts.legend, facts.bands) for facts in (model.card, document))
@@ -227,9 +228,11 @@ def evaluate_model_on_chips(
     target = pick_device(device)
     to_device(model.network, target)
     store = ChipStore(ChipReader(chips, model.card.bands, document.legend))
-    matrix, _ = validate(
-        model.network, store, classes=len(document.legend), device=target, bias=model.card.class_bias
-    )
+    still.add([file for chip in chips for file in (chip.image, chip.labels)])
+    with still.holding():
+        matrix, _ = validate(
+            model.network, store, classes=len(document.legend), device=target, bias=model.card.class_bias
+        )
     scores = matrix.scores(document.legend.names)
     return EvaluateReport(
         str(model_path),

@@ -9,6 +9,7 @@ from pathlib import Path
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
+from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
@@ -40,7 +41,8 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
     """Write a model as ONNX to `output`, checked against torch: the file appears only when both agree.
 
     Raises SettingsError for an output that is no .onnx, a tile size that the network cannot take or a missing
-    package, InputError for a network that ONNX cannot hold, OutputError where the file cannot be written.
+    package, InputError for a network that ONNX cannot hold and a model file that changes meanwhile, OutputError where
+    the file cannot be written.
     """
     settings = settings or ExportSettings()
     if output.suffix.lower() != ".onnx":
@@ -48,6 +50,7 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
     check_onnx_installed()
     check_writable(output, overwrite=settings.overwrite)
     Inputs([model_path]).refuse([output])
+    still = Unchanged([model_path])
     model = load_model(model_path)
     shape = _shape(model, settings.tile_size)
     graph = GraphSettings(
@@ -57,7 +60,7 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
         probabilities=settings.probabilities,
     )
     metadata = deepness_metadata(model, shape, normalise=graph.normalise) | own_metadata(model, graph)
-    with staged_files(output, overwrite=settings.overwrite) as folder:
+    with staged_files(output, overwrite=settings.overwrite) as folder, still.holding():
         difference = write_onnx(model, folder / output.name, graph, metadata)
     return ExportReport(
         path=output,

@@ -13,6 +13,7 @@ from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
+from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
@@ -62,6 +63,7 @@ def import_weights(
         raise SettingsError(f"{output} does not end in .safetensors, which model files do; rename the output")
     check_writable(output, overwrite=overwrite)
     Inputs([checkpoint]).refuse([output])
+    still = Unchanged([checkpoint])
     read = read_checkpoint(checkpoint)
     imported = import_checkpoint(read, source, arch)
     problem = problem_of_weights(imported.network.state_dict())
@@ -82,7 +84,7 @@ def import_weights(
         validation_miou=None,
         data_fingerprint=f"imported from {source}{f' ({arch})' if arch else ''}, checkpoint sha256 {read.sha256}",
     )
-    with staged_files(output, overwrite=overwrite) as work:
+    with staged_files(output, overwrite=overwrite) as work, still.holding():
         save_model(imported.network.state_dict(), card, work / output.name)
     return ImportReport(
         model=output,

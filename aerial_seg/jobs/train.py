@@ -19,6 +19,7 @@ from aerial_seg.errors import AerialSegError, InputError, SettingsError, did_you
 from aerial_seg.files.names import check_input
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, staged_folder
+from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.legend import Legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
@@ -33,7 +34,7 @@ from aerial_seg.report.curves import draw_curves
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.loop import Checkpoint, TrainingData, run_training
-from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
+from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
 from aerial_seg.training.validation import threshold_bias
 from aerial_seg.version import __version__
 
@@ -62,7 +63,8 @@ class TrainReport:
 class _Dataset:
     """What a run needs to know about its data, be they chips or a benchmark.
 
-    gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data.
+    gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
+    its images and labels, which are read again and again.
     """
 
     data: TrainingData
@@ -70,6 +72,7 @@ class _Dataset:
     bands: tuple[Band, ...]
     gsd: float | None
     fingerprint: str
+    files: tuple[Path, ...]
 
 
 def train(
@@ -85,13 +88,16 @@ def train(
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
     it. Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.
-    Weights that the recipe names and that cannot be had are told before the data are looked at.
+    Weights that the recipe names and that cannot be had are told before the data are looked at. Raises InputError when
+    chips, images or weights change meanwhile.
     """
     check_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN)
     weights = weights_file(recipe.model)
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     check_weights(recipe.model)
+    still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = _open_dataset(dataset, recipe.data)
+    still.add(opened.files)
     target = pick_device(device)
     torch.manual_seed(recipe.training.seed)
     beginning = _begin(recipe, opened)
@@ -100,8 +106,8 @@ def train(
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
     to_device(network, target)
-    with staged_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN) as work:
-        keeper = _Keeper(work, opened, recipe)
+    with staged_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN) as work, still.holding():
+        keeper = _Keeper(work, opened, recipe, still)
         with _errors_of_workers():
             history = run_training(
                 network, opened.data, recipe, device=target, progress=progress, keep=keeper.keep
@@ -214,21 +220,23 @@ def _open_chips(root: Path, settings: DataSettings) -> _Dataset:
         val=ChipStore(readers[1]) if val_chips else None,
         names=document.legend.names,
     )
-    return _Dataset(data, document.legend, document.bands, document.gsd, document.fingerprint)
+    files = [file for chip in (*train_chips, *val_chips) for file in (chip.image, chip.labels)]
+    return _Dataset(data, document.legend, document.bands, document.gsd, document.fingerprint, tuple(files))
 
 
 def _open_examples(benchmark: Benchmark, settings: DataSettings) -> _Dataset:
     readers = [open_split(benchmark, split) for split in (settings.train, settings.val)]
     legend = benchmark.legend
     data = TrainingData(train=ChipStore(readers[0]), val=ChipStore(readers[1]), names=legend.names)
-    return _Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers))
+    files = tuple(file for reader in readers for example in reader.examples for file in example.files)
+    return _Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers), files)
 
 
 class _Keeper:
     """Writes checkpoints as model files while the loop runs."""
 
-    def __init__(self, folder: Path, dataset: _Dataset, recipe: Recipe) -> None:
-        self._folder, self._dataset, self._recipe = folder, dataset, recipe
+    def __init__(self, folder: Path, dataset: _Dataset, recipe: Recipe, still: Unchanged) -> None:
+        self._folder, self._dataset, self._recipe, self._still = folder, dataset, recipe, still
         self._described = build_network(
             recipe.model.model_copy(update={"weights": "none"}),
             bands=len(dataset.bands),
@@ -238,6 +246,7 @@ class _Keeper:
 
     def keep(self, checkpoint: Checkpoint, is_best: bool) -> None:
         """last.safetensors is this checkpoint; best.safetensors too if it is the best so far."""
+        self._still.check_now_and_then()
         # What `predict` will build from the card takes these weights: better known now than after the training.
         self._described.load_state_dict(checkpoint.state)
         card = self._card(checkpoint)

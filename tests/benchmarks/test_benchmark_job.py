@@ -18,6 +18,8 @@ from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.submission_check import validate_submission
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.files.work import work_folder
+from aerial_seg.geo.raster import unchanged
+from aerial_seg.geo.raster.unchanged import ChangedError
 from aerial_seg.jobs.benchmark import images as benchmark_images
 from aerial_seg.jobs.benchmark.job import benchmark
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
@@ -201,6 +203,37 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", ["image", "label", "model"])
+def test_images_and_model_are_held_while_they_are_read(
+    which: str, voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an image that was changed after its turn, a score would mix two data sets: nothing is kept."""
+    monkeypatch.setattr(unchanged, "EVERY", 0.0)
+    example = open_benchmark("voc", voc_root).examples("val")[0]
+    assert example.label is not None
+    file = {"image": example.image, "label": example.label, "model": voc_model}[which]
+    seen: list[int] = []
+    real = benchmark_images.predict_classes
+
+    def predict(image: Any, *rest: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 3:
+            file.write_bytes(file.read_bytes())
+        return real(image, *rest)
+
+    monkeypatch.setattr(benchmark_images, "predict_classes", predict)
+    out, archive = voc_root.parent / "out", voc_root.parent / "s.tar.gz"
+    settings = BenchmarkSettings(device="cpu", submission=archive)
+    with pytest.raises(
+        ChangedError, match=rf"{file.name} changed while it was read \(it was written again\)"
+    ):
+        benchmark("voc", voc_root, voc_model, out, settings)
+    assert len(seen) == 3
+    assert not out.exists()
+    assert not archive.exists()
+    assert not work_folder(out).exists()
+
+
 def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
     out = voc_root.parent / "out"
     program = (

@@ -19,6 +19,8 @@ from shapely import box
 
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.geo.labels.settings import LabelSettings
+from aerial_seg.geo.raster import unchanged
+from aerial_seg.geo.raster.unchanged import ChangedError
 from aerial_seg.jobs.evaluate import evaluate_model_on_chips
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
@@ -119,6 +121,48 @@ def test_the_best_model_is_the_best_validation_and_carries_what_predict_needs(
     assert card.gsd == pytest.approx(0.5, rel=0.01)
     assert card.class_bias[0] == 0
     assert card.recipe == recipe()
+
+
+@pytest.mark.parametrize("which", ["image", "labels", "index", "weights"])
+def test_what_is_trained_on_is_held_while_it_is_read(
+    which: str, run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unchanged, "EVERY", 0.0)
+    chips, weights = tmp_path / "chips", tmp_path / "weights.safetensors"
+    shutil.copytree(dataset, chips)
+    shutil.copy(run / "best.safetensors", weights)
+    files = {
+        "image": next((chips / "images").glob("*.tif")),
+        "labels": next((chips / "labels").glob("*.tif")),
+        "index": chips / "chips.gpkg",
+        "weights": weights,
+    }
+    done: list[int] = []
+
+    class Touching:
+        """Writes one of the inputs again after the third iteration."""
+
+        def __call__(self, label: str, *, total: int, unit: str) -> Touching:
+            del label, total, unit
+            return self
+
+        def __enter__(self) -> Touching:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def update(self, n: int = 1) -> None:
+            done.append(n)
+            if len(done) == 3:
+                files[which].write_bytes(files[which].read_bytes())
+
+    text = RECIPE.replace("[model]", f'[model]\nweights = "{weights}"')
+    with pytest.raises(ChangedError, match=rf"{files[which].name} changed while it was read"):
+        train(chips, parse_recipe(text, "test"), tmp_path / "run", device="cpu", progress=Touching())
+    # At the first validation after it, of iteration 6: not after the last one.
+    assert len(done) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"chips", "weights.safetensors"}
 
 
 def test_the_same_seed_gives_the_same_weights_and_scores(dataset: Path, tmp_path: Path) -> None:

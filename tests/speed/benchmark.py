@@ -27,6 +27,7 @@ from aerial_seg.benchmarks.protocol import load_protocol
 from aerial_seg.benchmarks.submission import voc_palette
 from aerial_seg.benchmarks.training_data import BANDS, read_normalised
 from aerial_seg.files.journal import Journal
+from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
@@ -96,7 +97,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         work.mkdir()
         run = ImageRun(
             benchmark=data, examples=examples, bands=BANDS, net=forward,
-            protocol=protocol, folder=work / "predictions",
+            protocol=protocol, folder=work / "predictions", still=Unchanged([]),
         )  # fmt: skip
         tally = Tally(ConfusionMatrix(len(data.legend)), keep=10)
         run.run(Journal.open(work / "journal.jsonl", {}), tally, silent)

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as Xml
 
 from aerial_seg.errors import AerialSegError, InputError
+from aerial_seg.files.journal import forget
 from aerial_seg.files.names import shown
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.remote import (
@@ -162,6 +163,17 @@ class Unchanged:
             self.check()
             raise
         self.check()
+
+
+@contextmanager
+def kept_only_if(still: Unchanged, work: Path) -> Iterator[None]:
+    """Raise ChangedError for any error of the block if its files changed; nothing of the work is kept then."""
+    try:
+        with still.holding():
+            yield
+    except ChangedError:
+        forget(work)
+        raise
 
 
 def _looks(file: Path) -> _Looks:

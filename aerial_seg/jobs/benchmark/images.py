@@ -24,6 +24,7 @@ from aerial_seg.benchmarks.training_data import read_normalised
 from aerial_seg.errors import OutputError
 from aerial_seg.files.journal import Journal, damaged_records
 from aerial_seg.geo.outputs.durable import settled_file
+from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.settings import ImageScore
 from aerial_seg.metrics import ConfusionMatrix, class_ious
@@ -64,7 +65,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class ImageRun:
-    """Run over images and predict each to `folder`/NAME.png: channels, with the legend's palette."""
+    """Run over images and predict each to `folder`/NAME.png: channels, with the legend's palette.
+
+    still: all files that are read.
+    """
 
     benchmark: Benchmark
     examples: tuple[Example, ...]
@@ -72,6 +76,7 @@ class ImageRun:
     net: PaddedForward
     protocol: ResolvedProtocol
     folder: Path
+    still: Unchanged
 
     def prediction(self, example: Example) -> Path:
         """Tell where the prediction of an image lies."""
@@ -97,6 +102,7 @@ class ImageRun:
                 behind = _Behind(writer)
                 for example, (image, photograph) in self._read_ahead(fresh):
                     behind.wait(_AHEAD)
+                    self.still.check_now_and_then()
                     channels = self._predict(example, image, photograph)
                     behind.start(self._finish, example, channels, journal, tally)
                     bar.update()

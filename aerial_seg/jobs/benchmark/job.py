@@ -21,10 +21,18 @@ from aerial_seg.benchmarks.submission import check_submission_target, write_subm
 from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.files.journal import NAME, RESULT, Journal, has_records, locked_work, telling_what_is_kept
+from aerial_seg.files.journal import (
+    NAME,
+    RESULT,
+    Journal,
+    has_records,
+    locked_work,
+    telling_what_is_kept,
+)
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
 from aerial_seg.files.work import work_folder
+from aerial_seg.geo.raster.unchanged import Unchanged, kept_only_if
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
@@ -53,7 +61,8 @@ def benchmark(
 
     name: voc, cityscapes or ade20k; root: where it lies. Without `out` nothing but the report (and the submission)
     remains. After a crash the same call goes on behind the last finished image, and ends with the same scores.
-    Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together.
+    Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together, InputError when
+    the model or an image changes meanwhile; then nothing is kept.
     """
     settings = settings or BenchmarkSettings()
     _check_outputs(name, out, settings)
@@ -62,11 +71,13 @@ def benchmark(
     if out is not None:
         inputs.refuse_folder(out)
         out = behind_link(out)
+    still = Unchanged([model_path])
     order = _prepare(name, root, model_path, settings)
+    still.add([file for example in order.examples for file in example.files])
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _evaluate(order, Path(folder) / "benchmark", progress, keep=False)
-    return _evaluate(order, out, progress, keep=True)
+            return _evaluate(order, Path(folder) / "benchmark", still, progress, keep=False)
+    return _evaluate(order, out, still, progress, keep=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +186,9 @@ def _side_by_side(ours: Legend, theirs: Legend, *, most: int = 25) -> str:
     return "; ".join(odd[:most]) + (f"; and {len(odd) - most} more" if len(odd) > most else "")
 
 
-def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> BenchmarkReport:
+def _evaluate(
+    order: _Order, out: Path, still: Unchanged, progress: Progress, *, keep: bool
+) -> BenchmarkReport:
     """keep: whether `out` and, after an error, the finished images stay."""
     data, settings = order.benchmark, order.settings
     forward = PaddedForward.prepared(order.model, settings.engine_settings)
@@ -192,11 +205,15 @@ def _evaluate(order: _Order, out: Path, progress: Progress, *, keep: bool) -> Be
             net=forward,
             protocol=order.resolved,
             folder=work / RESULT / PREDICTIONS,
+            still=still,
         )
         with telling_what_is_kept(work, "images") if keep else nullcontext():
-            resumed = run.run(journal, tally, progress)
-            report = _report(order, tally, job=job, notes=forward.notes)
-            _write_results(order, report, run, progress, keep=keep)
+            with kept_only_if(still, work):
+                resumed = run.run(journal, tally, progress)
+                # Before a submission takes its place outside of the folder.
+                still.check()
+                report = _report(order, tally, job=job, notes=forward.notes)
+                _write_results(order, report, run, progress, keep=keep)
             place_folder(work / RESULT, out)
     return replace(report, resumed=resumed, folder=out if keep else None)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from aerial_seg.files.journal import (
     Journal,
     as_read_back,
     damaged_records,
-    forget,
     locked_work,
     read_job,
     telling_what_is_kept,
@@ -26,7 +24,7 @@ from aerial_seg.geo.outputs.mask import provenance
 from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
 from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
-from aerial_seg.geo.raster.unchanged import ChangedError, InputState, Unchanged, state_of
+from aerial_seg.geo.raster.unchanged import InputState, Unchanged, kept_only_if, state_of
 from aerial_seg.jobs.predict.memory import check_disk, choose_panels
 from aerial_seg.jobs.predict.results import keep_styles, write_results
 from aerial_seg.jobs.predict.scenes import (
@@ -80,7 +78,7 @@ def _make(
 ) -> tuple[PredictReport, InputState]:
     """Everything lies in the folder RESULT, and the journal says so."""
     still = Unchanged(_inputs(scene, context), without=MOSAIC)
-    with _kept_only_if(still, folder), open_scene(scene, context, folder) as opened:
+    with kept_only_if(still, folder), open_scene(scene, context, folder) as opened:
         still.add((), opened.source.files)
         job = _job(scene, opened, context, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
@@ -109,17 +107,6 @@ def _is_there(file: Path, scene: Scene, folder: Path) -> bool:
 def _inputs(scene: Scene, context: PredictContext) -> tuple[Path | str, ...]:
     """All rasters that the map is made of."""
     return (*scene.paths, *context.settings.bands.stack)
-
-
-@contextmanager
-def _kept_only_if(still: Unchanged, folder: Path) -> Iterator[None]:
-    """ChangedError in place of any error of the block if its files changed; then nothing of the work is kept."""
-    try:
-        with still.holding():
-            yield
-    except ChangedError:
-        forget(folder)
-        raise
 
 
 def _run(
