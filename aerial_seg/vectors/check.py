@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aerial_seg.geo.outputs.geopackage import indexed_features
 from aerial_seg.numba_kernels import Bytes, kernel
 from aerial_seg.vectors.formats import CSV, FLATGEOBUF, GEOJSON, GEOJSON_LINES, GPKG, VectorFormat
 
@@ -41,19 +42,12 @@ def require_features(path: Path, form: VectorFormat, *, layer: str, count: int, 
 
 
 def _geopackage_features(path: Path, layer: str, *, grown: bool) -> int:
-    """Features of the layer, of a new one those that its spatial index has."""
+    """Features of the layer, of a new one those that its spatial index has: where that is whole, the rest is."""
+    if not grown:
+        return indexed_features(path, layer)
     with closing(sqlite3.connect(path)) as database:
-        query = "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?"
-        (column,) = database.execute(query, (layer,)).fetchone()
-        # GDAL makes the index last: where it is whole, the rest is.
-        table = layer if grown else f"rtree_{layer}_{column}_rowid"
-        quoted = table.replace('"', '""')
+        quoted = layer.replace('"', '""')
         (count,) = database.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
-        registered = (
-            "SELECT 1 FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index' AND table_name = ?"
-        )
-        if not grown and not database.execute(registered, (layer,)).fetchone():
-            return -1
     return int(count)
 
 

@@ -58,9 +58,34 @@ def write_geopackage(frame: Any, path: Path, *, layer: str, style: str | None = 
                 pyogrio.write_dataframe(
                     frame, place / path.name, driver=DRIVER, layer=layer, dataset_options=CREATION_OPTIONS
                 )
+        _require_index(path, layer, len(frame))
         settle_geopackage(path, layer, style)
     except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
         raise OSError(f"{path.name}: {error}") from error
+
+
+def _require_index(path: Path, layer: str, features: int) -> None:
+    """Raises OSError unless the layer's spatial index, which GDAL makes last, holds all that was handed over."""
+    held = indexed_features(path, layer)
+    if held != features:
+        raise OSError(f"{path.name}: its spatial index holds {max(0, held):,} of {features:,} features")
+
+
+def indexed_features(path: Path, layer: str) -> int:
+    """How many features the spatial index of a layer holds; −1 for an index that is not registered.
+
+    Where the disk does not take it, GDAL says nothing: the layer then has none. Raises sqlite3.Error where there is no
+    index at all.
+    """
+    with closing(sqlite3.connect(path, timeout=0)) as database:
+        query = "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?"
+        (column,) = database.execute(query, (layer,)).fetchone()
+        quoted = f"rtree_{layer}_{column}_rowid".replace('"', '""')
+        (count,) = database.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+        registered = (
+            "SELECT 1 FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index' AND table_name = ?"
+        )
+        return int(count) if database.execute(registered, (layer,)).fetchone() else -1
 
 
 def stored_style(path: Path, layer: str) -> str | None:

@@ -56,6 +56,29 @@ def test_a_full_disk_is_the_systems_error(frame: Any, tmp_path: Path, disk_of: C
         (tmp_path / "a.gpkg").unlink(missing_ok=True)
 
 
+def test_a_full_disk_costs_no_spatial_index_in_silence(tmp_path: Path, disk_of: Callable[[int], Any]) -> None:
+    """GDAL makes it last, and says nothing where it cannot: seen of chips.gpkg with 130 chips and more."""
+    squares = [shapely.box(k, 0, k + 1, 1) for k in range(300)]
+    names = [f"scene_{k}" for k in range(300)]
+    frame = geopandas.GeoDataFrame({"chip": names, "of": names}, geometry=squares, crs=32645)
+    path, style = tmp_path / "a.gpkg", "<qgis>" + " " * 5000
+    write_geopackage(frame, path, layer="l", style=style)
+    whole = path.read_bytes()
+    told = []
+    for size in range(len(whole) - 16 * 4096, len(whole) + 4096, 4096):
+        path.unlink()
+        path.touch()
+        try:
+            with disk_of(size):
+                write_geopackage(frame, path, layer="l", style=style)
+        except OSError as error:
+            told.append(str(error))
+        else:
+            assert path.read_bytes() == whole
+    assert len(told) == 16
+    assert any("spatial index" in error or "rtree_l" in error for error in told)
+
+
 def test_scenes_have_classes_in_their_colours(tmp_path: Path) -> None:
     paths = write_town(make_town(3, height=256, width=256), tmp_path)
     assert header(paths.labels) == VERSION_1_3
