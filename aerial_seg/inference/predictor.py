@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aerial_seg.bands import normalise
-from aerial_seg.errors import SettingsError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.models.device import (
@@ -22,9 +22,13 @@ from aerial_seg.models.device import (
 )
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.pending import Pending
+from aerial_seg.printable import shortened
 
 Image = NDArray[np.float32]
 Result = TypeVar("Result")
+
+_LARGEST_LOGIT = 1e10
+"""No network that was trained comes near it; a single spoilt weight of 3e38 goes far beyond, finite or not."""
 
 
 class TilePredictor(Protocol):
@@ -101,6 +105,7 @@ class Predictor:
         self._sides = (side,) if isinstance(side, int) else tuple(side)
         self._batch_size = max(1, batch_size)
         self._memory_notes: list[str] = []
+        self._weights, self._is_sane = model.network, False
         self._bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=self._device)
         choice = choose(settings, self._device, tiles=tiles)
         network, self._fold_notes = self._fitting(
@@ -153,15 +158,38 @@ class Predictor:
         All have the same side, one of those that the predictor was made for. Their logits come in the order of the
         images, C-contiguous.
 
-        Raises SettingsError when the device has no memory for even one image.
+        Raises SettingsError when the device has no memory for even one image, and InputError, when they are waited for,
+        for a network whose first logits are NaN or far too large: of such logits every pixel would be of one class.
         """
         for image in images:
             if image.shape != images[0].shape or image.shape not in map(self._shape, self._sides):
                 wanted = " or ".join(str(self._shape(side)) for side in self._sides)
                 raise ValueError(f"an image of shape {image.shape}, wanted {wanted}")
         return self._fitting(
-            lambda: Pending.joined([self._launch(part) for part in self._batches(images)], _one_after_another)
+            lambda: Pending.joined(
+                [self._launch(part) for part in self._batches(images)], self._one_after_another
+            )
         )
+
+    def _one_after_another(self, parts: list[Image]) -> Image:
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._require_sane(logits)
+        return logits
+
+    def _require_sane(self, logits: Image) -> None:
+        """Once a batch was right the network is believed: it costs nothing then."""
+        if self._is_sane:
+            return
+        # Not `>`: of a NaN both are false.
+        if not np.abs(logits).max() <= _LARGEST_LOGIT:
+            name, weight = _largest_weight(self._weights)
+            half = "" if self._choice.precision == "fp32" else "--precision fp32, "
+            raise InputError(
+                f"the network's logits are no numbers or beyond {_LARGEST_LOGIT:g}, so every pixel would be of one "
+                f"class; its largest weight is {weight:.3g}, in {name}: use {half}another model file, or pixels like "
+                "those that it was trained on"
+            )
+        self._is_sane = True
 
     def run(self, images: Sequence[Image]) -> Image:
         """Submit and wait: logits (N,h,w,K) with the class bias added, float32."""
@@ -227,5 +255,10 @@ class Predictor:
         )
 
 
-def _one_after_another(parts: list[Image]) -> Image:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _largest_weight(network: nn.Module) -> tuple[str, float]:
+    """The name of the tensor that holds the number farthest from 0, and that number."""
+    tensors = network.state_dict().items()
+    named = [(name, weight) for name, weight in tensors if weight.numel() and weight.is_floating_point()]
+    farthest = max(named, key=lambda pair: float(pair[1].abs().max()))
+    flat = farthest[1].flatten()
+    return shortened(farthest[0]), float(flat[flat.abs().argmax()])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,25 @@ def test_a_loaded_model_predicts(model_path: Path) -> None:
         bare = model.network(torch.from_numpy(image)[None])[0].numpy()
     np.testing.assert_allclose(logits[..., 0], bare[0], atol=1e-5)
     np.testing.assert_allclose(logits[..., 1], bare[1] + 0.5, atol=1e-5)
+
+
+def test_logits_that_are_no_numbers_are_told_with_the_weight_that_may_cause_them(model_path: Path) -> None:
+    """A finite weight of 3e38 made every pixel class 0, exit 0."""
+    model = load_model(model_path)
+    name, weight = [
+        (n, w) for n, w in model.network.named_parameters() if n.startswith("head") and w.ndim == 4
+    ][-1]
+    with torch.no_grad():
+        weight[0] = 3e38
+    settings = EngineSettings(engine="eager", precision="fp32", device="cpu")
+    predictor = Predictor(model, settings=settings, batch_size=1, side=64, tiles=1)
+    image = 10 * np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
+    for _ in range(2):  # of several scenes each is told
+        with pytest.raises(
+            InputError,
+            match=rf"no numbers or beyond 1e\+10, .*largest weight is 3e\+38, in {re.escape(name)}: ",
+        ):
+            predictor.run([image])
 
 
 def test_devices_that_are_not_there_are_told() -> None:
