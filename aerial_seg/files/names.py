@@ -274,19 +274,20 @@ def _longest_name(folder: str) -> int:
     return operating_system.longest_name(folder, _LONGEST_NAME)
 
 
-def check_address(text: Path | str) -> None:
+def check_address(text: Path | str, *, typed: bool = False) -> None:
     """Raises InputError for an address with other slashes than `scheme://host/…` has, naming the one meant.
 
-    A file of this machine that has exactly this name is no address.
+    A file of this machine that has exactly this name is no address. typed: it is as somebody wrote it, so that a single
+    slash is a slip of the pen; a Path of ours has lost the other one.
     """
     found = _ADDRESS.match(as_typed(text))
     if found is None or os.path.lexists(text):
         return
     scheme, slashes, rest = found[1].lower(), found[2], found[3]
-    # A Path has lost one slash; a key of a store may hold a backslash, and so may a question to a web server.
+    # A key of a store may hold a backslash, and so may a question to a web server.
     path, mark, question = rest.partition("?")
     mended = path.replace("\\", "/") + mark + question if scheme.startswith("http") else rest
-    if slashes not in ("/", "//") or mended != rest:
+    if slashes not in (("//",) if typed else ("/", "//")) or mended != rest:
         raise InputError(
             f"{shown(text)} is no address as it is written, wanted {shown(f'{scheme}://{mended}')}; "
             "write its slashes like this"

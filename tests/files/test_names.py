@@ -30,6 +30,7 @@ from aerial_seg.files.names import (
     split_layer,
     writing_folder,
 )
+from aerial_seg.geo.raster.inputs import expand_rasters
 
 PACKAGE = Path(__file__).parents[2] / "aerial_seg"
 MARKS = "!;|?%#[]@-~ '\"&<>:,=*{}()$^+\\"
@@ -202,6 +203,16 @@ def test_an_address_with_other_slashes_names_the_one_that_is_meant(text: str, me
         check_address(text)
     assert f"wanted {meant}; " in str(caught.value)
     check_address(meant)
+
+
+@pytest.mark.parametrize("text", ["http:/host/a.tif", "s3:/bucket/a.tif", "https:/h/a%20b.tif?k=1"])
+def test_a_single_slash_is_a_slip_of_the_pen_where_somebody_typed_it(text: str) -> None:
+    check_address(Path(text))
+    with pytest.raises(InputError) as caught:
+        expand_rasters([text])
+    meant = text.replace(":/", "://")
+    assert f"{text} is no address as it is written, wanted {meant}; " in str(caught.value)
+    assert len(expand_rasters([meant])) == 1
 
 
 def test_a_file_of_the_name_of_an_address_is_no_address(

@@ -33,7 +33,7 @@ def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
 
 def _expand(argument: str) -> list[Path]:
     path = Path(argument)
-    check_address(argument)
+    check_address(argument, typed=True)
     if is_remote(argument) and find_subdataset(argument) is None:
         return [url_path(argument)]
     if argument.startswith("/vsi"):
