@@ -352,6 +352,16 @@ def test_tile_and_evaluate_take_no_mixture(which: str, tmp_path: Path, write_ras
         evaluate_mask(mask, [str(labels)], LabelSettings(), Once(5, lambda: mask_file(mask, write_raster, 3)))  # type: ignore[arg-type]
 
 
+def test_the_report_says_what_cannot_be_told(
+    tmp_path: Path, write_raster: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_raster(tmp_path / "in.tif", noise(1))
+    monkeypatch.setattr(Unchanged, "notes", property(lambda _: ("it cannot be told",)))
+    settings = PredictSettings(engine="eager", precision="fp32")
+    (report,) = predict(MODEL, [str(source)], tmp_path / "map.tif", settings)
+    assert "it cannot be told" in report.notes
+
+
 @pytest.mark.parametrize("command", ["export", "import-weights"])
 def test_model_files_and_checkpoints_are_held_while_something_is_made_of_them(
     command: str, tmp_path: Path, untrained: Callable, monkeypatch: pytest.MonkeyPatch

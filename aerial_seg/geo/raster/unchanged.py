@@ -123,6 +123,17 @@ class Unchanged:
                     self._local.setdefault(one, _looks(one))
         self._remote |= _versions(name for name in names if gdal_name(name) not in self._remote)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line on the rasters of which nothing tells whether they change: GDAL does not pass on what stores say."""
+        silent = [_told(name) for name, version in self._remote.items() if not any(version)]
+        if not silent:
+            return ()
+        more = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
+        return (
+            f"it cannot be told whether {silent[0]}{more} changed while it was read: the server does not say",
+        )
+
     def check(self) -> None:
         """Raises ChangedError unless every file is what it was, at this look and all before."""
         try:

@@ -90,6 +90,7 @@ def _make(
         check_disk(opened.memory_model, scene.target)
         with telling_what_is_kept(folder):
             report = _run(scene, opened, context, folder, PieceMaker(opened, context, folder, journal, still))
+            report = replace(report, notes=(*report.notes, *still.notes))
             if journal.renewed:
                 report = replace(report, notes=(*report.notes, _RENEWED))
             still.check()

@@ -19,6 +19,7 @@ from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.remote import gdal_name, is_remote, remote_version, without_signature
+from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.geo.raster.vrt_members import require_members
 from aerial_seg.inference.match_bands import scene_notes
 
@@ -145,6 +146,12 @@ def test_a_raster_in_a_bucket_reads_as_the_file(
         InputError, match=r"b.tif is not a raster that GDAL can read \(.*AWS_SECRET_ACCESS_KEY"
     ):
         raster_info(Path("s3://bucket/b.tif"))
+
+
+def test_what_no_server_tells_is_told_as_such(served: str) -> None:
+    assert Unchanged([served, "/data/scene.tif"]).notes == ()
+    (note,) = Unchanged([served, "s3://bucket/scene.tif", "gs://bucket/b.tif"]).notes
+    assert "cannot be told whether /vsis3/bucket/scene.tif (and 1 more) changed" in note
 
 
 def test_sidecars_are_not_asked_for_one_by_one(served: str, server: WebServer) -> None:
