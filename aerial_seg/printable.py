@@ -27,7 +27,7 @@ def printable(text: str, *, lines: bool = True) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        _written_out(letter) if letter not in kept and _steers(letter) else letter for letter in text
+        written_out(letter) if letter not in kept and _steers(letter) else letter for letter in text
     )
 
 
@@ -41,7 +41,8 @@ def _is_none(code: int) -> bool:
     return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
-def _written_out(letter: str) -> str:
+def written_out(letter: str) -> str:
+    r"""The letter as \x.., \u.... or \U........, which any terminal shows."""
     code = ord(letter)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"  # a byte of a file's name, as Python smuggles it into text

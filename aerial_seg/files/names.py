@@ -19,6 +19,7 @@ from pathlib import Path
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError
 from aerial_seg.files import operating_system
+from aerial_seg.printable import written_out
 
 ROOM = 40
 """Bytes kept free at the end of an output's name, for what is derived from it: OUT_probabilities.tif.partial, say."""
@@ -170,14 +171,7 @@ def shown(path: Path | str) -> str:
     text = str(path)
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    number = ord(letter)
-    if 0xDC80 <= number <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
-        return f"\\x{number - 0xDC00:02x}"
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    return "".join(letter if letter.isprintable() else written_out(letter) for letter in text)
 
 
 def check_input(path: Path | str) -> None:
