@@ -22,9 +22,16 @@ Ints = NDArray[np.int64]
 
 
 @cache
-def _sources(folder: Path) -> str:
-    """Numba does not notice when a function inlined from another file changes: this makes it part of a name."""
-    return sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:8]
+def _sources(file: Path) -> str:
+    """Numba does not notice when a function or constant from another file changes: this makes it part of a name.
+
+    All files of the floor count, or of the folder where `file` lies outside the package.
+    """
+    package = Path(__file__).parent
+    floor = file.relative_to(package).parts[0] if file.is_relative_to(package) else ""
+    folder = package / floor if floor and floor != file.name else file.parent
+    sources = folder.rglob("*.py") if floor else folder.glob("*.py")
+    return sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:8]
 
 
 def inner(function: Callable[P, R]) -> Callable[P, R]:
@@ -37,7 +44,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
     Float arithmetic is done as written (no fast-math), on one thread: the bits do not depend on the machine's cores.
     """
-    function.__qualname__ += f"_{_sources(Path(function.__code__.co_filename).parent)}"
+    function.__qualname__ += f"_{_sources(Path(function.__code__.co_filename))}"
     try:
         compiled = cast(Callable[P, R], njit(nogil=True, cache=True)(function))
     except RuntimeError:  # numba finds no folder for its cache

@@ -56,15 +56,20 @@ def test_a_cache_that_is_full_stops_no_kernel(package: Path, tmp_path: Path) -> 
     assert run(full + USE_A_KERNEL, package, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == "[[0, 1, 2]]"
 
 
-def test_a_change_in_any_file_makes_new_kernels(package: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["squares.py", "inside/constants.py"])
+def test_a_change_in_any_file_of_the_floor_makes_new_kernels(
+    package: Path, tmp_path: Path, changed: str
+) -> None:
     cache = tmp_path / "cache"
+    (package / "tiling" / "inside").mkdir()
+    (package / "tiling" / "inside" / "constants.py").touch()
 
     def compiled() -> int:
         run(USE_A_KERNEL, package, NUMBA_CACHE_DIR=str(cache))
         return len(list(cache.rglob("*largest_channels*.nbi")))
 
     assert [compiled(), compiled()] == [1, 1]
-    with (package / "tiling" / "squares.py").open("a", encoding="utf-8") as file:
+    with (package / "tiling" / changed).open("a", encoding="utf-8") as file:
         file.write("# changed\n")
     assert compiled() == 2
 
