@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from aerial_seg.bands import Band
+from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.jobs.info import info
-from aerial_seg.jobs.predict.job import PredictSettings, _shape
+from aerial_seg.jobs.predict.plan import _tile_shape
+from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
@@ -128,8 +130,7 @@ def test_the_halo_is_the_one_that_predict_uses(
 ) -> None:
     path = written(prediction=PredictionSettings(tile_size=960, halo=halo))
     told = info(path)
-    model = load_model(path)
-    shape = _shape(model, model.network.geometry, PredictSettings())
+    shape = _tile_shape(Ensemble.of([load_model(path)], [path]), PredictSettings())
     prediction = told["prediction"]
     assert (prediction["tile_size"], prediction["halo"]) == (shape.side, shape.halo)
     assert prediction["overlap"] == shape.overlap
