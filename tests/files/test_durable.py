@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aerial_seg.errors import OutputError
-from aerial_seg.files import disk
+from aerial_seg.files import operating_system
 from aerial_seg.files.durable import disk_errors, settled_file
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_only_files_gives_files_their_names(path: Path) -> None:
 
 def test_a_file_is_there_when_the_block_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    plain = disk.sync
+    plain = operating_system.sync
     monkeypatch.setattr("aerial_seg.files.durable.sync", lambda path: (synced.append(path), plain(path)))
     final = tmp_path / "a.txt"
     final.write_text("before")

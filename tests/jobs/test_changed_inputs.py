@@ -20,8 +20,6 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster import remote, unchanged
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
-from aerial_seg.jobs import export as export_room
-from aerial_seg.jobs import import_weights as import_room
 from aerial_seg.jobs.evaluate import evaluate_mask
 from aerial_seg.jobs.predict import plan as planning
 from aerial_seg.jobs.predict.job import predict
@@ -32,9 +30,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
-from aerial_seg.models.file import TrainedModel, save_model
-from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork
+from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
 
 if TYPE_CHECKING:
@@ -360,41 +356,6 @@ def test_the_report_says_what_cannot_be_told(
     settings = PredictSettings(engine="eager", precision="fp32")
     (report,) = predict(MODEL, [str(source)], tmp_path / "map.tif", settings)
     assert "it cannot be told" in report.notes
-
-
-@pytest.mark.parametrize("command", ["export", "import-weights"])
-def test_model_files_and_checkpoints_are_held_while_something_is_made_of_them(
-    command: str, tmp_path: Path, untrained: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, read = untrained("fcn"), tmp_path / "read.safetensors"
-    save_model(model.network.state_dict(), model.card, read)
-
-    def write(*arguments: object) -> float:
-        (file,) = (one for one in arguments if isinstance(one, Path))
-        file.write_bytes(b"made of what was read")
-        read.write_bytes(read.read_bytes())
-        return 0.0
-
-    imported = ImportedNetwork(model.network, model.card.recipe.model, model.card.bands, 3, ())
-    known = Checkpoint(read, {}, "sha", ("a", "b", "c"))
-    for room, name, stand_in in (
-        (export_room, "load_model", lambda path: model),
-        (export_room, "write_onnx", write),
-        (import_room, "read_checkpoint", lambda path: known),
-        (import_room, "import_checkpoint", lambda *_: imported),
-        (import_room, "save_model", write),
-    ):
-        monkeypatch.setattr(room, name, stand_in)
-
-    def play() -> None:
-        if command == "export":
-            export_room.export(read, tmp_path / "o.onnx")
-        else:
-            import_room.import_weights(read, tmp_path / "o.safetensors", source="torchvision")
-
-    with pytest.raises(ChangedError, match=r"read\.safetensors changed while it was read"):
-        play()
-    assert [path.name for path in tmp_path.iterdir()] == ["read.safetensors"]
 
 
 @pytest.mark.slow

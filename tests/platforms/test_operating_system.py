@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aerial_seg.cli import console, signals
-from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files import operating_system
 from aerial_seg.files.names import (
     OgrName,
@@ -32,10 +32,7 @@ from aerial_seg.files.staging import staged_files, staged_folder
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.files.work import locked_work, work_folder
 from aerial_seg.geo.outputs import stac
-from aerial_seg.geo.raster.remote import gdal_name, is_remote, output_stem, public_name, url_path
-from aerial_seg.jobs.predict import checks
-from aerial_seg.jobs.tile.chip_cutter import ChipCutter
-from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.geo.raster.remote import gdal_name, is_remote, public_name, url_path
 
 needs_fork = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="NOT PROVED: kills are played in forked processes"
@@ -385,29 +382,3 @@ class TestTerminal:
         with pytest.raises(KeyboardInterrupt), signals.termination_interrupts():
             signal.raise_signal(stand_in)
         assert signal.getsignal(stand_in) == before
-
-
-def test_masks_that_differ_by_case_only_are_refused_where_they_are_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rasters = [tmp_path / "north" / "Site.tif", tmp_path / "south" / "site.tif"]
-    assert [output_stem(raster) for raster in rasters] == ["Site", "site"]
-    for ignored in (False, True):
-        monkeypatch.setattr(checks, "ignores_case", lambda folder, told=ignored: told)
-        if ignored:
-            with pytest.raises(SettingsError, match="same file name"):
-                checks.scenes_of(rasters, tmp_path / "out", several=True)
-        else:
-            assert len(checks.scenes_of(rasters, tmp_path / "out", several=True)) == 2
-
-
-def test_chips_of_rasters_that_differ_by_case_only_never_replace_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ("Site", "site", "SITE", "site-2")
-    for ignored, wanted in ((False, list(names)), (True, ["Site", "site-2", "SITE-3", "site-2-2"])):
-        monkeypatch.setattr(
-            "aerial_seg.jobs.tile.chip_cutter.ignores_case", lambda folder, told=ignored: told
-        )
-        cutter = ChipCutter(tmp_path, None, TileSettings())  # type: ignore[arg-type]
-        assert [cutter._unused_stem(name) for name in names] == wanted
