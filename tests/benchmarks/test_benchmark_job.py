@@ -202,7 +202,6 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
     assert not work_folder(out).exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", ["image", "label", "model"])
 def test_images_and_model_are_held_while_they_are_read(
     which: str, voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,13 +233,14 @@ def test_images_and_model_are_held_while_they_are_read(
     assert not work_folder(out).exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
     out = voc_root.parent / "out"
     program = (
         "import os, signal, sys\n"
         "import torch\n"
         "from pathlib import Path\n"
-        "from aerial_seg.jobs import benchmark_images\n"
+        "from aerial_seg.jobs.benchmark import images as benchmark_images\n"
         "from aerial_seg.jobs.benchmark.job import benchmark\n"
         "from aerial_seg.jobs.benchmark.settings import BenchmarkSettings\n"
         "torch.set_num_threads(1)\n"  # as here: a run is not resumed under another runtime
