@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import pyogrio
@@ -82,6 +83,12 @@ def test_an_unknown_name() -> None:
 def test_gdal_can_write_them_all_but_parquet() -> None:
     drivers = pyogrio.list_drivers(write=True)
     assert {form.name for form in FORMATS} - set(drivers) <= {"Parquet"}
+
+
+@pytest.mark.skipif(
+    "append" not in signature(pyogrio.list_drivers).parameters, reason="pyogrio does not tell before 0.13"
+)
+def test_gdal_can_append_where_we_say_so() -> None:
     appendable = pyogrio.list_drivers(append=True)
     assert all(form.name in appendable for form in FORMATS if form.appendable)
 
