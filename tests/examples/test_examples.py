@@ -16,7 +16,7 @@ import rasterio
 from rasterio.windows import Window
 
 import aerial_seg
-from aerial_seg.synthetic.town import ScenePaths, make_scene, write_scene
+from aerial_seg.synthetic.town import TownPaths, make_town, write_town
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPE = """
@@ -50,8 +50,8 @@ def run_script(name: str, *arguments: str | Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> ScenePaths:
-    return write_scene(make_scene(1, height=512, width=512), tmp_path_factory.mktemp("town"))
+def town(tmp_path_factory: pytest.TempPathFactory) -> TownPaths:
+    return write_town(make_town(1, height=512, width=512), tmp_path_factory.mktemp("town"))
 
 
 def test_every_example_is_run_here() -> None:
@@ -60,7 +60,7 @@ def test_every_example_is_run_here() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(town: ScenePaths, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def trained(town: TownPaths, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder that train_on_own_labels.py leaves behind, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = folder / "small.toml"
@@ -86,7 +86,7 @@ def test_train_on_own_labels_scores_the_model_on_ground_of_its_own(trained: tupl
 
 
 def test_predict_a_folder_to_shapefiles(
-    trained: tuple[Path, list[str]], town: ScenePaths, tmp_path: Path
+    trained: tuple[Path, list[str]], town: TownPaths, tmp_path: Path
 ) -> None:
     photos, maps = tmp_path / "photos", tmp_path / "maps"
     photos.mkdir()
