@@ -72,16 +72,16 @@ def benchmark(
         inputs.refuse_folder(out)
         out = behind_link(out)
     still = Unchanged([model_path])
-    order = _prepare(name, root, model_path, settings)
-    still.add([file for example in order.examples for file in example.files])
+    plan = _make_plan(name, root, model_path, settings)
+    still.add([file for example in plan.examples for file in example.files])
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _evaluate(order, Path(folder) / "benchmark", still, progress, keep=False)
-    return _evaluate(order, out, still, progress, keep=True)
+            return _evaluate(plan, Path(folder) / "benchmark", still, progress, keep=False)
+    return _evaluate(plan, out, still, progress, keep=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
+class BenchmarkPlan:
     """A checked command."""
 
     benchmark: Benchmark
@@ -123,7 +123,7 @@ def _check_outputs(name: str, out: Path | None, settings: BenchmarkSettings) -> 
     check_writable(archive, overwrite=settings.overwrite or resumes)
 
 
-def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSettings) -> _Order:
+def _make_plan(name: str, root: Path, model_path: Path, settings: BenchmarkSettings) -> BenchmarkPlan:
     data = open_benchmark(name, root)
     model = load_model(model_path)
     notes = (*model.notes, *_check_model(model_path, model.card, data))
@@ -144,7 +144,7 @@ def _prepare(name: str, root: Path, model_path: Path, settings: BenchmarkSetting
             *notes,
             f"the submission holds split {split}, which no server takes; pass --split test for one",
         )
-    return _Order(data, split, examples, model_path, model, protocol_name, protocol, settings, notes)
+    return BenchmarkPlan(data, split, examples, model_path, model, protocol_name, protocol, settings, notes)
 
 
 def _check_model(path: Path, card: ModelCard, data: Benchmark) -> tuple[str, ...]:
@@ -187,23 +187,23 @@ def _side_by_side(ours: Legend, theirs: Legend, *, most: int = 25) -> str:
 
 
 def _evaluate(
-    order: _Order, out: Path, still: Unchanged, progress: Progress, *, keep: bool
+    plan: BenchmarkPlan, out: Path, still: Unchanged, progress: Progress, *, keep: bool
 ) -> BenchmarkReport:
     """keep: whether `out` and, after an error, the finished images stay."""
-    data, settings = order.benchmark, order.settings
-    forward = PaddedForward.prepared(order.model, settings.engine_settings)
+    data, settings = plan.benchmark, plan.settings
+    forward = PaddedForward.prepared(plan.model, settings.engine_settings)
     tally = Tally(ConfusionMatrix(len(data.legend)), keep=settings.worst)
     with locked_work(out, restart=settings.restart) as work:
         if keep:
             check_folder(out, overwrite=settings.overwrite, marker=RESULTS, own=_OWN)
-        job = _job(order, forward)
+        job = _job(plan, forward)
         journal = Journal.open(work / NAME, job)
         run = ImageRun(
             benchmark=data,
-            examples=order.examples,
-            bands=order.model.card.bands,
+            examples=plan.examples,
+            bands=plan.model.card.bands,
             net=forward,
-            protocol=order.resolved,
+            protocol=plan.resolved,
             folder=work / RESULT / PREDICTIONS,
             still=still,
         )
@@ -212,33 +212,35 @@ def _evaluate(
                 resumed = run.run(journal, tally, progress)
                 # Before a submission takes its place outside of the folder.
                 still.check()
-                report = _report(order, tally, job=job, notes=forward.notes)
-                _write_results(order, report, run, progress, keep=keep)
+                report = _report(plan, tally, job=job, notes=forward.notes)
+                _write_results(plan, report, run, progress, keep=keep)
             place_folder(work / RESULT, out)
     return replace(report, resumed=resumed, folder=out if keep else None)
 
 
-def _job(order: _Order, forward: PaddedForward) -> dict[str, Any]:
+def _job(plan: BenchmarkPlan, forward: PaddedForward) -> dict[str, Any]:
     """All that finished images depend on."""
     assert forward.runtime is not None
     return {
         "version": __version__,
-        "model_sha256": order.model.sha256,
-        "benchmark": order.benchmark.name,
-        "root": str(order.benchmark.root.resolve()),
-        "split": order.split,
-        "files": fingerprint(order.benchmark, [ExampleReader(order.benchmark, order.examples)]),
-        "protocol": order.protocol.model_dump(mode="json"),
+        "model_sha256": plan.model.sha256,
+        "benchmark": plan.benchmark.name,
+        "root": str(plan.benchmark.root.resolve()),
+        "split": plan.split,
+        "files": fingerprint(plan.benchmark, [ExampleReader(plan.benchmark, plan.examples)]),
+        "protocol": plan.protocol.model_dump(mode="json"),
         "runtime": forward.runtime.as_dict(),
     }
 
 
-def _report(order: _Order, tally: Tally, *, job: dict[str, Any], notes: tuple[str, ...]) -> BenchmarkReport:
-    data, settings = order.benchmark, order.model.card.recipe.model
-    stride = order.model.network.geometry.output_stride
+def _report(
+    plan: BenchmarkPlan, tally: Tally, *, job: dict[str, Any], notes: tuple[str, ...]
+) -> BenchmarkReport:
+    data, settings = plan.benchmark, plan.model.card.recipe.model
+    stride = plan.model.network.geometry.output_stride
     scores: BenchmarkScores | None = None
     comparison: tuple[ComparisonRow, ...] = ()
-    if order.labelled:
+    if plan.labelled:
         categories = CATEGORIES if data.name == "cityscapes" else None
         scores = benchmark_scores(data.name, tally.matrix, data.legend, categories=categories)
         matches = matching(
@@ -246,32 +248,32 @@ def _report(order: _Order, tally: Tally, *, job: dict[str, Any], notes: tuple[st
             settings.architecture,
             encoder=settings.encoder,
             output_stride=stride,
-            protocol=order.protocol_name,
-            split=order.split,
+            protocol=plan.protocol_name,
+            split=plan.split,
         )
         comparison = comparison_rows(scores.scores, matches)
     return BenchmarkReport(
         title=data.title,
         root=str(data.root),
-        split=order.split,
-        images=len(order.examples),
-        model=str(order.model_path),
+        split=plan.split,
+        images=len(plan.examples),
+        model=str(plan.model_path),
         system=f"{settings.architecture} {settings.encoder} at output stride {stride}",
-        protocol=order.protocol_name,
-        protocol_title=order.protocol.title,
+        protocol=plan.protocol_name,
+        protocol_title=plan.protocol.title,
         scores=scores,
         comparison=comparison,
         worst=tally.worst(),
         job=job,
-        submission=order.settings.submission,
-        notes=(*order.notes, *notes),
+        submission=plan.settings.submission,
+        notes=(*plan.notes, *notes),
     )
 
 
 def _write_results(
-    order: _Order, report: BenchmarkReport, run: ImageRun, progress: Progress, *, keep: bool
+    plan: BenchmarkPlan, report: BenchmarkReport, run: ImageRun, progress: Progress, *, keep: bool
 ) -> None:
-    folder, by_name = run.folder.parent, {example.name: example for example in order.examples}
+    folder, by_name = run.folder.parent, {example.name: example for example in plan.examples}
     document = report.as_json()
     (folder / RESULTS).write_text(json.dumps(document, indent=2), encoding="utf-8", newline="\n")
     (folder / PAGE).write_text(
@@ -280,13 +282,13 @@ def _write_results(
     if keep:
         shutil.rmtree(folder / WORST, ignore_errors=True)
         worst = [(by_name[image.name], image.miou) for image in report.worst]
-        worst_pictures(order.benchmark, worst, run.folder, folder / WORST)
-    if order.settings.submission is not None:
+        worst_pictures(plan.benchmark, worst, run.folder, folder / WORST)
+    if plan.settings.submission is not None:
         write_submission(
-            order.benchmark,
-            [(example, run.prediction(example)) for example in order.examples],
-            order.settings.submission,
-            split=order.split,
-            competition=order.settings.competition,
+            plan.benchmark,
+            [(example, run.prediction(example)) for example in plan.examples],
+            plan.settings.submission,
+            split=plan.split,
+            competition=plan.settings.competition,
             progress=progress,
         )
