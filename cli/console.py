@@ -1,7 +1,8 @@
 """What commands share in talking: progress and notes to stderr, tables and JSON to stdout.
 
 Names of files, classes and layers come from outside, so all that is printed goes through here: nothing in it can
-steer a terminal.
+steer a terminal. Settings that the library's messages name are told as the running command's options; what is no
+message, a name in a table, stays as it is.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aerial_seg.printable import printable
 
+from .flags import as_flags
+
 if TYPE_CHECKING:
     from aerial_seg.legend import Legend
     from aerial_seg.metrics import Scores
     from aerial_seg.progress import ProgressBar
+
+
+_MESSAGES = frozenset({"notes", "remarks", "reason", "problem", "problems"})
+"""Entries of documents that hold messages; all others are data."""
 
 
 def write_every_letter() -> None:
@@ -40,6 +47,19 @@ def bar(label: str, *, total: int, unit: str) -> ProgressBar:
     return tqdm(total=total, desc=told, unit=unit, disable=None, file=sys.stderr, dynamic_ncols=True)
 
 
+def with_flags(document: Any, *, told: bool = False) -> Any:
+    """The document with its messages as they are printed."""
+    match document:
+        case str():
+            return as_flags(document) if told else document
+        case Mapping():
+            return {key: with_flags(value, told=key in _MESSAGES) for key, value in document.items()}
+        case list() | tuple():
+            return [with_flags(value, told=told) for value in document]
+        case _:
+            return document
+
+
 def say(text: object = "", *, err: bool = False) -> None:
     """The text on stdout, or on stderr; what would steer a terminal is written out. Its line ends stay."""
     click.echo(printable(str(text)), err=err)
@@ -47,19 +67,19 @@ def say(text: object = "", *, err: bool = False) -> None:
 
 def note(text: str) -> None:
     """One line of comment on stderr."""
-    say(text, err=True)
+    say(as_flags(text), err=True)
 
 
 def notes(texts: Iterable[str]) -> None:
     """What was mended, moved or left out."""
     for text in texts:
-        note(f"note: {one_line(text)}")
+        say(f"note: {one_line(as_flags(text))}", err=True)
 
 
 def print_json(document: Any) -> None:
     """The document on stdout, in ASCII: JSON writes out everything else."""
     # DEL is the one control character that JSON leaves as it is; it can only lie in a text.
-    click.echo(json.dumps(document, indent=2, default=str).replace("\x7f", "\\u007f"))
+    click.echo(json.dumps(with_flags(document), indent=2, default=str).replace("\x7f", "\\u007f"))
 
 
 class _Painted(str):

@@ -29,7 +29,7 @@ def command(path: Path, *, as_json: bool) -> None:
     """
     from aerial_seg.jobs.info import info
 
-    document = info(path)
+    document = console.with_flags(info(path))
     if as_json:
         console.print_json(document)
     elif document["kind"] == "model":

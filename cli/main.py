@@ -13,7 +13,7 @@ from . import console
 from .net import Session, exit_code_of
 from .signals import termination_interrupts
 
-_COMMANDS = (
+COMMANDS = (
     "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
     "info",
 )  # fmt: skip
@@ -21,8 +21,10 @@ _COMMANDS = (
 
 def _note_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     del parameter
-    if value and isinstance(ctx.obj, Session):
-        ctx.obj.debug = True
+    if isinstance(ctx.obj, Session):
+        # Called for every command, the innermost last, before anything else that is typed is looked at.
+        ctx.obj.context = ctx
+        ctx.obj.debug |= value
 
 
 _DEBUG = click.Option(
@@ -49,12 +51,12 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of the work."""
         del ctx
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command `cmd_name`, from the module of that name, with _ for -."""
         del ctx
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(f"aerial_seg.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
@@ -73,12 +75,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's; an unknown command is an error that names the nearest one."""
         name = args[0]
-        if name in _COMMANDS and isinstance(ctx.obj, Session):
+        if name in COMMANDS and isinstance(ctx.obj, Session):
             ctx.obj.command = name
-        if name not in _COMMANDS and not name.startswith("-"):
+        if name not in COMMANDS and not name.startswith("-"):
             from aerial_seg.errors import did_you_mean
 
-            hint = did_you_mean(name, _COMMANDS) or f"; the commands are {', '.join(_COMMANDS)}."
+            hint = did_you_mean(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
             raise click.UsageError(f"there is no command '{name}'{hint}", ctx=ctx)
         return super().resolve_command(ctx, args)
 

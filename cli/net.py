@@ -18,6 +18,7 @@ from aerial_seg.files.operating_system import shell_line
 from aerial_seg.printable import shortened
 
 from . import console
+from .flags import as_flags
 
 _INTERRUPTED = 130
 _LONGEST_WORD = 4200
@@ -32,10 +33,14 @@ _FROM_THE_SYSTEM = frozenset((
 
 @dataclass(slots=True)
 class Session:
-    """One run of the command line. command: as far as it is known. debug: whether tracebacks are shown."""
+    """One run of the command line.
+
+    command: as far as it is known. context: click's, of the innermost command. debug: whether tracebacks are shown.
+    """
 
     words: Sequence[str]
     command: str | None = None
+    context: click.Context | None = None
     debug: bool = False
 
 
@@ -65,16 +70,18 @@ def _caught(work: Callable[[Session], int], session: Session) -> int:
     except click.ClickException as error:
         return _told(f"Error: {error.format_message()}", error.exit_code)
     except BrokenPipeError as error:
-        return _told(_closed(error, session), Incomplete.exit_code if _kept(error) else 1)
+        return _told(
+            as_flags(_closed(error, session), session.context), Incomplete.exit_code if _kept(error) else 1
+        )
     except Exception as error:  # noqa: BLE001 - the net; a test sees to it that it stays the only one
-        return _told(f"Error: {_words(error, session)}", _code(error))
+        return _told(as_flags(f"Error: {_words(error, session)}", session.context), _code(error))
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Python shows two lines with the program's own text; libraries quote files in theirs."""
     with suppress(OSError):
-        console.note(f"warning: {' '.join(str(message).split())}")
+        console.note(f"warning: {' '.join(as_flags(str(message)).split())}")
 
 
 def _told(line: str, code: int) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import Annotated, Any
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.mentions import Made, setting
 from aerial_seg.printable import name_problems, shortened
 from aerial_seg.settings import Setting, names_in, settings
 
@@ -95,8 +97,9 @@ class BandChoice:
         missing = [name for name in wanted if _comparable(name) not in numbers]
         if missing:
             raise SettingsError(
-                f"--bands names {', '.join(self.names)}, but the model was trained on {', '.join(wanted)}; "
-                f"say which band is {', '.join(missing)}, or choose by number with --bidx"
+                f"{bands_setting(names=...)} names {', '.join(self.names)}, but the model was trained on "
+                f"{', '.join(wanted)}; say which band is {', '.join(missing)}, or choose by number with "
+                f"{bands_setting(numbers=...)}"
             )
         return replace(
             self, numbers=tuple(numbers[_comparable(name)] for name in wanted), names=tuple(wanted)
@@ -140,35 +143,54 @@ ALL_BANDS = BandChoice()
 """Everything that is not alpha, in file order."""
 
 
+def bands_setting(
+    *,
+    numbers: Sequence[int | EllipsisType] | EllipsisType | None = None,
+    names: Sequence[str | EllipsisType] | EllipsisType | None = None,
+    stack: Sequence[str] | EllipsisType | None = None,
+) -> str:
+    """The setting `bands` as messages name it; `...` stands for any."""
+    given = {"numbers": numbers, "names": names, "stack": stack}
+    return setting(
+        "bands",
+        Made(
+            "BandChoice",
+            {key: one if one is ... else tuple(one) for key, one in given.items() if one is not None},
+        ),
+    )
+
+
 def parse_bands(bidx: str | None = None, bands: str | None = None, stack: Sequence[str] = ()) -> BandChoice:
-    """The choice of `--bidx 4,3,2`, or of `--bands red=1,green=2,nir=4`, with the files of `--stack`.
+    """The choice of bidx `4,3,2`, or of bands `red=1,green=2,nir=4`, with the files of stack.
 
     Raises SettingsError for both at once, and for what is no number.
     """
     if bidx is not None and bands is not None:
-        raise SettingsError("--bidx and --bands both choose the bands; pass one of them")
+        raise SettingsError(
+            f"{setting('bidx')} and {setting('bands')} both choose the bands; pass one of them"
+        )
     if bands is not None:
         pairs = [part.partition("=") for part in bands.split(",")]
         names = tuple(name.strip() for name, _, _ in pairs)
         for name, problem in name_problems(filter(None, names)):
-            raise SettingsError(f"--bands: '{name}' cannot be a band's name: {problem}; choose another")
+            raise SettingsError(
+                f"{setting('bands')}: '{name}' cannot be a band's name: {problem}; choose another"
+            )
         if not all(names):
-            raise SettingsError(f"--bands {bands} names no band; wanted pairs as red=1,green=2,nir=4")
-        return BandChoice(
-            tuple(_number(text, f"--bands {bands}") for _, _, text in pairs), names, tuple(stack)
-        )
+            raise SettingsError(
+                f"{setting('bands', bands)} names no band; wanted pairs as red=1,green=2,nir=4"
+            )
+        said = setting("bands", bands)
+        return BandChoice(tuple(_number(text, said) for _, _, text in pairs), names, tuple(stack))
     if bidx is not None:
-        return BandChoice(
-            tuple(_number(text, f"--bidx {bidx}") for text in bidx.split(",")), stack=tuple(stack)
-        )
+        said = setting("bidx", bidx)
+        return BandChoice(tuple(_number(text, said) for text in bidx.split(",")), stack=tuple(stack))
     return BandChoice(stack=tuple(stack))
 
 
-def _number(text: str, option: str) -> int:
+def _number(text: str, said: str) -> int:
     if not text.strip().isdecimal() or len(text) > 10:
-        raise SettingsError(
-            f"{option}: '{shortened(text)}' is no band number; wanted whole numbers from 1 on"
-        )
+        raise SettingsError(f"{said}: '{shortened(text)}' is no band number; wanted whole numbers from 1 on")
     return int(text)
 
 
