@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aerial_seg.errors import InputError
+from aerial_seg.mentions import setting
 from aerial_seg.printable import name_problem, shortened
 
 _LARGEST, _SMALLEST = 1e30, 1e-30
@@ -118,7 +119,8 @@ class BandAccumulator:
             if not np.isfinite(facts).all() or np.abs(facts).max() > _LARGEST:
                 raise InputError(
                     f"band '{shortened(name)}' has a mean of {facts[0]:g} and a deviation of {facts[1]:g} over its "
-                    "valid pixels; declare what is no measurement as nodata (--nodata, gdal_edit.py -a_nodata)"
+                    f"valid pixels; declare what is no measurement as nodata ({setting('nodata')}, "
+                    "gdal_edit.py -a_nodata)"
                 )
         # Less than float32 resolves at this mean is rounding, not signal.
         std[(std <= np.finfo(np.float32).eps * np.abs(self._mean)) | (std < _SMALLEST)] = 1.0

@@ -12,13 +12,8 @@ import click
 
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, Made, Mention, replace_settings
 
-_OTHER_NAMES = {
-    "no_georef": "georeferenced",
-    "labels_crs": "crs",
-    "of": "format",
-    "simplify_method": "method",
-}
-"""Option → setting, where they are not called alike and the option has no attribute `setting` that says so."""
+from .setting_options import SettingOption
+
 _REVERSED = frozenset({"no_georef"})
 """Flags that say no to their setting."""
 _SHORT = frozenset({"output"})
@@ -96,13 +91,12 @@ def _option(command: click.Command, setting: str) -> click.Option | None:
 
 def _settings(command: click.Command) -> Iterator[tuple[str, click.Option]]:
     """The settings that the command takes as options."""
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            own = parameter.name or ""
-            said = getattr(parameter, "setting", None)
-            # Of a setting of settings the last word is the one that is typed.
-            name = _OTHER_NAMES.get(own, own) if said is None else str(said).rpartition(".")[2]
-            yield name, parameter
+    for option in command.params:
+        if isinstance(option, SettingOption):
+            # Of a setting of settings, shape.method, the last word is the one that is typed in Python.
+            yield option.setting.rpartition(".")[2], option
+        elif isinstance(option, click.Option):
+            yield option.name or "", option
 
 
 def _bands(made: Made, command: click.Command) -> str | None:

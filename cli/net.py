@@ -66,7 +66,8 @@ def _caught(work: Callable[[Session], int], session: Session) -> int:
         return _told("Interrupted.", _INTERRUPTED)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "aerial-seg"
-        return _told(f"Error: {error.format_message()} Try '{command} --help'.", error.exit_code)
+        said = as_flags(error.format_message(), error.ctx or session.context)
+        return _told(f"Error: {said} Try '{command} --help'.", error.exit_code)
     except click.ClickException as error:
         return _told(f"Error: {error.format_message()}", error.exit_code)
     except BrokenPipeError as error:

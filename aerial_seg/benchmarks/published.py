@@ -20,7 +20,7 @@ Metric = Literal["miou", "pixel_accuracy", "mean_accuracy"]
 class PublishedResult(Section):
     """One printed number.
 
-    architecture, encoder and protocol: as recipes and `--protocol` name them; protocol "other": none that ships is
+    architecture, encoder and protocol: as recipes and BenchmarkSettings name them; protocol "other": none that ships is
     what was done, `note` says what was. output_stride: that of the test, None where the source names none. value: in
     percent. evidence: stated = in the paper or table that `source` names, read = in that project's own table,
     memory = not checked.

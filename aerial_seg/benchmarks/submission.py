@@ -21,6 +21,7 @@ from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.staging import staged_files
 from aerial_seg.legend import IGNORE
+from aerial_seg.mentions import setting
 from aerial_seg.progress import Progress, silent
 
 COMPETITIONS = ("comp5", "comp6")
@@ -97,7 +98,7 @@ def check_submission_target(
     if split not in ("test", "val"):
         raise SettingsError(
             f"a submission of split {split} was asked for, wanted test (for the server) or val (for an evaluation at "
-            "home); pass --split test"
+            f"home); pass {setting('split', 'test')}"
         )
     if competition not in COMPETITIONS:
         raise SettingsError(

@@ -14,9 +14,10 @@ from aerial_seg.files.disk import write_failure
 from aerial_seg.files.durable import disk_errors, settled_file, sync
 from aerial_seg.files.work import JOURNAL as NAME
 from aerial_seg.files.work import RESULT, clear, work_folder
+from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 
 __all__ = ["NAME", "RESULT", "Journal", "work_folder"]
-_GO_ON = "run the same command again to go on, or pass --restart to begin anew"
+_GO_ON = f"{SAME_CALL} to go on, or pass {setting('restart', True)} to begin anew"
 
 
 class DamagedJournalError(OutputError):
@@ -52,7 +53,7 @@ class Journal:
             if not renewed:
                 raise OutputError(
                     f"{path.parent} holds an interrupted run of another job ({describe_changes(first, wanted)}); "
-                    "repeat the former command to finish it, or pass --restart to begin anew"
+                    f"{FORMER_CALL} to finish it, or pass {setting('restart', True)} to begin anew"
                 )
             clear(path.parent)
             records = []
@@ -117,7 +118,9 @@ def _from_json(text: str) -> Any:
 
 
 def _damaged(path: Path, how: str) -> DamagedJournalError:
-    return DamagedJournalError(f"the journal {path} is damaged ({how}); pass --restart to begin anew")
+    return DamagedJournalError(
+        f"the journal {path} is damaged ({how}); pass {setting('restart', True)} to begin anew"
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from aerial_seg.errors import OutputError
 from aerial_seg.files.made import record_made, require_own
 from aerial_seg.files.names import check_output
 from aerial_seg.files.work import RESULT, locked_work, place, system_errors, was_placed
+from aerial_seg.mentions import setting
 
 
 def check_writable(final: Path, *, overwrite: bool, maker: Path | None = None) -> None:
@@ -27,7 +28,9 @@ def check_writable(final: Path, *, overwrite: bool, maker: Path | None = None) -
 def _check_place(final: Path, *, overwrite: bool, maker: Path) -> None:
     # What a killed run had just placed is no reason for the same command to stop.
     if final.exists() and not overwrite and not was_placed(maker, final):
-        raise OutputError(f"{final} exists already; pass --overwrite to replace it or choose another output")
+        raise OutputError(
+            f"{final} exists already; pass {setting('overwrite', True)} to replace it or choose another output"
+        )
     parent = final.absolute().parent
     while not parent.exists():
         parent = parent.parent

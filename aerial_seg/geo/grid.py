@@ -17,6 +17,7 @@ from shapely import transform as transform_geometry
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.systems import is_local, metres_per_unit
+from aerial_seg.mentions import setting
 
 WGS84 = Geod(ellps="WGS84")
 
@@ -218,7 +219,7 @@ class Grid:
         if gsd is None:
             raise InputError(
                 "a raster without CRS, or with one of unknown unit, has no GSD to resample from; give it a CRS or "
-                "leave --gsd out"
+                f"leave {setting('gsd')} out"
             )
         down, across = gsd
         height = max(1, round(self.height / _reduction(metres / down)))

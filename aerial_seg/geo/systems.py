@@ -8,6 +8,7 @@ from pyproj import CRS
 from pyproj.database import get_units_map
 
 from aerial_seg.errors import InputError
+from aerial_seg.mentions import setting
 
 _ALIASES = frozenset({"m", "meter", "meters", "metres", "foot_us", "us_foot", "foot (international)"})
 """Further names of units of length, as ESRI and CAD programs write them."""
@@ -67,17 +68,18 @@ def same_local(one: CRS | None, other: CRS | None) -> bool:
     return mine.name == theirs.name and units[0] == units[1]
 
 
-def require_common(one: CRS, its_name: str, other: CRS, others_name: str, *, option: str = "") -> None:
+def require_common(one: CRS, its_name: str, other: CRS, others_name: str, *, setting_name: str = "") -> None:
     """Raises InputError where one of the two is a local grid, and the other is not that grid: nothing relates them.
 
-    option: that says another CRS for the first, for the message.
+    setting_name: that says another CRS for the first, for the message.
     """
     if same_local(one, other) or not (is_local(one) or is_local(other)):
         return
     raise InputError(
         f"{its_name} is in '{one.name}' and {others_name} in '{other.name}'; a local grid has no place in any other "
         "CRS, wanted one for both: bring them into the local grid's coordinates, or give that grid its place on earth "
-        "(gdal_edit.py -a_srs EPSG:…)" + (f"; if the first is wrong, pass {option}" if option else "")
+        "(gdal_edit.py -a_srs EPSG:…)"
+        + (f"; if the first is wrong, pass {setting(setting_name)}" if setting_name else "")
     )
 
 

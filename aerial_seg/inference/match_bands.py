@@ -9,10 +9,11 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, role
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, bands_setting, role
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.statistics import Readable, at_hand, find_collar, scene_range
+from aerial_seg.mentions import setting
 
 _BEYOND = 2.0
 """Training ranges that a scene's percentile may lie beyond the model's: other haze and sun stay well within."""
@@ -33,8 +34,8 @@ def check_stack(rasters: int, choice: BandChoice) -> None:
     """Raise SettingsError for files that are to be stacked on several rasters."""
     if choice.stack and rasters > 1:
         raise SettingsError(
-            f"--stack {choice.stack[0]} goes with one raster, but {rasters} were given; run them one by one, "
-            "or make one raster of them first (gdalbuildvrt)"
+            f"{bands_setting(stack=choice.stack[:1])} goes with one raster, but {rasters} were given; "
+            "run them one by one, or make one raster of them first (gdalbuildvrt)"
         )
 
 
@@ -44,7 +45,7 @@ def check_mosaic_bands(infos: Sequence[RasterInfo], choice: BandChoice) -> None:
         if info.alpha_of_file is not None and info.alpha_of_file <= max(choice.numbers):
             raise SettingsError(
                 f"{info.path} has alpha as band {info.alpha_of_file}, which is the mask in a mosaic; "
-                "wanted bands before it, or predict the rasters without --mosaic"
+                f"wanted bands before it, or predict the rasters without {setting('mosaic', True)}"
             )
 
 
@@ -132,7 +133,7 @@ def collar_notes(raster: Readable) -> tuple[str, ...]:
         return ()
     return (
         f"{collar.share:.0%} of {raster.info.path}, from its border inwards, are {collar.value:g} in all bands and "
-        f"count as measured; if that is filler, pass --nodata {collar.value:g}",
+        f"count as measured; if that is filler, pass {setting('nodata', float(collar.value))}",
     )
 
 
@@ -153,24 +154,31 @@ def _count_remedy(info: RasterInfo, bands: Sequence[Band], choice: BandChoice) -
     if info.has_palette:
         return f"its pixels are the numbers of a palette's colours: {_EXPAND}"
     if choice.numbers:
-        return f"choose {len(bands)} bands (--bidx, --bands) or train a model on these"
+        return (
+            f"choose {len(bands)} bands ({bands_setting(numbers=...)}, {bands_setting(names=...)}) or train a model on "
+            "these"
+        )
     found = _found(info, bands)
     if found is not None:
-        return f"pass --bidx {','.join(map(str, found))} to read those that it was trained on"
+        return f"pass {bands_setting(numbers=found)} to read those that it was trained on"
     if info.alpha is not None and len(bands) == len(info.bands) + 1:
         numbers = sorted((*info.bands, info.alpha))
         return (
-            f"band {info.alpha} is flagged alpha: if it is imagery, pass --bidx {','.join(map(str, numbers))}, "
+            f"band {info.alpha} is flagged alpha: if it is imagery, pass {bands_setting(numbers=numbers)}, "
             "else train a model on these"
         )
     if len(info.bands) > len(bands):
-        return "pick the same bands (--bidx 1,2,… or --bands NAME=1,…) or train a model on these"
-    return "add what is missing (--stack FILE) or train a model on these"
+        by_number, by_name = (
+            bands_setting(numbers=(1, 2, ...)),
+            bands_setting(numbers=(1, ...), names=("NAME", ...)),
+        )
+        return f"pick the same bands ({by_number} or {by_name}) or train a model on these"
+    return f"add what is missing ({bands_setting(stack=('FILE',))}) or train a model on these"
 
 
 def _order_remedy(info: RasterInfo, bands: Sequence[Band]) -> str:
     found = _found(info, bands)
     if found is not None:
-        return f"pass --bidx {','.join(map(str, found))} to read them in the model's order"
-    example = ",".join(f"{band.name}={k}" for k, band in enumerate(bands, start=1))
-    return f"say which band is which (--bands {example}, or --bidx by number) or train a model on these"
+        return f"pass {bands_setting(numbers=found)} to read them in the model's order"
+    example = bands_setting(numbers=range(1, len(bands) + 1), names=[band.name for band in bands])
+    return f"say which band is which ({example}, or {bands_setting(numbers=...)} by number) or train a model on these"

@@ -7,6 +7,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.inference.match_bands import check_bands
+from aerial_seg.mentions import setting
 from aerial_seg.models.file import ModelCard
 
 GSD_TOLERANCE = 0.1
@@ -41,7 +42,9 @@ def gsd_of(grid: Grid, name: str, *, georeferenced: bool = True) -> tuple[float,
     except InputError as error:
         if not georeferenced:
             return None
-        raise InputError(f"{name}: {error}, or pass --no-georef to work on its own pixels") from error
+        raise InputError(
+            f"{name}: {error}, or pass {setting('georeferenced', False)} to work on its own pixels"
+        ) from error
 
 
 def choose_run_grid(
@@ -63,6 +66,6 @@ def choose_run_grid(
     if factor > GSD_LIMIT and not force:
         raise InputError(
             f"{name} has a GSD of {gsd[1]:.3g} m, but the model was trained at {model_gsd:.3g} m, {factor:.1f} times "
-            "apart; use imagery of a similar GSD, or pass --force-gsd to resample all the same"
+            f"apart; use imagery of a similar GSD, or pass {setting('force_gsd', True)} to resample all the same"
         )
     return grid.at_gsd(model_gsd)

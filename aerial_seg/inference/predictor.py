@@ -14,6 +14,7 @@ from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.inference.engines.prepare import prepare_network
+from aerial_seg.mentions import setting
 from aerial_seg.models.device import (
     OutOfMemory,
     pick_device,
@@ -246,12 +247,12 @@ class Predictor:
         if self._batch_size == 1:
             raise SettingsError(
                 f"the device has not enough memory for one tile of {self.largest_side} pixels; use a smaller "
-                "--tile-size, or --device cpu"
+                f"{setting('tile_size')}, or {setting('device', 'cpu')}"
             )
         self._batch_size //= 2
         self._memory_notes.append(
             f"batch size {self._batch_size}: the device ran out of memory at more; logits may differ in their last "
-            f"digits from those of other batch sizes (--batch-size {self._batch_size} asks for this one)"
+            f"digits from those of other batch sizes ({setting('batch_size', self._batch_size)} asks for this one)"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
 from aerial_seg.tiling.geometry import ModelGeometry
 
 Image = NDArray[np.float32]
@@ -94,7 +95,7 @@ def scaled_tiles(geometry: ModelGeometry, side: int, scales: tuple[float, ...]) 
             raise SettingsError(
                 f"test-time augmentation: scales {seen[tile.run_side]:g} and {scale:g} of a tile of {side} px are both "
                 f"{tile.run_side} px, because this model takes steps of {geometry.origin_step} px; use a larger "
-                "--tile-size or other scales"
+                f"{setting('tile_size')} or other scales"
             )
         seen[tile.run_side] = scale
     return tiles

@@ -33,6 +33,7 @@ from aerial_seg.jobs.vectorize.settings import (
     VectorizeReport,
     VectorizeSettings,
 )
+from aerial_seg.mentions import SAME_CALL, setting
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
@@ -177,7 +178,8 @@ def _check(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputError(
-            f"{folder} is not empty; pass --overwrite to run the demo again there, or name another folder"
+            f"{folder} is not empty; pass {setting('overwrite', True)} to run the demo again there, or name "
+            "another folder"
         )
     others = sorted(name for name in _NAMES if (folder / name).exists())
     if others and not (folder / REPORT).exists():
@@ -193,7 +195,7 @@ def _begins_again() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted; run the same command again to begin again in this folder") from error
+        raise Interrupted(f"interrupted; {SAME_CALL} to begin again in this folder") from error
 
 
 def _draw(image: Path, truth: Path, mask: Path, path: Path, *, miou: float) -> None:

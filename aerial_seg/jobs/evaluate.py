@@ -29,6 +29,7 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.jobs.tile.job import expand_labels
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import load_model, read_card
@@ -223,7 +224,7 @@ def evaluate_model_on_chips(
     if not chips:
         present = [name for name in SPLITS if manifest.split(name)]
         raise InputError(
-            f"{dataset} has no chip in split '{split}'; it has {', '.join(present)}: pass --split"
+            f"{dataset} has no chip in split '{split}'; it has {', '.join(present)}: pass {setting('split')}"
         )
     target = pick_device(device)
     to_device(model.network, target)

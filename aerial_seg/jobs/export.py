@@ -11,6 +11,7 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.settings import ExportSettings
+from aerial_seg.mentions import setting
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
 from aerial_seg.tiling.plan import TileShape, tile_shape
@@ -133,10 +134,11 @@ def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:
         notes.append("the model knows no pixel size on the ground, so the file states no resolution")
     if not graph.upsample and model.network.geometry.logit_stride > 1:
         notes.append(
-            "Deepness needs an output of the input's size; export without --no-upsample for use in QGIS"
+            f"Deepness needs an output of the input's size; export without {setting('upsample', False)} for use in QGIS"
         )
     if not graph.probabilities:
         notes.append(
-            "Deepness sets negative values to 0 before it compares the classes; export without --logits for use in QGIS"
+            "Deepness sets negative values to 0 before it compares the classes; export without "
+            f"{setting('probabilities', False)} for use in QGIS"
         )
     return tuple(notes)

@@ -15,6 +15,7 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.mentions import setting
 from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import Match
@@ -106,14 +107,15 @@ def _legend(checkpoint: Checkpoint, channels: int, wanted: str | None) -> tuple[
     if odd:
         raise InputError(
             f"{path} calls {len(odd)} of its classes what no class can be called ({listed(odd, 3)}); mend the names in "
-            "its meta, or pass --classes for those of a benchmark"
+            f"its meta, or pass {setting('classes')} for those of a benchmark"
         )
     if len(set(checkpoint.classes)) == channels:
         return make_legend(dict(enumerate(checkpoint.classes))), ()
     for name, legend in _LEGENDS.items():
         if len(legend) == channels:
             return legend, (
-                f"{channels} classes without names were taken for those of {name}; --classes names another list",
+                f"{channels} classes without names were taken for those of {name}; {setting('classes')} names another "
+                "list",
             )
     names = {k: f"class_{k}" for k in range(channels)}
     return make_legend(names), (

@@ -21,6 +21,7 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import setting
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, to_device
@@ -212,7 +213,7 @@ def _open_chips(root: Path, settings: DataSettings) -> _Dataset:
     train_chips, val_chips = manifest.split(settings.train), manifest.split(settings.val)
     if not train_chips:
         raise InputError(
-            f"{root} holds no training chip; run `aerial-seg tile` with smaller --val and --test"
+            f"{root} holds no training chip; run `aerial-seg tile` with smaller {setting('val')} and {setting('test')}"
         )
     readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
     data = TrainingData(

@@ -12,6 +12,7 @@ import timm
 from huggingface_hub.errors import HfHubHTTPError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.mentions import setting
 from aerial_seg.models.backbone.encoders import check_encoder, library_errors, no_weights, timm_tags
 from aerial_seg.recipe import ModelSettings
 
@@ -40,7 +41,7 @@ def check_weights(settings: ModelSettings) -> None:
         if not path.is_file():
             raise InputError(
                 f"the weights {path} do not exist or are no file; wanted a model of ours or an encoder's state dict "
-                f"({', '.join(FILES)}), or --weights none"
+                f"({', '.join(FILES)}), or {setting('weights', 'none')}"
             )
         return
     if settings.weights == "none":

@@ -17,6 +17,7 @@ from aerial_seg.errors import OutputError
 from aerial_seg.files.names import ogr_name
 from aerial_seg.geo.outputs.geopackage import stored_style
 from aerial_seg.geo.outputs.qgis_style import SUFFIX
+from aerial_seg.mentions import setting
 from aerial_seg.vectors.files import (
     GDAL_ERRORS,
     check_unlocked,
@@ -58,7 +59,7 @@ class Earlier:
 def find_earlier(
     path: Path, form: VectorFormat, *, layer: str, crs: CRS | None, schema: FeatureSchema
 ) -> Earlier | None:
-    """What --append adds to; None where there is no such file, which is then made.
+    """What appending adds to; None where there is no such file, which is then made.
 
     Raises OutputError for a format that cannot grow, a layer with other columns, another CRS or other shapes than
     MultiPolygons, a divided Shapefile, a GeoPackage that is open elsewhere.
@@ -66,7 +67,8 @@ def find_earlier(
     if not form.appendable:
         growing = " or ".join(known.suffixes[0] for known in FORMATS if known.appendable)
         raise OutputError(
-            f"{path.name} is a {form.title}, which cannot be appended to; write {growing}, or pass --overwrite"
+            f"{path.name} is a {form.title}, which cannot be appended to; write {growing}, or pass "
+            f"{setting('overwrite', True)}"
         )
     if form is SHAPEFILE and not path.exists() and divided(path):
         raise OutputError(
@@ -85,7 +87,8 @@ def find_earlier(
         _check_like(info, path, crs=crs, schema=schema, form=form)
     except GDAL_ERRORS as error:
         raise OutputError(
-            f"{path} cannot be read as a {form.title} ({error}); pass --overwrite to replace it, or choose another name"
+            f"{path} cannot be read as a {form.title} ({error}); pass {setting('overwrite', True)} to replace it, or "
+            "choose another name"
         ) from error
     return Earlier(path, True, state, int(info["features"]), _style(path, form, layer))
 
@@ -95,7 +98,8 @@ def _check_free(path: Path, layer: str) -> None:
     same = [name for name in tables_in(path) if name.lower() == layer.lower()]
     if same:
         raise OutputError(
-            f"{path.name} holds '{same[0]}', beside which no layer '{layer}' can be; choose another name (--layer)"
+            f"{path.name} holds '{same[0]}', beside which no layer '{layer}' can be; choose another name "
+            f"({setting('layer')})"
         )
 
 
@@ -109,7 +113,7 @@ def _style(path: Path, form: VectorFormat, layer: str) -> str | None:
 def _check_like(
     info: Mapping[str, object], path: Path, *, crs: CRS | None, schema: FeatureSchema, form: VectorFormat
 ) -> None:
-    remedy = "append to another layer (--layer), or write another file"
+    remedy = f"append to another layer ({setting('layer')}), or write another file"
     fields, types = list(info["fields"]), list(info["dtypes"])  # type: ignore[call-overload]
     found = {str(name): str(kind) for name, kind in zip(fields, types, strict=True)}
     wanted = {column.name: column.kind.value for column in schema.columns}
@@ -123,7 +127,7 @@ def _check_like(
     if not same_crs(there, crs):
         raise OutputError(
             f"{path.name} is in {_named(there)}, and the new features in {_named(crs)}; "
-            f"pass --dst-crs, or {remedy}"
+            f"pass {setting('dst_crs')}, or {remedy}"
         )
     shapes = "Polygon" if form is SHAPEFILE else "MultiPolygon"
     if info["geometry_type"] != shapes:

@@ -18,6 +18,7 @@ from aerial_seg.files.names import check_output, ogr_name
 from aerial_seg.files.work import place, was_placed
 from aerial_seg.geo.outputs.geopackage import FIXED_DATE, STYLES_TABLE
 from aerial_seg.geo.outputs.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, namesakes, own_style
+from aerial_seg.mentions import setting
 from aerial_seg.vectors.formats import CSV, GPKG, SHAPEFILE, VectorFormat
 
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
@@ -79,7 +80,9 @@ def check_place(path: Path, form: VectorFormat, *, overwrite: bool) -> None:
         raise OutputError(f"{folder} is not writable; change its permissions or write elsewhere")
     for part in (*_existing(path, form), *(divided(path) if form is SHAPEFILE else ())):
         if not overwrite and not was_placed(path, part):
-            raise OutputError(f"{part} exists; pass --overwrite to replace it, or choose another name")
+            raise OutputError(
+                f"{part} exists; pass {setting('overwrite', True)} to replace it, or choose another name"
+            )
     _check_neighbour(path, form)
     if form is GPKG:
         check_unlocked(path)
@@ -134,8 +137,8 @@ def check_only_layer(path: Path, layer: str) -> None:
     others = [name for name in _contents(path) if name not in (layer, STYLES_TABLE)]
     if others:
         raise OutputError(
-            f"{path.name} holds other layers ({', '.join(others)}), which --overwrite would delete; "
-            f"pass --append to add to it, or choose another name"
+            f"{path.name} holds other layers ({', '.join(others)}), which {setting('overwrite', True)} would delete; "
+            f"pass {setting('append', True)} to add to it, or choose another name"
         )
 
 

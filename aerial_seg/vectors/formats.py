@@ -13,6 +13,7 @@ from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_me
 from aerial_seg.files.names import name_trouble, shown
 from aerial_seg.geo.outputs.geopackage import STYLES_TABLE
 from aerial_seg.geo.systems import is_local, same_local
+from aerial_seg.mentions import setting
 from aerial_seg.vectors.conversions import how_to_make, other_format
 
 WGS84_LONLAT = CRS.from_epsg(4326)
@@ -26,8 +27,8 @@ LONGEST_DBF_TEXT = 254
 class VectorFormat:
     """One format.
 
-    name: as `--of` calls it, and as GDAL calls its driver. title: for people.
-    suffixes: names of files that mean this format; the first is the usual one. aliases: what `--of` takes as well.
+    name: as `format` calls it, and as GDAL calls its driver. title: for people.
+    suffixes: names of files that mean this format; the first is the usual one. aliases: what `format` takes as well.
     also: further suffixes that are fine when the format is named.
     sidecars: suffixes of the files that belong to the main one alone; a .qml is shared with others of its name.
     names_layer: a layer's name need not be that of its file. appendable: features can be added to a layer.
@@ -116,7 +117,7 @@ def vector_format(path: Path, name: str | None = None, *, layer: str | None = No
             if suffix in known.suffixes:
                 return known
         raise OutputError(
-            f"{path.name} ends in '{suffix}', wanted {_listed()}; rename the output or pass --of"
+            f"{path.name} ends in '{suffix}', wanted {_listed()}; rename the output or pass {setting('format')}"
         )
     names = {alias.lower(): known for known in FORMATS for alias in (known.name, *known.aliases)}
     if name.lower() not in names:
@@ -139,28 +140,36 @@ def _listed() -> str:
 
 
 def target_crs(form: VectorFormat, crs: CRS | None, dst_crs: str | None = None) -> CRS | None:
-    """The CRS that a layer is written in: `--dst-crs` where given, WGS84 for GeoJSON, else the mask's.
+    """The CRS that a layer is written in: `dst_crs` where given, WGS84 for GeoJSON, else the mask's.
 
     crs: of the mask. Raises InputError where there is nothing to transform from, SettingsError for a text that is no
     CRS, or none in which polygons lie, OutputError for GeoJSON in another CRS.
     """
     wanted = None if dst_crs is None else parse_crs(dst_crs)
     if crs is None and (form.lonlat or wanted is not None):
-        why = f"a {form.title} must be in WGS84 (RFC 7946)" if form.lonlat else f"--dst-crs is {dst_crs}"
+        why = (
+            f"a {form.title} must be in WGS84 (RFC 7946)"
+            if form.lonlat
+            else f"{setting('dst_crs')} is {dst_crs}"
+        )
         raise InputError(
             f"{why} and the mask has no CRS; give it one (gdal_edit.py -a_srs EPSG:…)"
-            + (", or write .gpkg or .shp" if form.lonlat else ", or leave --dst-crs out")
+            + (", or write .gpkg or .shp" if form.lonlat else f", or leave {setting('dst_crs')} out")
         )
     if is_local(crs) and (form.lonlat or wanted is not None):
-        why = f"a {form.title} must be in WGS84 (RFC 7946)" if form.lonlat else f"--dst-crs is {dst_crs}"
+        why = (
+            f"a {form.title} must be in WGS84 (RFC 7946)"
+            if form.lonlat
+            else f"{setting('dst_crs')} is {dst_crs}"
+        )
         raise InputError(
             f"{why} and the mask is in the local grid '{crs.name if crs else None}', which has no place on earth; "
-            + ("write .gpkg or .shp" if form.lonlat else "leave --dst-crs out")
+            + ("write .gpkg or .shp" if form.lonlat else f"leave {setting('dst_crs')} out")
         )
     if form.lonlat and wanted is not None and not same_crs(wanted, WGS84_LONLAT):
         raise OutputError(
-            f"--dst-crs is {dst_crs}, wanted EPSG:4326 for a {form.title} (RFC 7946); "
-            "leave --dst-crs out, or write .gpkg or .shp"
+            f"{setting('dst_crs')} is {dst_crs}, wanted EPSG:4326 for a {form.title} (RFC 7946); "
+            f"leave {setting('dst_crs')} out, or write .gpkg or .shp"
         )
     return WGS84_LONLAT if form.lonlat else wanted or crs
 
@@ -189,13 +198,13 @@ def same_crs(one: CRS | None, other: CRS | None) -> bool:
 def check_layer_name(form: VectorFormat, layer: str, path: Path) -> None:
     """Raises SettingsError unless the layer can be called so in that file, by GDAL, SQLite and whoever reads it."""
     remedy = (
-        "choose another name (--layer, or another output)"
+        f"choose another name ({setting('layer')}, or another output)"
         if form.names_layer
         else "choose another name for the output"
     )
     if not form.names_layer and layer != path.stem:
         raise SettingsError(
-            f"the layer of a {form.title} is called as its file; leave --layer out, or name the output "
+            f"the layer of a {form.title} is called as its file; leave {setting('layer')} out, or name the output "
             f"{layer}{path.suffix}"
         )
     trouble = name_trouble(layer)

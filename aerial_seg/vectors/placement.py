@@ -11,6 +11,7 @@ from pyproj.exceptions import ProjError
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.mentions import setting
 from aerial_seg.numba_kernels import Floats64, Ints, inner, kernel
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.formats import same_crs
@@ -81,12 +82,13 @@ class Placement:
             x, y = self._transformer.transform(coords[:, 0], coords[:, 1], errcheck=True)
         except ProjError as error:
             raise InputError(
-                f"the polygons cannot be brought {places} ({error}); choose another --dst-crs"
+                f"the polygons cannot be brought {places} ({error}); choose another {setting('dst_crs')}"
             ) from error
         coords = np.column_stack([x, y])
         if not np.isfinite(coords).all():
             raise InputError(
-                f"some of the polygons have no place when brought {places}; choose a --dst-crs that covers the mask"
+                f"some of the polygons have no place when brought {places}; choose a {setting('dst_crs')} that covers "
+                "the mask"
             )
         if self._turn:
             coords[:, 0] -= self._turn * np.rint((coords[:, 0] - self._centre) / self._turn)

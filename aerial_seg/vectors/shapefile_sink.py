@@ -11,6 +11,7 @@ import pyogrio.raw
 from numpy.typing import NDArray
 
 from aerial_seg.errors import OutputError
+from aerial_seg.mentions import setting
 from aerial_seg.vectors.files import dbf_date, numbered
 from aerial_seg.vectors.ogr_sink import OgrSink, OgrTarget
 from aerial_seg.vectors.schema import Column, FeatureSchema, Kind, Rows
@@ -85,7 +86,7 @@ class ShapefileSink:
         if _HEADER + size > LIMIT:
             raise OutputError(
                 f"one polygon takes {size / 1e9:.2f} GB, wanted at most {LIMIT / 1e9:.2f} GB for a Shapefile; "
-                "write a .gpkg, or cut polygons (--split-grid)"
+                f"write a .gpkg, or cut polygons ({setting('split_grid')})"
             )
         self._close()
         self._sink = self._open(numbered(self._path, len(self._drafts) + 1))

@@ -17,6 +17,7 @@ from aerial_seg.files.names import is_plain, writing_folder
 from aerial_seg.files.work import RESULT, locked_work
 from aerial_seg.geo.outputs.geopackage import settle_geopackage
 from aerial_seg.geo.outputs.qgis_style import SUFFIX
+from aerial_seg.mentions import setting
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.antimeridian import cut_antimeridian
 from aerial_seg.vectors.append import Earlier, copy_earlier, find_earlier
@@ -104,10 +105,12 @@ def check_layer(
 ) -> Earlier | None:
     """Nothing known now will hinder `layer_writer` from writing here; call it before the long work.
 
-    Returns what --append adds to. Raises SettingsError and OutputError: see `layer_writer`.
+    Returns what appending adds to. Raises SettingsError and OutputError: see `layer_writer`.
     """
     if overwrite and append:
-        raise SettingsError("--overwrite and --append exclude each other; pass one of them")
+        raise SettingsError(
+            f"{setting('overwrite', True)} and {setting('append', True)} exclude each other; pass one of them"
+        )
     form, schema, layer = spec.form, spec.schema, spec.layer_name(path)
     check_layer_name(form, layer, path)
     check_texts(form, (*schema.legend.names, schema.source or "", schema.model_id or ""))

@@ -278,7 +278,7 @@ def test_a_changed_protocol_does_not_go_on(
         with pytest.raises(Interrupted):
             benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
     other = BenchmarkSettings(device="cpu", protocol="mmseg")
-    with pytest.raises(OutputError, match=r"protocol\.title was .*, is .*--restart"):
+    with pytest.raises(OutputError, match=r"protocol\.title was .*, is .*`restart=True`"):
         benchmark("voc", voc_root, voc_model, out, other)
     anew = BenchmarkSettings(device="cpu", protocol="mmseg", restart=True)
     assert benchmark("voc", voc_root, voc_model, out, anew).resumed == 0
@@ -287,7 +287,7 @@ def test_a_changed_protocol_does_not_go_on(
 def test_an_existing_output_is_replaced_only_when_asked(voc_root: Path, voc_model: Path) -> None:
     out = voc_root.parent / "out"
     benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
-    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+    with pytest.raises(OutputError, match="exists already; pass `overwrite=True`"):
         benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
     report = benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu", overwrite=True))
     assert isinstance(report, BenchmarkReport)

@@ -162,7 +162,7 @@ def test_names_in_checkpoints() -> None:
         with pytest.raises(InputError, match=rf"its character {place} is U\+") as caught:
             import_weights._legend(held, 2, None)
         assert "c.pth calls 1 of its classes what no class can be called" in str(caught.value)
-        assert "or pass --classes for those of a benchmark" in str(caught.value)
+        assert "or pass `classes` for those of a benchmark" in str(caught.value)
         assert is_shown(str(caught.value))
 
 

@@ -87,7 +87,7 @@ def test_another_job_is_refused_and_its_changes_are_named(tmp_path: Path) -> Non
     path = write(tmp_path, 1)
     other = {**JOB, "version": "2", "parameters": {"overlap": 48, "window": "linear"}}
     with pytest.raises(
-        OutputError, match=r"parameters\.overlap was 64, is 48; version was 1, is 2\).*--restart"
+        OutputError, match=r"parameters\.overlap was 64, is 48; version was 1, is 2\).*`restart=True`"
     ):
         Journal.open(path, other)
     assert read_job(path) == json.loads(json.dumps(JOB))
@@ -108,7 +108,7 @@ def test_lines_that_no_run_wrote_are_told_and_nothing_is_lost(
     path = write(tmp_path, 2)
     path.write_text("\n".join(spoil(path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
     before = path.read_bytes()
-    with pytest.raises(DamagedJournalError, match=f"{wanted}.*pass --restart to begin anew"):
+    with pytest.raises(DamagedJournalError, match=f"{wanted}.*pass `restart=True` to begin anew"):
         Journal.open(path, JOB)
     assert path.read_bytes() == before
     assert has_records(tmp_path)

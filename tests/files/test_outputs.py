@@ -82,7 +82,7 @@ def test_a_disk_that_refuses_is_one_line(tmp_path: Path, error: OSError, message
 
 def test_an_existing_result_needs_overwrite(tmp_path: Path) -> None:
     (tmp_path / "mask.tif").write_text("old")
-    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+    with pytest.raises(OutputError, match="exists already; pass `overwrite=True`"):
         check_writable(tmp_path / "mask.tif", overwrite=False)
     with staged_files(tmp_path / "mask.tif", overwrite=True) as work:
         (work / "mask.tif").write_text("new")
@@ -96,7 +96,7 @@ def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
             (work / MARKER).write_text(content)
             (work / content).write_text(content)
     assert tree(tmp_path) == ["set", f"set/{LIST}", f"set/{MARKER}", "set/two"]
-    with pytest.raises(OutputError, match="pass --overwrite"):
+    with pytest.raises(OutputError, match="pass `overwrite=True`"):
         check_folder(final, overwrite=False, marker=MARKER)
 
 

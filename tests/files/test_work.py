@@ -272,7 +272,7 @@ class TestPlacing:
         with staged_files(final, overwrite=False) as folder:
             (folder / "model.onnx").write_text("whole")
         assert tree(tmp_path) == {"model.onnx": "whole"}
-        with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        with pytest.raises(OutputError, match="exists already; pass `overwrite=True`"):
             check_writable(final, overwrite=False)
 
     def test_what_somebody_puts_there_after_the_kill_is_theirs(self, tmp_path: Path) -> None:

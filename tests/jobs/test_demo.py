@@ -55,7 +55,7 @@ def test_a_shortened_demo_leaves_everything_it_names(tmp_path: Path, monkeypatch
     for path in (report.scenes, report.dataset, report.model, report.curves, report.mask, report.geopackage,
                  report.shapefile, report.picture, report.report):  # fmt: skip
         assert path.exists()
-    with pytest.raises(AerialSegError, match="--overwrite"):
+    with pytest.raises(AerialSegError, match="`overwrite=True`"):
         demo(tmp_path / "out")
 
 

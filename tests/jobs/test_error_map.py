@@ -278,7 +278,7 @@ class TestRefusals:
     @pytest.mark.parametrize("there", ["errors.tif", "errors.qml", "errors.tif.aux.xml"])
     def test_an_existing_one_without_overwrite(self, tmp_path: Path, there: str) -> None:
         (tmp_path / there).write_text("precious")
-        assert f"{there} exists already; pass --overwrite" in self.refused(tmp_path / "errors.tif")
+        assert f"{there} exists already; pass `overwrite=True`" in self.refused(tmp_path / "errors.tif")
         assert (tmp_path / there).read_text() == "precious"
 
     @pytest.mark.parametrize("name", ["mask.tif", "truth.tif"])

@@ -235,7 +235,7 @@ class TestRefused:
     def test_labels_without_a_crs_for_a_mask_with_one(self, mask: Path, tmp_path: Path) -> None:
         (tmp_path / "utm").mkdir()
         placed = make_mask(tmp_path / "utm", self.values, SITE, CRS(32645))
-        with pytest.raises(InputError, match=r"map.gpkg has no CRS .*--labels-crs"):
+        with pytest.raises(InputError, match=r"map.gpkg has no CRS .*`crs=.EPSG:xxxx.`"):
             evaluate_mask(placed, [str(tmp_path / "map.gpkg")], LABELS)
 
 

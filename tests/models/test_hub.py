@@ -39,7 +39,7 @@ def never(*_: object, **__: object) -> None:
 @pytest.mark.parametrize("name", ["a.pth", "deep/er/b.PT", "/x/c.safetensors", "d.ckpt"])
 def test_files_go_by_their_ending(name: str) -> None:
     assert weights_file(ModelSettings(weights=name)) == Path(name)
-    with pytest.raises(InputError, match=r"do not exist or are no file; wanted .*--weights none"):
+    with pytest.raises(InputError, match=r"do not exist or are no file; wanted .*`weights=\"none\"`"):
         check_weights(ModelSettings(weights=name))
 
 

@@ -113,7 +113,7 @@ def test_each_axis_of_degrees_comes_to_the_models_gsd(
     grid = Grid(crs=CRS(4326), transform=transform, height=400, width=600)
     factor = max(down / model, model / down, across / model, model / across)
     if factor > 4.1:
-        with pytest.raises(InputError, match=r"has a GSD of .*--force-gsd"):
+        with pytest.raises(InputError, match=r"has a GSD of .*`force_gsd=True`"):
             choose_run_grid(grid, model, False, "in.tif")
     if 3.9 < factor < 4.1:
         return

@@ -118,7 +118,7 @@ class TestRefusing:
         path = tmp_path / name
         layers.write(path, 3)
         with pytest.raises(
-            OutputError, match=rf"is in EPSG:32645 .*the new features in {named}; pass --dst-crs"
+            OutputError, match=rf"is in EPSG:32645 .*the new features in {named}; pass `dst_crs`"
         ):
             check_layer(path, layers.spec(path, crs=crs), append=True)
         layers.write(path, 1, append=True)

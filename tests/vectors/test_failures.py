@@ -196,7 +196,7 @@ class TestDividedShapefiles:
 
     def test_overwriting_leaves_no_part_of_the_other_kind(self, layers: Layers, tmp_path: Path) -> None:
         layers.write(tmp_path / "a.shp", 2)
-        with pytest.raises(OutputError, match="--overwrite"):
+        with pytest.raises(OutputError, match="`overwrite=True`"):
             layers.write(tmp_path / "a.shp", 40)
         many = [file.name for file in layers.write(tmp_path / "a.shp", 40, overwrite=True)]
         assert sorted(layers.contents(tmp_path)) == sorted(many)

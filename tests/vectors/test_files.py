@@ -38,7 +38,7 @@ class TestPlaces:
         before = layers.contents(tmp_path)
         assert sorted(before) == sorted(file.name for file in files)
         assert files[0] == path
-        with pytest.raises(OutputError, match="--overwrite"):
+        with pytest.raises(OutputError, match="`overwrite=True`"):
             layers.write(path, 2)
         assert layers.contents(tmp_path) == before
         layers.write(path, 2, overwrite=True)
@@ -127,7 +127,7 @@ class TestPlaces:
             ("c.gpkg", " "),
             ("c.shp", "b"),
         ):
-            with pytest.raises(SettingsError, match="--layer"):
+            with pytest.raises(SettingsError, match="`layer`"):
                 check_layer(tmp_path / name, layers.spec(tmp_path / name, layer=layer))
 
     def test_overwriting_deletes_no_other_layers(self, layers: Layers, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ class TestPlaces:
         with layer_writer(path, layers.spec(path, layer="b"), append=True):
             pass
         before = layers.contents(tmp_path)
-        with pytest.raises(OutputError, match=r"other layers \(b\).*--append"):
+        with pytest.raises(OutputError, match=r"other layers \(b\).*`append=True`"):
             layers.write(path, overwrite=True)
         assert layers.contents(tmp_path) == before
 

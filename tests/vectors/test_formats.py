@@ -53,7 +53,7 @@ def test_an_unknown_suffix_lists_the_known(name: str) -> None:
     for form in FORMATS:
         for suffix in form.suffixes:
             assert suffix in str(raised.value)
-    assert "--of" in str(raised.value)
+    assert "`format`" in str(raised.value)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -103,7 +103,7 @@ class TestTargets:
         if form.lonlat:
             for text in ("EPSG:4326", "OGC:CRS84"):
                 assert target_crs(form, UTM, text) == CRS(4326)
-            with pytest.raises(OutputError, match=r"--dst-crs is EPSG:3857, wanted EPSG:4326"):
+            with pytest.raises(OutputError, match=r"`dst_crs` is EPSG:3857, wanted EPSG:4326"):
                 target_crs(form, UTM, "EPSG:3857")
         else:
             assert target_crs(form, UTM, "EPSG:3857") == CRS(3857)

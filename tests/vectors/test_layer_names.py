@@ -44,7 +44,7 @@ def refused(form: VectorFormat, layer: str, path: Path) -> bool:
     else:
         return False
     assert message.isprintable()
-    assert "--layer" in message
+    assert "`layer`" in message
     return True
 
 
@@ -110,7 +110,7 @@ def test_vectorize_refuses_before_it_reads_the_mask(
     name: str, layer: str | None, mask: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ClassRaster, "count", lambda *_: pytest.fail("the mask was read"))
-    with pytest.raises(SettingsError, match=r"choose another name|leave --layer out"):
+    with pytest.raises(SettingsError, match=r"choose another name|leave `layer` out"):
         vectorize(mask, mask.with_name(name), VectorizeSettings(layer=LayerSettings(layer=layer)))
     assert [file.name for file in mask.parent.iterdir()] == ["mask.tif"]
 
@@ -138,7 +138,9 @@ def test_a_raster_in_the_geopackage_is_seen(mask: Path) -> None:
     ) as file:  # fmt: skip
         file.write(np.full((3, 8, 8), 7, np.uint8))
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"holds other layers \(photo\), which --overwrite would delete"):
+    with pytest.raises(
+        OutputError, match=r"holds other layers \(photo\), which `overwrite=True` would delete"
+    ):
         written(mask, path, overwrite=True)
     with pytest.raises(OutputError, match="holds 'photo', beside which no layer 'photo' can be"):
         written(mask, path, layer="photo", append=True)
@@ -162,6 +164,6 @@ def test_a_geopackage_that_does_not_answer_is_not_taken_for_an_empty_one(mask: P
 
 
 def test_a_shapefile_is_called_as_its_file(tmp_path: Path) -> None:
-    with pytest.raises(AerialSegError, match="leave --layer out"):
+    with pytest.raises(AerialSegError, match="leave `layer` out"):
         check_layer_name(SHAPEFILE, "other", tmp_path / "o.shp")
     check_layer_name(SHAPEFILE, "!o", tmp_path / "!o.shp")

@@ -195,7 +195,7 @@ def test_no_crs() -> None:
 def test_a_target_that_does_not_cover_the_mask(target: str) -> None:
     grid = Grid(crs=CRS(4326), transform=Affine(2, 0, -20, 0, -2, 20), height=SIDE, width=SIDE)
     batch = make_batch([[box(0, 0, 40, 40)]])
-    with pytest.raises(InputError, match=r"from EPSG:4326 \(WGS 84\) to .*choose (a|another) --dst-crs"):
+    with pytest.raises(InputError, match=r"from EPSG:4326 \(WGS 84\) to .*choose (a|another) `dst_crs`"):
         Placement(grid, CRS(target)).place(batch)
 
 

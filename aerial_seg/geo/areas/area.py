@@ -24,6 +24,7 @@ from aerial_seg.geo.grid import Grid, describe_extent
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import require_common, same_local
+from aerial_seg.mentions import setting
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
@@ -71,9 +72,10 @@ class Area:
         if grid.crs is None:
             raise InputError(
                 f"{raster} has no CRS, so {self.name} in {self.crs.name} has no place on it; "
-                "give the raster its CRS (gdal_edit.py -a_srs EPSG:…), or pass --bounds in its pixel coordinates"
+                f"give the raster its CRS (gdal_edit.py -a_srs EPSG:…), or pass {setting('bounds')} in its pixel "
+                "coordinates"
             )
-        require_common(self.crs, self.name, grid.crs, raster, option="--aoi-crs")
+        require_common(self.crs, self.name, grid.crs, raster, setting_name="aoi_crs")
         return True
 
     def _near(self, grid: Grid) -> BaseGeometry:
@@ -129,14 +131,18 @@ def read_area(path: Path | str, *, layer: str | None = None, crs: str | None = N
     found = _read_layer(str(path), layer)
     polygons = polygons_of(found.wkb, found.fids.tolist(), found.path)
     place, notes = crs_of(
-        found, crs, polygons.geometries, option="--aoi-crs", otherwise=", or --bounds in the raster's CRS"
+        found,
+        crs,
+        polygons.geometries,
+        setting_name="aoi_crs",
+        otherwise=f", or {setting('bounds')} in the raster's CRS",
     )
     geometry = shapely.union_all(polygons.geometries)
     ground = shapely.to_wkb(shapely.normalize(geometry), byte_order=1)
     digest = hashlib.sha256(ground + place.to_wkt().encode())
     identity = {"aoi": Path(found.path).name, "layer": found.name, "sha256": digest.hexdigest()}
     told = (*notes, *(f"{found.path}: {note}" for note in polygons.notes))
-    return Area(f"--aoi {path}", geometry, place, identity, told)
+    return Area(setting("aoi", path), geometry, place, identity, told)
 
 
 def area_file(path: Path | str) -> str:
@@ -147,7 +153,7 @@ def area_file(path: Path | str) -> str:
 def area_of_bounds(bounds: Bounds) -> Area:
     """The box west, south, east, north in the CRS of whatever raster it is laid on. Raises SettingsError."""
     west, south, east, north = bounds
-    name = f"--bounds {west:.12g} {south:.12g} {east:.12g} {north:.12g}"
+    name = setting("bounds", tuple(float(f"{bound:.12g}") for bound in (west, south, east, north)))
     if not (all(map(math.isfinite, bounds)) and west < east and south < north):
         raise SettingsError(f"{name} is no box; wanted W S E N with W < E and S < N in the raster's CRS")
     return Area(name, shapely.box(*bounds), None, {"bounds": list(bounds)})
@@ -157,14 +163,16 @@ def _read_layer(path: str, layer: str | None) -> VectorLayer:
     """The layer that the path or `layer` names; of several, one must be named."""
     file, named = split_layer(path)
     if named and layer is not None and layer != named:
-        raise SettingsError(f"--aoi {path} names another layer than --aoi-layer {layer}; name one of them")
+        raise SettingsError(
+            f"{setting('aoi', path)} names another layer than {setting('aoi_layer', layer)}; name one of them"
+        )
     wanted = named or layer
     require_file(file)
     names = layer_names(file, layer=wanted)
     if wanted is None and len(names) > 1:
         raise InputError(
             f"{file} holds {len(names)} layers of geometries ({', '.join(names)}), wanted one; "
-            "name it with --aoi-layer NAME"
+            f"name it with {setting('aoi_layer', 'NAME')}"
         )
     return read_layer(file, wanted or names[0])
 

@@ -18,6 +18,7 @@ from pyproj.exceptions import CRSError
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import ogr_name
 from aerial_seg.geo.raster.remote import PATIENCE, gdal_name, is_remote
+from aerial_seg.mentions import setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,41 +93,50 @@ def _known_crs(text: str | None) -> CRS | None:
 
 
 def crs_of(
-    layer: VectorLayer, given: str | None, polygons: NDArray[np.object_], *, option: str, otherwise: str = ""
+    layer: VectorLayer,
+    given: str | None,
+    polygons: NDArray[np.object_],
+    *,
+    setting_name: str,
+    otherwise: str = "",
 ) -> tuple[CRS, tuple[str, ...]]:
-    """The CRS of the layer's coordinates, and what to say about it: `given`, which `option` says, else its own.
+    """The CRS of the layer's coordinates, and what to say about it: `given`, which the setting says, else its own.
 
     polygons: what it holds, to tell what their coordinates look like. otherwise: another way out, for the message.
     Raises SettingsError for a text that is no CRS and InputError where there is none.
     """
     if given is not None:
-        crs = parse_crs_option(given, option)
+        crs = parse_crs(given, setting_name=setting_name)
         if layer.crs is not None and layer.crs != crs:
-            said = f"{layer.path} says {layer.crs.to_string()}, but was read as {option} {given}"
+            said = (
+                f"{layer.path} says {layer.crs.to_string()}, but was read as {setting(setting_name, given)}"
+            )
             return crs, (said,)
         return crs, ()
     if layer.crs is None:
-        raise no_crs(layer.path, polygons, option=option, otherwise=otherwise)
+        raise no_crs(layer.path, polygons, setting_name=setting_name, otherwise=otherwise)
     return layer.crs, ()
 
 
-def no_crs(path: str, polygons: NDArray[np.object_], *, option: str, otherwise: str = "") -> InputError:
+def no_crs(path: str, polygons: NDArray[np.object_], *, setting_name: str, otherwise: str = "") -> InputError:
     """What to say of a layer without a CRS where one is needed; see `crs_of`."""
     west, south, east, north = shapely.total_bounds(polygons)
     degrees = abs(west) <= 180 and abs(east) <= 180 and abs(south) <= 90 and abs(north) <= 90
     looks = "degrees, try EPSG:4326" if degrees else "projected metres"
     return InputError(
-        f"{path} has no CRS (is the .prj missing?); pass {option} EPSG:xxxx{otherwise}; "
+        f"{path} has no CRS (is the .prj missing?); pass {setting(setting_name, 'EPSG:xxxx')}{otherwise}; "
         f"its coordinates look like {looks}"
     )
 
 
-def parse_crs_option(text: str, option: str) -> CRS:
-    """The CRS that an option names. Raises SettingsError when it is none."""
+def parse_crs(text: str, *, setting_name: str) -> CRS:
+    """The CRS that a setting names. Raises SettingsError when it is none."""
     try:
         return CRS.from_user_input(text)
     except CRSError as error:
-        raise SettingsError(f"{option} {text} is not a CRS; wanted for example EPSG:32645") from error
+        raise SettingsError(
+            f"{setting(setting_name, text)} is not a CRS; wanted for example EPSG:32645"
+        ) from error
 
 
 def _no_layer(path: str, error: Exception, wanted: str) -> InputError:

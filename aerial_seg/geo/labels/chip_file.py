@@ -92,7 +92,7 @@ def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[n
 @contextmanager
 def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[DatasetWriter]:
     with ExitStack() as memory, warnings.catch_warnings():
-        # Chips of rasters without CRS were asked for with --no-georef.
+        # Chips of rasters without CRS were asked for with georeferenced=False.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         # GDAL is silent about much of what a full disk does not take; a chip is small enough to be made in memory.
         content = memory.enter_context(MemoryFile())

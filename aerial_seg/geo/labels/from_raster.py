@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from shapely import STRtree
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.areas.vector_layer import parse_crs_option
+from aerial_seg.geo.areas.vector_layer import parse_crs
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.settings import LabelSettings, legend_of_values
 from aerial_seg.geo.outputs.mask import read_legend
@@ -27,6 +27,7 @@ from aerial_seg.geo.raster.opening import described, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import grid_of
 from aerial_seg.geo.systems import require_common
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.mentions import setting
 
 
 class _Outlines:
@@ -134,7 +135,7 @@ class RasterLabels:
                 odd = path if own.crs is None else "the imagery"
                 raise InputError(
                     f"{odd} has no CRS while its counterpart has one; give it one (gdal_edit.py -a_srs EPSG:…; "
-                    "labels also with --labels-crs)"
+                    f"labels also with {setting('crs')})"
                 )
         if grid.crs is None:
             return range(len(self._grids))
@@ -175,9 +176,10 @@ def _scan(path: Path, settings: LabelSettings, notes: list[str]) -> tuple[Grid, 
             counts.update(dict(zip(map(int, found), map(int, numbers), strict=True)))
         grid = grid_of(dataset)
     if settings.crs is not None:
-        given = parse_crs_option(settings.crs, "--labels-crs")
+        given = parse_crs(settings.crs, setting_name="crs")
         if grid.crs is not None and grid.crs != given:
-            notes.append(f"{path} says {grid.crs.to_string()}, but was read as --labels-crs {settings.crs}")
+            said = f"{path} says {grid.crs.to_string()}, but was read as {setting('crs', settings.crs)}"
+            notes.append(said)
         grid = replace(grid, crs=given)
     for value in (*settings.unlabelled, IGNORE):
         counts.pop(value, None)

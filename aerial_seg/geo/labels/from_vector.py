@@ -31,11 +31,10 @@ from aerial_seg.geo.labels.settings import (
 )
 from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.mentions import setting
 
 _LONGEST_EDGE = {True: 0.01, False: 1000.0}
 """Edges are cut to about 1 km (geographic: degrees) before they are projected: they follow the ground."""
-
-_OPTION = "--labels-crs"
 
 
 @dataclass(slots=True)
@@ -83,7 +82,7 @@ class VectorLabels:
     def _own_crs(self) -> CRS:
         if self._crs is not None:
             return self._crs
-        raise no_crs(str(self._path), self._geometries, option=_OPTION)
+        raise no_crs(str(self._path), self._geometries, setting_name="crs")
 
     def only_value(self, grid: Grid) -> int | None:
         """The value of what lies outside of all polygons, where there are none."""
@@ -135,19 +134,19 @@ class VectorLabels:
         own = self._own_crs()
         if crs is None:
             raise self._misplaced("the raster")
-        require_common(own, "the label layer", crs, "the imagery", option="--labels-crs")
+        require_common(own, "the label layer", crs, "the imagery", setting_name="crs")
         dense = shapely.segmentize(self._geometries, _LONGEST_EDGE[own.is_geographic])
         try:
             geometries = np.asarray(geopandas.GeoSeries(dense, crs=own).to_crs(crs).values)
         except ProjError as error:
             raise InputError(
                 f"the labels cannot be brought from their CRS '{own.name}' to '{crs.name}' ({error}); "
-                "pass the labels' true CRS with --labels-crs EPSG:xxxx"
+                f"pass the labels' true CRS with {setting('crs', 'EPSG:xxxx')}"
             ) from error
         if not np.isfinite(shapely.total_bounds(geometries)).all():
             raise InputError(
                 f"the labels' coordinates lie outside of what their CRS '{own.name}' covers; "
-                "pass their true CRS with --labels-crs EPSG:xxxx"
+                f"pass their true CRS with {setting('crs', 'EPSG:xxxx')}"
             )
         # Straight edges of one CRS may cross in another, and burning has its own rule for overlaps.
         return mended(geometries)
@@ -164,7 +163,7 @@ def _read(path: Path, settings: LabelSettings, legend: Legend | None) -> VectorL
     polygons = polygons_of(layer.wkb, layer.fids.tolist(), str(path))
     crs = None
     if layer.crs is not None or settings.crs is not None:
-        crs, more = crs_of(layer, settings.crs, polygons.geometries, option=_OPTION)
+        crs, more = crs_of(layer, settings.crs, polygons.geometries, setting_name="crs")
         notes += more
     notes += polygons.notes
     if settings.class_field is None:
@@ -192,7 +191,9 @@ def _read_layer(path: Path, settings: LabelSettings) -> tuple[VectorLayer, list[
     layer = read_layer(file, name, fields=fields, wanted=or_raster)
     if len(names) == 1 or settings.layer is not None:
         return layer, []
-    return layer, [f"{path} holds {len(names)} layers ({', '.join(names)}); '{name}' was read, see --layer"]
+    return layer, [
+        f"{path} holds {len(names)} layers ({', '.join(names)}); '{name}' was read, see {setting('layer')}"
+    ]
 
 
 def _one_class(
@@ -201,15 +202,15 @@ def _one_class(
     if legend is None:
         stem = Path(layer.path).stem
         if settings.classes is None:
-            check_names(
-                {stem: 1}, what=f"the name of {layer.path}", remedy="name the class with --classes NAME"
-            )
+            remedy = f"name the class with {setting('classes', 'NAME')}"
+            check_names({stem: 1}, what=f"the name of {layer.path}", remedy=remedy)
         legend = _with_background(dict(settings.classes or {1: stem}), settings)
     real = [entry for entry in legend.entries if not entry.background]
     if len(real) != 1:
         raise InputError(
-            f"{layer.path} was given no --class-field to tell the {len(real)} classes apart "
-            f"({', '.join(entry.name for entry in real)}); pass --class-field, one of: {_listed(layer.fields)}"
+            f"{layer.path} was given no {setting('class_field')} to tell the {len(real)} classes apart "
+            f"({', '.join(entry.name for entry in real)}); pass {setting('class_field')}, one of: "
+            f"{_listed(layer.fields)}"
         )
     return np.full(features, real[0].value, np.uint8), legend
 
@@ -227,14 +228,16 @@ def _class_values(
     column = pandas.Series(layer.columns[name][rows])
     present = column.notna()
     if not present.any():
-        raise InputError(f"field '{name}' of {path} is NULL in every feature; pass another --class-field")
+        raise InputError(
+            f"field '{name}' of {path} is NULL in every feature; pass another {setting('class_field')}"
+        )
     what = f"field '{name}' of {path}"
     if column.dtype.kind in "iuf" and (column[present] % 1 == 0).all():
         mapped = column[present].astype("int64")
         legend = _legend_of_numbers(Counter(map(int, mapped)), what, settings, legend)
     else:
         words = column[present].astype(str)
-        remedy = f"mend them in '{name}', or pass another field with --class-field"
+        remedy = f"mend them in '{name}', or pass another field with {setting('class_field')}"
         check_names(Counter(words), what=what, remedy=remedy)
         legend = _legend_of_words(Counter(words), what, settings, legend)
         mapped = words.map(dict(zip(legend.names, legend.values, strict=True)))
@@ -259,7 +262,7 @@ def _legend_of_words(
     if known is None and len(names) >= IGNORE:
         raise InputError(
             f"{what} holds {len(names)} different words, wanted at most {IGNORE - 1} classes; "
-            "pass the field that holds the class with --class-field"
+            f"pass the field that holds the class with {setting('class_field')}"
         )
     legend = known or _with_background(dict(names), settings)
     for word in counts:

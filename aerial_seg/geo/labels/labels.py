@@ -19,6 +19,7 @@ from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import setting
 
 _RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".img", ".jp2")
 
@@ -106,7 +107,7 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
     remedy = (
         "the labels' axes seem swapped (lat,lon)"
         if swapped
-        else "check the labels' area and CRS (--labels-crs)"
+        else f"check the labels' area and CRS ({setting('crs')})"
     )
     raise InputError(
         f"the labels do not overlap {names[0] if len(names) == 1 else f'any of the {len(names)} rasters'}: "
@@ -123,9 +124,9 @@ def _check_local(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) ->
             if system is None:
                 raise InputError(
                     f"the labels have no CRS, but {name} is in the local grid '{grid.crs.name}'; if they are, say so "
-                    "(gdal_edit.py -a_srs, or --labels-crs with the grid's WKT)"
+                    f"(gdal_edit.py -a_srs, or {setting('crs')} with the grid's WKT)"
                 )
-            require_common(system, "the labels", grid.crs, name, option="--labels-crs")
+            require_common(system, "the labels", grid.crs, name, setting_name="crs")
     west, south, east, north = labels.extent()
     boxes = [grid.bounds for grid in grids]
     if all(box[0] > east or box[2] < west or box[1] > north or box[3] < south for box in boxes):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.mentions import Placeholder, setting
 from aerial_seg.printable import name_problem, name_problems, shortened
 from aerial_seg.settings import Setting, settings
 
@@ -97,25 +98,28 @@ def parse_classes(text: str | None) -> dict[int, str] | None:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise SettingsError(
-            "--classes is empty; wanted names (building,road) or value=name pairs (1=water,2=sand)"
+            f"{setting('classes')} is empty; wanted names (building,road) or value=name pairs (1=water,2=sand)"
         )
     paired = ["=" in part for part in parts]
     if any(paired) and not all(paired):
-        raise SettingsError("--classes mixes names and value=name pairs; use one form for all")
+        raise SettingsError(f"{setting('classes')} mixes names and value=name pairs; use one form for all")
     pairs = [part.split("=", 1) if "=" in part else (str(k), part) for k, part in enumerate(parts, start=1)]
     classes: dict[int, str] = {}
     for left, right in pairs:
         value, name = left.strip(), right.strip()
         for said, problem in name_problems([name] if name else []):
-            raise SettingsError(f"--classes: '{said}' cannot be a class's name: {problem}; choose another")
+            raise SettingsError(
+                f"{setting('classes')}: '{said}' cannot be a class's name: {problem}; choose another"
+            )
         if not value.isdecimal() or len(value) > 10 or int(value) >= IGNORE:
             raise SettingsError(
-                f"--classes has value {shortened(repr(value))} for '{name}', "
+                f"{setting('classes')} has value {shortened(repr(value))} for '{name}', "
                 f"wanted an integer 0..{IGNORE - 1} before the '='"
             )
         if not name or int(value) in classes or name in classes.values():
             raise SettingsError(
-                f"--classes has '{value}={name}' beside {classes or 'nothing'}; give every value one name of its own"
+                f"{setting('classes')} has '{value}={name}' beside {classes or 'nothing'}; "
+                "give every value one name of its own"
             )
         classes[int(value)] = name
     return classes
@@ -142,10 +146,13 @@ def legend_of_values(
     if unknown:
         raise InputError(
             f"{what} holds the unknown class values {list_counts(unknown)}; wanted {declared}; "
-            "declare them with --classes, or pass --unlabelled VALUE for those that mean nothing"
+            f"declare them with {setting('classes')}, or pass "
+            f"{setting('unlabelled', (Placeholder('VALUE'),))} for those that mean nothing"
         )
     if not values:
-        raise InputError(f"{what} holds no labelled pixel; check --unlabelled and the file's nodata value")
+        raise InputError(
+            f"{what} holds no labelled pixel; check {setting('unlabelled')} and the file's nodata value"
+        )
     if known is not None:
         return known
     names = settings.classes or {v: f"class {v}" for v in sorted(values)}
@@ -159,7 +166,7 @@ def match_name(name: str, known: Sequence[str], counts: Mapping[str, int], *, wh
     unknown = {n: c for n, c in counts.items() if n not in known}
     raise InputError(
         f"{what} holds the unknown classes {list_counts(unknown)}; known: {', '.join(known)}"
-        f"{did_you_mean(name, known)}; mend the labels or declare the classes with --classes"
+        f"{did_you_mean(name, known)}; mend the labels or declare the classes with {setting('classes')}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.raster.remote import is_remote, last_modified, public_name
+from aerial_seg.mentions import setting
 
 _TAGS: Mapping[str, str] = {
     "ACQUISITIONDATETIME": "",
@@ -49,18 +50,18 @@ class Taken:
 
 
 def parse_taken(text: str) -> Taken:
-    """What `--datetime` says: one time, or the first and the last with a slash between, as RFC 3339 writes them.
+    """What the setting `taken` says: one time, or the first and the last with a slash between, as RFC 3339 writes them.
 
     Raises SettingsError for anything else, a time without a zone, and a first that comes after the last.
     """
     parts = text.split("/")
     moments = [_instant(part.strip(), text) for part in parts]
     if len(moments) > 2:
-        raise SettingsError(f"--datetime {text} names {len(moments)} times, wanted one or FIRST/LAST")
+        raise SettingsError(f"{setting('taken', text)} names {len(moments)} times, wanted one or FIRST/LAST")
     first, last = moments[0], moments[-1]
     if first > last:
-        raise SettingsError(f"--datetime {text} ends before it begins; give the earlier time first")
-    return Taken(first, last, "--datetime")
+        raise SettingsError(f"{setting('taken', text)} ends before it begins; give the earlier time first")
+    return Taken(first, last, "the setting taken")
 
 
 def time_taken(raster: Path | str, tags: Mapping[str, str]) -> Taken:
@@ -117,8 +118,8 @@ def _instant(text: str, whole: str) -> datetime:
         "wanted 2024-05-03T10:00:00Z or 2024-05-03T00:00:00Z/2024-05-04T00:00:00Z (RFC 3339, with a zone)"
     )
     if _INSTANT.fullmatch(text.upper()) is None:
-        raise SettingsError(f"--datetime {whole}: '{text}' is no time; {wanted}")
+        raise SettingsError(f"{setting('taken', whole)}: '{text}' is no time; {wanted}")
     try:
         return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise SettingsError(f"--datetime {whole}: '{text}' is no time ({error}); {wanted}") from error
+        raise SettingsError(f"{setting('taken', whole)}: '{text}' is no time ({error}); {wanted}") from error

@@ -14,7 +14,7 @@ from aerial_seg.printable import cleaned_name, shortened
 
 @dataclass(frozen=True, slots=True)
 class BandFacts:
-    """One band, alpha included. number: as `--bidx` counts. mask: what tells its measured pixels, as GDAL names it."""
+    """One band, alpha included. number: as BandChoice counts. mask: what tells its measured pixels, in GDAL's words."""
 
     number: int
     name: str

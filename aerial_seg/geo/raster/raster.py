@@ -24,6 +24,7 @@ from aerial_seg.geo.raster.covered import Extent, covered_extent
 from aerial_seg.geo.raster.opening import UNUSABLE, open_chosen, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info
 from aerial_seg.geo.raster.remote import is_remote, read_patiently
+from aerial_seg.mentions import SAME_CALL
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
@@ -194,7 +195,7 @@ class Raster:
     @property
     def _remedy(self) -> str:
         if is_remote(self._path):
-            return "the server failed again and again: see that it is up, and give the same command again"
+            return f"the server failed again and again: see that it is up, and {SAME_CALL}"
         if self.is_virtual:
             return "a file that the VRT shows is damaged or incomplete: find it (gdalinfo -checksum), copy it again"
         return "the file is damaged or incomplete: copy it again"

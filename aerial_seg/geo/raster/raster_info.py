@@ -14,6 +14,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.georeference import Place, Unplaced, place_of
 from aerial_seg.geo.raster.same_grid import require_same_grid
+from aerial_seg.mentions import setting
 from aerial_seg.printable import cleaned_name
 
 
@@ -87,19 +88,19 @@ def require_crs(info: RasterInfo) -> None:
     if info.unplaced is not None:
         raise InputError(
             f"{info.path} {info.unplaced.got}, wanted a georeferenced raster; {info.unplaced.remedy}, "
-            "or pass --no-georef to work in pixel coordinates"
+            f"or pass {setting('georeferenced', False)} to work in pixel coordinates"
         )
 
 
 def require_value(info: RasterInfo, nodata: float) -> None:
-    """Raises InputError for a --nodata value that no pixel of the raster can have."""
+    """Raises InputError for a `nodata` that no pixel of the raster can have."""
     dtype = np.dtype(info.dtype)
     if dtype.kind == "f":
         return
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     if not (low <= nodata <= high and nodata == int(nodata)):
         raise InputError(
-            f"--nodata {nodata:g} cannot occur in {info.path}, whose pixels are {info.dtype}; "
+            f"{setting('nodata', nodata)} cannot occur in {info.path}, whose pixels are {info.dtype}; "
             f"wanted a whole number {low}..{high}, or leave it out"
         )
 

@@ -27,6 +27,7 @@ from rasterio.errors import RasterioError
 from aerial_seg.errors import InputError
 from aerial_seg.files.names import as_typed, exact
 from aerial_seg.files.subdatasets import find_subdataset
+from aerial_seg.mentions import SAME_CALL
 
 _SYSTEMS: Mapping[str, str] = MappingProxyType({
     "http": "/vsicurl/http://",
@@ -247,7 +248,7 @@ def _too_slow(path: Path | str, seconds: float) -> InputError:
     host = urlsplit(name).netloc or "behind it"
     return InputError(
         f"{name} could not be read: the server {host} did not answer in time, in {seconds:.0f} s; see that it is up "
-        "and can be reached, and give the same command again"
+        f"and can be reached, and {SAME_CALL}"
     )
 
 

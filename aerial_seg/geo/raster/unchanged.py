@@ -23,6 +23,7 @@ from aerial_seg.geo.raster.remote import (
     same_version,
     without_signature,
 )
+from aerial_seg.mentions import SAME_CALL
 
 InputState = dict[str, list[Any]]
 """Size and time of files by their names, and what servers tell of theirs."""
@@ -229,5 +230,5 @@ def _difference(before: _Looks, now: _Looks) -> str:
 def _changed(name: str, what: str) -> ChangedError:
     return ChangedError(
         f"{name} changed while it was read ({what}), so what was made of it mixes two files and is not kept; "
-        "run the same command again when nothing writes to it any more"
+        f"{SAME_CALL} when nothing writes to it any more"
     )

@@ -24,6 +24,7 @@ from aerial_seg.inference.engines.external import (
 )
 from aerial_seg.inference.engines.torch_compile import CompiledForward, CompileFailed, compile_problem
 from aerial_seg.inference.engines.winograd import winograd_pays, with_winograd
+from aerial_seg.mentions import setting
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
 from aerial_seg.settings import settings
 
@@ -154,12 +155,13 @@ def _choose_external(settings: EngineSettings, device: torch.device) -> Choice:
     engine = settings.engine
     if device.type != "cpu":
         raise SettingsError(
-            f"--engine {engine} runs on the CPU, but the device is {device}; pass --device cpu, or --engine eager"
+            f"{setting('engine', engine)} runs on the CPU, but the device is {device}; pass "
+            f"{setting('device', 'cpu')}, or {setting('engine', 'eager')}"
         )
     if settings.precision not in ("auto", "fp32"):
         raise SettingsError(
-            f"--engine {engine} computes in fp32, not in {settings.precision}; leave --precision out, or use --engine "
-            "eager or compile"
+            f"{setting('engine', engine)} computes in fp32, not in {settings.precision}; leave {setting('precision')} "
+            f"out, or use {setting('engine', 'eager')} or compile"
         )
     check_installed(engine)
     return Choice(engine, "fp32")
@@ -169,19 +171,20 @@ def _choose_precision(wanted: str, device: torch.device) -> tuple[str, Sequence[
     native, name = has_native_bf16(device), hardware_name(device)
     if wanted == "fp16" and device.type == "cpu":
         raise SettingsError(
-            "precision fp16 needs a CUDA device; use --precision bf16, fp32 or auto on the CPU"
+            f"precision fp16 needs a CUDA device; use {setting('precision', 'bf16')}, fp32 or auto on the CPU"
         )
     if wanted == "bf16" and not native:
         other = "fp32" if device.type == "cpu" else "fp16"
         return wanted, [
-            f"precision bf16: {name} only emulates bfloat16, which can take 100 times as long; pass --precision {other}"
+            f"precision bf16: {name} only emulates bfloat16, which can take 100 times as long; pass "
+            f"{setting('precision', other)}"
         ]
     if wanted != "auto":
         return wanted, []
     if native:
         return "bf16", [
             f"precision bf16: {name} multiplies bfloat16 natively; pixels with nearly tied classes may differ from "
-            "fp32's, which is slower and exact (--precision fp32)"
+            f"fp32's, which is slower and exact ({setting('precision', 'fp32')})"
         ]
     return "fp32", []
 
@@ -191,11 +194,11 @@ def _choose_engine(wanted: str, device: torch.device, tiles: int) -> tuple[str, 
         return "eager", []
     if wanted == "auto" and device.type != "cpu":
         # Unmeasured there; and kernels picked by timing could differ between a run and its resumption.
-        return "eager", ["engine eager: on a GPU compiling is left to you (--engine compile)"]
+        return "eager", [f"engine eager: on a GPU compiling is left to you ({setting('engine', 'compile')})"]
     if wanted == "auto" and tiles < COMPILE_PAYS:
         return "eager", [
-            f"engine eager: compiling pays from about {COMPILE_PAYS} tiles, these are {tiles} (--engine compile does "
-            "it all the same)"
+            f"engine eager: compiling pays from about {COMPILE_PAYS} tiles, these are {tiles} "
+            f"({setting('engine', 'compile')} does it all the same)"
         ]
     problem = compile_problem(device)
     return ("compile", []) if problem is None else ("eager", [_not_compiled(problem)])
@@ -244,7 +247,10 @@ def _difference(logits: Tensor, reference: Tensor) -> float:
 def _fall_back(choice: Choice, problem: str) -> Choice:
     if choice.engine in EXTERNAL:
         package = PACKAGES[choice.engine][0]
-        note = f"engine eager: {package} cannot run this network ({problem}); update {package}, or pass --engine eager"
+        note = (
+            f"engine eager: {package} cannot run this network ({problem}); update {package}, or pass "
+            f"{setting('engine', 'eager')}"
+        )
     else:
         note = _not_compiled(problem)
     return Choice("eager", choice.precision, (*choice.notes, note))
@@ -253,5 +259,5 @@ def _fall_back(choice: Choice, problem: str) -> Choice:
 def _not_compiled(problem: str) -> str:
     return (
         f"engine eager: compiling does not work here ({problem}); install a C++ compiler (g++, clang++ or Visual "
-        "Studio's) if it is missing, or pass --engine eager"
+        f"Studio's) if it is missing, or pass {setting('engine', 'eager')}"
     )

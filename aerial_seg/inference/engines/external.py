@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
@@ -31,8 +32,8 @@ def check_installed(engine: str) -> None:
     missing = [name for name in PACKAGES[engine] if find_spec(name) is None]
     if missing:
         raise SettingsError(
-            f"--engine {engine} needs {', '.join(missing)}, which is not installed; pip install 'aerial-seg[{engine}]' "
-            "or use --engine auto"
+            f"{setting('engine', engine)} needs {', '.join(missing)}, which is not installed; "
+            f"pip install 'aerial-seg[{engine}]' or use {setting('engine', 'auto')}"
         )
 
 

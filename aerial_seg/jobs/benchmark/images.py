@@ -27,6 +27,7 @@ from aerial_seg.geo.outputs.durable import settled_file
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.settings import ImageScore
+from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, class_ious
 from aerial_seg.models.device import enough_memory
 from aerial_seg.progress import Progress
@@ -112,7 +113,8 @@ class ImageRun:
     def _predict(self, example: Example, image: Tensor, photograph: Photograph | None) -> Channels:
         with enough_memory(
             f"{example.image} with {image.shape[2]} × {image.shape[1]} px",
-            remedy="take a protocol with fewer or smaller scales, windows or a larger output stride, or --device cpu",
+            remedy="take a protocol with fewer or smaller scales, windows or a larger output stride, or "
+            + setting("device", "cpu"),
         ):
             return predict_classes(image, self.net, self.protocol, photograph)
 
@@ -165,7 +167,7 @@ def _read_prediction(path: Path) -> Channels:
             return np.array(picture)
     except (OSError, SyntaxError) as error:
         raise OutputError(
-            f"the finished prediction {path} cannot be read ({error}); pass --restart to begin anew"
+            f"the finished prediction {path} cannot be read ({error}); pass {setting('restart', True)} to begin anew"
         ) from error
 
 

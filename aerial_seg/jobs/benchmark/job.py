@@ -37,6 +37,7 @@ from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.images import ImageRun, Tally
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.models.restride import with_output_stride
@@ -142,7 +143,7 @@ def _make_plan(name: str, root: Path, model_path: Path, settings: BenchmarkSetti
     if settings.submission is not None and settings.split is None:
         notes = (
             *notes,
-            f"the submission holds split {split}, which no server takes; pass --split test for one",
+            f"the submission holds split {split}, which no server takes; pass {setting('split', 'test')} for one",
         )
     return BenchmarkPlan(data, split, examples, model_path, model, protocol_name, protocol, settings, notes)
 

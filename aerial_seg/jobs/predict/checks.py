@@ -28,6 +28,7 @@ from aerial_seg.jobs.predict.results import result_names
 from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list
 from aerial_seg.jobs.predict.scenes import Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.mentions import setting
 from aerial_seg.vectors.files import check_place, replaced_files
 from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
 from aerial_seg.vectors.ground import Ground
@@ -49,8 +50,8 @@ def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scen
         return (Scene(tuple(paths), out),)
     if out.suffix.lower() in (".tif", ".tiff"):
         raise SettingsError(
-            f"{len(paths)} rasters but one output {out}; pass --mosaic to make one map of them, "
-            "or give -o a folder for one mask each"
+            f"{len(paths)} rasters but one output {out}; pass {setting('mosaic', True)} to make one map of them, "
+            f"or give {setting('output')} a folder for one mask each"
         )
     scenes = tuple(Scene((path,), out / f"{output_stem(path)}_mask.tif") for path in paths)
     names = [str(scene.target) for scene in scenes]
@@ -154,18 +155,21 @@ def check_extras(settings: PredictSettings) -> None:
     parse_taken(settings.taken)
     if not settings.stac:
         raise SettingsError(
-            f"--datetime {settings.taken} is for the STAC item, and none is asked for; add --stac, or leave it out"
+            f"{setting('taken', settings.taken)} is for the STAC item, and none is asked for; add "
+            f"{setting('stac', True)}, or leave it out"
         )
 
 
 def check_area_settings(settings: PredictSettings) -> None:
     """Raise SettingsError for two areas, and for what says how to read a file of areas that is not named."""
     if settings.aoi is not None and settings.bounds is not None:
-        raise SettingsError("--aoi and --bounds both say what to predict; pass one of them")
-    for option, value in (("--aoi-layer", settings.aoi_layer), ("--aoi-crs", settings.aoi_crs)):
+        raise SettingsError(
+            f"{setting('aoi')} and {setting('bounds')} both say what to predict; pass one of them"
+        )
+    for name, value in (("aoi_layer", settings.aoi_layer), ("aoi_crs", settings.aoi_crs)):
         if settings.aoi is None and value is not None:
             raise SettingsError(
-                f"{option} {value} says how to read an --aoi file, but there is none; leave it out"
+                f"{setting(name, value)} says how to read an {setting('aoi')} file, but there is none; leave it out"
             )
 
 

@@ -16,6 +16,7 @@ from aerial_seg.geo.raster.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.predict.one_scene import map_scene, report_from
 from aerial_seg.jobs.predict.scenes import MOSAIC, PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictReport
+from aerial_seg.mentions import SAME_CALL
 
 BATCH = "predict"
 """Several masks in one folder keep their common journal in `predict.work/`."""
@@ -60,7 +61,7 @@ class ScenesFailedError(InputError):
         made = sum(one.report is not None for one in self.outcomes)
         super().__init__(
             f"{len(failed)} of {len(self.outcomes)} scenes have no mask: {reasons}"
-            + (f"; the other {made} are complete: mend these and run the same command again" if made else "")
+            + (f"; the other {made} are complete: mend these and {SAME_CALL}" if made else "")
         )
 
 

@@ -25,10 +25,11 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Region, RegionTiles
+from aerial_seg.mentions import setting
 from aerial_seg.tiling.plan import TilePlan
 
 SHARE_OF_MACHINE = 0.5
-"""Without --max-memory, a prediction keeps to this share of the machine's memory."""
+"""Without max_memory, a prediction keeps to this share of the machine's memory."""
 _FORWARD_BYTES = 1500
 """Per input pixel of a batch: a tenth more than the widest of the networks here (PSPNet, compiled) was seen to hold."""
 _LEANEST = 12
@@ -172,12 +173,15 @@ def panels_within(memory_model: MemoryModel, limit: int, resident: int) -> tuple
         return resident + max(map(memory_model.panel_bytes, _panels_of(memory_model, count)[:2]))
 
     if needed(blocks) > limit:
-        smaller = ["a smaller --batch-size"] if memory_model.batch_size > 1 else []
-        smaller += ["a smaller --tile-size", *(["no CRF"] if memory_model.crf is not None else [])]
+        smaller = [f"a smaller {setting('batch_size')}"] if memory_model.batch_size > 1 else []
+        smaller += [
+            f"a smaller {setting('tile_size')}",
+            *(["no CRF"] if memory_model.crf is not None else []),
+        ]
         raise SettingsError(
-            f"--max-memory {limit / 1e6:,.0f} MB is too little: {resident / 1e6:,.0f} MB for the network with batches "
-            f"of {memory_model.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the narrowest "
-            f"panel; pass at least {ceil(needed(blocks) / 1e6)}MB, or {' or '.join(smaller)}"
+            f"{setting('max_memory')} {limit / 1e6:,.0f} MB is too little: {resident / 1e6:,.0f} MB for the network "
+            f"with batches of {memory_model.batch_size} tiles and {(needed(blocks) - resident) / 1e6:,.0f} MB for the "
+            f"narrowest panel; pass at least {ceil(needed(blocks) / 1e6)}MB, or {' or '.join(smaller)}"
         )
     return _panels_of(memory_model, next(n for n in range(1, blocks + 1) if needed(n) <= limit))
 
@@ -194,7 +198,8 @@ def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
     if least > limit:
         raise SettingsError(
             f"a batch of {batch_size} tiles of {side} px takes {least / 1e6:,.0f} MB or more, wanted at most the "
-            f"{limit / 1e6:,.0f} MB that may be used; pass a smaller --batch-size or --tile-size"
+            f"{limit / 1e6:,.0f} MB that may be used; pass a smaller {setting('batch_size')} or "
+            f"{setting('tile_size')}"
         )
 
 

@@ -38,6 +38,7 @@ from aerial_seg.jobs.predict.scenes import (
 from aerial_seg.jobs.predict.segments_writer import PieceMaker
 from aerial_seg.jobs.predict.settings import PredictReport
 from aerial_seg.legend import IGNORE
+from aerial_seg.mentions import setting
 from aerial_seg.version import __version__
 
 _RENEWED = "its files changed since an interrupted run, so that run's rows were made anew"
@@ -159,7 +160,7 @@ def _taken(scene: Scene, opened: OpenScene, context: PredictContext) -> Taken:
 def _note_on_time(taken: Taken, context: PredictContext) -> tuple[str, ...]:
     if context.settings.taken is not None:
         return ()
-    return (f"the STAC item's time is {taken.source}; --datetime says when the imagery was taken",)
+    return (f"the STAC item's time is {taken.source}; {setting('taken')} says when the imagery was taken",)
 
 
 def _write_item(

@@ -34,6 +34,7 @@ from aerial_seg.jobs.predict.memory import batch_within, check_batch
 from aerial_seg.jobs.predict.scene_list import Refusals, named_rasters
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.mentions import setting
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
 from aerial_seg.progress import Progress
@@ -137,7 +138,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
 
 
 def _find_rasters(request: PredictRequest, refused: Refusals) -> tuple[Path, ...]:
-    """The rasters that are there; what is wrong with one is fatal unless there are several without --mosaic."""
+    """The rasters that are there; what is wrong with one is fatal unless there are several that are no mosaic."""
     paths = named_rasters(request.rasters, refused)
     if len(paths) + len(refused.reasons) == 1:
         refused.fatal = True
@@ -163,7 +164,8 @@ def _check_places(
         require_own_masks(scenes)
         if request.settings.vectors is not None:
             raise SettingsError(
-                f"--vectors names one file for {len(scenes)} masks; pass --mosaic, or vectorize each mask afterwards"
+                f"{setting('vectors')} names one file for {len(scenes)} masks; pass {setting('mosaic', True)}, or "
+                "vectorize each mask afterwards"
             )
 
 
@@ -272,5 +274,5 @@ def _batch_size(
         return batch, ()
     return batch, (
         f"batch size {batch} in place of the model's {wanted}: more tiles of {side} px may need over half of the "
-        "memory; --batch-size or --max-memory change that",
+        f"memory; {setting('batch_size')} or {setting('max_memory')} change that",
     )

@@ -30,6 +30,7 @@ from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import assign_splits, overlapping
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import setting
 from aerial_seg.training.manifest import (
     DOCUMENT,
     INDEX,
@@ -172,14 +173,14 @@ def _split(
     stay = [i for i in range(len(records)) if i not in left_out]
     if "train" not in (splits[i] for i in stay):
         raise InputError(
-            "no chip is left for training after the splits; use smaller --val and --test shares, "
-            "smaller chips (--chip-size) or smaller blocks (--block)"
+            f"no chip is left for training after the splits; use smaller {setting('val')} and {setting('test')} "
+            f"shares, smaller chips ({setting('chip_size')}) or smaller blocks ({setting('block')})"
         )
     for name, share in shares.items():
         if (share.fraction or share.pattern) and name not in (splits[i] for i in stay):
             notes.append(
                 f"no chip is left for {name}: there are too few {settings.split_by}s; "
-                "use smaller chips (--chip-size) or smaller blocks (--block)"
+                f"use smaller chips ({setting('chip_size')}) or smaller blocks ({setting('block')})"
             )
     return _Chips([records[i] for i in stay], [splits[i] for i in stay], [places[i] for i in stay])
 

@@ -29,6 +29,7 @@ from aerial_seg.jobs.tile.dataset_writer import assemble
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import match_sources
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import setting
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 
@@ -89,7 +90,7 @@ def tile(
         if not cutter.records:
             raise InputError(
                 f"none of the {total} chips holds a pixel that is both measured and labelled; "
-                "check --nodata, --unlabelled and that the labels lie on the imagery"
+                f"check {setting('nodata')}, {setting('unlabelled')} and that the labels lie on the imagery"
             )
         gsd = _dataset_gsd(infos, settings)
         document, chips = assemble(work, cutter, infos, gsd, settings)
@@ -140,7 +141,7 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
     if sizes and max(sizes) > 1.1 * min(sizes):
         raise InputError(
             f"the rasters have GSDs from {min(sizes):.3g} to {max(sizes):.3g} m, wanted one within 10 %; "
-            f"pass --gsd {max(sizes):.2g} to resample all to one"
+            f"pass {setting('gsd', float(f'{max(sizes):.2g}'))} to resample all to one"
         )
     return [_square(info, settings) for info in infos]
 

@@ -20,10 +20,10 @@ def _as_text(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _check_share(option: str, text: str) -> None:
+def _check_share(setting_name: str, text: str) -> None:
     from aerial_seg.jobs.tile.splits import parse_share
 
-    parse_share(text, option)
+    parse_share(text, setting_name=setting_name)
 
 
 @settings
@@ -57,7 +57,7 @@ class TileSettings:
             "Validation chips: a fraction, or the sources whose file name matches.",
             wanted="a fraction from 0 to below 1, or a glob on file names",
             read=_as_text,
-            check=partial(_check_share, "--val"),
+            check=partial(_check_share, "val"),
             metavar="FRACTION|GLOB",
         ),
     ] = "0.15"
@@ -67,7 +67,7 @@ class TileSettings:
             "Test chips, likewise.",
             wanted="a fraction from 0 to below 1, or a glob on file names",
             read=_as_text,
-            check=partial(_check_share, "--test"),
+            check=partial(_check_share, "test"),
             metavar="FRACTION|GLOB",
         ),
     ] = "0.15"
@@ -81,4 +81,7 @@ class TileSettings:
         """What goes into `val` and `test`."""
         from aerial_seg.jobs.tile.splits import parse_share
 
-        return {"val": parse_share(self.val, "--val"), "test": parse_share(self.test, "--test")}
+        return {
+            "val": parse_share(self.val, setting_name="val"),
+            "test": parse_share(self.test, setting_name="test"),
+        }

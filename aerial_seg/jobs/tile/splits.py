@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shapely import STRtree
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
 
 _ORDERINGS_TRIED = 64
 _TOUCHING = 1e-3
@@ -28,7 +29,7 @@ class Share:
     pattern: str | None = None
 
 
-def parse_share(text: str, option: str) -> Share:
+def parse_share(text: str, setting_name: str) -> Share:
     """Read `0.15` or `15%` as a fraction of the chips, anything else as a glob on source file names."""
     number = text.removesuffix("%")
     try:
@@ -37,7 +38,7 @@ def parse_share(text: str, option: str) -> Share:
         return Share(pattern=text)
     if not 0 <= fraction < 1:
         raise SettingsError(
-            f"{option} {text} is not a fraction from 0 to below 1; try 0.15, or a glob on file names"
+            f"{setting(setting_name)} {text} is not a fraction from 0 to below 1; try 0.15, or a glob on file names"
         )
     return Share(fraction=fraction)
 
@@ -55,21 +56,23 @@ def match_sources(sources: Sequence[str], *, val: Share, test: Share) -> list[st
         matched = [i for i, source in enumerate(sources) if fnmatchcase(source, share.pattern)]
         if not matched:
             raise SettingsError(
-                f"--{name} '{share.pattern}' matches none of the {len(set(sources))} sources "
+                f"{setting(name)} '{share.pattern}' matches none of the {len(set(sources))} sources "
                 f"(first: {sources[0]}); the glob is matched against file names"
             )
         for i in matched:
             if splits[i] != "train":
                 raise SettingsError(
-                    f"--val '{val.pattern}' and --test '{test.pattern}' both match {sources[i]}; "
+                    f"{setting('val')} '{val.pattern}' and {setting('test')} '{test.pattern}' both match {sources[i]}; "
                     "give every source to one of them"
                 )
             splits[i] = name
     if "train" not in splits:
-        raise SettingsError("--val and --test match every source; leave at least one for training")
+        raise SettingsError(
+            f"{setting('val')} and {setting('test')} match every source; leave at least one for training"
+        )
     if val.fraction + test.fraction >= 1:
         raise SettingsError(
-            f"--val {val.fraction:g} and --test {test.fraction:g} leave nothing for training; "
+            f"{setting('val', val.fraction)} and {setting('test', test.fraction)} leave nothing for training; "
             "use fractions that sum to less than 1"
         )
     return splits

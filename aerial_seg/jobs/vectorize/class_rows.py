@@ -18,6 +18,7 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.vectorize.settings import CleanSettings, ShapeSettings
 from aerial_seg.legend import LegendEntry
+from aerial_seg.mentions import setting
 from aerial_seg.polygonize.batch import Codes
 from aerial_seg.polygonize.cleaning.code_suffix import CodeSuffix, cut_by_grid, suffix_bits
 from aerial_seg.polygonize.cleaning.majority import majority
@@ -134,5 +135,6 @@ def find_confidence(mask: Path, named: Path | None, grid: Grid) -> Path | None:
         return None
     raise InputError(
         f"{path} has {len(info.bands)} band(s) of {info.dtype}, {own.width} × {own.height} px, wanted one of uint8 on "
-        f"the mask's grid of {grid.width} × {grid.height} px; pass what predict --confidence wrote for this mask"
+        f"the mask's grid of {grid.width} × {grid.height} px; pass what "
+        f"{setting('confidence', True, job='predict')} wrote for this mask"
     )

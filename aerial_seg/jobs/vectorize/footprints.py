@@ -35,7 +35,7 @@ class Footprints:
         batch = self._waiting[0]
         for more in self._waiting[1:]:
             batch = joined_batches(batch, more)
-        # One polygon per feature: --regularize excludes 8-connectivity.
+        # One polygon per feature: regularize excludes 8-connectivity.
         polygons = shapely.from_ragged_array(
             shapely.GeometryType.POLYGON, batch.coords, (batch.rings, batch.polygons)
         )

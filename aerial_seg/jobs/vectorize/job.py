@@ -28,6 +28,7 @@ from aerial_seg.jobs.vectorize.settings import (
     VectorizeSettings,
 )
 from aerial_seg.legend import Legend, LegendEntry
+from aerial_seg.mentions import setting
 from aerial_seg.polygonize.batch import NONE, PolygonBatch
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer
@@ -233,10 +234,10 @@ def _chosen(legend: Legend, names: tuple[str, ...] | None) -> tuple[LegendEntry,
 
 def _check_names(shape: ShapeSettings, chosen: tuple[LegendEntry, ...]) -> None:
     names = [entry.name for entry in chosen]
-    for option, asked in (("--instances", shape.instances), ("--regularize", shape.regularize)):
+    for kind, asked in (("instances", shape.instances), ("regularize", shape.regularize)):
         for name in asked:
             if name not in names:
                 raise SettingsError(
-                    f"{option} names '{name}', which is not among the classes to write ({', '.join(names)})"
+                    f"{setting(kind)} names '{name}', which is not among the classes to write ({', '.join(names)})"
                     f"{did_you_mean(name, names) or '; choose among these'}"
                 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from aerial_seg.choices import Overwrite, SimplifyMethod
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.geo.measures import Measure, read_area, read_length
+from aerial_seg.mentions import setting
 from aerial_seg.settings import MOST_PIXELS, Setting, names_in, settings
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class CleanSettings:
                 raise SettingsError(f"{what} is {area}, wanted an area: write it like 25m2 or 100px")
         if self.smooth_mask is not None and (self.smooth_mask < 3 or self.smooth_mask % 2 == 0):
             raise SettingsError(
-                f"--smooth-mask is {self.smooth_mask}, wanted an odd number from 3 on; try 3 or 5"
+                f"{setting('smooth_mask')} is {self.smooth_mask}, wanted an odd number from 3 on; try 3 or 5"
             )
 
 
@@ -123,10 +124,12 @@ class ShapeSettings:
         if self.simplify.unit == "m2":
             raise SettingsError(f"simplify is {self.simplify}, wanted a length: write it like 1.5px or 0.8m")
         if self.split_grid is not None and self.split_grid < 16:
-            raise SettingsError(f"--split-grid is {self.split_grid}, wanted at least 16 pixels; try 4096")
+            raise SettingsError(
+                f"{setting('split_grid')} is {self.split_grid}, wanted at least 16 pixels; try 4096"
+            )
         if self.connectivity == 8 and (self.instances or self.regularize):
-            option = "--instances" if self.instances else "--regularize"
-            raise SettingsError(f"{option} works on single polygons; leave --connectivity 8 out")
+            said = setting("instances") if self.instances else setting("regularize")
+            raise SettingsError(f"{said} works on single polygons; leave {setting('connectivity', 8)} out")
 
 
 def _check_format(name: str) -> None:
@@ -183,7 +186,7 @@ class VectorizeSettings:
     confidence: Annotated[
         Path | None,
         Setting(
-            "What predict --confidence wrote; by default MASK_confidence.tif, where it lies beside the mask.",
+            "What predict wrote of its confidence; by default MASK_confidence.tif, where it lies beside the mask.",
             metavar="RASTER",
         ),
     ] = None

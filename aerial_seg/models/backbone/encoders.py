@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.mentions import setting
 from aerial_seg.models.backbone.stages import place_strides
 from aerial_seg.models.backbone.stem import deepen_stem, set_ceil_mode
 from aerial_seg.recipe import ModelSettings
@@ -153,5 +154,5 @@ def no_weights(settings: ModelSettings) -> SettingsError:
     """The error for weights that could not be downloaded."""
     return SettingsError(
         f"the {settings.weights} weights of {settings.encoder} could not be downloaded; connect to the internet once, "
-        'or train with --weights none (weights = "none") or with --weights FILE'
+        f'or train with {setting("weights", "none")} (weights = "none") or with {setting("weights", "FILE")}'
     )

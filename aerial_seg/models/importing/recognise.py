@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.mentions import setting
 from aerial_seg.models.importing.checkpoint import Checkpoint
 
 ENCODERS: Mapping[tuple[int, ...], str] = {
@@ -72,7 +73,9 @@ def read_arch(arch: str | None, pattern: str, *, wanted: str) -> Arch:
         return Arch()
     match = re.fullmatch(pattern, arch)
     if match is None:
-        raise SettingsError(f"--arch is '{arch}', which is no name that is understood here; wanted {wanted}")
+        raise SettingsError(
+            f"{setting('arch')} is '{arch}', which is no name that is understood here; wanted {wanted}"
+        )
     parts = match.groupdict()
     stride = parts.get("stride")
     head, depth, extra = parts.get("head"), parts.get("depth"), parts.get("extra") or ""
@@ -87,6 +90,6 @@ def check_arch(arch: Arch, *, head: str, encoder: str, path: object) -> None:
     ):
         if told is not None and told != found:
             raise SettingsError(
-                f"--arch tells the {what} {told}, but {path} holds {found}; give that network's "
-                "own name, or leave --arch out"
+                f"{setting('arch')} tells the {what} {told}, but {path} holds {found}; give that network's "
+                f"own name, or leave {setting('arch')} out"
             )

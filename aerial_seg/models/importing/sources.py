@@ -1,4 +1,4 @@
-"""Every project whose checkpoints are understood, by the name that `import-weights --from` takes."""
+"""Every project whose checkpoints are understood, by the name that importing takes."""
 
 from __future__ import annotations
 

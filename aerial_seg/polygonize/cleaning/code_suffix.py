@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
 from aerial_seg.polygonize.batch import NONE, Codes
 from aerial_seg.polygonize.row_chunks import Rows
 
@@ -27,7 +28,7 @@ class CodeSuffix:
         if self.classes > room:
             raise SettingsError(
                 f"the mask has {self.classes:,} classes, wanted at most {room:,} to tell objects or cells of one class "
-                "apart; leave out --split-grid or --instances"
+                f"apart; leave out {setting('split_grid')} or {setting('instances')}"
             )
 
     def without_suffix(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -179,7 +179,9 @@ def test_invalid_polygons_are_mended_and_counted(tmp_path: Path) -> None:
 def test_layers_are_named_as_in_qgis(tmp_path: Path) -> None:
     file = write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)], layer="north")
     write(file, [shapely.box(0, 0, 2, 2)], layer="south")
-    with pytest.raises(InputError, match=r"holds 2 layers of geometries \(north, south\).*--aoi-layer NAME"):
+    with pytest.raises(
+        InputError, match=r"holds 2 layers of geometries \(north, south\).*`aoi_layer=\"NAME\"`"
+    ):
         read_area(file)
     assert read_area(f"{file}|layername=south").geometry.area == 4
     assert read_area(file, layer="south").identity == read_area(f"{file}|layername=south").identity
@@ -188,7 +190,7 @@ def test_layers_are_named_as_in_qgis(tmp_path: Path) -> None:
             InputError, match=r"no layer 'suth' of geometries; it has: north, south; did you mean 'south'"
         ):
             read_area(**wrong)
-    with pytest.raises(SettingsError, match=r"names another layer than --aoi-layer north"):
+    with pytest.raises(SettingsError, match=r"names another layer than `aoi_layer=\"north\"`"):
         read_area(f"{file}|layername=south", layer="north")
 
 
@@ -205,7 +207,7 @@ def test_what_is_no_area_is_named_with_its_remedy(tmp_path: Path) -> None:
         ),
         (
             write(tmp_path / "none.shp", [box], None),
-            r"none\.shp has no CRS.*--aoi-crs EPSG:xxxx, or --bounds.*look like degrees, try EPSG:4326",
+            r"none\.shp has no CRS.*`aoi_crs=\"EPSG:xxxx\"`, or `bounds`.*look like degrees, try EPSG:4326",
         ),
         (write(tmp_path / "empty.gpkg", [shapely.Polygon()]), r"holds 1 × empty Polygon, wanted polygons"),
         (write(tmp_path / "nothing.gpkg", []), r"holds no feature with a geometry; wanted polygons"),
@@ -225,11 +227,11 @@ def test_a_crs_that_the_file_does_not_carry_is_given(tmp_path: Path) -> None:
     pixels = [area.on(GRID, "in.tif").inside(range(50), range(70)) for area in (told, given)]
     np.testing.assert_array_equal(*pixels)
     assert pixels[0].sum() == 14 * 16
-    with pytest.raises(SettingsError, match=r"--aoi-crs EPSG:nonsense is not a CRS; wanted for example"):
+    with pytest.raises(SettingsError, match=r"`aoi_crs=\"EPSG:nonsense\"` is not a CRS; wanted for example"):
         read_area(bare, crs="EPSG:nonsense")
     wrong = write(tmp_path / "b.gpkg", [box], "EPSG:32632")
     corrected = read_area(wrong, crs="EPSG:32633")
-    assert corrected.notes == (f"{wrong} says EPSG:32632, but was read as --aoi-crs EPSG:32633",)
+    assert corrected.notes == (f'{wrong} says EPSG:32632, but was read as `aoi_crs="EPSG:32633"`',)
     np.testing.assert_array_equal(corrected.on(GRID, "in.tif").inside(range(50), range(70)), pixels[0])
     assert corrected.identity["sha256"] == given.identity["sha256"] != read_area(wrong).identity["sha256"]
 
@@ -241,9 +243,9 @@ def test_a_geopackage_that_knows_no_crs_carries_none(tmp_path: Path, number: int
     with closing(sqlite3.connect(file)) as database, database:
         for table in ("gpkg_contents", "gpkg_geometry_columns"):
             database.execute(f"UPDATE {table} SET srs_id = ?", (number,))
-    with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*--aoi-crs EPSG:xxxx.*projected metres"):
+    with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*`aoi_crs=\"EPSG:xxxx\"`.*projected metres"):
         read_area(file)
-    with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*--labels-crs EPSG:xxxx.*projected metres"):
+    with pytest.raises(InputError, match=r"a\.gpkg has no CRS.*`crs=\"EPSG:xxxx\"`.*projected metres"):
         open_labels([file], LabelSettings()).extent_lonlat()  # asked for on a raster with a CRS
     given = read_area(file, crs="EPSG:32633")
     assert given.notes == ()
@@ -267,7 +269,7 @@ def test_an_area_beside_the_raster_names_both_places(tmp_path: Path) -> None:
 def test_a_raster_without_crs_takes_bounds_only(tmp_path: Path) -> None:
     grid = Grid(crs=None, transform=Affine.identity(), height=50, width=70)
     file = write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)])
-    with pytest.raises(InputError, match=r"in\.tif has no CRS.*--bounds"):
+    with pytest.raises(InputError, match=r"in\.tif has no CRS.*`bounds`"):
         read_area(file).on(grid, "in.tif")
     assert area_of_bounds((1, 1, 4, 3)).on(grid, "in.tif").inside(range(50), range(70)).sum() == 6
 

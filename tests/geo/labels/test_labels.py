@@ -66,10 +66,10 @@ class TestPolygons:
 
     def test_without_crs_the_option_is_named_and_works(self, polygon_file: PolygonFile) -> None:
         path = polygon_file("l.shp", [HOUSE], crs=None)
-        with pytest.raises(InputError, match=r"l.shp has no CRS .*--labels-crs.*look like projected metres"):
+        with pytest.raises(InputError, match=r"l.shp has no CRS .*`crs=.*look like projected metres"):
             burn(path)
         np.testing.assert_array_equal(burn(path, crs="EPSG:32645"), oracle([(HOUSE, 1)]))
-        with pytest.raises(SettingsError, match="EPSG:nonsense is not a CRS; wanted for example"):
+        with pytest.raises(SettingsError, match=r"`crs=.EPSG:nonsense.` is not a CRS; wanted for example"):
             burn(path, crs="EPSG:nonsense")
         with pytest.raises(InputError, match="look like degrees, try EPSG:4326"):
             burn(polygon_file("d.shp", [box(85, 27, 86, 28)], crs=None))
@@ -77,7 +77,7 @@ class TestPolygons:
     def test_a_crs_given_against_the_files_own_is_noted(self, polygon_file: PolygonFile) -> None:
         path = polygon_file("l.geojson", [HOUSE], crs="EPSG:32644")
         labels = open_labels([path], LabelSettings(crs="EPSG:32645"))
-        assert "says EPSG:32644, but was read as --labels-crs EPSG:32645" in labels.notes[0]
+        assert 'says EPSG:32644, but was read as `crs="EPSG:32645"`' in labels.notes[0]
 
     @pytest.mark.parametrize(
         "crs", ["EPSG:4326", 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]']
@@ -86,7 +86,7 @@ class TestPolygons:
         self, polygon_file: PolygonFile, crs: str
     ) -> None:
         path = polygon_file("l.shp", [HOUSE], crs=None)
-        with pytest.raises(InputError, match="--labels-crs"):
+        with pytest.raises(InputError, match="`crs"):
             check_overlap(open_labels([path], LabelSettings(crs=crs)), [GRID], names=["i.tif"])
 
     def test_no_overlap_prints_both_extents(self, polygon_file: PolygonFile) -> None:
@@ -193,7 +193,7 @@ class TestPolygons:
         named = open_labels([path], LabelSettings(classes={0: "background", 5: "roof"}))
         np.testing.assert_array_equal(named.burn(GRID), oracle([(HOUSE, 5)]))
         with pytest.raises(
-            InputError, match=r"2 classes apart .*building, road.*--class-field, one of: height"
+            InputError, match=r"2 classes apart .*building, road.*`class_field`, one of: height"
         ):
             burn(path, legend=KNOWN)
 
@@ -276,7 +276,7 @@ class TestRasters:
         values = np.full((1, 20, 20), 300, np.uint16)
         values[0, :, :5] = 1
         path = raster_file("l.tif", values)
-        with pytest.raises(InputError, match=r"300 \(300 times\); wanted 0..254.*--unlabelled"):
+        with pytest.raises(InputError, match=r"300 \(300 times\); wanted 0..254.*`unlabelled=.VALUE,.`"):
             burn(path)
         assert set(np.unique(burn(path, unlabelled=(300,)))) == {1, IGNORE}
         with pytest.raises(InputError, match=r"7 \(\d+ times\); wanted 0=background, 1=building"):
@@ -285,7 +285,7 @@ class TestRasters:
     def test_nothing_labelled_is_an_error(self, raster_file: RasterFile) -> None:
         path = raster_file("l.tif", np.zeros((1, 9, 9), np.uint8))
         for options in ({}, {"classes": {1: "a"}}, {"legend": KNOWN}):
-            with pytest.raises(InputError, match="no labelled pixel; check --unlabelled"):
+            with pytest.raises(InputError, match="no labelled pixel; check `unlabelled`"):
                 burn(path, unlabelled=(0,), **options)
 
     def test_floats_and_colours_are_refused(self, raster_file: RasterFile) -> None:
@@ -358,7 +358,7 @@ class TestRasters:
             check_overlap(labels, [plain, plain], names=["a", "b"])
         with pytest.raises(InputError, match=r"labels have 60 × 60 pixels, but i.tif has 20 × 20"):
             check_overlap(labels, [window], names=["i.tif"])
-        with pytest.raises(InputError, match=r"l.tif has no CRS.*--labels-crs"):
+        with pytest.raises(InputError, match=r"l.tif has no CRS.*`crs`"):
             labels.burn(GRID)
 
     def test_a_crs_given_for_rasters_is_used(self, raster_file: RasterFile) -> None:
@@ -389,7 +389,7 @@ def test_classes_are_names_or_pairs() -> None:
     "text", ["", ",", "1=a,b", "255=a", "-1=a", "x=a", "1=", "1=a,1=b", "a,a", "1=a,2=a", "²=a"]
 )
 def test_other_classes_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(SettingsError, match="--classes") as caught:
+    with pytest.raises(SettingsError, match="`classes`") as caught:
         parse_classes(text)
     assert isinstance(caught.value, AerialSegError)
     assert "\n" not in str(caught.value)

@@ -111,7 +111,7 @@ def test_what_the_user_says_of_the_time_is_written(
 ) -> None:
     properties = item(tmp_path, taken=parse_taken(text))["properties"]
     assert {key: value for key, value in properties.items() if key.endswith("datetime")} == times
-    assert properties["aerial_seg:datetime_source"] == "--datetime"
+    assert properties["aerial_seg:datetime_source"] == "the setting taken"
 
 
 @pytest.mark.parametrize(

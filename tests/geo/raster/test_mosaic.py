@@ -238,7 +238,7 @@ def test_a_callers_nodata_reconciles_files_that_declare_others(
     image = pixels()
     paths = [raster_file("a.tif", image, nodata=9), raster_file("b.tif", image, transform=at(SIDE, 0))]
     assert read(write_mosaic(paths, tmp_path / "m.vrt", 0).path, 0)[1].all()
-    with pytest.raises(InputError, match=r"nodata 300 cannot occur in .*a\.tif.*0\.\.255"):
+    with pytest.raises(InputError, match=r"nodata=300` cannot occur in .*a\.tif.*0\.\.255"):
         write_mosaic(paths, tmp_path / "m.vrt", 300)
 
 

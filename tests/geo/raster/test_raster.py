@@ -214,7 +214,7 @@ def test_a_nodata_value_that_cannot_occur_is_refused(raster_file: RasterFile, no
 
 def test_without_crs_the_remedy_is_told_and_no_georef_works(raster_file: RasterFile) -> None:
     path = raster_file("r.tif", random_image(), crs=None, transform=Affine.identity())
-    with pytest.raises(InputError, match=r"r.tif has no CRS.*gdal_edit.py -a_srs.*--no-georef"):
+    with pytest.raises(InputError, match=r"r.tif has no CRS.*gdal_edit.py -a_srs.*`georeferenced=False`"):
         Raster(path)
     with Raster(path, georeferenced=False) as raster:
         assert raster.grid.crs is None
@@ -228,7 +228,7 @@ def test_ground_control_points_alone_are_named(tmp_path: Path) -> None:
     ]
     with rasterio.open(path, "w", driver="GTiff", width=9, height=9, count=1, dtype="uint8") as file:
         file.gcps = (points, "EPSG:4326")
-    with pytest.raises(InputError, match=r"ground control points only.*gdalwarp.*--no-georef"):
+    with pytest.raises(InputError, match=r"ground control points only.*gdalwarp.*`georeferenced=False`"):
         Raster(path)
 
 

@@ -180,7 +180,7 @@ def test_what_does_not_run_there_runs_eagerly_with_a_note(
         assert made.runtime.library is None
         (note,) = made.notes
         assert reason in note
-        assert "--engine eager" in note
+        assert '`engine="eager"`' in note
         assert "\n" not in note
         assert np.array_equal(made.run(images(1)), predictor(small, "eager").run(images(1)))
 
@@ -236,9 +236,9 @@ def test_a_missing_package_is_named_with_its_extra(wanted: str, monkeypatch: pyt
 
 
 def test_only_what_they_can_do_is_asked_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="computes in fp32, not in bf16; leave --precision out"):
+    with pytest.raises(SettingsError, match="computes in fp32, not in bf16; leave `precision` out"):
         choose(EngineSettings(name, "bf16"), CPU, tiles=1)
-    with pytest.raises(SettingsError, match=r"device is cuda:1; pass --device cpu"):
+    with pytest.raises(SettingsError, match=r"device is cuda:1; pass `device=\"cpu\"`"):
         choose(EngineSettings(name), torch.device("cuda:1"), tiles=1)
     monkeypatch.setattr(engine, "has_native_bf16", lambda device: True)
     assert choose(EngineSettings(name), CPU, tiles=1) == engine.Choice(name, "fp32")

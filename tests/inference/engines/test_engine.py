@@ -272,7 +272,7 @@ def test_too_little_memory_for_one_image_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, small: TrainedModel
 ) -> None:
     Tight(monkeypatch, holds=0)
-    with pytest.raises(SettingsError, match="smaller --tile-size, or --device cpu"):
+    with pytest.raises(SettingsError, match='smaller `tile_size`, or `device="cpu"`'):
         predictor(small, batch_size=4).run(images(1))
 
 

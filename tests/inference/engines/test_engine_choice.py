@@ -54,7 +54,7 @@ def test_a_missing_compiler_is_said_and_work_goes_on(
     assert made.runtime.engine == "eager"
     (note,) = made.notes
     assert "InvalidCxxCompiler: none" in note
-    assert "--engine eager" in note
+    assert '`engine="eager"`' in note
     assert np.array_equal(made.run(images(2)), predictor(small).run(images(2)))
 
 
@@ -135,7 +135,7 @@ def test_a_gpu_is_left_eager_unless_asked(
     gpu = torch.device("cuda")
     choice = choose(EngineSettings(), gpu, tiles=10**6)
     assert (choice.engine, choice.precision) == ("eager", "fp32")
-    assert "--engine compile" in choice.notes[0]
+    assert '`engine="compile"`' in choice.notes[0]
     assert choose(EngineSettings("compile", "fp16"), gpu, tiles=1) == engine.Choice("compile", "fp16")
 
 
@@ -160,7 +160,7 @@ def test_native_bf16_is_read_from_the_processors_flags(
 
 
 def test_what_cannot_be_done_is_told_with_a_remedy(small: TrainedModel) -> None:
-    with pytest.raises(SettingsError, match="fp16 needs a CUDA device; use --precision"):
+    with pytest.raises(SettingsError, match="fp16 needs a CUDA device; use `precision="):
         predictor(small, EngineSettings(precision="fp16", device="cpu"))
     with pytest.raises(
         SettingsError, match=r"'compiled', wanted one of auto, eager, compile.*did you mean 'compile'"

@@ -77,7 +77,7 @@ class TestPredictWithVectors:
             for file in wanted:
                 if not file.endswith(".qml"):  # a style of somebody else would stay
                     (out / file).write_bytes(b"old")
-        with pytest.raises(Incomplete, match="run the same command again to go on") as told:
+        with pytest.raises(Incomplete, match="make the same call again to go on") as told:
             self.run(image, out, name, Stops("vectorize", error), overwrite=overwrite)
         assert told.value.exit_code == code
         assert (out / "map.tif").read_bytes() == wanted["map.tif"]
@@ -136,7 +136,7 @@ class TestPredictWithVectors:
         with pytest.raises(Interrupted):
             self.run(image, out, "map.gpkg", Stops("vectorize", KeyboardInterrupt()))
         (out / "map.gpkg").write_text("made by hand")
-        with pytest.raises(OutputError, match=r"map\.gpkg exists; pass --overwrite"):
+        with pytest.raises(OutputError, match=r"map\.gpkg exists; pass `overwrite=True`"):
             self.run(image, out, "map.gpkg")
         assert (out / "map.gpkg").read_text() == "made by hand"
 

@@ -275,7 +275,7 @@ def test_aoi_and_bounds_exclude_each_other(
     with pytest.raises(SettingsError, match="pass one of them"):
         predict(MODEL, [source], tmp_path / "m.tif", PredictSettings(aoi="a.gpkg", bounds=(0, 0, 1, 1)))
     for alone in ({"aoi_crs": "EPSG:4326"}, {"aoi_layer": "b", "bounds": (0, 0, 1, 1)}):
-        with pytest.raises(SettingsError, match=r"--aoi-(crs|layer) .* but there is none; leave it out"):
+        with pytest.raises(SettingsError, match=r"`aoi_(crs|layer)=.*` .* but there is none; leave it out"):
             predict(MODEL, [source], tmp_path / "m.tif", PredictSettings(**alone))
 
 
@@ -311,7 +311,7 @@ def test_a_run_goes_on_with_the_same_area_only(
     with pytest.raises(Interrupted):
         predict(MODEL, [source], tmp_path / "m.tif", aoi, Stopped((calm.tiles + calm.tiles_skipped) * 3 // 4))
     polygons(at(10, 100, 40, 1251))
-    with pytest.raises(OutputError, match=r"parameters\.area\.sha256 was .*--restart"):
+    with pytest.raises(OutputError, match=r"parameters\.area\.sha256 was .*`restart=True`"):
         predict(MODEL, [source], tmp_path / "m.tif", aoi)
     polygons(at(10, 100, 40, 1250))
     report = predict(MODEL, [source], tmp_path / "m.tif", aoi)[0]

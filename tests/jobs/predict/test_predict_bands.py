@@ -21,6 +21,7 @@ from aerial_seg.inference.match_bands import check_bands, scene_notes
 from aerial_seg.jobs.predict import one_scene as map_scene
 from aerial_seg.jobs.predict.job import forecast_prediction, predict
 from aerial_seg.jobs.predict.settings import PredictReport, PredictSettings
+from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import TrainedModel
 
 HEIGHT, WIDTH = 70, 90
@@ -91,7 +92,8 @@ def test_named_bands_reach_the_model_in_its_order(
     roles = BandChoice((1, 2, 3), ("red", "green", "nir"))
     np.testing.assert_array_equal(run(whole, roles)[0], run(by_hand)[0])
     with pytest.raises(
-        SettingsError, match=r"--bands names red, green.*trained on nir, red.*which band is nir"
+        SettingsError,
+        match=r"`bands=BandChoice\(names=...\)` names red, green.*trained on nir, red.*which band is nir",
     ):
         run(whole, BandChoice((1, 2), ("red", "green")))
 
@@ -202,13 +204,33 @@ def test_names_that_agree_or_say_nothing_fit(raster: list[str], trained: list[st
 @pytest.mark.parametrize(
     ("raster", "alpha", "trained", "remedy"),
     [
-        (["blue", "green", "red"], None, ["red", "green", "blue"], "--bidx 3,2,1"),
-        (["red", "green", "blue", "nir"], None, ["nir", "red", "green"], "--bidx 4,1,2"),
-        (["red", "green", "blue", "nir"], 1, ["nir", "red", "green"], "--bidx 5,2,3"),
-        (["red", "green", "blue"], 4, ["red", "green", "blue", "nir"], "--bidx 1,2,3,4"),
-        (["cyan", "magenta", "yellow"], None, ["red", "green", "blue"], "--bands red=1,green=2,blue=3"),
-        (["band 1", "band 2"], None, ["red", "green", "height"], "--stack"),
-        (["band 1", "band 2", "band 3"], None, ["red", "green"], "--bidx 1,2,…"),
+        (["blue", "green", "red"], None, ["red", "green", "blue"], "`bands=BandChoice(numbers=(3, 2, 1))`"),
+        (
+            ["red", "green", "blue", "nir"],
+            None,
+            ["nir", "red", "green"],
+            "`bands=BandChoice(numbers=(4, 1, 2))`",
+        ),
+        (
+            ["red", "green", "blue", "nir"],
+            1,
+            ["nir", "red", "green"],
+            "`bands=BandChoice(numbers=(5, 2, 3))`",
+        ),
+        (
+            ["red", "green", "blue"],
+            4,
+            ["red", "green", "blue", "nir"],
+            "`bands=BandChoice(numbers=(1, 2, 3, 4))`",
+        ),
+        (
+            ["cyan", "magenta", "yellow"],
+            None,
+            ["red", "green", "blue"],
+            '`bands=BandChoice(numbers=(1, 2, 3), names=("red", "green", "blue"))`',
+        ),
+        (["band 1", "band 2"], None, ["red", "green", "height"], '`bands=BandChoice(stack=("FILE",))`'),
+        (["band 1", "band 2", "band 3"], None, ["red", "green"], "`bands=BandChoice(numbers=(1, 2, ...))`"),
     ],
 )
 def test_bands_that_differ_are_refused_with_both_sides_and_what_would_mend_it(
@@ -231,7 +253,8 @@ def test_bands_chosen_by_number_are_the_users_word_but_not_their_count() -> None
 def test_a_wrong_count_of_chosen_bands_asks_for_the_right_one() -> None:
     chosen = replace(info(["blue", "green"]), alpha=3)
     with pytest.raises(
-        InputError, match=r"has 2 bands .* trained on 3 .*; choose 3 bands \(--bidx, --bands\)"
+        InputError,
+        match=r"has 2 bands .* trained on 3 .*; choose 3 bands \(`bands=BandChoice.numbers=...\)`, `",
     ):
         check_bands(chosen, bands("red", "green", "blue"), BandChoice((3, 2)))
 
@@ -246,10 +269,10 @@ def test_the_remedy_that_is_told_works(write_raster: Write, model: Callable, tmp
     path = named(
         write_raster(tmp_path / "in.tif", pixels(4), photometric="MINISBLACK"), ["blue", "red", "x", "nir"]
     )
-    with pytest.raises(InputError, match="pass --bidx 4,2 ") as refusal:
+    with pytest.raises(InputError, match=r"pass `bands=BandChoice\(numbers=\(4, 2\)\)` ") as refusal:
         run(path)
-    told = str(refusal.value).partition("--bidx ")[2].split()[0]
-    run(path, BandChoice(tuple(map(int, told.split(",")))))
+    (told,) = settings_in(str(refusal.value))
+    run(path, BandChoice(**told.value.keywords))
 
 
 @pytest.mark.parametrize(
@@ -304,12 +327,12 @@ def test_a_collar_that_nothing_declares_is_told_with_its_remedy(
     image[:, :, :15] = 0
     path = write_raster(tmp_path / "in.tif", image)
     mask, report = run(path)
-    (note,) = [note for note in report.notes if "--nodata" in note]
+    (note,) = [note for note in report.notes if "`nodata=" in note]
     assert "17%" in note
-    assert "--nodata 0" in note
+    assert "`nodata=0`" in note
     assert not (mask == 255).any()
     mask, report = run(path, nodata=0)
-    assert not any("--nodata" in note for note in report.notes)
+    assert not any("nodata=" in note for note in report.notes)
     np.testing.assert_array_equal(mask == 255, (image == 0).all(axis=0))
 
 

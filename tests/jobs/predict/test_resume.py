@@ -173,7 +173,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(scene: Path, tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     out = tmp_path / "new" / "map.tif"
-    with pytest.raises(Interrupted, match="finished rows are kept; run the same command again") as caught:
+    with pytest.raises(Interrupted, match="finished rows are kept; make the same call again") as caught:
         run(scene, out, progress=Watched(at))
     assert caught.value.exit_code == 130
     assert not out.exists()
@@ -205,11 +205,11 @@ def interrupt(scene: Path, out: Path, **changes: object) -> None:
 def test_changed_parameters_are_refused_by_name_and_restart_begins_anew(scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "map.tif"
     interrupt(scene, out, overlap=16)
-    with pytest.raises(OutputError, match=r"parameters\.overlap was 16, is 32.*--restart") as refused:
+    with pytest.raises(OutputError, match=r"parameters\.overlap was 16, is 32.*`restart=True`") as refused:
         run(scene, out, overlap=32)
     # Running it again is no remedy, so it must not be offered, neither by words nor by the exit code.
     assert not isinstance(refused.value, Incomplete)
-    assert "same command" not in str(refused.value)
+    assert "same call" not in str(refused.value)
     run(scene, out, overlap=32, restart=True)
     run(scene, tmp_path / "calm.tif", overlap=32)
     assert out.read_bytes() == (tmp_path / "calm.tif").read_bytes()
@@ -221,7 +221,7 @@ def test_a_changed_raster_is_refused_by_name(scene: Path, tmp_path: Path) -> Non
     interrupt(scene, out)
     with rasterio.open(scene, "r+") as file:
         file.write(np.full((2, 5, 5), 99, np.uint8), window=rasterio.windows.Window(0, 0, 5, 5))
-    with pytest.raises(OutputError, match=r"in\.tif was .*, is .*--restart"):
+    with pytest.raises(OutputError, match=r"in\.tif was .*, is .*`restart=True`"):
         run(scene, out)
 
 
@@ -278,7 +278,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(scene: Path, tmp_path: Pa
     said = driver(scene, out, fsize=largest - 2000)["said"]
     assert said.startswith("3 ")
     assert "free" in said
-    assert "the same command" in said
+    assert "make the same call again" in said
     assert len(said.splitlines()) == 1
     assert not out.exists()
     assert driver(scene, out)["said"] == ""

@@ -86,7 +86,7 @@ def test_globs_take_whole_sources_and_fractions_share_the_rest() -> None:
 @pytest.mark.parametrize(
     ("val", "test", "message"),
     [
-        (Share(pattern="north*"), NONE, r"--val 'north\*' matches none of the 2 sources \(first: a.tif\)"),
+        (Share(pattern="north*"), NONE, r"`val` 'north\*' matches none of the 2 sources \(first: a.tif\)"),
         (Share(pattern="a*"), Share(pattern="*.tif"), "both match a.tif"),
         (NONE, Share(pattern="*"), "leave at least one for training"),
         (Share(fraction=0.5), Share(fraction=0.5), "leave nothing for training"),
@@ -100,12 +100,16 @@ def test_shares_that_cannot_work_are_refused_before_any_chip_is_cut(
 
 
 def test_shares_are_fractions_percents_or_globs() -> None:
-    assert parse_share("0.15", "--val") == parse_share("15%", "--val") == Share(fraction=0.15)
-    assert parse_share("*_north.tif", "--val") == Share(pattern="*_north.tif")
-    assert parse_share("0", "--val") == NONE
+    assert (
+        parse_share("0.15", setting_name="val")
+        == parse_share("15%", setting_name="val")
+        == Share(fraction=0.15)
+    )
+    assert parse_share("*_north.tif", setting_name="val") == Share(pattern="*_north.tif")
+    assert parse_share("0", setting_name="val") == NONE
     for text in ("1", "150%", "-0.1", "nan", "inf"):
-        with pytest.raises(SettingsError, match=f"--val {text} is not a fraction"):
-            parse_share(text, "--val")
+        with pytest.raises(SettingsError, match=f"`val` {text} is not a fraction"):
+            parse_share(text, setting_name="val")
 
 
 @given(

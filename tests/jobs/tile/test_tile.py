@@ -150,7 +150,7 @@ def test_globs_match_the_file_name_and_never_the_folder(raster_file: RasterFile,
     assert {Path(source).stem: split for source, split in zip(frame.source, frame.split, strict=True)} == {
         "north_a": "test", "south_b": "train",
     }  # fmt: skip
-    with pytest.raises(SettingsError, match=r"--test '\*north_site\*' matches none of the 2 sources"):
+    with pytest.raises(SettingsError, match=r"`test` '\*north_site\*' matches none of the 2 sources"):
         run(paths, polygons, replace(SETTINGS, test="*north_site*", overwrite=True))
 
 
@@ -201,7 +201,7 @@ def test_rasters_of_different_gsd_need_one(raster_file: RasterFile, polygons: Pa
         raster_file("a.tif", scene(40, 40)),
         raster_file("b.tif", scene(40, 40), transform=at(20, 0, 0.6)),
     ]
-    with pytest.raises(InputError, match=r"GSDs from 0.5 to 0.6 m.*pass --gsd 0.6"):
+    with pytest.raises(InputError, match=r"GSDs from 0.5 to 0.6 m.*pass `gsd=0.6`"):
         run(paths, polygons)
     assert sum(run(paths, polygons, replace(SETTINGS, gsd=0.6)).chips.values()) > 4
 
@@ -249,7 +249,7 @@ def test_without_crs_a_label_raster_of_the_same_pixels_works(raster_file: Raster
     values = np.random.default_rng(1).integers(0, 3, (1, HEIGHT, WIDTH)).astype("uint8")
     labels = raster_file("labels.tif", values, **plain)
     bare = TileSettings(chip_size=CHIP)
-    with pytest.raises(InputError, match=r"plain.tif has no CRS.*--no-georef"):
+    with pytest.raises(InputError, match=r"plain.tif has no CRS.*`georeferenced=False`"):
         run([path], labels, bare)
     free = replace(bare, georeferenced=False)
     with warnings.catch_warnings():

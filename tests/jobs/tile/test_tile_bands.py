@@ -66,10 +66,10 @@ def test_collars_are_told_once_with_their_remedy(raster_file: RasterFile, labels
     image = pixels(3)
     image[:, 50:] = 0
     paths = [raster_file(f"{k}/in.tif", image) for k in range(3)]
-    (note,) = [note for note in cut(paths, labels, "out").notes if "--nodata 0" in note]
+    (note,) = [note for note in cut(paths, labels, "out").notes if "`nodata=0`" in note]
     assert "2 other rasters" in note
     assert not any(
-        "--nodata" in note for note in cut([raster_file("d.tif", image, nodata=0)], labels, "no").notes
+        "nodata" in note for note in cut([raster_file("d.tif", image, nodata=0)], labels, "no").notes
     )
 
 

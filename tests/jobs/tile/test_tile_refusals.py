@@ -66,7 +66,7 @@ class TestFailures:
         two_bands, words = raster_file("2.tif", scene(bands=2)), LabelSettings(class_field="knd")
         before = sorted(tmp_path.rglob("*"))
         cases: list[tuple[list[Path], Path, TileSettings, str]] = [
-            ([image], unlabelled, SETTINGS, "no labelled pixel; check --unlabelled"),
+            ([image], unlabelled, SETTINGS, "no labelled pixel; check `unlabelled`"),
             ([damaged], polygons, SETTINGS, "d.tif could not be read at row"),
             (
                 [image, two_bands],
@@ -115,7 +115,7 @@ class TestFailures:
 
     def test_overwrite_replaces_datasets_only(self, image: Path, polygons: Path, tmp_path: Path) -> None:
         run([image], polygons)
-        with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        with pytest.raises(OutputError, match="exists already; pass `overwrite=True`"):
             run([image], polygons)
         again = replace(SETTINGS, overwrite=True, chip_size=50)
         report = run([image], polygons, again)

@@ -260,7 +260,7 @@ def test_an_existing_output_is_refused_before_the_work(
     path = save(tmp_path / "town.tif", town())
     (tmp_path / "a.gpkg").write_bytes(b"mine")
     monkeypatch.setattr("aerial_seg.jobs.vectorize.job.ClassRaster", lambda path: pytest.fail("too late"))
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite=True`"):
         vectorize(path, tmp_path / "a.gpkg", VectorizeSettings())
     assert (tmp_path / "a.gpkg").read_bytes() == b"mine"
 
@@ -287,5 +287,7 @@ def test_nothing_but_nodata_is_an_empty_layer(legend: Legend | None, tmp_path: P
     ],
 )
 def test_settings_that_cannot_work(wrong: Callable[[], object]) -> None:
-    with pytest.raises(AerialSegError, match=r"write it like|name at least one|try \d|leave --connectivity"):
+    with pytest.raises(
+        AerialSegError, match=r"write it like|name at least one|try \d|leave `connectivity=8`"
+    ):
         wrong()

@@ -226,8 +226,8 @@ def test_append_adds_to_the_layer(save: Save, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (ShapeSettings(instances=("Gebaude",)), r"--instances names 'Gebaude'.*did you mean 'Gebäude'"),
-        (ShapeSettings(regularize=("background",)), r"--regularize names 'background', which is not among"),
+        (ShapeSettings(instances=("Gebaude",)), r"`instances` names 'Gebaude'.*did you mean 'Gebäude'"),
+        (ShapeSettings(regularize=("background",)), r"`regularize` names 'background', which is not among"),
     ],
 )
 def test_classes_that_are_not_written_cannot_be_shaped(
