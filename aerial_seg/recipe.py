@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aerial_seg.documents import DocumentError, parse_toml, problem_of, read_text
 from aerial_seg.errors import SettingsError, at_work, did_you_mean
+from aerial_seg.paths import StrPath, as_name
 from aerial_seg.printable import shortened
 
 OWN_ARCHITECTURES = ("fcn", "deeplabv2", "deeplabv3", "deeplabv3-cascade", "deeplabv3+", "pspnet", "gcn")
@@ -215,7 +216,7 @@ def shipped_text(folder: str, name: str) -> str:
     return root.joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: StrPath) -> Recipe:
     """Load the recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
     Raises SettingsError for an unknown recipe, key or value, naming the nearest known one.
@@ -224,13 +225,14 @@ def load_recipe(name: str) -> Recipe:
 
 
 def load_document(
-    name: str, kind: type[Document], *, what: str, known: Sequence[str], folder: str = ""
+    name: StrPath, kind: type[Document], *, what: str, known: Sequence[str], folder: str = ""
 ) -> Document:
     """The document called `name`: a TOML file if the name ends in .toml, else a shipped one, one of `known`.
 
     what: what messages call it. folder: where in the configs the shipped ones lie.
     Raises SettingsError for an unknown document, key or value, naming the nearest known one.
     """
+    name = as_name(name, what)
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():

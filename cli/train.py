@@ -56,9 +56,9 @@ def command(
 
     settings = load_recipe(recipe)
     if weights is not None:
-        settings = settings.model_copy(
-            update={"model": settings.model.model_copy(update={"weights": weights})}
-        )
+        # Made anew, because a copy would not be validated.
+        model = type(settings.model)(**{**dict(settings.model), "weights": weights})
+        settings = settings.model_copy(update={"model": model})
     report = train(dataset, settings, output, device=device, overwrite=overwrite, progress=console.bar)
     console.notes(report.notes)
     if as_json:

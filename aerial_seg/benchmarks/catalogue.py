@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from aerial_seg.benchmarks.ade20k import Ade20k
 from aerial_seg.benchmarks.cityscapes import Cityscapes
 from aerial_seg.benchmarks.dataset import Benchmark
 from aerial_seg.benchmarks.voc import Voc
 from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.paths import StrPath, as_path
 
 _KINDS: dict[str, type[Benchmark]] = {kind.name: kind for kind in (Voc, Cityscapes, Ade20k)}
 
@@ -16,7 +15,7 @@ BENCHMARKS: tuple[str, ...] = tuple(_KINDS)
 """voc, cityscapes, ade20k."""
 
 
-def open_benchmark(name: str, root: Path) -> Benchmark:
+def open_benchmark(name: str, root: StrPath) -> Benchmark:
     """Open the benchmark of that name as it lies under `root`; no image is read yet.
 
     Raises SettingsError for an unknown name, InputError where `root` does not hold it.
@@ -26,4 +25,4 @@ def open_benchmark(name: str, root: Path) -> Benchmark:
         raise SettingsError(
             f"there is no benchmark '{name}'{did_you_mean(name, BENCHMARKS)}; known: {', '.join(BENCHMARKS)}"
         )
-    return kind(root)
+    return kind(as_path(root, "root"))

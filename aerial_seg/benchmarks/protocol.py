@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from aerial_seg.benchmarks.resize import ResizeKind, ResizeRule
 from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.paths import StrPath
 from aerial_seg.recipe import Pixels, Section, Zoom, document_names, load_document
 
 Dataset = Literal["voc", "cityscapes", "ade20k"]
@@ -211,7 +212,7 @@ def protocol_names() -> tuple[str, ...]:
     return document_names("protocols")
 
 
-def load_protocol(name: str) -> Protocol:
+def load_protocol(name: StrPath) -> Protocol:
     """Load the protocol called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
     Raises SettingsError for an unknown protocol, key or value, naming the nearest known one.

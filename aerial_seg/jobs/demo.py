@@ -34,6 +34,7 @@ from aerial_seg.jobs.vectorize.settings import (
     VectorizeSettings,
 )
 from aerial_seg.mentions import SAME_CALL, setting
+from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
@@ -68,11 +69,11 @@ class DemoReport:
 
 
 def demo(
-    folder: Path,
+    folder: StrPath,
     *,
     device: str = "auto",
     overwrite: bool = False,
-    recipe: Recipe | None = None,
+    recipe: Recipe | StrPath | None = None,
     progress: Progress = silent,
 ) -> DemoReport:
     """Run the whole main job on made-up towns: dataset, model, mask, polygons, a picture and report.json in `folder`.
@@ -80,9 +81,10 @@ def demo(
     The model is trained on two scenes and scored on a third. `recipe` defaults to the shipped `demo`. After an
     interruption the same call begins again in the same folder, and ends with the same files.
     """
+    folder = as_path(folder, "folder")
     _check(folder, overwrite)
     folder = behind_link(folder)
-    recipe = recipe or load_recipe("demo")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or "demo")
     with locked_work(folder, restart=False) as work, disk_errors(folder):
         _check(folder, overwrite)
         journal = Journal.open(

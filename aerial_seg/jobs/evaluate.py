@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
-from aerial_seg.errors import InputError, OutputError
+from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.grid import Grid
@@ -33,6 +33,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import load_model, read_card
+from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
@@ -54,6 +55,13 @@ class EvaluateReport:
     error_map: Path | None = None
 
 
+def _error_map(given: ErrorMapSettings | StrPath | None) -> ErrorMapSettings | None:
+    """A path alone is where the map goes."""
+    if given is None or isinstance(given, ErrorMapSettings):
+        return given
+    return ErrorMapSettings(as_path(given, "error_map"))
+
+
 def _check_error_map(wanted: ErrorMapSettings, inputs: Sequence[str | Path]) -> None:
     """Raises OutputError unless the map can be written there, away from the `inputs`: before the work."""
     if wanted.path.suffix.lower() not in (".tif", ".tiff"):
@@ -67,18 +75,20 @@ def _check_error_map(wanted: ErrorMapSettings, inputs: Sequence[str | Path]) -> 
 
 
 def evaluate_mask(
-    mask: Path,
-    labels: Sequence[str],
-    settings: LabelSettings,
+    mask: StrPath,
+    labels: StrPaths,
+    settings: LabelSettings | None = None,
     progress: Progress = silent,
     *,
-    error_map: ErrorMapSettings | None = None,
+    error_map: ErrorMapSettings | StrPath | None = None,
 ) -> EvaluateReport:
     """Score a mask against labels: every labelled pixel of its own grid counts once, unlabelled ones are ignored.
 
     Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it; OutputError
     before the work when the error map cannot be written.
     """
+    mask, labels = as_path(mask, "mask"), as_names(labels, "labels")
+    settings, error_map = settings or LabelSettings(), _error_map(error_map)
     if error_map is not None:
         _check_error_map(error_map, [mask, *expand_labels(labels)])
     legend = read_legend(mask)
@@ -209,9 +219,14 @@ def _around(held: Extent, grid: Grid) -> list[Extent]:
 
 
 def evaluate_model_on_chips(
-    model_path: Path, dataset: Path, *, split: str = "test", device: str = "auto"
+    model_path: StrPath, dataset: StrPath, *, split: str = "test", device: str = "auto"
 ) -> EvaluateReport:
     """Score a model on every chip of one split, whole, at the dataset's own GSD."""
+    model_path, dataset = as_path(model_path, "model_path"), as_path(dataset, "dataset")
+    if split not in SPLITS:
+        raise SettingsError(
+            f"split is '{split}', wanted one of {', '.join(SPLITS)}{did_you_mean(split, SPLITS)}"
+        )
     still = Unchanged([model_path, dataset / DOCUMENT, dataset / INDEX])
     model, manifest = load_model(model_path), open_manifest(dataset)
     document = manifest.document
@@ -249,20 +264,24 @@ def _subject_of(legend: Legend, bands: Sequence[Band]) -> str:
 
 
 def evaluate_model_on_rasters(
-    model_path: Path,
-    rasters: Sequence[str],
-    labels: Sequence[str],
-    settings: LabelSettings,
+    model_path: StrPath,
+    rasters: StrPaths,
+    labels: StrPaths,
+    settings: LabelSettings | None = None,
     *,
-    prediction: PredictSettings,
+    prediction: PredictSettings | None = None,
     progress: Progress = silent,
-    error_map: ErrorMapSettings | None = None,
+    error_map: ErrorMapSettings | StrPath | None = None,
+    device: str = "auto",
 ) -> EvaluateReport:
     """Predict rasters (several as one mosaic), score the mask against labels, and drop it.
 
     The error map lies on that mask's grid. Raises InputError before any tile runs when the labels do not fit the
     model's classes or the rasters' ground, OutputError when the error map cannot be written.
     """
+    model_path, rasters = as_path(model_path, "model_path"), as_names(rasters, "rasters")
+    labels, settings = as_names(labels, "labels"), settings or LabelSettings()
+    prediction, error_map = with_device(prediction or PredictSettings(), device), _error_map(error_map)
     if error_map is not None:
         _check_error_map(error_map, [model_path, *expand_rasters(rasters), *expand_labels(labels)])
     legend = read_card(model_path).legend

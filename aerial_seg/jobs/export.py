@@ -14,6 +14,7 @@ from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.mentions import setting
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
+from aerial_seg.paths import StrPath, as_path
 from aerial_seg.tiling.plan import TileShape, tile_shape
 
 GRAPH_KEY = "aerial_seg_graph"
@@ -38,7 +39,7 @@ class ExportReport:
     notes: tuple[str, ...]
 
 
-def export(model_path: Path, output: Path, settings: ExportSettings | None = None) -> ExportReport:
+def export(model_path: StrPath, output: StrPath, settings: ExportSettings | None = None) -> ExportReport:
     """Write a model as ONNX to `output`, checked against torch: the file appears only when both agree.
 
     Raises SettingsError for an output that is no .onnx, a tile size that the network cannot take or a missing
@@ -46,6 +47,7 @@ def export(model_path: Path, output: Path, settings: ExportSettings | None = Non
     the file cannot be written.
     """
     settings = settings or ExportSettings()
+    model_path, output = as_path(model_path, "model_path"), as_path(output, "output")
     if output.suffix.lower() != ".onnx":
         raise SettingsError(f"{output} does not end in .onnx; name the output model.onnx or the like")
     check_onnx_installed()

@@ -20,6 +20,7 @@ from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import Match
 from aerial_seg.models.importing.sources import check_source, import_checkpoint
+from aerial_seg.paths import StrPath, as_path
 from aerial_seg.printable import name_problems
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
 from aerial_seg.version import __version__
@@ -43,8 +44,8 @@ class ImportReport:
 
 
 def import_weights(
-    checkpoint: Path,
-    output: Path,
+    checkpoint: StrPath,
+    output: StrPath,
     *,
     source: str,
     arch: str | None = None,
@@ -59,6 +60,7 @@ def import_weights(
     Raises InputError for a checkpoint that is no such network or holds code, SettingsError for an unknown source, name
     or class list or one of another length, OutputError where `output` cannot be written.
     """
+    checkpoint, output = as_path(checkpoint, "checkpoint"), as_path(output, "output")
     check_source(source)
     if output.suffix.lower() != ".safetensors":
         raise SettingsError(f"{output} does not end in .safetensors, which model files do; rename the output")

@@ -14,10 +14,12 @@ from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.systems import local_note
+from aerial_seg.paths import StrPath, as_path
 
 
-def info(path: Path) -> dict[str, Any]:
+def info(path: StrPath) -> dict[str, Any]:
     """Return the facts of whatever lies at `path`, JSON-ready. Raises InputError when it is nothing of ours."""
+    path = as_path(path, "path")
     require_file(path)
     if path.is_dir():
         return _dataset(path)

@@ -29,8 +29,9 @@ from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
+from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
-from aerial_seg.recipe import DataSettings, Recipe
+from aerial_seg.recipe import DataSettings, Recipe, load_recipe
 from aerial_seg.report.curves import draw_curves
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.crops import ChipReader, ChipStore
@@ -77,9 +78,9 @@ class _Dataset:
 
 
 def train(
-    dataset: Path,
-    recipe: Recipe,
-    run: Path,
+    dataset: StrPath,
+    recipe: Recipe | StrPath,
+    run: StrPath,
     *,
     device: str = "auto",
     overwrite: bool = False,
@@ -88,10 +89,13 @@ def train(
     """Train a network: the folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
-    it. Best is by validation mIoU; without validation chips it is the last. Nothing is left behind after an error.
-    Weights that the recipe names and that cannot be had are told before the data are looked at. Raises InputError when
-    chips, images or weights change meanwhile.
+    it. recipe: also the name of a shipped one, or a .toml file. Best is by validation mIoU; without validation chips it
+    is the last. Nothing is left behind after an error. Weights that the recipe names and that cannot be had are told
+    before the data are looked at. Raises InputError when chips, images or weights
+    change meanwhile.
     """
+    dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     check_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN)
     weights = weights_file(recipe.model)
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)

@@ -27,6 +27,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
+from aerial_seg.paths import StrPath, as_path
 from aerial_seg.printable import shortened
 from aerial_seg.recipe import PredictionSettings, Recipe
 
@@ -116,13 +117,14 @@ def read_card(path: Path) -> ModelCard:
         return _card(_read_header(path))
 
 
-def load_model(path: Path) -> TrainedModel:
+def load_model(path: StrPath) -> TrainedModel:
     """Load a model file, strictly: every weight of the file is used and every weight of the network is set.
 
     A file of an older version may hold, besides, all tensors that its network has no use for: a note counts them.
     Raises InputError for what read_card refuses, and for weights that are cut off, missing, surplus, of another type
     or shape than the network's, or no numbers.
     """
+    path = as_path(path, "path")
     with at_work(path):
         header = _read_header(path)
         card = _card(header)

@@ -19,6 +19,7 @@ from aerial_seg.models.heads.cascade import CascadeHead
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import listing
 from aerial_seg.models.network import Network
+from aerial_seg.paths import StrPath, as_path
 
 _AFTER_THE_ENCODER = frozenset({
     "fc", "_fc", "fc_norm", "classifier", "aux_classifier", "last_linear", "head", "head_dist", "conv_head",
@@ -32,7 +33,7 @@ _IDLE = "of layers that this network never uses left out"
 
 
 def start_from(
-    network: Network, path: Path, *, bands: Sequence[str], classes: Sequence[str]
+    network: Network, path: StrPath, *, bands: Sequence[str], classes: Sequence[str]
 ) -> tuple[str, ...]:
     """Start the network from the file's weights where they fit; tell what was adapted or stayed fresh.
 
@@ -43,6 +44,7 @@ def start_from(
     bands, classes: the network's, in the order of its channels.
     Raises InputError for a file that is damaged, holds code, or is of another encoder.
     """
+    path = as_path(path, "path")
     checkpoint = read_checkpoint(path)
     if _is_model(path):
         return _fill_network(network, checkpoint, read_card(path), bands=bands, classes=classes)

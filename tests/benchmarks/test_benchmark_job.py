@@ -125,7 +125,7 @@ def test_a_model_trained_on_voc_is_scored_by_three_protocols_and_its_submission_
 def test_the_scores_are_those_of_one_matrix_over_all_images(voc_root: Path, voc_model: Path) -> None:
     """Silent errors 1 and 2: no mean of images' means, absent classes not counted as 0."""
     out = voc_root.parent / "out"
-    report = benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
+    report = benchmark("voc", str(voc_root), str(voc_model), str(out), device="cpu")
     assert report.scores is not None
     counts = counted_again("voc", voc_root, out)
     union = counts.sum(0) + counts.sum(1) - np.diag(counts)

@@ -16,14 +16,16 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.raster.opening import described, open_dataset
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
+from aerial_seg.paths import StrPath, as_name
 from aerial_seg.printable import printable, shortened
 
 LEGEND_TAG = "AERIAL_SEG_LEGEND"
 _SOURCES_TAG, _MODEL_TAG = "AERIAL_SEG_SOURCES", "AERIAL_SEG_MODEL_SHA256"
 
 
-def read_legend(path: Path | str) -> Legend | None:
+def read_legend(path: StrPath) -> Legend | None:
     """Return the classes that a mask tells of: our tag, else GDAL's category names with the palette; or None."""
+    path = as_name(path, "path")
     with described(path) as dataset:
         text = dataset.tags().get(LEGEND_TAG)
         if text is not None:

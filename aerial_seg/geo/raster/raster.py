@@ -25,6 +25,7 @@ from aerial_seg.geo.raster.opening import UNUSABLE, open_chosen, open_dataset, t
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info
 from aerial_seg.geo.raster.remote import is_remote, read_patiently
 from aerial_seg.mentions import SAME_CALL
+from aerial_seg.paths import StrPath, as_name
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
@@ -69,7 +70,7 @@ class Raster:
 
     def __init__(
         self,
-        path: Path | str,
+        path: StrPath,
         *,
         nodata: float | None = None,
         georeferenced: bool = True,
@@ -80,7 +81,9 @@ class Raster:
 
         opened: the raster's dataset, where it is open already; who opened it closes it.
         """
-        self._path, self._nodata, self._choice = path, nodata, choice
+        # An address stays a text: a Path would lose one of its slashes.
+        self._path = path if isinstance(path, Path) else as_name(path, "path")
+        self._nodata, self._choice = nodata, choice
         self._georeferenced = georeferenced
         self._open(opened)
 

@@ -41,6 +41,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.models.restride import with_output_stride
+from aerial_seg.paths import StrPath, as_optional_path, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures
 from aerial_seg.version import __version__
@@ -52,20 +53,25 @@ _NO_RGB = ("nir", "near infrared", "nir08", "rededge", "red edge", "swir", "heig
 
 def benchmark(
     name: str,
-    root: Path,
-    model_path: Path,
-    out: Path | None = None,
+    root: StrPath,
+    model_path: StrPath,
+    out: StrPath | None = None,
     settings: BenchmarkSettings | None = None,
     progress: Progress = silent,
+    *,
+    device: str = "auto",
 ) -> BenchmarkReport:
     """Evaluate a model on a benchmark: benchmark.json, benchmark.md, worst/ and predictions/ (PNGs) lie in `out`.
 
     name: voc, cityscapes or ade20k; root: where it lies. Without `out` nothing but the report (and the submission)
     remains. After a crash the same call goes on behind the last finished image, and ends with the same scores.
+    device: where the network runs, as in every job; auto takes that of the settings.
     Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together, InputError when
     the model or an image changes meanwhile; then nothing is kept.
     """
-    settings = settings or BenchmarkSettings()
+    settings = with_device(settings or BenchmarkSettings(), device)
+    root, model_path = as_path(root, "root"), as_path(model_path, "model_path")
+    out = as_optional_path(out, "out")
     _check_outputs(name, out, settings)
     inputs = Inputs([root, model_path])
     inputs.refuse([] if settings.submission is None else [settings.submission])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,45 +17,52 @@ from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
+from aerial_seg.paths import StrPath, StrPaths
 from aerial_seg.progress import Progress, silent
 
 
 def predict(
-    model_path: Path | Sequence[Path],
-    rasters: Sequence[str],
-    out: Path,
-    settings: PredictSettings,
+    model_path: StrPaths,
+    rasters: StrPaths,
+    out: StrPath,
+    settings: PredictSettings | None = None,
     progress: Progress = silent,
+    *,
+    device: str = "auto",
 ) -> tuple[PredictReport, ...]:
     """Map rasters with a model: `out` is the mask, or of several rasters a folder with NAME_mask.tif each.
 
-    `@scenes.txt` among the rasters stands for the lines of that file. Of several rasters one that cannot be predicted
-    does not stop the others: ScenesFailedError in the end tells what became of each.
+    rasters: one, or a list of files, folders, globs and addresses; `@scenes.txt` among them stands for the lines of
+    that file. Of several rasters one that cannot be predicted does not stop the others: ScenesFailedError in the end
+    tells what became of each.
 
     Every mask is a COG on its raster's own grid, 255 where nothing was measured, with .qml, .aux.xml and .vat.dbf
     beside it. Memory does not grow with the rasters. After a crash the same call goes on where it stopped and ends
     with the same bytes. Of several models (also `A.safetensors,B.safetensors` as one path) the class probabilities
-    are averaged. Raises AerialSegError before any tile runs when model and raster do not fit together.
+    are averaged. device: where the network runs, as in every job; auto takes that of the settings. Raises
+    AerialSegError before any tile runs when model and raster do not fit together.
     """
-    outcomes = all_or_raise(predict_scenes(model_path, rasters, out, settings, progress))
+    outcomes = all_or_raise(predict_scenes(model_path, rasters, out, settings, progress, device=device))
     return tuple(one.report for one in outcomes if one.report is not None)
 
 
 def predict_scenes(
-    model_path: Path | Sequence[Path],
-    rasters: Sequence[str],
-    out: Path,
-    settings: PredictSettings,
+    model_path: StrPaths,
+    rasters: StrPaths,
+    out: StrPath,
+    settings: PredictSettings | None = None,
     progress: Progress = silent,
+    *,
+    device: str = "auto",
 ) -> tuple[SceneOutcome, ...]:
     """Predict as `predict` does, but return what became of each scene: one of several that failed raises nothing."""
     start = time.perf_counter()
-    plan = make_plan(PredictRequest.of(model_path, rasters, out, settings))
+    plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device))
     if not plan.scenes:
         return plan.refused
     context = plan.start(progress)
     if plan.many_scenes:
-        return map_many_scenes(plan.scenes, plan.refused, context, out)
+        return map_many_scenes(plan.scenes, plan.refused, context, plan.out)
     (scene,) = plan.scenes
     report = _map_one(scene, context)
     return (SceneOutcome(scene.name, "done", time.perf_counter() - start, report=report),)
@@ -87,10 +93,15 @@ def _map_one(scene: Scene, context: PredictContext) -> PredictReport:
 
 
 def forecast_prediction(
-    model_path: Path | Sequence[Path], rasters: Sequence[str], out: Path, settings: PredictSettings
+    model_path: StrPaths,
+    rasters: StrPaths,
+    out: StrPath,
+    settings: PredictSettings | None = None,
+    *,
+    device: str = "auto",
 ) -> tuple[Forecast, ...]:
     """Foretell what `predict` would take with the same arguments; one batch is run, nothing is written."""
-    plan = make_plan(PredictRequest.of(model_path, rasters, out, settings))
+    plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device))
     if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
         raise ScenesFailedError(plan.refused)
     context = plan.start(silent)

@@ -37,6 +37,7 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
+from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, as_paths, with_device
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 
@@ -58,10 +59,21 @@ class PredictRequest:
 
     @classmethod
     def of(
-        cls, model_path: Path | Sequence[Path], rasters: Sequence[str], out: Path, settings: PredictSettings
+        cls,
+        model_path: StrPaths,
+        rasters: StrPaths,
+        out: StrPath,
+        settings: PredictSettings | None = None,
+        device: str = "auto",
     ) -> PredictRequest:
-        """Take a job's arguments apart. Raises SettingsError for an empty name among the models."""
-        return cls(model_paths(model_path), tuple(rasters), out, settings)
+        """Take a job's arguments apart. Raises SettingsError for what is no path, and an empty model's name."""
+        models = as_paths(model_path, "model_path")
+        return cls(
+            model_paths(models[0] if len(models) == 1 else models),
+            as_names(rasters, "rasters"),
+            as_path(out, "out"),
+            with_device(settings or PredictSettings(), device),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import match_sources
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
+from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 
@@ -50,16 +51,19 @@ class TileReport:
 
 
 def tile(
-    rasters: Sequence[str],
-    labels: Sequence[str],
-    dataset: Path,
-    settings: TileSettings,
+    rasters: StrPaths,
+    labels: StrPaths,
+    dataset: StrPath,
+    settings: TileSettings | None = None,
     progress: Progress = silent,
 ) -> TileReport:
     """Cut rasters and labels into chips for training: the folder `dataset` holds them, their index and a document.
 
-    Raises AerialSegError before anything is written when inputs do not fit; nothing is left behind then.
+    rasters, labels: one file, folder or glob, or a list of them. Raises AerialSegError before anything is written when
+    inputs do not fit; nothing is left behind then.
     """
+    settings, dataset = settings or TileSettings(), as_path(dataset, "dataset")
+    rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN)
     paths, truth = expand_rasters(rasters), expand_labels(labels)
     still = Unchanged(

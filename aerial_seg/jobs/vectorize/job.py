@@ -29,6 +29,7 @@ from aerial_seg.jobs.vectorize.settings import (
 )
 from aerial_seg.legend import Legend, LegendEntry
 from aerial_seg.mentions import setting
+from aerial_seg.paths import StrPath, as_path
 from aerial_seg.polygonize.batch import NONE, PolygonBatch
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer
@@ -46,9 +47,9 @@ _REG_STATUS = Column("reg_status", Kind.TEXT)
 
 
 def vectorize(
-    mask_path: Path,
-    out_path: Path,
-    settings: VectorizeSettings,
+    mask_path: StrPath,
+    out_path: StrPath,
+    settings: VectorizeSettings | None = None,
     progress: Progress = silent,
     *,
     placed: Callable[[Sequence[Path]], None] | None = None,
@@ -60,6 +61,8 @@ def vectorize(
     mask is one band of whole numbers; masked pixels carry no class. placed: called with the files as soon as they lie
     there. Raises InputError, SettingsError and OutputError, before the long work wherever the cause is known by then.
     """
+    mask_path, out_path = as_path(mask_path, "mask_path"), as_path(out_path, "out_path")
+    settings = settings or VectorizeSettings()
     layer = settings.layer
     form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
