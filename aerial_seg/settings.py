@@ -316,9 +316,11 @@ def _wanted(kind: Any, setting: Setting) -> str:
 
 
 def _bounds(setting: Setting) -> str:
-    if setting.low is not None and setting.high is not None and setting.high < 2**62:
-        return f" from {setting.low:,} to {setting.high:,}"
-    return "" if setting.low is None else f" from {setting.low:,} on"
+    if setting.low is None:
+        return ""
+    if setting.high is not None and setting.high < 2**62:
+        return f" from {setting.low:,.10g} to {setting.high:,.10g}"
+    return f" from {setting.low:,.10g} on"
 
 
 _UNITS = {

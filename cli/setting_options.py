@@ -194,7 +194,7 @@ def _crf_group(one: Definition) -> _Group:
     defaults = ", ".join(f"{name}={field.default:g}" for name, field in definitions(DenseCrf).items())
     parameters = _option(
         one,
-        one.name,
+        f"{one.name}_parameters",
         {
             "flags": ("--crf-parameters",),
             "metavar": "NAME=VALUE,...",
