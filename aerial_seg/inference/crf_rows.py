@@ -13,7 +13,7 @@ from aerial_seg.crf.blocks import Span
 from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
 from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
-from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.statistics import Readable
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.region import RegionTiles
 from aerial_seg.tiling.probabilities import window_probabilities
@@ -34,7 +34,7 @@ class CrfRows:
 
     def __init__(
         self,
-        source: Raster,
+        source: Readable,
         region_tiles: RegionTiles,
         definition: Definition,
         *,

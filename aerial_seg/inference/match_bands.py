@@ -9,6 +9,7 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, bands_setting, role
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
@@ -76,7 +77,7 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
         )
 
 
-def scene_notes(raster: Raster, bands: Sequence[Band]) -> tuple[str, ...]:
+def scene_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
     """Note what looks wrong in the pixels: a range far outside of the training's, a collar that is not nodata.
 
     Nothing where they cannot be read: whoever reads the raster next says so, with what is kept of the work. But raises

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
+from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.geo.raster.swath import SwathReader
+from aerial_seg.geo.raster.statistics import Readable
+from aerial_seg.geo.raster.swath import row_reader
 from aerial_seg.inference.crf_rows import CrfRows
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.predictor import TilePredictor
@@ -55,8 +57,8 @@ class MaskStream:
 
     def __init__(
         self,
-        raster: Raster,
-        source: Raster,
+        raster: Raster | ArrayRaster,
+        source: Readable,
         region_tiles: RegionTiles,
         predictor: TilePredictor,
         definition: Definition,
@@ -72,7 +74,7 @@ class MaskStream:
         )
         self._definition = definition
         self._shape = region_tiles.part.plan.shape
-        self._reader = SwathReader(
+        self._reader = row_reader(
             raster, region_tiles.reading, swath=region_tiles.swath, ahead=self._shape.step
         )
         self._crf = self._crf_rows(source, legend)
@@ -93,7 +95,7 @@ class MaskStream:
         self._flying: deque[tuple[list[Tile], Pending]] = deque()
         self.tiles = TileCount()
 
-    def _crf_rows(self, source: Raster, legend: Legend) -> CrfRows | None:
+    def _crf_rows(self, source: Readable, legend: Legend) -> CrfRows | None:
         if self._region_tiles.crf != self._definition.crf:
             raise ValueError(
                 f"the region is for {self._region_tiles.crf}, the result for {self._definition.crf}"
@@ -102,7 +104,7 @@ class MaskStream:
             return None
         return CrfRows(source, self._region_tiles, self._definition, bands=self._bands, classes=len(legend))
 
-    def _kept_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
+    def _kept_rows(self, source: Readable) -> tuple[RememberedRows | None, ValidRows]:
         """What remembers measured rows, if anything must, and what tells which pixels are kept."""
         remembered, measured = self._measured_rows(source)
         area = self._region_tiles.area
@@ -110,7 +112,7 @@ class MaskStream:
             measured, area, self._region_tiles.region.cols
         )
 
-    def _measured_rows(self, source: Raster) -> tuple[RememberedRows | None, ValidRows]:
+    def _measured_rows(self, source: Readable) -> tuple[RememberedRows | None, ValidRows]:
         if self._crf is not None:
             return None, self._crf
         cols = self._region_tiles.region.cols

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.geo.raster.swath import SwathReader
+from aerial_seg.geo.raster.statistics import Readable
+from aerial_seg.geo.raster.swath import RowReader
 
 Bytes = NDArray[np.uint8]
 Valid = NDArray[np.bool_]
@@ -36,7 +36,7 @@ class RememberedRows:
         self._end = 0
         self._blank = np.zeros(-(-width // 8), np.uint8)
 
-    def remember(self, reader: SwathReader, rows: range) -> None:
+    def remember(self, reader: RowReader, rows: range) -> None:
         """Keep the rows that are new."""
         start = max(self._end, rows.start)
         if rows.stop > start:
@@ -59,7 +59,7 @@ class RememberedRows:
 class RereadRows:
     """Read valid rows from the source on its own grid (the run's grid has another pixel size)."""
 
-    def __init__(self, source: Raster, cols: range) -> None:
+    def __init__(self, source: Readable, cols: range) -> None:
         self._source, self._cols = source, cols
 
     def take(self, rows: range) -> Valid:

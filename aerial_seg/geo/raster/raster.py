@@ -139,6 +139,10 @@ class Raster:
             self._source.close()
         self._context.__exit__(kind, error, trace)
 
+    def another(self) -> Raster:
+        """The same raster opened once more, on its own grid: two threads may not read one."""
+        return Raster(self._path, nodata=self._nodata, georeferenced=self._georeferenced, choice=self._choice)
+
     def resample(self, grid: Grid) -> None:
         """Read from now on as if the raster had this grid, which cuts the same ground into other pixels.
 

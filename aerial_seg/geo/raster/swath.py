@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import lcm
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import rasterio
 
+from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
 
 CHUNK_BYTES = 16_000_000
@@ -17,6 +19,80 @@ CHUNK_BYTES = 16_000_000
 CACHE_BYTES = 4 * CHUNK_BYTES
 _TALLEST_UNIT = 2048
 """Blocks taller than this are not worth a ring that holds them: GDAL's cache keeps one row of them instead."""
+
+
+class RowReader(Protocol):
+    """Gives windows of rows that are only ever asked for further south; used as a context manager."""
+
+    def __enter__(self) -> RowReader: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def cols(self) -> range:
+        """The columns of the raster that can be asked for."""
+        ...
+
+    def advance(self, top: int, bottom: int) -> None:
+        """Rows top..bottom can be taken now; those further north are not asked for again."""
+        ...
+
+    def take(self, rows: range, cols: range) -> tuple[Pixels, Valid]:
+        """image (C, h, w) and valid (h, w) of a window inside the rows of the last `advance`."""
+        ...
+
+    def valid(self, rows: range) -> Valid:
+        """valid (h, W) of rows inside the last `advance`, all columns."""
+        ...
+
+    def take_valid(self, rows: range, cols: range) -> Valid:
+        """As `take`, without the image."""
+        ...
+
+
+def row_reader(raster: Raster | ArrayRaster, cols: range, *, swath: int, ahead: int) -> RowReader:
+    """What reads these columns from north to south: ahead of its user from a file, in place from memory."""
+    if isinstance(raster, ArrayRaster):
+        return HeldRows(raster, cols)
+    return SwathReader(raster, cols, swath=swath, ahead=ahead)
+
+
+class HeldRows:
+    """The rows of an image in memory: windows are views, nothing is read ahead, copied or forgotten."""
+
+    def __init__(self, raster: ArrayRaster, cols: range) -> None:
+        self._raster, self._cols = raster, cols
+
+    def __enter__(self) -> HeldRows:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def cols(self) -> range:
+        """The columns of the raster that can be asked for."""
+        return self._cols
+
+    def advance(self, top: int, bottom: int) -> None:
+        """All rows are there at any time."""
+        del top, bottom
+
+    def take(self, rows: range, cols: range) -> tuple[Pixels, Valid]:
+        """image (C, h, w) and valid (h, w), as views."""
+        return self._raster.read(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
+
+    def valid(self, rows: range) -> Valid:
+        """valid (h, W) of all columns, as a view."""
+        return self.take_valid(rows, self._cols)
+
+    def take_valid(self, rows: range, cols: range) -> Valid:
+        """As `take`, without the image."""
+        return self.take(rows, cols)[1]
 
 
 class SwathReader:

@@ -1,0 +1,162 @@
+"""Pixels that lie in memory, read as a raster file is: by windows, each with what was measured of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+import numpy as np
+import rasterio
+from rasterio.crs import CRS as RasterioCRS
+from rasterio.enums import ColorInterp
+from rasterio.io import MemoryFile
+
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.covered import Extent
+from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
+from aerial_seg.geo.raster.raster_info import RasterInfo, require_value
+
+_BLOCK = (512, 512)
+"""Rows and columns that readers of files take at once; here it only says how much is worked on at a time."""
+_AT_ONCE = 4_000_000
+"""Values that are looked at together for what was measured."""
+
+
+class ArrayRaster:
+    """An image in memory that is read as a Raster is, without copies: what `read` gives are views.
+
+    A pixel is valid under the same rules as a file's: unless `valid` says otherwise, a band is not a number, or all
+    bands equal `nodata`. The image is not changed and must not change meanwhile.
+    """
+
+    def __init__(
+        self,
+        image: Pixels,
+        *,
+        grid: Grid,
+        name: str = "the array",
+        names: Sequence[str] = (),
+        valid: Valid | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        """image (C,H,W) of the grid's shape; valid (H,W) True = measured. names: of the bands; name: for messages.
+
+        Raises InputError for a nodata value that no pixel can have.
+        """
+        if image.ndim != 3 or image.shape[1:] != grid.shape:
+            raise ValueError(f"an image of shape {image.shape} on a grid of {grid.shape}")
+        self.grid = grid
+        count = len(image)
+        self.info = RasterInfo(
+            path=name,
+            grid=grid,
+            bands=tuple(range(1, count + 1)),
+            names=tuple(names) or tuple(f"band {k}" for k in range(1, count + 1)),
+            dtype=str(image.dtype),
+            nodata=nodata,
+        )
+        if nodata is not None:
+            require_value(self.info, nodata)
+        self._image, self._nodata = image, nodata
+        self._own_mask = valid is not None and not bool(valid.all())
+        self._valid = _measured(image, valid if self._own_mask else None, nodata)
+
+    def __enter__(self) -> ArrayRaster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of what is worked on at once."""
+        return _BLOCK
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """It is read from none."""
+        return ()
+
+    @property
+    def is_virtual(self) -> bool:
+        """It is no VRT."""
+        return False
+
+    def measured_extent(self) -> Extent:
+        """All of it: to look at its pixels is cheap."""
+        return Extent.whole(*self.grid.shape)
+
+    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
+        """image (C,h,w) and valid (h,w), views inside the raster; outside of it zeros that are not valid."""
+        rows = slice(max(top, 0), min(top + height, self.grid.height))
+        cols = slice(max(left, 0), min(left + width, self.grid.width))
+        inside = rows.stop - rows.start, cols.stop - cols.start
+        if inside == (height, width):
+            return self._image[:, rows, cols], self._valid[rows, cols]
+        image = np.zeros((len(self._image), height, width), self._image.dtype)
+        valid = np.zeros((height, width), bool)
+        if min(inside) > 0:
+            place = (
+                slice(rows.start - top, rows.stop - top),
+                slice(cols.start - left, cols.stop - left),
+            )
+            image[(slice(None), *place)] = self._image[:, rows, cols]
+            valid[place] = self._valid[rows, cols]
+        return image, valid
+
+    @contextmanager
+    def resampled(self, grid: Grid) -> Iterator[Raster]:
+        """The same ground on another grid, resampled as a file of these pixels would be: see Raster.resample.
+
+        GDAL resamples files: meanwhile the pixels lie in memory once more.
+        """
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
+            self._save(memory)
+            with Raster(memory.name, georeferenced=False) as raster:
+                raster.resample(grid)
+                yield raster
+
+    def _save(self, memory: MemoryFile) -> None:
+        by_value = None if self._own_mask else self._nodata
+        count, height, width = self._image.shape
+        crs = self.grid.crs
+        with memory.open(
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=count,
+            dtype=self.info.dtype,
+            crs=RasterioCRS.from_wkt(crs.to_wkt()) if crs is not None else None,
+            transform=self.grid.transform,
+            nodata=by_value,
+            photometric="MINISBLACK",
+            interleave="band",
+            BIGTIFF="IF_SAFER",
+        ) as file:
+            # Without this GDAL takes a fourth uint8 band for alpha, and its zeros for nodata.
+            file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (count - 1)
+            file.write(self._image)
+            if self._own_mask or (by_value is None and not self._valid.all()):
+                file.write_mask(self._valid)
+
+
+def _measured(image: Pixels, valid: Valid | None, nodata: float | None) -> Valid:
+    """Which pixels (H,W) count as measured; one True for all where nothing can tell otherwise."""
+    height, width = image.shape[1:]
+    is_float = image.dtype.kind == "f"
+    if nodata is None and not is_float:
+        return np.broadcast_to(np.True_, (height, width)) if valid is None else valid
+    found = np.ones((height, width), bool) if valid is None else valid.copy()
+    at_once = max(1, _AT_ONCE // max(1, width * len(image)))
+    for top in range(0, height, at_once):
+        rows = slice(top, top + at_once)
+        if nodata is not None:
+            same = np.isnan(image[:, rows]) if math.isnan(nodata) else image[:, rows] == nodata
+            found[rows] &= ~np.all(same, axis=0)
+        if is_float:
+            found[rows] &= np.isfinite(image[:, rows]).all(axis=0)
+    return found
