@@ -38,7 +38,7 @@ class Setting:
     wanted: what is wanted, in words, where the type does not say it. read: from another form of the value (the text
     of the command line, as "2GB") to the value; what is none of its forms comes back as it is. check: raises
     SettingsError for a value that has the right type and cannot work. file: a text that names a file, so that a Path
-    is taken too. may_be_nan: of a number.
+    is taken too. may_be_nan: of a number. word: a text that is a value too, beside those of the type.
 
     flag: the option's name or names on the command line, `--name` of the field's by default. metavar: what stands
     for the value there. several: the option may be repeated, one value each time.
@@ -53,6 +53,7 @@ class Setting:
     check: Callable[[Any], None] | None = None
     file: bool = False
     may_be_nan: bool = False
+    word: str | None = None
     flag: str | tuple[str, ...] | None = None
     metavar: str | None = None
     several: bool = False
@@ -104,6 +105,8 @@ class Definition:
             found = value if setting.read is None else setting.read(value)
             if found is None and self.optional:
                 return None
+            if setting.word is not None and isinstance(found, str) and found == setting.word:
+                return setting.word
             found = _fitted(found, self.kind, setting)
             if setting.check is not None:
                 setting.check(found)
@@ -184,11 +187,12 @@ def _definition(field: Field[Any], hint: Any) -> Definition:
         raise TypeError(f"{field.name} is no Annotated[…, Setting(…)]")
     whole, setting = get_args(hint)[:2]
     kinds = get_args(whole) if get_origin(whole) in (Union, types.UnionType) else (whole,)
-    others = [kind for kind in kinds if kind is not types.NoneType]
+    word = Literal[setting.word] if setting.word is not None else None
+    others = [kind for kind in kinds if kind is not types.NoneType and kind != word]
     if len(others) != 1:
         raise TypeError(f"{field.name} is of {len(others)} types, wanted one, or one and None")
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    return Definition(field.name, others[0], len(kinds) > 1, default, setting)
+    return Definition(field.name, others[0], types.NoneType in kinds, default, setting)
 
 
 def _documentation(kind: type) -> str:
@@ -342,6 +346,12 @@ def byte_size(value: Any) -> Any:
             f"'{shortened(value)}' is no amount of memory; wanted a number with a unit, as 2GB or 800MB"
         )
     return int(float(plain) * unit)
+
+
+def whole_or_word(value: Any) -> Any:
+    """The number that a text of digits is; anything else as it is."""
+    text = value.strip() if isinstance(value, str) else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 30 else value
 
 
 def names_in(value: Any) -> Any:

@@ -23,8 +23,8 @@ from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.remote import file_behind, output_stem
+from aerial_seg.inference.results import result_names
 from aerial_seg.jobs.predict.many_scenes import BATCH
-from aerial_seg.jobs.predict.results import result_names
 from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list
 from aerial_seg.jobs.predict.scenes import Scene
 from aerial_seg.jobs.predict.settings import PredictSettings

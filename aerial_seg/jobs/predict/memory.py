@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from aerial_seg.crf.blocks import BlockedCrf
@@ -23,19 +20,18 @@ from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
+from aerial_seg.inference.memory import (
+    forward_bound,
+    lattice_bytes,
+    memory_limit,
+    resident_bytes,
+    tiles_bytes,
+)
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.mentions import setting
 from aerial_seg.tiling.plan import TilePlan
 
-SHARE_OF_MACHINE = 0.5
-"""Without max_memory, a prediction keeps to this share of the machine's memory."""
-_FORWARD_BYTES = 1500
-"""Per input pixel of a batch: a tenth more than the widest of the networks here (PSPNet, compiled) was seen to hold."""
-_LEANEST = 12
-"""The leanest of the networks needs this part of the bound, or more."""
-_BATCH_SHARE = 0.5
-"""Of the memory limit, what the forward pass of a batch may take where its size is ours to choose."""
 _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
 """Per pixel and band, compressed: the segments and the COG with its overviews, which stand side by side for a while.
 Measured: class maps take 0.02-0.1, confidence up to 0.9."""
@@ -93,19 +89,21 @@ class MemoryModel:
     def panel_bytes(self, panel: range) -> int:
         """Return the stream's memory at this panel, at its highest; without the network and its forward pass."""
         region_tiles, shape = self.region_tiles(panel), self.plan.shape
-        geometry = shape.geometry
         reading, pixel = len(region_tiles.reading), np.dtype(self.raster.info.dtype).itemsize
         bands = len(self.raster.info.bands)
         rows_held = ring_rows(self.raster, swath=region_tiles.swath, ahead=shape.step)
         ring = rows_held * reading * bands * pixel + rows_held * reading // 8
         reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
-        across = len(region_tiles.cols.cells) + shape.core_cells
-        step_cells = shape.step // geometry.logit_stride
-        lattice = 4 * self.classes * across * (shape.core_cells + 3 * step_cells)
+        lattice = lattice_bytes(region_tiles, self.classes)
         bytes_per_pixel = sum(layer.bands for layer in self.layers)
         rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
-        planes = self.input_planes + self.classes // geometry.logit_stride**2
-        tiles = 3 * self.batch_size * max(shape.side, self.input_side) ** 2 * 4 * planes
+        tiles = tiles_bytes(
+            region_tiles,
+            batch_size=self.batch_size,
+            side=self.input_side,
+            planes=self.input_planes,
+            classes=self.classes,
+        )
         return reader + lattice + rows + tiles + self._crf_bytes(region_tiles)
 
     def _crf_bytes(self, region_tiles: RegionTiles) -> int:
@@ -135,24 +133,6 @@ def choose_panels(
     if resident_bytes() + forward + memory_model.panel_bytes(whole) <= limit:
         return (whole,)
     return panels_within(memory_model, limit, resident_after_a_batch(memory_model, predictor))
-
-
-def forward_bound(batch_size: int, side: int) -> int:
-    """Return more bytes than a forward pass of one batch needs on any of the project's networks."""
-    return batch_size * side**2 * _FORWARD_BYTES
-
-
-def batch_within(wanted: int, *, side: int, max_memory: int | None) -> int:
-    """Return the largest of `wanted`, its half, … and 1 whose forward pass leaves the stream half of the memory.
-
-    By a bound, not by a measurement: the last digits of logits depend on the batch size, so an interrupted run must
-    find the same one again.
-    """
-    limit = memory_limit(max_memory)
-    batch = max(1, wanted)
-    while batch > 1 and forward_bound(batch, side) > _BATCH_SHARE * limit:
-        batch //= 2
-    return batch
 
 
 def resident_after_a_batch(memory_model: MemoryModel, predictor: TilePredictor) -> int:
@@ -191,44 +171,10 @@ def _panels_of(memory_model: MemoryModel, count: int) -> tuple[range, ...]:
     return tuple(range(first + panel.start, first + panel.stop) for panel in panels)
 
 
-def check_batch(batch_size: int, *, side: int, max_memory: int | None) -> None:
-    """Raise SettingsError for a batch that no network could run within the memory limit."""
-    limit = memory_limit(max_memory)
-    least = forward_bound(batch_size, side) // _LEANEST
-    if least > limit:
-        raise SettingsError(
-            f"a batch of {batch_size} tiles of {side} px takes {least / 1e6:,.0f} MB or more, wanted at most the "
-            f"{limit / 1e6:,.0f} MB that may be used; pass a smaller {setting('batch_size')} or "
-            f"{setting('tile_size')}"
-        )
-
-
 def even_panels(width: int, count: int) -> tuple[range, ...]:
     """Return at most `count` panels of equal width, a multiple of BLOCK but for the last."""
     step = ceil(ceil(width / BLOCK) / count) * BLOCK
     return tuple(range(left, min(left + step, width)) for left in range(0, width, step))
-
-
-def memory_limit(max_memory: int | None) -> int:
-    """Return the bytes that a prediction may use: what was asked, or a share of the machine's."""
-    return int(_machine_memory() * SHARE_OF_MACHINE) if max_memory is None else max_memory
-
-
-@lru_cache(maxsize=1)
-def _machine_memory() -> int:
-    """Bytes that the machine has; asked for each of thousands of scenes, and always the same."""
-    return int(psutil.virtual_memory().total)
-
-
-def resident_bytes() -> int:
-    """Return what the process holds now."""
-    return int(_process(os.getpid()).memory_info().rss)
-
-
-@lru_cache(maxsize=1)
-def _process(number: int) -> psutil.Process:
-    # Asked for each of thousands of scenes: to find the process takes longer than to read its memory.
-    return psutil.Process(number)
 
 
 def disk_bytes(memory_model: MemoryModel) -> int:

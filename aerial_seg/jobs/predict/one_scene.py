@@ -25,8 +25,8 @@ from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
 from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import InputState, Unchanged, kept_only_if, state_of
+from aerial_seg.inference.results import keep_styles, write_results
 from aerial_seg.jobs.predict.memory import check_disk, choose_panels
-from aerial_seg.jobs.predict.results import keep_styles, write_results
 from aerial_seg.jobs.predict.scenes import (
     MOSAIC,
     OpenScene,
@@ -39,7 +39,6 @@ from aerial_seg.jobs.predict.segments_writer import PieceMaker
 from aerial_seg.jobs.predict.settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import setting
-from aerial_seg.version import __version__
 
 _RENEWED = "its files changed since an interrupted run, so that run's rows were made anew"
 
@@ -203,24 +202,17 @@ def _job(
 
 
 def _definition(scene: Scene, context: PredictContext) -> dict[str, Any]:
-    """What the result is; no times and no execution settings, so that equal work gives equal bytes."""
-    settings, card, shape = context.settings, context.model.card, context.shape
-    return {
-        "version": __version__,
-        "model_sha256": context.model.sha256,
-        "sources": list(map(public_name, scene.paths)),
-        "model_gsd": card.gsd,
-        "parameters": {
-            "tile_size": shape.side,
-            "halo": shape.halo,
-            "overlap": shape.overlap,
-            "nodata": settings.nodata,
-            "class_bias": card.class_bias,
-            **asdict(settings.definition),
+    settings = context.settings
+    return settings.definition.facts(
+        context.model,
+        context.shape,
+        sources=list(map(public_name, scene.paths)),
+        nodata=settings.nodata,
+        more={
             **({} if settings.bands == ALL_BANDS else {"bands": settings.bands.identity}),
             **({} if context.area is None else {"area": context.area.identity}),
         },
-    }
+    )
 
 
 def report_from(document: dict[str, Any]) -> PredictReport:

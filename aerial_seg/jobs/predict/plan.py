@@ -16,7 +16,9 @@ from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.ensemble import Ensemble, model_paths
 from aerial_seg.inference.match_bands import check_mosaic_bands, check_stack
 from aerial_seg.inference.match_gsd import check_compatible, choose_run_grid
+from aerial_seg.inference.memory import choose_batch
 from aerial_seg.inference.region import Region, RegionTiles
+from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.inference.tta import run_sides
 from aerial_seg.jobs.predict.checks import (
     check_area_settings,
@@ -30,16 +32,14 @@ from aerial_seg.jobs.predict.checks import (
     usable_scenes,
 )
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, refused_outcome
-from aerial_seg.jobs.predict.memory import batch_within, check_batch
 from aerial_seg.jobs.predict.scene_list import Refusals, named_rasters
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.mentions import setting
-from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, as_paths, with_device
 from aerial_seg.progress import Progress
-from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
+from aerial_seg.tiling.plan import TilePlan, TileShape
 
 Facts = Mapping[Path, RasterInfo]
 """What was learnt of each raster when it was opened for that, once."""
@@ -131,7 +131,9 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     protect(inputs, scenes, settings)
     if settings.vectors is not None:
         check_vectors(settings.vectors, facts[paths[0]], scenes[0], settings)
-    shape = _tile_shape(ensemble, settings)
+    shape, shape_notes = choose_tile(
+        ensemble, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
+    )
     tiles = _fit_and_count(facts, ensemble, shape, settings, refused, None if settings.mosaic else area)
     batch_size, notes = _batch_size(ensemble, shape, settings)
     return PredictPlan(
@@ -145,7 +147,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
         area=area,
         batch_size=batch_size,
         tiles=tiles,
-        notes=notes,
+        notes=(*shape_notes, *notes),
     )
 
 
@@ -260,31 +262,14 @@ def _count_tiles(
     return RegionTiles(plan, region, height=height, width=width, area=here).tiles_wanted
 
 
-def _tile_shape(ensemble: Ensemble, settings: PredictSettings) -> TileShape:
-    """What was asked for, and where nothing was what the model was trained with."""
-    wanted = ensemble.as_one.card.prediction
-    changed = settings.tile_size is not None
-    return tile_shape(
-        ensemble.geometry,
-        settings.tile_size or wanted.tile_size,
-        halo=settings.halo if settings.halo is not None or changed else wanted.halo,
-        overlap=settings.overlap if settings.overlap is not None or changed else wanted.overlap,
-    )
-
-
 def _batch_size(
     ensemble: Ensemble, shape: TileShape, settings: PredictSettings
 ) -> tuple[int, tuple[str, ...]]:
-    """The batch size, and what to say about it. A CUDA device has a memory of its own and tells when it is full."""
-    side = max(run_sides(settings.tta, shape.geometry, shape.side))
-    wanted, own = ensemble.as_one.card.prediction.batch_size, settings.batch_size
-    if pick_device(settings.engine_settings.device).type != "cpu":
-        return own or wanted, ()
-    batch = own or batch_within(wanted, side=side, max_memory=settings.max_memory)
-    check_batch(batch, side=side, max_memory=settings.max_memory)
-    if batch == wanted or own is not None:
-        return batch, ()
-    return batch, (
-        f"batch size {batch} in place of the model's {wanted}: more tiles of {side} px may need over half of the "
-        f"memory; {setting('batch_size')} or {setting('max_memory')} change that",
+    """The batch size, and what to say about it."""
+    return choose_batch(
+        settings.batch_size,
+        ensemble.as_one.card.prediction.batch_size,
+        side=max(run_sides(settings.tta, shape.geometry, shape.side)),
+        device=settings.device,
+        max_memory=settings.max_memory,
     )

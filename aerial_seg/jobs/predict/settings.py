@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aerial_seg.choices import (
     BlendName,
@@ -22,7 +22,7 @@ from aerial_seg.choices import (
 )
 from aerial_seg.crf.settings import DenseCrf, parse_crf
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
-from aerial_seg.settings import MOST_PIXELS, Setting, names_in, settings
+from aerial_seg.settings import MOST_PIXELS, Setting, names_in, settings, whole_or_word
 
 if TYPE_CHECKING:
     from aerial_seg.geo.outputs.segments import Layer
@@ -92,8 +92,17 @@ class PredictSettings:
         Setting("Pixels that neighbouring tiles blend over.", low=0, high=MOST_PIXELS, metavar="PX"),
     ] = None
     halo: Annotated[
-        int | None,
-        Setting("Context around each tile that is run and dropped.", low=0, high=MOST_PIXELS, metavar="PX"),
+        int | Literal["auto"] | None,
+        Setting(
+            "Context around each tile that is run and dropped; auto: all that a logit sees, if a quarter of the tile "
+            "holds it.",
+            low=0,
+            high=MOST_PIXELS,
+            word="auto",
+            wanted=f"a whole number of pixels from 0 to {MOST_PIXELS:,}, or auto",
+            read=whole_or_word,
+            metavar="PX|auto",
+        ),
     ] = None
     window: Annotated[
         WindowName,

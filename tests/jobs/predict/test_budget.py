@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.geo.raster.covered import BLOCK
+from aerial_seg.inference.memory import batch_within, forward_bound
 from aerial_seg.jobs.predict.job import forecast_prediction, predict
-from aerial_seg.jobs.predict.memory import batch_within, even_panels, forward_bound
+from aerial_seg.jobs.predict.memory import even_panels
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 

@@ -15,8 +15,8 @@ import rasterio
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.outputs.qgis_style import grey_raster, read_classes, read_style, style_text
+from aerial_seg.inference.results import keep_styles
 from aerial_seg.jobs.predict.job import predict
-from aerial_seg.jobs.predict.results import keep_styles
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.jobs.vectorize.settings import VectorizeSettings
