@@ -39,13 +39,6 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train import train
     from aerial_seg.jobs.vectorize.job import vectorize
-    from aerial_seg.jobs.vectorize.settings import (
-        CleanSettings,
-        LayerSettings,
-        ShapeSettings,
-        VectorizeReport,
-        VectorizeSettings,
-    )
     from aerial_seg.legend import Legend, LegendEntry, make_legend
     from aerial_seg.metrics import ConfusionMatrix, Scores
     from aerial_seg.models.build import architectures, build_network
@@ -56,6 +49,13 @@ if TYPE_CHECKING:
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
+    from aerial_seg.vectors.settings import (
+        CleanSettings,
+        LayerSettings,
+        ShapeSettings,
+        VectorizeReport,
+        VectorizeSettings,
+    )
     from aerial_seg.version import __version__
 
 _ROOMS = {
@@ -89,7 +89,7 @@ _ROOMS = {
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train": ("train",),
     "jobs.vectorize.job": ("vectorize",),
-    "jobs.vectorize.settings": (
+    "vectors.settings": (
         "CleanSettings",
         "LayerSettings",
         "ShapeSettings",

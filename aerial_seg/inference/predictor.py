@@ -184,7 +184,7 @@ class Predictor:
         # Not `>`: of a NaN both are false.
         if not np.abs(logits).max() <= _LARGEST_LOGIT:
             name, weight = _largest_weight(self._weights)
-            half = "" if self._choice.precision == "fp32" else "--precision fp32, "
+            half = "" if self._choice.precision == "fp32" else f"{setting('precision', 'fp32')}, "
             raise InputError(
                 f"the network's logits are no numbers or beyond {_LARGEST_LOGIT:g}, so every pixel would be of one "
                 f"class; its largest weight is {weight:.3g}, in {name}: use {half}another model file, or pixels like "

@@ -27,18 +27,24 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import (
-    CleanSettings,
-    LayerSettings,
-    VectorizeReport,
-    VectorizeSettings,
-)
 from aerial_seg.mentions import SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.picture import draw_comparison
-from aerial_seg.synthetic.town import TOWN_LEGEND, TownPaths, make_town, write_labels, write_town
+from aerial_seg.synthetic.town import (
+    TOWN_LEGEND,
+    TownPaths,
+    make_town,
+    write_labels,
+    write_town,
+)
+from aerial_seg.vectors.settings import (
+    CleanSettings,
+    LayerSettings,
+    VectorizeReport,
+    VectorizeSettings,
+)
 from aerial_seg.version import __version__
 
 REPORT = "report.json"

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.outputs.mask import read_legend
+from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import row_of_blocks_bytes
@@ -53,9 +54,10 @@ class ClassRaster:
     blocks that do not fit into the machine's memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._raster = Raster(path, georeferenced=False)
+    def __init__(self, mask: Path | ArrayRaster) -> None:
+        """mask: a file, or class values in memory, one band."""
+        self.path = path = Path(mask.info.path) if isinstance(mask, ArrayRaster) else mask
+        self._raster = mask if isinstance(mask, ArrayRaster) else Raster(mask, georeferenced=False)
         self.grid = self._raster.grid
         info = self._raster.info
         if len(info.bands) != 1 or np.dtype(info.dtype).kind not in "iu":

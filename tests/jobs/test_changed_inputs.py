@@ -28,10 +28,10 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
+from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
 
 if TYPE_CHECKING:
     from tests.conftest import WebServer

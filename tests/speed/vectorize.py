@@ -36,11 +36,11 @@ from aerial_seg import Grid, Measure, VectorizeSettings, vectorize
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.jobs.predict.one_scene import map_scene
 from aerial_seg.jobs.predict.scenes import Scene
-from aerial_seg.jobs.vectorize.settings import LayerSettings, ShapeSettings
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer
 from aerial_seg.vectors.ground import Ground
+from aerial_seg.vectors.settings import LayerSettings, ShapeSettings
 
 CLASSES, GRAIN, SEED = 6, 4.93, 0
 TRANSFORM = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 3e6)

@@ -220,7 +220,7 @@ def ring_rows(raster: Raster, *, swath: int, ahead: int) -> int:
     return swath + ahead + _reading_unit(raster)[0] - 1
 
 
-def row_of_blocks_bytes(raster: Raster, width: int) -> int:
+def row_of_blocks_bytes(raster: Raster | ArrayRaster, width: int) -> int:
     """What all blocks beside each other take, decoded, over so many columns."""
     rows, cols = raster.block_shape
     pixel = len(raster.info.bands) * np.dtype(raster.info.dtype).itemsize

@@ -16,9 +16,9 @@ from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.paths import StrPath, StrPaths
 from aerial_seg.progress import Progress, silent
+from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
 
 
 def predict(

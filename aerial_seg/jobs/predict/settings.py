@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aerial_seg.geo.outputs.segments import Layer
     from aerial_seg.inference.definition import Definition
     from aerial_seg.inference.engines.choose import EngineSettings
-    from aerial_seg.jobs.vectorize.settings import VectorizeReport
+    from aerial_seg.vectors.settings import VectorizeReport
 
 
 def _crf(value: Any) -> Any:

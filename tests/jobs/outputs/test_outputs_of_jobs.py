@@ -26,11 +26,11 @@ from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.train import train
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import LayerSettings, VectorizeSettings
 from aerial_seg.models.file import save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork
 from aerial_seg.recipe import load_recipe
+from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
 
 
 class TestTile:

@@ -19,9 +19,9 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.vectors import class_raster
+from aerial_seg.vectors.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
 
 WIDE, HIGH = 2900, 5000
 MODEL = Path("model.safetensors")

@@ -21,13 +21,13 @@ from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsE
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import (
+from aerial_seg.legend import Legend, make_legend
+from aerial_seg.vectors.settings import (
     CleanSettings,
     LayerSettings,
     ShapeSettings,
     VectorizeSettings,
 )
-from aerial_seg.legend import Legend, make_legend
 
 LEGEND = make_legend({0: "background", 1: "building", 2: "road"}, background=[0])
 UTM = "EPSG:32645"

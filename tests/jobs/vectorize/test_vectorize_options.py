@@ -20,15 +20,15 @@ from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import (
+from aerial_seg.legend import make_legend
+from aerial_seg.polygonize import row_chunks as chunks
+from aerial_seg.vectors.settings import (
     CleanSettings,
     LayerSettings,
     ShapeSettings,
     VectorizeReport,
     VectorizeSettings,
 )
-from aerial_seg.legend import make_legend
-from aerial_seg.polygonize import row_chunks as chunks
 
 LEGEND = make_legend({0: "background", 1: "Gebäude", 2: "道路"}, background=[0])
 TRANSFORM = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)

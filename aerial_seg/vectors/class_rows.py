@@ -15,8 +15,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.measures import Measure
+from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.vectorize.settings import CleanSettings, ShapeSettings
 from aerial_seg.legend import LegendEntry
 from aerial_seg.mentions import setting
 from aerial_seg.polygonize.batch import Codes
@@ -27,6 +27,7 @@ from aerial_seg.polygonize.cleaning.sieve import CleanRules, clean
 from aerial_seg.polygonize.row_chunks import in_row_chunks
 from aerial_seg.progress import ProgressBar
 from aerial_seg.vectors.class_raster import ClassRaster
+from aerial_seg.vectors.settings import CleanSettings, ShapeSettings
 
 Bytes = NDArray[np.uint8]
 
@@ -49,7 +50,9 @@ class ClassRows:
     Counts are complete when `rows` has come to its end.
     """
 
-    def __init__(self, mask: ClassRaster, request: VectorizeRequest, confidence: Path | None) -> None:
+    def __init__(
+        self, mask: ClassRaster, request: VectorizeRequest, confidence: Path | ArrayRaster | None
+    ) -> None:
         self._mask, self._request, self._confidence = mask, request, confidence
         codes = {entry.name: mask.code_of(entry.value) for entry in request.chosen}
         gsd = mask.grid.gsd()
@@ -99,8 +102,10 @@ class ClassRows:
 
     def _with_confidence(self, bar: ProgressBar) -> Iterator[tuple[Codes, Bytes | None]]:
         with ExitStack() as stack:
-            levels = None
-            if self._confidence is not None:
+            levels: Raster | ArrayRaster | None = None
+            if isinstance(self._confidence, ArrayRaster):
+                levels = self._confidence
+            elif self._confidence is not None:
                 levels = stack.enter_context(Raster(self._confidence, georeferenced=False))
             top, left = self._mask.extent.rows.start, self._mask.extent.cols.start
             for codes in self.cleaned.chunks():
@@ -113,7 +118,7 @@ def _pixels(area: Measure | None, gsd: tuple[float, float] | None) -> int:
     return 0 if area is None else math.ceil(area.in_pixels(gsd))
 
 
-def _read_levels(raster: Raster, top: int, left: int, shape: tuple[int, ...]) -> Bytes:
+def _read_levels(raster: Raster | ArrayRaster, top: int, left: int, shape: tuple[int, ...]) -> Bytes:
     image, valid = raster.read(top=top, left=left, height=shape[0], width=shape[1])
     return np.where(valid, image[0], 0).astype(np.uint8)
 
