@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from aerial_seg.geo.outputs.mask import read_legend
     from aerial_seg.geo.raster.band_choice import BandChoice
     from aerial_seg.geo.raster.raster import Raster
+    from aerial_seg.inference.segmentation import Segmentation
+    from aerial_seg.inference.segmenter import Segmenter, load
+    from aerial_seg.inference.settings import SegmentSettings
     from aerial_seg.jobs.benchmark.job import benchmark
     from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.demo import demo
@@ -70,6 +73,9 @@ _ROOMS = {
     "geo.raster.band_choice": ("BandChoice",),
     "geo.raster.raster": ("Raster",),
     "synthetic.town": ("make_scene", "make_town"),
+    "inference.segmentation": ("Segmentation",),
+    "inference.segmenter": ("Segmenter", "load"),
+    "inference.settings": ("SegmentSettings",),
     "jobs.benchmark.job": ("benchmark",),
     "jobs.benchmark.settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.demo": ("demo",),
@@ -113,7 +119,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "AerialSegError", "InputError", "OutputError", "SettingsError", "Grid", "LabelSettings", "read_legend", "Measure",
     "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
-    "predict_scenes", "Forecast", "forecast_prediction", "TileSettings", "tile", "train",
+    "predict_scenes", "Forecast", "forecast_prediction", "load", "Segmenter", "SegmentSettings", "Segmentation",
+    "TileSettings", "tile", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

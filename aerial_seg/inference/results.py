@@ -18,10 +18,10 @@ from aerial_seg.progress import ProgressBar
 def result_names(mask: str, definition: Definition) -> tuple[str, ...]:
     """Name the rasters of a result: the mask, and MASK_confidence.tif, MASK_probabilities.tif where asked for."""
     wanted = {"confidence": definition.confidence, "probabilities": definition.probabilities}
-    return (mask, *(_companion(Path(mask), layer).name for layer, asked in wanted.items() if asked))
+    return (mask, *(companion(Path(mask), layer).name for layer, asked in wanted.items() if asked))
 
 
-def _companion(mask: Path, layer: str) -> Path:
+def companion(mask: Path, layer: str) -> Path:
     """MASK_layer.tif beside MASK.tif."""
     return mask.with_name(f"{mask.stem}_{layer}{mask.suffix}")
 
@@ -68,8 +68,8 @@ def write_results(
         if layer.name == "class":
             files += write_class_map(source, final, legend=legend, counts=counts, tags=tags)
         elif layer.name == "confidence":
-            files += write_confidence(source, _companion(final, layer.name), tags=tags)
+            files += write_confidence(source, companion(final, layer.name), tags=tags)
         else:
-            files += write_probabilities(source, _companion(final, layer.name), legend=legend, tags=tags)
+            files += write_probabilities(source, companion(final, layer.name), legend=legend, tags=tags)
         bar.update()
     return tuple(files)
