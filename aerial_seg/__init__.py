@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
+    from aerial_seg.training.chip_dataset import ChipDataset
     from aerial_seg.vectors.settings import (
         CleanSettings,
         LayerSettings,
@@ -111,6 +112,7 @@ _ROOMS = {
     "models.receptive_field.field": ("ReceptiveField", "receptive_field"),
     "recipe": ("ModelSettings", "Recipe", "load_recipe", "recipe_names"),
     "tiling.geometry": ("ModelGeometry",),
+    "training.chip_dataset": ("ChipDataset",),
     "version": ("__version__",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -120,7 +122,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
     "predict_scenes", "Forecast", "forecast_prediction", "load", "Segmenter", "SegmentSettings", "Segmentation",
-    "TileSettings", "tile", "train",
+    "TileSettings", "tile", "ChipDataset", "train",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

@@ -136,8 +136,9 @@ class Segmentation:
             left, top = transform.c, transform.f
             extent = (left, left + width * transform.a, top + height * transform.e, top)
         axes.imshow(colours[self.classes[::step, ::step]], interpolation="nearest", extent=extent)
-        # Coordinates of six digits are read as they are, not as differences from a number in the corner.
+        # Coordinates of six digits are read as they are, not as differences from a number in the corner; few have room.
         axes.ticklabel_format(useOffset=False, style="plain")
+        axes.locator_params(axis="x", nbins=4)
         patches = [
             Patch(facecolor=entry.colour, edgecolor="#444444", label=entry.name)
             for entry in self.legend.entries

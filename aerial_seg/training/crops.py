@@ -93,7 +93,10 @@ class CropDataset(Dataset[Sample]):
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        """image (C,crop,crop) float32 and labels (crop,crop) int64."""
+        """image (C,crop,crop) float32 and labels (crop,crop) int64. Raises IndexError beyond the last."""
+        if not 0 <= index < self._length:
+            # Else `for sample in dataset` would never end.
+            raise IndexError(f"crop {index} of {self._length}")
         turn, place = divmod(index, len(self._store))
         order = np.random.default_rng((self._seed, turn)).permutation(len(self._store))
         image, labels = self._store[int(order[place])]
