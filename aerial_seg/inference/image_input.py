@@ -40,13 +40,21 @@ class Said:
     transform: Any = None
     valid: Any = None
     nodata: float | None = None
-    channels_last: bool = False
+    bands_last: bool = False
     bands: Sequence[int] | None = None
 
     def only_for(self, what: str, *allowed: str) -> None:
         """Raises SettingsError for what does not go with this kind of image."""
-        for name in ("gsd", "crs", "transform", "valid", "nodata", "channels_last", "bands"):
-            value = getattr(self, name)
+        given = {
+            "gsd": self.gsd,
+            "crs": self.crs,
+            "transform": self.transform,
+            "valid": self.valid,
+            "nodata": self.nodata,
+            "channels_last": self.bands_last,
+            "bands": self.bands,
+        }
+        for name, value in given.items():
             if name not in allowed and value is not None and value is not False:
                 raise SettingsError(
                     f"{name} is given, but {what} says that itself; leave {name} out, or hand over a plain array"
@@ -93,7 +101,7 @@ def _of_array(image: Any, said: Said, bands: Sequence[Band]) -> ArrayRaster:
         valid = said.valid
     else:
         pixels, valid = _pixels(image, said)
-    pixels = _checked(pixels, bands, channels_last=said.channels_last)
+    pixels = _checked(pixels, bands, channels_last=said.bands_last)
     height, width = pixels.shape[1:]
     if min(height, width) < 1:
         raise InputError(f"an image of {height} × {width} pixels holds nothing to work on")
@@ -116,7 +124,7 @@ def _pixels(image: Any, said: Said) -> tuple[NDArray[Any], Any]:
                 f"a tensor of {image.dtype} was handed over, which numpy does not know; convert it (.to(torch.float32))"
             ) from error
     if isinstance(image, np.ma.MaskedArray) and said.valid is None:
-        axis = -1 if said.channels_last else 0
+        axis = -1 if said.bands_last else 0
         mask = np.ma.getmaskarray(image)
         # As nodata in a file: a pixel is not measured where all of its bands are not.
         return np.asarray(image.data), ~(mask.all(axis=axis) if image.ndim == 3 else mask)

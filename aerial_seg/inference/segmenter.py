@@ -42,6 +42,7 @@ from aerial_seg.inference.stream import MaskStream
 from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.inference.tta import run_sides, size_notes
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
 from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan
@@ -90,7 +91,8 @@ class Segmenter:
         """Raises SettingsError: see `load`."""
         if settings.crf is not None:
             check_crf_installed()
-        self._model, self._settings, self._device = models.as_one, settings, engine.device
+        self._model, self._settings = models.as_one, settings
+        self._on_cpu = pick_device(engine.device).type == "cpu"
         self._shape, notes = choose_tile(
             models, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
         )
@@ -242,7 +244,7 @@ class Segmenter:
         work = lattice_bytes(region_tiles, count) + tiles_bytes(
             region_tiles, batch_size=batch, side=side, planes=self._predictor.planes, classes=count
         )
-        if self._device == "cpu":
+        if self._on_cpu:
             work += forward_least(batch, side)
         if isinstance(source, ArrayRaster) and run_grid is not grid:
             pixel = len(source.info.bands) * np.dtype(source.info.dtype).itemsize
