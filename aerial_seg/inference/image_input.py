@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from rasterio.io import DatasetReader
+from rasterio.io import BufferedDatasetWriter, DatasetReader, DatasetWriter
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -24,7 +25,7 @@ from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.opened_dataset import of_dataset
 from aerial_seg.geo.raster.raster import Raster, Valid
-from aerial_seg.inference.labelled_array import is_labelled_array, read_labelled_array
+from aerial_seg.inference.labelled_array import is_labelled_array, read_labelled_array, require_usable
 from aerial_seg.inference.match_bands import check_bands
 
 _LOCAL = CRS.from_wkt('LOCAL_CS["array",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
@@ -67,11 +68,13 @@ def open_image(image: Any, said: Said, bands: Sequence[Band]) -> Iterator[Raster
 
     bands: those of the model. Raises InputError where the image is none, or not one that the model can see.
     """
+    if said.nodata is not None and not _is_number(said.nodata):
+        raise SettingsError(f"nodata is {said.nodata!r}, wanted the number that unmeasured pixels hold")
     if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Window):
         image, window = image
     else:
         window = None
-    if isinstance(image, DatasetReader | WarpedVRT):
+    if isinstance(image, DatasetReader | DatasetWriter | BufferedDatasetWriter | WarpedVRT):
         said.only_for("an opened dataset", "nodata", "bands")
         choice = ALL_BANDS if said.bands is None else BandChoice(tuple(said.bands))
         with of_dataset(image, window=window, nodata=said.nodata, choice=choice) as raster:
@@ -186,9 +189,10 @@ def _placed(said: Said, *, height: int, width: int) -> Grid:
         for name, value in (("crs", said.crs), ("transform", said.transform)):
             if value is not None:
                 raise SettingsError(f"gsd and {name} both say how large pixels are; pass one of them")
-        if not (isinstance(said.gsd, int | float) and 1e-9 <= said.gsd <= 1e6):
+        if not (_is_number(said.gsd) and 1e-9 <= said.gsd <= 1e6):
             raise SettingsError(f"gsd is {said.gsd!r}, wanted metres per pixel, as 0.5")
-        return Grid(_LOCAL, Affine.scale(said.gsd, -said.gsd), height, width)
+        side = float(said.gsd)
+        return Grid(_LOCAL, Affine.scale(side, -side), height, width)
     if said.crs is not None and said.transform is None:
         raise SettingsError(
             "crs is given, but no transform, so that pixels have no place in it; pass transform too"
@@ -200,11 +204,12 @@ def _crs(crs: Any) -> CRS | None:
     if crs is None:
         return None
     try:
-        return CRS.from_user_input(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
+        found = CRS.from_user_input(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
     except CRSError as error:
         raise SettingsError(
             f"crs is {crs!r}, which is no CRS ({error}); write it like 'EPSG:32633'"
         ) from error
+    return require_usable(found, "the array")
 
 
 def _affine(transform: Any) -> Affine:
@@ -213,7 +218,7 @@ def _affine(transform: Any) -> Affine:
     try:
         found = Affine(*tuple(transform)[:6])
         usable = bool(np.isfinite(found[:6]).all()) and not found.is_degenerate
-    except TypeError:
+    except (TypeError, ValueError):
         usable = False
     if not usable:
         raise SettingsError(
@@ -221,6 +226,10 @@ def _affine(transform: Any) -> Affine:
             "rasterio.transform.from_origin gives it"
         )
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _kind(thing: object) -> str:

@@ -14,6 +14,7 @@ from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.georeference import unusable_crs
 
 _X = ("x", "longitude", "lon", "easting")
 _Y = ("y", "latitude", "lat", "northing")
@@ -62,7 +63,11 @@ def read_labelled_array(array: Any) -> LabelledArray:
     if min(height, width) < 1:
         raise InputError(f"an image of {height} × {width} pixels holds nothing to work on")
     reference = _reference(array)
-    grid = Grid(_crs(array, reference), _transform(array, reference, down=down, across=across), height, width)
+    crs = _crs(array, reference)
+    transform = _transform(array, reference, down=down, across=across)
+    if crs is not None and transform.is_identity:
+        raise _no_size(across)
+    grid = Grid(crs, transform, height, width)
     return LabelledArray(pixels, grid, _names(array, others, len(pixels)), _nodata(array))
 
 
@@ -91,11 +96,19 @@ def _crs(array: Any, reference: dict[str, Any]) -> CRS | None:
     if told is None:
         return None
     try:
-        return CRS.from_user_input(told)
+        return require_usable(CRS.from_user_input(told), "the DataArray")
     except CRSError as error:
         raise InputError(
             f"the DataArray has a CRS that PROJ cannot build ({error}); give it the true one (.rio.write_crs)"
         ) from error
+
+
+def require_usable(crs: CRS, name: str) -> CRS:
+    """The CRS itself. Raises InputError, naming what has it, where pixels have no place or no size in it."""
+    trouble = unusable_crs(crs)
+    if trouble is not None:
+        raise InputError(f"{name} {trouble.got}; pass that of its place on earth, as EPSG:32633, or none")
+    return crs
 
 
 def _transform(array: Any, reference: dict[str, Any], *, down: Any, across: Any) -> Affine:
@@ -144,7 +157,13 @@ def _edges(array: Any, axis: Any) -> tuple[float, float | None] | None:
     """The first coordinate of an axis and their spacing (None of a single one); None without coordinates."""
     if axis not in array.coords:
         return None
-    places = np.asarray(array.coords[axis].values, np.float64)
+    try:
+        places = np.asarray(array.coords[axis].values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the DataArray's coordinates along {axis} are {array.coords[axis].dtype}, wanted numbers, those of a "
+            f"raster's pixels; leave them out (.drop_vars('{axis}'))"
+        ) from error
     if len(places) == 1:
         return float(places[0]), None
     spacing = float(places[-1] - places[0]) / (len(places) - 1)
@@ -181,11 +200,22 @@ def _names(array: Any, others: list[Any], count: int) -> tuple[str, ...]:
 
 
 def _nodata(array: Any) -> float | None:
+    """None also for a value that no pixel of the array can have: NaN counts as not measured whatever is said."""
     own = getattr(getattr(array, "rio", None), "nodata", None)
     told = [own, *(array.attrs.get(name) for name in _FILLS), *(array.encoding.get(name) for name in _FILLS)]
-    value = next((value for value in told if value is not None), None)
-    is_float = np.dtype(array.dtype).kind == "f"
-    if value is None or math.isnan(float(value)):
+    said = next((value for value in told if value is not None), None)
+    if said is None:
         return None
-    # Of a masked DataArray the fill value is told of the file; its own pixels are NaN there.
-    return None if is_float and own is not None and math.isnan(float(own)) else float(value)
+    try:
+        value = float(said)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the DataArray's nodata value is {said!r}, wanted a number; write it anew (.rio.write_nodata)"
+        ) from error
+    dtype = np.dtype(array.dtype)
+    if dtype.kind == "f":
+        # Of a masked DataArray the fill value is told of the file; its own pixels are NaN there.
+        return None if math.isnan(value) or (own is not None and math.isnan(float(own))) else value
+    if dtype.kind not in "iu" or not math.isfinite(value) or value != int(value):
+        return None
+    return value if np.iinfo(dtype).min <= value <= np.iinfo(dtype).max else None

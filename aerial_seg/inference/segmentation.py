@@ -176,7 +176,8 @@ class Segmentation:
         """The mask lies at `path`, with its sidecars and PATH_confidence.tif, PATH_probabilities.tif if there are any.
 
         The same files that `predict` writes: Cloud Optimized GeoTIFFs with colours, names and provenance. Returns all,
-        the mask first. Raises OutputError for an existing file without `overwrite`, and for a full disk.
+        the mask first; a style (.qml) that somebody drew there stays, and is not among them. Raises OutputError for an
+        existing file without `overwrite`, and for a full disk.
         """
         final = Path(path)
         if final.suffix.lower() not in (".tif", ".tiff"):

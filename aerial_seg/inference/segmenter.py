@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.choices import EngineName, PrecisionName
 from aerial_seg.crf.dense import check_crf_installed
-from aerial_seg.errors import SettingsError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.disk import human_bytes
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.array_raster import ArrayRaster
@@ -97,7 +97,7 @@ class Segmenter:
             models, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
         )
         self._definition = settings.definition
-        sides = run_sides(settings.tta, self._shape.geometry, self._shape.side)
+        sides = run_sides(settings.kinds, self._shape.geometry, self._shape.side)
         batch, more = choose_batch(
             batch_size,
             self._model.card.prediction.batch_size,
@@ -106,7 +106,7 @@ class Segmenter:
             max_memory=settings.max_memory,
         )
         self._predictor = models.predictor(settings=engine, batch_size=batch, side=sides, tiles=1)
-        tta = size_notes(settings.tta, self._shape.geometry, self._shape.side)
+        tta = size_notes(settings.kinds, self._shape.geometry, self._shape.side)
         self._notes = (*self._model.notes, *notes, *more, *tta)
 
     @property
@@ -155,9 +155,8 @@ class Segmenter:
 
     def _segment(self, source: Raster | ArrayRaster, *, nodata: float | None) -> Segmentation:
         card, grid, name = self._model.card, source.grid, source.info.path
-        run_grid = choose_run_grid(
-            grid, card.gsd, self._settings.force_gsd, name, georeferenced=grid.crs is not None
-        )
+        _require_size(grid, name)
+        run_grid = choose_run_grid(grid, card.gsd, self._settings.force_gsd, name, georeferenced=False)
         plan = TilePlan.of(height=run_grid.height, width=run_grid.width, shape=self._shape)
         extent = source.measured_extent().in_blocks(*grid.shape)
         region_tiles = RegionTiles(
@@ -252,11 +251,20 @@ class Segmenter:
         limit = self._settings.max_memory
         left = psutil.virtual_memory().available if limit is None else limit - resident_bytes()
         if result + work > left:
+            whose = "memory" if limit is None else "max_memory"
             raise SettingsError(
                 f"the classes of {grid.width:,} × {grid.height:,} pixels take {human_bytes(result)} and the work on "
-                f"them {human_bytes(work)}, wanted at most the {human_bytes(max(0, left))} that memory has left; use "
+                f"them {human_bytes(work)}, wanted at most the {human_bytes(max(0, left))} that {whose} leaves; use "
                 "aerial_seg.predict, which writes finished rows to a file, or cut the image"
             )
+
+
+def _require_size(grid: Grid, name: str) -> None:
+    """Raises InputError, naming the image, where its CRS gives its pixels no size on the ground."""
+    try:
+        grid.gsd()
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 class _Layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aerial_seg.crf.blocks import BlockedCrf
@@ -30,7 +31,7 @@ class SegmentSettings:
     overlap: int | None = None
     window: str = "linear"
     blend: str = "logits"
-    tta: tuple[str, ...] = ()
+    tta: str | Sequence[str] = ()
     crf: DenseCrf | None = None
     confidence: bool = False
     probabilities: bool = False
@@ -38,6 +39,13 @@ class SegmentSettings:
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.halo, str):
+            _check_pixels("halo", self.halo, "a whole number of pixels, or 'auto'")
+        elif self.halo != "auto":
+            raise SettingsError(f"halo is '{self.halo}', wanted a whole number of pixels, or 'auto'")
+        _check_pixels("tile_size", self.tile_size, "a whole number of pixels")
+        _check_pixels("overlap", self.overlap, "a whole number of pixels")
+        _check_pixels("max_memory", self.max_memory, "a whole number of bytes")
         for name, value, known in (("window", self.window, WINDOWS), ("blend", self.blend, BLENDS)):
             if value not in known:
                 raise SettingsError(
@@ -45,13 +53,24 @@ class SegmentSettings:
                 )
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The test-time augmentations, also of a text as the command line takes it: 'flips,rot90'."""
+        kinds = self.tta.split(",") if isinstance(self.tta, str) else self.tta
+        return tuple(kind.strip() for kind in kinds if kind.strip())
+
+    @property
     def definition(self) -> Definition:
         """What the stream has to know of it."""
         return Definition(
             window=self.window,
             blend=self.blend,
-            tta=tuple(self.tta),
+            tta=self.kinds,
             confidence=self.confidence,
             probabilities=self.probabilities,
             crf=None if self.crf is None else BlockedCrf.of(self.crf),
         )
+
+
+def _check_pixels(name: str, value: object, wanted: str) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise SettingsError(f"{name} is {value!r}, wanted {wanted}, or None")

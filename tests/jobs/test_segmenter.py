@@ -342,6 +342,42 @@ def test_what_does_not_fit_into_memory_is_refused_before_any_work(
         one(country)
 
 
+def test_datasets_that_no_file_shows_are_read_themselves(
+    pointwise: Models, write_raster: Write, tmp_path: Path
+) -> None:
+    one, image = segmenter(pointwise()), noise(7, 40, 50)
+    path = write_raster(tmp_path / "image.tif", image, nodata=NODATA)
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2])
+    with rasterio.open(path, overview_level=0) as small:
+        assert one(small).shape == (20, 25)
+        np.testing.assert_array_equal(one(small).classes, one(small.read(), nodata=NODATA).classes)
+    with rasterio.open(path, "r+") as file:
+        file.write(255 - image)
+        # Not on the disk yet.
+        np.testing.assert_array_equal(one(file).classes, one(255 - image, nodata=NODATA).classes)
+    with rasterio.MemoryFile(path.read_bytes()) as memory, memory.open() as file:
+        np.testing.assert_array_equal(one(file).classes, one(255 - image, nodata=NODATA).classes)
+    with pytest.raises(InputError, match=r"is closed; open it again"):
+        one(file)
+
+
+@pytest.mark.parametrize(("dtype", "as_file"), [("float16", "float32"), ("int64", "int64"), ("int8", "int8")])
+def test_every_dtype_of_arrays_is_resampled(
+    pointwise: Models, write_raster: Write, use: Use, tmp_path: Path, dtype: str, as_file: str
+) -> None:
+    def of(dtype: str) -> TrainedModel:
+        model = pointwise(gsd=1.0)
+        bands = tuple(band.model_copy(update={"dtype": dtype}) for band in model.card.bands)
+        return TrainedModel(model.network, model.card.model_copy(update={"bands": bands}), model.sha256)
+
+    image = (noise(4, 40, 50) // 2).astype(dtype)
+    use(of(as_file))
+    path = write_raster(tmp_path / "image.tif", image.astype(as_file), gsd=0.5)
+    result = segmenter(of(dtype))(image.astype(np.dtype(dtype).newbyteorder(">")), gsd=0.5)
+    require_same(result, predicted(path, tmp_path / "map.tif"))
+
+
 def test_several_models_answer_as_predict_averages_them(
     pointwise: Models,
     neighbourly: Models,

@@ -129,7 +129,8 @@ class ArrayRaster:
             height=height,
             width=width,
             count=count,
-            dtype=self.info.dtype,
+            # GDAL's formats know no float16; the network's input is float32 all the same.
+            dtype="float32" if self.info.dtype == "float16" else self.info.dtype,
             crs=RasterioCRS.from_wkt(crs.to_wkt()) if crs is not None else None,
             transform=self.grid.transform,
             nodata=by_value,

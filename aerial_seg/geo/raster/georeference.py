@@ -58,22 +58,27 @@ def place_of(dataset: DatasetReader) -> Place:
         crs = _built(dataset.crs.to_wkt())
     except CRSError as error:
         return Place(None, transform, Unplaced(f"has a CRS that PROJ cannot build ({error})", _GIVE_IT))
+    trouble = unusable_crs(crs)
+    if trouble is None:
+        return Place(crs, transform)
+    return Place(crs if is_local(crs) else None, transform, trouble)
+
+
+def unusable_crs(crs: CRS) -> Unplaced | None:
+    """Why pixels cannot lie in this CRS, or not with a size; None where they can."""
     what = why_no_place(crs)
     if what is not None:
-        got = f"has a CRS of {what}, '{crs.name}', in which pixels have no place"
-        return Place(None, transform, Unplaced(got, _GIVE_IT))
+        return Unplaced(f"has a CRS of {what}, '{crs.name}', in which pixels have no place", _GIVE_IT)
     if is_derived(crs):
         got = f"has the derived CRS '{crs.name}', which no GeoTIFF can hold"
-        return Place(
-            None, transform, Unplaced(got, "warp it first (gdalwarp -t_srs EPSG:4326 in.tif out.tif)")
-        )
+        return Unplaced(got, "warp it first (gdalwarp -t_srs EPSG:4326 in.tif out.tif)")
     if is_local(crs) and metres_per_unit(crs) is None:
         got = (
             f"has the local CRS '{crs.name}' without a known unit of length, so that its pixels have no size"
         )
         remedy = 'give it one with its unit (gdal_edit.py -a_srs \'LOCAL_CS["site",UNIT["metre",1]]\')'
-        return Place(crs, transform, Unplaced(got, remedy))
-    return Place(crs, transform)
+        return Unplaced(got, remedy)
+    return None
 
 
 @cache
