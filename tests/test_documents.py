@@ -204,7 +204,13 @@ def test_every_name_in_contributing_is_in_a_file_that_stands_beside_it() -> None
     assert seen >= 12
 
 
-@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_the_readme_shows_python_in_five_lines() -> None:
+    """tests/jobs/test_demo.py runs them on what the demo leaves behind."""
+    (text,) = blocks(ROOT / "README.md", "python")
+    assert len([line for line in text.splitlines() if line.strip()]) == 5
+
+
+@named
 def test_every_name_of_the_package_in_python_is_public(document: Path) -> None:
     for text in blocks(document, "python"):
         module = ast.parse(text)

@@ -119,3 +119,20 @@ def test_predict_a_folder_to_shapefiles(
     again = run_script("predict_folder_to_shapefiles.py", model, photos, maps)
     assert again == [broken, "east.tif: there already", "west.tif: there already"]
     assert {path: path.read_bytes() for path in maps.iterdir()} == before
+
+
+def test_array_to_polygons(trained: tuple[Path, list[str]], town: ScenePaths, tmp_path: Path) -> None:
+    model, out = trained[0] / "run" / "best.safetensors", tmp_path / "polygons.gpkg"
+    (line,) = run_script("array_to_polygons.py", model, town.image, out)
+    polygons = geopandas.read_file(out)
+    assert line == f"{len(polygons)} polygons in {out}"
+    assert len(polygons) > 0
+    assert polygons.geometry.is_valid.all()
+    west, south, east, north = polygons.total_bounds
+    with rasterio.open(town.image) as image:
+        assert (east - west, north - south) <= (image.width, image.height)
+        measured = int((image.dataset_mask() > 0).sum())
+    # In pixels, and each pixel once at most.
+    covered = polygons.union_all().area
+    assert covered == pytest.approx(polygons.area.sum())
+    assert 0 < covered <= measured

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+from shapely import box
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from aerial_seg.errors import AerialSegError
 from aerial_seg.jobs import demo as room
-from aerial_seg.jobs.demo import SIDE, TEST_SEED, TRAINING_SEEDS, demo
+from aerial_seg.jobs.demo import SIDE, TEST_SEED, TRAINING_SEEDS, DemoReport, demo
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.synthetic.town import TOWN_LEGEND, make_town
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,12 +71,38 @@ def test_the_demo_refuses_a_folder_with_other_things(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
+    """The demo as `aerial-seg demo` runs it, in the folder that it takes by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("demo"))
+        return replace(demo(Path("aerial-seg-demo"), device="cpu"), folder=Path.cwd() / "aerial-seg-demo")
+
+
 @pytest.mark.slow
-def test_the_demo_reaches_its_bar(tmp_path: Path) -> None:
-    report = demo(tmp_path / "out", device="cpu")
-    document = check_outputs(tmp_path / "out")
-    assert report.miou >= 0.75
+def test_the_demo_reaches_its_bar(finished: DemoReport) -> None:
+    document = check_outputs(finished.folder)
+    assert finished.miou >= 0.75
     assert document["classes_counted"] == 5
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs_as_written_on_what_the_demo_left(
+    finished: DemoReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder.parent)
+    (lines,) = re.findall(
+        r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    exec(compile(lines, README, "exec"), {"__name__": "__main__"})
+    made = geopandas.read_file("polygons.gpkg")
+    with rasterio.open(finished.folder / "scenes/test/image.tif") as image:
+        assert made.crs == image.crs
+        assert box(*image.bounds).buffer(1e-6).contains(box(*made.total_bounds))
+    assert made.geometry.is_valid.all()
+    # The demo's own polygons are of the same map without its smallest patches.
+    demos = geopandas.read_file(finished.folder / "map.gpkg", layer="map").dissolve("class_name").area
+    assert made.dissolve("class_name").area.to_dict() == pytest.approx(demos.to_dict(), rel=0.05)
 
 
 @pytest.mark.slow
