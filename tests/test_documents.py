@@ -106,12 +106,12 @@ def test_every_command_that_a_document_shows_can_be_typed(document: Path) -> Non
         while isinstance(command, click.Group):
             if not arguments:
                 break
-            context = click.Context(command, info_name=arguments[0])
+            context = click.Context(command, info_name=arguments[0], **group.context_settings)
             command, arguments = command.get_command(context, arguments[0]), arguments[1:]
         assert command is not None, words
         if isinstance(command, click.Group):
             continue
-        context = click.Context(command)
+        context = click.Context(command, **group.context_settings)
         values, left, _ = command.make_parser(context).parse_args(list(arguments))
         assert left == [], words
         for parameter in command.params:
