@@ -1,6 +1,6 @@
 """How messages name settings: as Python's keywords in backquotes, which the command line turns into its options.
 
-A message says ``pass `overwrite=True` to replace it``. A Python user reads it as it is; `aerial_seg.cli.flags` makes
+A message says ``pass `overwrite=True` to replace it``. A Python user reads it as it is; `aerial_seg.cli` makes
 ``pass --overwrite to replace it`` of it. Both sides of that grammar stand here.
 """
 

@@ -18,7 +18,7 @@ import click
 
 from aerial_seg.printable import printable
 
-from .flags import as_flags
+from .setting_options import as_flags
 
 if TYPE_CHECKING:
     from aerial_seg.legend import Legend

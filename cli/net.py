@@ -18,7 +18,7 @@ from aerial_seg.files.operating_system import shell_line
 from aerial_seg.printable import shortened
 
 from . import console
-from .flags import as_flags
+from .setting_options import as_flags
 
 _INTERRUPTED = 130
 _LONGEST_WORD = 4200
