@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
     from aerial_seg.training.chip_dataset import ChipDataset
-    from aerial_seg.vectors.settings import (
+    from aerial_seg.vectors.from_mask.settings import (
         CleanSettings,
         LayerSettings,
         ShapeSettings,
@@ -96,7 +96,7 @@ _ROOMS = {
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train": ("train",),
     "jobs.vectorize.job": ("vectorize",),
-    "vectors.settings": (
+    "vectors.from_mask.settings": (
         "CleanSettings",
         "LayerSettings",
         "ShapeSettings",

@@ -348,12 +348,6 @@ def byte_size(value: Any) -> Any:
     return int(float(plain) * unit)
 
 
-def whole_or_word(value: Any) -> Any:
-    """The number that a text of digits is; anything else as it is."""
-    text = value.strip() if isinstance(value, str) else ""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 30 else value
-
-
 def names_in(value: Any) -> Any:
     """The names between the commas of a text, as the command line takes them; what is no text comes back as it is."""
     if not isinstance(value, str):

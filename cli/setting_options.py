@@ -41,6 +41,23 @@ class Whole(click.ParamType[int]):
         return int(text)
 
 
+class WholeOr(Whole):
+    """A whole number of these bounds, or this word."""
+
+    def __init__(self, low: int, high: int, word: str) -> None:
+        super().__init__(low, high)
+        self.word = word
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word."""
+        text = str(value).strip()
+        if text == self.word:
+            return text
+        if re.fullmatch(r"[+-]?[0-9]+", text) is None:
+            self.fail(f"'{shortened(text)}' is neither a whole number nor {self.word}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class FiniteFloat(click.ParamType[float]):
     """A number of these bounds, neither NaN nor infinite: click's own lets those through."""
 
@@ -254,6 +271,8 @@ def _number(kind: type, low: float | None, high: float | None, one: Definition) 
     if one.setting.may_be_nan:
         return click.FLOAT
     low = one.setting.mistyped_below or low
+    if kind is int and one.setting.word is not None:
+        return WholeOr(int(low or 0), int(LARGEST if high is None else high), one.setting.word)
     if kind is int:
         return Whole(int(-LARGEST if low is None else low), int(LARGEST if high is None else high))
     return FiniteFloat(-LARGEST if low is None else low, LARGEST if high is None else high)

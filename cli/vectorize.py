@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from aerial_seg.vectors.settings import VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import VectorizeSettings
 
 from . import console, options
 from .setting_options import from_settings

@@ -25,8 +25,13 @@ from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.inference.results import companion, keep_styles, write_results
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.progress import silent
-from aerial_seg.vectors.polygon_frame import polygon_frame
-from aerial_seg.vectors.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.polygon_frame import polygon_frame
+from aerial_seg.vectors.from_mask.settings import (
+    CleanSettings,
+    LayerSettings,
+    ShapeSettings,
+    VectorizeSettings,
+)
 
 if TYPE_CHECKING:
     import geopandas
@@ -39,7 +44,7 @@ _WRITTEN_AT_ONCE = 4 * BLOCK
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
-    """The classes of one image. Nothing of it can be changed.
+    """Hold the classes of one image; nothing of it can be changed.
 
     classes (H,W) uint8: pixel values of the legend, 255 = not measured. confidence (H,W) uint8: probability of the
     pixel's class in steps of 0.004 (250 is 1), 255 = not measured; probabilities (K,H,W) uint8: of every class

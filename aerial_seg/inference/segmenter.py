@@ -25,7 +25,7 @@ from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble, model_paths
-from aerial_seg.inference.image_input import Said, open_image
+from aerial_seg.inference.images.image_input import Said, open_image
 from aerial_seg.inference.match_bands import palette_notes, scene_notes
 from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.inference.memory import (
@@ -60,7 +60,7 @@ def load(
     batch_size: int | None = None,
     settings: SegmentSettings | None = None,
 ) -> Segmenter:
-    """Loads a model file, or several whose class probabilities are averaged, ready to be called on images.
+    """Load a model file, or several whose class probabilities are averaged, ready to be called on images.
 
     device, engine, precision and batch_size mean what they mean for `predict`, but that engine "auto" compiles nothing:
     how many tiles will come is not known. batch_size: None takes the model's; 1 answers soonest where one tile
@@ -79,7 +79,7 @@ def load(
 
 
 class Segmenter:
-    """A model, or several as one, that is called on images in memory; made by `load`.
+    """Answer for images in memory which class every pixel has, by one model or several as one; made by `load`.
 
     For one engine, precision, batch size and number of threads it gives the same bits as `predict` gives of a file with
     the same pixels: images are tiled, mirrored at their borders and blended alike.
@@ -97,7 +97,7 @@ class Segmenter:
             models, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
         )
         self._definition = settings.definition
-        sides = run_sides(settings.kinds, self._shape.geometry, self._shape.side)
+        sides = run_sides(settings.tta, self._shape.geometry, self._shape.side)
         batch, more = choose_batch(
             batch_size,
             self._model.card.prediction.batch_size,
@@ -106,7 +106,7 @@ class Segmenter:
             max_memory=settings.max_memory,
         )
         self._predictor = models.predictor(settings=engine, batch_size=batch, side=sides, tiles=1)
-        tta = size_notes(settings.kinds, self._shape.geometry, self._shape.side)
+        tta = size_notes(settings.tta, self._shape.geometry, self._shape.side)
         self._notes = (*self._model.notes, *notes, *more, *tta)
 
     @property

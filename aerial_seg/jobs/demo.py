@@ -39,7 +39,7 @@ from aerial_seg.synthetic.town import (
     write_labels,
     write_town,
 )
-from aerial_seg.vectors.settings import (
+from aerial_seg.vectors.from_mask.settings import (
     CleanSettings,
     LayerSettings,
     VectorizeReport,

@@ -21,7 +21,7 @@ Split = Literal["train", "val", "test"]
 
 
 class ChipDataset(Dataset[Sample]):
-    """The chips of one split, whole and unchanged, in the order of the index; for torch's DataLoader.
+    """Give the chips of one split, whole and unchanged, in the order of the index; for torch's DataLoader.
 
     Item i is (image (C,H,W) float32, labels (H,W) int64). Images are in units of the training split's standard
     deviation, unmeasured pixels 0; labels are channels of the legend, 255 = unlabelled or unmeasured (the ignore_index

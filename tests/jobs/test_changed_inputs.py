@@ -31,7 +31,7 @@ from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
-from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings
 
 if TYPE_CHECKING:
     from tests.conftest import WebServer

@@ -27,7 +27,7 @@ from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import make_legend
 from aerial_seg.vectors.conversions import OTHER_FORMATS
 from aerial_seg.vectors.formats import vector_format
-from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings
 
 GRID = Grid(crs=CRS(32645), transform=Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000), height=40, width=60)
 LEGEND = make_legend({0: "background", 1: "building", 2: "road"}, background=[0])

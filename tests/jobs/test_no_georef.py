@@ -33,7 +33,7 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import IGNORE, make_legend
-from aerial_seg.vectors.settings import ShapeSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import ShapeSettings, VectorizeSettings
 
 LEGEND = make_legend({0: "background", 1: "house", 2: "road", 7: "water"}, background=[0])
 EXACT = VectorizeSettings(classes=("all",), shape=ShapeSettings(simplify=Measure(0, "px")))

@@ -31,7 +31,7 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import IGNORE, make_legend
-from aerial_seg.vectors.settings import LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import LayerSettings, ShapeSettings, VectorizeSettings
 
 PYTHON = Path("/usr/bin/python3")
 PROBE = Path(__file__).with_name("qgis_probe.py")

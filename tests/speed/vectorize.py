@@ -39,8 +39,8 @@ from aerial_seg.jobs.predict.scenes import Scene
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer
+from aerial_seg.vectors.from_mask.settings import LayerSettings, ShapeSettings
 from aerial_seg.vectors.ground import Ground
-from aerial_seg.vectors.settings import LayerSettings, ShapeSettings
 
 CLASSES, GRAIN, SEED = 6, 4.93, 0
 TRANSFORM = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 3e6)

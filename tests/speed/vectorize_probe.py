@@ -14,7 +14,7 @@ import rasterio
 from memory_probe import forget_peak, status_mib
 
 from aerial_seg import VectorizeSettings, vectorize
-from aerial_seg.vectors.settings import LayerSettings
+from aerial_seg.vectors.from_mask.settings import LayerSettings
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from aerial_seg.legend import make_legend
 from aerial_seg.vectors.class_raster import ClassRaster
 from aerial_seg.vectors.files import check_only_layer, tables_in
 from aerial_seg.vectors.formats import FLATGEOBUF, GEOJSON, GPKG, SHAPEFILE, VectorFormat, check_layer_name
+from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings
 from aerial_seg.vectors.schema import FeatureSchema
-from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
 from aerial_seg.vectors.writer import LayerSpec, layer_writer
 
 SCHEMA = FeatureSchema(make_legend({0: "background", 1: "road"}, background=[0]), source="s", model_id="m")

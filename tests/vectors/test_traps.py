@@ -19,7 +19,12 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import make_legend
-from aerial_seg.vectors.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import (
+    CleanSettings,
+    LayerSettings,
+    ShapeSettings,
+    VectorizeSettings,
+)
 
 LEGEND = make_legend({value: f"class {value}" for value in range(4)}, background=[0])
 UTM = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)

@@ -18,7 +18,7 @@ from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSet
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.paths import StrPath, StrPaths
 from aerial_seg.progress import Progress, silent
-from aerial_seg.vectors.settings import LayerSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings
 
 
 def predict(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from aerial_seg.choices import (
-    BlendName,
     Device,
     Georeferenced,
     MemoryLimit,
@@ -18,32 +16,24 @@ from aerial_seg.choices import (
     Nodata,
     Overwrite,
     Restart,
-    WindowName,
 )
-from aerial_seg.crf.settings import DenseCrf, parse_crf
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
-from aerial_seg.settings import MOST_PIXELS, Setting, names_in, settings, whole_or_word
+from aerial_seg.inference.settings import (
+    Augmentations,
+    Crf,
+    ForceGsd,
+    TileBlend,
+    TileHalo,
+    TileOverlap,
+    TileWindow,
+)
+from aerial_seg.settings import MOST_PIXELS, Setting, settings
 
 if TYPE_CHECKING:
     from aerial_seg.geo.outputs.segments import Layer
     from aerial_seg.inference.definition import Definition
     from aerial_seg.inference.engines.choose import EngineSettings
-    from aerial_seg.vectors.settings import VectorizeReport
-
-
-def _crf(value: Any) -> Any:
-    """True is the field with DeepLabv2's parameters, False none; a text holds parameters."""
-    if isinstance(value, bool):
-        return DenseCrf() if value else None
-    return parse_crf(value) if isinstance(value, str) else value
-
-
-def _check_tta(kinds: Sequence[str]) -> None:
-    if kinds:
-        # Imported here because it takes torch along, which a prediction needs anyway.
-        from aerial_seg.inference.tta import check_kinds
-
-        check_kinds(kinds)
+    from aerial_seg.vectors.from_mask.settings import VectorizeReport
 
 
 def _check_taken(text: str) -> None:
@@ -87,49 +77,12 @@ class PredictSettings:
         ),
     ] = None
     tile_size: ModelTile = None
-    overlap: Annotated[
-        int | None,
-        Setting("Pixels that neighbouring tiles blend over.", low=0, high=MOST_PIXELS, metavar="PX"),
-    ] = None
-    halo: Annotated[
-        int | Literal["auto"] | None,
-        Setting(
-            "Context around each tile that is run and dropped; auto: all that a logit sees, if a quarter of the tile "
-            "holds it.",
-            low=0,
-            high=MOST_PIXELS,
-            word="auto",
-            wanted=f"a whole number of pixels from 0 to {MOST_PIXELS:,}, or auto",
-            read=whole_or_word,
-            metavar="PX|auto",
-        ),
-    ] = None
-    window: Annotated[
-        WindowName,
-        Setting("How tiles are weighted where they overlap; centre: a hard crop, no blending."),
-    ] = "linear"
-    blend: Annotated[BlendName, Setting("What is averaged where tiles overlap.")] = "logits"
-    tta: Annotated[
-        tuple[str, ...],
-        Setting(
-            "Run every tile in 4 (flips or rot90) or 8 orientations (both), each also at these scales beside 1, as "
-            "scales=0.5:0.75:1.25, and average: a little better, as much slower.",
-            wanted="any of flips, rot90 and scales=0.5:0.75:1.25",
-            read=names_in,
-            check=_check_tta,
-            metavar="flips,rot90,scales=S:S",
-        ),
-    ] = ()
-    crf: Annotated[
-        DenseCrf | None,
-        Setting(
-            "Move the classes' borders to the image's edges: a DenseCRF with DeepLabv2's parameters, on the raster's "
-            "own grid. Takes long: 11 s per million pixels with 2 classes, 25 s with 20. Needs pip install "
-            "'aerial-seg[crf]'.",
-            wanted="a DenseCrf (True is DenseCrf())",
-            read=_crf,
-        ),
-    ] = None
+    overlap: TileOverlap = None
+    halo: TileHalo = None
+    window: TileWindow = "linear"
+    blend: TileBlend = "logits"
+    tta: Augmentations = ()
+    crf: Crf = None
     confidence: Annotated[
         bool, Setting("Also write OUT_confidence.tif: probability of the class that won.")
     ] = False
@@ -148,9 +101,7 @@ class PredictSettings:
             metavar="TIME[/TIME]",
         ),
     ] = None
-    force_gsd: Annotated[
-        bool, Setting("Go on where the pixel size is more than 4 times off the model's.")
-    ] = False
+    force_gsd: ForceGsd = False
     bands: Bands = ALL_BANDS
     nodata: Nodata = None
     georeferenced: Georeferenced = True

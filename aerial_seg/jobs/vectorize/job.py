@@ -15,16 +15,21 @@ from aerial_seg.geo.raster.unchanged import Unchanged, files_of
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.vectors.class_raster import ClassRaster, legend_of
-from aerial_seg.vectors.class_rows import ClassRows, VectorizeRequest, find_confidence
 from aerial_seg.vectors.files import check_place, replaced_files
 from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
-from aerial_seg.vectors.placement import Placement
-from aerial_seg.vectors.polygon_maker import PolygonMaker, check_names, chosen_classes, extra_columns
-from aerial_seg.vectors.schema import FeatureSchema
-from aerial_seg.vectors.settings import (
+from aerial_seg.vectors.from_mask.class_rows import ClassRows, VectorizeRequest, find_confidence
+from aerial_seg.vectors.from_mask.polygon_maker import (
+    PolygonMaker,
+    check_names,
+    chosen_classes,
+    extra_columns,
+)
+from aerial_seg.vectors.from_mask.settings import (
     VectorizeReport,
     VectorizeSettings,
 )
+from aerial_seg.vectors.placement import Placement
+from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import LayerSpec, check_layer, layer_writer
 
 

@@ -24,7 +24,7 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.models import file as model_file
 from aerial_seg.models.file import save_model
-from aerial_seg.vectors.settings import VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import VectorizeSettings
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])

@@ -99,4 +99,4 @@ def test_the_command_takes_auto_and_tells_what_it_came_to(
         assert '"halo": 4' in file.tags()["AERIAL_SEG_PARAMETERS"]
     wrong = CliRunner().invoke(command, [*common, "-o", str(tmp_path / "no.tif"), "--halo", "near"])
     assert wrong.exit_code == 2
-    assert "'near' is neither a number of pixels nor auto" in wrong.output
+    assert "'near' is neither a whole number nor auto" in wrong.output

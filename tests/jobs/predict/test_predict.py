@@ -19,7 +19,7 @@ from aerial_seg.inference.results import keep_styles
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.vectors.settings import VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import VectorizeSettings
 
 NODATA = 7
 

@@ -21,7 +21,12 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import IGNORE
 from aerial_seg.vectors import class_raster
-from aerial_seg.vectors.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import (
+    CleanSettings,
+    LayerSettings,
+    ShapeSettings,
+    VectorizeSettings,
+)
 
 WIDE, HIGH = 2900, 5000
 MODEL = Path("model.safetensors")

@@ -19,12 +19,12 @@ from aerial_seg.polygonize.tracing.simplify import Simplification
 from aerial_seg.polygonize.tracing.tracer import Tracer
 from aerial_seg.progress import Progress, ProgressBar
 from aerial_seg.vectors.class_raster import ClassCounts, ClassRaster
-from aerial_seg.vectors.class_rows import ClassRows
-from aerial_seg.vectors.footprints import Footprints
+from aerial_seg.vectors.from_mask.class_rows import ClassRows
+from aerial_seg.vectors.from_mask.footprints import Footprints
+from aerial_seg.vectors.from_mask.settings import EVERY_CLASS, ClassPolygons, ShapeSettings, VectorizeReport
 from aerial_seg.vectors.ground import Ground
 from aerial_seg.vectors.placement import Placement
 from aerial_seg.vectors.schema import Column, Kind, confidence_columns
-from aerial_seg.vectors.settings import EVERY_CLASS, ClassPolygons, ShapeSettings, VectorizeReport
 
 _CONFIDENCE_STEP = 0.004
 _REG_STATUS = Column("reg_status", Kind.TEXT)

@@ -16,12 +16,17 @@ from aerial_seg.legend import Legend
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.progress import silent
 from aerial_seg.vectors.class_raster import ClassRaster
-from aerial_seg.vectors.class_rows import ClassRows, VectorizeRequest
 from aerial_seg.vectors.formats import GPKG, target_crs
+from aerial_seg.vectors.from_mask.class_rows import ClassRows, VectorizeRequest
+from aerial_seg.vectors.from_mask.polygon_maker import (
+    PolygonMaker,
+    check_names,
+    chosen_classes,
+    extra_columns,
+)
+from aerial_seg.vectors.from_mask.settings import VectorizeReport, VectorizeSettings
 from aerial_seg.vectors.placement import Placement
-from aerial_seg.vectors.polygon_maker import PolygonMaker, check_names, chosen_classes, extra_columns
 from aerial_seg.vectors.schema import FeatureSchema, Text
-from aerial_seg.vectors.settings import VectorizeReport, VectorizeSettings
 
 
 def polygon_frame(

@@ -27,7 +27,7 @@ from aerial_seg.polygonize.cleaning.sieve import CleanRules, clean
 from aerial_seg.polygonize.row_chunks import in_row_chunks
 from aerial_seg.progress import ProgressBar
 from aerial_seg.vectors.class_raster import ClassRaster
-from aerial_seg.vectors.settings import CleanSettings, ShapeSettings
+from aerial_seg.vectors.from_mask.settings import CleanSettings, ShapeSettings
 
 Bytes = NDArray[np.uint8]
 

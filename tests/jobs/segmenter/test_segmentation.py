@@ -28,7 +28,12 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.vectors.settings import CleanSettings, LayerSettings, ShapeSettings, VectorizeSettings
+from aerial_seg.vectors.from_mask.settings import (
+    CleanSettings,
+    LayerSettings,
+    ShapeSettings,
+    VectorizeSettings,
+)
 
 Models = Callable[..., TrainedModel]
 Write = Callable[..., Path]

@@ -18,7 +18,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 import aerial_seg
-from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
+from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.segmentation import Segmentation
@@ -254,61 +254,6 @@ def test_not_a_number_is_not_measured(pointwise: Models) -> None:
     assert np.array_equal(segmenter(model)(torch.from_numpy(image)).classes == 255, expected)
 
 
-def refused(pointwise: Models) -> dict[str, tuple[Callable[[], object], str]]:
-    one = segmenter(pointwise(gsd=1.0))
-    image = noise(1, 20, 30)
-    rgb = np.zeros((3, 20, 30), np.uint8)
-    utm = {"crs": "EPSG:32633", "transform": from_origin(*CORNER, 1, 1)}
-    return {
-        "bands": (
-            lambda: one(rgb),
-            r"has 3 bands .* trained on 2 \(band 1 uint8, band 2 uint8\); pick the same",
-        ),
-        "last": (lambda: one(np.moveaxis(image, 0, -1)), "pass channels_last=True"),
-        "dtype": (
-            lambda: one(image.astype(np.float32)),
-            r"holds float32, .* trained on uint8 .*astype\('uint8'\)",
-        ),
-        "bfloat16": (lambda: one(torch.from_numpy(image).bfloat16()), r"torch.bfloat16 .*convert it"),
-        "batch": (
-            lambda: one(image[None]),
-            r"shape \(1, 2, 20, 30\), wanted \(2, height, width\): one image",
-        ),
-        "nothing": (lambda: one(image[:, :0]), "0 × 30 pixels holds nothing"),
-        "path": (lambda: one("a.tif"), r"'a.tif', a str, wanted a numpy array.*use aerial_seg.predict"),
-        "list": (lambda: one(image.tolist()), "of type list, wanted a numpy array"),
-        "crs alone": (lambda: one(image, crs="EPSG:32633"), "pass transform too"),
-        "no crs": (lambda: one(image, crs="EPSG:x", transform=utm["transform"]), "which is no CRS"),
-        "twice": (lambda: one(image, gsd=1.0, **utm), "gsd and crs both say how large"),
-        "no gsd": (lambda: one(image, gsd=0.0), "wanted metres per pixel, as 0.5"),
-        "flat": (lambda: one(image, crs="EPSG:32633", transform=Affine.scale(0, 1)), "that places pixels"),
-        "far": (lambda: one(image, gsd=9.0), "GSD of 9 m, but the model was trained at 1 m"),
-        "valid": (
-            lambda: one(image, valid=np.ones((30, 20), bool)),
-            r"valid is bool of shape \(30, 20\), wanted",
-        ),
-        "valid ints": (lambda: one(image, valid=np.ones((20, 30), int)), r"valid is int64 .* wanted bool"),
-        "nodata": (lambda: one(image, nodata=300), "300 cannot occur in the array"),
-        "bands=": (lambda: one(image, bands=[2, 1]), r"bands is for opened datasets; .*image\[\[3, 2, 1\]\]"),
-        "window": (lambda: one((image, Window(0, 0, 5, 5))), "cut arrays by slicing"),
-        "blend": (
-            lambda: SegmentSettings(blend="probability"),
-            "wanted one of logits, probabilities; did you mean",
-        ),
-        "tile": (
-            lambda: segmenter(pointwise(stride=8, origin_step=8), SegmentSettings(tile_size=30)),
-            "try 24 or 32",
-        ),
-    }
-
-
-def test_what_cannot_be_seen_is_refused_in_one_line(pointwise: Models) -> None:
-    for name, (call, words) in refused(pointwise).items():
-        with pytest.raises(AerialSegError, match=words) as told:
-            call()
-        assert "\n" not in str(told.value), name
-
-
 def test_bands_of_a_dataset_are_chosen_by_number(
     pointwise: Models, write_raster: Write, use: Use, tmp_path: Path
 ) -> None:
@@ -327,19 +272,6 @@ def test_bands_of_a_dataset_are_chosen_by_number(
             segmenter(model)(file, gsd=0.5)
     np.testing.assert_array_equal(result.classes, segmenter(model)(image).classes)
     np.testing.assert_array_equal(window.classes, result.classes)
-
-
-def test_what_does_not_fit_into_memory_is_refused_before_any_work(
-    pointwise: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = segmenter(pointwise(), SegmentSettings(probabilities=True))
-    monkeypatch.setattr(
-        "aerial_seg.inference.segmenter.MaskStream", lambda *_, **__: pytest.fail("work began")
-    )
-    # Zero strides: as large as a country, and a few bytes.
-    country = np.broadcast_to(np.zeros((2, 1, 1), np.uint8), (2, 2_000_000, 1_000_000))
-    with pytest.raises(SettingsError, match=r"1,000,000 × 2,000,000 pixels take 8.* use aerial_seg.predict"):
-        one(country)
 
 
 def test_datasets_that_no_file_shows_are_read_themselves(

@@ -1,0 +1,112 @@
+"""What a model in memory cannot see is refused in one line, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from aerial_seg.errors import AerialSegError, SettingsError
+from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.inference.segmenter import Segmenter
+from aerial_seg.inference.settings import SegmentSettings
+from aerial_seg.models.file import TrainedModel
+
+NODATA = 7
+CORNER = (500_000.0, 5_200_000.0)
+MODEL = Path("model.safetensors")
+Models = Callable[..., TrainedModel]
+Write = Callable[..., Path]
+Use = Callable[[TrainedModel], None]
+
+
+def noise(seed: int, height: int, width: int) -> np.ndarray:
+    """Two bands of smooth-ish noise with a patch of nodata."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(NODATA + 1, 256, (2, -(-height // 3), -(-width // 3)), dtype=np.uint8)
+    image = coarse.repeat(3, axis=1).repeat(3, axis=2)[:, :height, :width].copy()
+    top, left = random.integers(0, height), random.integers(0, width)
+    image[:, top : top + height // 3, left : left + width // 3] = NODATA
+    return image
+
+
+def segmenter(
+    model: TrainedModel, wanted: SegmentSettings | None = None, *, batch_size: int | None = None
+) -> Segmenter:
+    engine = EngineSettings("eager", "fp32", "cpu")
+    return Segmenter(Ensemble((model,)), wanted or SegmentSettings(), engine, batch_size=batch_size)
+
+
+def refused(pointwise: Models) -> dict[str, tuple[Callable[[], object], str]]:
+    one = segmenter(pointwise(gsd=1.0))
+    image = noise(1, 20, 30)
+    rgb = np.zeros((3, 20, 30), np.uint8)
+    utm = {"crs": "EPSG:32633", "transform": from_origin(*CORNER, 1, 1)}
+    return {
+        "bands": (
+            lambda: one(rgb),
+            r"has 3 bands .* trained on 2 \(band 1 uint8, band 2 uint8\); pick the same",
+        ),
+        "last": (lambda: one(np.moveaxis(image, 0, -1)), "pass channels_last=True"),
+        "dtype": (
+            lambda: one(image.astype(np.float32)),
+            r"holds float32, .* trained on uint8 .*astype\('uint8'\)",
+        ),
+        "bfloat16": (lambda: one(torch.from_numpy(image).bfloat16()), r"torch.bfloat16 .*convert it"),
+        "batch": (
+            lambda: one(image[None]),
+            r"shape \(1, 2, 20, 30\), wanted \(2, height, width\): one image",
+        ),
+        "nothing": (lambda: one(image[:, :0]), "0 × 30 pixels holds nothing"),
+        "path": (lambda: one("a.tif"), r"'a.tif', a str, wanted a numpy array.*use aerial_seg.predict"),
+        "list": (lambda: one(image.tolist()), "of type list, wanted a numpy array"),
+        "crs alone": (lambda: one(image, crs="EPSG:32633"), "pass transform too"),
+        "no crs": (lambda: one(image, crs="EPSG:x", transform=utm["transform"]), "which is no CRS"),
+        "twice": (lambda: one(image, gsd=1.0, **utm), "gsd and crs both say how large"),
+        "no gsd": (lambda: one(image, gsd=0.0), "wanted metres per pixel, as 0.5"),
+        "flat": (lambda: one(image, crs="EPSG:32633", transform=Affine.scale(0, 1)), "that places pixels"),
+        "far": (lambda: one(image, gsd=9.0), "GSD of 9 m, but the model was trained at 1 m"),
+        "valid": (
+            lambda: one(image, valid=np.ones((30, 20), bool)),
+            r"valid is bool of shape \(30, 20\), wanted",
+        ),
+        "valid ints": (lambda: one(image, valid=np.ones((20, 30), int)), r"valid is int64 .* wanted bool"),
+        "nodata": (lambda: one(image, nodata=300), "300 cannot occur in the array"),
+        "bands=": (lambda: one(image, bands=[2, 1]), r"bands is for opened datasets; .*image\[\[3, 2, 1\]\]"),
+        "window": (lambda: one((image, Window(0, 0, 5, 5))), "cut arrays by slicing"),
+        "blend": (
+            lambda: SegmentSettings(blend="probability"),
+            "wanted one of logits, probabilities; did you mean",
+        ),
+        "tile": (
+            lambda: segmenter(pointwise(stride=8, origin_step=8), SegmentSettings(tile_size=30)),
+            "try 24 or 32",
+        ),
+    }
+
+
+def test_what_cannot_be_seen_is_refused_in_one_line(pointwise: Models) -> None:
+    for name, (call, words) in refused(pointwise).items():
+        with pytest.raises(AerialSegError, match=words) as told:
+            call()
+        assert "\n" not in str(told.value), name
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_any_work(
+    pointwise: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = segmenter(pointwise(), SegmentSettings(probabilities=True))
+    monkeypatch.setattr(
+        "aerial_seg.inference.segmenter.MaskStream", lambda *_, **__: pytest.fail("work began")
+    )
+    # Zero strides: as large as a country, and a few bytes.
+    country = np.broadcast_to(np.zeros((2, 1, 1), np.uint8), (2, 2_000_000, 1_000_000))
+    with pytest.raises(SettingsError, match=r"1,000,000 × 2,000,000 pixels take 8.* use aerial_seg.predict"):
+        one(country)
