@@ -107,7 +107,7 @@ RUN_AS_THEY_ARE = frozenset({
 LOOPS = {
     ("splits.py", "name"): ("val", "test"),
     ("checks.py", "name"): ("aoi_layer", "aoi_crs"),
-    ("job.py", "kind"): ("instances", "regularize"),
+    ("polygon_maker.py", "kind"): ("instances", "regularize"),
 }
 """Names that a loop or an argument gives: where, and which."""
 
@@ -250,7 +250,7 @@ COMMANDS_OF = {
 }  # fmt: skip
 ELSEWHERE = {
     ("jobs/train.py", "val"), ("jobs/train.py", "test"),  # after `aerial-seg tile`, whose they are
-    ("jobs/vectorize/class_rows.py", "confidence"),  # of predict(confidence=True)
+    ("vectors/from_mask/class_rows.py", "confidence"),  # of predict(confidence=True)
 }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def test_predict_a_folder_to_shapefiles(
     assert {path: path.read_bytes() for path in maps.iterdir()} == before
 
 
-def test_array_to_polygons(trained: tuple[Path, list[str]], town: ScenePaths, tmp_path: Path) -> None:
+def test_array_to_polygons(trained: tuple[Path, list[str]], town: TownPaths, tmp_path: Path) -> None:
     model, out = trained[0] / "run" / "best.safetensors", tmp_path / "polygons.gpkg"
     (line,) = run_script("array_to_polygons.py", model, town.image, out)
     polygons = geopandas.read_file(out)

@@ -13,6 +13,7 @@ import torch
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from laws import examples
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -90,7 +91,9 @@ SIDES = st.one_of(st.integers(1, 100), st.sampled_from([1, 16, 31, 32, 33, 64, 6
 """A tile is 32 pixels wide: below it, at it, above it."""
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), height=SIDES, width=SIDES, seed=st.integers(0, 99))
 def test_an_array_gives_the_bits_that_predict_writes(
     pointwise: Models,
