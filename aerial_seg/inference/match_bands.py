@@ -9,8 +9,8 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, bands_setting, role
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.statistics import Readable, at_hand, find_collar, scene_range

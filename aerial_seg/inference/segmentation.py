@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -20,8 +21,8 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.outputs.mask import provenance
 from aerial_seg.geo.outputs.segments import Layer, SegmentStore
-from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.covered import BLOCK
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.inference.results import companion, keep_styles, write_results
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.progress import silent
@@ -158,7 +159,8 @@ class Segmentation:
         means is scale_factor. Raises SettingsError without xarray.
         """
         try:
-            import xarray
+            # By name, as what is no dependency: whoever has no xarray needs none.
+            xarray: Any = importlib.import_module("xarray")
         except ImportError as error:
             raise SettingsError("to_xarray needs xarray; install it (pip install xarray)") from error
         scaled = {"_FillValue": IGNORE, "scale_factor": PROBABILITY_STEP, "grid_mapping": "spatial_ref"}

@@ -17,8 +17,8 @@ from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.disk import human_bytes
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.covered import Extent
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.systems import local_note

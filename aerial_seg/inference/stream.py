@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
-from aerial_seg.geo.raster.array_raster import ArrayRaster
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.statistics import Readable
 from aerial_seg.geo.raster.swath import row_reader

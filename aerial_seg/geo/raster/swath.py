@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import rasterio
 
-from aerial_seg.geo.raster.array_raster import ArrayRaster
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
 
 CHUNK_BYTES = 16_000_000

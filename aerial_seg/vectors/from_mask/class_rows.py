@@ -15,7 +15,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.raster.array_raster import ArrayRaster
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.legend import LegendEntry
 from aerial_seg.mentions import setting

@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from aerial_seg.geo.raster.array_raster import ArrayRaster
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.legend import Legend
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.progress import silent

@@ -12,8 +12,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.raster.array_raster import ArrayRaster
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.opening import UNUSABLE, telling_whose
 from aerial_seg.geo.raster.raster import Raster, alpha_band
 from aerial_seg.geo.raster.raster_info import RasterInfo
