@@ -242,7 +242,7 @@ _OF_LABELS = ("tile", "evaluate")
 COMMANDS_OF = {
     "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",), "jobs/evaluate.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
-    "jobs/tile": ("tile",), "jobs/train.py": ("train",), "jobs/vectorize": ("vectorize",),
+    "jobs/tile": ("tile",), "jobs/train.py": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "geo/labels": _OF_LABELS, "geo/outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),
