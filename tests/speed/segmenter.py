@@ -20,11 +20,11 @@ import torch
 from machine import facts
 
 from aerial_seg.bands import Band
+from aerial_seg.files.operating_system import peak_while
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.segmenter import Segmenter
 from aerial_seg.inference.settings import SegmentSettings
-from aerial_seg.jobs.predict.memory import peak_while
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
