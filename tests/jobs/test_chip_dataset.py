@@ -40,9 +40,8 @@ def chips(raster_file: RasterFile, polygon_file: PolygonFile) -> Path:
     left, top, half = CORNER.c, CORNER.f, SIDE / 4
     west = box(left, top - 2 * half, left + half, top)
     labels = polygon_file("labels.gpkg", [west], {"class": ["building"]})
-    settings = TileSettings(
-        LabelSettings(class_field="class", outside="background"), CHIP, block=1, val="0.2", test="0.2"
-    )
+    labelling = LabelSettings(class_field="class", outside="background")
+    settings = TileSettings(labels=labelling, chip_size=CHIP, block=1, val="0.2", test="0.2")
     tile([str(raster)], [str(labels)], raster.parent / "chips", settings)
     return raster.parent / "chips"
 
