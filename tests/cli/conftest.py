@@ -78,16 +78,19 @@ def refused(run: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Untrained model files by architecture, made once: 3 bands of uint8, `background` and `road`, 1 m."""
-    made: dict[str, Path] = {}
+    """Untrained model files by architecture and encoder, made once: 3 bands of uint8, `background` and `road`, 1 m.
+
+    By default the smallest encoder there is: what its logits are is hardly ever asked.
+    """
     folder = tmp_path_factory.mktemp("models")
 
-    def model(architecture: str = "fcn") -> Path:
-        if architecture not in made:
+    def model(architecture: str = "fcn", encoder: str = "tu-test_resnet") -> Path:
+        path = folder / f"{architecture}-{encoder}.safetensors"
+        if not path.exists():
             recipe = Recipe(
                 model=ModelSettings(
                     architecture=architecture,
-                    encoder="tu-test_resnet",
+                    encoder=encoder,
                     head_channels=8,
                     output_stride=16,
                     auxiliary=False,
@@ -108,9 +111,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 validation_miou=None,
                 data_fingerprint="none",
             )
-            made[architecture] = folder / f"{architecture}.safetensors"
-            save_model(build_network(recipe.model, bands=3, classes=2).state_dict(), card, made[architecture])
-        return made[architecture]
+            save_model(build_network(recipe.model, bands=3, classes=2).state_dict(), card, path)
+        return path
 
     return model
 

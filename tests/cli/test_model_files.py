@@ -43,7 +43,7 @@ def newer(whole: bytes) -> bytes:
     return struct.pack("<Q", len(new)) + new + whole[8 + length :]
 
 
-FIRST = "encoder.conv1.weight"
+FIRST = "encoder.model.conv1.0.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "truncated header": (rewritten(lambda whole: whole[:500]), "copy it again"),
     "truncated weights": (rewritten(lambda whole: whole[:-1]), "copy it again"),
@@ -51,7 +51,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "zip": (lambda good, path: torch.save(load_file(good), path), "import-weights"),
     "pickle": (rewritten(lambda whole: pickle.dumps(whole[:99])), "import-weights"),
     "dtype": (reweighted(lambda w: w.update({FIRST: w[FIRST].half()})), "wanted F32"),
-    "shape": (reweighted(lambda w: w.update({FIRST: w[FIRST][:7].clone()})), "wanted F32 [64, "),
+    "shape": (reweighted(lambda w: w.update({FIRST: w[FIRST][:7].clone()})), "wanted F32 [16, "),
     "missing": (reweighted(lambda w: w.__delitem__(FIRST)), f"misses {FIRST}"),
     "extra": (reweighted(lambda w: w.update(more=torch.ones(1))), "has also more"),
     "NaN": (reweighted(lambda w: w.update({FIRST: w[FIRST] * torch.nan})), "train again at a lower"),

@@ -64,9 +64,7 @@ def files(tmp_path: Path) -> Path:
 def grey_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained, of one band."""
     recipe = Recipe(
-        model=ModelSettings(
-            architecture="fcn", encoder="tu-test_resnet", head_channels=8, output_stride=16, auxiliary=False
-        ),
+        model=ModelSettings(architecture="fcn", head_channels=8, output_stride=16, auxiliary=False),
         prediction=PredictionSettings(tile_size=64, batch_size=2),
     )
     card = ModelCard(

@@ -63,12 +63,14 @@ def test_none_and_a_file_always_work_where_imagenet_needs_internet(
     assert "note: started" not in fresh.err
     assert load_model(tmp_path / "run/best.safetensors").card.recipe.model.weights == "none"
 
-    tuned = run(*TRAIN, "--weights", models(), "--overwrite", "--json")
+    tuned = run(*TRAIN, "--weights", models("fcn", "resnet18"), "--overwrite", "--json")
     assert tuned.code == 0, tuned.err
     assert "note: started from the model" in tuned.err
     assert "note: 1 of 2 classes begin as the model's by name: road" in tuned.err
     assert len(json.loads(tuned.out)["notes"]) == 2
-    assert load_model(tmp_path / "run/best.safetensors").card.recipe.model.weights == str(models())
+    assert load_model(tmp_path / "run/best.safetensors").card.recipe.model.weights == str(
+        models("fcn", "resnet18")
+    )
 
 
 def test_weights_that_cannot_be_used_are_one_line(refused: Callable[..., str], chips: Path) -> None:

@@ -246,7 +246,7 @@ def test_several_models_are_typed_with_commas(
     run: Callable, refused: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
 ) -> None:
     """The probabilities of both are the mean of each model's own, to the rounding of a byte."""
-    fcn, pspnet = models(), models("pspnet")
+    fcn, pspnet = models("fcn", "resnet18"), models("pspnet", "resnet18")  # far enough apart to tell
     layers = {}
     for name, typed in {"one": fcn, "other": pspnet, "both": f"{fcn},{pspnet}"}.items():
         options = ("--probabilities", "--precision", "fp32", "--tile-size", 96, "--halo", 0, "--overlap", 0)
