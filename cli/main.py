@@ -9,14 +9,9 @@ from collections.abc import Sequence
 
 import click
 
-from . import console
+from . import COMMANDS, console
 from .net import Session, exit_code_of
 from .signals import termination_interrupts
-
-COMMANDS = (
-    "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
-    "info",
-)  # fmt: skip
 
 
 def _note_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

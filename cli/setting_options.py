@@ -20,6 +20,8 @@ from aerial_seg.mentions import FORMER_CALL, SAME_CALL, Made, Mention, replace_s
 from aerial_seg.printable import shortened
 from aerial_seg.settings import LARGEST, Definition, definitions, is_settings
 
+from . import COMMANDS
+
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
 
@@ -316,8 +318,6 @@ def as_flags(text: str, context: click.Context | None = None) -> str:
 
 
 def _command(name: str) -> click.Command | None:
-    from .main import COMMANDS
-
     if name not in COMMANDS:
         return None
     found = importlib.import_module(f"aerial_seg.cli.{name.replace('-', '_')}").command

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aerial_seg
-from aerial_seg.cli.main import COMMANDS
+from aerial_seg.cli import COMMANDS
 from aerial_seg.cli.setting_options import as_flags
 from aerial_seg.geo.raster.band_choice import BandChoice, bands_setting, parse_bands
 from aerial_seg.mentions import Made, Mention, Placeholder, replace_settings, setting, settings_in

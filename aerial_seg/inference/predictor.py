@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 
 _LARGEST_LOGIT = 1e10
 """No network that was trained comes near it; a single spoilt weight of 3e38 goes far beyond, finite or not."""
+_USUAL_PIXEL = 1e3
+"""In standard deviations of the training data; of images with larger ones, logits may be as much larger."""
 
 
 class TilePredictor(Protocol):
@@ -166,23 +168,23 @@ class Predictor:
             if image.shape != images[0].shape or image.shape not in map(self._shape, self._sides):
                 wanted = " or ".join(str(self._shape(side)) for side in self._sides)
                 raise ValueError(f"an image of shape {image.shape}, wanted {wanted}")
+        largest = 0.0 if self._is_sane else max((float(np.abs(image).max()) for image in images), default=0.0)
+
+        def one_after_another(parts: list[Image]) -> Image:
+            logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._require_sane(logits, max(1.0, largest / _USUAL_PIXEL))
+            return logits
+
         return self._fitting(
-            lambda: Pending.joined(
-                [self._launch(part) for part in self._batches(images)], self._one_after_another
-            )
+            lambda: Pending.joined([self._launch(part) for part in self._batches(images)], one_after_another)
         )
 
-    def _one_after_another(self, parts: list[Image]) -> Image:
-        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._require_sane(logits)
-        return logits
-
-    def _require_sane(self, logits: Image) -> None:
-        """Once a batch was right the network is believed: it costs nothing then."""
+    def _require_sane(self, logits: Image, times_usual: float) -> None:
+        """Once a batch of usual pixels was right the network is believed: it costs nothing then."""
         if self._is_sane:
             return
         # Not `>`: of a NaN both are false.
-        if not np.abs(logits).max() <= _LARGEST_LOGIT:
+        if not np.abs(logits).max() <= _LARGEST_LOGIT * times_usual:
             name, weight = _largest_weight(self._weights)
             half = "" if self._choice.precision == "fp32" else f"{setting('precision', 'fp32')}, "
             raise InputError(
@@ -190,7 +192,7 @@ class Predictor:
                 f"class; its largest weight is {weight:.3g}, in {name}: use {half}another model file, or pixels like "
                 "those that it was trained on"
             )
-        self._is_sane = True
+        self._is_sane = times_usual == 1
 
     def run(self, images: Sequence[Image]) -> Image:
         """Submit and wait: logits (N,h,w,K) with the class bias added, float32."""

@@ -12,7 +12,7 @@ import click
 import pytest
 import rasterio
 
-from aerial_seg.cli.main import COMMANDS
+from aerial_seg.cli import COMMANDS
 from aerial_seg.cli.setting_options import SettingOption, as_flags
 from aerial_seg.geo.raster.band_choice import bands_setting
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, Placeholder, setting

@@ -22,6 +22,7 @@ from aerial_seg import (
     LayerSettings,
     Measure,
     PredictSettings,
+    SegmentSettings,
     ShapeSettings,
     TileSettings,
     VectorizeSettings,
@@ -34,6 +35,9 @@ WITHOUT_OPTION = {
     ErrorMapSettings: {"overwrite": "evaluate has one --overwrite for its two outputs"},
     DenseCrf: dict.fromkeys(definitions(DenseCrf), "typed as one text, --crf-parameters"),
     Measure: dict.fromkeys(definitions(Measure), "typed as one text, 25m2"),
+    SegmentSettings: dict.fromkeys(
+        definitions(SegmentSettings), "of a model in memory; predict has PredictSettings"
+    ),
 }
 """Settings that are no options of their own, and why; of a setting that is a class of settings, its own are options."""
 KINDS: list[Any] = [kind for kind in map(aerial_seg.__getattr__, aerial_seg.__all__) if is_settings(kind)]

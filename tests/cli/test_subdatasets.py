@@ -83,7 +83,9 @@ def told(message: str) -> list[str]:
     return [name.removesuffix(",") for name in shlex.split(message.partition("subdatasets: ")[2])]
 
 
-def test_the_names_that_the_refusal_tells_are_then_taken(run: Run, refused: Refused, files: Path) -> None:
+def test_the_names_that_the_refusal_tells_are_then_taken(
+    run: Run, refused: Refused, files: Path, models: Callable[..., Path]
+) -> None:
     for file, band in (("data/a.nc", 1), ("data/b.gpkg", 4)):
         names = told(refused("info", file))
         assert len(names) == 2
@@ -92,7 +94,7 @@ def test_the_names_that_the_refusal_tells_are_then_taken(run: Run, refused: Refu
             assert (document["width"], len(document["bands"])) == (SIDE, band)
             # GDAL's drivers are known in either case, and without quotes, which a shell takes away.
             assert json.loads(run("info", name.replace('"', ""), "--json").out)["width"] == SIDE
-    assert told(refused("predict", "m.safetensors", "data/a.nc", "-o", "o.tif")) == [
+    assert told(refused("predict", models(), "data/a.nc", "-o", "o.tif")) == [
         'NETCDF:"data/a.nc":Band1', 'NETCDF:"data/a.nc":Band2',
     ]  # fmt: skip
 

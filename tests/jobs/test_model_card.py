@@ -11,9 +11,8 @@ import pytest
 
 from aerial_seg.bands import Band
 from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.jobs.info import info
-from aerial_seg.jobs.predict.plan import _tile_shape
-from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
@@ -130,7 +129,7 @@ def test_the_halo_is_the_one_that_predict_uses(
 ) -> None:
     path = written(prediction=PredictionSettings(tile_size=960, halo=halo))
     told = info(path)
-    shape = _tile_shape(Ensemble.of([load_model(path)], [path]), PredictSettings())
+    shape, _ = choose_tile(Ensemble.of([load_model(path)], [path]), tile_size=None, halo=None, overlap=None)
     prediction = told["prediction"]
     assert (prediction["tile_size"], prediction["halo"]) == (shape.side, shape.halo)
     assert prediction["overlap"] == shape.overlap

@@ -19,9 +19,9 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.jobs.vectorize.settings import LayerSettings, ShapeSettings, VectorizeSettings
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.vectors.from_mask.settings import LayerSettings, ShapeSettings, VectorizeSettings
 
 Write = Callable[..., Path]
 IMAGE = np.random.default_rng(0).integers(1, 256, (2, 60, 50)).astype(np.uint8)

@@ -53,6 +53,7 @@ def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scen
             f"{len(paths)} rasters but one output {out}; pass {setting('mosaic', True)} to make one map of them, "
             f"or give {setting('output')} a folder for one mask each"
         )
+    check_output(out)
     scenes = tuple(Scene((path,), out / f"{output_stem(path)}_mask.tif") for path in paths)
     names = [str(scene.target) for scene in scenes]
     if ignores_case(nearest_folder(out / "mask")):
@@ -64,7 +65,6 @@ def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scen
 
 def usable_scenes(scenes: Sequence[Scene], out: Path, refused: Refusals) -> tuple[Scene, ...]:
     """Keep the scenes whose names, and those of their masks, can be used; each other one is refused for itself."""
-    check_output(out)
     usable = []
     for scene in scenes:
         with refused.of(scene.name):

@@ -40,6 +40,7 @@ from aerial_seg.models.file import load_model
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, as_paths, with_device
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
+from aerial_seg.vectors.formats import vector_format
 
 Facts = Mapping[Path, RasterInfo]
 """What was learnt of each raster when it was opened for that, once."""
@@ -181,6 +182,8 @@ def _check_places(
                 f"{setting('vectors')} names one file for {len(scenes)} masks; pass {setting('mosaic', True)}, or "
                 "vectorize each mask afterwards"
             )
+    elif request.settings.vectors is not None:
+        vector_format(request.settings.vectors)
 
 
 def _read_area_and_models(request: PredictRequest) -> tuple[Area | None, Ensemble]:

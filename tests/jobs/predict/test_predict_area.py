@@ -197,7 +197,7 @@ def test_the_command_clips_exactly_and_keeps_the_grid(
     assert report.tiles + report.tiles_skipped == whole.tiles + whole.tiles_skipped
     assert report.tiles < whole.tiles / 1.5
     assert report.nodata_pixels == (read(report.mask) == 255).sum()
-    assert any("aoi.gpkg: about" in note for note in report.notes)
+    assert any("aoi.gpkg" in note and ": about " in note for note in report.notes)
 
 
 def test_bounds_are_the_same_for_a_box(

@@ -78,7 +78,7 @@ def refused(pointwise: Models) -> dict[str, tuple[Callable[[], object], str]]:
             r"valid is bool of shape \(30, 20\), wanted",
         ),
         "valid ints": (lambda: one(image, valid=np.ones((20, 30), int)), r"valid is int64 .* wanted bool"),
-        "nodata": (lambda: one(image, nodata=300), "300 cannot occur in the array"),
+        "nodata": (lambda: one(image, nodata=300), "`nodata=300` cannot occur in the array"),
         "bands=": (lambda: one(image, bands=[2, 1]), r"bands is for opened datasets; .*image\[\[3, 2, 1\]\]"),
         "window": (lambda: one((image, Window(0, 0, 5, 5))), "cut arrays by slicing"),
         "blend": (
