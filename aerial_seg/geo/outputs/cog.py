@@ -14,6 +14,7 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from aerial_seg.files.names import exact
+from aerial_seg.geo.outputs import sparse_cog
 from aerial_seg.geo.outputs.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.outputs.overviews import chunks, write_overviews
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks, source_boxes
@@ -57,9 +58,10 @@ def write_cog(source: Path, final: Path, *, style: CogStyle) -> None:
             filled = _filled(source)
             overviews = write_overviews(source, scratch, reduction=style.overviews, filled=filled)
             _dress(source, [level.path for level in overviews], style).write(dressed)
+            blocks = [filled, *(level.filled for level in overviews)]
             with settled_file(final) as partial:
-                _copy(dressed, partial)
-                blocks = [filled, *(level.filled for level in overviews)]
+                if not _copy_part(dressed, partial, scratch, blocks):
+                    _copy(dressed, partial)
                 require_written(_shows_the_same(dressed, partial, blocks), final)
     finally:
         dressed.unlink(missing_ok=True)
@@ -74,7 +76,21 @@ def _filled(source: Path) -> FilledBlocks:
     return FilledBlocks(height, width, [Window(0, 0, width, height)] if boxes is None else boxes)
 
 
-def _copy(source: Path, final: Path) -> None:
+def _copy_part(source: Path, final: Path, scratch: Path, blocks: Sequence[FilledBlocks]) -> bool:
+    """Whether `final` is the copy already, of no more than the part of `source` that holds something."""
+    with open_dataset(source) as dataset:
+        if not sparse_cog.worthwhile(blocks, dataset.count):
+            return False
+    shown, part = source.with_suffix(".part.vrt"), scratch / "part.tif"
+    try:
+        sparse_cog.write_part(source, shown, blocks)
+        _copy(shown, part, bigtiff="YES")
+        return sparse_cog.spread(part, final, blocks)
+    finally:
+        shown.unlink(missing_ok=True)
+
+
+def _copy(source: Path, final: Path, *, bigtiff: str = "IF_SAFER") -> None:
     rasterio.shutil.copy(
         exact(source),
         exact(final),
@@ -86,7 +102,7 @@ def _copy(source: Path, final: Path) -> None:
         # Should GDAL ever have to make overviews itself: left alone it averages class numbers and invents classes.
         overview_resampling="MODE",
         num_threads="ALL_CPUS",
-        bigtiff="IF_SAFER",
+        bigtiff=bigtiff,
         sparse_ok=True,
         statistics="NO",
     )

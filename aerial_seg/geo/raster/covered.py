@@ -158,6 +158,7 @@ class FilledBlocks:
     """Which blocks of a raster hold something, so that the empty ones need not be read."""
 
     def __init__(self, height: int, width: int, windows: Iterable[Window] = ()) -> None:
+        self.height, self.width = height, width
         self._blocks = np.zeros((-(-height // BLOCK), -(-width // BLOCK)), bool)
         for window in windows:
             self.mark(window)
@@ -169,6 +170,16 @@ class FilledBlocks:
     def any_in(self, window: Window) -> bool:
         """Whether one of the window's blocks does."""
         return bool(self._blocks[_block_slices(window)].any())
+
+    def extent(self) -> Extent:
+        """The smallest rectangle of whole blocks around those that hold something; the first block where none does."""
+        rows, cols = (np.flatnonzero(self._blocks.any(axis)) for axis in (1, 0))
+        if not len(rows):
+            rows = cols = np.zeros(1, int)
+        return Extent(
+            range(int(rows[0]) * BLOCK, min((int(rows[-1]) + 1) * BLOCK, self.height)),
+            range(int(cols[0]) * BLOCK, min((int(cols[-1]) + 1) * BLOCK, self.width)),
+        )
 
     def among(self, windows: Iterable[Window]) -> Iterator[Window]:
         """Those of the windows with something in them."""

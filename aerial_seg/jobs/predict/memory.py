@@ -17,6 +17,7 @@ from aerial_seg.files.disk import human_bytes, nearest_folder
 from aerial_seg.files.operating_system import peak_while
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.outputs.segments import Layer
+from aerial_seg.geo.outputs.sparse_cog import pixels_of_part
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
@@ -180,9 +181,13 @@ def even_panels(width: int, count: int) -> tuple[range, ...]:
 def disk_bytes(memory_model: MemoryModel) -> int:
     """Estimate the space that the pieces and the result need while both stand, generously."""
     bands = sum(layer.bands for layer in memory_model.layers)
-    per_pixel = sum(_DISK_BYTES[layer.name] * layer.bands for layer in memory_model.layers)
-    blocks = memory_model.height * memory_model.width // BLOCK**2
-    return int(memory_model.extent.pixels * per_pixel) + _TABLE_BYTES * blocks * bands + 1_000_000
+    whole, extent = memory_model.height * memory_model.width, memory_model.extent.pixels
+    needed = 0.0
+    for layer in memory_model.layers:
+        # Of a small part of a large raster the COG is made of a COG of that part, half as large as both together.
+        twice = min(extent, pixels_of_part(whole, layer.bands))
+        needed += _DISK_BYTES[layer.name] * layer.bands * (extent + twice / 2)
+    return int(needed) + _TABLE_BYTES * (whole // BLOCK**2) * bands + 1_000_000
 
 
 def check_disk(memory_model: MemoryModel, final: Path) -> None:

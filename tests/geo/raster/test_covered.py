@@ -172,6 +172,12 @@ def test_filled_blocks_are_those_that_a_window_touches(data: st.DataObject) -> N
     ).in_blocks(height, width)
     inside = pixels[touched.rows.start : touched.rows.stop, touched.cols.start : touched.cols.stop]
     assert filled.any_in(asked) == inside.any()
+    around = filled.extent()
+    rows, cols = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    if not pixels.any():
+        assert around == Extent(range(min(BLOCK, height)), range(min(BLOCK, width)))
+    else:
+        assert around == Extent(range(rows[0], rows[-1] + 1), range(cols[0], cols[-1] + 1))
 
 
 def test_thousands_of_bands_are_asked_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

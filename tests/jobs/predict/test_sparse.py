@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
@@ -16,7 +17,7 @@ from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.outputs import cog, overviews
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.predict.job import predict
+from aerial_seg.jobs.predict.job import forecast_prediction, predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import IGNORE
@@ -153,6 +154,41 @@ def test_copies_and_overviews_are_made_where_something_is(
     # Rows 1024–1536 and columns 1024–2048 of 5,000 × 2,900 are two blocks, and one or two of each smaller size.
     assert asked == 5 * 3 + 3 * 2 + 2 + 1
     assert taken <= 6
+
+
+def test_gdal_copies_no_more_than_the_part_of_a_large_mask(
+    tmp_path: Path, sparse: Path, pointwise: Callable, use: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(pointwise(stride=8, origin_step=8, tile_size=256))
+    text = sparse.read_text().replace(
+        f'rasterXSize="{WIDE}" rasterYSize="{HIGH}"', 'rasterXSize="60000" rasterYSize="60000"'
+    )
+    sparse.write_text(text)
+    copied: list[int] = []
+    copy = rasterio.shutil.copy
+
+    def watched(source: Any, *args: Any, **named: Any) -> None:
+        with rasterio.open(source) as dataset:
+            copied.append(dataset.height * dataset.width)
+        copy(source, *args, **named)
+
+    monkeypatch.setattr(rasterio.shutil, "copy", watched)
+    settings, mask = PredictSettings(engine="eager", bounds=BOUNDS), tmp_path / "m.tif"
+    (foretold,) = forecast_prediction(MODEL, [str(sparse)], mask, settings)
+    (report,) = predict(MODEL, [str(sparse)], mask, settings)
+    # Rows 1024-1536 and columns 1024-2048 hold what was asked for.
+    assert copied == [512 * 1024]
+    assert sum(report.class_pixels.values()) == 300 * 200
+    assert report.nodata_pixels == 60_000**2 - 300 * 200
+    with rasterio.open(mask) as file:
+        assert file.shape == (60_000, 60_000)
+        assert (file.read(1, window=Window(1400, 1200, 300, 200)) != IGNORE).all()
+        around = file.read(1, window=Window(1300, 1100, 500, 400))
+        assert np.count_nonzero(around != IGNORE) == 300 * 200
+    # The part lies on the disk twice for a while, and the disk that is asked for says so.
+    monkeypatch.setattr("aerial_seg.jobs.predict.memory.pixels_of_part", lambda *_: 0)
+    (once,) = forecast_prediction(MODEL, [str(sparse)], tmp_path / "n.tif", settings)
+    assert foretold.disk - once.disk == int(0.15 * 512 * 1024 / 2)
 
 
 @pytest.fixture
