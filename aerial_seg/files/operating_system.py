@@ -193,6 +193,15 @@ def peak_while(work: Callable[[], object]) -> int:
     return int(getattr(info, "peak_wset", info.rss))
 
 
+def most_held() -> int | None:
+    """The most bytes that the process held since it began, in no time; None where the system does not say."""
+    if WINDOWS:
+        return None
+    resource = _system_module("resource")
+    most = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def cpu_facts() -> Mapping[str, str]:
     """What Linux says of its first processor; empty elsewhere."""
     return _facts_in(CPU_INFO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -79,7 +80,13 @@ def hardware_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = cpu_facts().get("model name") or platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{name} ({_instructions()})"
+
+
+@cache
+def _instructions() -> str:
+    # Asked for each of thousands of scenes; torch chooses them once, when it is loaded.
+    return str(torch.backends.cpu.get_cpu_capability())
 
 
 def cast_weights(network: nn.Module, precision: str) -> None:

@@ -93,7 +93,7 @@ def gdal_name(path: Path | str) -> str:
     of its URL, or of an archive's absolute path; it is put back. Where a file has exactly this name, it is meant.
     """
     text = as_typed(path)
-    if _PARSED.match(text) is None or (not text.startswith("/vsi") and os.path.lexists(text)):
+    if _is_plain(text) or (not text.startswith("/vsi") and os.path.lexists(text)):
         return exact(text)
     if text.startswith("<"):
         return text
@@ -111,6 +111,11 @@ def gdal_name(path: Path | str) -> str:
     ):
         return f"{archive[1]}/{archive[2]}"
     return text if text.startswith("/vsi") else exact(text)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the name, as typed, is nothing but that of a file of this machine."""
+    return _PARSED.match(text) is None
 
 
 def is_virtual(name: str) -> bool:
@@ -143,6 +148,9 @@ def output_stem(path: Path) -> str:
 
 def file_behind(path: Path | str) -> Path | None:
     """The file of this machine that is read: the path's own, or the one that it lies in; None on a server."""
+    text = as_typed(path)
+    if _is_local(text):
+        return Path(path) if os.path.isfile(text) else None  # noqa: PTH113 - as below
     inner = find_subdataset(path)
     if inner is not None:
         return file_behind(inner.file)
@@ -159,7 +167,12 @@ def _file_around(path: str) -> Path | None:
 
 def is_remote(path: Path | str) -> bool:
     """Whether the raster lies on a server."""
-    return _file_name(path).startswith(_REMOTE)
+    return not _is_local(as_typed(path)) and _file_name(path).startswith(_REMOTE)
+
+
+def _is_local(text: str) -> bool:
+    """Whether this is known of a name by its beginning alone: asked a dozen times of each of thousands of scenes."""
+    return _is_plain(text) and not text.startswith("//")  # else GDAL is told /vsicurl for //vsicurl
 
 
 def _file_name(path: Path | str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ _FEWEST = 256
 
 _SMALL = 1_000_000
 """Bytes of all bands up to which a raster is read at once: a hundred windows of a few pixels cost more."""
+
+_SORTED_AS_THEY_ARE = (np.uint8, np.uint16)
+"""Between two of their values numpy interpolates in float64; differences of signed ones may overflow."""
 
 Values = NDArray[np.float64]
 
@@ -95,8 +98,10 @@ def scene_range(raster: Readable) -> SceneRange | None:
             height = min(_SIDE, raster.grid.height - top)
             width = min(_SIDE, raster.grid.width - left)
             image, valid = pixels_of.read(top=top, left=left, height=height, width=width)
-            sampled.append(image[:, valid].astype(np.float64))
-    pixels = np.concatenate(sampled, axis=1)
+            sampled.append(image[:, valid])
+    pixels: NDArray[Any] = np.concatenate(sampled, axis=1)
+    if pixels.dtype not in _SORTED_AS_THEY_ARE:
+        pixels = pixels.astype(np.float64)
     if pixels.shape[1] == 0:
         return None
     low, high = np.percentile(pixels, [2, 98], axis=1)

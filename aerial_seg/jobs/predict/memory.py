@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import field_bytes
 from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.files.disk import human_bytes, nearest_folder
-from aerial_seg.files.operating_system import peak_while
+from aerial_seg.files.operating_system import most_held, peak_while
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.outputs.segments import Layer
 from aerial_seg.geo.outputs.sparse_cog import pixels_of_part
@@ -78,6 +79,8 @@ class MemoryModel:
 
     def tiles_of(self, region: Region) -> RegionTiles:
         """Return where the tiles of a part of the output lie."""
+        if self.area is None:
+            return _tiles_of(self.plan, region, self.height, self.width, self.crf)
         return RegionTiles(
             self.plan, region, height=self.height, width=self.width, crf=self.crf, area=self.area
         )
@@ -123,6 +126,12 @@ class MemoryModel:
         return seen * (field_bytes(self.classes) + pixel) + lattice + rows
 
 
+@lru_cache(maxsize=2)
+def _tiles_of(plan: TilePlan, region: Region, height: int, width: int, crf: BlockedCrf | None) -> RegionTiles:
+    # Asked three times of each of thousands of scenes, which are mostly of one size.
+    return RegionTiles(plan, region, height=height, width=width, crf=crf)
+
+
 def choose_panels(
     memory_model: MemoryModel, predictor: TilePredictor, max_memory: int | None
 ) -> tuple[range, ...]:
@@ -131,7 +140,9 @@ def choose_panels(
     whole = memory_model.extent.cols
     # One batch is run to see what the network needs, but only where it could matter.
     forward = forward_bound(memory_model.batch_size, memory_model.input_side)
-    if resident_bytes() + forward + memory_model.panel_bytes(whole) <= limit:
+    wanted = forward + memory_model.panel_bytes(whole)
+    # What it held at its most is quicker to know than what it holds now, and enough for most.
+    if (most_held() or limit) + wanted <= limit or resident_bytes() + wanted <= limit:
         return (whole,)
     return panels_within(memory_model, limit, resident_after_a_batch(memory_model, predictor))
 
