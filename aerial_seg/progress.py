@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -39,3 +41,22 @@ def silent(label: str, *, total: int, unit: str) -> ProgressBar:
     """The default of every job: no output at all."""
     del label, total, unit
     return _SilentBar()
+
+
+_LISTENERS: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def listening(tell: Callable[[str], None]) -> Iterator[None]:
+    """While inside, `tell` is given every line that is announced, in any thread of the process."""
+    _LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(tell)
+
+
+def announce(line: str) -> None:
+    """Give a line, while the work goes on, to whoever listens; nobody does unless asked to."""
+    for tell in tuple(_LISTENERS):
+        tell(line)

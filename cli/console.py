@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,6 +69,14 @@ def say(text: object = "", *, err: bool = False) -> None:
 def note(text: str) -> None:
     """One line of comment on stderr."""
     say(as_flags(text), err=True)
+
+
+def note_beside_bars(text: str) -> None:
+    """As `note`, from any thread and while bars are shown: they are drawn again below the line."""
+    from tqdm import tqdm
+
+    with suppress(OSError, ValueError), tqdm.external_write_mode(file=sys.stderr):  # nobody listens any more
+        note(one_line(text))
 
 
 def notes(texts: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ import click
 from aerial_seg.errors import AerialSegError, FileNote, Incomplete, KeptNote
 from aerial_seg.files.operating_system import shell_line
 from aerial_seg.printable import shortened
+from aerial_seg.progress import listening
 
 from . import console
 from .setting_options import as_flags
@@ -53,7 +54,8 @@ def exit_code_of(work: Callable[[Session], int], words: Sequence[str]) -> int:
     session = Session(words)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        return _caught(work, session)
+        with listening(console.note_beside_bars):
+            return _caught(work, session)
 
 
 def _caught(work: Callable[[Session], int], session: Session) -> int:

@@ -17,7 +17,7 @@ from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import ogr_name
-from aerial_seg.geo.raster.remote import PATIENCE, gdal_name, is_remote
+from aerial_seg.geo.raster.remote import PATIENCE, gdal_name, is_remote, waiting
 from aerial_seg.mentions import setting
 
 
@@ -47,9 +47,9 @@ def layer_names(path: str, *, layer: str | None = None, wanted: str = "") -> tup
         # pyogrio has a GDAL of its own, which would wait for ever.
         pyogrio.set_gdal_config_options(dict(PATIENCE))
     try:
-        names = tuple(
-            str(name) for name, kind in pyogrio.list_layers(ogr_name(gdal_name(path))) if kind is not None
-        )
+        with waiting(path):
+            layers = pyogrio.list_layers(ogr_name(gdal_name(path)))
+        names = tuple(str(name) for name, kind in layers if kind is not None)
     except (DataSourceError, DataLayerError) as error:
         raise _no_layer(path, error, wanted) from error
     if layer is not None and layer not in names:
@@ -65,9 +65,10 @@ def layer_names(path: str, *, layer: str | None = None, wanted: str = "") -> tup
 def read_layer(path: str, layer: str, *, fields: Sequence[str] = (), wanted: str = "") -> VectorLayer:
     """The layer of that name. fields: those whose values are wanted. Raises InputError for what GDAL cannot read."""
     try:
-        known = tuple(map(str, pyogrio.read_info(ogr_name(gdal_name(path)), layer=layer)["fields"]))
+        with waiting(path):
+            known = tuple(map(str, pyogrio.read_info(ogr_name(gdal_name(path)), layer=layer)["fields"]))
         columns = [name for name in fields if name in known]
-        with warnings.catch_warnings():
+        with waiting(path), warnings.catch_warnings():
             # Ground has no M: nothing is lost where it falls away.
             warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
             meta, fids, wkb, values = pyogrio.raw.read(

@@ -7,7 +7,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import datetime
 from email.message import Message
@@ -28,6 +28,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.files.names import as_typed, exact
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.mentions import SAME_CALL
+from aerial_seg.waiting import telling_waits
 
 _SYSTEMS: Mapping[str, str] = MappingProxyType({
     "http": "/vsicurl/http://",
@@ -217,7 +218,7 @@ def read_patiently(
 
     The last failure is raised; InputError, with the server's name, where it sends nothing or next to nothing.
     """
-    with asking_patiently(path), _since_the_first_try() as begun:
+    with asking_patiently(path), waiting(path), _since_the_first_try() as begun:
         for wait in (*WAITS, None) if is_remote(path) else (None,):
             try:
                 return read()
@@ -230,6 +231,18 @@ def read_patiently(
                 time.sleep(wait)
                 open_again()
     raise AssertionError("the last try returns or raises")
+
+
+def waiting(path: Path | str) -> AbstractContextManager[None]:
+    """Tells whom a long read waits for: a server, or a VRT whose members may lie on one."""
+    if is_remote(path):
+        return telling_waits(_host(path))
+    return telling_waits(public_name(path)) if _shows_others(path) else nullcontext()
+
+
+def _host(path: Path | str) -> str:
+    """The server's name, for messages; of a store's bucket the whole name."""
+    return urlsplit(_public(path)).netloc or _public(path)
 
 
 _BEGUN: ContextVar[float | None] = ContextVar("begun", default=None)

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from aerial_seg import waiting
+from aerial_seg.cli.main import main
 from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.area import read_area
 from aerial_seg.geo.raster import remote
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.remote import remote_version
+from aerial_seg.progress import listening
 
 if TYPE_CHECKING:
     from tests.conftest import WebServer
@@ -144,3 +147,68 @@ def test_members_of_a_vrt_and_areas_are_not_waited_for_either(mute: Mute, tmp_pa
     with pytest.raises(InputError, match="127"):
         read_area(mute.url.replace("scene.tif", "area.geojson"))
     assert time.monotonic() - began < 60
+
+
+@pytest.fixture
+def _soon_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words, a hundred times as soon."""
+    monkeypatch.setattr(waiting, "QUIET", waiting.QUIET / 100)
+    monkeypatch.setattr(waiting, "AGAIN", waiting.AGAIN / 100)
+
+
+@pytest.mark.usefixtures("_hasty", "_soon_told")
+def test_a_silent_server_is_told_while_it_is_waited_for_and_no_more_once_it_answers(
+    server: WebServer, raster_file: Callable[..., Path]
+) -> None:
+    pixels = np.random.default_rng(4).integers(1, 255, (3, 300, 400), dtype=np.uint8)
+    (server.folder / "scene.tif").write_bytes(raster_file("scene.tif", pixels).read_bytes())
+    lines: list[str] = []
+    url = server.url("scene.tif")
+    host = url.split("/")[2]
+    with listening(lines.append), Raster(Path(url)) as raster:
+        lines.clear()
+        server.faults = ["silence"]
+        began = time.monotonic()
+        image, _ = raster.read(top=0, left=0, height=300, width=400)
+        took = time.monotonic() - began
+        told = list(lines)
+        time.sleep(3 * waiting.AGAIN)
+    np.testing.assert_array_equal(image, pixels)
+    assert told
+    assert all(line.startswith(f"waiting for {host}: no answer for ") for line in told)
+    assert len(told) <= 1 + took / waiting.AGAIN
+    assert lines == told
+
+
+@pytest.mark.usefixtures("_soon_told")
+def test_many_reads_of_one_server_say_so_once_in_a_while() -> None:
+    lines: list[str] = []
+    began = time.monotonic()
+
+    def read() -> None:
+        with waiting.telling_waits("many.example"), waiting.telling_waits("many.example"):
+            time.sleep(1)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    with listening(lines.append):
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    assert 1 <= len(lines) <= 1 + (time.monotonic() - began) / waiting.AGAIN
+
+
+@pytest.mark.usefixtures("_hasty", "_soon_told")
+def test_commands_tell_of_silence_on_stderr(mute: Mute, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["info", mute.url])
+    assert ended.value.code == 1
+    told = capsys.readouterr()
+    host = mute.url.split("/")[2]
+    assert not told.out
+    assert f"waiting for {host}: no answer for 0 s\n" in told.err
+    assert told.err.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_word_is_said_after_fifteen_seconds_and_every_thirty() -> None:
+    assert (waiting.QUIET, waiting.AGAIN) == (15.0, 30.0)
