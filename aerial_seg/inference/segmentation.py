@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, place_files
 from aerial_seg.files.work import RESULT, locked_work, system_errors
 from aerial_seg.geo.grid import Grid
@@ -25,6 +26,8 @@ from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.inference.results import companion, keep_styles, write_results
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.paths import as_path
+from aerial_seg.printable import shortened
 from aerial_seg.progress import silent
 from aerial_seg.vectors.from_mask.polygon_frame import polygon_frame
 from aerial_seg.vectors.from_mask.settings import (
@@ -51,6 +54,7 @@ class Segmentation:
     pixel's class in steps of 0.004 (250 is 1), 255 = not measured; probabilities (K,H,W) uint8: of every class
     in the legend's order, likewise; None where they were not asked for. grid: the image's CRS, transform and size.
     notes: what was assumed or would surprise. facts: what made it, as the files tell that `write` makes.
+    inputs: the files that the image was read from, which `write` does not replace.
     """
 
     classes: Bytes
@@ -60,11 +64,16 @@ class Segmentation:
     probabilities: Bytes | None = None
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] | None = None
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         for layer in (self.classes, self.confidence, self.probabilities):
             if layer is not None:
                 layer.flags.writeable = False
+
+    def __reduce__(self) -> tuple[type[Segmentation], tuple[Any, ...]]:
+        """Copies and unpickled ones are made as the first was: numpy forgets that an array cannot be changed."""
+        return Segmentation, tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def transform(self) -> Affine:
@@ -184,14 +193,19 @@ class Segmentation:
 
         The same files that `predict` writes: Cloud Optimized GeoTIFFs with colours, names and provenance. Returns all,
         the mask first; a style (.qml) that somebody drew there stays, and is not among them. Raises OutputError for an
-        existing file without `overwrite`, and for a full disk.
+        existing file without `overwrite`, for a file that the image was read from, and for a full disk.
         """
-        final = Path(path)
+        final = as_path(path, "path")
+        if not isinstance(overwrite, bool):
+            raise SettingsError(f"overwrite is {shortened(repr(overwrite))}, wanted True or False")
         if final.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(
                 f"the mask {final} is a GeoTIFF, wanted a name that ends in .tif; rename the output"
             )
-        for file in (final, *(companion(final, layer.name) for layer in self._layers()[1:])):
+        files = (final, *(companion(final, layer.name) for layer in self._layers()[1:]))
+        if self.inputs is not None:
+            self.inputs.refuse(files)
+        for file in files:
             check_writable(file, overwrite=overwrite, maker=final)
         with locked_work(final) as work, system_errors(final):
             with silent("", total=0, unit="raster") as bar:
@@ -203,10 +217,10 @@ class Segmentation:
                     tags=provenance(**self.facts or {}),
                     bar=bar,
                 )
-            files = tuple(final.with_name(file.name) for file in made)
-            foreign, _ = keep_styles(files, work / RESULT, final)
+            placed = tuple(final.with_name(file.name) for file in made)
+            foreign, _ = keep_styles(placed, work / RESULT, final)
             place_files(work / RESULT, final)
-        return tuple(file for file in files if file not in foreign)
+        return tuple(file for file in placed if file not in foreign)
 
     def _layers(self) -> tuple[Layer, ...]:
         layers = [Layer("class", 1)]

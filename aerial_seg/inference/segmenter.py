@@ -16,6 +16,7 @@ from aerial_seg.choices import EngineName, PrecisionName
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.disk import human_bytes
+from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
@@ -190,6 +191,7 @@ class Segmenter:
                 sources=[public_name(name)] if isinstance(source, Raster) else [],
                 nodata=nodata,
             ),
+            inputs=Inputs(source.files) if source.files else None,
         )
 
     def _on(self, grid: Grid, source: Raster | ArrayRaster, stack: ExitStack) -> Raster | ArrayRaster:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import Legend
+from aerial_seg.paths import as_path
 from aerial_seg.recipe import AugmentationSettings
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset, Sample
 from aerial_seg.training.manifest import open_manifest
@@ -46,7 +46,7 @@ class ChipDataset(Dataset[Sample]):
             raise SettingsError(
                 f"split is '{split}', wanted one of {', '.join(known)}{did_you_mean(str(split), known)}"
             )
-        manifest = open_manifest(Path(root))
+        manifest = open_manifest(as_path(root, "root"))
         chips = manifest.split(split)
         if not chips:
             there = ", ".join(name for name in known if manifest.split(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,8 @@ def _whole_pixels(dataset: DatasetReader | WarpedVRT, window: Window | None) -> 
     if window is None:
         return None
     numbers = (window.col_off, window.row_off, window.width, window.height)
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"the window is {window}, wanted numbers of pixels inside the dataset")
     whole = Window(*(round(number) for number in numbers))
     fits = (
         min(whole.col_off, whole.row_off) >= 0
@@ -87,6 +90,7 @@ def _cut(raster: Raster, window: Window) -> ArrayRaster:
         name=f"the window of {raster.info.path}",
         names=raster.info.names,
         valid=valid,
+        files=raster.files,
     )
 
 
@@ -107,4 +111,6 @@ def _read(
     if window is not None:
         grid = grid.window(top=window.row_off, left=window.col_off, height=window.height, width=window.width)
     names = info.names if not choice.numbers else ()
-    return ArrayRaster(image, grid=grid, name=info.path, names=names, valid=valid, nodata=nodata)
+    return ArrayRaster(
+        image, grid=grid, name=info.path, names=names, valid=valid, nodata=nodata, files=dataset.files
+    )

@@ -40,8 +40,10 @@ class ArrayRaster:
         names: Sequence[str] = (),
         valid: Valid | None = None,
         nodata: float | None = None,
+        files: Sequence[str] = (),
     ) -> None:
         """image (C,H,W) of the grid's shape; valid (H,W) True = measured. names: of the bands; name: for messages.
+        files: those that the pixels were read from.
 
         Raises InputError for a nodata value that no pixel can have.
         """
@@ -59,7 +61,7 @@ class ArrayRaster:
         )
         if nodata is not None:
             require_value(self.info, nodata)
-        self._image, self._nodata = image, nodata
+        self._image, self._nodata, self.files = image, nodata, tuple(files)
         self._own_mask = valid is not None and not bool(valid.all())
         self._valid = _measured(image, valid if self._own_mask else None, nodata)
 
@@ -75,11 +77,6 @@ class ArrayRaster:
     def block_shape(self) -> tuple[int, int]:
         """Rows and columns of what is worked on at once."""
         return _BLOCK
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """It is read from none."""
-        return ()
 
     @property
     def is_virtual(self) -> bool:
