@@ -77,6 +77,15 @@ MemoryLimit = Annotated[
         metavar="SIZE",
     ),
 ]
+BatchSize = Annotated[
+    int | None,
+    Setting(
+        "Tiles run at once; default: the model's, fewer where memory is short.",
+        low=1,
+        high=MOST_PIXELS,
+        metavar="N",
+    ),
+]
 ModelTile = Annotated[
     int | None, Setting("Side of a tile; default: the model's.", low=1, high=MOST_PIXELS, metavar="PX")
 ]

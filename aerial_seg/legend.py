@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aerial_seg.errors import SettingsError
 from aerial_seg.printable import name_problem, shortened
 
 IGNORE = 255
@@ -109,7 +110,15 @@ class Legend(BaseModel):
 def make_legend(
     names: Mapping[int, str], *, background: Iterable[int] = (), colours: Mapping[int, str] | None = None
 ) -> Legend:
-    """Make a legend with a colour for every class: the given one, else its name's usual one, else a distinct one."""
+    """Make a legend with a colour for every class: the given one, else its name's usual one, else a distinct one.
+
+    names: pixel value to name. Raises SettingsError for what is no such mapping, pydantic's
+    ValidationError for names, values and colours that no legend can have.
+    """
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
+        raise SettingsError(
+            f"names is {shortened(repr(names))}, wanted a mapping of pixel values to names, as {{1: 'building'}}"
+        )
     given = dict(colours or {})
     backgrounds = set(background)
     taken = {colour.lower() for colour in given.values()}

@@ -27,6 +27,7 @@ MOST_PIXELS = 65_536
 LARGEST = 1e30
 
 Made = TypeVar("Made", bound=type)
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +183,40 @@ def is_settings(kind: object) -> bool:
     return isinstance(kind, type) and is_dataclass(kind) and hasattr(vars(kind)["__init__"], "__wrapped__")
 
 
+def chosen(given: Kind | None, kind: type[Kind], what: str = "settings") -> Kind:
+    """The settings that a function was given, or those without any choice.
+
+    what: the argument's name. Raises SettingsError for anything else, whose fields would end in errors of Python.
+    """
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        hint = f"; write {kind.__name__}()" if isinstance(given, type) and given is kind else ""
+        raise SettingsError(f"{what} is {_shown(given)}, wanted {kind.__name__}(…), or None{hint}")
+    return given
+
+
+def fitted(name: str, hint: Any, value: Any) -> Any:
+    """The value of an argument as the setting takes it that the hint defines. Raises SettingsError by that name."""
+    return _defined(name, hint, None).fitted(value)
+
+
 def _definition(field: Field[Any], hint: Any) -> Definition:
+    return _defined(
+        field.name, hint, field.default if field.default_factory is MISSING else field.default_factory()
+    )
+
+
+def _defined(name: str, hint: Any, default: Any) -> Definition:
     if get_origin(hint) is not Annotated or not isinstance(hint.__metadata__[0], Setting):
-        raise TypeError(f"{field.name} is no Annotated[…, Setting(…)]")
+        raise TypeError(f"{name} is no Annotated[…, Setting(…)]")
     whole, setting = get_args(hint)[:2]
     kinds = get_args(whole) if get_origin(whole) in (Union, types.UnionType) else (whole,)
     word = Literal[setting.word] if setting.word is not None else None
     others = [kind for kind in kinds if kind is not types.NoneType and kind != word]
     if len(others) != 1:
-        raise TypeError(f"{field.name} is of {len(others)} types, wanted one, or one and None")
-    default = field.default if field.default_factory is MISSING else field.default_factory()
-    return Definition(field.name, others[0], types.NoneType in kinds, default, setting)
+        raise TypeError(f"{name} is of {len(others)} types, wanted one, or one and None")
+    return Definition(name, others[0], types.NoneType in kinds, default, setting)
 
 
 def _documentation(kind: type) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from aerial_seg.choices import EngineName, PrecisionName
+from aerial_seg.choices import BatchSize, EngineName, PrecisionName
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.disk import human_bytes
@@ -45,7 +44,9 @@ from aerial_seg.inference.tta import run_sides, size_notes
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
+from aerial_seg.paths import as_paths
 from aerial_seg.progress import silent
+from aerial_seg.settings import chosen, fitted
 from aerial_seg.tiling.plan import TilePlan
 
 Bytes = NDArray[np.uint8]
@@ -68,12 +69,14 @@ def load(
     holds the image. Raises InputError for a file that is no model of ours, and SettingsError for what the machine
     cannot do.
     """
-    given = [model] if isinstance(model, str | PathLike) else list(model)
-    paths = [path for one in given for path in model_paths(Path(one))]
+    wanted, batch_size = chosen(settings, SegmentSettings), fitted("batch_size", BatchSize, batch_size)
+    paths = [path for one in as_paths(model, "model") for path in model_paths(one)]
+    if not paths:
+        raise SettingsError("model is an empty list, wanted a model file (.safetensors), or several")
     ensemble = Ensemble.of([load_model(path) for path in paths], paths)
     return Segmenter(
         ensemble,
-        settings or SegmentSettings(),
+        wanted,
         EngineSettings("eager" if engine == "auto" else engine, precision, device),
         batch_size=batch_size,
     )

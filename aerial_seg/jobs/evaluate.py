@@ -35,6 +35,7 @@ from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import load_model, read_card
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
+from aerial_seg.settings import chosen
 from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
 from aerial_seg.training.validation import validate
@@ -88,7 +89,7 @@ def evaluate_mask(
     before the work when the error map cannot be written.
     """
     mask, labels = as_path(mask, "mask"), as_names(labels, "labels")
-    settings, error_map = settings or LabelSettings(), _error_map(error_map)
+    settings, error_map = chosen(settings, LabelSettings), _error_map(error_map)
     if error_map is not None:
         _check_error_map(error_map, [mask, *expand_labels(labels)])
     legend = read_legend(mask)
@@ -280,7 +281,7 @@ def evaluate_model_on_rasters(
     model's classes or the rasters' ground, OutputError when the error map cannot be written.
     """
     model_path, rasters = as_path(model_path, "model_path"), as_names(rasters, "rasters")
-    labels, settings = as_names(labels, "labels"), settings or LabelSettings()
+    labels, settings = as_names(labels, "labels"), chosen(settings, LabelSettings)
     prediction, error_map = with_device(prediction or PredictSettings(), device), _error_map(error_map)
     if error_map is not None:
         _check_error_map(error_map, [model_path, *expand_rasters(rasters), *expand_labels(labels)])

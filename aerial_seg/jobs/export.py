@@ -15,6 +15,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
 from aerial_seg.paths import StrPath, as_path
+from aerial_seg.settings import chosen
 from aerial_seg.tiling.plan import TileShape, tile_shape
 
 GRAPH_KEY = "aerial_seg_graph"
@@ -46,7 +47,7 @@ def export(model_path: StrPath, output: StrPath, settings: ExportSettings | None
     package, InputError for a network that ONNX cannot hold and a model file that changes meanwhile, OutputError where
     the file cannot be written.
     """
-    settings = settings or ExportSettings()
+    settings = chosen(settings, ExportSettings)
     model_path, output = as_path(model_path, "model_path"), as_path(output, "output")
     if output.suffix.lower() != ".onnx":
         raise SettingsError(f"{output} does not end in .onnx; name the output model.onnx or the like")

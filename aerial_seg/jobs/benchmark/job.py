@@ -44,6 +44,7 @@ from aerial_seg.models.restride import with_output_stride
 from aerial_seg.paths import StrPath, as_optional_path, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.benchmark_page import benchmark_page, worst_pictures
+from aerial_seg.settings import chosen
 from aerial_seg.version import __version__
 
 RESULTS, PAGE, WORST, PREDICTIONS = "benchmark.json", "benchmark.md", "worst", "predictions"
@@ -69,7 +70,7 @@ def benchmark(
     Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together, InputError when
     the model or an image changes meanwhile; then nothing is kept.
     """
-    settings = with_device(settings or BenchmarkSettings(), device)
+    settings = with_device(chosen(settings, BenchmarkSettings), device)
     root, model_path = as_path(root, "root"), as_path(model_path, "model_path")
     out = as_optional_path(out, "out")
     _check_outputs(name, out, settings)

@@ -39,6 +39,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.file import load_model
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, as_paths, with_device
 from aerial_seg.progress import Progress
+from aerial_seg.settings import chosen
 from aerial_seg.tiling.plan import TilePlan, TileShape
 from aerial_seg.vectors.formats import vector_format
 
@@ -73,7 +74,7 @@ class PredictRequest:
             model_paths(models[0] if len(models) == 1 else models),
             as_names(rasters, "rasters"),
             as_path(out, "out"),
-            with_device(settings or PredictSettings(), device),
+            with_device(chosen(settings, PredictSettings), device),
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from aerial_seg.choices import (
+    BatchSize,
     Device,
     Georeferenced,
     MemoryLimit,
@@ -27,7 +28,7 @@ from aerial_seg.inference.settings import (
     TileOverlap,
     TileWindow,
 )
-from aerial_seg.settings import MOST_PIXELS, Setting, settings
+from aerial_seg.settings import Setting, settings
 
 if TYPE_CHECKING:
     from aerial_seg.geo.outputs.segments import Layer
@@ -105,15 +106,7 @@ class PredictSettings:
     bands: Bands = ALL_BANDS
     nodata: Nodata = None
     georeferenced: Georeferenced = True
-    batch_size: Annotated[
-        int | None,
-        Setting(
-            "Tiles run at once; default: the model's, fewer where memory is short.",
-            low=1,
-            high=MOST_PIXELS,
-            metavar="N",
-        ),
-    ] = None
+    batch_size: BatchSize = None
     engine: NetworkEngine = "auto"
     precision: NetworkPrecision = "auto"
     max_memory: MemoryLimit = None

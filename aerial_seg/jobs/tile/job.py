@@ -32,6 +32,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
 from aerial_seg.progress import Progress, silent
+from aerial_seg.settings import chosen
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 
 _OWN = (INDEX, "images/*_[0-9][0-9][0-9][0-9].tif", "labels/*_[0-9][0-9][0-9][0-9].tif")
@@ -62,7 +63,7 @@ def tile(
     rasters, labels: one file, folder or glob, or a list of them. Raises AerialSegError before anything is written when
     inputs do not fit; nothing is left behind then.
     """
-    settings, dataset = settings or TileSettings(), as_path(dataset, "dataset")
+    settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
     rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN)
     paths, truth = expand_rasters(rasters), expand_labels(labels)

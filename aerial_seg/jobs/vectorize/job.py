@@ -14,6 +14,7 @@ from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
+from aerial_seg.settings import chosen
 from aerial_seg.vectors.class_raster import ClassRaster, legend_of
 from aerial_seg.vectors.files import check_place, replaced_files
 from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
@@ -49,7 +50,7 @@ def vectorize(
     there. Raises InputError, SettingsError and OutputError, before the long work wherever the cause is known by then.
     """
     mask_path, out_path = as_path(mask_path, "mask_path"), as_path(out_path, "out_path")
-    settings = settings or VectorizeSettings()
+    settings = chosen(settings, VectorizeSettings)
     layer = settings.layer
     form = vector_format(out_path, layer.format, layer=layer.layer)
     check_place(out_path, form, overwrite=layer.overwrite or layer.append)
@@ -62,8 +63,8 @@ def vectorize(
         with progress("read", total=len(mask.extent.rows), unit="row") as bar:
             counts = mask.count(bar)
         legend = legend_of(mask_path, counts)
-        chosen = chosen_classes(legend, settings.classes)
-        check_names(settings.shape, chosen)
+        classes = chosen_classes(legend, settings.classes)
+        check_names(settings.shape, classes)
         confidence = find_confidence(mask_path, settings.confidence, mask.grid)
         if confidence is not None:
             still.add([confidence], files_of([confidence]))
@@ -75,8 +76,8 @@ def vectorize(
         )
         spec = LayerSpec(form, crs, schema, layer.layer)
         check_layer(out_path, spec, overwrite=layer.overwrite, append=layer.append)
-        rows = ClassRows(mask, VectorizeRequest(chosen, settings.clean, settings.shape), confidence)
-        maker = PolygonMaker(mask, rows, chosen, settings.shape)
+        rows = ClassRows(mask, VectorizeRequest(classes, settings.clean, settings.shape), confidence)
+        maker = PolygonMaker(mask, rows, classes, settings.shape)
         with (
             layer_writer(
                 out_path, spec, overwrite=layer.overwrite, append=layer.append, placed=placed
