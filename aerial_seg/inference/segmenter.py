@@ -17,6 +17,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.disk import human_bytes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
@@ -138,7 +139,7 @@ class Segmenter:
         valid: Any = None,
         nodata: float | None = None,
         channels_last: bool = False,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int] | BandChoice | None = None,
     ) -> Segmentation:
         """The classes of every pixel of the image, of any size from 1 × 1 on, on the image's own grid.
 
@@ -148,7 +149,7 @@ class Segmenter:
         Of an array: gsd, metres per pixel, or crs and transform say how large its pixels are. Where that is more than
         10 % off the model's, the network sees it resampled; without any it is taken as it is, and a note says so.
         valid (H,W) bool, True = measured; nodata: a value that means "not measured" where all bands have it; what is
-        not a number never counts as measured. bands: of a dataset, the numbers of the bands to read, from 1.
+        not a number never counts as measured. bands: the numbers of the bands to take, from 1, or a BandChoice.
 
         Raises InputError for an image that the model cannot see, SettingsError for one whose result does not fit into
         memory: `predict` writes it to a file row by row.

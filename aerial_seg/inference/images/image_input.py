@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -27,6 +27,7 @@ from aerial_seg.geo.raster.raster import Raster, Valid
 from aerial_seg.inference.images.labelled_array import is_labelled_array, read_labelled_array, require_usable
 from aerial_seg.inference.images.opened_dataset import of_dataset
 from aerial_seg.inference.match_bands import check_bands
+from aerial_seg.printable import shortened
 
 _LOCAL = CRS.from_wkt('LOCAL_CS["array",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
 """Where an array lies of which only the pixels' size is known."""
@@ -42,7 +43,7 @@ class Said:
     valid: Any = None
     nodata: float | None = None
     bands_last: bool = False
-    bands: Sequence[int] | None = None
+    bands: Sequence[int] | BandChoice | None = None
 
     def only_for(self, what: str, *allowed: str) -> None:
         """Raises SettingsError for what does not go with this kind of image."""
@@ -76,7 +77,7 @@ def open_image(image: Any, said: Said, bands: Sequence[Band]) -> Iterator[Raster
         window = None
     if isinstance(image, DatasetReader | DatasetWriter | BufferedDatasetWriter | WarpedVRT):
         said.only_for("an opened dataset", "nodata", "bands")
-        choice = ALL_BANDS if said.bands is None else BandChoice(tuple(said.bands))
+        choice = _choice(said.bands, bands)
         with of_dataset(image, window=window, nodata=said.nodata, choice=choice) as raster:
             check_bands(raster.info, bands, choice)
             yield raster
@@ -86,10 +87,6 @@ def open_image(image: Any, said: Said, bands: Sequence[Band]) -> Iterator[Raster
             f"a window of {_kind(image)} was handed over, wanted one of an opened rasterio dataset; cut arrays by "
             "slicing them"
         )
-    if said.bands is not None:
-        raise SettingsError(
-            "bands is for opened datasets; choose an array's bands by slicing it: image[[3, 2, 1]]"
-        )
     yield _of_array(image, said, bands)
 
 
@@ -97,14 +94,18 @@ def _of_array(image: Any, said: Said, bands: Sequence[Band]) -> ArrayRaster:
     names: Sequence[str] = ()
     nodata, grid = said.nodata, None
     if is_labelled_array(image):
-        said.only_for("a DataArray", "valid", "nodata")
+        said.only_for("a DataArray", "valid", "nodata", "bands")
         read = read_labelled_array(image)
         pixels, names, grid = read.image, read.names, read.grid
         nodata = read.nodata if nodata is None else nodata
         valid = said.valid
     else:
         pixels, valid = _pixels(image, said)
-    pixels = _checked(pixels, bands, channels_last=said.bands_last)
+    is_tensor = isinstance(image, torch.Tensor)
+    choice = _choice(said.bands, bands)
+    if choice.numbers:
+        pixels, names = _chosen(pixels, names, choice, bands_last=said.bands_last)
+    pixels = _checked(pixels, bands, channels_last=said.bands_last, is_tensor=is_tensor)
     height, width = pixels.shape[1:]
     if min(height, width) < 1:
         raise InputError(f"an image of {height} × {width} pixels holds nothing to work on")
@@ -113,20 +114,61 @@ def _of_array(image: Any, said: Said, bands: Sequence[Band]) -> ArrayRaster:
     raster = ArrayRaster(
         pixels, grid=grid, names=names, valid=_checked_mask(valid, height, width), nodata=nodata
     )
-    check_bands(raster.info, bands)
+    check_bands(raster.info, bands, choice)
     return raster
+
+
+def _choice(bands: Any, wanted: Sequence[Band]) -> BandChoice:
+    """The bands to read: all, those of these numbers, or a BandChoice, which messages speak of."""
+    if bands is None:
+        return ALL_BANDS
+    if isinstance(bands, BandChoice):
+        return bands.ordered([band.name for band in wanted])
+    if isinstance(bands, str | bytes) or not isinstance(bands, Iterable) or not (numbers := tuple(bands)):
+        raise SettingsError(
+            f"bands is {shortened(repr(bands))}, wanted the numbers of bands from 1 on, as [3, 2, 1]"
+        )
+    return BandChoice(numbers)
+
+
+def _chosen(
+    pixels: NDArray[Any], names: Sequence[str], choice: BandChoice, *, bands_last: bool
+) -> tuple[NDArray[Any], Sequence[str]]:
+    """These bands of the array, in this order."""
+    axis = -1 if bands_last else 0
+    if choice.stack:
+        raise SettingsError(
+            "bands stacks files, which goes with an opened dataset; stack arrays (np.concatenate)"
+        )
+    if pixels.ndim != 3 or max(choice.numbers) > pixels.shape[axis]:
+        raise InputError(
+            f"band {max(choice.numbers)} was asked for, but the image has the shape {pixels.shape}; name others"
+        )
+    places = [number - 1 for number in choice.numbers]
+    kept = [names[place] for place in places] if names else ()
+    return pixels.take(places, axis=axis), choice.names or kept
 
 
 def _pixels(image: Any, said: Said) -> tuple[NDArray[Any], Any]:
     """The array as it was handed over, and what tells measured pixels."""
     if isinstance(image, torch.Tensor):
         try:
-            return image.detach().cpu().numpy(), said.valid
-        except TypeError as error:
+            return image.detach().cpu().resolve_conj().resolve_neg().numpy(), said.valid
+        except (TypeError, RuntimeError) as error:
+            if image.layout != torch.strided:
+                what, remedy = str(image.layout), "convert it (.to_dense())"
+            elif image.is_meta:
+                what, remedy = "no data (on meta)", "hand over one that holds pixels"
+            else:
+                what, remedy = str(image.dtype), "convert it (.to(torch.float32))"
             raise InputError(
-                f"a tensor of {image.dtype} was handed over, which numpy does not know; convert it (.to(torch.float32))"
+                f"a tensor of {what} was handed over, of which numpy can make no array; {remedy}"
             ) from error
-    if isinstance(image, np.ma.MaskedArray) and said.valid is None:
+    if isinstance(image, np.ma.MaskedArray):
+        if said.valid is not None:
+            raise SettingsError(
+                "valid is given, but a masked array says that itself; leave valid out, or hand over image.data"
+            )
         axis = -1 if said.bands_last else 0
         mask = np.ma.getmaskarray(image)
         # As nodata in a file: a pixel is not measured where all of its bands are not.
@@ -139,7 +181,9 @@ def _pixels(image: Any, said: Said) -> tuple[NDArray[Any], Any]:
     )
 
 
-def _checked(pixels: NDArray[Any], bands: Sequence[Band], *, channels_last: bool) -> NDArray[Any]:
+def _checked(
+    pixels: NDArray[Any], bands: Sequence[Band], *, channels_last: bool, is_tensor: bool = False
+) -> NDArray[Any]:
     """(C,H,W), a view, in this machine's byte order. Raises InputError, naming both sides and the remedy."""
     model = ", ".join(f"{band.name} {band.dtype}" for band in bands)
     count = len(bands)
@@ -165,16 +209,38 @@ def _checked(pixels: NDArray[Any], bands: Sequence[Band], *, channels_last: bool
         )
     if pixels.dtype.name != bands[0].dtype:
         raise InputError(
-            f"the image holds {pixels.dtype.name}, but the model was trained on {bands[0].dtype} ({model}); bring it "
-            f"to the same units and convert it (image.astype('{bands[0].dtype}')), or train a model on these"
+            f"the image holds {pixels.dtype.name}, but the model was trained on {bands[0].dtype} ({model}); "
+            f"{_conversion(pixels, bands[0].dtype, is_tensor=is_tensor)}, or train a model on these"
         )
     return pixels.astype(bands[0].dtype, copy=False)
+
+
+def _conversion(pixels: NDArray[Any], wanted: str, *, is_tensor: bool) -> str:
+    """How to bring the pixels to the dtype; fractions of 1 and NaN would become zeros where it is of whole numbers."""
+    scaled = "image"
+    if pixels.dtype.kind == "f" and np.dtype(wanted).kind in "iu" and pixels.size:
+        if np.isnan(pixels).any():
+            return (
+                "its NaN would become zeros: hand over the pixels as they were read (rioxarray: without masked=True), "
+                "with nodata=… or valid=…"
+            )
+        if pixels.min() >= 0 and pixels.max() <= 1:
+            scaled = f"(image * {np.iinfo(wanted).max}).round()"
+    call = f"to(torch.{wanted})" if is_tensor else f"astype('{wanted}')"
+    return f"bring it to the same units and convert it ({scaled}.{call})"
 
 
 def _checked_mask(valid: Any, height: int, width: int) -> Valid | None:
     if valid is None:
         return None
-    mask = np.asarray(valid.detach().cpu() if isinstance(valid, torch.Tensor) else valid)
+    try:
+        mask = np.asarray(valid.detach().cpu() if isinstance(valid, torch.Tensor) else valid)
+    except ValueError:  # rows of several lengths
+        raise InputError(f"valid is no array, wanted bool of shape ({height}, {width})") from None
+    if np.ma.is_masked(valid):
+        raise InputError(
+            "valid is a masked array, which says twice what was measured; pass valid.filled(False)"
+        )
     if mask.dtype != bool or mask.shape != (height, width):
         raise InputError(
             f"valid is {mask.dtype} of shape {mask.shape}, wanted bool of shape ({height}, {width}), True where a "

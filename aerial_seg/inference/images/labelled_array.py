@@ -11,6 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
+from rasterio.errors import CRSError as RasterioCRSError
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
@@ -91,7 +92,7 @@ def _reference(array: Any) -> dict[str, Any]:
 def _crs(array: Any, reference: dict[str, Any]) -> CRS | None:
     told = reference.get("crs_wkt") or reference.get("spatial_ref")
     if told is None:
-        own = getattr(getattr(array, "rio", None), "crs", None) or array.attrs.get("crs")
+        own = _said_by_rioxarray(array, "crs") or array.attrs.get("crs")
         told = own.to_wkt() if own is not None and hasattr(own, "to_wkt") else own
     if told is None:
         return None
@@ -157,13 +158,13 @@ def _edges(array: Any, axis: Any) -> tuple[float, float | None] | None:
     """The first coordinate of an axis and their spacing (None of a single one); None without coordinates."""
     if axis not in array.coords:
         return None
-    try:
-        places = np.asarray(array.coords[axis].values, np.float64)
-    except (TypeError, ValueError) as error:
+    told = np.asarray(array.coords[axis].values)
+    if told.dtype.kind not in "iuf":  # numpy makes numbers of dates, and of texts
         raise InputError(
-            f"the DataArray's coordinates along {axis} are {array.coords[axis].dtype}, wanted numbers, those of a "
-            f"raster's pixels; leave them out (.drop_vars('{axis}'))"
-        ) from error
+            f"the DataArray's coordinates along {axis} are {told.dtype}, wanted numbers, those of a raster's pixels; "
+            f"leave them out (.drop_vars('{axis}'))"
+        )
+    places = told.astype(np.float64)
     if len(places) == 1:
         return float(places[0]), None
     spacing = float(places[-1] - places[0]) / (len(places) - 1)
@@ -199,9 +200,17 @@ def _names(array: Any, others: list[Any], count: int) -> tuple[str, ...]:
     return ()
 
 
+def _said_by_rioxarray(array: Any, what: str) -> Any:
+    """None also where it cannot read its own attribute: what stands there is then read here, and refused by name."""
+    try:
+        return getattr(getattr(array, "rio", None), what, None)
+    except (ValueError, OverflowError, CRSError, RasterioCRSError):
+        return None
+
+
 def _nodata(array: Any) -> float | None:
     """None also for a value that no pixel of the array can have: NaN counts as not measured whatever is said."""
-    own = getattr(getattr(array, "rio", None), "nodata", None)
+    own = _said_by_rioxarray(array, "nodata")
     told = [own, *(array.attrs.get(name) for name in _FILLS), *(array.encoding.get(name) for name in _FILLS)]
     said = next((value for value in told if value is not None), None)
     if said is None:

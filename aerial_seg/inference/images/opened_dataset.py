@@ -98,6 +98,10 @@ def _read(
     dataset: DatasetReader | WarpedVRT, window: Window | None, *, nodata: float | None, choice: BandChoice
 ) -> ArrayRaster:
     info = RasterInfo.of(dataset, Path(str(dataset.name)))
+    if choice.stack:
+        raise SettingsError(
+            f"bands stacks files on {dataset.name}, which is no file as it is; open the file itself"
+        )
     if choice.numbers and max(choice.numbers) > dataset.count:
         raise SettingsError(
             f"band {max(choice.numbers)} was asked for, but the dataset has {dataset.count}; name others"
@@ -110,7 +114,7 @@ def _read(
     grid = info.grid
     if window is not None:
         grid = grid.window(top=window.row_off, left=window.col_off, height=window.height, width=window.width)
-    names = info.names if not choice.numbers else ()
+    names = info.names if not choice.numbers else choice.names
     return ArrayRaster(
         image, grid=grid, name=info.path, names=names, valid=valid, nodata=nodata, files=dataset.files
     )

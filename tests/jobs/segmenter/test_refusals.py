@@ -13,6 +13,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from aerial_seg.errors import AerialSegError, SettingsError
+from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.segmenter import Segmenter
@@ -47,6 +48,7 @@ def segmenter(
 def refused(pointwise: Models) -> dict[str, tuple[Callable[[], object], str]]:
     one = segmenter(pointwise(gsd=1.0))
     image = noise(1, 20, 30)
+    whole = np.ones((20, 30), bool)
     rgb = np.zeros((3, 20, 30), np.uint8)
     utm = {"crs": "EPSG:32633", "transform": from_origin(*CORNER, 1, 1)}
     return {
@@ -79,7 +81,35 @@ def refused(pointwise: Models) -> dict[str, tuple[Callable[[], object], str]]:
         ),
         "valid ints": (lambda: one(image, valid=np.ones((20, 30), int)), r"valid is int64 .* wanted bool"),
         "nodata": (lambda: one(image, nodata=300), "`nodata=300` cannot occur in the array"),
-        "bands=": (lambda: one(image, bands=[2, 1]), r"bands is for opened datasets; .*image\[\[3, 2, 1\]\]"),
+        "bands=": (lambda: one(image, bands=[]), r"bands is \[\], wanted the numbers of bands from 1 on"),
+        "a band": (lambda: one(image, bands=2), "bands is 2, wanted the numbers"),
+        "bands as text": (lambda: one(image, bands="21"), "bands is '21', wanted the numbers"),
+        "band 3": (lambda: one(image, bands=[1, 3]), r"band 3 was asked for, .* shape \(2, 20, 30\)"),
+        "stack": (lambda: one(image, bands=BandChoice((1, 2), stack=("a.tif",))), "bands stacks files"),
+        "meta": (lambda: one(torch.zeros(2, 9, 9, device="meta")), "of no data .* holds pixels"),
+        "sparse": (lambda: one(torch.from_numpy(image).to_sparse()), r"sparse_coo .*\.to_dense\(\)"),
+        "tensor": (lambda: one(torch.zeros(2, 9, 9).add(7.0)), r"convert it \(image\.to\(torch\.uint8\)\)"),
+        "fractions": (
+            lambda: one((image / 255).astype(np.float32)),
+            r"convert it \(\(image \* 255\)\.round\(\)\.astype\('uint8'\)\)",
+        ),
+        "fractions of a tensor": (
+            lambda: one(torch.from_numpy(image / 255)),
+            r"\(\(image \* 255\)\.round\(\)\.to\(torch\.uint8\)\)",
+        ),
+        "not numbers": (
+            lambda: one(np.where(image == NODATA, np.nan, image)),
+            "NaN would become zeros.*masked=True",
+        ),
+        "ragged": (
+            lambda: one(image, valid=[[True], [True, False]]),
+            "valid is no array, wanted bool of shape",
+        ),
+        "masked valid": (lambda: one(image, valid=np.ma.masked_array(whole, whole)), "which says twice"),
+        "masked and valid": (
+            lambda: one(np.ma.masked_array(image, image == NODATA), valid=whole),
+            "valid is given, but a masked array says that itself",
+        ),
         "window": (lambda: one((image, Window(0, 0, 5, 5))), "cut arrays by slicing"),
         "blend": (
             lambda: SegmentSettings(blend="probability"),
@@ -110,3 +140,16 @@ def test_what_does_not_fit_into_memory_is_refused_before_any_work(
     country = np.broadcast_to(np.zeros((2, 1, 1), np.uint8), (2, 2_000_000, 1_000_000))
     with pytest.raises(SettingsError, match=r"1,000,000 × 2,000,000 pixels take 8.* use aerial_seg.predict"):
         one(country)
+
+
+def test_what_the_refusals_name_works(pointwise: Models) -> None:
+    one, image = segmenter(pointwise(gsd=1.0)), noise(1, 20, 30)
+    wanted = one(image).classes
+    fractions = torch.from_numpy(image / 255)
+    assert (one((fractions * 255).round().to(torch.uint8)).classes == wanted).all()
+    assert (one((fractions.numpy() * 255).round().astype("uint8")).classes == wanted).all()
+    turned = image[[1, 0]]
+    for bands in ([2, 1], np.array([2, 1]), BandChoice((2, 1))):
+        assert (one(turned, bands=bands).classes == wanted).all()
+        assert (one(np.moveaxis(turned, 0, -1), bands=bands, channels_last=True).classes == wanted).all()
+    assert (one(turned).classes != wanted).any()
