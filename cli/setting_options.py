@@ -99,7 +99,18 @@ class Written(click.ParamType[Any]):
         try:
             return self._definition.fitted(value)
         except SettingsError as error:
-            self.fail(str(error.__cause__ or error), param, ctx)
+            self.fail(_about(value, as_flags(str(error.__cause__ or error), ctx), param), param, ctx)
+
+
+def _about(value: Any, message: str, param: click.Parameter | None) -> str:
+    """The message, which click puts behind the option's name: with the value, and without that name once more."""
+    shown, words = shortened(str(value)), () if param is None else param.opts
+    named = next((word for word in words if re.match(rf"{re.escape(word)}:? ", message)), None)
+    if named is not None:
+        message = message.removeprefix(named).removeprefix(":").lstrip().removeprefix(f"{shown}: ")
+    if shown in message or any(part in shown for part in re.findall("'([^']+)'", message)[:1]):
+        return message
+    return f"'{shown}' {message}" if named is not None else f"'{shown}': {message}"
 
 
 @dataclass(frozen=True, slots=True)

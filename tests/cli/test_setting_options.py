@@ -168,7 +168,7 @@ def test_each_option_sets_its_setting() -> None:
     [
         ("predict m r -o o --max-memory 2", "'--max-memory': '2' is no amount of memory"),
         ("predict m r -o o --tta flip", "'--tta': there is no test-time augmentation 'flip'; did you mean 'flips'?"),
-        ("predict m r -o o --device gpu", "'--device': there is no such device, use auto, cpu"),
+        ("predict m r -o o --device gpu", "'--device': 'gpu': there is no such device, use auto, cpu"),
         ("predict m r -o o --datetime now", "'--datetime': "),
         ("predict m r -o o --crf-parameters pos=1", "'--crf-parameters': the CRF has no parameter 'pos'"),
         ("predict m r -o o --crf-parameters pos_w=-1", "pos_w is -1.0, wanted a number from 0 on"),
@@ -178,7 +178,7 @@ def test_each_option_sets_its_setting() -> None:
         ("tile r --labels l -o o --chip-size 15", "'15' is not a whole number from 16 to 65536"),
         ("tile r --labels l -o o --classes 1=a,b", "'--classes': "),
         ("vectorize m o.gpkg --min-area 25", "'--min-area': '25' is not a number with its unit"),
-        ("vectorize m o.gpkg --of GPGK", "'--output-format': it is not known, wanted one of GPKG"),
+        ("vectorize m o.gpkg --of GPGK", "'--output-format': 'GPGK': it is not known, wanted one of GPKG"),
         ("vectorize m o.gpkg --connectivity 6", "'--connectivity': '6' is not one of '4', '8'"),
     ],
 )  # fmt: skip
