@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 
-from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, place_files
 from aerial_seg.files.work import RESULT, locked_work, system_errors
@@ -101,22 +102,28 @@ class Segmentation:
         *,
         clean: CleanSettings | None = None,
         shape: ShapeSettings | None = None,
-        crs: str | None = None,
+        crs: str | int | CRS | None = None,
     ) -> geopandas.GeoDataFrame:
         """The polygons of these classes as a GeoDataFrame, the same that `vectorize` makes of the written mask.
 
-        classes: names; None = all that are not background; ["all"] = every class. crs: to bring them to, None = the
-        image's. Columns: class_id, class_name, area_m2, perim_m, n_px, source, model_id, and conf_mean, conf_min where
-        there is a confidence. `attrs["notes"]` tells what was removed or done otherwise than asked.
-        Raises SettingsError for a name that is no class.
+        classes: names; None = all that are not background; ["all"] = every class. crs: to bring them to, in
+        any form that geopandas takes; None = the image's. Columns: class_id, class_name, area_m2, perim_m, n_px,
+        source, model_id, and conf_mean, conf_min where there is a confidence. `attrs["notes"]` tells
+        what was removed or done otherwise than asked. Raises SettingsError for a name that is no class.
         """
         if isinstance(classes, str):
             classes = (classes,)
+        if not (classes is None or isinstance(classes, Iterable)):
+            raise SettingsError(f"classes is {shortened(repr(classes))}, wanted names of classes, or None")
+        if crs is not None and self.crs is None:
+            raise InputError(
+                "crs is given, but the image had none; pass crs and transform with it, or leave crs out"
+            )
         settings = VectorizeSettings(
             classes=None if classes is None else tuple(classes),
             clean=clean or CleanSettings(),
             shape=shape or ShapeSettings(),
-            layer=LayerSettings(dst_crs=crs),
+            layer=LayerSettings(dst_crs=None if crs is None else _crs_text(crs)),
         )
         levels = self.confidence
         frame, report = polygon_frame(
@@ -270,3 +277,13 @@ class Segmentation:
             coords["x"] = ("x", transform.c + transform.a * (np.arange(width) + 0.5))
             coords["y"] = ("y", transform.f + transform.e * (np.arange(height) + 0.5))
         return coords
+
+
+def _crs_text(crs: str | int | CRS) -> str:
+    """As `vectorize` takes it. Raises SettingsError for what is none."""
+    if isinstance(crs, str):
+        return crs
+    try:
+        return str(CRS.from_user_input(crs).to_wkt())
+    except CRSError:
+        raise SettingsError(f"crs is {shortened(repr(crs))}, wanted one like EPSG:32645") from None

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from pyproj import CRS
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from aerial_seg.errors import OutputError, SettingsError
+from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.segmentation import Segmentation
@@ -96,3 +97,22 @@ def test_write_takes_paths_and_true_or_false_alone(pointwise: Models, tmp_path: 
     for told in (None, 3, "", b"map.tif"):
         with pytest.raises(SettingsError, match=r"path is .*, wanted a path"):
             result.write(told)
+
+
+def test_polygons_take_every_form_of_a_crs_and_refuse_what_is_none(pointwise: Models) -> None:
+    one = segmenter(pointwise())
+    result = one(IMAGE, **UTM)
+    wanted = result.polygons(["all"], crs="EPSG:4326")
+    told: Any
+    for told in (4326, CRS.from_epsg(4326), rasterio.CRS.from_epsg(4326)):
+        made = result.polygons(["all"], crs=told)
+        assert made.crs == wanted.crs
+        assert [one.wkb for one in made.geometry] == [one.wkb for one in wanted.geometry]
+    for told in (object(), 999_999):
+        with pytest.raises(SettingsError, match=r"crs is .*, wanted one like EPSG:"):
+            result.polygons(["all"], crs=told)
+    with pytest.raises(InputError, match="crs is given, but the image had none; pass crs and transform"):
+        one(IMAGE).polygons(crs="EPSG:4326")
+    told = 3
+    with pytest.raises(SettingsError, match="classes is 3, wanted names of classes"):
+        result.polygons(told)
