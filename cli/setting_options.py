@@ -104,13 +104,10 @@ class Written(click.ParamType[Any]):
 
 def _about(value: Any, message: str, param: click.Parameter | None) -> str:
     """The message, which click puts behind the option's name: with the value, and without that name once more."""
-    shown, words = shortened(str(value)), () if param is None else param.opts
-    named = next((word for word in words if re.match(rf"{re.escape(word)}:? ", message)), None)
-    if named is not None:
-        message = message.removeprefix(named).removeprefix(":").lstrip().removeprefix(f"{shown}: ")
-    if shown in message or any(part in shown for part in re.findall("'([^']+)'", message)[:1]):
-        return message
-    return f"'{shown}' {message}" if named is not None else f"'{shown}': {message}"
+    shown, flags = shortened(str(value)), "|".join(map(re.escape, param.opts if param else ()))
+    rest = re.sub(rf"^(?:{flags}):? (?:{re.escape(shown)}: )?", "", message) if flags else message
+    is_shown = shown in rest or any(part in shown for part in re.findall("'([^']+)'", rest)[:1])
+    return rest if is_shown else f"'{shown}'{':' if rest == message else ''} {rest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +287,6 @@ def _number(kind: type, low: float | None, high: float | None, one: Definition) 
         return Whole(int(-LARGEST if low is None else low), int(LARGEST if high is None else high))
     return FiniteFloat(-LARGEST if low is None else low, LARGEST if high is None else high)
 
-
-# The way back: settings that messages name, as the options of the command that runs.
 
 _REVERSED = frozenset({"no_georef"})
 """Flags that say no to their setting."""

@@ -78,7 +78,7 @@ def test_names_on_the_command_line(refused: Refused, raster: Callable, labels: P
     image = raster("in.tif")
     tile = ("tile", image, "--labels", labels, "-o", "chips")
     line = refused(*tile, "--classes", f"1={name},2=water", code=2)
-    assert "--classes: '" in line
+    assert "'--classes': '" in line
     assert "cannot be a class's name: its character" in line
     assert is_shown(line)
     line = refused(*tile, "--bands", f"{name}=1,green=2,blue=3", code=2)
