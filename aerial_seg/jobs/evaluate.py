@@ -15,7 +15,7 @@ from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_me
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.labels import Labels, check_overlap, open_labels
+from aerial_seg.geo.labels.labels import Labels, check_overlap, expand_labels, open_labels
 from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.geo.outputs.mask import read_legend
@@ -27,7 +27,6 @@ from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
-from aerial_seg.jobs.tile.job import expand_labels
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, Scores

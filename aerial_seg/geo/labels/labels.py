@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,12 +17,20 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.from_raster import RasterLabels
 from aerial_seg.geo.labels.from_vector import read_vector_labels
 from aerial_seg.geo.labels.settings import LabelSettings
+from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 
 _RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".img", ".jp2")
+
+
+def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
+    """List label files: vector files as they are, folders and globs of rasters expanded."""
+    if len(labels) == 1 and os.path.isfile(labels[0]):  # noqa: PTH113 - a Path raises for some names
+        return (Path(labels[0]),)
+    return expand_rasters(labels)
 
 
 class Labels(Protocol):

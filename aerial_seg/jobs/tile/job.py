@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.labels.chip_file import chip_count
-from aerial_seg.geo.labels.labels import check_overlap, open_labels
+from aerial_seg.geo.labels.labels import check_overlap, expand_labels, open_labels
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
@@ -112,13 +111,6 @@ def _files_read(
         with suppress(InputError):
             yield from raster_files([raster_info(path)])
         yield from vector_files(path)
-
-
-def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
-    """List label files: vector files as they are, folders and globs of rasters expanded."""
-    if len(labels) == 1 and os.path.isfile(labels[0]):  # noqa: PTH113 - a Path raises for some names
-        return (Path(labels[0]),)
-    return expand_rasters(labels)
 
 
 def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid]:
