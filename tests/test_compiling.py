@@ -22,11 +22,14 @@ NOWHERE = "/dev/null/nowhere"
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of what tiling needs, without compiled files."""
+    """A copy of tiling and of all that stands on the ground floor, without compiled files.
+
+    Whatever is not copied is missing, unless the checkout itself is installed: its import hook would fill the gap.
+    """
     source, copy = Path(aerial_seg.__file__).parent, tmp_path / "site" / "aerial_seg"
     shutil.copytree(source / "tiling", copy / "tiling", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "errors.py", "numba_kernels.py"):
-        shutil.copy(source / name, copy / name)
+    for file in source.glob("*.py"):
+        shutil.copy(file, copy)
     return copy
 
 

@@ -22,7 +22,9 @@ from aerial_seg.geo.raster.band_choice import BandChoice, bands_setting, parse_b
 from aerial_seg.mentions import Made, Mention, Placeholder, replace_settings, setting, settings_in
 
 PACKAGE = Path(aerial_seg.__file__).parent
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+BELOW = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.is_relative_to(PACKAGE / "cli")]
+"""All code below the command line, which lies in the package where that is installed and beside it in a checkout."""
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in BELOW}
 NAMES = st.sampled_from(["overwrite", "aoi_crs", "x", "bi_xy_std2"])
 SCALARS = st.one_of(
     st.text(),
