@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from aerial_seg.crf.settings import DenseCrf
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
     from aerial_seg.geo.grid import Grid
-    from aerial_seg.geo.labels.settings import LabelSettings
     from aerial_seg.geo.measures import Measure
-    from aerial_seg.geo.outputs.mask import read_legend
     from aerial_seg.geo.raster.band_choice import BandChoice
     from aerial_seg.geo.raster.raster import Raster
     from aerial_seg.inference.segmentation import Segmentation
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train import train
     from aerial_seg.jobs.vectorize.job import vectorize
+    from aerial_seg.labels.settings import LabelSettings
     from aerial_seg.legend import Legend, LegendEntry, make_legend
     from aerial_seg.metrics import ConfusionMatrix, Scores
     from aerial_seg.models.build import architectures, build_network
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from aerial_seg.models.network import Network
     from aerial_seg.models.pretrained import start_from
     from aerial_seg.models.receptive_field.field import ReceptiveField, receptive_field
+    from aerial_seg.outputs.mask import read_legend
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
@@ -68,8 +68,8 @@ _ROOMS = {
     "crf.settings": ("DenseCrf",),
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
     "geo.grid": ("Grid",),
-    "geo.labels.settings": ("LabelSettings",),
-    "geo.outputs.mask": ("read_legend",),
+    "labels.settings": ("LabelSettings",),
+    "outputs.mask": ("read_legend",),
     "geo.measures": ("Measure",),
     "geo.raster.band_choice": ("BandChoice",),
     "geo.raster.raster": ("Raster",),

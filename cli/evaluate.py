@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
+from aerial_seg.labels.settings import LabelSettings
 
 from . import console, options
 from .setting_options import from_settings, setting_option

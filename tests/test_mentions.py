@@ -246,7 +246,7 @@ COMMANDS_OF = {
     "jobs/export.py": ("export",), "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
     "jobs/tile": ("tile",), "jobs/train.py": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
-    "geo/areas": ("predict",), "geo/grid.py": ("tile",), "geo/labels": _OF_LABELS, "geo/outputs": ("predict",),
+    "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),
     "models": ("train",), "polygonize": ("vectorize",), "vectors": ("vectorize",), "bands.py": ("tile",),
 }  # fmt: skip

@@ -12,10 +12,10 @@ from aerial_seg.bands import Band
 from aerial_seg.crf.blocks import Span
 from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
-from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster.statistics import Readable
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.region import RegionTiles
+from aerial_seg.outputs.maps import PROBABILITY_STEP
 from aerial_seg.tiling.probabilities import window_probabilities
 from aerial_seg.tiling.upsample import PixelRows
 

@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from aerial_seg.geo.outputs.durable import settled_file
-from aerial_seg.geo.outputs.maps import write_class_map, write_confidence, write_probabilities
-from aerial_seg.geo.outputs.qgis_style import SUFFIX, Style, read_style, shared_text, stays
-from aerial_seg.geo.outputs.segments import SegmentStore
 from aerial_seg.inference.definition import Definition
 from aerial_seg.legend import Legend
+from aerial_seg.outputs.durable import settled_file
+from aerial_seg.outputs.maps import write_class_map, write_confidence, write_probabilities
+from aerial_seg.outputs.qgis_style import SUFFIX, Style, read_style, shared_text, stays
+from aerial_seg.outputs.segments import SegmentStore
 from aerial_seg.progress import ProgressBar
 
 

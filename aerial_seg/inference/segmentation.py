@@ -20,13 +20,13 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, place_files
 from aerial_seg.files.work import RESULT, locked_work, system_errors
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
-from aerial_seg.geo.outputs.mask import provenance
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.inference.results import companion, keep_styles, write_results
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.outputs.maps import PROBABILITY_STEP
+from aerial_seg.outputs.mask import provenance
+from aerial_seg.outputs.segments import Layer, SegmentStore
 from aerial_seg.paths import as_path
 from aerial_seg.printable import shortened
 from aerial_seg.progress import silent

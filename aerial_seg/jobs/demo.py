@@ -16,9 +16,7 @@ from aerial_seg.files.journal import NAME, Journal, has_records, locked_work
 from aerial_seg.files.names import check_output
 from aerial_seg.files.staging import behind_link
 from aerial_seg.files.work import work_folder
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.outputs.durable import disk_errors, settled_file
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.predict.job import predict
@@ -27,7 +25,9 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import TrainReport, train
 from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.mentions import SAME_CALL, setting
+from aerial_seg.outputs.durable import disk_errors, settled_file
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.recipe import Recipe, load_recipe

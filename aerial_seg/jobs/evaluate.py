@@ -15,10 +15,6 @@ from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_me
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.labels import Labels, check_overlap, expand_labels, open_labels
-from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
-from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
@@ -27,11 +23,15 @@ from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
+from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, open_labels
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import load_model, read_card
+from aerial_seg.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
+from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen

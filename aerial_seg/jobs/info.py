@@ -8,12 +8,12 @@ from typing import Any
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import describe_extent
-from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.band_facts import band_facts
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.systems import local_note
+from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, as_path
 
 

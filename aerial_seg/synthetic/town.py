@@ -26,10 +26,10 @@ from aerial_seg.files import durable
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.names import exact
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.durable import settled_file
-from aerial_seg.geo.outputs.geopackage import write_geopackage
-from aerial_seg.geo.outputs.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.outputs.durable import settled_file
+from aerial_seg.outputs.geopackage import write_geopackage
+from aerial_seg.outputs.qgis_style import SUFFIX, StyleClass, class_polygons, class_raster, style_text
 from aerial_seg.synthetic.layout import burn, plan_layout, separate, smooth_noise
 from aerial_seg.synthetic.paint import paint
 

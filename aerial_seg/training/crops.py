@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from aerial_seg.bands import Band, normalise
-from aerial_seg.geo.labels.chip_file import read_chip
+from aerial_seg.labels.chip_file import read_chip
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.recipe import AugmentationSettings
 from aerial_seg.training.manifest import Chip

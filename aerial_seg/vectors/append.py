@@ -15,9 +15,9 @@ from pyproj import CRS
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files.names import ogr_name
-from aerial_seg.geo.outputs.geopackage import stored_style
-from aerial_seg.geo.outputs.qgis_style import SUFFIX
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.geopackage import stored_style
+from aerial_seg.outputs.qgis_style import SUFFIX
 from aerial_seg.vectors.files import (
     GDAL_ERRORS,
     check_unlocked,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aerial_seg.geo.outputs.geopackage import indexed_features
 from aerial_seg.numba_kernels import Bytes, kernel
+from aerial_seg.outputs.geopackage import indexed_features
 from aerial_seg.vectors.formats import CSV, FLATGEOBUF, GEOJSON, GEOJSON_LINES, GPKG, VectorFormat
 
 _PIECE = 1 << 24

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import row_of_blocks_bytes
 from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
+from aerial_seg.outputs.mask import read_legend
 from aerial_seg.polygonize.batch import CHUNK_ROWS, NONE, Codes
 from aerial_seg.progress import ProgressBar
 

@@ -16,9 +16,9 @@ from aerial_seg.files import operating_system
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.names import check_output, ogr_name
 from aerial_seg.files.work import place, was_placed
-from aerial_seg.geo.outputs.geopackage import FIXED_DATE, STYLES_TABLE
-from aerial_seg.geo.outputs.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, namesakes, own_style
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.geopackage import FIXED_DATE, STYLES_TABLE
+from aerial_seg.outputs.qgis_style import LAYER_SUFFIXES, RASTER_SUFFIXES, SUFFIX, namesakes, own_style
 from aerial_seg.vectors.formats import CSV, GPKG, SHAPEFILE, VectorFormat
 
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")

@@ -11,9 +11,9 @@ from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
 from aerial_seg.files.names import name_trouble, shown
-from aerial_seg.geo.outputs.geopackage import STYLES_TABLE
 from aerial_seg.geo.systems import is_local, same_local
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.geopackage import STYLES_TABLE
 from aerial_seg.vectors.conversions import how_to_make, other_format
 
 WGS84_LONLAT = CRS.from_epsg(4326)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.outputs.qgis_style import (
+from aerial_seg.legend import Legend
+from aerial_seg.outputs.qgis_style import (
     LAYER_SUFFIXES,
     SUFFIX,
     StyleClass,
@@ -21,7 +22,6 @@ from aerial_seg.geo.outputs.qgis_style import (
     style_classes,
     style_text,
 )
-from aerial_seg.legend import Legend
 
 
 @dataclass(frozen=True, slots=True)

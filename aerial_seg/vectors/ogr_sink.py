@@ -15,8 +15,8 @@ import pyogrio
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.outputs.geopackage import CREATION_OPTIONS
-from aerial_seg.geo.outputs.geopackage import DRIVER as GPKG_DRIVER
+from aerial_seg.outputs.geopackage import CREATION_OPTIONS
+from aerial_seg.outputs.geopackage import DRIVER as GPKG_DRIVER
 from aerial_seg.vectors.arrow_stream import GEOMETRY, RowStream, Stopped
 from aerial_seg.vectors.schema import Column, Rows
 

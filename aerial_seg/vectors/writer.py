@@ -15,9 +15,9 @@ from pyproj import CRS
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.names import is_plain, writing_folder
 from aerial_seg.files.work import RESULT, locked_work
-from aerial_seg.geo.outputs.geopackage import settle_geopackage
-from aerial_seg.geo.outputs.qgis_style import SUFFIX
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.geopackage import settle_geopackage
+from aerial_seg.outputs.qgis_style import SUFFIX
 from aerial_seg.polygonize.batch import PolygonBatch
 from aerial_seg.vectors.antimeridian import cut_antimeridian
 from aerial_seg.vectors.append import Earlier, copy_earlier, find_earlier

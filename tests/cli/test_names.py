@@ -20,17 +20,17 @@ import rasterio
 from shapely import box
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.outputs.attribute_table import attribute_table
-from aerial_seg.geo.outputs.qgis_style import (
+from aerial_seg.jobs import import_weights
+from aerial_seg.legend import LegendEntry, make_legend
+from aerial_seg.models.importing.checkpoint import Checkpoint
+from aerial_seg.outputs.attribute_table import attribute_table
+from aerial_seg.outputs.qgis_style import (
     class_polygons,
     read_classes,
     read_style,
     style_classes,
     style_text,
 )
-from aerial_seg.jobs import import_weights
-from aerial_seg.legend import LegendEntry, make_legend
-from aerial_seg.models.importing.checkpoint import Checkpoint
 
 Refused = Callable[..., str]
 WEST, NORTH = 500_000.0, 5_200_000.0

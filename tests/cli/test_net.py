@@ -15,8 +15,8 @@ from typing import NoReturn
 import click
 import pytest
 
-import aerial_seg.geo.outputs.mask
 import aerial_seg.jobs.predict.one_scene as mapping
+import aerial_seg.outputs.mask
 from aerial_seg.cli.main import group
 from aerial_seg.errors import InputError, KeptNote
 
@@ -103,7 +103,7 @@ def test_the_line_names_the_file_at_work(
     run: Callable, raster: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raster("in.tif")
-    monkeypatch.setattr(aerial_seg.geo.outputs.mask, "_legend_of_categories", raising(KeyError("odd")))
+    monkeypatch.setattr(aerial_seg.outputs.mask, "_legend_of_categories", raising(KeyError("odd")))
     result = run("info", "in.tif")
     assert result.code == 1
     assert result.err.startswith("Error: info stopped at in.tif with KeyError: 'odd'; this is a defect")

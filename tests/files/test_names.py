@@ -104,7 +104,7 @@ LIBRARIES = {
 DOORS = ("exact(", "ogr_name(", "place / ")
 INSIDE = {  # the name was spelt by the caller
     "geo/raster/opening.py": "text", "vectors/ogr_sink.py": "path", "vectors/shapefile_sink.py": "path",
-    "geo/outputs/attribute_table.py": "path",
+    "outputs/attribute_table.py": "path",
 }  # fmt: skip
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 import aerial_seg
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.training.chip_dataset import ChipDataset
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from pyproj import CRS
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.geopackage import settle_geopackage
-from aerial_seg.geo.outputs.maps import write_mask
-from aerial_seg.geo.outputs.qgis_style import class_polygons, style_classes, style_text
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import make_legend
+from aerial_seg.outputs.geopackage import settle_geopackage
+from aerial_seg.outputs.maps import write_mask
+from aerial_seg.outputs.qgis_style import class_polygons, style_classes, style_text
 from aerial_seg.vectors.conversions import OTHER_FORMATS
 from aerial_seg.vectors.formats import vector_format
 from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings

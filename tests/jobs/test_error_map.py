@@ -25,11 +25,6 @@ from sklearn.metrics import confusion_matrix
 from aerial_seg.cli.main import main
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.outputs import error_map
-from aerial_seg.geo.outputs.error_map import CATEGORIES, ErrorMap, errors_of
-from aerial_seg.geo.outputs.mask import LEGEND_TAG, read_legend
-from aerial_seg.geo.outputs.segments import scratch_profile
 from aerial_seg.jobs.evaluate import (
     EvaluateReport,
     evaluate_mask,
@@ -37,7 +32,12 @@ from aerial_seg.jobs.evaluate import (
 )
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend, make_legend
+from aerial_seg.outputs import error_map
+from aerial_seg.outputs.error_map import CATEGORIES, ErrorMap, errors_of
+from aerial_seg.outputs.mask import LEGEND_TAG, read_legend
+from aerial_seg.outputs.segments import scratch_profile
 
 PYTHON = "/usr/bin/python3"
 PROBE = """

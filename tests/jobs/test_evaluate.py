@@ -23,16 +23,16 @@ from sklearn.metrics import (
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
-from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_chips, evaluate_model_on_rasters
 from aerial_seg.jobs.predict.job import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend, make_legend
 from aerial_seg.metrics import Scores
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.outputs.mask import LEGEND_TAG
 
 LEGEND = make_legend({0: "background", 3: "road", 9: "water"}, background=[0])
 NO_SETTINGS = LabelSettings()

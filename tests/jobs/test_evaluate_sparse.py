@@ -16,15 +16,15 @@ from rasterio.windows import Window
 from shapely import box
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.from_raster import RasterLabels
-from aerial_seg.geo.labels.from_vector import VectorLabels
-from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
 from aerial_seg.jobs.settings import ErrorMapSettings
+from aerial_seg.labels.from_raster import RasterLabels
+from aerial_seg.labels.from_vector import VectorLabels
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend, make_legend
+from aerial_seg.outputs.mask import LEGEND_TAG
 
 SIDE, WEST, NORTH = 6_000, 500_000.0, 5_200_000.0
 PLACE = {"crs": "EPSG:32633", "dtype": "uint8", "count": 1, "driver": "GTiff", "nodata": 255}

@@ -22,17 +22,17 @@ from rasterio.features import rasterize
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.labels import check_overlap, open_labels
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.outputs.maps import write_mask
 from aerial_seg.jobs.evaluate import evaluate_mask
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.labels.labels import check_overlap, open_labels
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, make_legend
+from aerial_seg.outputs.maps import write_mask
 from aerial_seg.vectors.from_mask.settings import ShapeSettings, VectorizeSettings
 
 LEGEND = make_legend({0: "background", 1: "house", 2: "road", 7: "water"}, background=[0])

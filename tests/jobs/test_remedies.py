@@ -12,13 +12,13 @@ import pytest
 from shapely.geometry import box
 
 from aerial_seg.errors import AerialSegError, InputError, Interrupted, OutputError, SettingsError
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.measures import Measure
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.vectors.from_mask.settings import LayerSettings, ShapeSettings, VectorizeSettings

@@ -24,11 +24,11 @@ from shapely.geometry import box
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.chip_file import write_image
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.chip_file import write_image
 from aerial_seg.legend import IGNORE
 
 UTM = "EPSG:32633"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
 
 MODEL = Path("any.safetensors")
 TILE = TileSettings(chip_size=32, labels=LabelSettings(class_field="kind"), val="0", test="0", overwrite=True)

@@ -13,10 +13,10 @@ from affine import Affine
 from pyproj import CRS
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.acquisition import Taken
-from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
-from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.outputs.acquisition import Taken
+from aerial_seg.outputs.maps import PROBABILITY_STEP
+from aerial_seg.outputs.stac import Catalogued, item_name, write_item
 
 if TYPE_CHECKING:
     pass

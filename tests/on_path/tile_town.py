@@ -9,9 +9,9 @@ import geopandas
 import numpy as np
 from affine import Affine
 
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.tile.job import TileReport, tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
 
 if TYPE_CHECKING:
     pass

@@ -31,8 +31,8 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import staged_files, staged_folder
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.files.work import locked_work, work_folder
-from aerial_seg.geo.outputs import stac
 from aerial_seg.geo.raster.remote import gdal_name, is_remote, public_name, url_path
+from aerial_seg.outputs import stac
 
 needs_fork = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="NOT PROVED: kills are played in forked processes"

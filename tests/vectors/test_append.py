@@ -14,9 +14,9 @@ import pytest
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError, SettingsError
-from aerial_seg.geo.outputs.geopackage import stored_style
-from aerial_seg.geo.outputs.qgis_style import read_classes, read_style
 from aerial_seg.legend import make_legend
+from aerial_seg.outputs.geopackage import stored_style
+from aerial_seg.outputs.qgis_style import read_classes, read_style
 from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import check_layer, layer_writer
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.outputs.geopackage import settle_geopackage, stored_style
-from aerial_seg.geo.outputs.qgis_style import (
+from aerial_seg.legend import make_legend
+from aerial_seg.outputs.geopackage import settle_geopackage, stored_style
+from aerial_seg.outputs.qgis_style import (
     StyleClass,
     class_polygons,
     is_own,
@@ -26,7 +27,6 @@ from aerial_seg.geo.outputs.qgis_style import (
     style_classes,
     style_text,
 )
-from aerial_seg.legend import make_legend
 from aerial_seg.printable import name_problem
 from aerial_seg.vectors.layer_style import grown_style
 

@@ -10,9 +10,9 @@ import pytest
 from affine import Affine
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.maps import write_mask
-from aerial_seg.geo.outputs.qgis_style import LAYER_SUFFIXES, is_own, read_classes, read_style
 from aerial_seg.legend import Legend, make_legend
+from aerial_seg.outputs.maps import write_mask
+from aerial_seg.outputs.qgis_style import LAYER_SUFFIXES, is_own, read_classes, read_style
 from aerial_seg.vectors.formats import FORMATS, GPKG
 from aerial_seg.vectors.schema import FeatureSchema
 from aerial_seg.vectors.writer import layer_writer

@@ -16,9 +16,9 @@ from rasterio import features
 from scipy import ndimage
 
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import make_legend
+from aerial_seg.outputs.mask import LEGEND_TAG
 from aerial_seg.vectors.from_mask.settings import (
     CleanSettings,
     LayerSettings,

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from laws import examples
 from pyproj import CRS
 
-from aerial_seg.geo.outputs.geopackage import stored_style
-from aerial_seg.geo.outputs.qgis_style import read_classes, read_style
+from aerial_seg.outputs.geopackage import stored_style
+from aerial_seg.outputs.qgis_style import read_classes, read_style
 from aerial_seg.vectors import geoparquet, ogr_sink
 from aerial_seg.vectors.formats import vector_format
 from aerial_seg.vectors.schema import Column, FeatureSchema, Kind

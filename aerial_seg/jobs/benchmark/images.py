@@ -23,13 +23,13 @@ from aerial_seg.benchmarks.protocol import ResolvedProtocol
 from aerial_seg.benchmarks.training_data import read_normalised
 from aerial_seg.errors import OutputError
 from aerial_seg.files.journal import Journal, damaged_records
-from aerial_seg.geo.outputs.durable import settled_file
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark.settings import ImageScore
 from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, class_ious
 from aerial_seg.models.device import enough_memory
+from aerial_seg.outputs.durable import settled_file
 from aerial_seg.progress import Progress
 
 _AHEAD = 2

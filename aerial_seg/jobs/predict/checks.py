@@ -16,9 +16,6 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable
 from aerial_seg.files.work import was_placed, work_folder
 from aerial_seg.geo.areas.area import area_file
-from aerial_seg.geo.outputs.acquisition import parse_taken
-from aerial_seg.geo.outputs.mask import is_ours
-from aerial_seg.geo.outputs.stac import item_name
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import vector_files
@@ -29,6 +26,9 @@ from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list
 from aerial_seg.jobs.predict.scenes import Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.acquisition import parse_taken
+from aerial_seg.outputs.mask import is_ours
+from aerial_seg.outputs.stac import item_name
 from aerial_seg.vectors.files import check_place, replaced_files
 from aerial_seg.vectors.formats import check_layer_name, target_crs, vector_format
 from aerial_seg.vectors.ground import Ground

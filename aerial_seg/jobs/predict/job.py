@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from aerial_seg.files.work import place, remember
-from aerial_seg.geo.outputs.stac import item_name, list_vectors
 from aerial_seg.jobs.predict.checks import placed_vectors
 from aerial_seg.jobs.predict.dry_run import dry_run
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, ScenesFailedError, all_or_raise, map_many_scenes
@@ -16,6 +15,7 @@ from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.outputs.stac import item_name, list_vectors
 from aerial_seg.paths import StrPath, StrPaths
 from aerial_seg.progress import Progress, silent
 from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings

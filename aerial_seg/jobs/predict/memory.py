@@ -17,8 +17,6 @@ from aerial_seg.errors import OutputError, SettingsError
 from aerial_seg.files.disk import human_bytes, nearest_folder
 from aerial_seg.files.operating_system import most_held, peak_while
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.outputs.segments import Layer
-from aerial_seg.geo.outputs.sparse_cog import pixels_of_part
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
@@ -32,6 +30,8 @@ from aerial_seg.inference.memory import (
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.segments import Layer
+from aerial_seg.outputs.sparse_cog import pixels_of_part
 from aerial_seg.tiling.plan import TilePlan
 
 _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}

@@ -19,9 +19,6 @@ from aerial_seg.files.journal import (
 )
 from aerial_seg.files.staging import place_files
 from aerial_seg.files.work import was_placed
-from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all
-from aerial_seg.geo.outputs.mask import provenance
-from aerial_seg.geo.outputs.stac import Catalogued, item_name, write_item
 from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import InputState, Unchanged, kept_only_if, state_of
@@ -39,6 +36,9 @@ from aerial_seg.jobs.predict.segments_writer import PieceMaker
 from aerial_seg.jobs.predict.settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.acquisition import Taken, parse_taken, time_of_all
+from aerial_seg.outputs.mask import provenance
+from aerial_seg.outputs.stac import Catalogued, item_name, write_item
 
 _RENEWED = "its files changed since an interrupted run, so that run's rows were made anew"
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.files.journal import Journal, damaged_records
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import FinishedRows, MaskStream, TileCount
 from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs.segments import Layer, SegmentStore
 from aerial_seg.progress import ProgressBar
 
 Layers = Mapping[str, NDArray[np.uint8]]

@@ -31,14 +31,14 @@ from aerial_seg.inference.settings import (
 from aerial_seg.settings import Setting, settings
 
 if TYPE_CHECKING:
-    from aerial_seg.geo.outputs.segments import Layer
     from aerial_seg.inference.definition import Definition
     from aerial_seg.inference.engines.choose import EngineSettings
+    from aerial_seg.outputs.segments import Layer
     from aerial_seg.vectors.from_mask.settings import VectorizeReport
 
 
 def _check_taken(text: str) -> None:
-    from aerial_seg.geo.outputs.acquisition import parse_taken
+    from aerial_seg.outputs.acquisition import parse_taken
 
     parse_taken(text)
 
@@ -138,7 +138,7 @@ class PredictSettings:
 
     def layers(self, classes: int) -> tuple[Layer, ...]:
         """The rasters that are made, as pieces of finished rows hold them."""
-        from aerial_seg.geo.outputs.segments import Layer
+        from aerial_seg.outputs.segments import Layer
 
         wanted = [Layer("class", 1)]
         if self.confidence:

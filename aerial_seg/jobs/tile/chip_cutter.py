@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from aerial_seg.files.operating_system import ignores_case
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
-from aerial_seg.geo.labels.labels import Labels
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import output_stem
 from aerial_seg.inference.match_bands import scene_notes
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
+from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import chip_paths
 

@@ -17,9 +17,6 @@ from pyproj import CRS
 from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.labels.chip_file import label_style, read_chip
-from aerial_seg.geo.outputs.geopackage import write_geopackage
-from aerial_seg.geo.outputs.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import public_name
@@ -29,8 +26,11 @@ from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import assign_splits, overlapping
+from aerial_seg.labels.chip_file import label_style, read_chip
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.geopackage import write_geopackage
+from aerial_seg.outputs.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.training.manifest import (
     DOCUMENT,
     INDEX,

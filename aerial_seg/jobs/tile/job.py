@@ -12,8 +12,6 @@ from aerial_seg.errors import InputError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.chip_file import chip_count
-from aerial_seg.geo.labels.labels import check_overlap, expand_labels, open_labels
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
@@ -27,6 +25,8 @@ from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import match_sources
+from aerial_seg.labels.chip_file import chip_count
+from aerial_seg.labels.labels import check_overlap, expand_labels, open_labels
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aerial_seg.choices import Georeferenced, Nodata, Overwrite
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.settings import MOST_PIXELS, Setting, settings
 
 if TYPE_CHECKING:

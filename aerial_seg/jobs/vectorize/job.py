@@ -8,10 +8,10 @@ from pathlib import Path
 
 from aerial_seg.errors import InputError
 from aerial_seg.files.protect import Inputs
-from aerial_seg.geo.outputs.mask import read_origin
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of
+from aerial_seg.outputs.mask import read_origin
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen

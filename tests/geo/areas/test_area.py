@@ -24,9 +24,9 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.areas.area import area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.grid_area import GridArea
-from aerial_seg.geo.labels.labels import open_labels
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.raster import raster_info
+from aerial_seg.labels.labels import open_labels
+from aerial_seg.labels.settings import LabelSettings
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(crs=UTM, transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), height=50, width=70)

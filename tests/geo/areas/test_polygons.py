@@ -23,8 +23,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.area import Area, read_area
 from aerial_seg.geo.areas.polygons import mended
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.labels import open_labels
-from aerial_seg.geo.labels.settings import LabelSettings
+from aerial_seg.labels.labels import open_labels
+from aerial_seg.labels.settings import LabelSettings
 
 SIDE = 250
 GRID = Grid(

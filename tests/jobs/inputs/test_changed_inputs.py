@@ -16,7 +16,6 @@ import rasterio.shutil
 import shapely
 
 from aerial_seg.errors import Incomplete, InputError
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster import remote, unchanged
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
@@ -28,6 +27,7 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent

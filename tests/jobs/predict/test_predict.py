@@ -13,12 +13,12 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import InputError, OutputError
-from aerial_seg.geo.outputs.mask import read_legend
-from aerial_seg.geo.outputs.qgis_style import grey_raster, read_classes, read_style, style_text
 from aerial_seg.inference.results import keep_styles
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
+from aerial_seg.outputs.mask import read_legend
+from aerial_seg.outputs.qgis_style import grey_raster, read_classes, read_style, style_text
 from aerial_seg.vectors.from_mask.settings import VectorizeSettings
 
 NODATA = 7

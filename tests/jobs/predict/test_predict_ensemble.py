@@ -15,10 +15,10 @@ from torch.nn.functional import interpolate
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
-from aerial_seg.geo.outputs.mask import read_origin
 from aerial_seg.jobs.predict.job import forecast_prediction, predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.outputs.mask import read_origin
 
 STRIDE = 8
 BOTH = Path("a.safetensors,b.safetensors")

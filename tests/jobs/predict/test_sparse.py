@@ -14,13 +14,13 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.outputs import cog, overviews
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.predict.job import forecast_prediction, predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import cog, overviews
 from aerial_seg.vectors import class_raster
 from aerial_seg.vectors.from_mask.settings import (
     CleanSettings,

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import examples
 
-from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
 from aerial_seg.geo.raster import swath
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.inference.definition import Definition
@@ -25,6 +24,7 @@ from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import MaskStream
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.outputs.maps import PROBABILITY_STEP
 from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan, TileShape, tile_shape
 

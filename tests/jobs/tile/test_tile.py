@@ -19,8 +19,8 @@ from shapely import box
 from tile_town import CHIP, HEIGHT, SETTINGS, WIDTH, X, Y, at, index, run, scene
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import SPLITS, open_manifest
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError
-from aerial_seg.geo.labels.settings import LabelSettings
-from aerial_seg.geo.outputs.geopackage import stored_style
-from aerial_seg.geo.outputs.qgis_style import read_style
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.outputs.geopackage import stored_style
+from aerial_seg.outputs.qgis_style import read_style
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile

@@ -19,9 +19,9 @@ from rasterio.features import rasterize
 
 from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
 from aerial_seg.geo.measures import Measure
-from aerial_seg.geo.outputs.mask import LEGEND_TAG
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.legend import Legend, make_legend
+from aerial_seg.outputs.mask import LEGEND_TAG
 from aerial_seg.vectors.from_mask.settings import (
     CleanSettings,
     LayerSettings,

@@ -20,11 +20,11 @@ from rasterio.windows import Window
 
 from aerial_seg.files.names import exact
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.durable import disk_errors, require_written
-from aerial_seg.geo.outputs.segments import scratch_profile
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs.durable import disk_errors, require_written
+from aerial_seg.outputs.segments import scratch_profile
 
 _CHUNK_BYTES = 16_000_000
 

@@ -22,14 +22,14 @@ from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.geo.areas.polygons import mended, polygons_of
 from aerial_seg.geo.areas.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.settings import (
+from aerial_seg.geo.systems import require_common, same_local
+from aerial_seg.labels.settings import (
     BACKGROUND,
     LabelSettings,
     check_names,
     legend_of_values,
     match_name,
 )
-from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.mentions import setting
 

@@ -14,7 +14,7 @@ from pyproj import CRS
 from rasterio.enums import ColorInterp
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.chip_file import chip_windows, read_chip, write_image, write_labels
+from aerial_seg.labels.chip_file import chip_windows, read_chip, write_image, write_labels
 from aerial_seg.legend import IGNORE, make_legend
 
 SIDE = 32

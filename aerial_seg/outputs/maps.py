@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.attribute_table import attribute_table, write_value_table
-from aerial_seg.geo.outputs.cog import CogStyle, write_cog
-from aerial_seg.geo.outputs.durable import settled_file
-from aerial_seg.geo.outputs.mask import LEGEND_TAG, provenance
-from aerial_seg.geo.outputs.qgis_style import SUFFIX, Style, class_raster, grey_raster, shared_text
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.legend import Legend
+from aerial_seg.outputs.attribute_table import attribute_table, write_value_table
+from aerial_seg.outputs.cog import CogStyle, write_cog
+from aerial_seg.outputs.durable import settled_file
+from aerial_seg.outputs.mask import LEGEND_TAG, provenance
+from aerial_seg.outputs.qgis_style import SUFFIX, Style, class_raster, grey_raster, shared_text
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 PROBABILITY_STEP = 0.004
 """What one step of a confidence or probability byte means: 0 is 0, 250 is 1, 255 is nodata."""

@@ -17,10 +17,10 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter, MemoryFile
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.durable import disk_errors
-from aerial_seg.geo.outputs.qgis_style import SUFFIX, class_raster, style_text
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.outputs.durable import disk_errors
+from aerial_seg.outputs.qgis_style import SUFFIX, class_raster, style_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.attribute_table import attribute_table
-from aerial_seg.geo.outputs.cog import CogStyle, write_cog
-from aerial_seg.geo.outputs.durable import settled_file
-from aerial_seg.geo.outputs.mask import provenance
-from aerial_seg.geo.outputs.qgis_style import class_raster, style_text
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.outputs.attribute_table import attribute_table
+from aerial_seg.outputs.cog import CogStyle, write_cog
+from aerial_seg.outputs.durable import settled_file
+from aerial_seg.outputs.mask import provenance
+from aerial_seg.outputs.qgis_style import class_raster, style_text
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 NEITHER, HIT, MISS, FALSE_ALARM = range(4)
 CATEGORIES = make_legend(

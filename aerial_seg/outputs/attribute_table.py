@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from aerial_seg.files.names import ogr_name, writing_folder
-from aerial_seg.geo.outputs.durable import disk_errors, require_written, settled_file
-from aerial_seg.geo.outputs.geopackage import FIXED_DATE
 from aerial_seg.legend import Legend
+from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.outputs.geopackage import FIXED_DATE
 
 _INTEGER, _REAL, _STRING = 0, 1, 2
 _FIELDS = (("Value", _INTEGER, 5), ("Class", _STRING, 2), ("Count", _REAL, 1))

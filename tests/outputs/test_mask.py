@@ -12,9 +12,9 @@ from pyproj import CRS
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.maps import write_mask
-from aerial_seg.geo.outputs.mask import LEGEND_TAG, provenance, read_legend
 from aerial_seg.legend import IGNORE, make_legend
+from aerial_seg.outputs.maps import write_mask
+from aerial_seg.outputs.mask import LEGEND_TAG, provenance, read_legend
 
 LEGEND = make_legend({0: "background", 1: "Gebäude", 2: "road", 7: "water"}, background=[0])
 

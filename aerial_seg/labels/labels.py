@@ -14,12 +14,12 @@ from pyproj import CRS
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.from_raster import RasterLabels
-from aerial_seg.geo.labels.from_vector import read_vector_labels
-from aerial_seg.geo.labels.settings import LabelSettings
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
+from aerial_seg.labels.from_raster import RasterLabels
+from aerial_seg.labels.from_vector import read_vector_labels
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 

@@ -20,10 +20,10 @@ import shapely.affinity
 from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.polygons import ground_of
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.acquisition import Taken
-from aerial_seg.geo.outputs.durable import settled_file
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.outputs.acquisition import Taken
+from aerial_seg.outputs.durable import settled_file
 from aerial_seg.version import __version__
 
 _EXTENSIONS = tuple(

@@ -16,11 +16,11 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs import overviews
-from aerial_seg.geo.outputs.overviews import Halving, chunks, halve, mean, most_frequent, write_overviews
-from aerial_seg.geo.outputs.segments import scratch_profile
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import overviews
+from aerial_seg.outputs.overviews import Halving, chunks, halve, mean, most_frequent, write_overviews
+from aerial_seg.outputs.segments import scratch_profile
 
 
 @given(length=st.integers(1, 5000))

@@ -22,10 +22,10 @@ from rasterio.io import MemoryFile
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files.names import exact
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.durable import disk_errors, require_written, settled_file
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from laws import examples
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.outputs.attribute_table import attribute_table, class_rows, write_value_table
 from aerial_seg.legend import make_legend
+from aerial_seg.outputs.attribute_table import attribute_table, class_rows, write_value_table
 
 LEGEND = make_legend({7: "水域", 0: "background", 1: "Gebäude", 3: "дорога"}, background=[0])
 COUNTS = {0: 5_000_000_000, 1: 12, 7: 1, 255: 99}

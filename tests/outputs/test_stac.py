@@ -17,9 +17,9 @@ from pyproj import CRS, Transformer
 from stac_items import LEGEND, UTM, item
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.maps import PROBABILITY_STEP
-from aerial_seg.geo.outputs.stac import item_name, list_vectors
 from aerial_seg.legend import make_legend
+from aerial_seg.outputs.maps import PROBABILITY_STEP
+from aerial_seg.outputs.stac import item_name, list_vectors
 from aerial_seg.vectors.formats import FORMATS
 
 if TYPE_CHECKING:

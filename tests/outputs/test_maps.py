@@ -17,10 +17,10 @@ from rio_cogeo.cogeo import cog_validate
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.maps import PROBABILITY_STEP, write_confidence, write_mask, write_probabilities
-from aerial_seg.geo.outputs.mask import LEGEND_TAG, provenance, read_legend
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.legend import IGNORE, Legend, make_legend
+from aerial_seg.outputs.maps import PROBABILITY_STEP, write_confidence, write_mask, write_probabilities
+from aerial_seg.outputs.mask import LEGEND_TAG, provenance, read_legend
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 LEGEND = make_legend({0: "background", 1: "Gebäude", 2: "road", 7: "water"}, background=[0])
 ZONE_45 = CRS(32645)

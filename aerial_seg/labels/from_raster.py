@@ -21,13 +21,13 @@ from shapely import STRtree
 from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.vector_layer import parse_crs
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.settings import LabelSettings, legend_of_values
-from aerial_seg.geo.outputs.mask import read_legend
 from aerial_seg.geo.raster.opening import described, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import grid_of
 from aerial_seg.geo.systems import require_common
+from aerial_seg.labels.settings import LabelSettings, legend_of_values
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.mask import read_legend
 
 
 class _Outlines:

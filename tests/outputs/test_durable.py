@@ -8,7 +8,7 @@ import pytest
 from rasterio.errors import RasterioIOError
 
 from aerial_seg.errors import OutputError
-from aerial_seg.geo.outputs.durable import require_written, settled_file
+from aerial_seg.outputs.durable import require_written, settled_file
 
 
 def test_what_is_written_is_there_under_its_name_alone(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs import segments
-from aerial_seg.geo.outputs.segments import Layer, Segment, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import segments
+from aerial_seg.outputs.segments import Layer, Segment, SegmentStore
 
 HEIGHT, WIDTH = 1400, 1300
 GRID = Grid(crs=CRS(32645), transform=Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000), height=HEIGHT, width=WIDTH)
@@ -41,7 +41,7 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 grid = Grid(crs=None, transform=Affine.identity(), height=1400, width=1300)

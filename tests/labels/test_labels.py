@@ -18,8 +18,8 @@ from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.labels.labels import check_overlap, open_labels
-from aerial_seg.geo.labels.settings import LabelSettings, parse_classes
+from aerial_seg.labels.labels import check_overlap, open_labels
+from aerial_seg.labels.settings import LabelSettings, parse_classes
 from aerial_seg.legend import IGNORE, make_legend
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 import rasterio
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.geo.outputs.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.outputs.acquisition import Taken, parse_taken, time_of_all
 
 if TYPE_CHECKING:
     from tests.conftest import RasterFile, WebServer

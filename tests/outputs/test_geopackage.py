@@ -12,7 +12,7 @@ import geopandas
 import pytest
 import shapely
 
-from aerial_seg.geo.outputs.geopackage import settle_geopackage, stored_style, write_geopackage
+from aerial_seg.outputs.geopackage import settle_geopackage, stored_style, write_geopackage
 from aerial_seg.synthetic.town import make_town, write_town
 
 VERSION_1_3 = 10300

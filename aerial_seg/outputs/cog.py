@@ -14,11 +14,11 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from aerial_seg.files.names import exact
-from aerial_seg.geo.outputs import sparse_cog
-from aerial_seg.geo.outputs.durable import disk_errors, require_written, settled_file
-from aerial_seg.geo.outputs.overviews import chunks, write_overviews
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks, source_boxes
 from aerial_seg.geo.raster.opening import open_dataset
+from aerial_seg.outputs import sparse_cog
+from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.outputs.overviews import chunks, write_overviews
 
 _LEVEL = 6
 """Of DEFLATE, which every GIS program reads, unlike ZSTD. Level 9 packs masks 10 % tighter at a fifth of the speed."""

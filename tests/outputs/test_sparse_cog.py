@@ -19,11 +19,11 @@ from rio_cogeo.cogeo import cog_validate
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs import cog, sparse_cog
-from aerial_seg.geo.outputs.cog import CogStyle, write_cog
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK, Extent, FilledBlocks
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import cog, sparse_cog
+from aerial_seg.outputs.cog import CogStyle, write_cog
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 STYLE = CogStyle(
     ("class",), overviews="mode", tags={"AERIAL_SEG_VERSION": "1.2"}, palette={0: (9, 8, 7, 255)}

@@ -22,11 +22,11 @@ from rio_cogeo.cogeo import cog_validate
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.outputs.cog import CogStyle, write_cog
-from aerial_seg.geo.outputs.overviews import Halving, halve, mean, most_frequent
-from aerial_seg.geo.outputs.segments import Layer, SegmentStore
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs.cog import CogStyle, write_cog
+from aerial_seg.outputs.overviews import Halving, halve, mean, most_frequent
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 ZONE_45 = CRS(32645)
 UTM = Affine(0.05, 0, 300_000, 0, -0.05, 8_000_000)
