@@ -108,6 +108,13 @@ def test_engines_know_no_rasters() -> None:
         }, path
 
 
+def test_the_device_room_opens_no_rasters() -> None:
+    """Pixels come to it as tensors and arrays; numba belongs to the other carrier."""
+    for path in sources_below(PACKAGE / "inference" / "device"):
+        roots = {module.split(".")[0] for module in imported_modules(path)}
+        assert not roots & {"rasterio", "geopandas", "pyogrio", "shapely", "pyproj", "numba"}, path
+
+
 def rooms() -> list[Path]:
     """Every folder of the package that holds folders or several files."""
     return sorted({parent for path in SOURCES for parent in path.parents if parent.is_relative_to(PACKAGE)})

@@ -17,7 +17,7 @@ from aerial_seg.tiling.squares import MAX_RUN, Pixels
 
 _PIXELS_AT_ONCE = 4_000_000
 """Pixels made at a time, so that memory beyond the cells depends on neither the width nor the classes."""
-_MOST_CLASSES = 255
+MOST_CLASSES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +133,8 @@ class RowUpsampler:
         """Yield all pixel rows that the cells (n, cells across, K) float32 decide, following those pushed before."""
         if cells.ndim != 3 or cells.shape[1] != len(self._cols.cells):
             raise ValueError(f"rows of cells are (n, {len(self._cols.cells)}, classes), got {cells.shape}")
-        if cells.shape[2] > _MOST_CLASSES:
-            raise ValueError(
-                f"at most {_MOST_CLASSES} classes fit a byte beside nodata, got {cells.shape[2]}"
-            )
+        if cells.shape[2] > MOST_CLASSES:
+            raise ValueError(f"at most {MOST_CLASSES} classes fit a byte beside nodata, got {cells.shape[2]}")
         if len(cells) == 0:
             return
         cells = np.ascontiguousarray(cells, np.float32)
