@@ -46,13 +46,24 @@ class Spread:
             pixels=len(axis),
         )
 
-    def __call__(self, cells: Tensor) -> Tensor:
-        """Values (G, R, pixels) of cells (G, R, all cells of the axis); a new tensor or a part of one.
+    @property
+    def runs(self) -> int:
+        """How many there are."""
+        return len(self.west)
+
+    def ends(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """The values west of every run, and how much they rise from there to the east: (G, R, runs) each.
+
+        cells (G, R, all cells of the axis).
+        """
+        low = cells.index_select(2, self.west)
+        return low, cells.index_select(2, self.east).sub_(low)
+
+    def between(self, low: Tensor, rise: Tensor) -> Tensor:
+        """Values (G, R, pixels) between a run's ends; a new tensor or a part of one.
 
         low + (high − low)·share, every operation rounded by itself: constants stay exactly what they are.
         """
-        low = cells.index_select(2, self.west)
-        rise = cells.index_select(2, self.east).sub_(low)
         values = rise[..., None] * self.share
         values += low[..., None]
         return values.flatten(2)[:, :, self.before : self.before + self.pixels]

@@ -130,12 +130,16 @@ class DeviceUpsampler:
         north, south = self._north[rows] - first_cell, self._south[rows] - first_cell
         share = self._down[rows, None]
 
-        def values(group: slice) -> Tensor:
+        def ends(group: slice) -> tuple[Tensor, Tensor]:
             low = cells[group].index_select(1, north)
             rise = cells[group].index_select(1, south).sub_(low).mul_(share)
-            return self._across(low.add_(rise))
+            return self._across.ends(low.add_(rise))
 
-        return values
+        # What costs a group of launches is done for all groups at once where it is small beside the pixels.
+        if len(cells) * self._across.runs > 2 * _GROUP * len(self._cols):
+            return lambda group: self._across.between(*ends(group))
+        low, rise = ends(slice(len(cells)))
+        return lambda group: self._across.between(low[group], rise[group])
 
 
 @dataclass(frozen=True, slots=True)
