@@ -1,4 +1,4 @@
-"""Pixels from cells: torch is the oracle of the interpolation, plain numpy that of every bit the kernels make."""
+"""Pixels from cells: torch is the oracle of the interpolation, plain numpy that of every bit that a carrier makes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from carriers import Carrier, Upsampler, each_carrier
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from torch.nn.functional import interpolate as torch_interpolate
 
 from aerial_seg.tiling import upsample
 from aerial_seg.tiling.geometry import ModelGeometry
-from aerial_seg.tiling.upsample import PixelAxis, PixelRows, RowUpsampler, softmax_cells
+from aerial_seg.tiling.upsample import PixelAxis, PixelRows, RowUpsampler
 
 Floats = NDArray[np.float32]
-strides = st.sampled_from([1, 2, 4, 8, 16])
+strides = st.one_of(st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(1, 32))
 KINDS = ("noise", "smooth", "tied", "nearly tied", "sharp", "even", "scaled", "tiny")
 
 
@@ -72,7 +73,9 @@ def lattices(draw: st.DrawFn, most: int = 150) -> Floats:
 @st.composite
 def pixel_axes(draw: st.DrawFn, cells: int) -> PixelAxis:
     """Pixels over that many cells, of either kind of lattice, at the run's own pixel size or another one."""
-    geometry = ModelGeometry(16, draw(strides), 16, draw(st.booleans()))
+    stride = draw(strides)
+    span = draw(st.one_of(st.none(), st.integers(1, 32)))
+    geometry = ModelGeometry(stride, stride, stride, draw(st.booleans()), cell_span=span)
     longest = cells * geometry.logit_stride - (geometry.logit_stride - 1) * geometry.align_corners
     run = draw(st.integers(max(1, longest - geometry.logit_stride + 1), longest))
     pixels = draw(st.one_of(st.just(run), st.integers(1, 2 * run + 1)))
@@ -85,7 +88,7 @@ def scenes(draw: st.DrawFn, most: int = 150) -> tuple[Floats, PixelAxis, PixelAx
     return cells, draw(pixel_axes(cells.shape[0])), draw(pixel_axes(cells.shape[1]))
 
 
-def whole(cells: Floats, upsampler: RowUpsampler, cuts: Sequence[int] = ()) -> PixelRows:
+def whole(cells: Floats, upsampler: Upsampler, cuts: Sequence[int] = ()) -> PixelRows:
     """All pixel rows of cells that are pushed in pieces."""
     made = [
         done
@@ -104,11 +107,11 @@ def whole(cells: Floats, upsampler: RowUpsampler, cuts: Sequence[int] = ()) -> P
 
 
 def upsampled(
-    scene: tuple[Floats, PixelAxis, PixelAxis], cuts: Sequence[int] = (), **wanted: bool
+    carrier: Carrier, scene: tuple[Floats, PixelAxis, PixelAxis], cuts: Sequence[int] = (), **wanted: bool
 ) -> PixelRows:
     cells, rows, cols = scene
     seen = cells[rows.cells.start : rows.cells.stop, cols.cells.start : cols.cells.stop]
-    return whole(seen, RowUpsampler(rows, cols, **wanted), [min(cut, len(seen)) for cut in cuts])
+    return whole(seen, carrier.upsampler(rows, cols, **wanted), [min(cut, len(seen)) for cut in cuts])
 
 
 @given(
@@ -146,26 +149,31 @@ def test_output_at_another_pixel_size_equals_torchs_resize(run: int, factor: int
     np.testing.assert_allclose(interpolate(cells, axis, axis), oracle.permute(1, 2, 0).numpy(), atol=2e-6)
 
 
+@each_carrier
 @given(scene=scenes(), cuts=st.lists(st.integers(0, 9), max_size=3).map(sorted))
 def test_channels_are_the_argmax_of_the_interpolated_logits(
-    scene: tuple[Floats, PixelAxis, PixelAxis], cuts: list[int]
+    carrier: Carrier, scene: tuple[Floats, PixelAxis, PixelAxis], cuts: list[int]
 ) -> None:
     """Every class map is that of the plain computation, however the rows arrive: the shortcuts change no pixel."""
     cells, rows, cols = scene
     oracle = interpolate(cells[rows.cells.start : rows.cells.stop], rows, cols).argmax(axis=2)
-    assert np.array_equal(upsampled(scene, cuts).channels, oracle)
+    assert np.array_equal(upsampled(carrier, scene, cuts).channels, oracle)
 
 
+@each_carrier
 @pytest.mark.parametrize("kind", KINDS)
 @given(classes=st.integers(1, 6), seed=st.integers(0, 1_000_000), stride=st.sampled_from([3, 8, 11]))
-def test_no_kind_of_lattice_fools_the_shortcuts(kind: str, classes: int, seed: int, stride: int) -> None:
+def test_no_kind_of_lattice_fools_the_shortcuts(
+    carrier: Carrier, kind: str, classes: int, seed: int, stride: int
+) -> None:
     cells = make_cells(kind, (12, 12, classes), seed)
     axis = PixelAxis.of(ModelGeometry(stride, stride, stride), run=12 * stride, pixels=12 * stride)
     oracle = interpolate(cells, axis, axis).argmax(axis=2)
-    assert np.array_equal(upsampled((cells, axis, axis)).channels, oracle)
+    assert np.array_equal(upsampled(carrier, (cells, axis, axis)).channels, oracle)
 
 
-def test_a_lead_that_rounding_undoes_is_no_lead() -> None:
+@each_carrier
+def test_a_lead_that_rounding_undoes_is_no_lead(carrier: Carrier) -> None:
     """A channel that leads by a unit in the last place at all four corners does not lead everywhere in between."""
     random = np.random.default_rng(0)
     axis = PixelAxis.of(ModelGeometry(8, 8, 8), run=16, pixels=16)
@@ -176,20 +184,22 @@ def test_a_lead_that_rounding_undoes_is_no_lead() -> None:
         assert (cells[..., 1] > cells[..., 0]).all()
         oracle = interpolate(cells, axis, axis).argmax(axis=2)
         undone += int((oracle == 0).any())
-        assert np.array_equal(upsampled((cells, axis, axis)).channels, oracle)
+        assert np.array_equal(upsampled(carrier, (cells, axis, axis)).channels, oracle)
     assert undone > 100
 
 
+@each_carrier
 @given(scene=scenes(most=20))
 @example(
     scene=(np.zeros((3, 3, 7), np.float32), *(PixelAxis.of(ModelGeometry(8, 8, 8), run=24, pixels=24),) * 2)
 )
 def test_probabilities_are_the_softmax_of_the_interpolated_logits(
+    carrier: Carrier,
     scene: tuple[Floats, PixelAxis, PixelAxis],
 ) -> None:
     cells, rows, cols = scene
     logits = interpolate(cells[rows.cells.start : rows.cells.stop], rows, cols)
-    made = upsampled(scene, confidence=True, probabilities=True)
+    made = upsampled(carrier, scene, confidence=True, probabilities=True)
     oracle = softmax(logits.astype(np.float64), axis=2)
     assert np.array_equal(made.channels, logits.argmax(axis=2))
     assert made.confidence is not None
@@ -198,16 +208,18 @@ def test_probabilities_are_the_softmax_of_the_interpolated_logits(
     np.testing.assert_allclose(made.confidence / 250, oracle.max(axis=2), atol=0.5 / 250 + 3e-5)
     own = np.take_along_axis(made.probabilities, made.channels[None].astype(np.intp), axis=0)[0]
     assert np.array_equal(made.confidence, own)
-    assert np.array_equal(made.confidence, upsampled(scene, confidence=True, margin=True).confidence)
+    assert np.array_equal(made.confidence, upsampled(carrier, scene, confidence=True, margin=True).confidence)
 
 
+@each_carrier
 @given(scene=scenes(most=20))
 def test_blended_probabilities_are_interpolated_as_they_are(
+    carrier: Carrier,
     scene: tuple[Floats, PixelAxis, PixelAxis],
 ) -> None:
-    cells, rows, cols = softmax_cells(scene[0]), *scene[1:]
+    cells, rows, cols = carrier.softmax_cells(scene[0]), *scene[1:]
     values = interpolate(cells[rows.cells.start : rows.cells.stop], rows, cols)
-    made = upsampled((cells, rows, cols), confidence=True, probabilities=True, softmaxed=True)
+    made = upsampled(carrier, (cells, rows, cols), confidence=True, probabilities=True, softmaxed=True)
     assert np.array_equal(made.channels, values.argmax(axis=2))
     assert made.confidence is not None
     assert made.probabilities is not None
@@ -215,27 +227,30 @@ def test_blended_probabilities_are_interpolated_as_they_are(
     np.testing.assert_allclose(made.probabilities.transpose(1, 2, 0) / 250, values, atol=0.5 / 250 + 1e-5)
 
 
+@each_carrier
 @given(scene=scenes(most=20))
-def test_the_margin_is_the_lead_over_the_second(scene: tuple[Floats, PixelAxis, PixelAxis]) -> None:
+def test_the_margin_is_the_lead_over_the_second(
+    carrier: Carrier, scene: tuple[Floats, PixelAxis, PixelAxis]
+) -> None:
     cells, rows, cols = scene
     values = np.sort(interpolate(cells[rows.cells.start : rows.cells.stop], rows, cols), axis=2)
     second = values[..., -2] if values.shape[2] > 1 else np.float32(-np.inf)
-    made = upsampled(scene, margin=True)
+    made = upsampled(carrier, scene, margin=True)
     assert made.margin is not None
     assert made.confidence is None
     assert made.probabilities is None
     assert np.array_equal(made.margin, values[..., -1] - second)
 
 
-@given(scene=scenes(most=12), at_once=st.integers(1, 300))
+@each_carrier
+@given(scene=scenes(most=20), at_once=st.integers(1, 300))
 def test_how_many_pixels_are_made_at_once_changes_nothing(
-    scene: tuple[Floats, PixelAxis, PixelAxis], at_once: int
+    carrier: Carrier, scene: tuple[Floats, PixelAxis, PixelAxis], at_once: int
 ) -> None:
     for wanted in ({}, {"confidence": True, "probabilities": True}):
-        usual = upsampled(scene, **wanted)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(upsample, "_PIXELS_AT_ONCE", at_once)
-            few = upsampled(scene, **wanted)
+        usual = upsampled(carrier, scene, **wanted)
+        with carrier.pixels_at_once(at_once):
+            few = upsampled(carrier, scene, **wanted)
         for layer in ("channels", "confidence", "probabilities"):
             assert np.array_equal(getattr(few, layer), getattr(usual, layer))
 
@@ -249,11 +264,14 @@ def test_few_pixels_are_made_at_once_whatever_the_width_and_the_classes(probabil
         assert largest.size <= upsample._PIXELS_AT_ONCE
 
 
+@each_carrier
 @given(cells=lattices())
-def test_softmax_cells_equals_a_float64_softmax(cells: Floats) -> None:
+def test_softmax_cells_equals_a_float64_softmax(carrier: Carrier, cells: Floats) -> None:
     before = cells.copy()
-    np.testing.assert_allclose(softmax_cells(cells), softmax(cells.astype(np.float64), axis=2), atol=1e-6)
-    assert softmax_cells(cells).dtype == np.float32
+    np.testing.assert_allclose(
+        carrier.softmax_cells(cells), softmax(cells.astype(np.float64), axis=2), atol=1e-6
+    )
+    assert carrier.softmax_cells(cells).dtype == np.float32
     assert np.array_equal(cells, before)
 
 
@@ -281,9 +299,10 @@ def test_a_logit_per_pixel_needs_no_neighbours() -> None:
     assert not PixelAxis.of(ModelGeometry(32, 1, 32), run=40, pixels=20).is_identity()
 
 
-def test_cells_of_other_columns_are_our_bug() -> None:
+@each_carrier
+def test_cells_of_other_columns_are_our_bug(carrier: Carrier) -> None:
     axis = PixelAxis.of(ModelGeometry(8, 8, 8), run=64, pixels=64)
-    with pytest.raises(ValueError, match=r"rows of cells are \(n, 8, classes\), got \(3, 7, 2\)"):
-        next(RowUpsampler(axis, axis).push(np.zeros((3, 7, 2), np.float32)))
+    with pytest.raises(ValueError, match=r"rows of cells are \(.*8.*\), got \(.*7.*\)"):
+        next(carrier.upsampler(axis, axis).push(np.zeros((3, 7, 2), np.float32)))
     with pytest.raises(ValueError, match="at most 255 classes"):
-        next(RowUpsampler(axis, axis).push(np.zeros((3, 8, 256), np.float32)))
+        next(carrier.upsampler(axis, axis).push(np.zeros((3, 8, 256), np.float32)))
