@@ -78,8 +78,14 @@ class Carrier:
     def softmax_cells(self, cells: Floats) -> Floats:
         if self.device is None:
             return softmax_cells(cells)
-        made = device_softmax_cells(planar(cells, self.device)[None])[0]
-        return channels_last(made)
+        return self.softmax_cells_of_batch(cells[None])[0]
+
+    def softmax_cells_of_batch(self, tiles: Floats) -> Floats:
+        """tiles (n, h, w, K) → likewise, all at once."""
+        if self.device is None:
+            return np.stack([softmax_cells(tile) for tile in tiles])
+        made = device_softmax_cells(torch.stack([planar(tile, self.device) for tile in tiles]))
+        return np.stack([channels_last(tile) for tile in made])
 
     @contextmanager
     def pixels_at_once(self, count: int) -> Iterator[None]:

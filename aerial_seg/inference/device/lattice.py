@@ -92,6 +92,6 @@ class DeviceStitcher:
         if count:
             stay = before.shape[1] - count
             self._sums = torch.empty_like(before)
-            self._sums[:, :stay] = before[:, count:]
-            self._sums[:, stay:] = 0
+            self._sums[:, :stay].copy_(before[:, count:])
+            self._sums[:, stay:].zero_()
         return before[:, :count]

@@ -102,7 +102,7 @@ class DeviceUpsampler:
         self._held = cells[:, -1:].clone() if is_waited_for else None
 
     def _rows_at_once(self, classes: int) -> int:
-        wide = len(self._cols)
+        wide = max(len(self._cols), len(self._cols.cells))
         most = self._values_at_once // (min(classes, _GROUP) * wide)
         return max(1, min(most, _BYTES_AT_ONCE // (classes * wide)) if self._probabilities else most)
 
