@@ -78,6 +78,19 @@ def test_classes_from_the_lattice_are_those_of_the_largest_scores(
     assert_are_largest(classes, class_scores(image, net, protocol))
 
 
+@given(SIDE, SIDE, st.sampled_from([1, 2, 4, 8]), st.sampled_from(["own", "padded", "aligned"]))
+def test_classes_made_where_the_cells_lie_are_the_hosts_to_the_byte(
+    height: int, width: int, stride: int, sides: str
+) -> None:
+    net = sampler(stride, align_corners=sides == "aligned", any_side=sides == "own")
+    image = image_of(height, width)
+    hosts = predict_classes(image, net, WHOLE)
+    with pytest.MonkeyPatch.context() as device:
+        device.setattr(inference, "has_own_memory", lambda of: True)
+        device.setattr(inference, "RowUpsampler", None)  # cells do not come home
+        np.testing.assert_array_equal(predict_classes(image, net, WHOLE), hosts)
+
+
 @pytest.mark.parametrize(
     "protocol",
     [
