@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aerial_seg.inference.device.upsample import first_largest
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.legend import IGNORE
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.models.device import batch_to_device
+from aerial_seg.models.device import OutOfMemory, batch_to_device, has_own_memory, release_memory
 from aerial_seg.models.network import Network
-from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.crops import Sample, Samples
+
+Result = TypeVar("Result")
 
 THRESHOLDS = np.arange(0.05, 0.951, 0.01)
+_PIXELS_AT_ONCE = 1 << 19
+"""Of chips that run together on a device: 8 of 256 pixels a side, which keep it busy and fit where training did."""
+_VALUES_AT_ONCE = 1 << 24
+"""Logits at full size, likewise: 64 MiB."""
 
 
 class ThresholdCurve:
@@ -45,16 +53,17 @@ class ThresholdCurve:
 
 def validate(
     network: Network,
-    store: ChipStore,
+    store: Samples,
     *,
     classes: int,
     device: torch.device,
     bias: Sequence[float] | None = None,
 ) -> tuple[ConfusionMatrix, ThresholdCurve | None]:
-    """Every chip whole, one at a time, padded to a side that the network takes; nothing is augmented.
+    """Every chip whole, padded to a side that the network takes; nothing is augmented.
 
-    bias: added to the logits before the argmax (a trained model's class bias). The network is left in the mode it
-    came in.
+    On a device with memory of its own, neighbours of one size run together; on the CPU each runs alone, where another
+    batch size would move logits in their last digits. bias: added to the logits before the argmax (a trained model's
+    class bias). The network is left in the mode it came in.
     """
     shift = torch.zeros(classes) if bias is None else torch.tensor(bias)
     shift = shift.to(device)[None, :, None, None]
@@ -64,17 +73,62 @@ def validate(
     whole = PaddedForward(
         lambda images: network(batch_to_device(images, device)).float(), network.geometry, any_side=False
     )
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = whole.logits(images) + shift
+        return logits, first_largest(logits, dim=1)[1]
+
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        for index in range(len(store)):
-            image, labels = store[index]
-            logits = whole.logits(image[None]) + shift
-            matrix.add(labels.numpy(), logits.argmax(dim=1)[0].cpu().numpy())
-            if curve is not None:
-                curve.add(logits, labels[None])
+        for images, labels in _batches(
+            store, most=_VALUES_AT_ONCE // classes if has_own_memory(device) else 1
+        ):
+            for (logits, predicted), truth in _fitting(run, images, labels, device):
+                matrix.add(truth.numpy(), predicted.cpu().numpy())
+                if curve is not None:
+                    curve.add(logits, truth)
     network.train(was_training)
     return matrix, curve
+
+
+def _fitting(
+    run: Callable[[Tensor], Result], images: Tensor, labels: Tensor, device: torch.device
+) -> Iterator[tuple[Result, Tensor]]:
+    """What `run` gives for the images, and their labels; in halves where the device runs out of memory."""
+    try:
+        result = run(images)
+    except OutOfMemory:
+        if len(images) == 1:
+            raise
+    else:
+        yield result, labels
+        return
+    release_memory(device)  # only outside the handler are the failed attempt's tensors free
+    half = len(images) // 2
+    yield from _fitting(run, images[:half], labels[:half], device)
+    yield from _fitting(run, images[half:], labels[half:], device)
+
+
+def _batches(store: Samples, *, most: int) -> Iterator[Sample]:
+    """images (N,C,H,W) and labels (N,H,W): neighbours of one size with at most so many pixels, or one chip."""
+    waiting: list[Sample] = []
+    for index in range(len(store)):
+        image, labels = store[index]
+        if waiting and (
+            image.shape != waiting[0][0].shape
+            or (len(waiting) + 1) * labels.numel() > min(most, _PIXELS_AT_ONCE)
+        ):
+            yield _stacked(waiting)
+            waiting = []
+        waiting.append((image, labels))
+    if waiting:
+        yield _stacked(waiting)
+
+
+def _stacked(samples: Sequence[Sample]) -> Sample:
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels)
 
 
 def threshold_bias(threshold: float) -> tuple[float, float]:

@@ -9,9 +9,11 @@ from torch.nn.functional import interpolate, pad
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
+from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.training import validation
 from aerial_seg.training.validation import THRESHOLDS, ThresholdCurve, threshold_bias, validate
 
 
@@ -58,6 +60,60 @@ def test_the_bias_shifts_the_decision() -> None:
     store = Store()
     matrix, _ = validate(Pointwise(), store, classes=2, device=torch.device("cpu"), bias=(0.0, 99.0))
     assert matrix.counts[:, 0].sum() == 0
+
+
+class Seen(Pointwise):
+    """Remembers how many chips ran together; a device that has room for `room` of them."""
+
+    def __init__(self, room: int = 99) -> None:
+        super().__init__()
+        self.room, self.together = room, list[int]()
+
+    def forward(self, image: Tensor) -> Tensor:
+        if len(image) > self.room:
+            raise OutOfMemory("no room")
+        self.together.append(len(image))
+        return super().forward(image)
+
+
+def alike_and_different() -> list[tuple[Tensor, Tensor]]:
+    random = np.random.default_rng(1)
+    sides = [(16, 16)] * 5 + [(8, 24)] * 2 + [(16, 16)]
+    return [
+        (
+            torch.from_numpy(random.normal(size=(1, *side)).astype(np.float32)),
+            torch.from_numpy(random.choice(np.array([0, 1, 255], np.uint8), side)),
+        )
+        for side in sides
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own_memory", "room", "together"),
+    [(False, 99, [1] * 8), (True, 99, [4, 1, 2, 1]), (True, 1, [1] * 8)],
+    ids=["the host", "a device", "a device that runs out of memory"],
+)
+def test_chips_of_one_size_run_together_where_a_device_has_memory_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, own_memory: bool, room: int, together: list[int]
+) -> None:
+    """Each counts once, whatever runs with it; on the CPU each runs alone, so that no bit of its logits moves."""
+    store = alike_and_different()
+    expected, curve_alone = validate(Pointwise(), store, classes=2, device=torch.device("cpu"))
+    monkeypatch.setattr(validation, "has_own_memory", lambda device: own_memory)
+    monkeypatch.setattr(validation, "_PIXELS_AT_ONCE", 4 * 16 * 16 + 16)
+    network = Seen(room)
+    matrix, curve = validate(network, store, classes=2, device=torch.device("cpu"))
+    assert network.together == together
+    assert np.array_equal(matrix.counts, expected.counts)
+    assert matrix.ignored == expected.ignored
+    assert curve is not None
+    assert curve_alone is not None
+    assert curve.best() == curve_alone.best()
+
+
+def test_a_chip_that_does_not_fit_alone_ends_validation() -> None:
+    with pytest.raises(OutOfMemory):
+        validate(Seen(room=0), Store(), classes=2, device=torch.device("cpu"))
 
 
 def as_before(network: Network, image: Tensor) -> Tensor:
