@@ -207,16 +207,16 @@ def test_a_cells_bits_do_not_depend_on_the_part_and_the_batches(
 def test_pixels_made_in_parts_are_those_of_the_whole(
     carrier: Carrier, plan: TilePlan, window: str, seed: int, scale: float, data: st.DataObject
 ) -> None:
-    """Parts in rows and columns, also at another pixel size: class, confidence and margin, bit by bit."""
+    """Parts in rows and columns, also at another pixel size: every layer, bit by bit."""
     geometry = plan.shape.geometry
     height, width = (max(1, round(axis.length * scale)) for axis in (plan.rows, plan.cols))
     rows = PixelAxis.of(geometry, run=plan.rows.length, pixels=height)
     cols = PixelAxis.of(geometry, run=plan.cols.length, pixels=width)
-    model = Model(whole_lattice(plan, seed) * 4, window)
+    model = Model(whole_lattice(plan, seed, data.draw(st.sampled_from([3, 20]))) * 4, window)
 
     def made(rows: PixelAxis, cols: PixelAxis) -> list[PixelRows]:
         part = TilePart.of(plan, rows.cells, cols.cells)
-        upsampler = carrier.upsampler(rows, cols, confidence=True, margin=True)
+        upsampler = carrier.upsampler(rows, cols, confidence=True, probabilities=True, margin=True)
         return [done for cells in model.finished(part, carrier) for done in upsampler.push(cells)]
 
     down, across = data.draw(ranges(height)), data.draw(ranges(width))
@@ -227,11 +227,11 @@ def test_pixels_made_in_parts_are_those_of_the_whole(
     assert [done.start for done in part] == list(
         np.cumsum([down.start, *(len(done.channels) for done in part[:-1])])
     )
-    for layer in ("channels", "confidence", "margin"):
-        everything = np.concatenate([getattr(done, layer) for done in whole])
-        assert everything.shape == (height, width)
-        some = np.concatenate([getattr(done, layer) for done in part])
-        assert np.array_equal(some, everything[down.start : down.stop, across.start : across.stop])
+    for layer in ("channels", "confidence", "probabilities", "margin"):
+        everything = np.concatenate([getattr(done, layer) for done in whole], axis=-2)
+        assert everything.shape[-2:] == (height, width)
+        some = np.concatenate([getattr(done, layer) for done in part], axis=-2)
+        assert np.array_equal(some, everything[..., down.start : down.stop, across.start : across.stop])
 
 
 @each_carrier
