@@ -48,7 +48,7 @@ class DeviceUpsampler:
 
     Values are interpolated between rows of cells first, then between columns, as by RowUpsampler and with the same
     bits: equal classes, equal margins, and equal confidence of blended probabilities. A softmax's exponentials are
-    torch's here and a polynomial there; its bytes may differ by one where 250·p is within 0.02 of a half.
+    torch's here and a polynomial there; its bytes may differ by one where 250·p is within 0.01 of a half.
     """
 
     @torch.inference_mode()
