@@ -185,7 +185,9 @@ class Raster:
         """What rasterio asks GDAL about all bands at every look is remembered."""
         self._source = source
         self._alpha = alpha_band(source)
-        self._has_mask_file = MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
+        flags = self._dataset.mask_flag_enums
+        self._has_mask_file = MaskFlags.per_dataset in flags[0]
+        self._all_counts = source is self._dataset and all(one == [MaskFlags.all_valid] for one in flags)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -229,7 +231,9 @@ class Raster:
             *((0, col) for col in (0, width - 1) if col not in found.cols),
         )
         for top, left in beside[:1]:
-            if not self._read_own(top=top, left=left, height=1, width=1)[1].any():
+            pixel = np.empty((len(self._own.bands), 1, 1), self._own.dtype)
+            measured = self._read_own(pixel, top, left)
+            if measured is not None and not measured.any():
                 return found
         if held is None:
             raise InputError(
@@ -257,37 +261,47 @@ class Raster:
 
         Raises InputError naming file and window when a block cannot be read: never zeros in silence.
         """
-        image, valid = self._read_own(top=top, left=left, height=height, width=width)
-        if not self._stacked:
-            return image, valid
-        images = [image]
-        for member in self._stacked:
-            image, measured = member.read(top=top, left=left, height=height, width=width)
-            images.append(image)
-            valid &= measured
-        together = np.concatenate([image.astype(self.info.dtype, copy=False) for image in images])
-        return together[list(self._order)] if self._order else together, valid
-
-    def _read_own(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
-        image = np.zeros((len(self._own.bands), height, width), self._own.dtype)
+        image = np.zeros((len(self.info.bands), height, width), self.info.dtype)
         valid = np.zeros((height, width), bool)
         rows = slice(max(top, 0), min(top + height, self.grid.height))
         cols = slice(max(left, 0), min(left + width, self.grid.width))
-        if rows.start >= rows.stop or cols.start >= cols.stop:
-            return image, valid
-        window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
-        inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
-        place = f"row {window.row_off}, column {window.col_off}, {window.width} × {window.height} px"
-        with telling_whose(self.info.path, f"could not be read at {place} ({{error}}); {self._remedy}"):
-            image[(slice(None), *inside)], valid[inside] = read_patiently(
-                self._path, lambda: self._pixels(window), self._open_again
-            )
+        if rows.start < rows.stop and cols.start < cols.stop:
+            inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
+            measured = self.read_into(image[(slice(None), *inside)], top=rows.start, left=cols.start)
+            valid[inside] = True if measured is None else measured
         return image, valid
 
-    def _pixels(self, window: Window) -> tuple[Pixels, Valid]:
+    def read_into(self, image: Pixels, *, top: int, left: int) -> Valid | None:
+        """image (C,h,w), of any strides, holds a window inside the raster; valid (h,w), None where all of it is.
+
+        Raises InputError as `read` does.
+        """
+        if not self._stacked:
+            return self._read_own(image, top, left)
+        shape = image.shape[1:]
+        parts, valid = [], None
+        for member in (None, *self._stacked):
+            of = self._own if member is None else member.info
+            part = np.empty((len(of.bands), *shape), of.dtype)
+            measured = (self._read_own if member is None else member.read_into)(part, top=top, left=left)
+            if measured is not None:
+                valid = measured if valid is None else valid & measured
+            parts.append(part)
+        together = [band for part in parts for band in part]
+        for number, into in zip(self._order or range(len(together)), image, strict=True):
+            into[:] = together[number]
+        return valid
+
+    def _read_own(self, image: Pixels, top: int, left: int) -> Valid | None:
+        window = Window(left, top, image.shape[2], image.shape[1])
+        place = f"row {top}, column {left}, {window.width} × {window.height} px"
+        with telling_whose(self.info.path, f"could not be read at {place} ({{error}}); {self._remedy}"):
+            return read_patiently(self._path, lambda: self._pixels(image, window), self._open_again)
+
+    def _pixels(self, image: Pixels, window: Window) -> Valid | None:
         with nullcontext() if self._source is self._dataset else rasterio.Env(**_BLOCK_BY_BLOCK):
-            image = self._source.read(self._own.bands, window=window)
-            return image, self._measured(image, window)
+            self._source.read(self._own.bands, window=window, out=image)
+            return self._measured(image, window)
 
     def _open_again(self) -> None:
         """Nothing that GDAL remembers of the raster is believed any more."""
@@ -296,23 +310,32 @@ class Raster:
         self._open()
         self.resample(grid)
 
-    def _measured(self, image: Pixels, window: Window) -> Valid:
+    def _measured(self, image: Pixels, window: Window) -> Valid | None:
+        valid: Valid | None = None
         if self._nodata is not None and self._source is self._dataset:
-            same = np.isnan(image) if math.isnan(self._nodata) else image == self._nodata
-            valid = ~np.all(same, axis=0)
+            valid = ~_all_bands(image, self._nodata)
             if self._has_mask_file:
                 valid &= self._source.dataset_mask(window=window) > 0
-        else:
+        elif not self._all_counts:
             valid = self._source.dataset_mask(window=window) > 0
         # GDAL sees a mask in an alpha band only where there are one or three other bands.
         if self._alpha is not None:
-            valid &= self._source.read(self._alpha, window=window) > 0
+            opaque = self._source.read(self._alpha, window=window) > 0
+            valid = opaque if valid is None else valid & opaque
         if image.dtype.kind == "f":
             finite = np.asarray(np.isfinite(image).all(axis=0), bool)
-            if self._source is not self._dataset and (valid & ~finite).any():
+            if self._source is not self._dataset and (~finite if valid is None else valid & ~finite).any():
                 raise InputError(
                     f"{self._path} holds NaN or infinite pixels that its nodata value {self._own.nodata} does not tell "
                     "of, and resampling would spread them; make them nodata (gdalwarp -srcnodata nan -dstnodata …)"
                 )
-            valid &= finite
-        return np.asarray(valid, bool)
+            valid = finite if valid is None else valid & finite
+        return None if valid is None else np.asarray(valid, bool)
+
+
+def _all_bands(image: Pixels, value: float) -> Valid:
+    """Where all bands of image (C,h,w) have this value; band by band, whatever lies next to what in memory."""
+    everywhere: Valid = np.ones(image.shape[1:], bool)
+    for band in image:
+        everywhere &= np.isnan(band) if math.isnan(value) else band == value
+    return everywhere
