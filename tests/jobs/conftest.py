@@ -168,10 +168,10 @@ class Watched(Raster):
         super().__init__(path, nodata=NODATA, georeferenced=False)
         self.rows_read: set[int] = set()
 
-    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def read_into(self, image: np.ndarray, *, top: int, left: int) -> np.ndarray | None:
         """As a Raster."""
-        self.rows_read |= set(range(top, top + height))
-        return super().read(top=top, left=left, height=height, width=width)
+        self.rows_read |= set(range(top, top + image.shape[1]))
+        return super().read_into(image, top=top, left=left)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from math import lcm
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
@@ -19,6 +21,20 @@ CHUNK_BYTES = 16_000_000
 CACHE_BYTES = 4 * CHUNK_BYTES
 _TALLEST_UNIT = 2048
 """Blocks taller than this are not worth a ring that holds them: GDAL's cache keeps one row of them instead."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldWindow:
+    """Tell where a window lies in what is held, without a copy of its pixels; it holds until the next `advance`.
+
+    image (n, m, C): all that is held, a pixel's bands beside each other. rows (h,): which of its rows are the window's.
+    first_col: where its columns begin. valid (h, w): None where all of it is measured.
+    """
+
+    image: Pixels
+    rows: NDArray[np.int64]
+    first_col: int
+    valid: Valid | None
 
 
 class RowReader(Protocol):
@@ -43,12 +59,20 @@ class RowReader(Protocol):
         """image (C, h, w) and valid (h, w) of a window inside the rows of the last `advance`."""
         ...
 
+    def hold(self, rows: range, cols: range) -> HeldWindow:
+        """As `take`, but where it lies."""
+        ...
+
     def valid(self, rows: range) -> Valid:
         """valid (h, W) of rows inside the last `advance`, all columns."""
         ...
 
     def take_valid(self, rows: range, cols: range) -> Valid:
         """As `take`, without the image."""
+        ...
+
+    def is_measured(self, rows: range) -> bool:
+        """Whether all columns of these rows are known to be measured; False may mean that nobody looked."""
         ...
 
 
@@ -86,6 +110,12 @@ class HeldRows:
         """image (C, h, w) and valid (h, w), as views."""
         return self._raster.read(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
 
+    def hold(self, rows: range, cols: range) -> HeldWindow:
+        """The window alone, its bands brought beside each other."""
+        image, valid = self.take(rows, cols)
+        there = np.ascontiguousarray(image.transpose(1, 2, 0))
+        return HeldWindow(there, np.arange(len(rows)), 0, None if valid.all() else valid)
+
     def valid(self, rows: range) -> Valid:
         """valid (h, W) of all columns, as a view."""
         return self.take_valid(rows, self._cols)
@@ -93,6 +123,10 @@ class HeldRows:
     def take_valid(self, rows: range, cols: range) -> Valid:
         """As `take`, without the image."""
         return self.take(rows, cols)[1]
+
+    def is_measured(self, rows: range) -> bool:
+        """Nobody looked."""
+        return False
 
 
 class SwathReader:
@@ -108,10 +142,12 @@ class SwathReader:
         self._unit_rows, self._unit_cols = _reading_unit(raster)
         self._capacity = ring_rows(raster, swath=swath, ahead=ahead)
         bands = len(raster.info.bands)
-        self._image: Pixels = np.empty((bands, self._capacity, len(cols)), raster.info.dtype)
+        # A pixel's bands beside each other: as most files hold them, and as networks take them.
+        self._image: Pixels = np.empty((self._capacity, len(cols), bands), raster.info.dtype)
         # Bits from a column on that is a multiple of 8, so that every chunk begins with a byte of its own.
         self._first_bit = cols.start // 8 * 8
         self._valid = np.zeros((self._capacity, -(-(cols.stop - self._first_bit) // 8)), np.uint8)
+        self._is_measured = np.zeros(self._capacity, bool)
         self._top = 0
         self._end = 0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
@@ -156,13 +192,17 @@ class SwathReader:
 
     def take(self, rows: range, cols: range) -> tuple[Pixels, Valid]:
         """image (C, h, w) and valid (h, w) of a window inside the rows of the last `advance`, as copies."""
+        held = self.hold(rows, cols)
+        image = held.image[held.rows, held.first_col : held.first_col + len(cols)]
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), self.take_valid(rows, cols)
+
+    def hold(self, rows: range, cols: range) -> HeldWindow:
+        """As `take`, but where it lies in the ring."""
         if rows.start < self._top or cols.start < self._cols.start or cols.stop > self._cols.stop:
             raise ValueError(f"the window of rows {rows} and columns {cols} is not held")
-        across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
-        image = np.empty((len(self._image), len(rows), len(cols)), self._image.dtype)
-        for slots, part in self._slots(rows):
-            image[:, part] = self._image[:, slots, across]
-        return image, self.take_valid(rows, cols)
+        slots = np.arange(rows.start, rows.stop) % self._capacity
+        valid = None if self.is_measured(rows) else self.take_valid(rows, cols)
+        return HeldWindow(self._image, slots, cols.start - self._cols.start, valid)
 
     def valid(self, rows: range) -> Valid:
         """valid (h, W) of rows inside the last `advance`, all columns, as a copy."""
@@ -174,6 +214,10 @@ class SwathReader:
         across = slice(first // 8, -(-stop // 8))
         held = np.concatenate([self._valid[slots, across] for slots, _ in self._slots(rows)])
         return np.unpackbits(held, axis=1).view(np.bool_)[:, first % 8 : first % 8 + len(cols)]
+
+    def is_measured(self, rows: range) -> bool:
+        """Whether all columns of these rows are measured."""
+        return all(bool(self._is_measured[slots].all()) for slots, _ in self._slots(rows))
 
     def _slots(self, rows: range) -> Iterator[tuple[slice, slice]]:
         """The one or two places of rows in the ring, each with its place in the request."""
@@ -192,19 +236,41 @@ class SwathReader:
             self._end = stop
 
     def _fill_rows(self, rows: range) -> None:
-        per_unit = self._unit_cols * len(rows) * len(self._image) * self._image.itemsize
+        bands = self._image.shape[2]
+        per_unit = self._unit_cols * len(rows) * bands * self._image.itemsize
         columns = max(1, CHUNK_BYTES // per_unit) * lcm(self._unit_cols, 8)
+        for slots, _ in self._slots(rows):
+            self._is_measured[slots] = True
         start = self._cols.start
         while start < self._cols.stop:
             stop = min((start // columns + 1) * columns, self._cols.stop)
-            image, valid = self._raster.read(top=rows.start, left=start, height=len(rows), width=stop - start)
-            across = slice(start - self._cols.start, stop - self._cols.start)
-            bits = np.packbits(np.pad(valid, ((0, 0), (start % 8, 0))) if start % 8 else valid, axis=1)
-            first_byte = (start - self._first_bit) // 8
-            for slots, part in self._slots(rows):
-                self._image[:, slots, across] = image[:, part]
-                self._valid[slots, first_byte : first_byte + bits.shape[1]] = bits[part]
+            self._fill_part(rows, range(start, stop))
             start = stop
+
+    def _fill_part(self, rows: range, cols: range) -> None:
+        """Straight into the ring, but for rows that go on at its beginning: blocks are not to be read twice."""
+        across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
+        places = list(self._slots(rows))
+        image = (
+            self._image[places[0][0], across]
+            if len(places) == 1
+            else np.empty((len(rows), len(cols), self._image.shape[2]), self._image.dtype)
+        )
+        valid = self._raster.read_into(image.transpose(2, 0, 1), top=rows.start, left=cols.start)
+        first = (cols.start - self._first_bit) // 8
+        stop = -(-(cols.stop - self._first_bit) // 8)
+        bits = None if valid is None else _as_bits(valid, cols.start % 8)
+        for slots, part in places:
+            if len(places) > 1:
+                self._image[slots, across] = image[part]
+            self._valid[slots, first:stop] = 0xFF if bits is None else bits[part]
+            if valid is not None:
+                self._is_measured[slots] &= valid[part].all(axis=1)
+
+
+def _as_bits(valid: Valid, before: int) -> NDArray[np.uint8]:
+    """Bits of valid (h, w), row by row, after so many that are 0."""
+    return np.packbits(np.pad(valid, ((0, 0), (before, 0))) if before else valid, axis=1)
 
 
 def _reading_unit(raster: Raster) -> tuple[int, int]:

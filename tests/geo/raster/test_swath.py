@@ -72,14 +72,14 @@ def test_swaths_equal_whole_reads_and_every_row_is_read_once(
     cols = range(left, data.draw(st.integers(left + 1, WIDTH)))
     read: Counter[int] = Counter()
     with Raster(files[layout]) as raster:
-        honest = raster.read
-        image, valid = honest(top=0, left=0, height=HEIGHT, width=WIDTH)
+        honest = raster.read_into
+        image, valid = raster.read(top=0, left=0, height=HEIGHT, width=WIDTH)
 
-        def counting(*, top: int, left: int, height: int, width: int) -> Any:
-            read.update(range(top, top + height))
-            return honest(top=top, left=left, height=height, width=width)
+        def counting(into: np.ndarray, *, top: int, left: int) -> Any:
+            read.update(range(top, top + into.shape[1]))
+            return honest(into, top=top, left=left)
 
-        raster.read = counting  # type: ignore[method-assign]
+        raster.read_into = counting  # type: ignore[method-assign]
         with SwathReader(raster, cols, swath=60, ahead=ahead) as reader:
             for top, bottom in journey:
                 reader.advance(top, bottom)
@@ -92,10 +92,14 @@ def test_swaths_equal_whole_reads_and_every_row_is_read_once(
                 np.testing.assert_array_equal(
                     got_valid, valid[rows.start : rows.stop, some.start : some.stop]
                 )
+                assert reader.is_measured(rows) == valid[
+                    rows.start : rows.stop, cols.start : cols.stop
+                ].all()
                 np.testing.assert_array_equal(
                     reader.valid(rows), valid[rows.start : rows.stop, cols.start : cols.stop]
                 )
     assert set(read.values()) <= {1}
+    assert read or not any(min(max(0, top), HEIGHT) < min(bottom, HEIGHT) for top, bottom in journey)
 
 
 @pytest.mark.parametrize("layout", ["tiled 128", "strips of 7"])
@@ -105,13 +109,13 @@ def test_reads_begin_and_end_at_blocks(
     monkeypatch.setattr(swath, "CHUNK_BYTES", 20_000)
     windows: list[tuple[int, int, int, int]] = []
     with Raster(files[layout]) as raster:
-        honest = raster.read
+        honest = raster.read_into
 
-        def noting(*, top: int, left: int, height: int, width: int) -> Any:
-            windows.append((top, left, top + height, left + width))
-            return honest(top=top, left=left, height=height, width=width)
+        def noting(into: np.ndarray, *, top: int, left: int) -> Any:
+            windows.append((top, left, top + into.shape[1], left + into.shape[2]))
+            return honest(into, top=top, left=left)
 
-        raster.read = noting  # type: ignore[method-assign]
+        raster.read_into = noting  # type: ignore[method-assign]
         with SwathReader(raster, range(0, WIDTH), swath=50, ahead=20) as reader:
             for top in range(0, HEIGHT, 30):
                 reader.advance(top, top + 50)

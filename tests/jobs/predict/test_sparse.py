@@ -72,14 +72,15 @@ def sparse(tmp_path: Path, write_raster: Callable[..., Path]) -> Path:
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Rows of rasters of the sparse one's size that were read in earnest: not single pixels, nor lines."""
     rows: set[int] = set()
-    read = Raster.read
+    read = Raster.read_into
 
-    def watched(raster: Raster, *, top: int, left: int, height: int, width: int) -> Any:
+    def watched(raster: Raster, image: np.ndarray, *, top: int, left: int) -> Any:
+        _, height, width = image.shape
         if raster.info.grid.shape == (HIGH, WIDE) and width > 128 and height > 1:
             rows.update(range(top, top + height))
-        return read(raster, top=top, left=left, height=height, width=width)
+        return read(raster, image, top=top, left=left)
 
-    monkeypatch.setattr(Raster, "read", watched)
+    monkeypatch.setattr(Raster, "read_into", watched)
     return rows
 
 
