@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import Literal, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -52,7 +52,7 @@ def dividing_kernel(function: Callable[P, R]) -> Callable[P, R]:
     return _kernel(function, error_model="numpy")
 
 
-def _kernel(function: Callable[P, R], *, error_model: str) -> Callable[P, R]:
+def _kernel(function: Callable[P, R], *, error_model: Literal["python", "numpy"]) -> Callable[P, R]:
     function.__qualname__ += f"_{_sources(Path(function.__code__.co_filename))}"
     try:
         compiled = cast(Callable[P, R], njit(nogil=True, cache=True, error_model=error_model)(function))

@@ -10,12 +10,13 @@ from math import lcm
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aerial_seg.bands import Band, normalise
+from aerial_seg.bands import Band, Planes
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings, Runtime
 from aerial_seg.inference.predictor import Image, Predictor
+from aerial_seg.inference.tile_input import HostBatch
+from aerial_seg.models.device import CpuTransfer
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.pending import Pending
 from aerial_seg.tiling.geometry import ModelGeometry
@@ -178,6 +179,12 @@ class EnsemblePredictor:
         return sum(len(one.picked) for one in self._inputs)
 
     @property
+    def input_planes(self) -> Planes:
+        """Those of all members together, of members with the same input once."""
+        bands = [band for one in self._inputs for band in one.bands]
+        return Planes.of(bands, [number for one in self._inputs for number in one.picked])
+
+    @property
     def largest_side(self) -> int:
         """The longest side that images may have, in pixels."""
         return self._members[0].largest_side
@@ -201,12 +208,12 @@ class EnsemblePredictor:
             dict.fromkeys([*self._notes, *(note for member in self._members for note in member.notes)])
         )
 
-    def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
-        """Turn image (C,H,W) of the first model's bands into the planes of all members (P,H,W), 0 where not valid."""
-        return np.concatenate([normalise(image[list(one.picked)], valid, one.bands) for one in self._inputs])
+    def host_batch(self, side: int) -> HostBatch:
+        """Make room for a batch of images with the planes of all members; each member copies its own."""
+        return HostBatch(CpuTransfer().host_batch(self.batch_size, self.planes, side, side))
 
     def submit(self, images: Sequence[Image]) -> Pending:
-        """Begin to compute images (P,H,W) float32, as `normalised` makes them, with all members."""
+        """Begin to compute images (P,H,W) float32, of these planes, with all members."""
         running = [
             member.submit([image[planes] for image in images])
             for member, planes in zip(self._members, self._planes, strict=True)

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aerial_seg.bands import normalise
+from aerial_seg.bands import Planes
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.inference.engines.prepare import prepare_network
+from aerial_seg.inference.tile_input import HostBatch
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import (
     OutOfMemory,
@@ -49,7 +50,12 @@ class TilePredictor(Protocol):
 
     @property
     def planes(self) -> int:
-        """Planes of every image that `normalised` makes and `submit` takes."""
+        """Planes of every image that `submit` takes."""
+        ...
+
+    @property
+    def input_planes(self) -> Planes:
+        """What they are made of."""
         ...
 
     @property
@@ -67,12 +73,12 @@ class TilePredictor(Protocol):
         """What was decided and why, wherever it differs from what was asked or would surprise."""
         ...
 
-    def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
-        """Make of image (C,H,W) of a raster what `submit` takes; what is not valid is 0."""
+    def host_batch(self, side: int) -> HostBatch:
+        """Make room for a batch of images of this side; filled and submitted, its images are not copied again."""
         ...
 
     def submit(self, images: Sequence[Image]) -> Pending:
-        """Begin to compute the images."""
+        """Begin to compute the images; with a depth of 1 their memory is free again when it returns."""
         ...
 
     def run(self, images: Sequence[Image]) -> Image:
@@ -104,7 +110,7 @@ class Predictor:
         """
         self._device = pick_device(settings.device)
         self._transfer = transfer(self._device)
-        self._bands = model.card.bands
+        self._planes = Planes.of(model.card.bands)
         self._sides = (side,) if isinstance(side, int) else tuple(side)
         self._batch_size = max(1, batch_size)
         self._memory_notes: list[str] = []
@@ -134,7 +140,12 @@ class Predictor:
     @property
     def planes(self) -> int:
         """Bands of an image."""
-        return len(self._bands)
+        return len(self._planes.picked)
+
+    @property
+    def input_planes(self) -> Planes:
+        """A plane of each band, with the statistics of the training data."""
+        return self._planes
 
     @property
     def largest_side(self) -> int:
@@ -151,15 +162,15 @@ class Predictor:
         """What was decided and why, wherever it differs from what was asked or would surprise."""
         return (*self._choice.notes, *self._fold_notes, *self._memory_notes)
 
-    def normalised(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> Image:
-        """Return image (C,H,W) of a raster in the training data's standard deviations, 0 where it is not valid."""
-        return normalise(image, valid, self._bands)
+    def host_batch(self, side: int) -> HostBatch:
+        """Make room for a batch of images of this side, as `submit` takes them without a copy."""
+        return HostBatch(self._transfer.host_batch(self._batch_size, *self._shape(side)))
 
     def submit(self, images: Sequence[Image]) -> Pending:
         """Begin to compute normalised images, each (C,H,W) float32; more than a batch are cut into several.
 
         All have the same side, one of those that the predictor was made for. Their logits come in the order of the
-        images, C-contiguous.
+        images, C-contiguous. On a CPU they are there when it returns.
 
         Raises SettingsError when the device has no memory for even one image, and InputError, when they are waited for,
         for a network whose first logits are NaN or far too large: of such logits every pixel would be of one class.
@@ -200,21 +211,28 @@ class Predictor:
 
     def _batches(self, images: Sequence[Image]) -> list[Sequence[Image]]:
         size = self._batch_size
+        if isinstance(images, HostBatch) and len(images.tensor) == size:
+            return [images]
         return [images[start : start + size] for start in range(0, len(images), size)]
 
     def _launch(self, images: Sequence[Image]) -> Pending:
         side, count = images[0].shape[1], len(images)
-        batch = self._transfer.host_batch(self._batch_size, *self._shape(side))
-        pixels = batch.permute(0, 2, 3, 1).numpy()
-        for slot, image in enumerate(images):
-            for band, plane in enumerate(image):
-                pixels[slot, :, :, band] = plane
-        pixels[count:] = 0
+        batch = images.blank_rest() if isinstance(images, HostBatch) else self._copied(images)
         logits = self._engines[side](self._transfer.to_device(batch))
         with torch.inference_mode():
             channel_last = logits.permute(0, 2, 3, 1).float()
             arriving = self._transfer.to_host((channel_last + self._bias).contiguous())
         return arriving.map(lambda batch: batch[:count])
+
+    def _copied(self, images: Sequence[Image]) -> torch.Tensor:
+        """A full batch of these, 0 in the places that are left."""
+        batch = self._transfer.host_batch(self._batch_size, *images[0].shape)
+        pixels = batch.permute(0, 2, 3, 1).numpy()
+        for slot, image in enumerate(images):
+            for band, plane in enumerate(image):
+                pixels[slot, :, :, band] = plane
+        pixels[len(images) :] = 0
+        return batch
 
     def _start(self, choice: Choice, network: nn.Module) -> tuple[Mapping[int, Engine], Choice]:
         """An engine for each side, all of one kind: where one falls back, so do the others."""
@@ -227,7 +245,7 @@ class Predictor:
         return engines, choice
 
     def _shape(self, side: int) -> tuple[int, int, int]:
-        return len(self._bands), side, side
+        return self.planes, side, side
 
     def _example(self, count: int, side: int) -> torch.Tensor:
         """Noise like normalised images, on the device; always the same."""

@@ -19,6 +19,7 @@ from aerial_seg.inference.crf_rows import CrfRows
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import RegionTiles
+from aerial_seg.inference.tile_input import HostBatch, TileCutter
 from aerial_seg.inference.tta import UPSIDE_DOWN, averaged, seen_as
 from aerial_seg.inference.valid_rows import RememberedRows, RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
@@ -28,7 +29,6 @@ from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher
 from aerial_seg.tiling.upsample import PixelRows, RowUpsampler, softmax_cells
 
-Image = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 
@@ -91,7 +91,9 @@ class MaskStream:
         # No network has learnt the ground as in a mirror.
         submit = seen_as(predictor.submit, UPSIDE_DOWN) if raster.grid.is_mirrored else predictor.submit
         self._submit = averaged(submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side)
-        self._batch: list[tuple[Tile, Image]] = []
+        self._cutter = TileCutter(self._reader, region_tiles.part.plan, predictor.input_planes)
+        self._waiting: list[Tile] = []
+        self._batch: HostBatch | None = None
         self._flying: deque[tuple[list[Tile], Pending]] = deque()
         self.tiles = TileCount()
 
@@ -135,15 +137,15 @@ class MaskStream:
         """Yield the region's rows from north to south, every row once."""
         tile_rows = self._region_tiles.part.rows.tiles
         for row in tile_rows:
-            for tile, image in self._inputs(row, bar):
-                self._batch.append((tile, image))
-                if len(self._batch) >= self._predictor.batch_size:
+            for tile in self._measured_tiles(row, bar):
+                self._take_up(tile)
+                if len(self._waiting) >= self._predictor.batch_size:
                     yield from self._launch(bar)
             # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
-            if self._batch and row - self._batch[0][0].row >= self._predictor.batch_size:
+            if self._waiting and row - self._waiting[0].row >= self._predictor.batch_size:
                 yield from self._launch(bar)
             yield from self._close_until(min(row + 1, self._oldest_waiting(row + 1)), bar)
-        if self._batch:
+        if self._waiting:
             yield from self._launch(bar)
         while self._flying:
             yield from self._land(bar)
@@ -152,13 +154,24 @@ class MaskStream:
     def _oldest_waiting(self, otherwise: int) -> int:
         if self._flying:
             return self._flying[0][0][0].row
-        return self._batch[0][0].row if self._batch else otherwise
+        return self._waiting[0].row if self._waiting else otherwise
+
+    def _take_up(self, tile: Tile) -> None:
+        """The tile waits with its input for a batch to be full."""
+        if self._batch is None:
+            self._batch = self._predictor.host_batch(self._shape.side)
+        self._cutter.cut(tile, self._batch.place())
+        self._waiting.append(tile)
 
     def _launch(self, bar: ProgressBar) -> Iterator[FinishedRows]:
         """The waiting tiles are on their way through the network; older ones land when it is full."""
-        tiles = [tile for tile, _ in self._batch]
-        self._flying.append((tiles, self._submit([image for _, image in self._batch])))
-        self._batch = []
+        assert self._batch is not None
+        self._flying.append((self._waiting, self._submit(self._batch)))
+        self._waiting = []
+        if self._predictor.depth == 1:
+            self._batch.clear()  # The network has read it: memory that is in use already costs no page faults.
+        else:
+            self._batch = None
         while len(self._flying) >= self._predictor.depth:
             yield from self._land(bar)
 
@@ -170,7 +183,7 @@ class MaskStream:
             self.tiles.run += 1
             bar.update()
 
-    def _inputs(self, row: int, bar: ProgressBar) -> Iterator[tuple[Tile, Image]]:
+    def _measured_tiles(self, row: int, bar: ProgressBar) -> Iterator[Tile]:
         """Every tile of a row of tiles that the area wants and with something measured in it, west to east."""
         wanted = [
             tile for tile in self._region_tiles.part.tiles_of_row(row) if self._region_tiles.wants(tile)
@@ -186,7 +199,7 @@ class MaskStream:
             self._remembered.remember(self._reader, rows)
         for tile in wanted:
             if self._is_measured(tile):
-                yield tile, self._window(tile)
+                yield tile
             else:
                 self._skip(1, bar)
 
@@ -196,34 +209,7 @@ class MaskStream:
             bar.update()
 
     def _is_measured(self, tile: Tile) -> bool:
-        """Whether the core grown by one cell holds a measured pixel: only then can its cells matter."""
-        cell = self._shape.geometry.logit_stride
-        reach = self._shape.core + 2 * cell
-        rows, cols = self._inside(tile.core_top - cell, tile.core_left - cell, reach)
-        return bool(self._reader.take_valid(rows, cols).any())
-
-    def _window(self, tile: Tile) -> Image:
-        """The normalised input of a tile: invalid pixels are 0 (the training mean), beyond the raster it is mirrored.
-
-        A flat grey beyond the edge is ground that no network was trained on: it cost a third of the IoU in the outer
-        ten pixels of real imagery. A mirror continues the texture.
-        """
-        side = self._shape.side
-        top, left = tile.core_top - self._shape.halo, tile.core_left - self._shape.halo
-        rows, cols = self._inside(top, left, side)
-        inside = self._predictor.normalised(*self._reader.take(rows, cols))
-        beyond = (
-            (0, 0),
-            (rows.start - top, top + side - rows.stop),
-            (cols.start - left, left + side - cols.stop),
-        )
-        return np.pad(inside, beyond, mode="symmetric") if any(map(any, beyond)) else inside
-
-    def _inside(self, top: int, left: int, side: int) -> tuple[range, range]:
-        """Rows and columns of a square window, as far as they lie in the raster."""
-        plan = self._region_tiles.part.plan
-        rows = range(max(0, top), min(top + side, plan.rows.length))
-        return rows, range(max(0, left), min(left + side, plan.cols.length))
+        return self._cutter.is_measured(tile)
 
     def _close_until(self, row: int, bar: ProgressBar) -> Iterator[FinishedRows]:
         while self._stitcher.row < row:

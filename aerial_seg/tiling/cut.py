@@ -56,9 +56,7 @@ def _normalise_all(out: Floats, image: Pixels, rows: Ints, mean: Floats, std: Fl
 
 
 @dividing_kernel
-def _normalise_some(
-    out: Floats, image: Pixels, rows: Ints, picked: Ints, mean: Floats, std: Floats
-) -> None:
+def _normalise_some(out: Floats, image: Pixels, rows: Ints, picked: Ints, mean: Floats, std: Floats) -> None:
     for i in range(rows.size):
         pixels = image[rows[i]]
         for j in range(out.shape[1]):

@@ -23,6 +23,7 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
+from aerial_seg.tiling.cut import cut_window, make_zero
 from aerial_seg.tiling.geometry import ModelGeometry
 
 FP32 = EngineSettings("eager", "fp32", "cpu")
@@ -97,6 +98,16 @@ def alone(one: TrainedModel, image: np.ndarray, valid: np.ndarray) -> np.ndarray
         return logits.softmax(0).permute(1, 2, 0).numpy()
 
 
+def planes_of(made: EnsemblePredictor, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The input of all members together, (P,H,W)."""
+    out = np.empty((SIDE, SIDE, made.planes), np.float32)
+    everywhere, nowhere = np.arange(SIDE), (np.arange(0),) * 2
+    there = np.ascontiguousarray(image.transpose(1, 2, 0))
+    cut_window(out, there, everywhere, 0, planes=made.input_planes, mirrored=nowhere)
+    make_zero(out, valid, everywhere)
+    return out.transpose(2, 0, 1)
+
+
 statistics = st.tuples(st.floats(-20, 250), st.floats(0.5, 90))
 
 
@@ -122,7 +133,7 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities_each_on_its_own_in
     images[0, 0, :3] = 100  # the first model's mean: valid, and 0 to it, but not to the others
     valid = random.random((3, SIDE, SIDE)) > 0.3
     made = predictor_of(*models)
-    inputs = [made.normalised(image, known) for image, known in zip(images, valid, strict=True)]
+    inputs = [planes_of(made, image, known) for image, known in zip(images, valid, strict=True)]
     assert all(one.shape == (made.planes, SIDE, SIDE) for one in inputs)
     assert not any(one[:, ~known].any() for one, known in zip(inputs, valid, strict=True))
     got = np.exp(made.run(inputs))

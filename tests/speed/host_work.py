@@ -109,7 +109,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Medians of the interleaved rounds."""
     write_noisy(folder / "image.tif", options.side)
     context = make_context(
-        fixed_model(options.stride), tiles=1, engine=EngineSettings("eager", "fp32"), batch_size=options.batch_size
+        fixed_model(options.stride),
+        tiles=1,
+        engine=EngineSettings("eager", "fp32"),
+        batch_size=options.batch_size,
     )
     predict = partial(map_scene, Scene((folder / "image.tif",), folder / "map.tif"), context)
     predict()

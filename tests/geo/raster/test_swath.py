@@ -92,9 +92,7 @@ def test_swaths_equal_whole_reads_and_every_row_is_read_once(
                 np.testing.assert_array_equal(
                     got_valid, valid[rows.start : rows.stop, some.start : some.stop]
                 )
-                assert reader.is_measured(rows) == valid[
-                    rows.start : rows.stop, cols.start : cols.stop
-                ].all()
+                assert reader.is_measured(rows) == valid[rows.start : rows.stop, cols.start : cols.stop].all()
                 np.testing.assert_array_equal(
                     reader.valid(rows), valid[rows.start : rows.stop, cols.start : cols.stop]
                 )
