@@ -25,9 +25,11 @@ from aerial_seg.inference.valid_rows import RememberedRows, RereadRows, RowsWith
 from aerial_seg.legend import Legend
 from aerial_seg.models.pending import Pending
 from aerial_seg.progress import ProgressBar
+from aerial_seg.stages import StageSeconds
 from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher
 from aerial_seg.tiling.upsample import PixelRows, RowUpsampler, softmax_cells
+from aerial_seg.tiling.values import put_values
 
 Bytes = NDArray[np.uint8]
 
@@ -51,7 +53,8 @@ class TileCount:
 class MaskStream:
     """Turn one region's pixels into finished rows; memory is one swath, whatever the raster's height.
 
-    raster: read on the run's grid. source: the raster on the output's grid, which cuts the same ground; needed only
+    stages: seconds that reading, cutting, the network and stitching took, or were waited for. raster: read on the run's
+    grid. source: the raster on the output's grid, which cuts the same ground; needed only
     where the two grids differ. Use as a context manager.
     """
 
@@ -88,6 +91,7 @@ class MaskStream:
             softmaxed=definition.softmaxed,
         )
         self._values = legend.value_table()
+        self._are_values = np.array_equal(self._values[: len(legend)], np.arange(len(legend)))
         # No network has learnt the ground as in a mirror.
         submit = seen_as(predictor.submit, UPSIDE_DOWN) if raster.grid.is_mirrored else predictor.submit
         self._submit = averaged(submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side)
@@ -95,7 +99,7 @@ class MaskStream:
         self._waiting: list[Tile] = []
         self._batch: HostBatch | None = None
         self._flying: deque[tuple[list[Tile], Pending]] = deque()
-        self.tiles = TileCount()
+        self.tiles, self.stages = TileCount(), StageSeconds()
 
     def _crf_rows(self, source: Readable, legend: Legend) -> CrfRows | None:
         if self._region_tiles.crf != self._definition.crf:
@@ -160,13 +164,15 @@ class MaskStream:
         """The tile waits with its input for a batch to be full."""
         if self._batch is None:
             self._batch = self._predictor.host_batch(self._shape.side)
-        self._cutter.cut(tile, self._batch.place())
+        with self.stages.at("cutting"):
+            self._cutter.cut(tile, self._batch.place())
         self._waiting.append(tile)
 
     def _launch(self, bar: ProgressBar) -> Iterator[FinishedRows]:
         """The waiting tiles are on their way through the network; older ones land when it is full."""
         assert self._batch is not None
-        self._flying.append((self._waiting, self._submit(self._batch)))
+        with self.stages.at("network"):
+            self._flying.append((self._waiting, self._submit(self._batch)))
         self._waiting = []
         if self._predictor.depth == 1:
             self._batch.clear()  # The network has read it: memory that is in use already costs no page faults.
@@ -177,9 +183,12 @@ class MaskStream:
 
     def _land(self, bar: ProgressBar) -> Iterator[FinishedRows]:
         tiles, pending = self._flying.popleft()
-        for tile, logits in zip(tiles, pending.logits(), strict=True):
+        with self.stages.at("network"):
+            arrived = pending.logits()
+        for tile, logits in zip(tiles, arrived, strict=True):
             yield from self._close_until(tile.row, bar)
-            self._stitcher.add(tile, softmax_cells(logits) if self._definition.softmaxed else logits)
+            with self.stages.at("stitching"):
+                self._stitcher.add(tile, softmax_cells(logits) if self._definition.softmaxed else logits)
             self.tiles.run += 1
             bar.update()
 
@@ -194,9 +203,10 @@ class MaskStream:
         plan, margin = self._region_tiles.part.plan, self._region_tiles.margin
         top = plan.rows.origins[row] - self._shape.halo - margin
         rows = range(max(0, top), min(top + self._region_tiles.swath, plan.rows.length))
-        self._reader.advance(rows.start, rows.stop)
-        if self._remembered is not None:
-            self._remembered.remember(self._reader, rows)
+        with self.stages.at("reading"):
+            self._reader.advance(rows.start, rows.stop)
+            if self._remembered is not None:
+                self._remembered.remember(self._reader, rows)
         for tile in wanted:
             if self._is_measured(tile):
                 yield tile
@@ -215,18 +225,27 @@ class MaskStream:
         while self._stitcher.row < row:
             cells = self._stitcher.close_row()
             made = self._crf.push(cells, bar.update) if self._crf else self._upsampler.push(cells)
-            for done in made:
+            while True:
+                with self.stages.at("stitching"):
+                    done = next(made, None)
+                if done is None:
+                    break
                 yield self._finished(done)
 
     def _finished(self, done: PixelRows) -> FinishedRows:
-        layers: dict[str, Bytes] = {"class": self._values.take(done.channels)}
-        if done.confidence is not None:
-            layers["confidence"] = done.confidence
-        if done.probabilities is not None:
-            layers["probabilities"] = done.probabilities
-        valid = self._valid.take(range(done.start, done.start + len(done.channels)))
-        # 0 where measured, 255 elsewhere: all bits of nodata, many times faster than a masked assignment.
-        unmeasured = valid.view(np.uint8) - np.uint8(1)
-        for layer in layers.values():
-            layer |= unmeasured
+        with self.stages.at("reading"):
+            valid = self._valid.take(range(done.start, done.start + len(done.channels)))
+        with self.stages.at("stitching"):
+            if not self._are_values:
+                put_values(done.channels, self._values)
+            layers: dict[str, Bytes] = {"class": done.channels}
+            if done.confidence is not None:
+                layers["confidence"] = done.confidence
+            if done.probabilities is not None:
+                layers["probabilities"] = done.probabilities
+            if valid is not None:
+                # 0 where measured, 255 elsewhere: all bits of nodata, many times faster than a masked assignment.
+                unmeasured = valid.view(np.uint8) - np.uint8(1)
+                for layer in layers.values():
+                    layer |= unmeasured
         return FinishedRows(done.start, layers)

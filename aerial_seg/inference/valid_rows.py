@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,8 @@ Valid = NDArray[np.bool_]
 class ValidRows(Protocol):
     """Tell which pixels of the output grid were measured, asked for from north to south."""
 
-    def take(self, rows: range) -> Valid:
-        """Return valid (n, w) of these rows; rows further north are not asked for again."""
+    def take(self, rows: range) -> Valid | None:
+        """Return valid (n, w) of these rows, or None where all is; rows further north are not asked for again."""
         ...
 
 
@@ -34,26 +35,31 @@ class RememberedRows:
         self._cols, self._width = cols, width
         self._rows: deque[tuple[int, Bytes]] = deque()
         self._end = 0
-        self._blank = np.zeros(-(-width // 8), np.uint8)
+        bytes_of_row = -(-width // 8)
+        self._blank, self._full = np.zeros(bytes_of_row, np.uint8), np.full(bytes_of_row, 0xFF, np.uint8)
 
     def remember(self, reader: RowReader, rows: range) -> None:
         """Keep the rows that are new."""
-        start = max(self._end, rows.start)
-        if rows.stop > start:
-            bits = np.packbits(reader.valid(range(start, rows.stop))[:, self._cols], axis=1)
-            self._rows.extend(enumerate(bits, start))
-            self._end = rows.stop
+        new = range(max(self._end, rows.start), rows.stop)
+        if not len(new):
+            return
+        if reader.is_measured(new):
+            self._rows.extend((row, self._full) for row in new)
+        else:
+            self._rows.extend(enumerate(np.packbits(reader.valid(new)[:, self._cols], axis=1), new.start))
+        self._end = new.stop
 
-    def take(self, rows: range) -> Valid:
-        """Return valid (n, w); what lies north of it is forgotten."""
+    def take(self, rows: range) -> Valid | None:
+        """Return valid (n, w), or None where all is; what lies north of it is forgotten."""
         while self._rows and self._rows[0][0] < rows.start:
             self._rows.popleft()
-        bits = np.tile(self._blank, (len(rows), 1))
-        for row, held in self._rows:
-            if row >= rows.stop:
-                break
-            bits[row - rows.start] = held
-        return np.unpackbits(bits, axis=1, count=self._width).view(np.bool_)
+        held = list(takewhile(lambda one: one[0] < rows.stop, self._rows))
+        if len(held) == len(rows) and all(bits is self._full for _, bits in held):
+            return None
+        all_bits = np.tile(self._blank, (len(rows), 1))
+        for row, bits in held:
+            all_bits[row - rows.start] = bits
+        return np.unpackbits(all_bits, axis=1, count=self._width).view(np.bool_)
 
 
 class RereadRows:
@@ -78,4 +84,5 @@ class RowsWithin:
     def take(self, rows: range) -> Valid:
         """Return valid (n, w) inside the area; rows that it does not touch are not looked at."""
         inside = self._area.inside(rows, self._cols)
-        return inside & self._measured.take(rows) if inside.any() else inside
+        measured = self._measured.take(rows) if inside.any() else None
+        return inside if measured is None else inside & measured

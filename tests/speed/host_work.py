@@ -124,7 +124,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(options.rounds):
         wall, cpu, report = timed(predict)
         ours.append((wall, cpu))
-        stages.append(getattr(report, "seconds", {}))
+        stages.append(report.stage_seconds)
         theirs.append(timed(copy)[:2])
     gpx, mpx = options.side**2 / 1e9, options.side**2 / 1e6
     row = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -113,13 +114,16 @@ def _inputs(scene: Scene, context: PredictContext) -> tuple[Path | str, ...]:
 def _run(
     scene: Scene, opened: OpenScene, context: PredictContext, folder: Path, maker: PieceMaker
 ) -> PredictReport:
-    legend, resumed = context.model.card.legend, maker.rows_done
+    begun, legend, resumed = time.perf_counter(), context.model.card.legend, maker.rows_done
     # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
     taken = _taken(scene, opened, context) if context.settings.stac else None
     maker.make_all(f"predict {scene.target.name}")
     counts, tiles = maker.counts(), maker.tiles()
     name = scene.target.name
-    with context.progress(f"write {name}", total=len(opened.memory_model.layers), unit="raster") as bar:
+    with (
+        context.progress(f"write {name}", total=len(opened.memory_model.layers), unit="raster") as bar,
+        maker.stages.at("assembly"),
+    ):
         files = write_results(
             maker.store,
             folder / RESULT / name,
@@ -146,6 +150,7 @@ def _run(
         panels=len(maker.panels),
         resumed_rows=resumed,
         notes=notes,
+        stage_seconds={**maker.stages.seconds, "total": time.perf_counter() - begun},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,39 @@ from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import FinishedRows, MaskStream, TileCount
+from aerial_seg.jobs.predict.piece_writer import PieceWriter
 from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.segments import Layer, SegmentStore
 from aerial_seg.progress import ProgressBar
+from aerial_seg.stages import StageSeconds
+from aerial_seg.tiling.values import count_values
 
 Layers = Mapping[str, NDArray[np.uint8]]
-_COUNTED_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A row of blocks of a panel. tiles: how many ran and were skipped for it."""
+
+    panel: int
+    rows: range
+    layers: Layers
+    tiles: tuple[int, int]
 
 
 class RowBlocks:
-    """Collect finished rows of a panel, up to row `stop`, into rows of blocks."""
+    """Collect finished rows of a panel, up to row `stop`, into rows of blocks, in two buffers that take turns."""
 
     def __init__(self, layers: tuple[Layer, ...], panel: range, *, first_row: int, stop: int) -> None:
-        self._buffers = {layer.name: np.empty((layer.bands, BLOCK, len(panel)), np.uint8) for layer in layers}
+        self._buffers, self._others = (
+            {layer.name: np.empty((layer.bands, BLOCK, len(panel)), np.uint8) for layer in layers}
+            for _ in range(2)
+        )
         self._start, self._filled, self._stop = first_row, 0, stop
 
     def push(self, rows: FinishedRows) -> Iterator[tuple[range, Layers]]:
-        """Yield (rows, layers (bands, n, w)) for every row of blocks that is complete; views, valid until the next."""
+        """Yield (rows, layers (bands, n, w)) for every complete row of blocks; views, valid until the next but one."""
         if rows.start != self._start + self._filled:
             raise ValueError(f"row {rows.start} does not follow row {self._start + self._filled}")
         count, taken = rows.layers["class"].shape[0], 0
@@ -48,6 +64,7 @@ class RowBlocks:
                     range(self._start, end),
                     {name: buffer[:, : self._filled] for name, buffer in self._buffers.items()},
                 )
+                self._buffers, self._others = self._others, self._buffers
                 self._start, self._filled = end, 0
 
 
@@ -58,6 +75,7 @@ class PieceMaker:
         self, opened: OpenScene, context: PredictContext, folder: Path, journal: Journal, still: Unchanged
     ) -> None:
         self._opened, self._context, self._journal, self._still = opened, context, journal, still
+        self.stages = StageSeconds()
         self.panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
         self._rows = opened.memory_model.extent.rows
         grid, layers = opened.source.grid, opened.memory_model.layers
@@ -110,33 +128,41 @@ class PieceMaker:
             stop=stop,
         )
         card = context.model.card
-        with MaskStream(
-            opened.raster,
-            opened.source,
-            region_tiles,
-            context.predictor,
-            context.settings.definition,
-            bands=card.bands,
-            legend=card.legend,
-        ) as stream:
+        with (
+            PieceWriter(self._keep) as writer,
+            MaskStream(
+                opened.raster,
+                opened.source,
+                region_tiles,
+                context.predictor,
+                context.settings.definition,
+                bands=card.bands,
+                legend=card.legend,
+            ) as stream,
+        ):
             before = TileCount()
             for finished in stream.rows(bar):
                 for rows, layers in blocks.push(finished):
                     tiles = stream.tiles.run - before.run, stream.tiles.skipped - before.skipped
                     before = TileCount(stream.tiles.run, stream.tiles.skipped)
-                    self._keep(number, rows, layers, tiles)
+                    with self.stages.at("writing"):
+                        writer.put(_Piece(number, rows, layers, tiles))
+            with self.stages.at("writing"):
+                writer.settle()
+        self.stages.add(stream.stages.seconds)
 
-    def _keep(self, number: int, rows: range, layers: Layers, tiles: tuple[int, int]) -> None:
+    def _keep(self, piece: _Piece) -> None:
+        """The piece is on the disk and recorded; in the writer's thread."""
         self._still.check_now_and_then()
-        self.store.write(number, rows, layers)
+        self.store.write(piece.panel, piece.rows, piece.layers)
         record = {
-            "panel": number,
-            "rows": [rows.start, rows.stop],
-            "counts": _count_values(layers["class"]),
-            "tiles": tiles,
+            "panel": piece.panel,
+            "rows": [piece.rows.start, piece.rows.stop],
+            "counts": _count_values(piece.layers["class"]),
+            "tiles": piece.tiles,
         }
         self._journal.add(record)
-        self._done[number, rows.start] = record
+        self._done[piece.panel, piece.rows.start] = record
 
     def _next_row(self, number: int) -> int:
         return max(
@@ -174,12 +200,5 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count_values(classes: NDArray[np.uint8]) -> dict[str, int]:
-    """Pixels by value; counted in parts, because numpy counts in 8 bytes per pixel."""
-    if classes.min() == IGNORE:
-        return {str(IGNORE): classes.size}
-    flat = classes.reshape(-1)
-    counts = sum(
-        np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=256)
-        for start in range(0, flat.size, _COUNTED_AT_ONCE)
-    )
-    return {str(value): int(n) for value, n in enumerate(np.atleast_1d(counts)) if n}
+    """Pixels of classes (1, n, w) by value."""
+    return {str(value): int(n) for value, n in enumerate(count_values(classes[0])) if n}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,7 +155,9 @@ class PredictReport:
     files: everything that was written, the mask first. tiles: how many ran, those that a resumed or panelled run
     repeated included. class_pixels: by class name. nodata_pixels: not measured. resampled_to: the run's GSD where it
     is not the raster's. panels: column panels that the memory limit asked for. resumed_rows: rows that an earlier,
-    interrupted run had finished. vectors: what was written of the polygons, if they were asked for.
+    interrupted run had finished. vectors: what was written of the polygons, if they were asked for. stage_seconds: how
+    long the run that finished the map was held by each stage: reading, cutting (and normalising) tiles, the network,
+    stitching, writing (waiting for the disk: pieces are written meanwhile), assembly of the files; and in total.
     """
 
     mask: Path
@@ -172,6 +174,7 @@ class PredictReport:
     resumed_rows: int = 0
     notes: tuple[str, ...] = ()
     vectors: VectorizeReport | None = None
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
