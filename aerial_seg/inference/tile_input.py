@@ -51,8 +51,8 @@ class HostBatch(Sequence[Image]):
     @overload
     def __getitem__(self, index: slice) -> list[Image]: ...
     def __getitem__(self, index: int | slice) -> Image | list[Image]:
-        images = [pixels.transpose(2, 0, 1) for pixels in self._pixels[: self._count]]
-        return images[index]
+        images = self._pixels[: self._count].transpose(0, 3, 1, 2)
+        return list(images[index]) if isinstance(index, slice) else images[index]
 
 
 class TileCutter:

@@ -170,10 +170,12 @@ def pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "predict_s": statistics.median(times["predict"]),
             "forward_s": statistics.median(times["forward"]),
             "share_of_forward": statistics.median(shares),
+            "stages_s": report.stage_seconds,
         }
         print(
             f"  {name:20} predict {rows[name]['predict_s']:.2f} s, forward {rows[name]['forward_s']:.2f} s, "
-            f"forward/predict {rows[name]['share_of_forward']:.1%}",
+            f"forward/predict {rows[name]['share_of_forward']:.1%}; "
+            + ", ".join(f"{stage} {spent:.2f}" for stage, spent in report.stage_seconds.items()),
             flush=True,
         )
     return rows

@@ -32,6 +32,7 @@ UNUSABLE = "cannot be used ({error}); check it with gdalinfo, and copy or conver
 
 _LISTED_NAMES = 1000
 """GDAL lists the folder of a raster that it opens, but drops a list of more names and asks for each sidecar."""
+_TIFF = (".tif", ".tiff")
 _LISTING = ("GDAL_DISABLE_READDIR_ON_OPEN", "GDAL_READDIR_LIMIT_ON_OPEN")
 
 _LIBRARIES = (RasterioError, CPLE_BaseError, CRSError, ProjError)
@@ -62,8 +63,11 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
-    """The opened raster. Raises InputError when there is none at `path` or GDAL cannot read it, or its sidecars."""
+def open_dataset(path: Path | str, *, all_cores: bool = False) -> Iterator[DatasetReader]:
+    """The opened raster. all_cores: blocks of a GeoTIFF that are read together are decoded beside each other.
+
+    Raises InputError when there is none at `path` or GDAL cannot read it, or its sidecars.
+    """
     text = gdal_name(path)
     with at_work("a VRT of our own" if text.startswith("<") else text):
         require_file(path)
@@ -72,7 +76,7 @@ def open_dataset(path: Path | str) -> Iterator[DatasetReader]:
         server = "; check the address, and that the server is up" if is_remote(text) else ""
         wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
         with telling_whose(text, wanted):
-            dataset = _opened(text)
+            dataset = _opened(text, all_cores=all_cores and text.lower().endswith(_TIFF))
         # Not `with dataset`: that enters an environment of GDAL's options, which must be left in turn, and a raster is
         # also closed and opened again while one for reading is entered.
         try:
@@ -90,11 +94,12 @@ def described(path: Path | str) -> Iterator[DatasetReader]:
         yield dataset
 
 
-def _opened(text: str) -> DatasetReader:
+def _opened(text: str, *, all_cores: bool) -> DatasetReader:
+    options = {"NUM_THREADS": "ALL_CPUS"} if all_cores else {}
     with warnings.catch_warnings(), opening(text), _no_useless_list(text):
         # Said by us where it matters, as an error with its remedy.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        dataset = read_patiently(text, lambda: rasterio.open(text))
+        dataset = read_patiently(text, lambda: rasterio.open(text, **options))
     try:
         try:
             # What GDAL complained of while opening comes out at the next call that looks for an error, once.

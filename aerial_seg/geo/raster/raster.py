@@ -76,28 +76,36 @@ class Raster:
         georeferenced: bool = True,
         choice: BandChoice = ALL_BANDS,
         opened: DatasetReader | None = None,
+        all_cores: bool = False,
     ) -> None:
         """`nodata` is about the raster itself, not about files that `choice` stacks on it.
 
-        opened: the raster's dataset, where it is open already; who opened it closes it.
+        opened: the raster's dataset, where it is open already; who opened it closes it. all_cores: to decode large
+        windows; small ones take longer then.
         """
         # An address stays a text: a Path would lose one of its slashes.
         self._path = path if isinstance(path, Path) else as_name(path, "path")
         self._nodata, self._choice = nodata, choice
-        self._georeferenced = georeferenced
+        self._georeferenced, self._all_cores = georeferenced, all_cores
         self._open(opened)
 
     def _open(self, opened: DatasetReader | None = None) -> None:
         path, nodata, choice = self._path, self._nodata, self._choice
         with ExitStack() as kept, telling_whose(path, UNUSABLE):
-            self._file = kept.enter_context(open_dataset(path)) if opened is None else opened
+            self._file = (
+                kept.enter_context(open_dataset(path, all_cores=self._all_cores))
+                if opened is None
+                else opened
+            )
             self._dataset = self._file
             self._own = RasterInfo.of(self._file, path)
             self.grid = self._own.grid
             if self._georeferenced:
                 require_crs(self._own)
             paths = (str(path), *choice.stack)
-            stacked = [kept.enter_context(open_dataset(file)) for file in choice.stack]
+            stacked = [
+                kept.enter_context(open_dataset(file, all_cores=self._all_cores)) for file in choice.stack
+            ]
             counts = [int(one.count) for one in (self._file, *stacked)]
             parts = choice.parts(counts, paths)
             shown = self._own
@@ -141,7 +149,13 @@ class Raster:
 
     def another(self) -> Raster:
         """The same raster opened once more, on its own grid: two threads may not read one."""
-        return Raster(self._path, nodata=self._nodata, georeferenced=self._georeferenced, choice=self._choice)
+        return Raster(
+            self._path,
+            nodata=self._nodata,
+            georeferenced=self._georeferenced,
+            choice=self._choice,
+            all_cores=self._all_cores,
+        )
 
     def resample(self, grid: Grid) -> None:
         """Read from now on as if the raster had this grid, which cuts the same ground into other pixels.

@@ -94,7 +94,11 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
         def opened_once() -> Raster:
             return opened.enter_context(
                 Raster(
-                    path, nodata=settings.nodata, georeferenced=settings.georeferenced, choice=settings.bands
+                    path,
+                    nodata=settings.nodata,
+                    georeferenced=settings.georeferenced,
+                    choice=settings.bands,
+                    all_cores=True,
                 )
             )
 

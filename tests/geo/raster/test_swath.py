@@ -131,15 +131,19 @@ def test_it_does_not_go_back_north(files: dict[str, Path]) -> None:
             reader.take(range(9, 12), range(3))
 
 
+@pytest.mark.parametrize("all_cores", [False, True])
 def test_a_damaged_block_is_an_error_with_its_place_also_when_it_was_read_ahead(
-    files: dict[str, Path], tmp_path: Path
+    files: dict[str, Path], tmp_path: Path, all_cores: bool
 ) -> None:
     content = files["tiled 16"].read_bytes()
     cut = tmp_path / "cut.tif"
     cut.write_bytes(content[: len(content) * 2 // 3])
 
     def read_all() -> None:
-        with Raster(cut) as raster, SwathReader(raster, range(WIDTH), swath=40, ahead=40) as reader:
+        with (
+            Raster(cut, all_cores=all_cores) as raster,
+            SwathReader(raster, range(WIDTH), swath=40, ahead=40) as reader,
+        ):
             for top in range(0, HEIGHT, 40):
                 reader.advance(top, top + 40)
 
