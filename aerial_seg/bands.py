@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -61,22 +60,6 @@ IMAGENET_BANDS = tuple(
 """RGB of 0–255 with ImageNet's statistics: mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225) times 255."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Planes:
-    """What the planes of a network's input are made of: `picked`, the number of a raster's band, mean and std (P,)."""
-
-    picked: tuple[int, ...]
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, bands: Sequence[Band], picked: Sequence[int] | None = None) -> Planes:
-        """A plane of each band, in the order of the raster's, unless `picked` says otherwise."""
-        numbers = range(len(bands)) if picked is None else picked
-        means, stds = ([band.mean for band in bands], [band.std for band in bands])
-        return cls(tuple(numbers), np.array(means, np.float32), np.array(stds, np.float32))
-
-
 def normalise(
     image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Sequence[Band]
 ) -> NDArray[np.float32]:
@@ -84,8 +67,9 @@ def normalise(
 
     image (C,H,W) any dtype, valid (H,W) True = measured → (C,H,W) float32. The numbers are frozen, never a tile's.
     """
-    planes = Planes.of(bands)
-    scaled = (image.astype(np.float32) - planes.mean[:, None, None]) / planes.std[:, None, None]
+    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
+    std = np.array([band.std for band in bands], np.float32)[:, None, None]
+    scaled = (image.astype(np.float32) - mean) / std
     return np.where(valid, scaled, np.float32(0))
 
 

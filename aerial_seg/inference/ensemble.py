@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aerial_seg.bands import Band, Planes
+from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings, Runtime
 from aerial_seg.inference.predictor import Image, Predictor
@@ -179,10 +179,9 @@ class EnsemblePredictor:
         return sum(len(one.picked) for one in self._inputs)
 
     @property
-    def input_planes(self) -> Planes:
-        """Those of all members together, of members with the same input once."""
-        bands = [band for one in self._inputs for band in one.bands]
-        return Planes.of(bands, [number for one in self._inputs for number in one.picked])
+    def inputs(self) -> tuple[tuple[int, Band], ...]:
+        """Of the planes of all members, the number of the first model's band and the member's statistics."""
+        return tuple(plane for one in self._inputs for plane in zip(one.picked, one.bands, strict=True))
 
     @property
     def largest_side(self) -> int:

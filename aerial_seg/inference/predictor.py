@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aerial_seg.bands import Planes
+from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
 from aerial_seg.inference.engines.prepare import prepare_network
@@ -54,8 +54,8 @@ class TilePredictor(Protocol):
         ...
 
     @property
-    def input_planes(self) -> Planes:
-        """What they are made of."""
+    def inputs(self) -> tuple[tuple[int, Band], ...]:
+        """Of every plane, the number of the raster's band that it is made of, from 0, and its statistics."""
         ...
 
     @property
@@ -110,7 +110,7 @@ class Predictor:
         """
         self._device = pick_device(settings.device)
         self._transfer = transfer(self._device)
-        self._planes = Planes.of(model.card.bands)
+        self._bands = model.card.bands
         self._sides = (side,) if isinstance(side, int) else tuple(side)
         self._batch_size = max(1, batch_size)
         self._memory_notes: list[str] = []
@@ -140,12 +140,12 @@ class Predictor:
     @property
     def planes(self) -> int:
         """Bands of an image."""
-        return len(self._planes.picked)
+        return len(self._bands)
 
     @property
-    def input_planes(self) -> Planes:
-        """A plane of each band, with the statistics of the training data."""
-        return self._planes
+    def inputs(self) -> tuple[tuple[int, Band], ...]:
+        """Every band of the model, as it is."""
+        return tuple(enumerate(self._bands))
 
     @property
     def largest_side(self) -> int:
@@ -245,7 +245,7 @@ class Predictor:
         return engines, choice
 
     def _shape(self, side: int) -> tuple[int, int, int]:
-        return self.planes, side, side
+        return len(self._bands), side, side
 
     def _example(self, count: int, side: int) -> torch.Tensor:
         """Noise like normalised images, on the device; always the same."""

@@ -26,6 +26,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.pending import Pending
 from aerial_seg.progress import ProgressBar
 from aerial_seg.stages import StageSeconds
+from aerial_seg.tiling.cut import Planes
 from aerial_seg.tiling.plan import Tile
 from aerial_seg.tiling.stitch import SwathStitcher
 from aerial_seg.tiling.upsample import PixelRows, RowUpsampler, softmax_cells
@@ -95,7 +96,7 @@ class MaskStream:
         # No network has learnt the ground as in a mirror.
         submit = seen_as(predictor.submit, UPSIDE_DOWN) if raster.grid.is_mirrored else predictor.submit
         self._submit = averaged(submit, definition.tta, geometry=self._shape.geometry, side=self._shape.side)
-        self._cutter = TileCutter(self._reader, region_tiles.part.plan, predictor.input_planes)
+        self._cutter = TileCutter(self._reader, region_tiles.part.plan, Planes.of(predictor.inputs))
         self._waiting: list[Tile] = []
         self._batch: HostBatch | None = None
         self._flying: deque[tuple[list[Tile], Pending]] = deque()

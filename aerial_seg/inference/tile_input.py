@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aerial_seg.bands import Planes
 from aerial_seg.geo.raster.swath import RowReader
-from aerial_seg.tiling.cut import cut_window, make_zero, mirror_columns
+from aerial_seg.tiling.cut import Planes, cut_window, make_zero, mirror_columns
 from aerial_seg.tiling.plan import Tile, TilePlan
 
 Image = NDArray[np.float32]

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.bands import Planes
+from aerial_seg.bands import Band
 from aerial_seg.numba_kernels import Floats, Ints, dividing_kernel, kernel
 
 Valid = NDArray[np.bool_]
 Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planes:
+    """Hold of every plane of a network's input: picked, the number of the raster's band; mean and std (P,) float32."""
+
+    picked: tuple[int, ...]
+    mean: Floats
+    std: Floats
+
+    @classmethod
+    def of(cls, inputs: Iterable[tuple[int, Band]]) -> Planes:
+        """Make a plane of each number and statistics."""
+        picked, bands = zip(*inputs, strict=True)
+        means, stds = [band.mean for band in bands], [band.std for band in bands]
+        return cls(picked, np.array(means, np.float32), np.array(stds, np.float32))
 
 
 def cut_window(

@@ -23,7 +23,7 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
-from aerial_seg.tiling.cut import cut_window, make_zero
+from aerial_seg.tiling.cut import Planes, cut_window, make_zero
 from aerial_seg.tiling.geometry import ModelGeometry
 
 FP32 = EngineSettings("eager", "fp32", "cpu")
@@ -103,7 +103,7 @@ def planes_of(made: EnsemblePredictor, image: np.ndarray, valid: np.ndarray) -> 
     out = np.empty((SIDE, SIDE, made.planes), np.float32)
     everywhere, nowhere = np.arange(SIDE), (np.arange(0),) * 2
     there = np.ascontiguousarray(image.transpose(1, 2, 0))
-    cut_window(out, there, everywhere, 0, planes=made.input_planes, mirrored=nowhere)
+    cut_window(out, there, everywhere, 0, planes=Planes.of(made.inputs), mirrored=nowhere)
     make_zero(out, valid, everywhere)
     return out.transpose(2, 0, 1)
 

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
 
-from aerial_seg.bands import DTYPES, Band, Planes, normalise
+from aerial_seg.bands import DTYPES, Band, normalise
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import RowReader, row_reader
 from aerial_seg.inference.tile_input import HostBatch, TileCutter
+from aerial_seg.tiling.cut import Planes
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
@@ -68,7 +69,7 @@ def check_every_tile(
     """The tiles of every row of tiles, north to south."""
     _, height, width = image.shape
     plan = TilePlan.of(height=height, width=width, shape=SHAPE)
-    cutter = TileCutter(reader, plan, Planes.of(bands, picked))
+    cutter = TileCutter(reader, plan, Planes.of(zip(picked, bands, strict=True)))
     batch = HostBatch(torch.full((2, SHAPE.side, SHAPE.side, len(bands)), 9.0).permute(0, 3, 1, 2))
     for row, origin in enumerate(plan.rows.origins):
         top = origin - SHAPE.halo

@@ -192,17 +192,23 @@ class SwathReader:
 
     def take(self, rows: range, cols: range) -> tuple[Pixels, Valid]:
         """image (C, h, w) and valid (h, w) of a window inside the rows of the last `advance`, as copies."""
-        held = self.hold(rows, cols)
-        image = held.image[held.rows, held.first_col : held.first_col + len(cols)]
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), self.take_valid(rows, cols)
+        across = self._held_columns(rows, cols)
+        image = np.empty((len(rows), len(cols), self._image.shape[2]), self._image.dtype)
+        for slots, part in self._slots(rows):
+            image[part] = self._image[slots, across]
+        return image.transpose(2, 0, 1), self.take_valid(rows, cols)
 
     def hold(self, rows: range, cols: range) -> HeldWindow:
         """As `take`, but where it lies in the ring."""
-        if rows.start < self._top or cols.start < self._cols.start or cols.stop > self._cols.stop:
-            raise ValueError(f"the window of rows {rows} and columns {cols} is not held")
+        across = self._held_columns(rows, cols)
         slots = np.arange(rows.start, rows.stop) % self._capacity
         valid = None if self.is_measured(rows) else self.take_valid(rows, cols)
-        return HeldWindow(self._image, slots, cols.start - self._cols.start, valid)
+        return HeldWindow(self._image, slots, across.start, valid)
+
+    def _held_columns(self, rows: range, cols: range) -> slice:
+        if rows.start < self._top or cols.start < self._cols.start or cols.stop > self._cols.stop:
+            raise ValueError(f"the window of rows {rows} and columns {cols} is not held")
+        return slice(cols.start - self._cols.start, cols.stop - self._cols.start)
 
     def valid(self, rows: range) -> Valid:
         """valid (h, W) of rows inside the last `advance`, all columns, as a copy."""
