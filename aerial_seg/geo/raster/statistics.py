@@ -40,6 +40,9 @@ class Readable(Protocol):
     info: RasterInfo
     grid: Grid
 
+    @property
+    def block_shape(self) -> tuple[int, int]: ...
+
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]: ...
 
 
@@ -47,7 +50,7 @@ class _Held:
     """All pixels of a small raster, asked by windows as the raster itself is."""
 
     def __init__(self, raster: Readable) -> None:
-        self.info, self.grid = raster.info, raster.grid
+        self.info, self.grid, self.block_shape = raster.info, raster.grid, raster.block_shape
         self._image, self._valid = raster.read(top=0, left=0, height=self.grid.height, width=self.grid.width)
 
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
@@ -151,8 +154,20 @@ def _ray_ends(raster: Readable, *, along_rows: bool) -> tuple[Pixels, Valid]:
             [valid[:, 0], valid[:, -1]]
         )
     ends = (0, _length(raster, along_rows=along_rows) - 1)
-    read = [_ray(raster, line, end, 1, along_rows=along_rows) for line in lines for end in ends]
+    if _blocks_of_edge(raster, along_rows=along_rows) <= len(lines):
+        # The same blocks in one read, which all cores may decode.
+        across = raster.grid.height if along_rows else raster.grid.width
+        edges = [_ray(raster, end, 0, across, along_rows=not along_rows) for end in ends]
+        read = [(image[:, lines], valid[lines]) for image, valid in edges]
+    else:
+        read = [_ray(raster, line, end, 1, along_rows=along_rows) for line in lines for end in ends]
     return np.concatenate([image for image, _ in read], axis=1), np.concatenate([valid for _, valid in read])
+
+
+def _blocks_of_edge(raster: Readable, *, along_rows: bool) -> int:
+    """How many blocks the edge has that rays along rows, or columns, begin at."""
+    rows, cols = raster.block_shape
+    return -(-raster.grid.height // rows) if along_rows else -(-raster.grid.width // cols)
 
 
 def _run_share(raster: Readable, value: np.generic, *, along_rows: bool) -> float:
