@@ -44,11 +44,10 @@ class Journal:
         Raises OutputError that says what changed when the one at `path` is of another job. But where only the part
         `renew` of the job differs, all that was made is gone, and the journal is a new one that is `renewed`.
         """
-        wanted = as_read_back(job)
         lines = _read_lines(path) if path.exists() else []
         first, *records = lines or [{}]
         renewed = False
-        if first != wanted and records:
+        if records and first != (wanted := as_read_back(job)):
             renewed = renew is not None and _differ_in(renew, first, wanted)
             if not renewed:
                 raise OutputError(
@@ -57,7 +56,7 @@ class Journal:
                 )
             clear(path.parent)
             records = []
-        return cls(path, wanted, records, renewed=renewed)
+        return cls(path, job, records, renewed=renewed)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Record that one more piece is done; it will be known to be after any crash."""

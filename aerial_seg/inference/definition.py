@@ -4,12 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from aerial_seg.crf.blocks import BlockedCrf
+from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.tiling.plan import TileShape
 from aerial_seg.version import __version__
+
+
+class SaysResult(Protocol):
+    """What settings of a result say of it, whatever else they hold."""
+
+    @property
+    def window(self) -> str: ...
+
+    @property
+    def blend(self) -> str: ...
+
+    @property
+    def tta(self) -> tuple[str, ...]: ...
+
+    @property
+    def confidence(self) -> bool: ...
+
+    @property
+    def probabilities(self) -> bool: ...
+
+    @property
+    def crf(self) -> DenseCrf | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +50,18 @@ class Definition:
     confidence: bool = False
     probabilities: bool = False
     crf: BlockedCrf | None = None
+
+    @classmethod
+    def of(cls, settings: SaysResult) -> Definition:
+        """Take from settings what the result depends on."""
+        return cls(
+            window=settings.window,
+            blend=settings.blend,
+            tta=settings.tta,
+            confidence=settings.confidence,
+            probabilities=settings.probabilities,
+            crf=None if settings.crf is None else BlockedCrf.of(settings.crf),
+        )
 
     @property
     def softmaxed(self) -> bool:
@@ -55,7 +92,13 @@ class Definition:
                 "overlap": shape.overlap,
                 "nodata": nodata,
                 "class_bias": model.card.class_bias,
-                **asdict(self),
+                **_as_dict(self),
                 **(more or {}),
             },
         }
+
+
+@lru_cache(maxsize=2)
+def _as_dict(definition: Definition) -> Mapping[str, Any]:
+    # Asked of each of thousands of scenes, which have one definition.
+    return MappingProxyType(asdict(definition))

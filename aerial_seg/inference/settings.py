@@ -11,7 +11,7 @@ from aerial_seg.crf.settings import DenseCrf, parse_crf
 from aerial_seg.settings import MOST_PIXELS, Setting, byte_size, names_in, settings
 
 if TYPE_CHECKING:
-    from aerial_seg.inference.definition import Definition
+    from aerial_seg.inference.definition import Definition, SaysResult
 
 
 def _crf(value: Any) -> Any:
@@ -74,9 +74,23 @@ Crf = Annotated[
 ForceGsd = Annotated[bool, Setting("Go on where the pixel size is more than 4 times off the model's.")]
 
 
+class DefinesResult:
+    """Give settings that say what a result is the `definition` of it."""
+
+    __slots__ = ()
+
+    @property
+    def definition(self: SaysResult) -> Definition:
+        """What the stream has to know of it."""
+        # Imported here because it takes torch along: settings are read by --help, too.
+        from aerial_seg.inference.definition import Definition
+
+        return Definition.of(self)
+
+
 @settings
 @dataclass(frozen=True, slots=True)
-class SegmentSettings:
+class SegmentSettings(DefinesResult):
     """Say what a Segmenter makes of an image; names and meanings are those of PredictSettings."""
 
     tile_size: ModelTile = None
@@ -99,18 +113,3 @@ class SegmentSettings:
             read=byte_size,
         ),
     ] = None
-
-    @property
-    def definition(self) -> Definition:
-        """What the stream has to know of it."""
-        from aerial_seg.crf.blocks import BlockedCrf
-        from aerial_seg.inference.definition import Definition
-
-        return Definition(
-            window=self.window,
-            blend=self.blend,
-            tta=self.tta,
-            confidence=self.confidence,
-            probabilities=self.probabilities,
-            crf=None if self.crf is None else BlockedCrf.of(self.crf),
-        )

@@ -41,6 +41,8 @@ from aerial_seg.outputs.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.outputs.mask import provenance
 from aerial_seg.outputs.stac import Catalogued, item_name, write_item
 
+Facts = dict[str, Any]
+
 _RENEWED = "its files changed since an interrupted run, so that run's rows were made anew"
 
 
@@ -81,7 +83,8 @@ def _make(
     still = Unchanged(_inputs(scene, context), without=MOSAIC)
     with kept_only_if(still, folder), open_scene(scene, context, folder) as opened:
         still.add((), opened.source.files)
-        job = _job(scene, opened, context, read_job(folder / NAME))
+        facts = _facts(scene, context)
+        job = _job(scene, opened, context, facts, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
         if journal.records and "report" in journal.records[-1]:
             with damaged_records(journal.path):
@@ -90,7 +93,8 @@ def _make(
                 return report, journal.job["input"]
         check_disk(opened.memory_model, scene.target)
         with telling_what_is_kept(folder):
-            report = _run(scene, opened, context, folder, PieceMaker(opened, context, folder, journal, still))
+            maker = PieceMaker(opened, context, folder, journal, still)
+            report = _run(scene, opened, context, facts, maker)
             report = replace(report, notes=(*report.notes, *still.notes))
             if journal.renewed:
                 report = replace(report, notes=(*report.notes, _RENEWED))
@@ -112,7 +116,7 @@ def _inputs(scene: Scene, context: PredictContext) -> tuple[Path | str, ...]:
 
 
 def _run(
-    scene: Scene, opened: OpenScene, context: PredictContext, folder: Path, maker: PieceMaker
+    scene: Scene, opened: OpenScene, context: PredictContext, facts: Facts, maker: PieceMaker
 ) -> PredictReport:
     begun, legend, resumed = time.perf_counter(), context.model.card.legend, maker.rows_done
     # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
@@ -126,15 +130,15 @@ def _run(
     ):
         files = write_results(
             maker.store,
-            folder / RESULT / name,
+            maker.store.folder / RESULT / name,
             legend=legend,
             counts=counts,
-            tags=provenance(**_definition(scene, context)),
+            tags=provenance(**facts),
             bar=bar,
         )
     notes = all_notes(opened, context)
     if taken is not None:
-        files = (*files, _write_item(scene, opened, context, files, taken))
+        files = (*files, _write_item(scene, opened, context, facts, files, taken))
         notes = (*notes, *_note_on_time(taken, context))
     return PredictReport(
         mask=scene.target,
@@ -168,28 +172,37 @@ def _note_on_time(taken: Taken, context: PredictContext) -> tuple[str, ...]:
 
 
 def _write_item(
-    scene: Scene, opened: OpenScene, context: PredictContext, files: tuple[Path, ...], taken: Taken
+    scene: Scene,
+    opened: OpenScene,
+    context: PredictContext,
+    facts: Facts,
+    files: tuple[Path, ...],
+    taken: Taken,
 ) -> Path:
-    facts = Catalogued(
+    catalogued = Catalogued(
         files=files,
         grid=opened.source.grid,
         legend=context.model.card.legend,
         taken=taken,
         sources=list(map(public_name, scene.paths)),
-        parameters=_definition(scene, context),
+        parameters=facts,
     )
-    return write_item(files[0].with_name(item_name(files[0].name)), facts)
+    return write_item(files[0].with_name(item_name(files[0].name)), catalogued)
 
 
 def _job(
-    scene: Scene, opened: OpenScene, context: PredictContext, before: Mapping[str, Any] | None
+    scene: Scene,
+    opened: OpenScene,
+    context: PredictContext,
+    facts: Facts,
+    before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """All that finished pieces depend on: what the result is, how it is computed, and the files as they are now.
 
     before: the job of an interrupted run. If it is the same, its panels are kept, whatever memory there is now.
     """
     job = {
-        **_definition(scene, context),
+        **facts,
         "runtime": context.predictor.runtime.as_dict(),
         "input": state_of(_inputs(scene, context), opened.source.files, without=MOSAIC),
         "max_memory": context.settings.max_memory,
@@ -206,7 +219,8 @@ def _job(
     return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 
 
-def _definition(scene: Scene, context: PredictContext) -> dict[str, Any]:
+def _facts(scene: Scene, context: PredictContext) -> Facts:
+    """What the result is, as its files, its journal and its STAC Item tell."""
     settings = context.settings
     return settings.definition.facts(
         context.model,

@@ -9,6 +9,7 @@ from pathlib import Path
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.areas.area import Area, area_file, area_of_bounds, read_area
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import raster_files
@@ -136,10 +137,13 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     shape, shape_notes = choose_tile(
         ensemble, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
     )
-    tiles = _fit_and_count(facts, ensemble, shape, settings, refused, None if settings.mosaic else area)
+    run_grids = _fitting_grids(facts, ensemble, settings, refused)
+    tiles = _count_tiles(facts, run_grids, shape, refused, None if settings.mosaic else area)
     batch_size, notes = _batch_size(ensemble, shape, settings)
     return PredictPlan(
-        scenes=tuple(scene for scene in scenes if scene.name not in refused.reasons),
+        scenes=tuple(
+            _with_grids(scene, facts, run_grids) for scene in scenes if scene.name not in refused.reasons
+        ),
         refused=tuple(refused_outcome(name, error) for name, error in refused.reasons.items()),
         many_scenes=not refused.fatal,
         out=request.out,
@@ -229,34 +233,45 @@ def _look_at(path: Path, settings: PredictSettings) -> RasterInfo:
         return raster.info
 
 
-def _fit_and_count(
-    facts: Facts,
-    ensemble: Ensemble,
-    shape: TileShape,
-    settings: PredictSettings,
-    refused: Refusals,
-    area: Area | None,
-) -> int:
-    """How many tiles all rasters have that the model can run on; the others are refused."""
+def _fitting_grids(
+    facts: Facts, ensemble: Ensemble, settings: PredictSettings, refused: Refusals
+) -> Mapping[Path, Grid]:
+    """The grid on which the network sees each raster that the model can run on; the others are refused."""
     card = ensemble.as_one.card
-    tiles = 0
+    found: dict[Path, Grid] = {}
     for path, info in facts.items():
         if str(path) in refused.reasons:
             continue
         with refused.of(path):
             check_compatible(info, card, georeferenced=settings.georeferenced, choice=settings.bands)
-            tiles += _count_tiles(info, card.gsd, shape, settings, area)
-    return tiles
+            found[path] = choose_run_grid(
+                info.grid,
+                card.gsd,
+                settings.force_gsd,
+                info.path,
+                georeferenced=settings.georeferenced,
+            )
+    return found
 
 
 def _count_tiles(
-    info: RasterInfo, model_gsd: float | None, shape: TileShape, settings: PredictSettings, area: Area | None
+    facts: Facts,
+    run_grids: Mapping[Path, Grid],
+    shape: TileShape,
+    refused: Refusals,
+    area: Area | None,
 ) -> int:
-    """How many tiles a raster has in the area, as far as one can know before it is opened for good."""
-    grid = choose_run_grid(
-        info.grid, model_gsd, settings.force_gsd, info.path, georeferenced=settings.georeferenced
-    )
-    plan = TilePlan.of(height=grid.height, width=grid.width, shape=shape)
+    """How many tiles all rasters have in the area, as far as one can know; those outside of it are refused."""
+    tiles = 0
+    for path, grid in run_grids.items():
+        with refused.of(path):
+            tiles += _tiles_of(
+                facts[path], TilePlan.of(height=grid.height, width=grid.width, shape=shape), area
+            )
+    return tiles
+
+
+def _tiles_of(info: RasterInfo, plan: TilePlan, area: Area | None) -> int:
     if area is None:
         return len(plan)
     height, width = info.grid.shape
@@ -264,6 +279,12 @@ def _count_tiles(
     rows, cols = here.extent.rows, here.extent.cols
     region = Region(rows.start, cols, rows.stop)
     return RegionTiles(plan, region, height=height, width=width, area=here).tiles_wanted
+
+
+def _with_grids(scene: Scene, facts: Facts, run_grids: Mapping[Path, Grid]) -> Scene:
+    """The scene with what is known of its raster's grids; a mosaic has one of its own."""
+    (path, *others) = scene.paths
+    return scene if others else replace(scene, looked=(facts[path].grid, run_grids[path]))
 
 
 def _batch_size(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.geo.areas.area import Area
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.systems import local_note
@@ -26,10 +27,14 @@ MOSAIC = "mosaic.vrt"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Name one map to make: its rasters, bottom first, and its mask."""
+    """Name one map to make: its rasters, bottom first, and its mask.
+
+    looked: of a single raster its own grid and the run's, as they were when the command was planned.
+    """
 
     paths: tuple[Path, ...]
     target: Path
+    looked: tuple[Grid, Grid] | None = None
 
     @property
     def name(self) -> str:
@@ -104,13 +109,7 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
 
         source = opened_once()
         grid = source.grid
-        run_grid = choose_run_grid(
-            grid,
-            card.gsd,
-            settings.force_gsd,
-            str(scene.paths[0]),
-            georeferenced=settings.georeferenced,
-        )
+        run_grid = _run_grid(scene, grid, context)
         # A second handle only where both grids are read at the same time, by two threads.
         raster = source if run_grid is grid and settings.crf is None else opened_once()
         # Before it is resampled, should it be one and the same.
@@ -142,6 +141,21 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
         yield OpenScene(
             raster, source, memory_model, (*notes, *_area_notes(context.area, memory_model)), tags
         )
+
+
+def _run_grid(scene: Scene, grid: Grid, context: PredictContext) -> Grid:
+    """The grid that the network sees: the one of the plan, unless the raster has got another grid since."""
+    if scene.looked is not None and scene.looked[0] == grid:
+        own, run = scene.looked
+        return grid if run is own else run
+    settings = context.settings
+    return choose_run_grid(
+        grid,
+        context.model.card.gsd,
+        settings.force_gsd,
+        str(scene.paths[0]),
+        georeferenced=settings.georeferenced,
+    )
 
 
 def _area_notes(area: Area | None, memory_model: MemoryModel) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
 from aerial_seg.inference.settings import (
     Augmentations,
     Crf,
+    DefinesResult,
     ForceGsd,
     TileBlend,
     TileHalo,
@@ -31,7 +32,6 @@ from aerial_seg.inference.settings import (
 from aerial_seg.settings import Setting, settings
 
 if TYPE_CHECKING:
-    from aerial_seg.inference.definition import Definition
     from aerial_seg.inference.engines.choose import EngineSettings
     from aerial_seg.outputs.segments import Layer
     from aerial_seg.vectors.from_mask.settings import VectorizeReport
@@ -45,7 +45,7 @@ def _check_taken(text: str) -> None:
 
 @settings
 @dataclass(frozen=True, slots=True)
-class PredictSettings:
+class PredictSettings(DefinesResult):
     """Say how to predict; None takes what the model file says.
 
     The settings from batch_size on say how the result is made, the others what it is.
@@ -113,21 +113,6 @@ class PredictSettings:
     device: Device = "auto"
     restart: Restart = False
     overwrite: Overwrite = False
-
-    @property
-    def definition(self) -> Definition:
-        """What the stream has to know of it."""
-        from aerial_seg.crf.blocks import BlockedCrf
-        from aerial_seg.inference.definition import Definition
-
-        return Definition(
-            window=self.window,
-            blend=self.blend,
-            tta=self.tta,
-            confidence=self.confidence,
-            probabilities=self.probabilities,
-            crf=None if self.crf is None else BlockedCrf.of(self.crf),
-        )
 
     @property
     def engine_settings(self) -> EngineSettings:
