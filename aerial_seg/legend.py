@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from aerial_seg.documents import problem_of
 from aerial_seg.errors import SettingsError
 from aerial_seg.printable import name_problem, shortened
 
@@ -112,8 +113,8 @@ def make_legend(
 ) -> Legend:
     """Make a legend with a colour for every class: the given one, else its name's usual one, else a distinct one.
 
-    names: pixel value to name. Raises SettingsError for what is no such mapping, pydantic's
-    ValidationError for names, values and colours that no legend can have.
+    names: pixel value to name. Raises SettingsError for what is no such mapping, and for names, values and colours
+    that no legend can have.
     """
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise SettingsError(
@@ -122,14 +123,20 @@ def make_legend(
     given = dict(colours or {})
     backgrounds = set(background)
     taken = {colour.lower() for colour in given.values()}
-    entries = []
+    entries: list[dict[str, Any]] = []
     for value, name in sorted(names.items()):
         colour = given.get(value) or _usual_colour(name, taken) or _next_colour(taken)
         taken.add(colour)
         entries.append(
-            LegendEntry(value=value, name=name, colour=colour.lower(), background=value in backgrounds)
+            {"value": value, "name": name, "colour": colour.lower(), "background": value in backgrounds}
         )
-    return Legend(entries=tuple(entries))
+    try:
+        return Legend.model_validate({"entries": entries})
+    except ValidationError as error:
+        raise SettingsError(
+            f"these classes make no legend ({problem_of(error)}); give every class a value from 0 to {IGNORE - 1}, a "
+            "name of its own and a colour like #c0392b"
+        ) from error
 
 
 def legend_from_colormap(names: Sequence[str], colormap: Mapping[int, Sequence[int]]) -> Legend:

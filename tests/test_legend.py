@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
+from aerial_seg.errors import SettingsError
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap, make_legend
 
 NAMES = st.dictionaries(
@@ -40,13 +40,28 @@ def test_usual_names_have_usual_colours_unless_told_otherwise() -> None:
     assert [entry.background for entry in legend.entries] == [True, False, False]
 
 
-def test_names_and_values_are_used_once() -> None:
-    with pytest.raises(ValidationError, match=r"name .* more than once"):
-        make_legend({1: "a", 2: "a"})
-    with pytest.raises(ValidationError):
-        make_legend({IGNORE: "a"})
-    with pytest.raises(ValidationError):
-        make_legend({})
+@pytest.mark.parametrize(
+    ("names", "colours", "got"),
+    [
+        ({1: "road", 2: "road"}, None, "class name ['road'] is used more than once"),
+        ({IGNORE: "road"}, None, "'entries.0.value' is 255"),
+        ({-1: "road"}, None, "'entries.0.value' is -1"),
+        ({}, None, "'entries' is []"),
+        ({1: ""}, None, "'entries.0.name' is ''"),
+        ({1: "a\nb"}, None, "class name"),
+        ({1: "road"}, {1: "red"}, "'entries.0.colour' is 'red'"),
+    ],
+)
+def test_classes_that_make_no_legend_are_told_in_one_line(
+    names: dict[int, str], colours: dict[int, str] | None, got: str
+) -> None:
+    with pytest.raises(SettingsError) as told:
+        make_legend(names, colours=colours)
+    line = str(told.value)
+    assert got in line
+    assert "give every class a value from 0 to 254, a name of its own and a colour like #c0392b" in line
+    assert "\n" not in line
+    assert "pydantic" not in line
 
 
 def test_a_palette_gives_its_colours() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rasterio.io import DatasetReader
 
 from aerial_seg.documents import DocumentError, parse_json, problem_of
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.raster.opening import described, open_dataset
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.legend import IGNORE, Legend, legend_from_colormap
@@ -104,10 +104,8 @@ def _legend_of_categories(dataset: DatasetReader) -> Legend | None:
     named = [name or f"class {k}" for k, name in enumerate(names[:IGNORE])]
     try:
         return legend_from_colormap(named, colormap)
-    except ValidationError as error:
-        raise InputError(
-            f"{sidecar} has unusable category names ({problem_of(error)}); give every class one of its own"
-        ) from error
+    except SettingsError as error:
+        raise InputError(f"{sidecar} has unusable category names: {error}") from error
 
 
 def _sidecar(path: Path) -> Xml.Element:
