@@ -129,11 +129,12 @@ def _named_legend(path: Path, channels: int, wanted: str) -> Legend:
     legend = _LEGENDS.get(wanted)
     if legend is None:
         raise SettingsError(
-            f"there is no class list '{wanted}'{did_you_mean(wanted, _LEGENDS)}; known: {', '.join(_LEGENDS)}"
+            f"{setting('classes', wanted)} is no class list that is known"
+            f"{did_you_mean(wanted, _LEGENDS)}; known: {', '.join(_LEGENDS)}"
         )
     if len(legend) != channels:
         raise SettingsError(
-            f"class list {wanted} has {len(legend)} classes, but {path} has {channels}; "
+            f"{setting('classes', wanted)} has {len(legend)} classes, but {path} has {channels}; "
             "choose the list of its data or leave it out"
         )
     return legend

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyproj import CRS
-from pyproj.exceptions import CRSError
 
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
 from aerial_seg.files.names import name_trouble, shown
+from aerial_seg.geo.areas.vector_layer import parse_crs
 from aerial_seg.geo.systems import is_local, same_local
 from aerial_seg.mentions import setting
 from aerial_seg.outputs.geopackage import STYLES_TABLE
@@ -145,7 +145,7 @@ def target_crs(form: VectorFormat, crs: CRS | None, dst_crs: str | None = None) 
     crs: of the mask. Raises InputError where there is nothing to transform from, SettingsError for a text that is no
     CRS, or none in which polygons lie, OutputError for GeoJSON in another CRS.
     """
-    wanted = None if dst_crs is None else parse_crs(dst_crs)
+    wanted = None if dst_crs is None else parse_dst_crs(dst_crs)
     if crs is None and (form.lonlat or wanted is not None):
         why = (
             f"a {form.title} must be in WGS84 (RFC 7946)"
@@ -174,14 +174,13 @@ def target_crs(form: VectorFormat, crs: CRS | None, dst_crs: str | None = None) 
     return WGS84_LONLAT if form.lonlat else wanted or crs
 
 
-def parse_crs(text: str) -> CRS:
+def parse_dst_crs(text: str) -> CRS:
     """The CRS that the text names: EPSG:32645, a WKT, a PROJ string. SettingsError where polygons cannot lie in it."""
-    try:
-        crs = CRS.from_user_input(text)
-    except CRSError as error:
-        raise SettingsError(f"'{text}' is no CRS, wanted one like EPSG:32645") from error
+    crs = parse_crs(text, setting_name="dst_crs")
     if not (crs.is_geographic or crs.is_projected) or len(crs.axis_info) != 2:
-        raise SettingsError(f"'{text}' is {crs.name} ({crs.type_name}), wanted a map's CRS like EPSG:32645")
+        raise SettingsError(
+            f"{setting('dst_crs', text)} is {crs.name} ({crs.type_name}), wanted a map's CRS like EPSG:32645"
+        )
     return crs
 
 

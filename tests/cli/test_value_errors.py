@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import rasterio
 from click.testing import CliRunner
+from rasterio.transform import from_origin
 
 from aerial_seg.cli.main import COMMANDS
 from aerial_seg.cli.setting_options import SettingOption, Written
@@ -51,3 +55,25 @@ def test_a_refused_value_is_shown_behind_its_option_named_once(where: str, optio
         assert f"{value}: '{value}'" not in behind, line
         assert "`" not in line, line
     assert bool(refused) != (where in NAMES_OF_DATA), where
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "got"),
+    [
+        ("--dst-crs", "EPSG:abc", "--dst-crs EPSG:abc is not a CRS; wanted for example EPSG:32645"),
+        ("--dst-crs", "EPSG:4978", "--dst-crs EPSG:4978 is WGS 84 (Geocentric CRS), wanted a map's CRS"),
+        ("--classes", "house", "--classes names 'house', which is no class of the mask, it has class 1"),
+        ("--instances", "house", "--instances names 'house'"),
+        ("--regularize", "house", "--regularize names 'house'"),
+    ],
+)
+def test_what_only_the_mask_can_refuse_names_its_option(
+    refused: Callable[..., str], tmp_path: Path, option: str, value: str, got: str
+) -> None:
+    with rasterio.open(
+        tmp_path / "m.tif", "w", driver="GTiff", count=1, height=8, width=8, dtype="uint8",
+        crs="EPSG:32633", transform=from_origin(5e5, 5.2e6, 1, 1),
+    ) as file:  # fmt: skip
+        file.write(np.ones((1, 8, 8), np.uint8))
+    said = refused("vectorize", "m.tif", "o.gpkg", option, value, code=2)
+    assert got in said

@@ -20,7 +20,7 @@ from aerial_seg.vectors.formats import (
     GPKG,
     SHAPEFILE,
     VectorFormat,
-    parse_crs,
+    parse_dst_crs,
     same_crs,
     target_crs,
     vector_format,
@@ -121,8 +121,8 @@ class TestTargets:
     @pytest.mark.parametrize("text", ["EPSG:0", "nonsense", "", "EPSG:4978", "EPSG:5703", "EPSG:4979"])
     def test_what_is_no_crs_of_a_map(self, text: str) -> None:
         """Not one, geocentric, a height, with a height."""
-        with pytest.raises(SettingsError, match=rf"'{text}' is .*wanted .*EPSG:32645"):
-            parse_crs(text)
+        with pytest.raises(SettingsError, match=rf'`dst_crs="{text}"` is .*wanted .*EPSG:32645'):
+            parse_dst_crs(text)
 
 
 def test_crs_that_files_tell_in_other_words_are_the_same() -> None:

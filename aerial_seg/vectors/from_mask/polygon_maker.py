@@ -166,7 +166,7 @@ def chosen_classes(legend: Legend, names: tuple[str, ...] | None) -> tuple[Legen
     for name in names:
         if name not in legend.names:
             raise SettingsError(
-                f"the mask has no class '{name}', it has {', '.join(legend.names)} "
+                f"{setting('classes')} names '{name}', which is no class of the mask, it has {', '.join(legend.names)} "
                 f"(or '{EVERY_CLASS}'){did_you_mean(name, legend.names) or '; choose among these'}"
             )
     return tuple(entry for entry in legend.entries if entry.name in names)

@@ -194,7 +194,7 @@ class VectorizeSettings:
 
     def __post_init__(self) -> None:
         if self.classes == ():
-            raise SettingsError("no class is chosen; name at least one, or leave the choice out")
+            raise SettingsError(f"no class is chosen; name at least one, or leave {setting('classes')} out")
 
 
 @dataclass(frozen=True, slots=True)
