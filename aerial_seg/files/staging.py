@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +22,34 @@ def check_writable(final: Path, *, overwrite: bool, maker: Path | None = None) -
     maker: the output that `final` comes with, where it is not that itself.
     """
     check_output(final)
-    if final.is_dir():
-        raise OutputError(f"{final} is a folder where a file is to be written; choose another output")
-    _check_place(final, overwrite=overwrite, maker=maker or final)
+    check_places([final], overwrite=overwrite, maker=maker or final)
 
 
-def _check_place(final: Path, *, overwrite: bool, maker: Path) -> None:
+def check_places(finals: Sequence[Path | str], *, overwrite: bool, maker: Path) -> None:
+    """Check as check_writable, for files of one folder with names derived from that of `maker`, which is checked."""
+    for final in finals:
+        try:
+            is_folder = stat.S_ISDIR(os.stat(final).st_mode)  # noqa: PTH116 - of thousands of files
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                check_output(final)  # tells of loops of links
+            continue
+        if is_folder:
+            raise OutputError(f"{final} is a folder where a file is to be written; choose another output")
+        _require_new(Path(final), overwrite=overwrite, maker=maker)
+    _require_writable(Path(finals[0]))
+
+
+def _require_new(final: Path, *, overwrite: bool, maker: Path) -> None:
     # What a killed run had just placed is no reason for the same command to stop.
-    if final.exists() and not overwrite and not was_placed(maker, final):
+    if not overwrite and not was_placed(maker, final):
         raise OutputError(
             f"{final} exists already; pass {setting('overwrite', True)} to replace it or choose another output"
         )
+
+
+def _require_writable(final: Path) -> None:
+    """Raises OutputError unless files can be made beside `final`."""
     parent = final.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -51,7 +70,9 @@ def check_folder(final: Path, *, overwrite: bool, marker: str, own: Sequence[str
     if final.exists() and not final.is_dir():
         raise OutputError(f"{final} is a file where a folder is to be written; choose another output")
     empty = final.is_dir() and not any(final.iterdir())
-    _check_place(final, overwrite=overwrite or empty, maker=final)
+    if final.exists():
+        _require_new(final, overwrite=overwrite or empty, maker=final)
+    _require_writable(final)
     if not final.exists() or empty:
         return
     if not (final / marker).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import get_args
 
@@ -51,10 +52,12 @@ class AxisWeights:
         return first, weights[first - origin : stop - origin] / self.sums[first:stop]
 
 
+@lru_cache(maxsize=4)
 def axis_weights(axis: AxisPlan, window: str) -> AxisWeights:
     """The weights of a whole axis; they do not depend on which of its tiles will run.
 
-    Raises SettingsError for a window that is none of WINDOWS.
+    The last ones are kept, read only: thousands of scenes are mostly of one size. Raises SettingsError for a window
+    that is none of WINDOWS.
     """
     if window not in WINDOWS:
         hint = did_you_mean(window, WINDOWS)
@@ -63,6 +66,8 @@ def axis_weights(axis: AxisPlan, window: str) -> AxisWeights:
     sums = np.zeros(axis.cell_origins[-1] + axis.shape.core_cells, np.float32)
     for origin, weights in zip(axis.cell_origins, tiles, strict=True):
         sums[origin : origin + len(weights)] += weights
+    for array in (*tiles, sums):
+        array.flags.writeable = False
     return AxisWeights(axis=axis, tiles=tiles, sums=sums)
 
 

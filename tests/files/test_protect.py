@@ -48,6 +48,22 @@ class TestInputs:
             assert str(output) in str(told.value)
         Inputs([read]).refuse([tmp_path / "new.gpkg", read.parent / "labels.shp"])
 
+    @pytest.mark.parametrize("how", ["same", "link", "hard link"])
+    def test_what_comes_to_light_later_is_held_to_what_was_asked_before(
+        self, read: Path, how: str, tmp_path: Path
+    ) -> None:
+        """A raster's sidecars, and a VRT's members, are known when it is opened."""
+        other = read if how == "same" else tmp_path / "other.gpkg"
+        if how == "link":
+            other.symlink_to(read)
+        if how == "hard link":
+            os.link(read, other)
+        inputs = Inputs([])
+        inputs.refuse([other, tmp_path / "new.gpkg"])
+        with pytest.raises(OutputError, match="is one of the files to read") as told:
+            inputs.add([tmp_path / "none", read])
+        assert str(other) in str(told.value)
+
     def test_a_folder_that_holds_an_input_is_not_replaced(self, read: Path, tmp_path: Path) -> None:
         (tmp_path / "link.gpkg").symlink_to(read)
         (tmp_path / "data-2").mkdir()

@@ -52,16 +52,11 @@ def place_of(dataset: DatasetReader) -> Place:
         numbers = ", ".join(f"{number:g}" for number in transform.to_gdal())
         got = f"has a geotransform that places no pixel ({numbers})"
         return Place(None, Affine.identity(), Unplaced(got, _corners()))
-    if not dataset.crs or transform.is_identity:
+    wkt = "" if dataset.crs is None else dataset.crs.wkt
+    if not wkt or transform.is_identity:
         return Place(None, transform, _without(dataset))
-    try:
-        crs = _built(dataset.crs.to_wkt())
-    except CRSError as error:
-        return Place(None, transform, Unplaced(f"has a CRS that PROJ cannot build ({error})", _GIVE_IT))
-    trouble = unusable_crs(crs)
-    if trouble is None:
-        return Place(crs, transform)
-    return Place(crs if is_local(crs) else None, transform, trouble)
+    crs, trouble = _usable(wkt)
+    return Place(crs, transform, trouble)
 
 
 def unusable_crs(crs: CRS) -> Unplaced | None:
@@ -82,8 +77,14 @@ def unusable_crs(crs: CRS) -> Unplaced | None:
 
 
 @cache
-def _built(wkt: str) -> CRS:
-    return CRS.from_wkt(wkt)
+def _usable(wkt: str) -> tuple[CRS | None, Unplaced | None]:
+    """The CRS, if pixels can have a place in it, and why not, or not with a size; thousands of scenes have one."""
+    try:
+        crs = CRS.from_wkt(wkt)
+    except CRSError as error:
+        return None, Unplaced(f"has a CRS that PROJ cannot build ({error})", _GIVE_IT)
+    trouble = unusable_crs(crs)
+    return crs if trouble is None or is_local(crs) else None, trouble
 
 
 def broken_crs(dataset: DatasetReader) -> str | None:

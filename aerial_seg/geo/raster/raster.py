@@ -198,7 +198,7 @@ class Raster:
     def _read_from(self, source: DatasetReader | WarpedVRT) -> None:
         """What rasterio asks GDAL about all bands at every look is remembered."""
         self._source = source
-        self._alpha = alpha_band(source)
+        self._alpha = self._own.alpha if source is self._dataset else alpha_band(source)
         flags = self._dataset.mask_flag_enums
         self._has_mask_file = MaskFlags.per_dataset in flags[0]
         self._all_counts = source is self._dataset and all(one == [MaskFlags.all_valid] for one in flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -59,10 +60,9 @@ def _files_of(name: str, seen: set[str]) -> Iterator[Path]:
         seen.add(name)
         for file in _named(name):
             yield file
-            for suffix in _BESIDE_RASTER:
-                beside = file.with_name(file.name + suffix)
-                if beside.is_file():
-                    yield beside
+            # By their texts: with Paths it takes twice as long, of each of thousands of rasters.
+            besides = [f"{file}{suffix}" for suffix in _BESIDE_RASTER]
+            yield from (Path(beside) for beside in besides if os.path.isfile(beside))  # noqa: PTH113
             if file.suffix.lower() == ".vrt":
                 with suppress(OSError):  # GDAL tells what cannot be read
                     sources = list(named_sources(file))

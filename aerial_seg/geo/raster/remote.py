@@ -183,15 +183,12 @@ def _file_name(path: Path | str) -> str:
 
 
 @contextmanager
-def asking_patiently(path: Path | str) -> Iterator[None]:
-    """While inside, GDAL asks a server again before it gives up; nothing changes for a raster on this machine.
+def _asking_patiently(path: Path | str) -> Iterator[None]:
+    """While inside, GDAL asks a server again before it gives up, and it is told who is waited for.
 
     In the thread that enters it, so around each read, not around the time that a raster is open.
     """
-    if not (is_remote(path) or _shows_others(path)):
-        yield
-        return
-    with rasterio.Env(**PATIENCE):
+    with rasterio.Env(**PATIENCE), waiting(path):
         yield
 
 
@@ -201,16 +198,6 @@ def _shows_others(path: Path | str) -> bool:
     return text.startswith("<") or text.lower().endswith(".vrt")
 
 
-@contextmanager
-def opening(path: Path | str) -> Iterator[None]:
-    """While inside, GDAL does not list the folder of a raster on a server, which would ask for every sidecar."""
-    if not is_remote(path):
-        yield
-        return
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-        yield
-
-
 def read_patiently(
     path: Path | str, read: Callable[[], Read], open_again: Callable[[], None] = lambda: None
 ) -> Read:
@@ -218,8 +205,10 @@ def read_patiently(
 
     The last failure is raised; InputError, with the server's name, where it sends nothing or next to nothing.
     """
-    with asking_patiently(path), waiting(path), _since_the_first_try() as begun:
-        for wait in (*WAITS, None) if is_remote(path) else (None,):
+    remote = is_remote(path)
+    asking = _asking_patiently(path) if remote or _shows_others(path) else nullcontext()
+    with asking, _since_the_first_try() as begun:
+        for wait in (*WAITS, None) if remote else (None,):
             try:
                 return read()
             except RasterioError as error:

@@ -107,8 +107,26 @@ def scene_range(raster: Readable) -> SceneRange | None:
         pixels = pixels.astype(np.float64)
     if pixels.shape[1] == 0:
         return None
-    low, high = np.percentile(pixels, [2, 98], axis=1)
+    low, high = _percentiles(pixels, (2, 98))
     return SceneRange(low, high, pixels.shape[1])
+
+
+def _percentiles(pixels: NDArray[Any], percents: Sequence[int]) -> list[Values]:
+    """What np.percentile gives along axis 1, bit by bit, in a third of its time, which thousands of scenes wait for.
+
+    pixels: (C, n) of one of the types that are _SORTED_AS_THEY_ARE or float64, all of them finite.
+    """
+    last = pixels.shape[1] - 1
+    places = [last * (percent / 100) for percent in percents]
+    pairs = [(int(place), min(int(place) + 1, last)) for place in places]
+    ordered = np.partition(pixels, [index for pair in pairs for index in pair], axis=1)
+    found: list[Values] = []
+    for place, (below, above) in zip(places, pairs, strict=True):
+        low, high = ordered[:, below].astype(np.float64), ordered[:, above].astype(np.float64)
+        share = place - below
+        # numpy's own way to interpolate, exact at both ends.
+        found.append(low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share))
+    return found
 
 
 def _starts(length: int) -> Sequence[int]:

@@ -107,6 +107,7 @@ class Unchanged:
 
     def __init__(self, paths: Iterable[Path | str], files: Iterable[str] = (), *, without: str = "") -> None:
         self._without = without
+        self._named: set[str] = set()
         self._local: dict[Path, _Looks] = {}
         self._remote: dict[str, tuple[str, ...]] = {}
         self._looked = time.monotonic()
@@ -115,14 +116,19 @@ class Unchanged:
 
     def add(self, paths: Iterable[Path | str], files: Iterable[str] = ()) -> None:
         """These are held to what they are now; those that are held already, to what they were then."""
-        names = _once(files, paths)
+        # GDAL names the raster, which was named when the work began, among its files.
+        names = [name for name in _once(files, paths) if name not in self._named]
         for name in names:
             file = file_behind(name)
-            if file is not None and file.name != self._without:
+            if file is None:
+                continue
+            self._named.add(name)
+            if file.name != self._without:
                 # An .aux.xml may come to be while the file is read.
                 for one in (file, file.with_name(file.name + _FACTS)):
                     self._local.setdefault(one, _looks(one))
-        self._remote |= _versions(name for name in names if gdal_name(name) not in self._remote)
+        remote = [name for name in names if is_remote(name)]
+        self._remote |= _versions(name for name in remote if gdal_name(name) not in self._remote)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,13 +13,14 @@ from aerial_seg.files.journal import NAME, finished_results
 from aerial_seg.files.names import check_output, shown
 from aerial_seg.files.operating_system import ignores_case
 from aerial_seg.files.protect import Inputs
-from aerial_seg.files.staging import check_writable
+from aerial_seg.files.staging import check_places
 from aerial_seg.files.work import was_placed, work_folder
 from aerial_seg.geo.areas.area import area_file
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.remote import file_behind, output_stem
+from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.results import result_names
 from aerial_seg.jobs.predict.many_scenes import BATCH
 from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list
@@ -87,10 +88,11 @@ def check_outputs(
 ) -> None:
     """Refuse an output that exists, but for one that an interrupted run of this command had put there."""
     finished = finished_results(work_folder(out / BATCH) / NAME) if many_scenes else frozenset()
+    definition = settings.definition
     for scene in scenes:
+        files = [*_rasters(scene.target, definition, stac=settings.stac), *_sidecars(scene.target)]
         ours = str(scene.target) in finished
-        for file in _rasters(scene, settings) + _sidecars(scene):
-            check_writable(file, overwrite=settings.overwrite or ours, maker=scene.target)
+        check_places(files, overwrite=settings.overwrite or ours, maker=scene.target)
 
 
 def require_own_masks(scenes: Sequence[Scene]) -> None:
@@ -105,9 +107,11 @@ def require_own_masks(scenes: Sequence[Scene]) -> None:
 
 def protect(inputs: Inputs, scenes: Sequence[Scene], settings: PredictSettings) -> None:
     """Raise OutputError where a result would replace what it is made from, --overwrite or not."""
+    definition = settings.definition
     for scene in scenes:
-        styles = [file.with_suffix(_STYLE) for file in _rasters(scene, settings)]
-        inputs.refuse((*_rasters(scene, settings), *_sidecars(scene), *styles))
+        rasters = _rasters(scene.target, definition, stac=settings.stac)
+        styles = [f"{os.path.splitext(file)[0]}{_STYLE}" for file in rasters]  # noqa: PTH122 - of thousands of files
+        inputs.refuse((*rasters, *_sidecars(scene.target), *styles))
     if settings.vectors is not None:
         check_output(settings.vectors)
         try:
@@ -173,11 +177,12 @@ def check_area_settings(settings: PredictSettings) -> None:
             )
 
 
-def _rasters(scene: Scene, settings: PredictSettings) -> list[Path]:
-    names = result_names(scene.target.name, settings.definition)
-    stac = [item_name(scene.target.name)] if settings.stac else []
-    return [scene.target.with_name(name) for name in (*names, *stac)]
+def _rasters(target: Path, definition: Definition, *, stac: bool) -> list[str]:
+    """The mask and what is written beside it under names of its own; texts, as making Paths of thousands takes long."""
+    names = [*result_names(target.name, definition), *([item_name(target.name)] if stac else ())]
+    folder = os.path.dirname(target)  # noqa: PTH120
+    return [os.path.join(folder, name) for name in names]  # noqa: PTH118
 
 
-def _sidecars(scene: Scene) -> list[Path]:
-    return [scene.target.with_name(scene.target.name + suffix) for suffix in _SIDECARS]
+def _sidecars(target: Path) -> list[str]:
+    return [f"{target}{suffix}" for suffix in _SIDECARS]

@@ -131,7 +131,6 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     settings = _in_model_order(request.settings, ensemble)
     facts = _look_at_all(paths, settings, refused)
     inputs.add(raster_files(facts.values()))
-    protect(inputs, scenes, settings)
     if settings.vectors is not None:
         check_vectors(settings.vectors, facts[paths[0]], scenes[0], settings)
     shape, shape_notes = choose_tile(

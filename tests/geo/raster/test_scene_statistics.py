@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
 
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster import statistics
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.statistics import find_collar, scene_range
 
@@ -43,6 +46,26 @@ def test_the_range_is_that_of_the_whole_raster(raster_file: RasterFile, height: 
     assert np.abs(found.p2 - want[0]).max() <= tolerance
     assert np.abs(found.p98 - want[1]).max() <= tolerance
     assert found.pixels == height * width if small else found.pixels < height * width
+
+
+@given(
+    st.sampled_from(["uint8", "int8", "uint16", "int16", "int32", "float32", "float64"]),
+    st.integers(1, 130),
+    st.integers(1, 3),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=examples(60), deadline=None)
+def test_the_range_is_numpys_bit_by_bit(dtype: str, width: int, height: int, seed: int) -> None:
+    """Also of types whose differences overflow."""
+    values = np.random.default_rng(seed).random((2, height, width))
+    kind = np.dtype(dtype)
+    low, high = (np.iinfo(kind).min, np.iinfo(kind).max) if kind.kind in "iu" else (-1e6, 1e6)
+    image = (low + values * (float(high) - low)).astype(kind)
+    grid = Grid(crs=None, transform=Affine.identity(), height=height, width=width)
+    found = scene_range(ArrayRaster(image, grid=grid))
+    assert found is not None
+    want = np.percentile(image.astype(np.float64), [2, 98], axis=(1, 2))
+    assert np.array_equal([found.p2, found.p98], want)
 
 
 def test_what_was_not_measured_counts_for_nothing(raster_file: RasterFile) -> None:
