@@ -19,7 +19,9 @@ from aerial_seg.files import journal as diary
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.jobs.predict import many_scenes
 from aerial_seg.jobs.predict.job import predict, predict_scenes
+from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.progress import silent
 
 FAST = PredictSettings(engine="eager", precision="fp32")
 MODEL = Path("model.safetensors")
@@ -194,3 +196,17 @@ def test_neither_memory_nor_handles_grow_over_five_hundred_scenes(
     a_scene = 2 * side * side
     assert (held_then - held) / 400 < a_scene / 4
     assert (resident_then - resident) / 400 < a_scene
+
+
+def test_a_raster_that_got_another_grid_since_the_plan_is_read_at_the_models_pixel_size(
+    tmp_path: Path, scenes: Callable, write_raster: Callable[..., Path], pointwise: Callable, use: Callable
+) -> None:
+    """What the plan knows of grids holds only as long as they are the same."""
+    use(pointwise(gsd=1.0))
+    paths = scenes(2, 32)
+    plan = make_plan(PredictRequest.of(MODEL, paths, tmp_path / "masks", FAST))
+    assert all(scene.looked is not None and scene.looked[1] is scene.looked[0] for scene in plan.scenes)
+    image = np.random.default_rng(1).integers(1, 255, (2, 32, 32), dtype=np.uint8)
+    write_raster(Path(paths[1]), image, corner=(5e5 + 32, 5.2e6), gsd=2.0)
+    outcomes = many_scenes.map_many_scenes(plan.scenes, plan.refused, plan.start(silent), plan.out)
+    assert [one.report.resampled_to for one in outcomes if one.report] == [None, 1.0]
