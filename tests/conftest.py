@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import socket
-import struct
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +19,7 @@ from laws import register_profiles
 from not_tried import pytest_terminal_summary  # noqa: F401 - a hook
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
+from web_server import WebServer, WebServers
 
 register_profiles()
 
@@ -161,100 +156,20 @@ def disk_of() -> DiskOf:
     return limited
 
 
-class WebServer:
-    """Serves a folder with range requests. faults: what happens to the next answers that carry pixels, in order.
-
-    heads_are_forbidden: only reading is allowed, as a signature for GET has it. tags: ETags by the file's name.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.faults, self.asked = folder, list[str](), list[str]()
-        self.heads_are_forbidden = False
-        self.tags = dict[str, str]()
-        self.closing = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                self.answer(with_body=False)
-
-            def do_GET(self) -> None:
-                self.answer(with_body=True)
-
-            def answer(self, *, with_body: bool) -> None:
-                outer.asked.append(f"{self.command} {self.path}")
-                if outer.heads_are_forbidden and not with_body:
-                    self.send_error(403)
-                    return
-                file = outer.folder / self.path.lstrip("/").partition("?")[0]
-                if not file.is_file():
-                    self.send_error(404)
-                    return
-                data = file.read_bytes()
-                match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-                start, stop = (int(match[1]), int(match[2] or len(data) - 1) + 1) if match else (0, len(data))
-                body = data[start : min(stop, len(data))]
-                fault = outer.faults.pop(0) if with_body and outer.faults else ""
-                if fault == "refuse":
-                    self.send_error(503)
-                    return
-                if fault == "silence":
-                    outer.closing.wait(600)
-                    return
-                if fault == "delay":
-                    time.sleep(1.0)
-                self.send_response(206 if match else 200)
-                self.send_header("Accept-Ranges", "bytes")
-                if file.name in outer.tags:
-                    self.send_header("ETag", outer.tags[file.name])
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("Last-Modified", self.date_time_string(int(file.stat().st_mtime)))
-                if match:
-                    self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
-                self.end_headers()
-                if not with_body:
-                    return
-                if fault == "stall":
-                    outer.closing.wait(600)
-                for at in range(0, len(body) if fault == "drip" else 0, 40):  # 800 bytes a second
-                    self.wfile.write(body[at : at + 40])
-                    if outer.closing.wait(0.05):
-                        return
-                if fault in ("stall", "drip"):
-                    return
-                self.wfile.write(body[: len(body) // 2] if fault in ("drop", "truncate") else body)
-                if fault == "drop":  # closing with nothing to linger for resets the connection
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
-                if fault == "truncate":
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                self.close_connection = bool(fault)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.handle_error = lambda *_: None  # clients that hang up are no news
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/{name}"
-
-    def close(self) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+@pytest.fixture(scope="session")
+def web_servers() -> Iterator[WebServers]:
+    servers = WebServers()
+    yield servers
+    servers.close()
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_servers: WebServers) -> Iterator[WebServer]:
+    """A web server of the folder `served`."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "served"
     folder.mkdir()
-    running = WebServer(folder)
+    running = WebServer(web_servers, folder)
     yield running
     running.close()

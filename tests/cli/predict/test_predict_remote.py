@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import rasterio
-
-if TYPE_CHECKING:
-    from tests.conftest import WebServer
+from web_server import WebServer
 
 
 def mask_of(path: Path) -> np.ndarray:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import rasterio
+from web_server import WebServer
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.raster import remote
@@ -22,9 +21,6 @@ from aerial_seg.geo.raster.remote import gdal_name, is_remote, remote_version, w
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.geo.raster.vrt_members import require_members
 from aerial_seg.inference.match_bands import scene_notes
-
-if TYPE_CHECKING:
-    from tests.conftest import WebServer
 
 
 def noise(height: int = 300, width: int = 400) -> np.ndarray:
@@ -239,16 +235,13 @@ def test_a_vrt_of_itself_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["as it is", "refused"])
 def test_a_servers_word_on_a_raster_is_found_however_it_is_written(
-    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch, head: str
+    served: str, server: WebServer, head: str
 ) -> None:
     """Names of headers come in any case; a signature for GET refuses HEAD."""
     size = str((server.folder / "scene.tif").stat().st_size)
-    plain = BaseHTTPRequestHandler.send_header
-    monkeypatch.setattr(
-        BaseHTTPRequestHandler, "send_header", lambda self, name, value: plain(self, name.lower(), value)
-    )
+    server.write_names_of_headers_in_lower_case()
     if head == "refused":
-        server.heads_are_forbidden = True
+        server.forbid_heads()
     told_size, modified, _ = remote_version(served)
     assert told_size == size
     assert "GMT" in modified
@@ -263,7 +256,7 @@ def test_a_failed_read_is_never_swallowed(
     served: str, server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GDAL gives zeros for a VRT's member that it could not open, from the second read on: there must be none."""
-    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setattr(remote, "PATIENCE", {**remote.PATIENCE, "GDAL_HTTP_RETRY_DELAY": "0.01"})
     with Raster(vrt_of_served(tmp_path / "served.vrt", served), georeferenced=False) as raster:
         server.faults = ["refuse"] * 200
         with pytest.raises(InputError, match=r"served\.vrt could not be read"):

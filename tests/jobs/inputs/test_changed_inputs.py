@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import geopandas
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 import shapely
+from web_server import WebServer
 
 from aerial_seg.errors import Incomplete, InputError
 from aerial_seg.geo.raster import remote, unchanged
@@ -32,9 +32,6 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
 from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings
-
-if TYPE_CHECKING:
-    from tests.conftest import WebServer
 
 MODEL = Path("any.safetensors")
 HEIGHT, WIDTH = 1300, 200
@@ -223,13 +220,13 @@ def test_a_raster_on_a_server_that_changes_is_told(
     served = server.folder / "in.tif"
     shutil.copy(source, served)
     os.utime(served, (1e9, 1e9))
-    server.tags["in.tif"] = '"one"'
+    server.tag("in.tif", '"one"')
     monkeypatch.setattr(unchanged, "EVERY", 0.0)
     monkeypatch.setattr(remote, "WAITS", (0.01,))
 
     def change() -> None:
         if what == "tag":
-            server.tags["in.tif"] = '"two"'
+            server.tag("in.tif", '"two"')
         elif what == "date":
             os.utime(served, (1.1e9, 1.1e9))
         else:
@@ -369,13 +366,13 @@ def test_a_server_that_falls_asleep_leaves_rows_that_are_kept(
     monkeypatch.setattr(remote, "PATIENCE", {**remote.PATIENCE, "GDAL_HTTP_LOW_SPEED_TIME": "1"})
     monkeypatch.setattr(remote, "PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(remote, "_ASK_SECONDS", 1.0)
-    sleep = Once(300, lambda: server.faults.extend(["silence"] * 50), "predict")
+    sleep = Once(300, lambda: setattr(server, "faults", ["silence"] * 50), "predict")
     with pytest.raises(
         Incomplete, match=r"server 127\.0\.0\.1:\d+ did not answer in time.*rows are kept"
     ) as caught:
         run([server.url("in.tif")], tmp_path / "map.tif", progress=sleep)
     assert caught.value.exit_code == 3
-    server.faults.clear()
+    server.faults = []
     resumed = Once(10**9, lambda: None, "predict")
     run([server.url("in.tif")], tmp_path / "map.tif", progress=resumed)
     whole = Once(10**9, lambda: None, "predict")
