@@ -33,7 +33,7 @@ from aerial_seg.models.network import (
     SmpNetwork,
     check_output_stride,
 )
-from aerial_seg.models.unused import drop_unused
+from aerial_seg.models.unused import drop_modules, unused_modules
 from aerial_seg.models.weights_source import weights_file
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
@@ -44,7 +44,7 @@ _SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_
 def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Network:
     """Build a new network with `bands` input bands and `classes` output channels, in training mode.
 
-    It holds what its logits depend on and nothing else (see drop_unused).
+    It holds what its logits depend on and nothing else (see unused.py).
     Raises SettingsError for an unknown architecture, encoder or option, naming the nearest known one, and for a choice
     that would do nothing.
     """
@@ -55,8 +55,23 @@ def build_network(settings: ModelSettings, *, bands: int, classes: int) -> Netwo
         )
     network = _build(settings, bands, classes)
     if not network.runs_whole:
-        drop_unused(network, bands=bands)
+        drop_modules(network, _unused(network, settings, bands, classes))
     return network
+
+
+_UNUSED: dict[tuple[str, int, int, bool], tuple[str, ...]] = {}
+"""The modules that a network does without, by settings, bands, classes, and whether it had no weights.
+
+Running a network to see them takes most of the time of loading a small one; they are the same the next time.
+"""
+
+
+def _unused(network: Network, settings: ModelSettings, bands: int, classes: int) -> tuple[str, ...]:
+    """The names of what this network does without."""
+    key = settings.model_dump_json(), bands, classes, any(weight.is_meta for weight in network.parameters())
+    if key not in _UNUSED:
+        _UNUSED[key] = unused_modules(network, bands=bands)
+    return _UNUSED[key]
 
 
 def _build(settings: ModelSettings, bands: int, classes: int) -> Network:

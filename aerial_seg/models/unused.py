@@ -29,20 +29,35 @@ def drop_unused(network: Network, *, bands: int) -> None:
     is an identity, so all others keep their names, their weights and what they compute. A network that takes no image
     of _SIDES stays whole.
     """
+    drop_modules(network, unused_modules(network, bands=bands))
+
+
+def unused_modules(network: Network, *, bands: int) -> tuple[str, ...]:
+    """Name the modules that drop_unused drops, which running the network shows; it is left as it is."""
     shown = _first_shown(network, bands)
     if shown is None:
-        return
+        return ()
     probe, reached = shown
-    before = _layout(network)
-    parts: dict[nn.Module, nn.Module] = {part: Unused() for part in _unreached_parts(network, reached)}
-    if not parts:
-        return
-    undone = replace_modules(network, parts)
+    parts = set(_unreached_parts(network, reached))
+    names = tuple(name for name, module in network.named_modules() if module in parts)
+    if not names:
+        return ()
+    undone = replace_modules(network, {part: Unused() for part in parts})
     try:
         _reached(network, probe)
     except _CANNOT:  # a module that ran to no effect, and whose shapes were wanted all the same
+        return ()
+    finally:
         replace_modules(network, undone)
+    return names
+
+
+def drop_modules(network: Network, names: Sequence[str]) -> None:
+    """Identities stand where these modules were; network.unused tells the tensors that went."""
+    if not names:
         return
+    before = _layout(network)
+    replace_modules(network, {network.get_submodule(name): Unused() for name in names})
     left = _layout(network)
     network.unused = {name: fact for name, fact in before.items() if name not in left}
 

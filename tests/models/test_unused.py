@@ -341,3 +341,20 @@ def test_the_header_says_as_much_as_before(tmp_path: Path) -> None:
     save_model(network.state_dict(), card_of(DEMO), path)
     assert not any("layer3" in name or "layer4" in name for name in load_file(path))
     assert HEADER_KEY.encode() in path.read_bytes()[:100_000]
+
+
+def test_what_a_network_does_without_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running the network for it takes most of the time of loading a small one."""
+    settings = ModelSettings(architecture="FPN", encoder="resnet18", options={"encoder_depth": 3})
+    first = build_network(settings, bands=3, classes=CLASSES)
+    looked: list[Network] = []
+    monkeypatch.setattr(
+        "aerial_seg.models.build.unused_modules", lambda network, **_: looked.append(network) or ()
+    )
+    again = build_network(settings, bands=3, classes=CLASSES)
+    assert not looked
+    assert first.unused
+    assert again.unused == first.unused
+    assert again.state_dict().keys() == first.state_dict().keys()
+    other = build_network(settings.model_copy(update={"options": {}}), bands=3, classes=CLASSES)
+    assert looked == [other]
