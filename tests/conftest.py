@@ -7,19 +7,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import geopandas
-import numpy as np
 import pytest
-import rasterio
-import torch
 from affine import Affine
 from laws import register_profiles
 from not_tried import pytest_terminal_summary  # noqa: F401 - a hook
-from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
 from web_server import WebServer, WebServers
+
+# What the fixtures build with is imported in them: xdist's controller reads this file too, before any worker begins.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 register_profiles()
 
@@ -30,6 +29,8 @@ CORNER = Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000)
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Networks this small lose more to waiting for threads than they gain, above all on a busy machine."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -89,6 +90,10 @@ class PolygonFile(Protocol):
 
 @pytest.fixture
 def raster_file(tmp_path: Path) -> RasterFile:
+    import numpy as np
+    import rasterio
+    from rasterio.enums import ColorInterp
+
     def write(
         name: str,
         image: NDArray[Any],
@@ -122,6 +127,8 @@ def raster_file(tmp_path: Path) -> RasterFile:
 
 @pytest.fixture
 def polygon_file(tmp_path: Path) -> PolygonFile:
+    import geopandas
+
     def write(
         name: str,
         geometries: Sequence[Any],

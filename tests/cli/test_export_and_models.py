@@ -131,7 +131,9 @@ def test_what_cannot_be_exported_leaves_nothing(
     assert line.endswith("pip install 'aerial-seg[onnx]'")
 
 
-def test_models_are_a_table_and_a_document(run: Callable) -> None:
+def test_models_are_a_table_and_a_document(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That every architecture is in it is held by tests/jobs/test_models.py."""
+    monkeypatch.setattr("aerial_seg.jobs.models.architectures", lambda: ("fcn", "deeplabv3", "DPT", "Unet"))
     done = run("models", "--encoder", "resnet18")
     assert done.code == 0, done.err
     assert done.err == ""
