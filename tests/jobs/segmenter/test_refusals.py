@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from affine import Affine
+from in_memory import NODATA, noise, segmenter
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from aerial_seg.errors import AerialSegError, SettingsError
 from aerial_seg.geo.raster.band_choice import BandChoice
-from aerial_seg.inference.engines.choose import EngineSettings
-from aerial_seg.inference.ensemble import Ensemble
-from aerial_seg.inference.segmenter import Segmenter
 from aerial_seg.inference.settings import SegmentSettings
 from aerial_seg.models.file import TrainedModel
 
-NODATA = 7
 CORNER = (500_000.0, 5_200_000.0)
-MODEL = Path("model.safetensors")
 Models = Callable[..., TrainedModel]
-Write = Callable[..., Path]
-Use = Callable[[TrainedModel], None]
-
-
-def noise(seed: int, height: int, width: int) -> np.ndarray:
-    """Two bands of smooth-ish noise with a patch of nodata."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(NODATA + 1, 256, (2, -(-height // 3), -(-width // 3)), dtype=np.uint8)
-    image = coarse.repeat(3, axis=1).repeat(3, axis=2)[:, :height, :width].copy()
-    top, left = random.integers(0, height), random.integers(0, width)
-    image[:, top : top + height // 3, left : left + width // 3] = NODATA
-    return image
-
-
-def segmenter(
-    model: TrainedModel, wanted: SegmentSettings | None = None, *, batch_size: int | None = None
-) -> Segmenter:
-    engine = EngineSettings("eager", "fp32", "cpu")
-    return Segmenter(Ensemble((model,)), wanted or SegmentSettings(), engine, batch_size=batch_size)
 
 
 def refused(pointwise: Models) -> dict[str, tuple[Callable[[], object], str]]:
