@@ -93,7 +93,7 @@ class Tiny(Network):
         return logits
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny() -> TrainedModel:
     torch.manual_seed(6)
     return trained(Tiny(), ModelSettings())
@@ -120,6 +120,13 @@ def write(tmp_path: Path) -> Callable[..., Written]:
         return Written(path, model, write_onnx(model, path, graph, metadata))
 
     return written
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tiny: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The whole graph of `tiny` for 64 px, written once: probabilities of raw pixels."""
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return Written(path, tiny, write_onnx(tiny, path, GraphSettings(side=64), {"resolution": "50.0"}))
 
 
 def pixels(count: int, side: int) -> np.ndarray:
@@ -202,21 +209,20 @@ def test_the_runtime_that_deepness_pins_computes_the_same(environment: Environme
             assert closeness(got, by_hand(model, pixels(count, 64))) < 1e-4, folder.name
 
 
-def test_a_batch_is_its_images_one_by_one(write: Callable[..., Written], tiny: TrainedModel) -> None:
-    file = write(tiny, GraphSettings(side=64))
+def test_a_batch_is_its_images_one_by_one(tiny_file: Written) -> None:
     images = pixels(3, 64)
-    alone = np.concatenate([file.run(image[None]) for image in images])
-    np.testing.assert_allclose(file.run(images), alone, atol=1e-5)
+    alone = np.concatenate([tiny_file.run(image[None]) for image in images])
+    np.testing.assert_allclose(tiny_file.run(images), alone, atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
 def test_each_step_of_the_graph_can_be_left_to_the_reader(
-    write: Callable[..., Written], tiny: TrainedModel
+    write: Callable[..., Written], tiny: TrainedModel, tiny_file: Written
 ) -> None:
     model, images = tiny, pixels(2, 64)
     everything = by_hand(model, images)
     shares = torch.from_numpy(everything).softmax(1).numpy()
-    assert closeness(write(model, GraphSettings(side=64)).run(images), shares) < 1e-4
+    assert closeness(tiny_file.run(images), shares) < 1e-4
 
     valid = np.ones((64, 64), bool)
     normalised = np.stack([normalise(image, valid, BANDS) for image in images])
@@ -273,11 +279,8 @@ def messages(message: Any) -> list[Any]:
     return found
 
 
-def test_the_file_says_what_it_is_and_not_where_it_was_made(
-    write: Callable[..., Written], tiny: TrainedModel
-) -> None:
-    file = write(tiny, GraphSettings(side=64), resolution="50.0")
-    document = onnx.load(file.path)
+def test_the_file_says_what_it_is_and_not_where_it_was_made(tiny: TrainedModel, tiny_file: Written) -> None:
+    document = onnx.load(tiny_file.path)
     onnx.checker.check_model(document, full_check=True)
     assert {(entry.domain, entry.version) for entry in document.opset_import} == {("", OPSET)}
     # onnxruntime 1.17, which Deepness pins, reads up to 9; the oldest format is that of onnx's own table.
@@ -286,7 +289,7 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(
     )
     assert {entry.key: entry.value for entry in document.metadata_props} == {"resolution": "50.0"}
     assert document.producer_name == "aerial-seg"
-    whole = file.path.read_bytes()
+    whole = tiny_file.path.read_bytes()
     for secret in (str(Path(exporting.__file__).parents[2]), "site-packages"):
         assert secret.encode() not in whole
     assert not any(getattr(message, "doc_string", "") for message in messages(document))
@@ -296,9 +299,8 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(
     assert tuple(tiny.network.auxiliary.weight.shape) not in held
 
 
-def test_the_shapes_are_what_readers_ask_for(write: Callable[..., Written], tiny: TrainedModel) -> None:
-    file = write(tiny, GraphSettings(side=64))
-    session = onnxruntime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"])
+def test_the_shapes_are_what_readers_ask_for(tiny_file: Written) -> None:
+    session = onnxruntime.InferenceSession(str(tiny_file.path), providers=["CPUExecutionProvider"])
     (image,), (shares,) = session.get_inputs(), session.get_outputs()
     assert (image.name, image.shape, image.type) == ("image", ["batch", 2, 64, 64], "tensor(float)")
     assert (shares.name, shares.shape) == ("probabilities", ["batch", 3, 64, 64])
