@@ -26,7 +26,7 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend, make_legend
 from aerial_seg.outputs.mask import LEGEND_TAG
 
-SIDE, WEST, NORTH = 6_000, 500_000.0, 5_200_000.0
+SIDE, WEST, NORTH = 4_500, 500_000.0, 5_200_000.0
 PLACE = {"crs": "EPSG:32633", "dtype": "uint8", "count": 1, "driver": "GTiff", "nodata": 255}
 VALUES = np.random.default_rng(0).choice(np.array([0, 3, 255], np.uint8), (700, 900))
 TOP, LEFT = 2300, 3100
@@ -35,7 +35,7 @@ WITHOUT = make_legend({0: "field", 3: "road"})
 
 
 def write_mask(path: Path, legend: Legend) -> Path:
-    """VALUES in the middle of 6,000² px of which no other block is there."""
+    """VALUES in the middle of 4,500² px of which no other block is there."""
     options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "SPARSE_OK": True}
     place = from_origin(WEST, NORTH, 1, 1)
     with rasterio.open(path, "w", height=SIDE, width=SIDE, transform=place, **options, **PLACE) as file:
@@ -47,7 +47,7 @@ def write_mask(path: Path, legend: Legend) -> Path:
 def write_polygons(folder: Path) -> Path:
     """A road through the mask, and one far off on ground that the mask says nothing of: 300 × 40 px."""
     near = box(WEST + LEFT + 100, NORTH - TOP - 500, WEST + LEFT + 400, NORTH - TOP - 200)
-    far = box(WEST + 200, NORTH - 5540, WEST + 500, NORTH - 5500)
+    far = box(WEST + 200, NORTH - 4340, WEST + 500, NORTH - 4300)
     layer = geopandas.GeoDataFrame({"class": [3, 3]}, geometry=[near, far], crs="EPSG:32633")
     layer.to_file(folder / "roads.gpkg")
     return folder / "roads.gpkg"
