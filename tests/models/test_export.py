@@ -130,8 +130,7 @@ def tiny_file(tiny: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 def pixels(count: int, side: int) -> np.ndarray:
-    shape = (count, len(BANDS), side, side)
-    return np.random.default_rng(count).integers(0, 256, shape).astype(np.float32)
+    return np.random.default_rng(count).integers(0, 256, (count, len(BANDS), side, side)).astype(np.float32)
 
 
 def by_hand(model: TrainedModel, images: np.ndarray) -> np.ndarray:
@@ -219,17 +218,17 @@ def test_a_batch_is_its_images_one_by_one(tiny_file: Written) -> None:
 def test_each_step_of_the_graph_can_be_left_to_the_reader(
     write: Callable[..., Written], tiny: TrainedModel, tiny_file: Written
 ) -> None:
-    model, images = tiny, pixels(2, 64)
-    everything = by_hand(model, images)
+    images = pixels(2, 64)
+    everything = by_hand(tiny, images)
     shares = torch.from_numpy(everything).softmax(1).numpy()
     assert closeness(tiny_file.run(images), shares) < 1e-4
 
     valid = np.ones((64, 64), bool)
     normalised = np.stack([normalise(image, valid, BANDS) for image in images])
-    bare = write(model, GraphSettings(side=64, normalise=False, probabilities=False))
+    bare = write(tiny, GraphSettings(side=64, normalise=False, probabilities=False))
     assert closeness(bare.run(normalised), everything) < 1e-4
 
-    cells = write(model, GraphSettings(side=64, upsample=False, probabilities=False)).run(images)
+    cells = write(tiny, GraphSettings(side=64, upsample=False, probabilities=False)).run(images)
     assert cells.shape == (2, 3, 16, 16)
     back = interpolate(torch.from_numpy(cells), size=(64, 64), mode="bilinear").numpy()
     assert closeness(back, everything) < 1e-4
