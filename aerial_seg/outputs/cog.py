@@ -17,7 +17,7 @@ from aerial_seg.files.names import exact
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks, source_boxes
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.outputs import sparse_cog
-from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.outputs.durable import disk_errors, reading_back, require_written, settled_file
 from aerial_seg.outputs.overviews import chunks, write_overviews
 
 _LEVEL = 6
@@ -155,5 +155,5 @@ def _shows_the_same(source: Path, copy: Path, blocks: Sequence[FilledBlocks]) ->
             for window in filled.among(chunks(got.height, got.width, bands=2 * got.count)):
                 if not np.array_equal(got.read(window=window), wanted.read(window=window)):
                     return False
-    with open_dataset(copy) as got:
+    with reading_back(copy) as got:
         return len(got.overviews(1)) == len(blocks) - 1

@@ -23,7 +23,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs.durable import disk_errors, require_written
+from aerial_seg.outputs.durable import disk_errors, reading_back, require_written
 from aerial_seg.outputs.segments import scratch_profile
 
 _CHUNK_BYTES = 16_000_000
@@ -140,7 +140,7 @@ def _write_level(
                 smaller.write(halved, band, window=window)
                 made.mark(window)
                 written.append((band, window, zlib.crc32(halved.data)))
-        with open_dataset(level) as smaller:
+        with reading_back(level) as smaller:
             whole = all(zlib.crc32(smaller.read(b, window=w).data) == checksum for b, w, checksum in written)
         require_written(whole, level)
     return made

@@ -25,7 +25,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.outputs.durable import disk_errors, reading_back, require_written, settled_file
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
 
@@ -251,7 +251,7 @@ def scratch_profile(grid: Grid, bands: int, compression: Mapping[str, Any] | Non
 
 def _holds(path: Path, values: Bytes) -> bool:
     """Whether the file's pixels are exactly these: (bands, n, w)."""
-    with open_dataset(path) as dataset:
+    with reading_back(path) as dataset:
         return dataset.shape == values.shape[1:] and all(
             np.array_equal(dataset.read(window=window), values[(slice(None), *window.toslices())])
             for _, window in dataset.block_windows(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -16,6 +17,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo.cogeo import cog_validate
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files import disk
+from aerial_seg.files.disk import DiskFullError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.outputs.maps import PROBABILITY_STEP, write_confidence, write_mask, write_probabilities
@@ -114,6 +117,16 @@ class TestMask:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "\n" not in str(raised.value)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("size", [1, 50, 200, 300])
+    def test_so_it_is_for_a_tiny_mask_that_gdal_writes_at_the_end_without_a_word(
+        self, tmp_path: Path, size: int, disk_of: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = Grid(crs=None, transform=Affine.identity(), height=3, width=3)
+        monkeypatch.setattr(disk, "takes", lambda folder, size: False)
+        with disk_of(size), pytest.raises(DiskFullError, match=r"could not be written \(no space left on"):
+            write_mask(tmp_path / "m.tif", noise(3, 3), grid=place, legend=LEGEND)
         assert list(tmp_path.iterdir()) == []
 
 
