@@ -103,8 +103,9 @@ def evaluate_mask(
     check_overlap(opened, [raster_info(mask).grid], names=[str(mask)])
     truth = _Truth(opened, legend, tuple(file.name for file in files), still)
     scores = _score(mask, truth, mask.name, error_map, progress)
+    notes = (*opened.notes, *still.notes)
     made = None if error_map is None else error_map.path
-    return EvaluateReport(str(mask), ", ".join(labels), scores, legend, opened.notes, made)
+    return EvaluateReport(str(mask), ", ".join(labels), scores, legend, notes, made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +296,7 @@ def evaluate_model_on_rasters(
         (report,) = predict(model_path, rasters, mask, replace(prediction, mosaic=True), progress)
         truth = _Truth(opened, legend, tuple(file.name for file in files), still)
         scores = _score(mask, truth, model_path.name, error_map, progress)
-    notes = (*report.notes, *opened.notes)
+    # What predict says of the rasters need not be said again.
+    notes = tuple(dict.fromkeys((*report.notes, *opened.notes, *still.notes)))
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes, made)

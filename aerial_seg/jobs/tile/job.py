@@ -98,7 +98,8 @@ def tile(
             )
         gsd = _dataset_gsd(infos, settings)
         document, chips = assemble(work, cutter, infos, gsd, settings)
-    return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.notes)
+    notes = (*document.notes, *still.notes)
+    return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, notes)
 
 
 def _files_read(

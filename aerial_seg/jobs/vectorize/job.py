@@ -85,7 +85,7 @@ def vectorize(
             still.holding(),
         ):
             maker.run(writer, Placement(mask.grid, crs), progress)
-    return maker.report(out_path, counts, files=writer.files, notes=writer.notes)
+    return maker.report(out_path, counts, files=writer.files, notes=(*writer.notes, *still.notes))
 
 
 def _files_read(mask: Path, confidence: Path | None) -> Iterator[Path]:

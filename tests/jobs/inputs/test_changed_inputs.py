@@ -19,7 +19,8 @@ from aerial_seg.errors import Incomplete, InputError
 from aerial_seg.geo.raster import remote, unchanged
 from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
-from aerial_seg.jobs.evaluate import evaluate_mask
+from aerial_seg.jobs import evaluate as evaluating
+from aerial_seg.jobs.evaluate import evaluate_mask, evaluate_model_on_rasters
 from aerial_seg.jobs.predict import plan as planning
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.many_scenes import ScenesFailedError
@@ -353,6 +354,22 @@ def test_the_report_says_what_cannot_be_told(
     settings = PredictSettings(engine="eager", precision="fp32")
     (report,) = predict(MODEL, [str(source)], tmp_path / "map.tif", settings)
     assert "it cannot be told" in report.notes
+
+
+def test_so_do_the_reports_of_the_other_commands(
+    tmp_path: Path, write_raster: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_raster(tmp_path / "in.tif", noise(1))
+    mask, labels = (mask_file(tmp_path / name, write_raster, 1) for name in ("m.tif", "l.tif"))
+    monkeypatch.setattr(Unchanged, "notes", property(lambda _: ("it cannot be told",)))
+    dataset = tile(source, labels, tmp_path / "chips", TileSettings(chip_size=64))
+    polygons = vectorize(mask, tmp_path / "out.gpkg")
+    prediction = PredictSettings(engine="eager", precision="fp32")
+    monkeypatch.setattr(evaluating, "read_card", lambda path: planning.load_model(path).card)
+    roads = write_raster(tmp_path / "roads.tif", np.where(noise(1)[:1] > 128, np.uint8(10), np.uint8(0)))
+    scores = evaluate_model_on_rasters(MODEL, source, roads, prediction=prediction)
+    for told in (dataset.notes, polygons.remarks, evaluate_mask(mask, labels).notes, scores.notes):
+        assert told.count("it cannot be told") == 1
 
 
 @pytest.mark.slow
