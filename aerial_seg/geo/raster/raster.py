@@ -30,6 +30,9 @@ from aerial_seg.paths import StrPath, as_name
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
 
+_REACH = 2
+"""Source pixels around a window that resampling may look at."""
+
 _BLOCK_BY_BLOCK = {"GDAL_VRT_WARP_USE_DATASET_RASTERIO": "NO"}
 """Else a warp computes just the window asked for, and where it begins decides how 2 to 5 pixels of 10,000 round."""
 
@@ -125,6 +128,8 @@ class Raster:
                 shown = replace(self._own, bands=parts[0], nodata=self._file.nodatavals[parts[0][0] - 1])
             if nodata is not None:
                 require_value(self._own, nodata)
+            own = self._file.nodatavals  # rasterio asks GDAL for all bands
+            self._values = tuple(own[number - 1] if nodata is None else nodata for number in shown.bands)
             self._stacked = tuple(
                 kept.enter_context(Raster(file, georeferenced=False, choice=BandChoice(part), opened=one))
                 for file, one, part in zip(choice.stack, stacked, parts[1:], strict=True)
@@ -173,6 +178,7 @@ class Raster:
         nodata = self._own.nodata if self._nodata is None else self._nodata
         if nodata is None and np.dtype(self._own.dtype).kind == "f":
             nodata = math.nan  # else one that is no number spoils all that are averaged with it
+        by_nan = nodata is not None and math.isnan(nodata)
         has_mask = nodata is not None or self._has_mask_file
         warped = WarpedVRT(
             self._dataset,
@@ -183,12 +189,12 @@ class Raster:
             resampling=_resampling(own, grid),
             tolerance=_EXACT,
             src_nodata=nodata,
-            # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value.
-            nodata=None,
-            add_alpha=has_mask and self._own.alpha is None,
-            # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel. But one
-            # band that is no number is enough.
-            UNIFIED_SRC_NODATA="PARTIAL" if nodata is not None and math.isnan(nodata) else "YES",
+            # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value. But
+            # one band that is no number is enough, and alpha tells of all bands together: each shows its own.
+            nodata=nodata if by_nan else None,
+            add_alpha=has_mask and not by_nan and self._own.alpha is None,
+            # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
+            UNIFIED_SRC_NODATA="PARTIAL" if by_nan else "YES",
         )
         self._read_from(warped)
         self.grid = grid
@@ -202,6 +208,16 @@ class Raster:
         flags = self._dataset.mask_flag_enums
         self._has_mask_file = MaskFlags.per_dataset in flags[0]
         self._all_counts = source is self._dataset and all(one == [MaskFlags.all_valid] for one in flags)
+
+    @property
+    def nodata_values(self) -> tuple[float | None, ...]:
+        """Of each band of `info` the value that means "not measured" where all bands have theirs; None without one.
+
+        A mask tells by itself what was measured: values tell nothing then.
+        """
+        own = (None,) * len(self._values) if self._has_mask_file and self._nodata is None else self._values
+        found = (*own, *(value for member in self._stacked for value in member.nodata_values))
+        return tuple(found[place] for place in self._order) if self._order else found
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -338,13 +354,33 @@ class Raster:
             valid = opaque if valid is None else valid & opaque
         if image.dtype.kind == "f":
             finite = np.asarray(np.isfinite(image).all(axis=0), bool)
-            if self._source is not self._dataset and (~finite if valid is None else valid & ~finite).any():
+            if self._source is not self._dataset and self._is_spoilt(valid, finite, window):
                 raise InputError(
                     f"{self._path} holds NaN or infinite pixels that its nodata value {self._own.nodata} does not tell "
                     "of, and resampling would spread them; make them nodata (gdalwarp -srcnodata nan -dstnodata …)"
                 )
             valid = finite if valid is None else valid & finite
         return None if valid is None else np.asarray(valid, bool)
+
+    def _is_spoilt(self, valid: Valid | None, finite: Valid, window: Window) -> bool:
+        """Whether resampling mixed into these pixels what is no number."""
+        nodata = self._source.nodata
+        if nodata is None or not math.isnan(nodata):
+            return bool((~finite if valid is None else valid & ~finite).any())
+        # A band whose nodata is NaN may hold NaN, but GDAL also makes NaN of what is infinite.
+        if finite.all():
+            return False
+        to_own = ~self.info.grid.transform * self.grid.transform
+        cols, rows = window.col_off, window.row_off
+        x, y = zip(
+            *(to_own * (cols + w, rows + h) for w in (0, window.width) for h in (0, window.height)),
+            strict=True,
+        )
+        height, width = self.info.grid.shape
+        left, top = max(0, math.floor(min(x)) - _REACH), max(0, math.floor(min(y)) - _REACH)
+        right, bottom = min(width, math.ceil(max(x)) + _REACH), min(height, math.ceil(max(y)) + _REACH)
+        behind = self._dataset.read(self._own.bands, window=Window(left, top, right - left, bottom - top))
+        return bool(np.isinf(behind).any())
 
 
 def _all_bands(image: Pixels, value: float) -> Valid:

@@ -121,6 +121,29 @@ def test_whole_groups_of_pixels_are_averaged_over_what_was_measured(
     assert np.abs(got.astype(float) - want)[:, got_valid].max() <= (1e-4 if kind == "nan" else 0.51)
 
 
+@pytest.mark.parametrize("nodata", [None, np.nan])
+def test_one_band_that_is_no_number_is_enough_after_resampling_too(
+    raster_file: RasterFile, nodata: float | None
+) -> None:
+    image = random_image("float32")
+    image[0, :8] = image[1, :, :6] = image[2, 12, 12] = np.nan
+    with Raster(raster_file("r.tif", image, nodata=nodata)) as raster:
+        raster.resample(raster.grid.resized(height=HEIGHT // 4, width=WIDTH // 4))
+        got, valid = raster.read(top=0, left=0, height=HEIGHT // 4, width=WIDTH // 4)
+    groups = image.astype(float).reshape(3, HEIGHT // 4, 4, WIDTH // 4, 4)
+    measured = np.isfinite(groups)
+    # Each band is averaged over its own numbers, and a pixel counts where every band has one.
+    np.testing.assert_array_equal(valid, measured.any((2, 4)).all(axis=0))
+    want = np.where(measured, groups, 0).sum((2, 4)) / np.maximum(measured.sum((2, 4)), 1)
+    assert np.abs(got - want)[:, valid].max() <= 1e-4
+    with Raster(raster_file("r.tif", image, nodata=nodata)) as raster:
+        raster.resample(raster.grid.resized(height=HEIGHT * 2, width=WIDTH * 2))
+        valid = raster.read(top=0, left=0, height=HEIGHT * 2, width=WIDTH * 2)[1]
+    assert not valid[:14].any()
+    assert not valid[:, :10].any()
+    assert valid[18:22, 14:].all()
+
+
 @pytest.mark.parametrize(("nodata", "odd"), [(-9999, np.nan), (None, np.inf)])
 def test_what_resampling_would_spread_in_silence_is_an_error(
     raster_file: RasterFile, nodata: float | None, odd: float

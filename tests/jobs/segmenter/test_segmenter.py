@@ -238,6 +238,22 @@ def test_not_a_number_is_not_measured(pointwise: Models) -> None:
     assert np.array_equal(segmenter(model)(torch.from_numpy(image)).classes == 255, expected)
 
 
+def test_what_is_no_number_is_resampled_as_a_file_is(
+    pointwise: Models, write_raster: Write, use: Use, tmp_path: Path
+) -> None:
+    model = pointwise(gsd=1.0)
+    bands = tuple(band.model_copy(update={"dtype": "float32"}) for band in model.card.bands)
+    model = TrainedModel(model.network, model.card.model_copy(update={"bands": bands}), model.sha256)
+    use(model)
+    image = noise(2, 60, 80).astype(np.float32)
+    image[0, 10:21, 9:40] = image[1, 40:50] = np.nan
+    layers = predicted(write_raster(tmp_path / "image.tif", image, gsd=0.5), tmp_path / "map.tif")
+    require_same(segmenter(model)(image, gsd=0.5), layers)
+    assert np.array_equal(layers["mask"] == 255, np.isnan(image).any(axis=0))
+    image[0, 2, 2] = np.inf
+    assert segmenter(model)(image, gsd=0.5).classes[2, 2] == 255
+
+
 def test_bands_of_a_dataset_are_chosen_by_number(
     pointwise: Models, write_raster: Write, use: Use, tmp_path: Path
 ) -> None:

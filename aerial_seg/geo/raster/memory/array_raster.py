@@ -79,6 +79,11 @@ class ArrayRaster:
         return _BLOCK
 
     @property
+    def nodata_values(self) -> tuple[float | None, ...]:
+        """Of each band the same: see Readable."""
+        return (self._nodata,) * len(self._image)
+
+    @property
     def is_virtual(self) -> bool:
         """It is no VRT."""
         return False
@@ -138,8 +143,12 @@ class ArrayRaster:
             # Without this GDAL takes a fourth uint8 band for alpha, and its zeros for nodata.
             file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (count - 1)
             file.write(self._image)
-            if self._own_mask or (by_value is None and not self._valid.all()):
+            # Raster itself sees what is no number, band by band; what is infinite it refuses unless a mask hides it.
+            if self._own_mask or (by_value is None and self._holds_infinity()):
                 file.write_mask(self._valid)
+
+    def _holds_infinity(self) -> bool:
+        return self._image.dtype.kind == "f" and bool(np.isinf(self._image).any())
 
 
 def _measured(image: Pixels, valid: Valid | None, nodata: float | None) -> Valid:
