@@ -11,6 +11,7 @@ import io
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _MESSAGES = frozenset({"notes", "remarks", "reason", "problem", "problems"})
 """Entries of documents that hold messages; all others are data."""
 
+_SECONDS_BETWEEN_LINES = 30.0
+
 
 def write_every_letter() -> None:
     """What stdout's encoding has no letter for is written out, as \\u2192, where Python would stop with an error.
@@ -41,11 +44,49 @@ def write_every_letter() -> None:
 
 
 def bar(label: str, *, total: int, unit: str) -> ProgressBar:
-    """A progress bar on stderr when it is a terminal, silence otherwise."""
+    """A progress bar on stderr when it is a terminal; in a file or a pipe a line now and then, after half a minute."""
+    told = printable(label, lines=False)
+    if not sys.stderr.isatty():
+        return _Lines(told, total, unit)
     from tqdm import tqdm
 
-    told = printable(label, lines=False)
-    return tqdm(total=total, desc=told, unit=unit, disable=None, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(total=total, desc=told, unit=unit, file=sys.stderr, dynamic_ncols=True)
+
+
+def duration(seconds: float) -> str:
+    """The time in hours and minutes, or in minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+class _Lines:
+    """How far one long step is, in lines, for whoever reads a log: of a server's job, of a container being built."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._label, self._total, self._units = label, total, unit if unit == "px" else f"{unit}s"
+        self._done, self._begun = 0, time.monotonic()
+        self._told = self._begun
+
+    def update(self, n: int = 1) -> None:
+        """Tell how far it is, unless that was told a short while ago."""
+        self._done += n
+        now = time.monotonic()
+        if now - self._told < _SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        spent = now - self._begun
+        line = f"{self._label}: {self._done:,} of {self._total:,} {self._units} after {duration(spent)}"
+        if 0 < self._done <= self._total:
+            line += f", about {duration(spent / self._done * (self._total - self._done))} to go"
+        with suppress(OSError, ValueError):  # nobody listens any more
+            say(line, err=True)
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 def with_flags(document: Any, *, told: bool = False) -> Any:

@@ -67,15 +67,9 @@ def show_forecasts(forecasts: Sequence[Forecast], *, as_json: bool) -> None:
             str(one.panels),
             f"{one.memory / 1e9:.2f} GB",
             f"{one.disk / 1e9:.2f} GB",
-            _duration(one.seconds),
+            console.duration(one.seconds),
         ]
         for one in forecasts
     ]
     console.table(head, rows)
     console.say(f"\n{forecasts[0].engine}; nothing was written")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
