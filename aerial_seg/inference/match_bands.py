@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from aerial_seg.bands import Band
@@ -11,11 +12,19 @@ from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, bands_setti
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
-from aerial_seg.geo.raster.statistics import Readable, at_hand, find_collar, scene_range
+from aerial_seg.geo.raster.statistics import (
+    Readable,
+    SceneRange,
+    at_hand,
+    find_collar,
+    scene_range,
+)
 from aerial_seg.mentions import setting
 
 _BEYOND = 2.0
 """Training ranges that a scene's percentile may lie beyond the model's: other haze and sun stay well within."""
+_PARTLY = 0.001
+"""Share of the pixels: in imagery whose nodata is 0 or 255 a few dark or bright ones reach that value in one band."""
 _SQUEEZED = 0.1
 """A scene whose pixels all lie within this share of the training range, at its end, is of other units."""
 
@@ -76,18 +85,38 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
 
 
 def scene_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
-    """Note what looks wrong in the pixels: a range far outside of the training's, a collar that is not nodata.
+    """Note what looks wrong in the pixels: a range far outside of the training's, nodata in some bands only, a collar.
 
     Nothing where they cannot be read: whoever reads the raster next says so, with what is kept of the work. But raises
     InputError for a VRT, because GDAL gives zeros for a member that it could not open, from the second read on.
     """
-    try:
+    with _left_to_the_next_reader(raster):
         pixels = at_hand(raster)
-        return (*range_notes(pixels, bands), *collar_notes(pixels))
+        scene = scene_range(pixels) if bands or any(v is not None for v in raster.nodata_values) else None
+        if scene is None:
+            return _collar_notes(pixels)
+        ranges = _range_notes(scene, raster, bands) if bands else ()
+        return (*ranges, *_partly_notes(scene, raster), *_collar_notes(pixels))
+    return ()
+
+
+def nodata_notes(raster: Raster) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Note what makes nodata doubtful: (of pixels that are nodata in some bands only, of a collar), as scene_notes."""
+    with _left_to_the_next_reader(raster):
+        pixels = at_hand(raster)
+        scene = scene_range(pixels) if any(value is not None for value in raster.nodata_values) else None
+        return () if scene is None else _partly_notes(scene, raster), _collar_notes(pixels)
+    return (), ()
+
+
+@contextmanager
+def _left_to_the_next_reader(raster: Raster | ArrayRaster) -> Iterator[None]:
+    """What cannot be read is told by whoever reads the raster next; see scene_notes."""
+    try:
+        yield
     except InputError:
         if raster.is_virtual:
             raise
-        return ()
 
 
 def palette_notes(info: RasterInfo) -> tuple[str, ...]:
@@ -100,11 +129,8 @@ def palette_notes(info: RasterInfo) -> tuple[str, ...]:
     )
 
 
-def range_notes(raster: Readable, bands: Sequence[Band]) -> tuple[str, ...]:
+def _range_notes(scene: SceneRange, raster: Readable, bands: Sequence[Band]) -> tuple[str, ...]:
     """Note when p2 or p98 of a band lie far beyond the training's, or all bands at one end of it."""
-    scene = scene_range(raster) if bands else None
-    if scene is None:
-        return ()
     # In plain floats: numpy takes several times as long for a few bands, of each of thousands of scenes.
     pairs = list(zip(scene.p2.tolist(), scene.p98.tolist(), bands, strict=True))
     far = [_is_far(p2, p98, band) for p2, p98, band in pairs]
@@ -131,7 +157,20 @@ def _is_far(p2: float, p98: float, band: Band) -> bool:
     return p98 > band.p98 + beyond or p2 < band.p2 - beyond
 
 
-def collar_notes(raster: Readable) -> tuple[str, ...]:
+def _partly_notes(scene: SceneRange, raster: Readable) -> tuple[str, ...]:
+    """Note when pixels have nodata in some bands, not in all: a value that the network takes for brightness."""
+    if scene.partly < _PARTLY * scene.pixels:
+        return ()
+    values = ["none" if value is None else f"{value:.15g}" for value in raster.nodata_values]
+    told = values[0] if len(set(values)) == 1 else '"' + " ".join(values) + '"'
+    return (
+        f"{scene.partly:,} of the {scene.pixels:,} pixels of {raster.info.path} that were looked at have the nodata "
+        f"value {told} in some bands, not in all, and count as measured; if they are not, write it into all bands "
+        "there, or give the raster a mask",
+    )
+
+
+def _collar_notes(raster: Readable) -> tuple[str, ...]:
     """Note when a border-connected constant covers more than 1 % and nothing says that it is nodata."""
     collar = find_collar(raster)
     if collar is None:

@@ -43,6 +43,11 @@ class Readable(Protocol):
     @property
     def block_shape(self) -> tuple[int, int]: ...
 
+    @property
+    def nodata_values(self) -> tuple[float | None, ...]:
+        """Of each band the value that means "not measured" where all bands have theirs; None where it has none."""
+        ...
+
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]: ...
 
 
@@ -51,6 +56,7 @@ class _Held:
 
     def __init__(self, raster: Readable) -> None:
         self.info, self.grid, self.block_shape = raster.info, raster.grid, raster.block_shape
+        self.nodata_values = raster.nodata_values
         self._image, self._valid = raster.read(top=0, left=0, height=self.grid.height, width=self.grid.width)
 
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
@@ -75,11 +81,15 @@ def at_hand(raster: Readable) -> Readable:
 
 @dataclass(frozen=True, slots=True)
 class SceneRange:
-    """The 2nd and 98th percentile of each band, (C,) float64, over measured pixels of windows spread evenly."""
+    """The 2nd and 98th percentile of each band, (C,) float64, over measured pixels of windows spread evenly.
+
+    partly: how many of these `pixels` have the nodata value of some bands, not of all, and so count as measured.
+    """
 
     p2: Values
     p98: Values
     pixels: int
+    partly: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,16 @@ def scene_range(raster: Readable) -> SceneRange | None:
     if pixels.shape[1] == 0:
         return None
     low, high = _percentiles(pixels, (2, 98))
-    return SceneRange(low, high, pixels.shape[1])
+    return SceneRange(low, high, pixels.shape[1], _partly_nodata(pixels, raster.nodata_values))
+
+
+def _partly_nodata(pixels: NDArray[Any], values: Sequence[float | None]) -> int:
+    """How many of these measured pixels (C,n) hold nodata in some band."""
+    found = np.zeros(pixels.shape[1], bool)
+    for band, value in zip(pixels, values, strict=True):
+        if value is not None:
+            found |= band == value
+    return int(np.count_nonzero(found))
 
 
 def _percentiles(pixels: NDArray[Any], percents: Sequence[int]) -> list[Values]:

@@ -15,7 +15,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import output_stem
-from aerial_seg.inference.match_bands import scene_notes
+from aerial_seg.inference.match_bands import nodata_notes
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
@@ -43,6 +43,7 @@ class ChipCutter:
         self.records: list[ChipRecord] = []
         self.unmeasured = 0
         self.unlabelled = 0
+        self.partly: list[str] = []
         self.collars: list[str] = []
         self._stems: dict[str, int] = {}
         self._ignores_case = ignores_case(root)
@@ -53,7 +54,9 @@ class ChipCutter:
         stem = self._unused_stem(output_stem(Path(info.path)))
         nodata, choice = self.settings.nodata, self.settings.bands
         with Raster(info.path, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
-            self.collars.extend(scene_notes(raster, ()))
+            partly, collars = nodata_notes(raster)
+            self.partly.extend(partly)
+            self.collars.extend(collars)
             raster.resample(grid)
             # Footprints, labels and chips lie where QGIS shows the raster.
             grid = grid.for_polygons()

@@ -120,7 +120,8 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | 
         down, across = oblong[0]
         notes.append(f"pixels of {down:.3g} × {across:.3g} m were resampled to be square, as predict does it")
     palettes = [note for info in infos for note in palette_notes(info)]
-    for told, what in ((palettes, "a palette"), (cutter.collars, "such a border")):
+    doubtful = (palettes, "a palette"), (cutter.partly, "such pixels"), (cutter.collars, "such a border")
+    for told, what in doubtful:
         if told:
             others = len(told) - 1
             notes.append(told[0] + (f" ({others} other rasters have {what}, too)" if others else ""))

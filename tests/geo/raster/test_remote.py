@@ -20,7 +20,7 @@ from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.remote import gdal_name, is_remote, remote_version, without_signature
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.geo.raster.vrt_members import require_members
-from aerial_seg.inference.match_bands import scene_notes
+from aerial_seg.inference.match_bands import nodata_notes
 
 
 def noise(height: int = 300, width: int = 400) -> np.ndarray:
@@ -260,5 +260,5 @@ def test_a_failed_read_is_never_swallowed(
     with Raster(vrt_of_served(tmp_path / "served.vrt", served), georeferenced=False) as raster:
         server.faults = ["refuse"] * 200
         with pytest.raises(InputError, match=r"served\.vrt could not be read"):
-            scene_notes(raster, ())
+            nodata_notes(raster)
         assert len(server.faults) < 200, "it was asked"

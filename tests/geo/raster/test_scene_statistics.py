@@ -13,6 +13,7 @@ from laws import examples
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster import statistics
+from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.statistics import find_collar, scene_range
@@ -79,6 +80,42 @@ def test_what_was_not_measured_counts_for_nothing(raster_file: RasterFile) -> No
     with Raster(raster_file("empty.tif", image, nodata=0)) as raster:
         assert scene_range(raster) is None
         assert find_collar(raster) is None
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_pixels_with_nodata_in_some_bands_only_are_counted(
+    raster_file: RasterFile, dtype: str, masked: bool
+) -> None:
+    image = noise(90, 70, dtype=dtype)
+    image[:, :10] = 0
+    image[1, 10:13] = 0
+    image[2, 12:15] = 0
+    mask = np.ones((90, 70), bool) if masked else None
+    path = raster_file("in.tif", image, nodata=0, mask=mask)
+    with Raster(path) as raster:
+        found = scene_range(raster)
+        assert raster.nodata_values == ((None if masked else 0.0,) * 3)
+    assert found is not None
+    # A mask says what was measured; GDAL takes no value for it then.
+    assert (found.partly, found.pixels) == ((0, 90 * 70) if masked else (5 * 70, 80 * 70))
+    array = ArrayRaster(
+        image, grid=Grid(crs=None, transform=Affine.identity(), height=90, width=70), nodata=0
+    )
+    held = scene_range(array)
+    assert held is not None
+    assert (held.partly, held.pixels) == (5 * 70, 80 * 70)
+
+
+def test_each_band_has_the_nodata_value_of_its_own_file(raster_file: RasterFile) -> None:
+    first = raster_file("in.tif", noise(20, 20), nodata=7)
+    other = raster_file("other.tif", noise(20, 20)[:2], nodata=9)
+    with Raster(first, nodata=3, choice=BandChoice((5, 1), stack=(str(other),))) as raster:
+        assert raster.nodata_values == (9.0, 3)
+    with Raster(first, choice=BandChoice((2, 4, 3), stack=(str(other),))) as raster:
+        assert raster.nodata_values == (7.0, 9.0, 7.0)
+    with Raster(raster_file("none.tif", noise(20, 20))) as raster:
+        assert raster.nodata_values == (None, None, None)
 
 
 @SAME_FILE

@@ -336,6 +336,26 @@ def test_a_collar_that_nothing_declares_is_told_with_its_remedy(
     np.testing.assert_array_equal(mask == 255, (image == 0).all(axis=0))
 
 
+def test_nodata_in_some_bands_only_is_told_with_its_remedy(
+    write_raster: Write, model: Callable, tmp_path: Path
+) -> None:
+    model()
+    image = pixels(2)
+    image[0, :3] = 0
+    image[:, 3:5] = 0
+    path = write_raster(tmp_path / "in.tif", image, nodata=0)
+    mask, report = run(path)
+    (note,) = [note for note in report.notes if "some bands" in note]
+    assert f"{3 * WIDTH:,} of the {(HEIGHT - 2) * WIDTH:,} pixels of {path}" in note
+    assert "have the nodata value 0 in some bands, not in all" in note
+    assert "write it into all bands there" in note
+    np.testing.assert_array_equal(mask == 255, (image == 0).all(axis=0))
+    mended = write_raster(tmp_path / "mended.tif", np.where((image == 0).any(axis=0), 0, image), nodata=0)
+    mask, report = run(mended)
+    assert not any("some bands" in note for note in report.notes)
+    np.testing.assert_array_equal(mask == 255, (image == 0).any(axis=0))
+
+
 def test_the_numbers_of_a_palette_are_told_with_their_remedy(
     write_raster: Write, model: Callable, tmp_path: Path
 ) -> None:

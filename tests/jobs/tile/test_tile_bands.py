@@ -73,6 +73,15 @@ def test_collars_are_told_once_with_their_remedy(raster_file: RasterFile, labels
     )
 
 
+def test_nodata_in_some_bands_only_is_told_once(raster_file: RasterFile, labels: Path) -> None:
+    image = pixels(3)
+    image[image == 0] = 1
+    image[1, :9] = 0
+    paths = [raster_file(f"{k}/in.tif", image, nodata=0) for k in range(3)]
+    (note,) = [note for note in cut(paths, labels, "out").notes if "some bands" in note]
+    assert "(2 other rasters have such pixels, too)" in note
+
+
 def test_what_does_not_fit_leaves_nothing_behind(
     raster_file: RasterFile, labels: Path, tmp_path: Path
 ) -> None:
