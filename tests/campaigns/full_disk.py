@@ -2,8 +2,9 @@
 
     python tests/campaigns/full_disk.py --command tile --times 4
 
-Every run writes to a small tmpfs, which needs root, of which a part of what an uninterrupted run takes is free. Prints
-a table; ends with 1 where something failed, and with 77 where nothing can be mounted.
+Every run writes to a small tmpfs, which needs root, of which a part of what an uninterrupted run takes is free; with
+--meanwhile the room goes while the command works, as predict, which foretells what it will need, needs it. Prints a
+table; ends with 1 where something failed, and with 77 where nothing can be mounted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from arena import CASES, Case, forked, fresh, make_inputs, results, run, tree
@@ -58,6 +60,7 @@ class Campaign:
         self.inputs.mkdir()
         forked(lambda: make_inputs(self.inputs))
         self.problems: list[str] = []
+        self.late = 0
         self.said: list[str] = []
 
     def calm(self) -> None:
@@ -75,14 +78,35 @@ class Campaign:
                 raise SystemExit(f"an uninterrupted run failed: {ended.said}")
         self.wanted, self.peak = tree(self.out), peak[0]
 
-    def fill(self, share: float) -> None:
-        """A run for which only this share of what it needs is there, and the same command with room again."""
+    def fill(self, share: float, *, meanwhile: bool = False) -> None:
+        """A run for which only this share of what it needs is there, and the same command with room again.
+
+        meanwhile: there is room until it has used so much.
+        """
         fresh(self.out)
-        resize(self.disk, int(self.peak * share))
-        ended = run(self.case, self.inputs, self.out)
+        size = int(self.peak * share)
+        if not meanwhile:
+            resize(self.disk, size)
+
+        def watch(pid: int) -> None:
+            while used(self.disk) < size:
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    return
+                time.sleep(0.0005)
+            while True:
+                # It may have grown since it was looked at: the system takes no size below what is used.
+                with suppress(subprocess.CalledProcessError):
+                    resize(self.disk, used(self.disk))
+                    return
+
+        ended = run(self.case, self.inputs, self.out, watch=watch if meanwhile else None)
         lines = [line for line in ended.said.splitlines() if line.startswith("Error")]
         self.said += lines
-        where = f"{share:.0%} of the room"
+        where = f"{share:.0%} of the room{', then no more' if meanwhile else ''}"
+        if meanwhile and ended.code == 0:
+            self.late += 1
+            resize(self.disk, _ROOM)
+            return
         if ended.code not in (1, 3) or len(lines) != 1 or "Traceback" in ended.said:
             self.problems.append(f"{where}: code {ended.code}, said {ended.said.strip()[-600:]}")
         elif "no space left on the disk of" not in lines[0] and " free, wanted up to " not in lines[0]:
@@ -108,6 +132,9 @@ def main() -> int:
     )
     parser.add_argument("--command", choices=[*CASES], required=True)
     parser.add_argument("--times", type=int, default=4)
+    parser.add_argument(
+        "--meanwhile", action="store_true", help="the room goes while the command works, not before"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="full-") as folder:
         campaign = Campaign(CASES[asked.command], Path(folder))
@@ -115,12 +142,15 @@ def main() -> int:
             with small_disk(campaign.disk):
                 campaign.calm()
                 for number in range(asked.times):
-                    campaign.fill((number + 0.5) / asked.times)
+                    campaign.fill((number + 0.5) / asked.times, meanwhile=asked.meanwhile)
         except PermissionError as error:
             print(f"SKIPPED: no tmpfs can be mounted here ({error}); run as root")
             return SKIPPED
-    print(f"{'command':<18}{'needs':>10}{'times':>7}{'failed':>8}")
-    print(f"{asked.command:<18}{campaign.peak / 1e6:>7.1f} MB{asked.times:>7}{len(campaign.problems):>8}")
+    print(f"{'command':<18}{'needs':>10}{'times':>7}{'too late':>10}{'failed':>8}")
+    print(
+        f"{asked.command:<18}{campaign.peak / 1e6:>7.1f} MB{asked.times:>7}{campaign.late:>10}"
+        f"{len(campaign.problems):>8}"
+    )
     for line in dict.fromkeys(campaign.said):
         print("  " + line)
     for problem in campaign.problems:
