@@ -330,11 +330,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     run(source, tmp_path / "calm" / "map.tif")
     keep, pieces = PieceMaker._keep, []
 
-    def interrupted(self: PieceMaker, number: int, rows: range, *rest: object) -> None:
+    def interrupted(self: PieceMaker, piece: Any) -> None:
         if pieces:
             raise KeyboardInterrupt
-        pieces.append(rows)
-        keep(self, number, rows, *rest)  # type: ignore[arg-type]
+        pieces.append(piece.rows)
+        keep(self, piece)
 
     with monkeypatch.context() as storm:
         storm.setattr(PieceMaker, "_keep", interrupted)

@@ -281,7 +281,7 @@ def test_memory_is_flat_in_the_rasters_height(
 
     def peak(rows_of_tiles: int) -> int:
         path = tmp_path / f"{rows_of_tiles}.tif"
-        height, width = 48 + 40 * (rows_of_tiles - 1), 2000
+        height, width = 48 + 40 * (rows_of_tiles - 1), 4000
         image = random_image(1, height, width)
         if ground != "measured":
             image[:] = NODATA
@@ -314,5 +314,6 @@ def test_memory_is_flat_in_the_rasters_height(
     # Reading ahead in this thread: otherwise chance decides whether the reader's peak meets the stream's.
     monkeypatch.setattr(swath, "ThreadPoolExecutor", AtOnce)
     peak(8)
-    low, high = peak(8), peak(32)
-    assert high < 1.02 * low, f"{low} bytes for 8 rows of tiles, {high} for 32"
+    # The first few rows of tiles meet the end of the ring in fewer ways than many do.
+    low, high = peak(16), peak(40)
+    assert high < 1.02 * low, f"{low} bytes for 16 rows of tiles, {high} for 40"
