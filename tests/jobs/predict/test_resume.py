@@ -131,7 +131,8 @@ def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: 
     assert driver(scene, tmp_path / "calm" / "map.tif") == {"killed": False, "signal": 0, "said": ""}
     wanted = files(tmp_path / "calm")
     random = np.random.default_rng(11)
-    accidents: list[dict[str, float]] = [{"tile": int(t)} for t in random.integers(30, TILES, 16)]
+    # A piece is recorded while the tiles of the next are made: the first of six is some 20 tiles after its last one.
+    accidents: list[dict[str, float]] = [{"tile": int(t)} for t in random.integers(50, TILES, 16)]
     accidents += [{"timer": float(s)} for s in random.uniform(0.05, 0.5, 6)]
     accidents += [{"copy": s} for s in (0.0, 0.005, 0.02, 0.05)]
     crashes = late = in_copy = 0
