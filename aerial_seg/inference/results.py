@@ -64,12 +64,11 @@ def write_results(
     final.parent.mkdir(parents=True)
     files: list[Path] = []
     for layer in store.layers:
-        source = store.vrt(layer)
         if layer.name == "class":
-            files += write_class_map(source, final, legend=legend, counts=counts, tags=tags)
+            files += write_class_map(store, layer, final, legend=legend, counts=counts, tags=tags)
         elif layer.name == "confidence":
-            files += write_confidence(source, companion(final, layer.name), tags=tags)
+            files += write_confidence(store, layer, companion(final, layer.name), tags=tags)
         else:
-            files += write_probabilities(source, companion(final, layer.name), legend=legend, tags=tags)
+            files += write_probabilities(store, layer, companion(final, layer.name), legend=legend, tags=tags)
         bar.update()
     return tuple(files)

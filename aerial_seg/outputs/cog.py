@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,107 +11,99 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from rasterio.windows import Window
 
 from aerial_seg.files.names import exact
-from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks, source_boxes
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.opening import open_dataset
-from aerial_seg.outputs import sparse_cog
-from aerial_seg.outputs.durable import disk_errors, reading_back, require_written, settled_file
-from aerial_seg.outputs.overviews import chunks, write_overviews
-
-_LEVEL = 6
-"""Of DEFLATE, which every GIS program reads, unlike ZSTD. Level 9 packs masks 10 % tighter at a fifth of the speed."""
-
-_CACHE_BYTES = 64_000_000
-"""GDAL's block cache beside a few blocks of all bands: by default it grows to a twentieth of the machine's memory."""
+from aerial_seg.legend import IGNORE
+from aerial_seg.outputs.assembly import assemble, checksum_of, needs_bigtiff
+from aerial_seg.outputs.durable import disk_errors, require_written, settled_file, sync
+from aerial_seg.outputs.overviews import Version
+from aerial_seg.outputs.pieces import LEVEL, read_pieces
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 
 @dataclass(frozen=True, slots=True)
 class CogStyle:
     """All that a COG says beside its pixels.
 
-    descriptions: one per band. overviews: "mode" for classes, never averaged, else "average". palette: pixel value →
-    RGBA. scale: what one step of a pixel value means.
+    descriptions: one per band. palette: pixel value → RGBA. scale: what one step of a pixel value means.
     """
 
     descriptions: tuple[str, ...]
-    overviews: str
     tags: Mapping[str, str] = field(default_factory=dict)
     palette: Mapping[int, tuple[int, int, int, int]] | None = None
     scale: float | None = None
 
 
-def write_cog(source: Path, final: Path, *, style: CogStyle) -> None:
-    """`final` is a COG with the pixels of the VRT `source`, read back and compared pixel by pixel.
+def write_cog(store: SegmentStore, layer: Layer, final: Path, *, style: CogStyle) -> None:
+    """`final` is a COG of the layer, of the very blocks of its pieces, which were read back and compared.
 
-    source: a VRT of SegmentStore. Scratch files lie beside it for a while. Equal pixels and style give equal bytes,
-    however the pixels were cut into segments. Raises OutputError when the disk does not take it; then `final` is as
-    it was before.
+    All rows must be there. Scratch files lie beside the pieces for a while. Equal pixels and style give equal bytes,
+    however the pixels were cut into pieces. Raises OutputError when the disk does not take it; then `final` is as it
+    was before.
     """
-    dressed = source.with_name(f"{source.stem}.copy.vrt")
-    scratch = source.with_name(f"{source.stem}.overviews")
-    cache = _CACHE_BYTES + 4 * len(style.descriptions) * BLOCK * BLOCK
-    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        with rasterio.Env(GDAL_CACHEMAX=cache), disk_errors(final):
-            filled = _filled(source)
-            overviews = write_overviews(source, scratch, reduction=style.overviews, filled=filled)
-            _dress(source, [level.path for level in overviews], style).write(dressed)
-            blocks = [filled, *(level.filled for level in overviews)]
-            with settled_file(final) as partial:
-                if not _copy_part(dressed, partial, scratch, blocks):
-                    _copy(dressed, partial)
-                require_written(_shows_the_same(dressed, partial, blocks), final)
+        with disk_errors(final), settled_file(final) as partial:
+            versions = store.versions(layer)
+            with tempfile.TemporaryDirectory(prefix="cog-", dir=store.folder) as folder:
+                skeleton = _skeleton(store.grid, versions, style, Path(folder))
+                checksum = assemble(skeleton, partial, versions)
+            sync(partial)
+            require_written(
+                checksum_of(partial) == checksum and _reads_well(partial, versions, layer.bands), final
+            )
     finally:
-        dressed.unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+        store.forget_versions(layer)
 
 
-def _filled(source: Path) -> FilledBlocks:
-    """Blocks of a VRT that a source of it lies in; of the others there is nothing to read."""
-    root = Xml.parse(source).getroot()
-    height, width = int(root.attrib["rasterYSize"]), int(root.attrib["rasterXSize"])
-    boxes = source_boxes(root)
-    return FilledBlocks(height, width, [Window(0, 0, width, height)] if boxes is None else boxes)
-
-
-def _copy_part(source: Path, final: Path, scratch: Path, blocks: Sequence[FilledBlocks]) -> bool:
-    """Whether `final` is the copy already, of no more than the part of `source` that holds something."""
-    with open_dataset(source) as dataset:
-        if not sparse_cog.worthwhile(blocks, dataset.count):
-            return False
-    shown, part = source.with_suffix(".part.vrt"), scratch / "part.tif"
-    try:
-        sparse_cog.write_part(source, shown, blocks)
-        _copy(shown, part, bigtiff="YES")
-        return sparse_cog.spread(part, final, blocks)
-    finally:
-        shown.unlink(missing_ok=True)
-
-
-def _copy(source: Path, final: Path, *, bigtiff: str = "IF_SAFER") -> None:
+def _skeleton(grid: Grid, versions: Sequence[Version], style: CogStyle, folder: Path) -> Path:
+    """GDAL's own COG that says all that the whole is to say, and has one block of nodata of every size."""
+    sides = [tuple(min(side, BLOCK) for side in version.shape) for version in versions]
+    for number, size in enumerate(sides):
+        tree = _dressed(grid, size, style, range(1, len(sides))) if number == 0 else _empty(size, style)
+        tree.write(folder / f"{number}.vrt")
+    skeleton = folder / "skeleton.tif"
     rasterio.shutil.copy(
-        exact(source),
-        exact(final),
+        exact(folder / "0.vrt"),
+        exact(skeleton),
         driver="COG",
         compress="DEFLATE",
-        level=_LEVEL,
+        level=LEVEL,
         blocksize=BLOCK,
         overviews="AUTO",
-        # Should GDAL ever have to make overviews itself: left alone it averages class numbers and invents classes.
-        overview_resampling="MODE",
-        num_threads="ALL_CPUS",
-        bigtiff=bigtiff,
+        bigtiff="YES" if needs_bigtiff(versions, len(style.descriptions)) else "NO",
         sparse_ok=True,
         statistics="NO",
     )
+    return skeleton
 
 
-def _dress(source: Path, overviews: list[Path], style: CogStyle) -> Xml.ElementTree[Xml.Element[str]]:
-    """The VRT with all that the COG is to say: GDAL's COG driver copies, it cannot be written to."""
-    tree = Xml.parse(source)
+def _empty(size: Sequence[int], style: CogStyle) -> Xml.ElementTree[Xml.Element[str]]:
+    """A VRT of nodata."""
+    height, width = map(str, size)
+    root = Xml.Element("VRTDataset", rasterXSize=width, rasterYSize=height)
+    for number in range(1, len(style.descriptions) + 1):
+        band = Xml.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(number))
+        Xml.SubElement(band, "NoDataValue").text = str(IGNORE)
+    return Xml.ElementTree(root)
+
+
+def _dressed(
+    grid: Grid, size: Sequence[int], style: CogStyle, overviews: range
+) -> Xml.ElementTree[Xml.Element[str]]:
+    """A VRT of nodata with all that the COG is to say: GDAL's COG driver copies, it cannot be written to."""
+    tree = _empty(size, style)
     root = tree.getroot()
+    if grid.crs is not None:
+        # Without an axis mapping of its own GDAL takes x before y, as the transform does.
+        Xml.SubElement(root, "SRS").text = grid.crs.to_wkt()
+    if grid.transform != Affine.identity():
+        numbers = ", ".join(repr(float(n)) for n in grid.transform.to_gdal())
+        Xml.SubElement(root, "GeoTransform").text = numbers
     tags = Xml.SubElement(root, "Metadata")
     for key, value in sorted(style.tags.items()):
         Xml.SubElement(tags, "MDI", key=key).text = value
@@ -125,9 +117,7 @@ def _dress(source: Path, overviews: list[Path], style: CogStyle) -> Xml.ElementT
             _add_palette(band, style.palette)
         for level in overviews:
             overview = Xml.SubElement(band, "Overview")
-            Xml.SubElement(
-                overview, "SourceFilename", relativeToVRT="1"
-            ).text = f"{level.parent.name}/{level.name}"
+            Xml.SubElement(overview, "SourceFilename", relativeToVRT="1").text = f"{level}.vrt"
             Xml.SubElement(overview, "SourceBand").text = str(number)
     return tree
 
@@ -139,21 +129,37 @@ def _add_palette(band: Xml.Element, palette: Mapping[int, tuple[int, int, int, i
         Xml.SubElement(table, "Entry", {f"c{k}": str(part) for k, part in enumerate(rgba, start=1)})
 
 
-def _shows_the_same(source: Path, copy: Path, blocks: Sequence[FilledBlocks]) -> bool:
-    """Whether both hold equal pixels at full size and in every overview: a thread's lost write is not reported.
-
-    blocks: those of each size, the largest first, that hold something: the others were never written.
-    """
-    for level, filled in zip((None, *range(len(blocks) - 1)), blocks, strict=True):
+def _reads_well(copy: Path, versions: Sequence[Version], bands: int) -> bool:
+    """Whether GDAL finds every size in the file, and of each its last block where all others leave it."""
+    with open_dataset(copy) as dataset:
+        if len(dataset.overviews(1)) != len(versions) - 1:
+            return False
+    for level, version in zip((None, *range(len(versions) - 1)), versions, strict=True):
         options = {} if level is None else {"OVERVIEW_LEVEL": level}
-        with (
-            rasterio.open(exact(source), **options) as wanted,
-            rasterio.open(exact(copy), NUM_THREADS="ALL_CPUS", **options) as got,
-        ):
-            if (got.shape, got.count, got.dtypes) != (wanted.shape, wanted.count, wanted.dtypes):
+        with rasterio.open(exact(copy), **options) as dataset:
+            if (dataset.shape, dataset.count, set(dataset.dtypes)) != (version.shape, bands, {"uint8"}):
                 return False
-            for window in filled.among(chunks(got.height, got.width, bands=2 * got.count)):
-                if not np.array_equal(got.read(window=window), wanted.read(window=window)):
-                    return False
-    with reading_back(copy) as got:
-        return len(got.overviews(1)) == len(blocks) - 1
+            last = _last_block(version)
+            if last is None:
+                continue
+            rows, cols = last
+            window = Window(cols.start, rows.start, len(cols), len(rows))
+            wanted = read_pieces(version.pieces.overlapping(rows, cols), bands, rows, cols)
+            if not np.array_equal(np.moveaxis(dataset.read(window=window), 0, -1), wanted):
+                return False
+    return True
+
+
+def _last_block(version: Version) -> tuple[range, range] | None:
+    """The rows and columns of the southernmost block that holds something, of these of the easternmost."""
+    height, width = version.shape
+    for top in reversed(range(0, height, BLOCK)):
+        rows = range(top, min(top + BLOCK, height))
+        for piece in reversed(version.pieces.overlapping(rows, range(width))):
+            if piece.blocks is None:
+                continue
+            filled = np.flatnonzero(piece.blocks.filled[(top - piece.rows.start) // BLOCK])
+            if len(filled):
+                left = piece.cols.start + int(filled[-1]) * BLOCK
+                return rows, range(left, min(left + BLOCK, width))
+    return None

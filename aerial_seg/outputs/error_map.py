@@ -82,8 +82,8 @@ class ErrorMap:
         confusion: (K, K) counts, rows = truth, of the same pixels. facts: what the tags tell of the map's origin.
         """
         tags = provenance(meaning=_MEANING, **facts)
-        cog = CogStyle(self._legend.names, overviews="mode", tags=tags)
-        write_cog(self._store.vrt(self._layer), final, style=cog)
+        cog = CogStyle(self._legend.names, tags=tags)
+        write_cog(self._store, self._layer, final, style=cog)
         shutil.rmtree(self._store.folder)
         raster, aux, qml = error_map_files(final)
         _write_xml(aux, _names(self._legend, np.asarray(confusion)))

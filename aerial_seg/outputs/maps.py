@@ -24,41 +24,47 @@ PROBABILITY_STEP = 0.004
 
 
 def write_class_map(
-    source: Path, final: Path, *, legend: Legend, counts: Mapping[int, int], tags: Mapping[str, str]
+    store: SegmentStore,
+    layer: Layer,
+    final: Path,
+    *,
+    legend: Legend,
+    counts: Mapping[int, int],
+    tags: Mapping[str, str],
 ) -> tuple[Path, ...]:
     """`final` and its sidecars are there: the COG with palette, legend and tags; names, counts and colours beside it.
 
-    source: a VRT of SegmentStore, class per pixel. counts: pixel value → pixels. Returns NAME.tif, NAME.tif.aux.xml
+    layer: of the store, class per pixel, all rows. counts: pixel value → pixels. Returns NAME.tif, NAME.tif.aux.xml
     (names and attribute table for GDAL and QGIS), NAME.qml (QGIS style; not where somebody's own lies),
     NAME.tif.vat.dbf and .cpg (ArcGIS).
     """
     style = CogStyle(
         ("class",),
-        overviews="mode",
         tags={LEGEND_TAG: legend.model_dump_json(), **tags},
         palette=legend.palette(),
     )
-    write_cog(source, final, style=style)
+    write_cog(store, layer, final, style=style)
     aux = final.with_name(final.name + ".aux.xml")
     _write_names(aux, legend, counts)
     return final, aux, *_write_style(final, class_raster(legend)), *write_value_table(final, legend, counts)
 
 
-def write_confidence(source: Path, final: Path, *, tags: Mapping[str, str]) -> tuple[Path, ...]:
+def write_confidence(
+    store: SegmentStore, layer: Layer, final: Path, *, tags: Mapping[str, str]
+) -> tuple[Path, ...]:
     """`final` is a COG with the probability of each pixel's class, in steps of 0.004; 255 = nodata."""
     meaning = "probability of the class in the mask; scale 0.004, 255 = not measured"
     style = CogStyle(
         ("confidence",),
-        overviews="average",
         tags={**tags, **provenance(meaning=meaning)},
         scale=PROBABILITY_STEP,
     )
-    write_cog(source, final, style=style)
+    write_cog(store, layer, final, style=style)
     return (final,)
 
 
 def write_probabilities(
-    source: Path, final: Path, *, legend: Legend, tags: Mapping[str, str]
+    store: SegmentStore, layer: Layer, final: Path, *, legend: Legend, tags: Mapping[str, str]
 ) -> tuple[Path, ...]:
     """`final` is a COG with a band per class in the order of the legend: its probability in steps of 0.004.
 
@@ -67,11 +73,10 @@ def write_probabilities(
     meaning = "probability of the class that the band is called after; scale 0.004, 255 = not measured"
     style = CogStyle(
         legend.names,
-        overviews="average",
         tags={LEGEND_TAG: legend.model_dump_json(), **tags, **provenance(meaning=meaning)},
         scale=PROBABILITY_STEP,
     )
-    write_cog(source, final, style=style)
+    write_cog(store, layer, final, style=style)
     shown = next((k for k, entry in enumerate(legend.entries, start=1) if not entry.background), 1)
     return final, *_write_style(final, grey_raster(shown))
 
@@ -91,7 +96,7 @@ def write_mask(
         store = SegmentStore(Path(folder), grid, (layer,), panels=(range(grid.width),))
         store.write(0, range(grid.height), {"class": values})
         return write_class_map(
-            store.vrt(layer), path, legend=legend, counts=dict(enumerate(counts.tolist())), tags=tags or {}
+            store, layer, path, legend=legend, counts=dict(enumerate(counts.tolist())), tags=tags or {}
         )
 
 

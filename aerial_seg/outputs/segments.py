@@ -1,33 +1,31 @@
-"""Finished rows on disk: each piece a small GeoTIFF that is either whole or not there, and a VRT that shows all."""
+"""Finished rows on disk: each piece a small GeoTIFF that is either whole or not there, and smaller versions of all."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree as Xml
 
 import numpy as np
-import rasterio
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS as RasterioCRS
 from rasterio.errors import RasterioError
-from rasterio.io import MemoryFile
 
-from aerial_seg.errors import InputError, OutputError
-from aerial_seg.files.names import exact
+from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs.durable import disk_errors, reading_back, require_written, settled_file
+from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
+from aerial_seg.outputs.overviews import Overview, Version, overviews_of
+from aerial_seg.outputs.pieces import Blocks, Piece, PieceList, blocks_of, workers, write_piece
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
+
+_MOST_BANDS_BESIDE = 16
+"""With more a block of all bands is so large that smaller versions are made when the network's memory is free again."""
 
 _NAME = re.compile(r"(?P<layer>[a-z]+)-p(?P<panel>\d+)-r(?P<start>\d+)-(?P<stop>\d+)\.(?:tif|empty)")
 
@@ -44,6 +42,11 @@ class Layer:
     def __post_init__(self) -> None:
         if self.name not in LAYERS or self.bands < 1:
             raise ValueError(f"no layer is called {self.name} with {self.bands} bands")
+
+    @property
+    def classes(self) -> bool:
+        """Whether its values are names: they are never averaged."""
+        return self.name in ("class", "errors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,17 @@ class Segment:
         return self.path.suffix == ".empty"
 
 
+@dataclass(slots=True)
+class _Whole:
+    """A layer at full size, as far as it is there: `done` rows in all panels."""
+
+    shape: tuple[int, int]
+    extent: Extent
+    done: int
+    pieces: PieceList
+    known: set[Path]
+
+
 class SegmentStore:
     """The finished rows of one result, as files in a folder that may be moved.
 
@@ -92,6 +106,8 @@ class SegmentStore:
         self._extent = Extent.whole(*grid.shape) if extent is None else extent
         _check_panels(panels, self._extent.cols)
         self.folder, self.grid, self.layers, self.panels = folder, grid, layers, panels
+        self._blocks: dict[Path, Blocks] = {}
+        self._versions: dict[str, tuple[_Whole, list[Overview]]] = {}
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -124,14 +140,16 @@ class SegmentStore:
         cols = self.panels[panel]
         place = self.grid.window(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
         with settled_file(path) as partial:
-            with rasterio.open(exact(partial), "w", **scratch_profile(place, len(values))) as dataset:
-                dataset.write(values)
-            require_written(_holds(partial, values), path)
+            blocks = write_piece(partial, values, place, threads=workers(len(values)))
+            require_written(blocks is not None, path)
+        if blocks is not None:
+            self._blocks[path] = blocks
 
     def done(self, panel: int) -> int:
         """The row up to which the panel, from the extent's north without a gap, lies there in every layer."""
         found = self._segments(panel)
-        return min(self._reach(s for s in found if s.layer == layer.name) for layer in self.layers)
+        by_layer = ([s for s in found if s.layer == layer.name] for layer in self.layers)
+        return min(self._reach(segments, panel) for segments in by_layer)
 
     def discard(self, panel: int, *, after: int) -> None:
         """Of the panel only segments that end at row `after` or north of it are left: those the journal knows."""
@@ -145,54 +163,101 @@ class SegmentStore:
         path = self._path(layer, panel, rows)
         if path.with_suffix(".empty").exists():
             return True
+        shape = layer.bands, len(rows), len(self.panels[panel])
         try:
-            with open_dataset(path) as dataset:
-                wanted = layer.bands, len(rows), len(self.panels[panel]), {"uint8"}, IGNORE
-                got = dataset.count, *dataset.shape, set(dataset.dtypes), dataset.nodata
-                if got != wanted:
-                    return False
-                for _, window in dataset.block_windows(1):
-                    dataset.read(window=window)
-        except (InputError, RasterioError):
+            blocks = blocks_of(path, shape, threads=workers(layer.bands))
+            if blocks is None:
+                return self._renewed(path, panel, rows, shape)
+        except OSError:
             return False
+        self._blocks[path] = blocks
         return True
 
-    def vrt(self, layer: Layer) -> Path:
-        """A VRT in the store's folder shows the whole layer, nodata where a segment is empty.
+    def _renewed(self, path: Path, panel: int, rows: range, shape: tuple[int, ...]) -> bool:
+        """Whether the file is a whole piece of a former version, in other blocks; then it is one of this version."""
+        try:
+            with open_dataset(path) as dataset:
+                found = dataset.count, *dataset.shape, set(dataset.dtypes), dataset.nodata
+                if found != (*shape, {"uint8"}, IGNORE):
+                    return False
+                values = dataset.read()
+        except (InputError, RasterioError):
+            return False
+        self._write(path, panel, rows, values)
+        return True
 
-        It names its files relative to itself. All rows of all panels must be there.
+    def reduce(self) -> None:
+        """Smaller versions are there of all rows that can be reduced by now, but for layers of many bands.
+
+        They are no part of what is kept, and are made when they are asked for: this only makes them sooner, while
+        others work. Raises OutputError when the disk does not take them.
         """
-        segments = [s for s in self._segments() if s.layer == layer.name]
-        for panel in range(len(self.panels)):
-            if self._reach(s for s in segments if s.panel == panel) != self._extent.rows.stop:
-                raise ValueError(f"panel {panel} of layer {layer.name} is not complete")
-        path = self.folder / f"{layer.name}.vrt"
-        root = _vrt_root(self.grid)
-        filled = [s for s in segments if not s.empty]
-        for band in range(1, layer.bands + 1):
-            element = Xml.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(band))
-            Xml.SubElement(element, "NoDataValue").text = str(IGNORE)
-            for segment in filled:
-                _add_source(element, segment, band, self.panels[segment.panel])
-        with disk_errors(path):
-            Xml.ElementTree(root).write(path)
-        return path
+        for layer in self.layers:
+            if layer.bands <= _MOST_BANDS_BESIDE:
+                self._reduce(layer)
+
+    def versions(self, layer: Layer) -> Sequence[Version]:
+        """The layer and its smaller versions, down to one block; all rows of all panels must be there."""
+        whole, smaller = self._reduce(layer)
+        if whole.done != self._extent.rows.stop:
+            found = self._segments(layer=layer)
+            panel = next(n for n in range(len(self.panels)) if self._reach(found, n) == whole.done)
+            raise ValueError(f"panel {panel} of layer {layer.name} is not complete")
+        return whole, *smaller
+
+    def forget_versions(self, layer: Layer) -> None:
+        """Smaller versions of the layer take no space any more."""
+        self._versions.pop(layer.name, None)
+        shutil.rmtree(self._smaller(layer), ignore_errors=True)
+
+    def _smaller(self, layer: Layer) -> Path:
+        return self.folder / f"{layer.name}.overviews"
+
+    def _reduce(self, layer: Layer) -> tuple[_Whole, list[Overview]]:
+        if layer.name not in self._versions:
+            # What an interrupted run left there was not read back, or is not on the disk.
+            self.forget_versions(layer)
+            whole = _Whole(self.grid.shape, self._extent, self._extent.rows.start, PieceList(), set())
+            smaller = overviews_of(whole, self._smaller(layer), bands=layer.bands, classes=layer.classes)
+            self._versions[layer.name] = whole, smaller
+        whole, smaller = self._versions[layer.name]
+        segments = self._segments(layer=layer)
+        reached = [self._reach(segments, panel) for panel in range(len(self.panels))]
+        for segment in segments:
+            if segment.path not in whole.known and segment.stop <= reached[segment.panel]:
+                whole.known.add(segment.path)
+                whole.pieces.add(self._piece(layer, segment))
+        whole.done = min(reached)
+        for overview in smaller:
+            overview.advance()
+        return whole, smaller
+
+    def _piece(self, layer: Layer, segment: Segment) -> Piece:
+        """Its blocks are those that were compared when it was written, or are looked at now."""
+        rows, cols = range(segment.start, segment.stop), self.panels[segment.panel]
+        if segment.empty:
+            return Piece(segment.path, rows, cols, None)
+        if segment.path not in self._blocks:
+            require_written(self._is_intact(layer, segment.panel, rows), segment.path)
+        return Piece(segment.path, rows, cols, self._blocks[segment.path])
 
     def _path(self, layer: Layer, panel: int, rows: range) -> Path:
         return self.folder / f"{layer.name}-p{panel:02d}-r{rows.start:08d}-{rows.stop:08d}.tif"
 
-    def _reach(self, segments: Iterable[Segment]) -> int:
-        """The row up to which the segments, north to south, follow one another."""
+    def _reach(self, segments: Iterable[Segment], panel: int) -> int:
+        """The row up to which the segments of a panel, north to south, follow one another."""
         row = self._extent.rows.start
         for segment in segments:
+            if segment.panel != panel:
+                continue
             if segment.start != row:
                 break
             row = segment.stop
         return row
 
-    def _segments(self, panel: int | None = None) -> list[Segment]:
-        """From north to south."""
-        names = "*-p*-r*" if panel is None else f"*-p{panel:02d}-r*"
+    def _segments(self, panel: int | None = None, *, layer: Layer | None = None) -> list[Segment]:
+        """Those of all panels and layers, or of one, by layer, panel and row."""
+        names = f"{'*' if layer is None else layer.name}-p{'*' if panel is None else f'{panel:02d}'}-r*"
         found = [s for s in map(Segment.of, self.folder.glob(names)) if s and s.panel < len(self.panels)]
         return sorted(found, key=lambda s: (s.layer, s.panel, s.start, s.stop))
 
@@ -200,6 +265,9 @@ class SegmentStore:
         for segment in list(segments):
             with disk_errors(segment.path):
                 segment.path.unlink()
+            self._blocks.pop(segment.path, None)
+            # They may have been made of it.
+            self._versions.pop(segment.layer, None)
 
 
 def _check_panels(panels: Sequence[range], cols: range) -> None:
@@ -210,71 +278,3 @@ def _check_panels(panels: Sequence[range], cols: range) -> None:
         raise ValueError(
             f"panels {panels} do not cover {len(cols)} columns from {cols.start} in whole blocks"
         )
-
-
-@cache
-def _scratch_compression() -> Mapping[str, Any]:
-    """The fastest that this GDAL knows: ZSTD writes masks at nearly twice the speed of DEFLATE."""
-    zstd = {"compress": "ZSTD", "zstd_level": 1}
-    profile = scratch_profile(Grid(crs=None, transform=Affine.identity(), height=1, width=1), 1, zstd)
-    try:
-        with disk_errors(Path("test")), MemoryFile() as memory, memory.open(**profile) as dataset:
-            dataset.write(np.zeros((1, 1, 1), np.uint8))
-    except OutputError:
-        return {"compress": "DEFLATE", "zlevel": 1}
-    return zstd
-
-
-def scratch_profile(grid: Grid, bands: int, compression: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """How rasterio opens a file of uint8 for writing that is read once and then deleted; nodata takes no space.
-
-    Never with GDAL's threads: a write that fails in one of them is not reported.
-    """
-    return {
-        "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
-        "count": bands,
-        "dtype": "uint8",
-        "nodata": IGNORE,
-        "crs": RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
-        "transform": grid.transform,
-        "tiled": True,
-        "blockxsize": BLOCK,
-        "blockysize": BLOCK,
-        "interleave": "band",
-        "BIGTIFF": "IF_SAFER",
-        "SPARSE_OK": True,
-        **(_scratch_compression() if compression is None else compression),
-    }
-
-
-def _holds(path: Path, values: Bytes) -> bool:
-    """Whether the file's pixels are exactly these: (bands, n, w)."""
-    with reading_back(path) as dataset:
-        return dataset.shape == values.shape[1:] and all(
-            np.array_equal(dataset.read(window=window), values[(slice(None), *window.toslices())])
-            for _, window in dataset.block_windows(1)
-        )
-
-
-def _vrt_root(grid: Grid) -> Xml.Element:
-    root = Xml.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
-    if grid.crs is not None:
-        # Without an axis mapping of its own GDAL takes x before y, as the transform does.
-        Xml.SubElement(root, "SRS").text = grid.crs.to_wkt()
-    if grid.transform != Affine.identity():
-        numbers = ", ".join(repr(float(n)) for n in grid.transform.to_gdal())
-        Xml.SubElement(root, "GeoTransform").text = numbers
-    return root
-
-
-def _add_source(element: Xml.Element, segment: Segment, band: int, cols: range) -> None:
-    source = Xml.SubElement(element, "SimpleSource")
-    Xml.SubElement(source, "SourceFilename", relativeToVRT="1").text = segment.path.name
-    Xml.SubElement(source, "SourceBand").text = str(band)
-    width, height = str(len(cols)), str(segment.stop - segment.start)
-    # With these GDAL opens a source only when it is read.
-    Xml.SubElement(source, "SourceProperties", RasterXSize=width, RasterYSize=height, DataType="Byte")
-    for tag, x, y in (("SrcRect", 0, 0), ("DstRect", cols.start, segment.start)):
-        Xml.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=width, ySize=height)

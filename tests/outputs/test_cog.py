@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from gdal_cogs import gdals_cog, half
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
@@ -24,14 +25,14 @@ from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import assembly
 from aerial_seg.outputs.cog import CogStyle, write_cog
-from aerial_seg.outputs.overviews import Halving, halve, mean, most_frequent
 from aerial_seg.outputs.segments import Layer, SegmentStore
 
 ZONE_45 = CRS(32645)
 UTM = Affine(0.05, 0, 300_000, 0, -0.05, 8_000_000)
-MODE = CogStyle(("class",), overviews="mode", tags={"AERIAL_SEG_VERSION": "1.2"})
-AVERAGE = CogStyle(("confidence",), overviews="average", scale=1 / 254)
+MODE = CogStyle(("class",), tags={"AERIAL_SEG_VERSION": "1.2"})
+AVERAGE = CogStyle(("confidence",), scale=1 / 254)
 
 
 def grid(height: int, width: int, *, crs: CRS | None = ZONE_45, transform: Affine = UTM) -> Grid:
@@ -40,6 +41,11 @@ def grid(height: int, width: int, *, crs: CRS | None = ZONE_45, transform: Affin
 
 def noise(bands: int, height: int, width: int, values: tuple[int, ...] = (1, 3, IGNORE)) -> np.ndarray:
     return np.random.default_rng(3).choice(np.array(values, np.uint8), (bands, height, width))
+
+
+def layer_for(style: CogStyle, bands: int) -> Layer:
+    """Classes, or what is averaged."""
+    return Layer("errors" if style.scale is None else "probabilities", bands)
 
 
 def make(
@@ -54,7 +60,7 @@ def make(
     """values (K, H, W) through segments of `step` rows and this many panels."""
     folder.mkdir(exist_ok=True)
     bands, height, width = values.shape
-    layer = Layer("probabilities", bands)
+    layer = layer_for(style, bands)
     edges = sorted({min(k * BLOCK, width) for k in range(panels)} | {width})
     place = place or grid(height, width)
     cols = tuple(range(a, b) for a, b in pairwise(edges))
@@ -66,7 +72,7 @@ def make(
             store.write(panel, rows, {layer.name: part})
     descriptions = style.descriptions if bands == 1 else tuple(f"c{k}" for k in range(bands))
     final = folder / "out.tif"
-    write_cog(store.vrt(layer), final, style=replace(style, descriptions=descriptions))
+    write_cog(store, layer, final, style=replace(style, descriptions=descriptions))
     return final
 
 
@@ -111,8 +117,56 @@ class TestBytes:
     def test_nothing_else_is_left_behind(self, tmp_path: Path) -> None:
         path = make(tmp_path, noise(1, 1100, 600))
         assert {p.name for p in tmp_path.iterdir()} == {"work", path.name}
-        assert {p.suffix for p in (tmp_path / "work").iterdir()} == {".tif", ".vrt"}
-        assert len(list((tmp_path / "work").iterdir())) == 4
+        assert {p.suffix for p in (tmp_path / "work").iterdir()} == {".tif"}
+        assert len(list((tmp_path / "work").iterdir())) == 3
+
+
+class TestGdal:
+    """GDAL's COG driver, given the same pixels and the smaller versions that numpy makes, writes the same bytes."""
+
+    @settings(
+        max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    )
+    @given(data=st.data(), classes=st.booleans(), bands=st.sampled_from([1, 1, 2, 5]))
+    def test_would_have_written_this_very_file(
+        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, classes: bool, bands: int
+    ) -> None:
+        folder = tmp_path_factory.mktemp("c")
+        height, width = (data.draw(st.integers(1, 700) | st.integers(1, 2100)) for _ in "hw")
+        values = np.random.default_rng(height).integers(
+            0, 4, (bands, -(-height // 8), -(-width // 8)), np.uint8
+        )
+        values = values.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width] * np.uint8(85)
+        for _ in range(data.draw(st.integers(0, 2))):
+            # Blocks of nodata, which are absent.
+            y, x = (data.draw(st.integers(0, (side - 1) // BLOCK)) * BLOCK for side in (height, width))
+            values[:, y : y + BLOCK, x : x + 2 * BLOCK] = IGNORE
+        style = MODE if classes else AVERAGE
+        if classes and bands == 1:
+            style = replace(style, palette={0: (9, 8, 7, 255), 255: (0, 0, 0, 0)})
+        if bands > 1:
+            style = replace(style, descriptions=tuple(f"c{k}" for k in range(bands)))
+        place, layer = grid(height, width), layer_for(style, bands)
+        cuts = data.draw(st.sets(st.integers(1, -(-width // BLOCK)), max_size=2))
+        edges = sorted({0, width} | {min(k * BLOCK, width) for k in cuts})
+        store = SegmentStore(folder / "work", place, (layer,), panels=tuple(map(range, edges, edges[1:])))
+        for panel, cols in enumerate(store.panels):
+            step = BLOCK * data.draw(st.integers(1, 3))
+            for top in range(0, height, step):
+                rows = range(top, min(top + step, height))
+                store.write(
+                    panel, rows, {layer.name: values[:, rows.start : rows.stop, cols.start : cols.stop]}
+                )
+                if data.draw(st.booleans()):
+                    store.reduce()
+        big = data.draw(st.booleans())
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(assembly, "_MOST_BYTES", 0 if big else assembly._MOST_BYTES)
+            write_cog(store, layer, folder / "ours.tif", style=style)
+        wanted = gdals_cog(
+            folder / "gdal", values, place, style, classes=classes, bigtiff="YES" if big else "IF_SAFER"
+        )
+        assert (folder / "ours.tif").read_bytes() == wanted.read_bytes()
 
 
 class TestValidity:
@@ -136,7 +190,8 @@ class TestValidity:
         verdict = cog_validate(path, strict=True, quiet=True)
         # It takes blocks as wide as the raster for no tiles, and measures overviews by their width: whatever it
         # says of a narrow raster, it says of GDAL's own COG.
-        rasterio.shutil.copy(tmp_path / "work/probabilities.vrt", tmp_path / "gdal.tif", driver="COG")
+        with rasterio.open(path) as file:
+            rasterio.shutil.copy(file, tmp_path / "gdal.tif", driver="COG")
         assert verdict == cog_validate(tmp_path / "gdal.tif", strict=True, quiet=True)
         assert verdict == (True, [], []) or width <= BLOCK
 
@@ -155,7 +210,7 @@ class TestValidity:
         rows = np.full((10_240, 20_000), IGNORE, np.uint8)
         store.write(0, range(10_240), {"class": rows})
         store.write(0, range(10_240, 20_000), {"class": rows[:9_760]})
-        write_cog(store.vrt(store.layers[0]), tmp_path / "out.tif", style=MODE)
+        write_cog(store, store.layers[0], tmp_path / "out.tif", style=MODE)
         assert (tmp_path / "out.tif").stat().st_size < 50_000
 
     @pytest.mark.parametrize("bands", [2, 3, 4, 5])
@@ -184,12 +239,11 @@ class TestOverviews:
         for level in levels:
             assert set(np.unique(level)) <= {1, 3, IGNORE}
 
-    @pytest.mark.parametrize(("style", "reduction"), [(MODE, most_frequent), (AVERAGE, mean)])
-    def test_are_the_levels_that_we_made(self, tmp_path: Path, style: CogStyle, reduction: object) -> None:
+    @pytest.mark.parametrize(("style", "classes"), [(MODE, True), (AVERAGE, False)])
+    def test_are_the_levels_that_we_made(self, tmp_path: Path, style: CogStyle, classes: bool) -> None:
         values = noise(2, 1201, 1300, (0, 1, 3, 254, IGNORE))
         for level in overview_levels(make(tmp_path, values, style)):
-            rows, cols = Halving.of(values.shape[1]), Halving.of(values.shape[2])
-            values = halve(values, rows, cols, reduction=reduction)  # type: ignore[arg-type]
+            values = half(values, classes=classes)
             np.testing.assert_array_equal(level, values)
 
     def test_nodata_does_not_bleed_into_an_average(self, tmp_path: Path) -> None:
@@ -270,22 +324,24 @@ class TestDisk:
         for panel, cols in enumerate(store.panels):
             for rows in (range(512), range(512, 1024), range(1024, 1100)):
                 store.write(panel, rows, {"class": values[0, rows.start : rows.stop, cols.start : cols.stop]})
-        vrt, final = store.vrt(store.layers[0]), folder / "out.tif"
+        final = folder / "out.tif"
         final.write_text("an older result")
         before = {p.name for p in store.folder.iterdir()}
         with (
             disk_of(int(share * size)),
             pytest.raises(OutputError, match="free disk space") as raised,
         ):
-            write_cog(vrt, final, style=MODE)
+            write_cog(store, store.layers[0], final, style=MODE)
         assert "\n" not in str(raised.value)
         assert final.read_text() == "an older result"
         assert {p.name for p in folder.iterdir()} == {"work", "out.tif"}
         assert {p.name for p in store.folder.iterdir()} == before
-        write_cog(vrt, final, style=MODE)
+        write_cog(store, store.layers[0], final, style=MODE)
         assert final.read_bytes() == (tmp_path / "whole/out.tif").read_bytes()
 
     def test_a_folder_that_is_gone_is_one_line(self, tmp_path: Path) -> None:
-        make(tmp_path, noise(1, 9, 9))
+        layer = layer_for(MODE, 1)
+        store = SegmentStore(tmp_path / "work", grid(9, 9), (layer,), panels=(range(9),))
+        store.write(0, range(9), {layer.name: noise(1, 9, 9)})
         with pytest.raises(OutputError, match=r"out.tif could not be written .*check the folder"):
-            write_cog(tmp_path / "work/probabilities.vrt", tmp_path / "nowhere/out.tif", style=MODE)
+            write_cog(store, layer, tmp_path / "nowhere/out.tif", style=MODE)

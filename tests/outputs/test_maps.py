@@ -131,16 +131,16 @@ class TestMask:
 
 
 class TestProbabilities:
-    def store(self, folder: Path, layer: Layer, values: np.ndarray) -> Path:
+    def store(self, folder: Path, layer: Layer, values: np.ndarray) -> tuple[SegmentStore, Layer]:
         store = SegmentStore(folder / "work", grid(*values.shape[1:]), (layer,), panels=(range(WIDTH),))
         store.write(0, range(HEIGHT), {layer.name: values})
-        return store.vrt(layer)
+        return store, layer
 
     def test_confidence_reads_as_probability(self, tmp_path: Path) -> None:
         values = np.random.default_rng(1).integers(0, 256, (1, HEIGHT, WIDTH), dtype=np.uint8)
         source = self.store(tmp_path, Layer("confidence", 1), values)
         final = tmp_path / "map_confidence.tif"
-        assert write_confidence(source, final, tags=provenance(version="1.2")) == (final,)
+        assert write_confidence(*source, final, tags=provenance(version="1.2")) == (final,)
         assert cog_validate(final, strict=True, quiet=True) == (True, [], [])
         with rasterio.open(final) as file:
             np.testing.assert_array_equal(file.read(), values)
@@ -155,7 +155,7 @@ class TestProbabilities:
         source = self.store(tmp_path, Layer("probabilities", len(LEGEND)), values)
         final = tmp_path / "map_probabilities.tif"
         style = tmp_path / "map_probabilities.qml"
-        assert write_probabilities(source, final, legend=LEGEND, tags={}) == (final, style)
+        assert write_probabilities(*source, final, legend=LEGEND, tags={}) == (final, style)
         assert cog_validate(final, strict=True, quiet=True) == (True, [], [])
         with rasterio.open(final) as file:
             np.testing.assert_array_equal(file.read(), values)

@@ -8,32 +8,47 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
-from hypothesis import given
+from gdal_cogs import half, sizes_of
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rasterio.windows import Window
+from laws import examples
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.covered import BLOCK, FilledBlocks
+from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs import overviews
-from aerial_seg.outputs.overviews import Halving, chunks, halve, mean, most_frequent, write_overviews
-from aerial_seg.outputs.segments import scratch_profile
+from aerial_seg.outputs import pieces
+from aerial_seg.outputs.halving import Halving, halve, halve_part
+from aerial_seg.outputs.overviews import Version
+from aerial_seg.outputs.pieces import read_pieces
+from aerial_seg.outputs.segments import Layer, SegmentStore
 
 
 @given(length=st.integers(1, 5000))
 def test_every_pixel_belongs_to_one_pixel_of_half_the_size(length: int) -> None:
-    half = Halving.of(length)
-    assert len(half) == (length + 1) // 2
-    assert half.low[0] == 0
-    assert half.high[-1] == length - 1
-    np.testing.assert_array_equal(half.low[1:], half.high[:-1] + 1)
-    assert set(half.high - half.low) <= {0, 1}
+    half_axis = Halving.of(length)
+    assert len(half_axis) == (length + 1) // 2
+    assert half_axis.low[0] == 0
+    assert half_axis.high[-1] == length - 1
+    np.testing.assert_array_equal(half_axis.low[1:], half_axis.high[:-1] + 1)
+    assert set(half_axis.high - half_axis.low) <= {0, 1}
     # Spread evenly: nowhere more than half a pixel from where GDAL shows it.
-    drawn = np.arange(len(half)) * length / len(half)
-    assert np.abs(half.low - drawn).max() <= 0.5
+    drawn = np.arange(len(half_axis)) * length / len(half_axis)
+    assert np.abs(half_axis.low - drawn).max() <= 0.5
+
+
+@given(data=st.data(), length=st.integers(1, 3000))
+def test_a_part_of_an_axis_stands_for_just_these_pixels(data: st.DataObject, length: int) -> None:
+    axis = Halving.of(length)
+    start = data.draw(st.integers(0, len(axis) - 1))
+    part = range(start, data.draw(st.integers(start + 1, len(axis))))
+    span = axis.span(part)
+    assert axis.reached(span) == part
+    assert axis.reached(range(span.start, span.start + 1)) == range(part.start, part.start + 1)
+    low, high = axis.within(part)
+    np.testing.assert_array_equal(low + span.start, axis.low[part.start : part.stop])
+    np.testing.assert_array_equal(high + span.start, axis.high[part.start : part.stop])
 
 
 def oracle_mode(four: tuple[int, ...]) -> int:
@@ -45,91 +60,134 @@ def oracle_mode(four: tuple[int, ...]) -> int:
     return next(value for value in measured if counts[value] == max(counts.values()))
 
 
+def of_four(fours: list[tuple[int, ...]], *, classes: bool) -> list[int]:
+    """What becomes of a raster of 2 rows in which every four pixels stand side by side."""
+    a, b, c, d = np.array(fours, np.uint8).T
+    rows = np.stack([np.stack([a, b], -1).ravel(), np.stack([c, d], -1).ravel()])[..., None]
+    made = halve(rows, Halving.of(2), Halving.of(2 * len(fours)), classes=classes)
+    return made.ravel().tolist()
+
+
 def test_every_four_classes_give_the_most_frequent() -> None:
     fours = list(product((0, 1, 3, 7, IGNORE), repeat=4))
-    a, b, c, d = np.array(fours, np.uint8).T
-    assert most_frequent(a, b, c, d).tolist() == [oracle_mode(four) for four in fours]
+    assert of_four(fours, classes=True) == [oracle_mode(four) for four in fours]
 
 
 @given(four=st.lists(st.tuples(*[st.integers(0, 255)] * 4), min_size=1, max_size=50))
 def test_the_mean_is_of_measured_bytes_only(four: list[tuple[int, ...]]) -> None:
     measured = [[value for value in values if value != IGNORE] for values in four]
     wanted = [int(np.floor(np.mean(m) + 0.5)) if m else IGNORE for m in measured]
-    a, b, c, d = np.array(four, np.uint8).T
-    assert mean(a, b, c, d).tolist() == wanted
+    assert of_four(four, classes=False) == wanted
 
 
-@given(height=st.integers(1, 40), width=st.integers(1, 40), bands=st.integers(1, 3), seed=st.integers(0, 99))
-def test_halving_needs_no_memory_of_the_cut(height: int, width: int, bands: int, seed: int) -> None:
-    values = np.random.default_rng(seed).integers(0, 256, (bands, height, width), dtype=np.uint8)
+@settings(max_examples=examples(60))
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 90),
+    bands=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    classes=st.booleans(),
+    data=st.data(),
+)
+def test_the_kernel_gives_what_numpy_gives_whole_or_in_parts(
+    height: int, width: int, bands: int, seed: int, classes: bool, data: st.DataObject
+) -> None:
+    random = np.random.default_rng(seed)
+    values = random.choice(np.array([0, 1, 3, 250, 254, IGNORE], np.uint8), (bands, height, width))
     rows, cols = Halving.of(height), Halving.of(width)
-    whole = halve(values, rows, cols, reduction=most_frequent)
-    assert whole.shape == (bands, len(rows), len(cols))
-    for i, j in product(range(len(rows)), range(len(cols))):
-        here = values[:, [rows.low[i]] * 2 + [rows.high[i]] * 2, [cols.low[j], cols.high[j]] * 2]
-        assert whole[:, i, j].tolist() == [oracle_mode(tuple(map(int, four))) for four in here]
+    wanted = half(values, classes=classes)
+    beside = np.ascontiguousarray(values.transpose(1, 2, 0))
+    np.testing.assert_array_equal(halve(beside, rows, cols, classes=classes).transpose(2, 0, 1), wanted)
+    parts = []
+    for axis in (rows, cols):
+        start = data.draw(st.integers(0, len(axis) - 1))
+        parts.append(range(start, data.draw(st.integers(start + 1, len(axis)))))
+    down, across = rows.span(parts[0]), cols.span(parts[1])
+    part = np.ascontiguousarray(beside[down.start : down.stop, across.start : across.stop])
+    made = halve_part(part, rows.within(parts[0]), cols.within(parts[1]), classes=classes)
+    inside = wanted[:, parts[0].start : parts[0].stop, parts[1].start : parts[1].stop]
+    np.testing.assert_array_equal(made.transpose(2, 0, 1), inside)
 
 
-@given(height=st.integers(1, 3000), width=st.integers(1, 3000), bands=st.integers(1, 200))
-def test_chunks_partition_the_raster_in_whole_blocks(height: int, width: int, bands: int) -> None:
-    seen = np.zeros((height, width), np.uint8)
-    for window in chunks(height, width, bands=bands):
-        rows, cols = window.toslices()
-        seen[rows, cols] += 1
-        assert rows.start % BLOCK == 0
-        assert cols.start % BLOCK == 0
-    assert (seen == 1).all()
+def pixels(version: Version, bands: int) -> np.ndarray:
+    """(bands, h, w) of a version, from its pieces."""
+    rows, cols = map(range, version.shape)
+    return read_pieces(version.pieces.overlapping(rows, cols), bands, rows, cols).transpose(2, 0, 1)
 
 
-def scratch(path: Path, values: np.ndarray) -> Path:
-    grid = Grid(crs=None, transform=Affine.identity(), height=values.shape[-2], width=values.shape[-1])
-    with rasterio.open(path, "w", **scratch_profile(grid, 1)) as file:
-        file.write(values, 1)
-    return path
+def store_of(folder: Path, values: np.ndarray, layer: Layer, extent: Extent | None = None) -> SegmentStore:
+    _, height, width = values.shape
+    grid = Grid(crs=None, transform=Affine.identity(), height=height, width=width)
+    cols = range(width) if extent is None else extent.cols
+    return SegmentStore(folder, grid, (layer,), panels=(cols,), extent=extent)
 
 
-def everywhere(shape: tuple[int, ...]) -> FilledBlocks:
-    """Every block may hold something."""
-    height, width = shape
-    return FilledBlocks(height, width, [Window(0, 0, width, height)])
+@settings(
+    max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    shape=st.sampled_from([(1300, 2500), (1025, 513), (512, 512), (3, 3000), (1537, 1026)]),
+    classes=st.booleans(),
+    live=st.booleans(),
+)
+def test_levels_are_halved_and_halved_again_down_to_a_block(
+    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int], classes: bool, live: bool
+) -> None:
+    values = np.random.default_rng(1).choice(np.array([1, 3, 200, IGNORE], np.uint8), (1, *shape))
+    layer = Layer("class" if classes else "confidence", 1)
+    store = store_of(tmp_path_factory.mktemp("o"), values, layer)
+    for top in range(0, shape[0], BLOCK):
+        rows = range(top, min(top + BLOCK, shape[0]))
+        store.write(0, rows, {layer.name: values[:, rows.start : rows.stop]})
+        if live:
+            store.reduce()
+    wanted = sizes_of(values, classes=classes)
+    versions = store.versions(layer)
+    assert len(versions) == len(wanted)
+    for version, size in zip(versions, wanted, strict=True):
+        np.testing.assert_array_equal(pixels(version, 1), size)
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.parametrize("shape", [(1300, 2500), (1025, 513), (512, 512), (3, 3000)])
-def test_levels_are_halved_and_halved_again_down_to_a_block(tmp_path: Path, shape: tuple[int, int]) -> None:
-    values = np.random.default_rng(1).choice(np.array([1, 3, IGNORE], np.uint8), shape)
-    filled = everywhere(shape)
-    levels = write_overviews(
-        scratch(tmp_path / "s.tif", values), tmp_path / "levels", reduction="mode", filled=filled
-    )
-    for level in levels:
-        values = halve(values, Halving.of(len(values)), Halving.of(values.shape[1]), reduction=most_frequent)
-        with rasterio.open(level.path) as file:
-            np.testing.assert_array_equal(file.read(1), values)
-    assert max(values.shape) <= BLOCK
-    assert len(levels) == max(0, int(np.ceil(np.log2(max(shape) / BLOCK))))
+def test_rows_are_reduced_as_soon_as_they_can_be(tmp_path: Path) -> None:
+    values = np.ones((1, 2048, 600), np.uint8)
+    layer = Layer("class", 1)
+    store = store_of(tmp_path, values, layer)
+    made = []
+    for top in range(0, 2048, BLOCK):
+        store.write(0, range(top, top + BLOCK), {"class": values[:, top : top + BLOCK]})
+        store.reduce()
+        made.append([len(list(tmp_path.glob(f"class.overviews/{level}/*"))) for level in (1, 2)])
+    assert made == [[0, 0], [1, 0], [1, 0], [2, 1]]
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_rows_that_are_written_anew_are_reduced_anew(tmp_path: Path) -> None:
+    layer = Layer("class", 1)
+    values = np.ones((1, 1024, 600), np.uint8)
+    store = store_of(tmp_path, values, layer)
+    for value in (1, 2):
+        values[:, 512:] = value
+        for top in (0, BLOCK):
+            store.write(0, range(top, top + BLOCK), {"class": values[:, top : top + BLOCK]})
+        store.reduce()
+    _, smaller = store.versions(layer)
+    np.testing.assert_array_equal(pixels(smaller, 1), half(values, classes=True))
+
+
 def test_where_nothing_was_measured_nothing_is_written(tmp_path: Path) -> None:
-    values = np.full((2048, 2048), IGNORE, np.uint8)
-    levels = write_overviews(
-        scratch(tmp_path / "s.tif", values),
-        tmp_path / "levels",
-        reduction="average",
-        filled=everywhere(values.shape),
-    )
-    assert len(levels) == 2
-    for level in levels:
-        assert level.path.stat().st_size < 1500
-        with rasterio.open(level.path) as file:
-            assert (file.read(1) == IGNORE).all()
+    layer = Layer("confidence", 1)
+    values = np.full((1, 2048, 2048), IGNORE, np.uint8)
+    store = store_of(tmp_path, values, layer)
+    store.write(0, range(2048), {layer.name: values})
+    assert len(store.versions(layer)) == 3
+    assert [path.name for path in tmp_path.rglob("*")] == ["confidence-p00-r00000000-00002048.empty"]
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_lost_write_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = scratch(tmp_path / "s.tif", np.ones((600, 600), np.uint8))
-    checksums = iter([1, 2])
-    monkeypatch.setattr(overviews.zlib, "crc32", lambda _: next(checksums))
-    with pytest.raises(OutputError, match=r"1.tif reads back other than it was written; free disk"):
-        write_overviews(source, tmp_path / "levels", reduction="mode", filled=everywhere((600, 600)))
+    layer = Layer("class", 1)
+    values = np.ones((1, 600, 600), np.uint8)
+    store = store_of(tmp_path, values, layer)
+    store.write(0, range(600), {"class": values})
+    unpacked = pieces.unpacked
+    monkeypatch.setattr(pieces, "unpacked", lambda data, bands: unpacked(data, bands) + np.uint8(bands))
+    with pytest.raises(OutputError, match=r"reads back other than it was written; free disk"):
+        store.versions(layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,14 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
 from pyproj import CRS
-from rasterio.errors import RasterioIOError
-from rasterio.windows import Window
 
 from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs import segments
+from aerial_seg.outputs import pieces
+from aerial_seg.outputs.pieces import piece_profile, read_pieces
 from aerial_seg.outputs.segments import Layer, Segment, SegmentStore
 
 HEIGHT, WIDTH = 1400, 1300
@@ -61,11 +58,18 @@ def fill(store: SegmentStore, values: dict[str, np.ndarray], edges: list[int]) -
             store.write(panel, range(start, stop), arrays)
 
 
+def shown(store: SegmentStore, layer: Layer = CLASS) -> np.ndarray:
+    """(bands, H, W) of the layer, read from its pieces."""
+    whole, *_ = store.versions(layer)
+    rows, cols = map(range, whole.shape)
+    return np.moveaxis(read_pieces(whole.pieces.overlapping(rows, cols), layer.bands, rows, cols), -1, 0)
+
+
 def class_store(folder: Path, panels: tuple[range, ...] = ONE_PANEL) -> SegmentStore:
     return SegmentStore(folder, GRID, (CLASS,), panels=panels)
 
 
-class TestVrt:
+class TestShown:
     @settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cuts=st.sets(st.sampled_from([512, 1024])), panels=st.sampled_from([ONE_PANEL, THREE_PANELS]))
     def test_however_it_was_cut_it_shows_what_was_written(
@@ -75,18 +79,13 @@ class TestVrt:
         values = {"class": noise(), "probabilities": noise(3)}
         fill(store, values, [0, *sorted(cuts), HEIGHT])
         for layer in store.layers:
-            with rasterio.open(store.vrt(layer)) as vrt:
-                np.testing.assert_array_equal(vrt.read(), values[layer.name])
-                assert (vrt.transform, vrt.nodata, vrt.count) == (GRID.transform, IGNORE, layer.bands)
-                assert vrt.crs.to_epsg() == 32645
+            np.testing.assert_array_equal(shown(store, layer), values[layer.name])
 
     def test_the_folder_may_be_moved(self, tmp_path: Path) -> None:
         store = class_store(tmp_path / "before", THREE_PANELS)
         fill(store, {"class": noise()}, [0, 512, HEIGHT])
-        store.vrt(CLASS)
-        moved = store.folder.rename(tmp_path / "after")
-        with rasterio.open(moved / "class.vrt") as vrt:
-            np.testing.assert_array_equal(vrt.read(), noise())
+        moved = class_store(store.folder.rename(tmp_path / "after"), THREE_PANELS)
+        np.testing.assert_array_equal(shown(moved), noise())
 
     def test_a_segment_stands_at_its_own_place(self, tmp_path: Path) -> None:
         store = class_store(tmp_path, THREE_PANELS)
@@ -101,22 +100,7 @@ class TestVrt:
             cols = store.panels[panel]
             store.write(panel, range(HEIGHT), {"class": noise()[..., cols.start : cols.stop]})
         with pytest.raises(ValueError, match="panel 1 of layer class is not complete"):
-            store.vrt(CLASS)
-
-    def test_two_thousand_segments_open_fast_and_read_lazily(self, tmp_path: Path) -> None:
-        tall = Grid(crs=None, transform=GRID.transform, height=2000 * BLOCK, width=600)
-        store = SegmentStore(tmp_path, tall, (CLASS,), panels=(range(600),))
-        rows = np.arange(BLOCK * 600, dtype=np.uint8).reshape(BLOCK, 600)
-        store.write(0, range(BLOCK), {"class": rows})
-        first = next(tmp_path.glob("*.tif"))
-        for start in range(BLOCK, 1999 * BLOCK, BLOCK):
-            # None of these can be opened, so none of them was.
-            (tmp_path / f"class-p00-r{start:08d}-{start + BLOCK:08d}.tif").touch()
-        last = 1999 * BLOCK
-        os.link(first, tmp_path / f"class-p00-r{last:08d}-{last + BLOCK:08d}.tif")
-        assert store.done(0) == tall.height
-        with rasterio.open(store.vrt(CLASS)) as vrt:
-            np.testing.assert_array_equal(vrt.read(1, window=Window(0, last, 600, BLOCK)), rows)
+            store.versions(CLASS)
 
 
 class TestEmpty:
@@ -128,9 +112,7 @@ class TestEmpty:
         assert (tmp_path / "class-p00-r00000512-00001024.empty").stat().st_size == 0
         assert store.done(0) == HEIGHT
         assert store.intact(0, range(512, 1024))
-        assert store.vrt(CLASS).read_text().count("<SimpleSource>") == 2
-        with rasterio.open(store.vrt(CLASS)) as vrt:
-            np.testing.assert_array_equal(vrt.read(), values)
+        np.testing.assert_array_equal(shown(store), values)
 
     def test_written_again_only_the_new_one_counts(self, tmp_path: Path) -> None:
         store = class_store(tmp_path)
@@ -138,9 +120,8 @@ class TestEmpty:
         for values in (full, noise()[0], full, noise()[0]):
             store.write(0, range(HEIGHT), {"class": values})
             assert len(list(tmp_path.iterdir())) == 1
-            with rasterio.open(store.vrt(CLASS)) as vrt:
-                np.testing.assert_array_equal(vrt.read(1), values)
-            store.vrt(CLASS).unlink()
+            np.testing.assert_array_equal(shown(store)[0], values)
+            store.forget_versions(CLASS)
 
 
 class TestDone:
@@ -174,8 +155,7 @@ class TestDone:
         fill(class_store(tmp_path, THREE_PANELS), {"class": noise()}, [0, HEIGHT])
         store = class_store(tmp_path)
         store.write(0, range(HEIGHT), {"class": noise()})
-        with rasterio.open(store.vrt(CLASS)) as vrt:
-            np.testing.assert_array_equal(vrt.read(), noise())
+        np.testing.assert_array_equal(shown(store), noise())
 
     def test_other_files_in_the_folder_are_no_segments(self, tmp_path: Path) -> None:
         for name in ("lock", "journal.jsonl", "class-p00-r00000000-00000512.tif.partial", "mosaic.vrt"):
@@ -215,6 +195,41 @@ class TestIntact:
         assert not class_store(tmp_path).intact(0, range(1024))
 
 
+class TestFormer:
+    """Pieces that an interrupted run of a former version left: ZSTD, or a plane per band."""
+
+    def former(self, folder: Path, values: np.ndarray, **profile: object) -> Path:
+        store = SegmentStore(folder, GRID, (PROBABILITIES,), panels=ONE_PANEL)
+        path = folder / f"probabilities-p00-r00000000-{HEIGHT:08d}.tif"
+        with rasterio.open(path, "w", **{**piece_profile(store.grid, 3), **profile}) as file:
+            file.write(values)
+        return path
+
+    @pytest.mark.parametrize(
+        "profile",
+        [
+            {"compress": "ZSTD", "zstd_level": 1, "interleave": "band"},
+            {"interleave": "band"},
+            {"predictor": 2},
+        ],
+    )
+    def test_are_taken_over_as_what_they_hold(self, tmp_path: Path, profile: dict[str, object]) -> None:
+        for name, more in (("former", profile), ("now", {})):
+            self.former(tmp_path / name, noise(3), **more)
+            store = SegmentStore(tmp_path / name, GRID, (PROBABILITIES,), panels=ONE_PANEL)
+            assert store.intact(0, range(HEIGHT))
+            np.testing.assert_array_equal(shown(store, PROBABILITIES), noise(3))
+        was, now = (next((tmp_path / name).glob("*.tif")).read_bytes() for name in ("former", "now"))
+        assert was == now
+
+    def test_with_other_facts_are_none(self, tmp_path: Path) -> None:
+        path = self.former(tmp_path, noise(3), nodata=7, interleave="band")
+        before = path.read_bytes()
+        store = SegmentStore(tmp_path, GRID, (PROBABILITIES,), panels=ONE_PANEL)
+        assert not store.intact(0, range(HEIGHT))
+        assert path.read_bytes() == before
+
+
 class TestDisk:
     @pytest.mark.parametrize("size", [100, 5_000, 200_000])
     def test_a_full_disk_is_one_line_and_leaves_no_rows(
@@ -239,12 +254,8 @@ class TestDisk:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_of: Callable
     ) -> None:
         # With threads GDAL reports no failed write; here it is made to use them.
-        profile = segments.scratch_profile
-        monkeypatch.setattr(
-            segments,
-            "scratch_profile",
-            lambda *args: {**profile(*args), "num_threads": 2, "compress": "DEFLATE"},
-        )
+        profile = pieces.piece_profile
+        monkeypatch.setattr(pieces, "piece_profile", lambda grid, bands, **_: profile(grid, bands, threads=2))
         with disk_of(200_000), pytest.raises(OutputError, match="free disk space"):
             class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
         assert list(tmp_path.iterdir()) == []
@@ -259,22 +270,7 @@ class TestDisk:
         assert not store.intact(0, range(512, HEIGHT))
         store.write(0, range(512, HEIGHT), {"class": noise()[:, 512:]})
         assert store.intact(0, range(512, HEIGHT))
-        with rasterio.open(store.vrt(CLASS)) as vrt:
-            np.testing.assert_array_equal(vrt.read(), noise())
-
-    def test_a_gdal_without_zstd_deflates(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        class NoZstd(segments.MemoryFile):  # type: ignore[misc]
-            def open(self, **profile: object) -> None:
-                raise RasterioIOError("missing codec for ZSTD")
-
-        monkeypatch.setattr(segments, "MemoryFile", NoZstd)
-        segments._scratch_compression.cache_clear()
-        try:
-            class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
-        finally:
-            segments._scratch_compression.cache_clear()
-        with rasterio.open(next(tmp_path.glob("*.tif"))) as part:
-            assert part.profile["compress"] == "deflate"
+        np.testing.assert_array_equal(shown(store), noise())
 
 
 class TestOwnBugs:

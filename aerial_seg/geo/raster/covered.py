@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-import numpy as np
 from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -151,44 +150,4 @@ def _blocks_of_tiff(dataset: DatasetReader, whole: Extent) -> Extent | None:
     return Extent(
         range(top * rows, min((bottom + 1) * rows, dataset.height)),
         range(left * cols, min((right + 1) * cols, dataset.width)),
-    )
-
-
-class FilledBlocks:
-    """Which blocks of a raster hold something, so that the empty ones need not be read."""
-
-    def __init__(self, height: int, width: int, windows: Iterable[Window] = ()) -> None:
-        self.height, self.width = height, width
-        self._blocks = np.zeros((-(-height // BLOCK), -(-width // BLOCK)), bool)
-        for window in windows:
-            self.mark(window)
-
-    def mark(self, window: Window) -> None:
-        """The window's blocks hold something."""
-        self._blocks[_block_slices(window)] = True
-
-    def any_in(self, window: Window) -> bool:
-        """Whether one of the window's blocks does."""
-        return bool(self._blocks[_block_slices(window)].any())
-
-    def extent(self) -> Extent:
-        """The smallest rectangle of whole blocks around those that hold something; the first block where none does."""
-        rows, cols = (np.flatnonzero(self._blocks.any(axis)) for axis in (1, 0))
-        if not len(rows):
-            rows = cols = np.zeros(1, int)
-        return Extent(
-            range(int(rows[0]) * BLOCK, min((int(rows[-1]) + 1) * BLOCK, self.height)),
-            range(int(cols[0]) * BLOCK, min((int(cols[-1]) + 1) * BLOCK, self.width)),
-        )
-
-    def among(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """Those of the windows with something in them."""
-        return filter(self.any_in, windows)
-
-
-def _block_slices(window: Window) -> tuple[slice, slice]:
-    bottom, right = window.row_off + window.height, window.col_off + window.width
-    return (
-        slice(window.row_off // BLOCK, -(-bottom // BLOCK)),
-        slice(window.col_off // BLOCK, -(-right // BLOCK)),
     )

@@ -31,7 +31,6 @@ from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.mentions import setting
 from aerial_seg.outputs.segments import Layer
-from aerial_seg.outputs.sparse_cog import pixels_of_part
 from aerial_seg.tiling.plan import TilePlan
 
 _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
@@ -195,9 +194,7 @@ def disk_bytes(memory_model: MemoryModel) -> int:
     whole, extent = memory_model.height * memory_model.width, memory_model.extent.pixels
     needed = 0.0
     for layer in memory_model.layers:
-        # Of a small part of a large raster the COG is made of a COG of that part, half as large as both together.
-        twice = min(extent, pixels_of_part(whole, layer.bands))
-        needed += _DISK_BYTES[layer.name] * layer.bands * (extent + twice / 2)
+        needed += _DISK_BYTES[layer.name] * layer.bands * extent
     return int(needed) + _TABLE_BYTES * (whole // BLOCK**2) * bands + 1_000_000
 
 

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.raster import band_facts as facts
-from aerial_seg.geo.raster.covered import BLOCK, Extent, FilledBlocks, covered_extent
+from aerial_seg.geo.raster.covered import Extent, covered_extent
 from aerial_seg.geo.raster.raster import Raster
 
 SIDE, TILE = 200, 16
@@ -145,39 +145,6 @@ def test_a_vrt_that_computes_or_does_not_tell_is_read_whole(tmp_path: Path, old:
     assert covered_extent(Named()) == Extent(range(5, 205), range(5, 205))  # type: ignore[arg-type]
     path.write_text(path.read_text().replace(old, new))
     assert covered_extent(Named()) == Extent.whole(300_000, 300_000)  # type: ignore[arg-type]
-
-
-@given(st.data())
-def test_filled_blocks_are_those_that_a_window_touches(data: st.DataObject) -> None:
-    height, width = data.draw(st.integers(1, 2000)), data.draw(st.integers(1, 2000))
-    pixels = np.zeros((height, width), bool)
-    filled = FilledBlocks(height, width)
-
-    def window() -> Window:
-        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-        down, across = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
-        return Window(left, top, across, down)
-
-    for _ in range(data.draw(st.integers(0, 3))):
-        mark = window()
-        filled.mark(mark)
-        grown = Extent(
-            range(mark.row_off, mark.row_off + mark.height), range(mark.col_off, mark.col_off + mark.width)
-        ).in_blocks(height, width, rows=BLOCK, cols=BLOCK)
-        pixels[grown.rows.start : grown.rows.stop, grown.cols.start : grown.cols.stop] = True
-    asked = window()
-    touched = Extent(
-        range(asked.row_off, asked.row_off + asked.height),
-        range(asked.col_off, asked.col_off + asked.width),
-    ).in_blocks(height, width)
-    inside = pixels[touched.rows.start : touched.rows.stop, touched.cols.start : touched.cols.stop]
-    assert filled.any_in(asked) == inside.any()
-    around = filled.extent()
-    rows, cols = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if not pixels.any():
-        assert around == Extent(range(min(BLOCK, height)), range(min(BLOCK, width)))
-    else:
-        assert around == Extent(range(rows[0], rows[-1] + 1), range(cols[0], cols[-1] + 1))
 
 
 def test_thousands_of_bands_are_asked_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,180 @@
+"""A COG put together of compressed blocks that exist: copied, not packed again.
+
+What the file says of itself comes from GDAL, as a COG of the same tags in which every size has one block, absent. Its
+directories are those of the whole raster but for the raster's sides and the lists of where blocks lie. The file is the
+one that GDAL's COG driver would have written of the same pixels, byte for byte.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.geo.raster.covered import BLOCK
+from aerial_seg.outputs import tiff
+from aerial_seg.outputs.overviews import Version
+from aerial_seg.outputs.pieces import Piece
+
+_MOST_BYTES = 2_000_000_000
+"""Of pixels, not compressed; above it GDAL's IF_SAFER takes BigTIFF."""
+
+_LAYOUT = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\n"
+)
+_AROUND = 4
+"""Bytes before a block, its size, and after it, its last ones again: who reads a COG through a network trusts them."""
+_READ_AT_ONCE = 1 << 20
+
+
+class UnknownLayoutError(OSError):
+    """Tell that this GDAL lays out its COGs in another way than is known here."""
+
+
+def needs_bigtiff(versions: Sequence[Version], bands: int) -> bool:
+    """Whether GDAL would take BigTIFF, which it decides before it knows how small the blocks become."""
+    (height, width), *smaller = (version.shape for version in versions)
+    # As GDAL counts: blocks at the edges of the largest size whole, of the others as far as they go.
+    pixels = -(-height // BLOCK) * -(-width // BLOCK) * BLOCK * BLOCK
+    return bands * (pixels + sum(down * across for down, across in smaller)) > _MOST_BYTES
+
+
+def assemble(skeleton: Path, final: Path, versions: Sequence[Version]) -> int:
+    """`final` is the COG of these versions of a raster, the largest first. Returns the checksum of its bytes.
+
+    skeleton: a COG of as many sizes with one block each, all absent, BigTIFF where the whole is. Raises
+    UnknownLayoutError where it is none, and OSError when the disk does not take the file, or where a block is not the
+    one that was compared.
+    """
+    places = [_Places.of(version) for version in versions]
+    with skeleton.open("rb") as file:
+        head = _head(file, places)
+    with final.open("wb") as target:
+        checksum = 0
+        for part in chain((head,), _blocks(versions)):
+            target.write(part)
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def checksum_of(path: Path) -> int:
+    """CRC-32 of the bytes of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(_READ_AT_ONCE):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+@dataclass(slots=True)
+class _Places:
+    """Of one size: where its blocks are to lie, 0 for absent ones, and their bytes, (down, across)."""
+
+    shape: tuple[int, int]
+    offsets: NDArray[np.uint64]
+    sizes: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, version: Version) -> _Places:
+        height, width = version.shape
+        sizes = np.zeros((-(-height // BLOCK), -(-width // BLOCK)), np.uint64)
+        for piece in version.pieces.overlapping(range(height), range(width)):
+            if piece.blocks is not None:
+                top, left = piece.rows.start // BLOCK, piece.cols.start // BLOCK
+                down, across = piece.blocks.sizes.shape
+                sizes[top : top + down, left : left + across] = np.where(
+                    piece.blocks.filled, piece.blocks.sizes, 0
+                )
+        return cls((height, width), np.zeros_like(sizes), sizes)
+
+    def place(self, start: int) -> int:
+        """Blocks follow one another from `start`; returns where the last one ends."""
+        flat = self.sizes.ravel()
+        filled = flat > 0
+        ends = start + np.cumsum(flat[filled] + np.uint64(2 * _AROUND))
+        offsets = np.zeros_like(flat)
+        offsets[filled] = ends - flat[filled] - np.uint64(_AROUND)
+        self.offsets = offsets.reshape(self.sizes.shape)
+        return int(ends[-1]) if len(ends) else start
+
+
+def _head(file: BinaryIO, places: Sequence[_Places]) -> bytes:
+    """All that comes before the blocks. Raises UnknownLayoutError."""
+    try:
+        form, directories = tiff.read_directories(file)
+        file.seek(0)
+        head = bytearray(file.read())
+        if len(directories) != len(places) or _LAYOUT not in head:
+            raise ValueError(f"{len(directories)} sizes, wanted {len(places)}")
+        for directory in directories:
+            if any(directory[tag].count != 1 for tag in (tiff.OFFSETS, tiff.SIZES)):
+                raise ValueError("a size of several blocks")
+            if tiff.read_number(file, form, directory, tiff.OFFSETS, 0):
+                raise ValueError("a block that is not absent")
+    except (struct.error, KeyError, ValueError) as error:
+        raise UnknownLayoutError(
+            f"this GDAL lays out a COG in a way that is not known here: {error}"
+        ) from error
+    lists = [_lists(one, form) for one in places]
+    start = len(head) + sum(len(data) for pair in lists for data in pair if len(data) > form.inline)
+    for one in reversed(places):
+        start = one.place(start)
+    return _with_lists(head, form, directories, places)
+
+
+def _lists(one: _Places, form: tiff.Form) -> tuple[bytes, bytes]:
+    """Offsets and sizes as they lie in the file: libtiff gives sizes of several blocks four bytes."""
+    wide = form is tiff.BIG
+    offsets, sizes = one.offsets.ravel(), one.sizes.ravel()
+    return (
+        offsets.astype("<u8" if wide else "<u4").tobytes(),
+        sizes.astype("<u8" if wide and len(sizes) == 1 else "<u4").tobytes(),
+    )
+
+
+def _with_lists(
+    head: bytearray, form: tiff.Form, directories: Sequence[tiff.Directory], places: Sequence[_Places]
+) -> bytes:
+    """The head with the sides and the lists of the whole raster; lists that fit in no entry follow it."""
+    after = []
+    at = len(head)
+    for directory, one in zip(directories, places, strict=True):
+        for tag, side in ((tiff.WIDTH, one.shape[1]), (tiff.HEIGHT, one.shape[0])):
+            kind = tiff.SHORT if side < 1 << 16 else tiff.LONG
+            struct.pack_into(form.entry, head, directory[tag].position, tag, kind, 1, side)
+        for tag, data in zip((tiff.OFFSETS, tiff.SIZES), _lists(one, form), strict=True):
+            count = one.sizes.size
+            kind = tiff.LONG8 if len(data) == 8 * count else tiff.LONG
+            inline = len(data) <= form.inline
+            value = int.from_bytes(data, "little") if inline else at
+            struct.pack_into(form.entry, head, directory[tag].position, tag, kind, count, value)
+            if not inline:
+                after.append(data)
+                at += len(data)
+    return b"".join((head, *after))
+
+
+def _blocks(versions: Sequence[Version]) -> Iterator[bytes]:
+    """All blocks with what is around them: the smallest size first, each from north-west to south-east."""
+    for version in reversed(versions):
+        height, width = version.shape
+        for top in range(0, height, BLOCK):
+            for piece in version.pieces.overlapping(range(top, min(top + BLOCK, height)), range(width)):
+                yield from _row_of(piece, (top - piece.rows.start) // BLOCK)
+
+
+def _row_of(piece: Piece, down: int) -> Iterator[bytes]:
+    if piece.blocks is None or not piece.blocks.filled[down].any():
+        return
+    with piece.path.open("rb") as file:
+        for across in np.flatnonzero(piece.blocks.filled[down]).tolist():
+            data = piece.blocks.read(file, down, across)
+            yield b"".join((len(data).to_bytes(_AROUND, "little"), data, data[-_AROUND:]))

@@ -1,0 +1,264 @@
+"""A part of a raster in a file of its own, whose compressed blocks are those of the finished file.
+
+GDAL compresses them, once: whoever assembles the finished raster copies them as they are. Each is read back and
+compared when it is written, and its checksum is kept, so that what is copied is what was compared.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.crs import CRS as RasterioCRS
+
+from aerial_seg.files.names import exact
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.covered import BLOCK
+from aerial_seg.legend import IGNORE
+from aerial_seg.outputs import tiff
+
+LEVEL = 6
+"""Of DEFLATE, which every GIS program reads, unlike ZSTD. Level 5 is a sixth larger, 9 takes 5 to 15 times as long."""
+
+_BYTES_AT_WORK = 64_000_000
+"""Blocks that threads hold at the same time, not compressed; one thread holds one of all bands, however large."""
+
+Bytes = NDArray[np.uint8]
+P = TypeVar("P")
+R = TypeVar("R")
+_DEFLATE = 8
+
+
+def piece_profile(grid: Grid, bands: int, *, threads: int = 1) -> dict[str, Any]:
+    """How rasterio opens a file of uint8 whose blocks are those of a COG; blocks of nodata take no space."""
+    return {
+        "driver": "GTiff",
+        "height": grid.height,
+        "width": grid.width,
+        "count": bands,
+        "dtype": "uint8",
+        "nodata": IGNORE,
+        "crs": RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
+        "transform": grid.transform,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "interleave": "pixel",
+        "photometric": "MINISBLACK",
+        "compress": "DEFLATE",
+        "zlevel": LEVEL,
+        # A write that fails in one of GDAL's threads is not reported: all is read back.
+        "num_threads": threads,
+        "BIGTIFF": "IF_SAFER",
+        "SPARSE_OK": True,
+    }
+
+
+def workers(bands: int) -> int:
+    """How many threads may each hold a block of all bands."""
+    return max(1, min(os.cpu_count() or 1, _BYTES_AT_WORK // (2 * bands * BLOCK * BLOCK)))
+
+
+def in_threads(threads: int, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+    """What `work` makes of each part, in their order."""
+    if threads == 1 or len(parts) == 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
+        return list(pool.map(work, parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where the blocks of a file lie, (down, across): 0 where there is none, all nodata. checksums: CRC-32 of each."""
+
+    offsets: NDArray[np.uint64]
+    sizes: NDArray[np.uint64]
+    checksums: NDArray[np.uint32]
+
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        """Which hold something."""
+        filled: NDArray[np.bool_] = self.offsets > 0
+        return filled
+
+    def read(self, file: BinaryIO, down: int, across: int) -> bytes:
+        """A block as it lies in the file. Raises OSError unless it is the one that was compared."""
+        data = _read(file, int(self.offsets[down, across]), int(self.sizes[down, across]))
+        if zlib.crc32(data) != self.checksums[down, across]:
+            raise OSError(f"{file.name} reads back other than it was written")
+        return data
+
+
+class PieceList:
+    """Pieces of one raster, found by their rows."""
+
+    def __init__(self) -> None:
+        self._by_row: dict[int, list[Piece]] = {}
+
+    def add(self, piece: Piece) -> None:
+        """It is one of them."""
+        for row in range(piece.rows.start // BLOCK, -(-piece.rows.stop // BLOCK)):
+            self._by_row.setdefault(row, []).append(piece)
+
+    def overlapping(self, rows: range, cols: range) -> list[Piece]:
+        """Those that hold any of these pixels, west to east, each once."""
+        found = {
+            id(piece): piece
+            for row in range(rows.start // BLOCK, -(-rows.stop // BLOCK))
+            for piece in self._by_row.get(row, ())
+            if piece.overlaps(rows, cols)
+        }
+        return sorted(found.values(), key=lambda piece: (piece.cols.start, piece.rows.start))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows and columns of a raster, in whole blocks or up to its end, in a file; blocks None: all of it is nodata."""
+
+    path: Path
+    rows: range
+    cols: range
+    blocks: Blocks | None
+
+    def overlaps(self, rows: range, cols: range) -> bool:
+        """Whether any of these pixels are in it."""
+        return (
+            self.rows.start < rows.stop
+            and rows.start < self.rows.stop
+            and self.cols.start < cols.stop
+            and cols.start < self.cols.stop
+        )
+
+
+def write_piece(path: Path, values: Bytes, place: Grid, *, threads: int = 1) -> Blocks | None:
+    """values (bands, n, w) lie in a file at `path`. Returns its blocks, None unless they read back as the values.
+
+    Raises what GDAL raises where the disk does not take them.
+    """
+    with rasterio.open(exact(path), "w", **piece_profile(place, len(values))) as dataset:
+        dataset.write(values)
+    return blocks_of(path, values.shape, values=values, threads=threads)
+
+
+def blocks_of(
+    path: Path, shape: tuple[int, ...], *, values: Bytes | None = None, threads: int = 1
+) -> Blocks | None:
+    """The blocks of a file of this shape (bands, h, w), all of them whole; None for every other file.
+
+    values: what it is to hold. Raises OSError where it cannot be read.
+    """
+    bands = shape[0]
+    try:
+        with path.open("rb") as file:
+            offsets, sizes = _table(file, shape)
+        check = _Check(path, Blocks(offsets, sizes, np.zeros(offsets.shape, np.uint32)), bands, values)
+        across = offsets.shape[1]
+        step = -(-across // threads)
+        right = in_threads(threads, check, [range(x, min(x + step, across)) for x in range(0, across, step)])
+    except (struct.error, LookupError, ValueError, zlib.error):
+        return None
+    return check.blocks if all(right) else None
+
+
+def _table(file: BinaryIO, shape: tuple[int, ...]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Offsets and sizes (down, across). Raises ValueError, LookupError or struct.error unless it is such a file."""
+    form, (directory, *further) = tiff.read_directories(file)
+    bands, height, width = shape
+    # Tag → what it says, and what a file without it means.
+    wanted = {
+        tiff.WIDTH: (width, 0), tiff.HEIGHT: (height, 0), tiff.BITS: (8, 1), tiff.SAMPLES: (bands, 1),
+        tiff.COMPRESSION: (_DEFLATE, 1), tiff.PLANAR: (1, 1), tiff.PREDICTOR: (1, 1),
+        tiff.BLOCK_WIDTH: (BLOCK, 0), tiff.BLOCK_HEIGHT: (BLOCK, 0),
+    }  # fmt: skip
+    for tag, (value, usual) in wanted.items():
+        if tiff.read_number(file, form, directory, tag, usual) != value:
+            raise ValueError(f"tag {tag} is not {value}")
+    if further:
+        raise ValueError("more than one directory")
+    grid = -(-height // BLOCK), -(-width // BLOCK)
+    offsets, sizes = (
+        tiff.read_numbers(file, form, directory[tag]).reshape(grid) for tag in (tiff.OFFSETS, tiff.SIZES)
+    )
+    return offsets, sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Whether columns of blocks are whole, and hold `values` (bands, h, w) if any are given; notes their checksums."""
+
+    path: Path
+    blocks: Blocks
+    bands: int
+    values: Bytes | None
+
+    def __call__(self, across: range) -> bool:
+        with self.path.open("rb") as file:
+            return all(self._one(file, y, x) for y in range(len(self.blocks.offsets)) for x in across)
+
+    def _one(self, file: BinaryIO, down: int, across: int) -> bool:
+        values = None
+        if self.values is not None:
+            y, x = down * BLOCK, across * BLOCK
+            values = np.moveaxis(self.values[:, y : y + BLOCK, x : x + BLOCK], 0, -1)
+        if not self.blocks.filled[down, across]:
+            return values is None or bool((values == IGNORE).all())
+        data = _read(file, int(self.blocks.offsets[down, across]), int(self.blocks.sizes[down, across]))
+        self.blocks.checksums[down, across] = zlib.crc32(data)
+        pixels = unpacked(data, self.bands)
+        return values is None or np.array_equal(pixels[: values.shape[0], : values.shape[1]], values)
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def unpacked(data: bytes, bands: int) -> Bytes:
+    """The pixels (BLOCK, BLOCK, bands) of a block. Raises ValueError or zlib.error for what is none."""
+    size = BLOCK * BLOCK * bands
+    return np.frombuffer(zlib.decompress(data, bufsize=size), np.uint8).reshape(BLOCK, BLOCK, bands)
+
+
+def read_pieces(pieces: Iterable[Piece], bands: int, rows: range, cols: range) -> Bytes:
+    """Pixels (n, w, bands) of these rows and columns, 255 where no piece holds anything.
+
+    Raises OSError where a block is not the one that was compared when it was written.
+    """
+    values = np.full((len(rows), len(cols), bands), IGNORE, np.uint8)
+    for piece in pieces:
+        if piece.blocks is None or not piece.overlaps(rows, cols):
+            continue
+        with piece.path.open("rb") as file:
+            for top, left in product(_tops(piece.rows, rows), _tops(piece.cols, cols)):
+                cell = (top - piece.rows.start) // BLOCK, (left - piece.cols.start) // BLOCK
+                if not piece.blocks.filled[cell]:
+                    continue
+                block = unpacked(piece.blocks.read(file, *cell), bands)
+                (from_y, to_y), (from_x, to_x) = (
+                    _shared(top, piece.rows, rows),
+                    _shared(left, piece.cols, cols),
+                )
+                values[to_y, to_x] = block[from_y, from_x]
+    return values
+
+
+def _tops(span: range, wanted: range) -> range:
+    """Where the blocks of a span begin that hold any of the pixels that are wanted."""
+    first = max(0, wanted.start - span.start) // BLOCK * BLOCK
+    return range(span.start + first, min(span.stop, wanted.stop), BLOCK)
+
+
+def _shared(start: int, span: range, wanted: range) -> tuple[slice, slice]:
+    """Of the block that begins at `start` of a span the pixels that are wanted: within it, and within those wanted."""
+    first, last = max(start, wanted.start), min(start + BLOCK, span.stop, wanted.stop)
+    return slice(first - start, last - start), slice(first - wanted.start, last - wanted.start)
