@@ -10,13 +10,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.outputs import tiff
@@ -54,9 +52,8 @@ def assemble(skeleton: Path, final: Path, versions: Sequence[Version]) -> int:
     UnknownLayoutError where it is none, and OSError when the disk does not take the file, or where a block is not the
     one that was compared.
     """
-    places = [_Places.of(version) for version in versions]
     with skeleton.open("rb") as file:
-        head = _head(file, places)
+        head = _head(file, list(map(_image_of, versions)))
     with final.open("wb") as target:
         checksum = 0
         for part in chain((head,), _blocks(versions)):
@@ -74,46 +71,25 @@ def checksum_of(path: Path) -> int:
     return checksum
 
 
-@dataclass(slots=True)
-class _Places:
-    """Of one size: where its blocks are to lie, 0 for absent ones, and their bytes, (down, across)."""
-
-    shape: tuple[int, int]
-    offsets: NDArray[np.uint64]
-    sizes: NDArray[np.uint64]
-
-    @classmethod
-    def of(cls, version: Version) -> _Places:
-        height, width = version.shape
-        sizes = np.zeros((-(-height // BLOCK), -(-width // BLOCK)), np.uint64)
-        for piece in version.pieces.overlapping(range(height), range(width)):
-            if piece.blocks is not None:
-                top, left = piece.rows.start // BLOCK, piece.cols.start // BLOCK
-                down, across = piece.blocks.sizes.shape
-                sizes[top : top + down, left : left + across] = np.where(
-                    piece.blocks.filled, piece.blocks.sizes, 0
-                )
-        return cls((height, width), np.zeros_like(sizes), sizes)
-
-    def place(self, start: int) -> int:
-        """Blocks follow one another from `start`; returns where the last one ends."""
-        flat = self.sizes.ravel()
-        filled = flat > 0
-        ends = start + np.cumsum(flat[filled] + np.uint64(2 * _AROUND))
-        offsets = np.zeros_like(flat)
-        offsets[filled] = ends - flat[filled] - np.uint64(_AROUND)
-        self.offsets = offsets.reshape(self.sizes.shape)
-        return int(ends[-1]) if len(ends) else start
+def _image_of(version: Version) -> tiff.Image:
+    height, width = version.shape
+    sizes = np.zeros((-(-height // BLOCK), -(-width // BLOCK)), np.uint64)
+    for piece in version.pieces.overlapping(range(height), range(width)):
+        if piece.blocks is not None:
+            top, left = piece.rows.start // BLOCK, piece.cols.start // BLOCK
+            down, across = piece.blocks.sizes.shape
+            sizes[top : top + down, left : left + across] = piece.blocks.sizes
+    return tiff.Image(height, width, sizes)
 
 
-def _head(file: BinaryIO, places: Sequence[_Places]) -> bytes:
+def _head(file: BinaryIO, images: Sequence[tiff.Image]) -> bytes:
     """All that comes before the blocks. Raises UnknownLayoutError."""
     try:
         form, directories = tiff.read_directories(file)
         file.seek(0)
-        head = bytearray(file.read())
-        if len(directories) != len(places) or _LAYOUT not in head:
-            raise ValueError(f"{len(directories)} sizes, wanted {len(places)}")
+        head = file.read()
+        if len(directories) != len(images) or _LAYOUT not in head:
+            raise ValueError(f"{len(directories)} sizes, wanted {len(images)}")
         for directory in directories:
             if any(directory[tag].count != 1 for tag in (tiff.OFFSETS, tiff.SIZES)):
                 raise ValueError("a size of several blocks")
@@ -123,43 +99,7 @@ def _head(file: BinaryIO, places: Sequence[_Places]) -> bytes:
         raise UnknownLayoutError(
             f"this GDAL lays out a COG in a way that is not known here: {error}"
         ) from error
-    lists = [_lists(one, form) for one in places]
-    start = len(head) + sum(len(data) for pair in lists for data in pair if len(data) > form.inline)
-    for one in reversed(places):
-        start = one.place(start)
-    return _with_lists(head, form, directories, places)
-
-
-def _lists(one: _Places, form: tiff.Form) -> tuple[bytes, bytes]:
-    """Offsets and sizes as they lie in the file: libtiff gives sizes of several blocks four bytes."""
-    wide = form is tiff.BIG
-    offsets, sizes = one.offsets.ravel(), one.sizes.ravel()
-    return (
-        offsets.astype("<u8" if wide else "<u4").tobytes(),
-        sizes.astype("<u8" if wide and len(sizes) == 1 else "<u4").tobytes(),
-    )
-
-
-def _with_lists(
-    head: bytearray, form: tiff.Form, directories: Sequence[tiff.Directory], places: Sequence[_Places]
-) -> bytes:
-    """The head with the sides and the lists of the whole raster; lists that fit in no entry follow it."""
-    after = []
-    at = len(head)
-    for directory, one in zip(directories, places, strict=True):
-        for tag, side in ((tiff.WIDTH, one.shape[1]), (tiff.HEIGHT, one.shape[0])):
-            kind = tiff.SHORT if side < 1 << 16 else tiff.LONG
-            struct.pack_into(form.entry, head, directory[tag].position, tag, kind, 1, side)
-        for tag, data in zip((tiff.OFFSETS, tiff.SIZES), _lists(one, form), strict=True):
-            count = one.sizes.size
-            kind = tiff.LONG8 if len(data) == 8 * count else tiff.LONG
-            inline = len(data) <= form.inline
-            value = int.from_bytes(data, "little") if inline else at
-            struct.pack_into(form.entry, head, directory[tag].position, tag, kind, count, value)
-            if not inline:
-                after.append(data)
-                at += len(data)
-    return b"".join((head, *after))
+    return tiff.with_blocks(head, form, directories, images, around=_AROUND)
 
 
 def _blocks(versions: Sequence[Version]) -> Iterator[bytes]:

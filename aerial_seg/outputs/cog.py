@@ -22,7 +22,8 @@ from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.assembly import assemble, checksum_of, needs_bigtiff
 from aerial_seg.outputs.durable import disk_errors, require_written, settled_file, sync
 from aerial_seg.outputs.overviews import Version
-from aerial_seg.outputs.pieces import LEVEL, read_pieces
+from aerial_seg.outputs.packing import LEVEL
+from aerial_seg.outputs.pieces import read_pieces
 from aerial_seg.outputs.segments import Layer, SegmentStore
 
 

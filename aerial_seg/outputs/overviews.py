@@ -10,23 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from affine import Affine
-
-from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written
 from aerial_seg.outputs.halving import Halving, halve_part
-from aerial_seg.outputs.pieces import (
-    Blocks,
-    Bytes,
-    Piece,
-    PieceList,
-    in_threads,
-    read_pieces,
-    workers,
-    write_piece,
-)
+from aerial_seg.outputs.packing import in_threads, workers
+from aerial_seg.outputs.pieces import Piece, PieceList, read_pieces, write_blocks
 
 _BYTES_READ = 4_000_000
 """Of the larger version, by each thread; of all bands one block at least is made of four."""
@@ -85,7 +74,10 @@ class Overview:
             rows = range(self.done, min(self.done + BLOCK, stop))
             if min(self._rows.span(rows).stop, self.larger.extent.rows.stop) > self.larger.done:
                 return
-            for piece in in_threads(workers(4 * self.bands), partial(self._make, rows), self._parts()):
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                made = in_threads(workers(4 * self.bands), partial(self._make, rows), self._parts())
+            for piece in made:
                 self.pieces.add(piece)
             self.done = rows.stop
 
@@ -96,25 +88,18 @@ class Overview:
         return [range(left, min(left + wide, cols.stop)) for left in range(cols.start, cols.stop, wide)]
 
     def _make(self, rows: range, cols: range) -> Piece:
-        path = self.folder / f"r{rows.start:08d}-c{cols.start:08d}.tif"
+        path = self.folder / f"r{rows.start:08d}-c{cols.start:08d}"
         down, across = self._rows.span(rows), self._cols.span(cols)
         larger = self.larger.pieces.overlapping(down, across)
         if all(piece.blocks is None for piece in larger):
             return Piece(path, rows, cols, None)
-        with disk_errors(path):
-            values = read_pieces(larger, self.bands, down, across)
-            made = halve_part(values, self._rows.within(rows), self._cols.within(cols), classes=self.classes)
-            if made.min() == IGNORE:
-                return Piece(path, rows, cols, None)
-            return Piece(path, rows, cols, self._write(path, made))
-
-    def _write(self, path: Path, made: Bytes) -> Blocks | None:
-        height, width, _ = made.shape
-        place = Grid(crs=None, transform=Affine.identity(), height=height, width=width)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        blocks = write_piece(path, made.transpose(2, 0, 1), place)
+        values = read_pieces(larger, self.bands, down, across)
+        made = halve_part(values, self._rows.within(rows), self._cols.within(cols), classes=self.classes)
+        if made.min() == IGNORE:
+            return Piece(path, rows, cols, None)
+        blocks = write_blocks(path, made.transpose(2, 0, 1))
         require_written(blocks is not None, path)
-        return blocks
+        return Piece(path, rows, cols, blocks)
 
 
 def overviews_of(larger: Version, folder: Path, *, bands: int, classes: bool) -> list[Overview]:

@@ -6,80 +6,30 @@ compared when it is written, and its checksum is kept, so that what is copied is
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
+from io import BytesIO
+from itertools import chain, product
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.crs import CRS as RasterioCRS
 
-from aerial_seg.files.names import exact
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import tiff
+from aerial_seg.outputs.packing import Bytes, Packed, empty_tiff, in_threads, packed, unpacked
 
-LEVEL = 6
-"""Of DEFLATE, which every GIS program reads, unlike ZSTD. Level 5 is a sixth larger, 9 takes 5 to 15 times as long."""
-
-_BYTES_AT_WORK = 64_000_000
-"""Blocks that threads hold at the same time, not compressed; one thread holds one of all bands, however large."""
-
-Bytes = NDArray[np.uint8]
-P = TypeVar("P")
-R = TypeVar("R")
 _DEFLATE = 8
-
-
-def piece_profile(grid: Grid, bands: int, *, threads: int = 1) -> dict[str, Any]:
-    """How rasterio opens a file of uint8 whose blocks are those of a COG; blocks of nodata take no space."""
-    return {
-        "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
-        "count": bands,
-        "dtype": "uint8",
-        "nodata": IGNORE,
-        "crs": RasterioCRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
-        "transform": grid.transform,
-        "tiled": True,
-        "blockxsize": BLOCK,
-        "blockysize": BLOCK,
-        "interleave": "pixel",
-        "photometric": "MINISBLACK",
-        "compress": "DEFLATE",
-        "zlevel": LEVEL,
-        # A write that fails in one of GDAL's threads is not reported: all is read back.
-        "num_threads": threads,
-        "BIGTIFF": "IF_SAFER",
-        "SPARSE_OK": True,
-    }
-
-
-def workers(bands: int) -> int:
-    """How many threads may each hold a block of all bands."""
-    return max(1, min(os.cpu_count() or 1, _BYTES_AT_WORK // (2 * bands * BLOCK * BLOCK)))
-
-
-def in_threads(threads: int, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
-    """What `work` makes of each part, in their order."""
-    if threads == 1 or len(parts) == 1:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
-        return list(pool.map(work, parts))
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Where the blocks of a file lie, (down, across): 0 where there is none, all nodata. checksums: CRC-32 of each."""
+    """Where the blocks of a file lie, (down, across): size 0 where all is nodata. checksums: CRC-32 of each."""
 
     offsets: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
@@ -88,7 +38,7 @@ class Blocks:
     @property
     def filled(self) -> NDArray[np.bool_]:
         """Which hold something."""
-        filled: NDArray[np.bool_] = self.offsets > 0
+        filled: NDArray[np.bool_] = self.sizes > 0
         return filled
 
     def read(self, file: BinaryIO, down: int, across: int) -> bytes:
@@ -140,14 +90,34 @@ class Piece:
         )
 
 
-def write_piece(path: Path, values: Bytes, place: Grid, *, threads: int = 1) -> Blocks | None:
-    """values (bands, n, w) lie in a file at `path`. Returns its blocks, None unless they read back as the values.
+def write_tiff(path: Path, values: Bytes, place: Grid, *, threads: int = 1) -> Blocks | None:
+    """values (bands, n, w) lie in a GeoTIFF at `path`. Returns its blocks, None unless they read back as the values.
 
-    Raises what GDAL raises where the disk does not take them.
+    Raises OSError where the disk does not take them.
     """
-    with rasterio.open(exact(path), "w", **piece_profile(place, len(values))) as dataset:
-        dataset.write(values)
+    blocks, head = packed(values, threads=threads), empty_tiff(place, len(values))
+    form, directories = tiff.read_directories(BytesIO(head))
+    _write(path, (tiff.with_blocks(head, form, directories, [_image_of(blocks, values)]), *chain(*blocks)))
     return blocks_of(path, values.shape, values=values, threads=threads)
+
+
+def write_blocks(path: Path, values: Bytes) -> Blocks | None:
+    """The compressed blocks of values (bands, n, w) lie in a file at `path`, and nothing else; else as write_tiff."""
+    blocks = packed(values)
+    image = _image_of(blocks, values)
+    image.place(0)
+    _write(path, chain(*blocks))
+    return _checked(path, image.offsets, image.sizes, len(values), values=values)
+
+
+def _image_of(blocks: Packed, values: Bytes) -> tiff.Image:
+    sizes = np.array([[len(block) for block in row] for row in blocks], np.uint64)
+    return tiff.Image(values.shape[1], values.shape[2], sizes)
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(parts)
 
 
 def blocks_of(
@@ -157,15 +127,30 @@ def blocks_of(
 
     values: what it is to hold. Raises OSError where it cannot be read.
     """
-    bands = shape[0]
     try:
         with path.open("rb") as file:
             offsets, sizes = _table(file, shape)
-        check = _Check(path, Blocks(offsets, sizes, np.zeros(offsets.shape, np.uint32)), bands, values)
-        across = offsets.shape[1]
-        step = -(-across // threads)
+    except (struct.error, LookupError, ValueError):
+        return None
+    return _checked(path, offsets, sizes, shape[0], values=values, threads=threads)
+
+
+def _checked(
+    path: Path,
+    offsets: NDArray[np.uint64],
+    sizes: NDArray[np.uint64],
+    bands: int,
+    *,
+    values: Bytes | None,
+    threads: int = 1,
+) -> Blocks | None:
+    """The blocks with their checksums; None unless all are whole, and hold the values if any are given."""
+    check = _Check(path, Blocks(offsets, sizes, np.zeros(sizes.shape, np.uint32)), bands, values)
+    across = sizes.shape[1]
+    step = -(-across // threads)
+    try:
         right = in_threads(threads, check, [range(x, min(x + step, across)) for x in range(0, across, step)])
-    except (struct.error, LookupError, ValueError, zlib.error):
+    except (ValueError, zlib.error):
         return None
     return check.blocks if all(right) else None
 
@@ -221,12 +206,6 @@ class _Check:
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     file.seek(offset)
     return file.read(size)
-
-
-def unpacked(data: bytes, bands: int) -> Bytes:
-    """The pixels (BLOCK, BLOCK, bands) of a block. Raises ValueError or zlib.error for what is none."""
-    size = BLOCK * BLOCK * bands
-    return np.frombuffer(zlib.decompress(data, bufsize=size), np.uint8).reshape(BLOCK, BLOCK, bands)
 
 
 def read_pieces(pieces: Iterable[Piece], bands: int, rows: range, cols: range) -> Bytes:

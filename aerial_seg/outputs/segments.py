@@ -20,7 +20,8 @@ from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
 from aerial_seg.outputs.overviews import Overview, Version, overviews_of
-from aerial_seg.outputs.pieces import Blocks, Piece, PieceList, blocks_of, workers, write_piece
+from aerial_seg.outputs.packing import workers
+from aerial_seg.outputs.pieces import Blocks, Piece, PieceList, blocks_of, write_tiff
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
 
@@ -140,7 +141,7 @@ class SegmentStore:
         cols = self.panels[panel]
         place = self.grid.window(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
         with settled_file(path) as partial:
-            blocks = write_piece(partial, values, place, threads=workers(len(values)))
+            blocks = write_tiff(partial, values, place, threads=workers(len(values)))
             require_written(blocks is not None, path)
         if blocks is not None:
             self._blocks[path] = blocks

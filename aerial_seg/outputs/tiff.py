@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -91,3 +91,63 @@ def read_numbers(file: BinaryIO, form: Form, entry: Entry) -> NDArray[np.uint64]
 def read_number(file: BinaryIO, form: Form, directory: Directory, tag: int, usual: int) -> int:
     """The first number of a tag; `usual` where the directory has none."""
     return int(read_numbers(file, form, directory[tag])[0]) if tag in directory else usual
+
+
+@dataclass(slots=True)
+class Image:
+    """What a directory is to say: sides, and bytes and place of each block, (down, across); 0 where it is absent."""
+
+    height: int
+    width: int
+    sizes: NDArray[np.uint64]
+    offsets: NDArray[np.uint64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.offsets = np.zeros_like(self.sizes)
+
+    def place(self, start: int, *, around: int = 0) -> int:
+        """Blocks follow one another from `start`, so many bytes before and after each; returns where that ends."""
+        flat = self.sizes.ravel()
+        there = flat > 0
+        ends = start + np.cumsum(flat[there] + np.uint64(2 * around))
+        offsets = np.zeros_like(flat)
+        offsets[there] = ends - flat[there] - np.uint64(around)
+        self.offsets = offsets.reshape(self.sizes.shape)
+        return int(ends[-1]) if len(ends) else start
+
+    def lists(self, form: Form) -> tuple[bytes, bytes]:
+        """Offsets and sizes as they lie in a file: libtiff gives sizes of several blocks four bytes."""
+        wide = form is BIG
+        offsets, sizes = self.offsets.ravel(), self.sizes.ravel()
+        return (
+            offsets.astype("<u8" if wide else "<u4").tobytes(),
+            sizes.astype("<u8" if wide and len(sizes) == 1 else "<u4").tobytes(),
+        )
+
+
+def with_blocks(
+    head: bytes, form: Form, directories: Sequence[Directory], images: Sequence[Image], *, around: int = 0
+) -> bytes:
+    """A file without blocks becomes what goes before these blocks, which follow it; the images know their places.
+
+    Blocks lie as in a COG: of the last image first, of each from north-west to south-east. around: bytes before and
+    after each.
+    """
+    start = len(head)
+    start += sum(len(data) for one in images for data in one.lists(form) if len(data) > form.inline)
+    for one in reversed(images):
+        start = one.place(start, around=around)
+    made, after, at = bytearray(head), list[bytes](), len(head)
+    for directory, one in zip(directories, images, strict=True):
+        for tag, side in ((WIDTH, one.width), (HEIGHT, one.height)):
+            kind = SHORT if side < 1 << 16 else LONG
+            struct.pack_into(form.entry, made, directory[tag].position, tag, kind, 1, side)
+        for tag, data in zip((OFFSETS, SIZES), one.lists(form), strict=True):
+            kind = LONG8 if len(data) == 8 * one.sizes.size else LONG
+            inline = len(data) <= form.inline
+            value = int.from_bytes(data, "little") if inline else at
+            struct.pack_into(form.entry, made, directory[tag].position, tag, kind, one.sizes.size, value)
+            if not inline:
+                after.append(data)
+                at += len(data)
+    return b"".join((made, *after))

@@ -37,7 +37,7 @@ from aerial_seg.legend import Legend, make_legend
 from aerial_seg.outputs import error_map
 from aerial_seg.outputs.error_map import CATEGORIES, ErrorMap, errors_of
 from aerial_seg.outputs.mask import LEGEND_TAG, read_legend
-from aerial_seg.outputs.pieces import piece_profile
+from aerial_seg.outputs.packing import block_profile
 
 PYTHON = "/usr/bin/python3"
 PROBE = """
@@ -80,7 +80,7 @@ def compared(
 ) -> EvaluateReport:
     """A mask and label raster of these values, evaluated, with the error map in the folder."""
     for name, values in {"mask.tif": said, "truth.tif": truth}.items():
-        with rasterio.open(folder / name, "w", **piece_profile(grid, 1)) as file:
+        with rasterio.open(folder / name, "w", **block_profile(grid, 1)) as file:
             file.write(values, 1)
             file.update_tags(**{LEGEND_TAG: legend.model_dump_json()})
     wanted = ErrorMapSettings(folder / "errors.tif", overwrite=True)

@@ -19,7 +19,7 @@ from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs import assembly, cog, pieces
+from aerial_seg.outputs import cog, packing, tiff
 from aerial_seg.outputs.cog import CogStyle, write_cog
 from aerial_seg.outputs.segments import Layer, SegmentStore
 
@@ -128,15 +128,14 @@ def test_a_lost_write_of_the_copy_is_noticed(tmp_path: Path, monkeypatch: pytest
 
 def test_blocks_at_wrong_places_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own bug: the checksum is right, GDAL does not find the pixels."""
-    lists = assembly._lists
+    store, place = small(tmp_path / "work"), tiff.Image.place
 
-    def shifted(one: assembly._Places, form: assembly.tiff.Form) -> tuple[bytes, bytes]:
-        moved = assembly._Places(one.shape, np.roll(one.offsets, 1), np.roll(one.sizes, 1))
-        return lists(moved, form)
+    def shifted(one: tiff.Image, start: int, *, around: int = 0) -> int:
+        return place(one, start + around, around=around)
 
-    monkeypatch.setattr(assembly, "_lists", shifted)
-    with pytest.raises(OutputError):
-        write_cog(small(tmp_path / "work"), CLASS, tmp_path / "m.tif", style=STYLE)
+    monkeypatch.setattr(tiff.Image, "place", shifted)
+    with pytest.raises(OutputError, match=r"m\.tif could not be written"):
+        write_cog(store, CLASS, tmp_path / "m.tif", style=STYLE)
     assert not (tmp_path / "m.tif").exists()
 
 
@@ -214,7 +213,7 @@ def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path, share: float, disk_
 def test_threads_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for cores in (1, 7):
-        monkeypatch.setattr(pieces.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(packing.os, "cpu_count", lambda cores=cores: cores)
         store = small(tmp_path / str(cores))
         write_cog(store, CLASS, tmp_path / f"{cores}.tif", style=STYLE)
         made.append((tmp_path / f"{cores}.tif").read_bytes())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import pieces
-from aerial_seg.outputs.pieces import piece_profile, read_pieces
+from aerial_seg.outputs.packing import block_profile
+from aerial_seg.outputs.pieces import read_pieces
 from aerial_seg.outputs.segments import Layer, Segment, SegmentStore
 
 HEIGHT, WIDTH = 1400, 1300
@@ -48,7 +50,9 @@ store.write(0, range(512, 1400), {"class": np.ones((888, 1300), np.uint8)})
 
 
 def noise(bands: int = 1) -> np.ndarray:
-    return np.random.default_rng(bands).choice(np.array([0, 1, 7, IGNORE], np.uint8), (bands, HEIGHT, WIDTH))
+    values = np.array([0, 1, 7, IGNORE], np.uint8)
+    coarse = np.random.default_rng(bands).choice(values, (bands, HEIGHT // 5, WIDTH // 5))
+    return coarse.repeat(5, axis=1).repeat(5, axis=2)
 
 
 def fill(store: SegmentStore, values: dict[str, np.ndarray], edges: list[int]) -> None:
@@ -198,40 +202,40 @@ class TestIntact:
 class TestFormer:
     """Pieces that an interrupted run of a former version left: ZSTD, or a plane per band."""
 
-    def former(self, folder: Path, values: np.ndarray, **profile: object) -> Path:
-        store = SegmentStore(folder, GRID, (PROBABILITIES,), panels=ONE_PANEL)
-        path = folder / f"probabilities-p00-r00000000-{HEIGHT:08d}.tif"
-        with rasterio.open(path, "w", **{**piece_profile(store.grid, 3), **profile}) as file:
-            file.write(values)
-        return path
+    def store(self, folder: Path, **profile: object) -> tuple[SegmentStore, Path]:
+        place = replace(GRID, height=600, width=520)
+        store = SegmentStore(folder, place, (PROBABILITIES,), panels=(range(520),))
+        path = folder / "probabilities-p00-r00000000-00000600.tif"
+        with rasterio.open(path, "w", **{**block_profile(place, 3), **profile}) as file:
+            file.write(noise(3)[:, :600, :520])
+        return store, path
 
     @pytest.mark.parametrize(
         "profile",
         [
             {"compress": "ZSTD", "zstd_level": 1, "interleave": "band"},
-            {"interleave": "band"},
+            {"compress": "DEFLATE", "zlevel": 1, "interleave": "band"},
             {"predictor": 2},
         ],
     )
     def test_are_taken_over_as_what_they_hold(self, tmp_path: Path, profile: dict[str, object]) -> None:
-        for name, more in (("former", profile), ("now", {})):
-            self.former(tmp_path / name, noise(3), **more)
-            store = SegmentStore(tmp_path / name, GRID, (PROBABILITIES,), panels=ONE_PANEL)
-            assert store.intact(0, range(HEIGHT))
-            np.testing.assert_array_equal(shown(store, PROBABILITIES), noise(3))
-        was, now = (next((tmp_path / name).glob("*.tif")).read_bytes() for name in ("former", "now"))
-        assert was == now
+        store, path = self.store(tmp_path, **profile)
+        assert pieces.blocks_of(path, (3, 600, 520)) is None
+        assert store.intact(0, range(600))
+        assert pieces.blocks_of(path, (3, 600, 520)) is not None
+        np.testing.assert_array_equal(shown(store, PROBABILITIES), noise(3)[:, :600, :520])
+        with rasterio.open(path) as file:
+            np.testing.assert_array_equal(file.read(), noise(3)[:, :600, :520])
 
     def test_with_other_facts_are_none(self, tmp_path: Path) -> None:
-        path = self.former(tmp_path, noise(3), nodata=7, interleave="band")
+        store, path = self.store(tmp_path, nodata=7, interleave="band")
         before = path.read_bytes()
-        store = SegmentStore(tmp_path, GRID, (PROBABILITIES,), panels=ONE_PANEL)
-        assert not store.intact(0, range(HEIGHT))
+        assert not store.intact(0, range(600))
         assert path.read_bytes() == before
 
 
 class TestDisk:
-    @pytest.mark.parametrize("size", [100, 5_000, 200_000])
+    @pytest.mark.parametrize("size", [100, 5_000, 30_000])
     def test_a_full_disk_is_one_line_and_leaves_no_rows(
         self, tmp_path: Path, size: int, disk_of: Callable
     ) -> None:
@@ -250,13 +254,17 @@ class TestDisk:
         store.write(0, range(512, HEIGHT), {"class": noise()[:, 512:]})
         assert store.done(0) == HEIGHT
 
-    def test_a_write_that_gdal_lost_is_noticed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_of: Callable
-    ) -> None:
-        # With threads GDAL reports no failed write; here it is made to use them.
-        profile = pieces.piece_profile
-        monkeypatch.setattr(pieces, "piece_profile", lambda grid, bands, **_: profile(grid, bands, threads=2))
-        with disk_of(200_000), pytest.raises(OutputError, match="free disk space"):
+    def test_a_lost_write_is_noticed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = pieces._write
+
+        def lossy(path: Path, parts: Iterable[bytes]) -> None:
+            write(path, parts)
+            with path.open("r+b") as file:
+                file.seek(path.stat().st_size // 2)
+                file.write(bytes(100))
+
+        monkeypatch.setattr(pieces, "_write", lossy)
+        with pytest.raises(OutputError, match="reads back other than it was written; free disk space"):
             class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
         assert list(tmp_path.iterdir()) == []
 

@@ -163,6 +163,7 @@ class PieceMaker:
         }
         self._journal.add(record)
         self._done[piece.panel, piece.rows.start] = record
+        self.store.reduce()
 
     def _next_row(self, number: int) -> int:
         return max(
