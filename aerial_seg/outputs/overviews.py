@@ -15,7 +15,7 @@ from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written
 from aerial_seg.outputs.halving import Halving, halve_part
 from aerial_seg.outputs.packing import in_threads, workers
-from aerial_seg.outputs.pieces import Piece, PieceList, read_pieces, write_blocks
+from aerial_seg.outputs.pieces import Piece, PieceList, Recent, read_pieces, write_blocks
 
 _BYTES_READ = 4_000_000
 """Of the larger version, by each thread; of all bands one block at least is made of four."""
@@ -48,6 +48,7 @@ class Overview:
     folder: Path
     bands: int
     classes: bool
+    recent: Recent
     shape: tuple[int, int] = field(init=False)
     extent: Extent = field(init=False)
     done: int = field(init=False)
@@ -93,7 +94,7 @@ class Overview:
         larger = self.larger.pieces.overlapping(down, across)
         if all(piece.blocks is None for piece in larger):
             return Piece(path, rows, cols, None)
-        values = read_pieces(larger, self.bands, down, across)
+        values = read_pieces(larger, self.bands, down, across, recent=self.recent)
         made = halve_part(values, self._rows.within(rows), self._cols.within(cols), classes=self.classes)
         if made.min() == IGNORE:
             return Piece(path, rows, cols, None)
@@ -102,10 +103,12 @@ class Overview:
         return Piece(path, rows, cols, blocks)
 
 
-def overviews_of(larger: Version, folder: Path, *, bands: int, classes: bool) -> list[Overview]:
+def overviews_of(
+    larger: Version, folder: Path, recent: Recent, *, bands: int, classes: bool
+) -> list[Overview]:
     """Halved and halved again, until one block holds it all; none of them made yet."""
     found: list[Overview] = []
     while max(larger.shape) > BLOCK:
-        larger = Overview(larger, folder / str(len(found) + 1), bands, classes)
+        larger = Overview(larger, folder / str(len(found) + 1), bands, classes, recent)
         found.append(larger)
     return found

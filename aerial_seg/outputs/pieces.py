@@ -25,6 +25,8 @@ from aerial_seg.outputs import tiff
 from aerial_seg.outputs.packing import Bytes, Packed, empty_tiff, in_threads, packed, unpacked
 
 _DEFLATE = 8
+_RECENT_BYTES = 24_000_000
+"""Three pieces of 8,000 columns of a class map and its confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,36 @@ class Blocks:
         if zlib.crc32(data) != self.checksums[down, across]:
             raise OSError(f"{file.name} reads back other than it was written")
         return data
+
+
+class Recent:
+    """Pixels (n, w, bands) of the pieces that were written last, as far as few bytes hold them.
+
+    What is made of them soon afterwards need not unpack them again.
+    """
+
+    def __init__(self) -> None:
+        self._pixels: dict[Path, Bytes] = {}
+        self._bytes = 0
+
+    def add(self, path: Path, values: Bytes) -> None:
+        """values (bands, n, w) of a piece are remembered, older ones perhaps no more."""
+        self.forget(path)
+        if 2 * values.nbytes > _RECENT_BYTES:
+            return
+        self._pixels[path] = np.array(np.moveaxis(values, 0, -1), order="C")
+        self._bytes += values.nbytes
+        while self._bytes > _RECENT_BYTES:
+            self.forget(next(iter(self._pixels)))
+
+    def forget(self, path: Path) -> None:
+        """It is there no more."""
+        gone = self._pixels.pop(path, None)
+        self._bytes -= 0 if gone is None else gone.nbytes
+
+    def get(self, path: Path) -> Bytes | None:
+        """The pixels; None where they are not remembered."""
+        return self._pixels.get(path)
 
 
 class PieceList:
@@ -208,14 +240,23 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
-def read_pieces(pieces: Iterable[Piece], bands: int, rows: range, cols: range) -> Bytes:
+def read_pieces(
+    pieces: Iterable[Piece], bands: int, rows: range, cols: range, *, recent: Recent | None = None
+) -> Bytes:
     """Pixels (n, w, bands) of these rows and columns, 255 where no piece holds anything.
+
+    recent: where some of them may be remembered.
 
     Raises OSError where a block is not the one that was compared when it was written.
     """
     values = np.full((len(rows), len(cols), bands), IGNORE, np.uint8)
     for piece in pieces:
         if piece.blocks is None or not piece.overlaps(rows, cols):
+            continue
+        known = None if recent is None else recent.get(piece.path)
+        if known is not None:
+            (from_y, to_y), (from_x, to_x) = _common(piece.rows, rows), _common(piece.cols, cols)
+            values[to_y, to_x] = known[from_y, from_x]
             continue
         with piece.path.open("rb") as file:
             for top, left in product(_tops(piece.rows, rows), _tops(piece.cols, cols)):
@@ -224,20 +265,20 @@ def read_pieces(pieces: Iterable[Piece], bands: int, rows: range, cols: range) -
                     continue
                 block = unpacked(piece.blocks.read(file, *cell), bands)
                 (from_y, to_y), (from_x, to_x) = (
-                    _shared(top, piece.rows, rows),
-                    _shared(left, piece.cols, cols),
+                    _common(range(top, min(top + BLOCK, piece.rows.stop)), rows),
+                    _common(range(left, min(left + BLOCK, piece.cols.stop)), cols),
                 )
                 values[to_y, to_x] = block[from_y, from_x]
     return values
+
+
+def _common(span: range, wanted: range) -> tuple[slice, slice]:
+    """The pixels that both hold: within the span, and within those wanted."""
+    first, last = max(span.start, wanted.start), min(span.stop, wanted.stop)
+    return slice(first - span.start, last - span.start), slice(first - wanted.start, last - wanted.start)
 
 
 def _tops(span: range, wanted: range) -> range:
     """Where the blocks of a span begin that hold any of the pixels that are wanted."""
     first = max(0, wanted.start - span.start) // BLOCK * BLOCK
     return range(span.start + first, min(span.stop, wanted.stop), BLOCK)
-
-
-def _shared(start: int, span: range, wanted: range) -> tuple[slice, slice]:
-    """Of the block that begins at `start` of a span the pixels that are wanted: within it, and within those wanted."""
-    first, last = max(start, wanted.start), min(start + BLOCK, span.stop, wanted.stop)
-    return slice(first - start, last - start), slice(first - wanted.start, last - wanted.start)

@@ -21,7 +21,7 @@ from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
 from aerial_seg.outputs.overviews import Overview, Version, overviews_of
 from aerial_seg.outputs.packing import workers
-from aerial_seg.outputs.pieces import Blocks, Piece, PieceList, blocks_of, write_tiff
+from aerial_seg.outputs.pieces import Blocks, Piece, PieceList, Recent, blocks_of, write_tiff
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
 
@@ -108,6 +108,7 @@ class SegmentStore:
         _check_panels(panels, self._extent.cols)
         self.folder, self.grid, self.layers, self.panels = folder, grid, layers, panels
         self._blocks: dict[Path, Blocks] = {}
+        self._recent = Recent()
         self._versions: dict[str, tuple[_Whole, list[Overview]]] = {}
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +146,7 @@ class SegmentStore:
             require_written(blocks is not None, path)
         if blocks is not None:
             self._blocks[path] = blocks
+            self._recent.add(path, values)
 
     def done(self, panel: int) -> int:
         """The row up to which the panel, from the extent's north without a gap, lies there in every layer."""
@@ -219,7 +221,9 @@ class SegmentStore:
             # What an interrupted run left there was not read back, or is not on the disk.
             self.forget_versions(layer)
             whole = _Whole(self.grid.shape, self._extent, self._extent.rows.start, PieceList(), set())
-            smaller = overviews_of(whole, self._smaller(layer), bands=layer.bands, classes=layer.classes)
+            smaller = overviews_of(
+                whole, self._smaller(layer), self._recent, bands=layer.bands, classes=layer.classes
+            )
             self._versions[layer.name] = whole, smaller
         whole, smaller = self._versions[layer.name]
         segments = self._segments(layer=layer)
@@ -267,6 +271,7 @@ class SegmentStore:
             with disk_errors(segment.path):
                 segment.path.unlink()
             self._blocks.pop(segment.path, None)
+            self._recent.forget(segment.path)
             # They may have been made of it.
             self._versions.pop(segment.layer, None)
 

@@ -25,7 +25,7 @@ from aerial_seg.errors import OutputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
-from aerial_seg.outputs import assembly
+from aerial_seg.outputs import assembly, pieces
 from aerial_seg.outputs.cog import CogStyle, write_cog
 from aerial_seg.outputs.segments import Layer, SegmentStore
 
@@ -150,18 +150,19 @@ class TestGdal:
         cuts = data.draw(st.sets(st.integers(1, -(-width // BLOCK)), max_size=2))
         edges = sorted({0, width} | {min(k * BLOCK, width) for k in cuts})
         store = SegmentStore(folder / "work", place, (layer,), panels=tuple(map(range, edges, edges[1:])))
-        for panel, cols in enumerate(store.panels):
-            step = BLOCK * data.draw(st.integers(1, 3))
-            for top in range(0, height, step):
-                rows = range(top, min(top + step, height))
-                store.write(
-                    panel, rows, {layer.name: values[:, rows.start : rows.stop, cols.start : cols.stop]}
-                )
-                if data.draw(st.booleans()):
-                    store.reduce()
         big = data.draw(st.booleans())
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(assembly, "_MOST_BYTES", 0 if big else assembly._MOST_BYTES)
+            # Some, none or all pixels are remembered, the others unpacked.
+            patched.setattr(pieces, "_RECENT_BYTES", data.draw(st.sampled_from([0, 1_000_000, 24_000_000])))
+            for panel, cols in enumerate(store.panels):
+                step = BLOCK * data.draw(st.integers(1, 3))
+                for top in range(0, height, step):
+                    rows = range(top, min(top + step, height))
+                    part = values[:, rows.start : rows.stop, cols.start : cols.stop]
+                    store.write(panel, rows, {layer.name: part})
+                    if data.draw(st.booleans()):
+                        store.reduce()
             write_cog(store, layer, folder / "ours.tif", style=style)
         wanted = gdals_cog(
             folder / "gdal", values, place, style, classes=classes, bigtiff="YES" if big else "IF_SAFER"
