@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -29,6 +29,8 @@ LEVEL = 6
 
 _BYTES_AT_WORK = 64_000_000
 """Blocks that threads hold at the same time, not compressed; one thread holds one of all bands, however large."""
+_PART_BYTES = 16_000_000
+"""Pixels that are packed at once, into memory."""
 _NOWHERE = Affine.translation(1, 1)
 """Of a file that is in memory only; of one at the origin rasterio would warn."""
 
@@ -75,16 +77,21 @@ def block_profile(place: Grid, bands: int) -> dict[str, Any]:
     }
 
 
-def packed(values: Bytes, *, threads: int = 1) -> Packed:
-    """The blocks of values (bands, n, w)."""
-    width = values.shape[2]
+def packed(values: Bytes, *, threads: int = 1) -> Iterator[tuple[int, Packed]]:
+    """The blocks of values (bands, n, w), in parts from west to east: the part's first column of blocks, and its rows.
+
+    Few parts are held at a time: of many bands, a piece may be as large as the machine's memory.
+    """
+    bands, height, width = values.shape
     across = -(-width // BLOCK)
     # Two parts for each thread, because some are packed faster; few, because each costs GDAL a file.
-    step = BLOCK * (across if threads == 1 else max(1, across // (2 * threads)))
-    columns = in_threads(
-        threads, partial(_packed, values), [range(x, min(x + step, width)) for x in range(0, width, step)]
-    )
-    return [[block for part in row for block in part] for row in zip(*columns, strict=True)]
+    fitting = max(1, _PART_BYTES // (bands * height * BLOCK))
+    step = BLOCK * min(fitting, max(1, across // (2 * threads)) if threads > 1 else across)
+    parts = [range(x, min(x + step, width)) for x in range(0, width, step)]
+    for first in range(0, len(parts), 2 * threads):
+        some = parts[first : first + 2 * threads]
+        made = in_threads(threads, partial(_packed, values), some)
+        yield from zip((part.start // BLOCK for part in some), made, strict=True)
 
 
 def _packed(values: Bytes, cols: range) -> Packed:

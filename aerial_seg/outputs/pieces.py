@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import tiff
-from aerial_seg.outputs.packing import Bytes, Packed, empty_tiff, in_threads, packed, unpacked
+from aerial_seg.outputs.packing import Bytes, empty_tiff, in_threads, packed, unpacked
 
 _DEFLATE = 8
 _RECENT_BYTES = 24_000_000
@@ -127,29 +127,41 @@ def write_tiff(path: Path, values: Bytes, place: Grid, *, threads: int = 1) -> B
 
     Raises OSError where the disk does not take them.
     """
-    blocks, head = packed(values, threads=threads), empty_tiff(place, len(values))
+    head = empty_tiff(place, len(values))
     form, directories = tiff.read_directories(BytesIO(head))
-    _write(path, (tiff.with_blocks(head, form, directories, [_image_of(blocks, values)]), *chain(*blocks)))
+    image = _image_of(values)
+    start = len(tiff.with_lists(head, form, directories, [image]))
+    with path.open("wb") as file:
+        # Where the blocks lie is known when they are all packed, and not all of them need be in memory at once.
+        file.seek(start)
+        _write(file, image, values, threads=threads)
+        file.seek(0)
+        file.write(tiff.with_lists(head, form, directories, [image]))
     return blocks_of(path, values.shape, values=values, threads=threads)
 
 
 def write_blocks(path: Path, values: Bytes) -> Blocks | None:
     """The compressed blocks of values (bands, n, w) lie in a file at `path`, and nothing else; else as write_tiff."""
-    blocks = packed(values)
-    image = _image_of(blocks, values)
-    image.place(0)
-    _write(path, chain(*blocks))
+    image = _image_of(values)
+    with path.open("wb") as file:
+        _write(file, image, values)
     return _checked(path, image.offsets, image.sizes, len(values), values=values)
 
 
-def _image_of(blocks: Packed, values: Bytes) -> tiff.Image:
-    sizes = np.array([[len(block) for block in row] for row in blocks], np.uint64)
-    return tiff.Image(values.shape[1], values.shape[2], sizes)
+def _image_of(values: Bytes) -> tiff.Image:
+    _, height, width = values.shape
+    return tiff.Image(height, width, np.zeros((-(-height // BLOCK), -(-width // BLOCK)), np.uint64))
 
 
-def _write(path: Path, parts: Iterable[bytes]) -> None:
-    with path.open("wb") as file:
-        file.writelines(parts)
+def _write(file: BinaryIO, image: tiff.Image, values: Bytes, *, threads: int = 1) -> None:
+    """Compressed blocks follow one another in the file, and the image knows where."""
+    for left, rows in packed(values, threads=threads):
+        for cell in np.ndindex(len(rows), len(rows[0])):
+            block = rows[cell[0]][cell[1]]
+            if block:
+                at = cell[0], left + cell[1]
+                image.offsets[at], image.sizes[at] = file.tell(), len(block)
+                file.write(block)
 
 
 def blocks_of(

@@ -133,10 +133,14 @@ def with_blocks(
     Blocks lie as in a COG: of the last image first, of each from north-west to south-east. around: bytes before and
     after each.
     """
-    start = len(head)
-    start += sum(len(data) for one in images for data in one.lists(form) if len(data) > form.inline)
+    start = len(with_lists(head, form, directories, images))
     for one in reversed(images):
         start = one.place(start, around=around)
+    return with_lists(head, form, directories, images)
+
+
+def with_lists(head: bytes, form: Form, directories: Sequence[Directory], images: Sequence[Image]) -> bytes:
+    """A file without blocks becomes one that says where these are; its length depends on their number alone."""
     made, after, at = bytearray(head), list[bytes](), len(head)
     for directory, one in zip(directories, images, strict=True):
         for tag, side in ((WIDTH, one.width), (HEIGHT, one.height)):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,15 +256,15 @@ class TestDisk:
         assert store.done(0) == HEIGHT
 
     def test_a_lost_write_is_noticed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write = pieces._write
+        honest = pieces.blocks_of
 
-        def lossy(path: Path, parts: Iterable[bytes]) -> None:
-            write(path, parts)
+        def after_a_loss(path: Path, *given: Any, **named: Any) -> pieces.Blocks | None:
             with path.open("r+b") as file:
                 file.seek(path.stat().st_size // 2)
                 file.write(bytes(100))
+            return honest(path, *given, **named)
 
-        monkeypatch.setattr(pieces, "_write", lossy)
+        monkeypatch.setattr(pieces, "blocks_of", after_a_loss)
         with pytest.raises(OutputError, match="reads back other than it was written; free disk space"):
             class_store(tmp_path).write(0, range(HEIGHT), {"class": noise()})
         assert list(tmp_path.iterdir()) == []
