@@ -174,7 +174,7 @@ class Segmenter:
         self._require_room(source, region_tiles, grid, run_grid)
         notes = (
             *self._notes,
-            *self._size_notes(grid),
+            *self._size_notes(grid, run_grid),
             *local_note(grid.crs, name),
             *palette_notes(source.info),
             *scene_notes(source, card.bands),
@@ -230,8 +230,10 @@ class Segmenter:
             for rows in stream.rows(silent("", total=0, unit="tile")):
                 layers.keep(rows.start, rows.layers)
 
-    def _size_notes(self, grid: Grid) -> tuple[str, ...]:
+    def _size_notes(self, grid: Grid, run_grid: Grid) -> tuple[str, ...]:
         trained = self._model.card.gsd
+        if run_grid is not grid:
+            return (f"resampled to the model's {trained:.3g} m for the network",)
         if trained is None or grid.crs is not None:
             return ()
         return (

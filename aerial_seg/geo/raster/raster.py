@@ -379,8 +379,11 @@ class Raster:
         height, width = self.info.grid.shape
         left, top = max(0, math.floor(min(x)) - _REACH), max(0, math.floor(min(y)) - _REACH)
         right, bottom = min(width, math.ceil(max(x)) + _REACH), min(height, math.ceil(max(y)) + _REACH)
-        behind = self._dataset.read(self._own.bands, window=Window(left, top, right - left, bottom - top))
-        return bool(np.isinf(behind).any())
+        place = Window(left, top, right - left, bottom - top)
+        infinite = np.isinf(self._dataset.read(self._own.bands, window=place)).any(axis=0)
+        if infinite.any() and self._has_mask_file:
+            infinite &= self._dataset.dataset_mask(window=place) > 0
+        return bool(infinite.any())
 
 
 def _all_bands(image: Pixels, value: float) -> Valid:

@@ -214,6 +214,7 @@ def test_an_array_of_known_pixel_size_is_resampled_and_has_areas(
     result = segmenter(model)(image, gsd=0.5)
     require_same(result, layers)
     assert any("no place on earth" in note for note in result.notes)
+    assert "resampled to the model's 1 m for the network" in result.notes
     frame = result.polygons(["all"])
     assert frame["area_m2"].sum() == pytest.approx(60 * 80 * 0.25, rel=1e-9)
     frame.to_file(tmp_path / "areas.gpkg")
