@@ -17,10 +17,9 @@ from rasterio.windows import Window
 from aerial_seg.files.names import exact
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK
-from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.assembly import assemble, checksum_of, needs_bigtiff
-from aerial_seg.outputs.durable import disk_errors, require_written, settled_file, sync
+from aerial_seg.outputs.durable import disk_errors, reading_back, require_written, settled_file, sync
 from aerial_seg.outputs.overviews import Version
 from aerial_seg.outputs.packing import LEVEL
 from aerial_seg.outputs.pieces import read_pieces
@@ -132,7 +131,7 @@ def _add_palette(band: Xml.Element, palette: Mapping[int, tuple[int, int, int, i
 
 def _reads_well(copy: Path, versions: Sequence[Version], bands: int) -> bool:
     """Whether GDAL finds every size in the file, and of each its last block where all others leave it."""
-    with open_dataset(copy) as dataset:
+    with reading_back(copy) as dataset:
         if len(dataset.overviews(1)) != len(versions) - 1:
             return False
     for level, version in zip((None, *range(len(versions) - 1)), versions, strict=True):

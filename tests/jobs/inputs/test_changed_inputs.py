@@ -359,16 +359,14 @@ def test_the_report_says_what_cannot_be_told(
 def test_so_do_the_reports_of_the_other_commands(
     tmp_path: Path, write_raster: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = write_raster(tmp_path / "in.tif", noise(1))
-    mask, labels = (mask_file(tmp_path / name, write_raster, 1) for name in ("m.tif", "l.tif"))
+    source, mask = write_raster(tmp_path / "in.tif", noise(1)), mask_file(tmp_path / "m.tif", write_raster, 1)
     monkeypatch.setattr(Unchanged, "notes", property(lambda _: ("it cannot be told",)))
-    dataset = tile(source, labels, tmp_path / "chips", TileSettings(chip_size=64))
-    polygons = vectorize(mask, tmp_path / "out.gpkg")
-    prediction = PredictSettings(engine="eager", precision="fp32")
+    dataset = tile(source, mask, tmp_path / "chips", TileSettings(chip_size=64)).notes
+    polygons = vectorize(mask, tmp_path / "out.gpkg").remarks
     monkeypatch.setattr(evaluating, "read_card", lambda path: planning.load_model(path).card)
     roads = write_raster(tmp_path / "roads.tif", np.where(noise(1)[:1] > 128, np.uint8(10), np.uint8(0)))
-    scores = evaluate_model_on_rasters(MODEL, source, roads, prediction=prediction)
-    for told in (dataset.notes, polygons.remarks, evaluate_mask(mask, labels).notes, scores.notes):
+    scores = evaluate_model_on_rasters(MODEL, source, roads).notes
+    for told in (dataset, polygons, evaluate_mask(mask, mask).notes, scores):
         assert told.count("it cannot be told") == 1
 
 
