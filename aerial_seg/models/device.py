@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.operating_system import cpu_facts
-from aerial_seg.models.pending import Logits, Pending
+from aerial_seg.models.pending import Pending
 
 OutOfMemory = torch.cuda.OutOfMemoryError
+Homeward = Callable[[], NDArray[np.uint8]]
+"""Waits until bytes have come from the device, and gives them."""
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -166,9 +170,21 @@ class CpuTransfer:
         """The batch itself."""
         return batch
 
+    def host_rows(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Unwritten memory on the host that the device copies from."""
+        return torch.empty(shape, dtype=dtype)
+
+    def numbers_to_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        """The numbers as a tensor."""
+        return torch.from_numpy(numbers)
+
     def to_host(self, logits: Tensor) -> Pending:
         """The logits themselves."""
         return Pending.arrived(logits.numpy())
+
+    def bytes_home(self, layer: Tensor) -> Homeward:
+        """The bytes themselves."""
+        return layer.numpy
 
 
 class CudaTransfer:
@@ -198,21 +214,36 @@ class CudaTransfer:
         there.record_stream(now)
         return there
 
+    def host_rows(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Unwritten pinned memory on the host, for `to_device`."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def numbers_to_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        """The numbers on the device; returns at once, where `torch.tensor(…, device=…)` waits for all before it."""
+        return self.to_device(torch.from_numpy(numbers).pin_memory())
+
     def to_host(self, logits: Tensor) -> Pending:
         """The logits in pinned memory as soon as the current stream has computed them; returns at once."""
-        home = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+        return Pending(self._homeward(logits))
+
+    def bytes_home(self, layer: Tensor) -> Homeward:
+        """What gives the bytes in pinned memory as soon as the current stream has computed them."""
+        return self._homeward(layer)
+
+    def _homeward(self, tensor: Tensor) -> Callable[[], NDArray[Any]]:
+        home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._home.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._home):
-            home.copy_(logits, non_blocking=True)
+            home.copy_(tensor, non_blocking=True)
             done = self._home.record_event()
-        logits.record_stream(self._home)
+        tensor.record_stream(self._home)
 
-        def wait() -> Logits:
+        def wait() -> NDArray[Any]:
             done.synchronize()
-            there: Logits = home.numpy()
+            there: NDArray[Any] = home.numpy()
             return there
 
-        return Pending(wait)
+        return wait
 
 
 def transfer(device: torch.device) -> CpuTransfer | CudaTransfer:
