@@ -12,6 +12,7 @@ WindowName = Literal["linear", "cosine", "gaussian", "centre"]
 BlendName = Literal["logits", "probabilities"]
 EngineName = Literal["auto", "eager", "compile", "onnx", "openvino"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+CarrierName = Literal["auto", "host", "device"]
 SimplifyMethod = Literal["douglas-peucker", "visvalingam"]
 
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:[0-9]{1,4})?")
@@ -43,6 +44,13 @@ NetworkEngine = Annotated[
 ]
 NetworkPrecision = Annotated[
     PrecisionName, Setting("Numbers the network computes in; auto takes what the hardware is fast at.")
+]
+NetworkCarrier = Annotated[
+    CarrierName,
+    Setting(
+        "Who cuts and blends tiles and makes pixels of them: the host, or the device that the network runs on, so that "
+        "only bytes travel; auto: the device on CUDA, the host on a CPU."
+    ),
 ]
 Overwrite = Annotated[bool, Setting("Replace an existing output.")]
 Restart = Annotated[bool, Setting("Forget what an interrupted run of this output had finished.")]

@@ -10,9 +10,13 @@ from math import lcm
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.inference.device.tta import log_of_mean
+from aerial_seg.inference.device.upsample import softmax_cells as softmax_on_device
 from aerial_seg.inference.engines.choose import EngineSettings, Runtime
 from aerial_seg.inference.predictor import Image, Predictor
 from aerial_seg.inference.tile_input import HostBatch
@@ -222,6 +226,21 @@ class EnsemblePredictor:
     def run(self, images: Sequence[Image]) -> Image:
         """Submit and wait: (N,h,w,K) float32."""
         return self.submit(images).logits()
+
+    @property
+    def device(self) -> torch.device:
+        """Where all networks run."""
+        return self._members[0].device
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Compute images (n,P,s,s) on the device with all members, as `submit` does: (n,K,h,w) float32, which stay."""
+        total: Tensor | None = None
+        for member, planes in zip(self._members, self._planes, strict=True):
+            probabilities = softmax_on_device(member.logits(images[:, planes]))
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        return log_of_mean(total, len(self._members))
 
 
 def mean_of_probabilities(members: Sequence[Image]) -> Image:

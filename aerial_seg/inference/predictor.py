@@ -8,16 +8,25 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.inference.engines.choose import Choice, Engine, EngineSettings, Runtime, choose, start_engine
+from aerial_seg.inference.engines.choose import (
+    Choice,
+    Engine,
+    EngineSettings,
+    Runtime,
+    choose,
+    choose_carrier,
+    start_engine,
+)
 from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.inference.tile_input import HostBatch
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import (
     OutOfMemory,
+    batch_to_device,
     pick_device,
     release_memory,
     transfer,
@@ -85,6 +94,15 @@ class TilePredictor(Protocol):
         """Submit and wait."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        ...
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Compute images (n,P,s,s) that lie on the device: logits (n,K,h,w) float32, which stay there."""
+        ...
+
 
 class Predictor:
     """Take images, give logits, always in batches of `batch_size`.
@@ -116,6 +134,7 @@ class Predictor:
         self._memory_notes: list[str] = []
         self._weights, self._is_sane = model.network, False
         self._bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=self._device)
+        self._carrier = choose_carrier(settings, self._device)
         choice = choose(settings, self._device, tiles=tiles)
         network, self._fold_notes = self._fitting(
             lambda: prepare_network(
@@ -155,7 +174,7 @@ class Predictor:
     @property
     def runtime(self) -> Runtime:
         """What the logits' bits depend on, as it is now."""
-        return Runtime.here(self._choice, self._device, self._batch_size)
+        return Runtime.here(self._choice, self._device, self._batch_size, carrier=self._carrier)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -183,19 +202,18 @@ class Predictor:
 
         def one_after_another(parts: list[Image]) -> Image:
             logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            self._require_sane(logits, max(1.0, largest / _USUAL_PIXEL))
+            if not self._is_sane:
+                self._require_sane(float(np.abs(logits).max()), max(1.0, largest / _USUAL_PIXEL))
             return logits
 
         return self._fitting(
             lambda: Pending.joined([self._launch(part) for part in self._batches(images)], one_after_another)
         )
 
-    def _require_sane(self, logits: Image, times_usual: float) -> None:
+    def _require_sane(self, largest: float, times_usual: float) -> None:
         """Once a batch of usual pixels was right the network is believed: it costs nothing then."""
-        if self._is_sane:
-            return
         # Not `>`: of a NaN both are false.
-        if not np.abs(logits).max() <= _LARGEST_LOGIT * times_usual:
+        if not largest <= _LARGEST_LOGIT * times_usual:
             name, weight = _largest_weight(self._weights)
             half = "" if self._choice.precision == "fp32" else f"{setting('precision', 'fp32')}, "
             raise InputError(
@@ -214,6 +232,39 @@ class Predictor:
         if isinstance(images, HostBatch) and len(images.tensor) == size:
             return [images]
         return [images[start : start + size] for start in range(0, len(images), size)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._device
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Compute images (n,C,s,s) float32 on the device, as `submit` does: logits (n,K,h,w) float32 that stay there.
+
+        Nothing is waited for, but for the first batches, until one of usual pixels was right. Raises what `submit` and
+        its logits raise.
+        """
+        largest = 0.0 if self._is_sane else float(images.abs().max())
+
+        def one_after_another() -> Tensor:
+            parts = [self._padded_logits(part) for part in torch.split(images, self._batch_size)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        logits = self._fitting(one_after_another)
+        if not self._is_sane:
+            self._require_sane(float(logits.abs().max()), max(1.0, largest / _USUAL_PIXEL))
+        return logits
+
+    def _padded_logits(self, images: Tensor) -> Tensor:
+        """Of at most a batch, which is filled up with zeros."""
+        count = len(images)
+        if count < self._batch_size:
+            images = torch.cat([images, images.new_zeros(self._batch_size - count, *images.shape[1:])])
+        side = images.shape[2]
+        return (
+            self._engines[side](batch_to_device(images, self._device)).float() + self._bias[:, None, None]
+        )[:count]
 
     def _launch(self, images: Sequence[Image]) -> Pending:
         side, count = images[0].shape[1], len(images)
@@ -247,7 +298,7 @@ class Predictor:
     def _shape(self, side: int) -> tuple[int, int, int]:
         return len(self._bands), side, side
 
-    def _example(self, count: int, side: int) -> torch.Tensor:
+    def _example(self, count: int, side: int) -> Tensor:
         """Noise like normalised images, on the device; always the same."""
         batch = self._transfer.host_batch(count, *self._shape(side))
         batch.normal_(generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from aerial_seg.choices import BatchSize, EngineName, PrecisionName
+from aerial_seg.choices import BatchSize, CarrierName, EngineName, PrecisionName
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.disk import human_bytes
@@ -23,8 +23,9 @@ from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.systems import local_note
+from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.definition import Definition
-from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.inference.engines.choose import EngineSettings, carrier_beside_crf
 from aerial_seg.inference.ensemble import Ensemble, model_paths
 from aerial_seg.inference.images.image_input import Said, open_image
 from aerial_seg.inference.match_bands import palette_notes, scene_notes
@@ -39,7 +40,6 @@ from aerial_seg.inference.memory import (
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.segmentation import Segmentation
 from aerial_seg.inference.settings import SegmentSettings
-from aerial_seg.inference.stream import MaskStream
 from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.inference.tta import run_sides, size_notes
 from aerial_seg.legend import IGNORE, Legend
@@ -60,13 +60,14 @@ def load(
     *,
     engine: EngineName = "auto",
     precision: PrecisionName = "auto",
+    carrier: CarrierName = "auto",
     batch_size: int | None = None,
     settings: SegmentSettings | None = None,
 ) -> Segmenter:
     """Load a model file, or several whose class probabilities are averaged, ready to be called on images.
 
-    device, engine, precision and batch_size mean what they mean for `predict`, but that engine "auto" compiles nothing:
-    how many tiles will come is not known. batch_size: None takes the model's; 1 answers soonest where one tile
+    device, engine, precision, carrier and batch_size mean what they mean for `predict`, but that engine "auto" compiles
+    nothing: how many tiles will come is not known. batch_size: None takes the model's; 1 answers soonest where one tile
     holds the image. Raises InputError for a file that is no model of ours, and SettingsError for what the machine
     cannot do.
     """
@@ -78,7 +79,7 @@ def load(
     return Segmenter(
         ensemble,
         wanted,
-        EngineSettings("eager" if engine == "auto" else engine, precision, device),
+        EngineSettings("eager" if engine == "auto" else engine, precision, device, carrier),
         batch_size=batch_size,
     )
 
@@ -97,7 +98,10 @@ class Segmenter:
         if settings.crf is not None:
             check_crf_installed()
         self._model, self._settings = models.as_one, settings
-        self._on_cpu = pick_device(engine.device).type == "cpu"
+        place, told = pick_device(engine.device), list[str]()
+        if settings.crf is not None:
+            engine, told = carrier_beside_crf(engine, place)
+        self._on_cpu = place.type == "cpu"
         self._shape, notes = choose_tile(
             models, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
         )
@@ -112,7 +116,7 @@ class Segmenter:
         )
         self._predictor = models.predictor(settings=engine, batch_size=batch, side=sides, tiles=1)
         tta = size_notes(settings.tta, self._shape.geometry, self._shape.side)
-        self._notes = (*self._model.notes, *notes, *more, *tta)
+        self._notes = (*self._model.notes, *notes, *told, *more, *tta)
 
     @property
     def legend(self) -> Legend:
@@ -218,7 +222,7 @@ class Segmenter:
     ) -> None:
         """The layers hold the region_tiles's rows."""
         card = self._model.card
-        with MaskStream(
+        with open_stream(
             raster,
             source,
             region_tiles,

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from aerial_seg.bands import Band, normalise
+from aerial_seg.choices import CarrierName
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Region, RegionTiles
-from aerial_seg.inference.stream import MaskStream, TileCount
+from aerial_seg.inference.stream import TileCount
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
@@ -185,7 +187,7 @@ class Streamed:
 
 @pytest.fixture(scope="session")
 def stream_layers() -> Callable[..., Streamed]:
-    """`stream_layers(image (2,H,W), model, shape, …)`: the image in memory, row by row through MaskStream."""
+    """`stream_layers(image (2,H,W), model, shape, …)`: the image in memory, row by row through the carrier's stream."""
 
     def run(
         image: np.ndarray,
@@ -196,12 +198,13 @@ def stream_layers() -> Callable[..., Streamed]:
         area: GridArea | None = None,
         definition: Definition = Definition(),  # noqa: B008
         batch_size: int = 3,
+        carrier: CarrierName = "auto",
     ) -> Streamed:
         count, height, width = image.shape
         region = region or Region(0, range(width))
         plan = TilePlan.of(height=height, width=width, shape=shape)
         region_tiles = RegionTiles(plan, region, height=height, width=width, crf=definition.crf, area=area)
-        engine = EngineSettings("eager", "fp32", "cpu")
+        engine = EngineSettings("eager", "fp32", "cpu", carrier)
         predictor = Predictor(model, settings=engine, batch_size=batch_size, side=shape.side, tiles=1)
         bands, legend = model.card.bands, model.card.legend
         profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": "uint8"}
@@ -210,7 +213,7 @@ def stream_layers() -> Callable[..., Streamed]:
                 file.write(image)
             with (
                 Watched(memory.name) as raster,
-                MaskStream(
+                open_stream(
                     raster, raster, region_tiles, predictor, definition, bands=bands, legend=legend
                 ) as stream,
             ):

@@ -7,13 +7,13 @@ An engine is one small class that takes batches of a fixed shape; another runtim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from aerial_seg.choices import Device, NetworkEngine, NetworkPrecision
+from aerial_seg.choices import Device, NetworkCarrier, NetworkEngine, NetworkPrecision
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.engines.external import (
     EXTERNAL,
@@ -44,6 +44,7 @@ class EngineSettings:
     engine: NetworkEngine = "auto"
     precision: NetworkPrecision = "auto"
     device: Device = "auto"
+    carrier: NetworkCarrier = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Runtime:
     """Hold all that the bits of the logits depend on besides model and image.
 
     device: cpu or cuda. hardware: the processor's or GPU's name. library: what computes, with its version, where that
-    is not torch.
+    is not torch. carrier: where tiles are blended, host or device; None where none are.
     """
 
     engine: str
@@ -62,9 +63,12 @@ class Runtime:
     threads: int
     torch_version: str
     library: str | None = None
+    carrier: str | None = None
 
     @classmethod
-    def here(cls, choice: Choice, device: torch.device, batch_size: int) -> Runtime:
+    def here(
+        cls, choice: Choice, device: torch.device, batch_size: int, *, carrier: str | None = None
+    ) -> Runtime:
         """Describe the runtime of this process."""
         return cls(
             engine=choice.engine,
@@ -75,6 +79,7 @@ class Runtime:
             threads=torch.get_num_threads(),
             torch_version=str(torch.__version__),
             library=library_of(choice.engine),
+            carrier=carrier,
         )
 
     def as_dict(self) -> dict[str, str | int]:
@@ -149,6 +154,40 @@ def choose(settings: EngineSettings, device: torch.device, *, tiles: int) -> Cho
     precision, why_precision = _choose_precision(settings.precision, device)
     engine, why_engine = _choose_engine(settings.engine, device, tiles)
     return Choice(engine, precision, (*why_precision, *why_engine))
+
+
+def choose_carrier(settings: EngineSettings, device: torch.device) -> str:
+    """Return where tiles are cut, blended and turned into pixels: on the `host`, or on the `device`.
+
+    Raises SettingsError for a device that is asked to carry what an engine outside torch computes.
+    """
+    if settings.engine in EXTERNAL:
+        if settings.carrier == "device":
+            raise SettingsError(
+                f"{setting('engine', settings.engine)} takes and gives what lies on the host, so "
+                f"{setting('carrier', 'device')} cannot go with it; leave one of them out"
+            )
+        return "host"
+    if settings.carrier == "auto":
+        return "device" if has_own_memory(device) else "host"
+    return settings.carrier
+
+
+def carrier_beside_crf(settings: EngineSettings, device: torch.device) -> tuple[EngineSettings, list[str]]:
+    """Return the settings of a run with a CRF, which only the host can carry, and what to say of it.
+
+    Raises SettingsError where the device was asked for.
+    """
+    if settings.carrier == "device":
+        raise SettingsError(
+            f"a CRF is computed on the host, so {setting('carrier', 'device')} cannot go with it; leave one of them out"
+        )
+    told = (
+        ["carrier host: a CRF is computed on the host, so tiles are blended there too"]
+        if has_own_memory(device)
+        else []
+    )
+    return replace(settings, carrier="host"), told
 
 
 def _choose_external(settings: EngineSettings, device: torch.device) -> Choice:

@@ -14,6 +14,7 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.inference.engines.choose import EngineSettings, carrier_beside_crf
 from aerial_seg.inference.ensemble import Ensemble, model_paths
 from aerial_seg.inference.match_bands import check_mosaic_bands, check_stack
 from aerial_seg.inference.match_gsd import check_compatible, choose_run_grid
@@ -37,6 +38,7 @@ from aerial_seg.jobs.predict.scene_list import Refusals, named_rasters
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.mentions import setting
+from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, as_paths, with_device
 from aerial_seg.progress import Progress
@@ -84,8 +86,8 @@ class PredictPlan:
     """Say what a checked command does: which maps it makes, of which scenes it makes none, and how.
 
     many_scenes: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes
-    that cannot be predicted. settings: with the bands in the models' order. batch_size, tiles (in all maps together,
-    as far as one can know): what the engine is started for. notes: what was decided on the way.
+    that cannot be predicted. settings: with the bands in the models' order. engine, batch_size, tiles (in all maps
+    together, as far as one can know): what the engine is started for. notes: what was decided on the way.
     """
 
     scenes: tuple[Scene, ...]
@@ -95,6 +97,7 @@ class PredictPlan:
     ensemble: Ensemble
     shape: TileShape
     settings: PredictSettings
+    engine: EngineSettings
     area: Area | None
     batch_size: int
     tiles: int
@@ -105,7 +108,7 @@ class PredictPlan:
         model = self.ensemble.as_one
         sides = run_sides(self.settings.tta, self.shape.geometry, self.shape.side)
         predictor = self.ensemble.predictor(
-            settings=self.settings.engine_settings,
+            settings=self.engine,
             batch_size=self.batch_size,
             side=sides,
             tiles=self.tiles,
@@ -138,6 +141,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     )
     run_grids = _fitting_grids(facts, ensemble, settings, refused)
     tiles = _count_tiles(facts, run_grids, shape, refused, None if settings.mosaic else area)
+    engine, engine_notes = _engine_settings(settings)
     batch_size, notes = _batch_size(ensemble, shape, settings)
     return PredictPlan(
         scenes=tuple(
@@ -149,10 +153,11 @@ def make_plan(request: PredictRequest) -> PredictPlan:
         ensemble=ensemble,
         shape=shape,
         settings=settings,
+        engine=engine,
         area=area,
         batch_size=batch_size,
         tiles=tiles,
-        notes=(*shape_notes, *notes),
+        notes=(*shape_notes, *engine_notes, *notes),
     )
 
 
@@ -284,6 +289,12 @@ def _with_grids(scene: Scene, facts: Facts, run_grids: Mapping[Path, Grid]) -> S
     """The scene with what is known of its raster's grids; a mosaic has one of its own."""
     (path, *others) = scene.paths
     return scene if others else replace(scene, looked=(facts[path].grid, run_grids[path]))
+
+
+def _engine_settings(settings: PredictSettings) -> tuple[EngineSettings, Sequence[str]]:
+    """What the network is run with, and what to say about it."""
+    engine = settings.engine_settings
+    return (engine, ()) if settings.crf is None else carrier_beside_crf(engine, pick_device(settings.device))
 
 
 def _batch_size(

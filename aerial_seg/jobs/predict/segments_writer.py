@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from aerial_seg.files.journal import Journal, damaged_records
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.region import Region, RegionTiles
-from aerial_seg.inference.stream import FinishedRows, MaskStream, TileCount
+from aerial_seg.inference.stream import FinishedRows, TileCount
 from aerial_seg.jobs.predict.piece_writer import PieceWriter
 from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext
 from aerial_seg.legend import IGNORE
@@ -130,7 +131,7 @@ class PieceMaker:
         card = context.model.card
         with (
             PieceWriter(self._keep) as writer,
-            MaskStream(
+            open_stream(
                 opened.raster,
                 opened.source,
                 region_tiles,

@@ -12,6 +12,7 @@ from aerial_seg.choices import (
     Georeferenced,
     MemoryLimit,
     ModelTile,
+    NetworkCarrier,
     NetworkEngine,
     NetworkPrecision,
     Nodata,
@@ -109,6 +110,7 @@ class PredictSettings(DefinesResult):
     batch_size: BatchSize = None
     engine: NetworkEngine = "auto"
     precision: NetworkPrecision = "auto"
+    carrier: NetworkCarrier = "auto"
     max_memory: MemoryLimit = None
     device: Device = "auto"
     restart: Restart = False
@@ -119,7 +121,9 @@ class PredictSettings(DefinesResult):
         """What the predictor has to know of it."""
         from aerial_seg.inference.engines.choose import EngineSettings
 
-        return EngineSettings(engine=self.engine, precision=self.precision, device=self.device)
+        return EngineSettings(
+            engine=self.engine, precision=self.precision, device=self.device, carrier=self.carrier
+        )
 
     def layers(self, classes: int) -> tuple[Layer, ...]:
         """The rasters that are made, as pieces of finished rows hold them."""

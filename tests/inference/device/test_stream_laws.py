@@ -1,0 +1,150 @@
+"""The device's stream against the host's, on the CPU: the same bytes, whatever network, tiles and pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from integer_models import whole_numbers
+from laws import examples
+from pyproj import CRS
+
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
+from aerial_seg.inference.carriers import open_stream
+from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.inference.region import Region, RegionTiles
+from aerial_seg.inference.tta import run_sides
+from aerial_seg.models.file import TrainedModel
+from aerial_seg.progress import silent
+from aerial_seg.tiling.plan import TilePlan, TileShape
+from aerial_seg.tiling.windows import WINDOWS
+
+NODATA = 7
+WANTED = [(False, False), (True, False), (True, True)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What both streams are given."""
+
+    image: np.ndarray
+    models: tuple[TrainedModel, ...]
+    shape: TileShape
+    definition: Definition
+    batch_size: int = 3
+    mirrored: bool = False
+
+    def by(self, carrier: Any, region: Region | None = None) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
+        """All layers of the region, and how many tiles ran and were skipped."""
+        height, width = self.image.shape[1:]
+        region = region or Region(0, range(width))
+        plan = TilePlan.of(height=height, width=width, shape=self.shape)
+        region_tiles = RegionTiles(plan, region, height=height, width=width)
+        predictor = Ensemble(self.models).predictor(
+            settings=EngineSettings("eager", "fp32", "cpu", carrier),
+            batch_size=self.batch_size,
+            side=run_sides(self.definition.tta, self.shape.geometry, self.shape.side),
+            tiles=1,
+        )
+        card = self.models[0].card
+        grid = Grid(CRS(32633), Affine(1, 0, 0, 0, 1 if self.mirrored else -1, 0), height, width)
+        raster = ArrayRaster(self.image, grid=grid, nodata=NODATA)
+        parts: dict[str, list[np.ndarray]] = {}
+        following = region.first_row
+        with open_stream(
+            raster, raster, region_tiles, predictor, self.definition, bands=card.bands, legend=card.legend
+        ) as stream:
+            for rows in stream.rows(silent("", total=0, unit="")):
+                assert rows.start == following
+                following += len(rows.layers["class"])
+                for name, layer in rows.layers.items():
+                    parts.setdefault(name, []).append(layer.copy())
+        assert following == (height if region.stop is None else region.stop)
+        layers = {name: np.concatenate(layers, axis=-2) for name, layers in parts.items()}
+        return layers, (stream.tiles.run, stream.tiles.skipped)
+
+
+def noise(dtype: str, height: int, width: int, seed: int, *, holes: bool) -> np.ndarray:
+    """Two bands of noise over all that a dtype holds near 100, with a patch that was not measured."""
+    random = np.random.default_rng(seed)
+    image = random.integers(NODATA + 1, 120, (2, height, width)).astype(dtype)
+    if holes:
+        top, left = random.integers(0, height), random.integers(0, width)
+        image[:, top : top + height // 2 + 1, left : left + width // 2 + 1] = NODATA
+        if image.dtype.kind == "f":
+            image[0, random.integers(0, height), random.integers(0, width)] = np.nan
+    return image
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    stride = draw(st.sampled_from([1, 2, 4, 8, 16, 32]))
+    corners = draw(st.booleans()) and stride > 1
+    dtype = draw(st.sampled_from(["uint8", "uint8", "uint16", "int32", "uint64", "float16", "float32"]))
+    model = whole_numbers(
+        stride,
+        align_corners=corners,
+        dtypes=(dtype, dtype),
+        classes=draw(st.integers(1, 5)),
+        step=stride * draw(st.sampled_from([1, 2])),
+        seed=draw(st.integers(0, 9)),
+        values=draw(st.sampled_from([None, (3, 10, 0, 77, 254)])),
+    )
+    unit = model.network.geometry.origin_step
+    halo, step = draw(st.integers(0, 2)) * unit, draw(st.integers(1, 3)) * unit
+    side = step + draw(st.integers(0, 2)) * unit + 2 * halo + int(corners)
+    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
+    confidence, probabilities = draw(st.sampled_from(WANTED))
+    definition = Definition(
+        window=draw(st.sampled_from(WINDOWS)),
+        blend=draw(st.sampled_from(["logits", "probabilities"])),
+        confidence=confidence,
+        probabilities=probabilities,
+    )
+    return Case(
+        noise(dtype, height, width, draw(st.integers(0, 99)), holes=draw(st.booleans())),
+        (model,),
+        TileShape(geometry=model.network.geometry, side=side, halo=halo, step=step),
+        definition,
+        batch_size=draw(st.integers(1, 5)),
+        mirrored=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=examples(120), deadline=None)
+@given(case=cases())
+def test_the_device_gives_the_hosts_bytes(case: Case) -> None:
+    """Exponentials are torch's here and a polynomial there: a byte of probability may round to its neighbour."""
+    (host, tiles), (device, on_device) = case.by("host"), case.by("device")
+    assert on_device == tiles
+    assert device.keys() == host.keys()
+    softmaxed = case.definition.softmaxed
+    for name, layer in host.items():
+        assert device[name].dtype == np.uint8
+        np.testing.assert_array_equal(device[name] == 255, layer == 255)
+        if name == "class" and not softmaxed:
+            np.testing.assert_array_equal(device[name], layer)
+        elif name != "class":
+            assert np.abs(device[name].astype(int) - layer).max() <= 1
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(case=cases(), data=st.data())
+def test_panels_and_resume_points_change_no_byte(case: Case, data: st.DataObject) -> None:
+    height, width = case.image.shape[1:]
+    whole, _ = case.by("device")
+    left, first = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    cols, stop = (
+        range(left, data.draw(st.integers(left + 1, width))),
+        data.draw(st.integers(first + 1, height)),
+    )
+    part, _ = case.by("device", Region(first, cols, stop))
+    for name, layer in whole.items():
+        np.testing.assert_array_equal(part[name], layer[..., first:stop, left : cols.stop])
