@@ -57,7 +57,8 @@ def show_forecasts(forecasts: Sequence[Forecast], *, as_json: bool) -> None:
         return
     for one in forecasts:
         console.notes(one.notes)
-    head = ["raster", "pixels", "tiles", "side", "panels", "memory", "disk", "time at most"]
+    gpu = [] if forecasts[0].gpu_memory is None else ["GPU memory"]
+    head = ["raster", "pixels", "tiles", "side", "panels", "memory", *gpu, "disk", "time at most"]
     rows = [
         [
             one.source,
@@ -66,6 +67,7 @@ def show_forecasts(forecasts: Sequence[Forecast], *, as_json: bool) -> None:
             str(one.tile_size),
             str(one.panels),
             f"{one.memory / 1e9:.2f} GB",
+            *([] if one.gpu_memory is None else [f"{one.gpu_memory / 1e9:.2f} GB"]),
             f"{one.disk / 1e9:.2f} GB",
             console.duration(one.seconds),
         ]

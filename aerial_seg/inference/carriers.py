@@ -24,7 +24,7 @@ def open_stream(
     bands: tuple[Band, ...],
     legend: Legend,
 ) -> MaskStream | DeviceStream:
-    """Return the stream that the predictor's runtime names; arguments and use are MaskStream's."""
-    if predictor.runtime.carrier == "device":
+    """Return the stream that the predictor names; arguments and use are MaskStream's."""
+    if predictor.carrier == "device":
         return DeviceStream(raster, source, region_tiles, predictor, definition, legend=legend)
     return MaskStream(raster, source, region_tiles, predictor, definition, bands=bands, legend=legend)

@@ -232,6 +232,11 @@ class EnsemblePredictor:
         """Where all networks run."""
         return self._members[0].device
 
+    @property
+    def carrier(self) -> str:
+        """Who cuts and blends tiles, `host` or `device`."""
+        return self._members[0].carrier
+
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
         """Compute images (n,P,s,s) on the device with all members, as `submit` does: (n,K,h,w) float32, which stay."""

@@ -99,6 +99,11 @@ class TilePredictor(Protocol):
         """Where the network runs."""
         ...
 
+    @property
+    def carrier(self) -> str:
+        """Who cuts and blends tiles, `host` or `device`."""
+        ...
+
     def logits(self, images: Tensor) -> Tensor:
         """Compute images (n,P,s,s) that lie on the device: logits (n,K,h,w) float32, which stay there."""
         ...
@@ -237,6 +242,11 @@ class Predictor:
     def device(self) -> torch.device:
         """Where the network runs."""
         return self._device
+
+    @property
+    def carrier(self) -> str:
+        """Who cuts and blends tiles, `host` or `device`."""
+        return self._carrier
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:

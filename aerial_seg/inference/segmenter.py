@@ -111,7 +111,7 @@ class Segmenter:
             batch_size,
             self._model.card.prediction.batch_size,
             side=max(sides),
-            device=engine.device,
+            engine=engine,
             max_memory=settings.max_memory,
         )
         self._predictor = models.predictor(settings=engine, batch_size=batch, side=sides, tiles=1)

@@ -17,6 +17,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.files.operating_system import cpu_facts
 from aerial_seg.models.pending import Pending
 
+CPU = torch.device("cpu")
 OutOfMemory = torch.cuda.OutOfMemoryError
 Homeward = Callable[[], NDArray[np.uint8]]
 """Waits until bytes have come from the device, and gives them."""
@@ -149,6 +150,26 @@ def enough_memory(what: str, *, remedy: str) -> Iterator[None]:
         if type(error) is RuntimeError and "allocate memory" not in str(error):
             raise
         raise SettingsError(f"{what} does not fit into memory; {remedy}") from error
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that nobody uses: what the system calls free, and what torch keeps without using it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def device_peak_while(device: torch.device, work: Callable[[], object]) -> int:
+    """The most bytes of a CUDA device that torch's tensors took during this call."""
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    wait_for(device)
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def wait_for(device: torch.device) -> None:
+    """All that a CUDA device was given to do is done; a CPU does it at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def release_memory(device: torch.device) -> None:

@@ -120,14 +120,15 @@ def test_each_option_sets_its_setting() -> None:
         "probabilities", "--tta", "flips, scales=0.5:2", "--crf-parameters", "iterations=5", "--confidence",
         "--probabilities", "--stac", "--datetime", "2024-05-03T10:00:00Z", "--force-gsd", "--bands", "red=1,nir=4",
         "--stack", "h.tif", "--stack", "g.tif", "--nodata", "255", "--no-georef", "--batch-size", 3, "--engine", "onnx",
-        "--precision", "fp32", "--max-memory", "2GB", "--device", "cuda:1", "--restart", "--overwrite",
+        "--precision", "fp32", "--carrier", "host", "--max-memory", "2GB", "--device", "cuda:1", "--restart",
+        "--overwrite",
     ) == PredictSettings(
         vectors=Path("m.gpkg"), mosaic=True, aoi="a.gpkg", aoi_layer="l", aoi_crs="EPSG:1", bounds=(1, 2, 3, 4),
         tile_size=512, overlap=0, halo=64, window="gaussian", blend="probabilities", tta=("flips", "scales=0.5:2"),
         crf=DenseCrf(iterations=5), confidence=True, probabilities=True, stac=True, taken="2024-05-03T10:00:00Z",
         force_gsd=True, bands=BandChoice((1, 4), ("red", "nir"), ("h.tif", "g.tif")), nodata=255, georeferenced=False,
-        batch_size=3, engine="onnx", precision="fp32", max_memory=2_000_000_000, device="cuda:1", restart=True,
-        overwrite=True,
+        batch_size=3, engine="onnx", precision="fp32", carrier="host", max_memory=2_000_000_000, device="cuda:1",
+        restart=True, overwrite=True,
     )  # fmt: skip
     assert parsed(PredictSettings, "--crf").crf == DenseCrf()
     assert parsed(PredictSettings, "-b", "3,1").bands == BandChoice((3, 1))

@@ -86,6 +86,6 @@ class RowFeed:
         return FedRows(rows, pixels, valid, measured)
 
 
-def rows_of_part(bands: int, dtype: str, width: int) -> int:
-    """Return how many rows a part has at the most."""
-    return max(1, PART_BYTES // (bands * np.dtype(dtype).itemsize * width))
+def rows_of_part(pixel: int, width: int) -> int:
+    """Return how many rows a part has at the most; pixel: bytes of one, of all bands."""
+    return max(1, PART_BYTES // (pixel * width))

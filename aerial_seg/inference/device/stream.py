@@ -71,7 +71,8 @@ class DeviceStream:
         self._transfer = transfer(self._device)
         self._dtype = raster.info.dtype
         self._cols = region_tiles.reading
-        part_rows = rows_of_part(len(raster.info.bands), self._dtype, len(self._cols))
+        pixel = len(raster.info.bands) * np.dtype(self._dtype).itemsize
+        part_rows = rows_of_part(pixel, len(self._cols))
         self._part_rows = min(part_rows, region_tiles.swath)
         planned, self._swaths = tee(self._all_swaths())
         reader = row_reader(raster, self._cols, swath=self._part_rows, ahead=self._shape.step)

@@ -7,17 +7,23 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from aerial_seg.crf.blocks import BlockedCrf
 from aerial_seg.crf.dense import refine
 from aerial_seg.crf.guide import guide_image
+from aerial_seg.inference.device.tta import averaged as averaged_there
+from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.tta import averaged
 from aerial_seg.jobs.predict.memory import MemoryModel, choose_panels, disk_bytes, resident_after_a_batch
 from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext, Scene, all_notes, open_scene
 from aerial_seg.jobs.predict.settings import Forecast
+from aerial_seg.models.device import device_peak_while, wait_for
 
 _SAMPLE = 512
 """Side of the window that a CRF is timed on, in pixels."""
+_BATCHES, _SECONDS = 20, 1.0
+"""That a device is timed on, at the most."""
 
 
 def dry_run(scene: Scene, context: PredictContext) -> Forecast:
@@ -26,6 +32,11 @@ def dry_run(scene: Scene, context: PredictContext) -> Forecast:
         memory_model, predictor = opened.memory_model, context.predictor
         resident = resident_after_a_batch(memory_model, predictor)
         panels = choose_panels(memory_model, predictor, context.settings.max_memory)
+        gpu = None
+        if memory_model.on_gpu:
+            gpu = device_peak_while(memory_model.device, lambda: predictor.run(memory_model.blank_batch()))
+            if memory_model.carrier == "device":
+                gpu += max(map(memory_model.device_bytes, panels[:2]))
         tiles = sum(memory_model.region_tiles(panel).tiles_wanted for panel in panels)
         return Forecast(
             mask=scene.target,
@@ -39,14 +50,23 @@ def dry_run(scene: Scene, context: PredictContext) -> Forecast:
             disk=disk_bytes(memory_model),
             seconds=_seconds_per_batch(memory_model, context) * -(-tiles // memory_model.batch_size)
             + _crf_seconds(opened, context, panels),
-            engine=f"{predictor.runtime.engine}, {predictor.runtime.precision}, {predictor.runtime.device}",
+            engine=_engine(predictor),
             notes=all_notes(opened, context),
+            gpu_memory=gpu,
         )
+
+
+def _engine(predictor: TilePredictor) -> str:
+    runtime = predictor.runtime
+    carrier = "" if predictor.carrier == "host" else f", carrier {predictor.carrier}"
+    return f"{runtime.engine}, {runtime.precision}, {runtime.device}{carrier}"
 
 
 def _seconds_per_batch(memory_model: MemoryModel, context: PredictContext) -> float:
     """Of a batch with its augmentations that is not the first, which pays for preparations."""
     shape = memory_model.plan.shape
+    if memory_model.carrier == "device":
+        return _seconds_on_device(memory_model, context)
     submit = averaged(
         context.predictor.submit, context.settings.tta, geometry=shape.geometry, side=shape.side
     )
@@ -56,6 +76,23 @@ def _seconds_per_batch(memory_model: MemoryModel, context: PredictContext) -> fl
     start = time.perf_counter()
     submit(images).logits()
     return time.perf_counter() - start
+
+
+def _seconds_on_device(memory_model: MemoryModel, context: PredictContext) -> float:
+    """The same where tiles lie on the device: of several batches, for one may take less time than to ask for it."""
+    shape, device = memory_model.plan.shape, memory_model.device
+    run = averaged_there(
+        context.predictor.logits, context.settings.tta, geometry=shape.geometry, side=shape.side
+    )
+    tiles = torch.zeros(
+        memory_model.batch_size, memory_model.input_planes, shape.side, shape.side, device=device
+    )
+    batches, start = 0, time.perf_counter()
+    while batches == 0 or (batches < _BATCHES and time.perf_counter() - start < _SECONDS):
+        run(tiles)
+        batches += 1
+    wait_for(device)
+    return (time.perf_counter() - start) / batches
 
 
 def _crf_seconds(opened: OpenScene, context: PredictContext, panels: tuple[range, ...]) -> float:

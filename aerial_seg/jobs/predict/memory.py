@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aerial_seg.crf.blocks import BlockedCrf
@@ -20,7 +21,10 @@ from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.swath import CHUNK_BYTES, cache_bytes, ring_rows
+from aerial_seg.inference.device.feed import rows_of_part
 from aerial_seg.inference.memory import (
+    device_stream_bytes,
+    fed_bytes,
     forward_bound,
     lattice_bytes,
     memory_limit,
@@ -30,6 +34,7 @@ from aerial_seg.inference.memory import (
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.mentions import setting
+from aerial_seg.models.device import CPU, free_memory, has_own_memory
 from aerial_seg.outputs.segments import Layer
 from aerial_seg.tiling.plan import TilePlan
 
@@ -37,6 +42,8 @@ _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
 """Per pixel and band, compressed: the segments and the COG with its overviews, which stand side by side for a while.
 Measured: class maps take 0.02-0.1, confidence up to 0.9."""
 
+_SHARE_OF_GPU = 0.5
+"""Of what is free beside the network: the stream's part; the forward pass needs as much."""
 _TABLE_BYTES = 40
 """Of a file's tables per block, also of one that holds nothing; twice, as above."""
 
@@ -47,6 +54,7 @@ class MemoryModel:
 
     extent: the rows and columns, in whole blocks, that can hold a class; all others are nodata and are not looked at.
     planes, largest_side: of the network's input, where it has more than the raster's bands or than the tile's side.
+    carrier: of the tiles, `host` or `device`; device: where the network runs, a GPU with a memory of its own perhaps.
     """
 
     raster: Raster
@@ -61,6 +69,8 @@ class MemoryModel:
     area: GridArea | None = None
     planes: int | None = None
     largest_side: int | None = None
+    carrier: str | None = None
+    device: torch.device = CPU
 
     @property
     def input_planes(self) -> int:
@@ -89,17 +99,39 @@ class MemoryModel:
         shape = self.input_planes, self.input_side, self.input_side
         return [np.zeros(shape, np.float32)] * self.batch_size
 
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether the network has another memory than the process."""
+        return has_own_memory(self.device)
+
+    @property
+    def forward_bytes(self) -> int:
+        """Return more than a forward pass takes of the process's memory."""
+        return 0 if self.on_gpu else forward_bound(self.batch_size, self.input_side)
+
+    @property
+    def _pixel_bytes(self) -> int:
+        return len(self.raster.info.bands) * np.dtype(self.raster.info.dtype).itemsize
+
+    @property
+    def _finished_bytes(self) -> int:
+        return sum(layer.bands for layer in self.layers)
+
     def panel_bytes(self, panel: range) -> int:
         """Return the stream's memory at this panel, at its highest; without the network and its forward pass."""
         region_tiles, shape = self.region_tiles(panel), self.plan.shape
-        reading, pixel = len(region_tiles.reading), np.dtype(self.raster.info.dtype).itemsize
-        bands = len(self.raster.info.bands)
-        rows_held = ring_rows(self.raster, swath=region_tiles.swath, ahead=shape.step)
-        ring = rows_held * reading * bands * pixel + rows_held * reading // 8
+        reading, pixel = len(region_tiles.reading), self._pixel_bytes
+        asked = region_tiles.swath
+        if self.carrier == "device":
+            asked = min(asked, rows_of_part(pixel, reading))
+        rows_held = ring_rows(self.raster, swath=asked, ahead=shape.step)
+        ring = rows_held * reading * pixel + rows_held * reading // 8
         reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
+        rows = len(panel) * (2 * (BLOCK + shape.step) * self._finished_bytes + (shape.side + shape.step) // 8)
+        if self.carrier == "device":
+            shared = 0 if self.on_gpu else self.device_bytes(panel)
+            return reader + rows + fed_bytes(reading, pixel) + shared
         lattice = lattice_bytes(region_tiles, self.classes)
-        bytes_per_pixel = sum(layer.bands for layer in self.layers)
-        rows = len(panel) * (2 * (BLOCK + shape.step) * bytes_per_pixel + (shape.side + shape.step) // 8)
         tiles = tiles_bytes(
             region_tiles,
             batch_size=self.batch_size,
@@ -108,6 +140,19 @@ class MemoryModel:
             classes=self.classes,
         )
         return reader + lattice + rows + tiles + self._crf_bytes(region_tiles)
+
+    def device_bytes(self, panel: range) -> int:
+        """Return what the device's stream holds there at this panel; without the network and its forward pass."""
+        return device_stream_bytes(
+            self.region_tiles(panel),
+            pixel=self._pixel_bytes,
+            planes=self.input_planes,
+            classes=self.classes,
+            layers=self._finished_bytes,
+            batch_size=self.batch_size,
+            side=self.input_side,
+            on_gpu=self.on_gpu,
+        )
 
     def _crf_bytes(self, region_tiles: RegionTiles) -> int:
         """What a row of blocks adds: the lattice that it sees, its finished pixels, and one block at work."""
@@ -137,13 +182,35 @@ def choose_panels(
     """Cut a run into column panels that keep to the memory limit; the result does not depend on them."""
     limit = memory_limit(max_memory)
     whole = memory_model.extent.cols
+    on_device = (
+        _panels_of_device(memory_model, free_memory(memory_model.device)) if memory_model.on_gpu else 1
+    )
     # One batch is run to see what the network needs, but only where it could matter.
-    forward = forward_bound(memory_model.batch_size, memory_model.input_side)
-    wanted = forward + memory_model.panel_bytes(whole)
+    wanted = memory_model.forward_bytes + memory_model.panel_bytes(whole)
     # What it held at its most is quicker to know than what it holds now, and enough for most.
     if (most_held() or limit) + wanted <= limit or resident_bytes() + wanted <= limit:
-        return (whole,)
-    return panels_within(memory_model, limit, resident_after_a_batch(memory_model, predictor))
+        return (whole,) if on_device == 1 else _panels_of(memory_model, on_device)
+    panels = panels_within(memory_model, limit, resident_after_a_batch(memory_model, predictor))
+    return panels if len(panels) >= on_device else _panels_of(memory_model, on_device)
+
+
+def _panels_of_device(memory_model: MemoryModel, free: int) -> int:
+    """Return how many panels the memory of a GPU asks for. Raises SettingsError where it has none for the narrowest."""
+    if memory_model.carrier != "device":
+        return 1
+    blocks = -(-len(memory_model.extent.cols) // BLOCK)
+
+    def needed(count: int) -> int:
+        return max(map(memory_model.device_bytes, _panels_of(memory_model, count)[:2]))
+
+    room = int(free * _SHARE_OF_GPU)
+    if needed(blocks) > room:
+        raise SettingsError(
+            f"the GPU has {human_bytes(free)} free, wanted {human_bytes(int(needed(blocks) / _SHARE_OF_GPU))} for the "
+            f"narrowest panel; pass {setting('carrier', 'host')}, or a smaller {setting('batch_size')} or "
+            f"{setting('tile_size')}"
+        )
+    return next(count for count in range(1, blocks + 1) if needed(count) <= room)
 
 
 def resident_after_a_batch(memory_model: MemoryModel, predictor: TilePredictor) -> int:

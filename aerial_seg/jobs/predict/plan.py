@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.files.journal import NAME, DamagedJournalError, read_job, work_folder
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.areas.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
@@ -142,7 +144,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     run_grids = _fitting_grids(facts, ensemble, settings, refused)
     tiles = _count_tiles(facts, run_grids, shape, refused, None if settings.mosaic else area)
     engine, engine_notes = _engine_settings(settings)
-    batch_size, notes = _batch_size(ensemble, shape, settings)
+    batch_size, notes = _batch_size(ensemble, shape, settings, engine, scenes)
     return PredictPlan(
         scenes=tuple(
             _with_grids(scene, facts, run_grids) for scene in scenes if scene.name not in refused.reasons
@@ -298,13 +300,31 @@ def _engine_settings(settings: PredictSettings) -> tuple[EngineSettings, Sequenc
 
 
 def _batch_size(
-    ensemble: Ensemble, shape: TileShape, settings: PredictSettings
+    ensemble: Ensemble,
+    shape: TileShape,
+    settings: PredictSettings,
+    engine: EngineSettings,
+    scenes: Sequence[Scene],
 ) -> tuple[int, tuple[str, ...]]:
     """The batch size, and what to say about it."""
     return choose_batch(
         settings.batch_size,
         ensemble.as_one.card.prediction.batch_size,
         side=max(run_sides(settings.tta, shape.geometry, shape.side)),
-        device=settings.device,
+        engine=engine,
         max_memory=settings.max_memory,
+        before=lambda: None if settings.restart else _batch_size_before(scenes),
     )
+
+
+def _batch_size_before(scenes: Sequence[Scene]) -> int | None:
+    """That of an interrupted run of these scenes; None where there is none, or its journal tells none."""
+    for scene in scenes:
+        job = None
+        with suppress(DamagedJournalError):  # told when its own turn comes
+            job = read_job(work_folder(scene.target) / NAME)
+        if job is not None:
+            runtime = job.get("runtime")
+            size = runtime.get("batch_size") if isinstance(runtime, dict) else None
+            return size if isinstance(size, int) and size > 0 else None
+    return None

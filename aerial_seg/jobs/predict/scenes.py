@@ -126,6 +126,8 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
             batch_size=context.predictor.batch_size,
             planes=context.predictor.planes,
             largest_side=context.predictor.largest_side,
+            carrier=context.predictor.carrier,
+            device=context.predictor.device,
             crf=settings.definition.crf,
             area=here,
             extent=(extent if here is None else here.extent.shared(extent)).in_blocks(*grid.shape),

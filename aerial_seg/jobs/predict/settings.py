@@ -170,9 +170,9 @@ class PredictReport:
 class Forecast:
     """Foretell what a prediction will take, before it starts; nothing was written.
 
-    memory: peak bytes of the process. disk: bytes that may be needed while the pieces and the result stand side by
-    side. seconds: tiles times the time of one, measured on one batch; tiles without measured pixels are skipped, so
-    it is an upper bound.
+    memory: peak bytes of the process; gpu_memory: of the GPU that the network runs on, if it does. disk: bytes that may
+    be needed while the pieces and the result stand side by side. seconds: tiles times the time of one, measured on some
+    batches; tiles without measured pixels are skipped, so it is an upper bound.
     """
 
     mask: Path
@@ -187,3 +187,4 @@ class Forecast:
     seconds: float
     engine: str
     notes: tuple[str, ...] = ()
+    gpu_memory: int | None = None

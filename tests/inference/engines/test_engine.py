@@ -211,6 +211,7 @@ def test_the_runtime_is_complete(small: TrainedModel) -> None:
         "batch_size": 3,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,
+        "carrier": "host",
     }
     assert torch.backends.cpu.get_cpu_capability() in runtime.hardware
 

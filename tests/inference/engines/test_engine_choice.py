@@ -126,16 +126,19 @@ def test_auto_takes_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch
     assert "only emulates" in asked.notes[0]
 
 
-def test_a_gpu_is_left_eager_unless_asked(
+def test_a_gpu_compiles_from_the_tiles_on_that_pay_for_it(
     monkeypatch: pytest.MonkeyPatch, compiler: Callable[[str | None], None]
 ) -> None:
     compiler(None)
     monkeypatch.setattr(engine, "has_native_bf16", lambda device: False)
     monkeypatch.setattr(engine, "hardware_name", lambda device: "an old GPU")
     gpu = torch.device("cuda")
-    choice = choose(EngineSettings(), gpu, tiles=10**6)
+    pays = engine.COMPILE_PAYS_ON_GPU
+    choice = choose(EngineSettings(), gpu, tiles=pays - 1)
     assert (choice.engine, choice.precision) == ("eager", "fp32")
+    assert f"from about {pays:,} tiles here" in choice.notes[0]
     assert '`engine="compile"`' in choice.notes[0]
+    assert choose(EngineSettings(), gpu, tiles=pays).engine == "compile"
     assert choose(EngineSettings("compile", "fp16"), gpu, tiles=1) == engine.Choice("compile", "fp16")
 
 
