@@ -30,9 +30,15 @@ from aerial_seg.inference.stream import FinishedRows, TileCount
 from aerial_seg.inference.tta import UPSIDE_DOWN
 from aerial_seg.inference.valid_rows import RereadRows, RowsWithin, ValidRows
 from aerial_seg.legend import Legend
-from aerial_seg.models.device import transfer
+from aerial_seg.mentions import setting
+from aerial_seg.models.device import enough_memory, transfer
 from aerial_seg.progress import ProgressBar
 from aerial_seg.tiling.plan import Tile
+
+_REMEDY = (
+    f"use a smaller {setting('batch_size')}, {setting('tile_size')} or {setting('max_memory')}, or "
+    f"{setting('carrier', 'host')}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +146,22 @@ class DeviceStream:
 
     @torch.inference_mode()
     def rows(self, bar: ProgressBar) -> Iterator[FinishedRows]:
-        """Yield the region's rows from north to south, every row once."""
-        tile_rows = self._region_tiles.part.rows.tiles
-        for swath in self._swaths:
-            yield from self._fill_batches(swath, bar)
-            # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
-            if self._waiting and swath.number - self._waiting[0].row >= self._predictor.batch_size:
+        """Yield the region's rows from north to south, every row once.
+
+        Raises SettingsError where the device has no memory for a swath beside the network.
+        """
+        with enough_memory("a swath of the raster", remedy=_REMEDY):
+            for swath in self._swaths:
+                yield from self._fill_batches(swath, bar)
+                # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.
+                if self._waiting and swath.number - self._waiting[0].row >= self._predictor.batch_size:
+                    yield from self._launch(bar)
+                oldest = self._waiting[0].row if self._waiting else swath.number + 1
+                yield from self._close_until(oldest)
+            if self._waiting:
                 yield from self._launch(bar)
-            oldest = self._waiting[0].row if self._waiting else swath.number + 1
-            yield from self._close_until(oldest)
-        if self._waiting:
-            yield from self._launch(bar)
-        yield from self._close_until(tile_rows.stop)
-        yield from self._finisher.rest()
+            yield from self._close_until(self._region_tiles.part.rows.tiles.stop)
+            yield from self._finisher.rest()
 
     def _all_swaths(self) -> Iterator[_Swath]:
         """All rows of tiles from north to south; of what the area does not touch no row is read."""
