@@ -41,13 +41,19 @@ class Driver:
         )
 
     def __call__(
-        self, raster: Path, out: Path, *, die: dict[str, float] | None = None, fsize: int | None = None
+        self,
+        raster: Path,
+        out: Path,
+        *,
+        die: dict[str, float] | None = None,
+        fsize: int | None = None,
+        carrier: str = "host",
     ) -> Answer:
         """What became of a run."""
         job = {
             "rasters": [str(raster)],
             "out": str(out),
-            "settings": {"confidence": True},
+            "settings": {"confidence": True, "carrier": carrier},
             "die": die or {},
             "fsize": fsize,
         }
@@ -127,8 +133,12 @@ def pieces_done(out: Path) -> int:
 
 @needs_fork
 @pytest.mark.slow
-def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: Driver) -> None:
-    assert driver(scene, tmp_path / "calm" / "map.tif") == {"killed": False, "signal": 0, "said": ""}
+@pytest.mark.parametrize("carrier", ["host", "device"])
+def test_twenty_six_crashes_change_no_byte(
+    scene: Path, tmp_path: Path, driver: Driver, carrier: str
+) -> None:
+    calm = driver(scene, tmp_path / "calm" / "map.tif", carrier=carrier)
+    assert calm == {"killed": False, "signal": 0, "said": ""}
     wanted = files(tmp_path / "calm")
     random = np.random.default_rng(11)
     # A piece is recorded while the tiles of the next are made: the first of six is some 20 tiles after its last one.
@@ -138,7 +148,7 @@ def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: 
     crashes = late = in_copy = 0
     for number, accident in enumerate(accidents):
         out = tmp_path / f"storm{number}" / "map.tif"
-        died = driver(scene, out, die=accident)["killed"]
+        died = driver(scene, out, die=accident, carrier=carrier)["killed"]
         crashes += died
         late += died and pieces_done(out) > 0
         copying = out.with_name("map.tif.copying")
@@ -146,7 +156,7 @@ def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: 
         copying.unlink(missing_ok=True)
         assert not out.exists() or out.read_bytes() == wanted["map.tif"], accident
         if died:
-            assert driver(scene, out)["said"] == ""
+            assert driver(scene, out, carrier=carrier)["said"] == ""
         assert files(out.parent) == wanted, accident
         assert not out.with_name("map.tif.work").exists()
     assert crashes >= 20, crashes
@@ -155,10 +165,13 @@ def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: 
 
 
 @needs_fork
-def test_crash_after_crash_in_one_run_changes_no_byte(scene: Path, tmp_path: Path, driver: Driver) -> None:
-    driver(scene, tmp_path / "calm" / "map.tif")
+@pytest.mark.parametrize("carrier", ["host", pytest.param("device", marks=pytest.mark.slow)])
+def test_crash_after_crash_in_one_run_changes_no_byte(
+    scene: Path, tmp_path: Path, driver: Driver, carrier: str
+) -> None:
+    driver(scene, tmp_path / "calm" / "map.tif", carrier=carrier)
     out, last, crashes = tmp_path / "storm" / "map.tif", 0, 0
-    while driver(scene, out, die={"tile": 75})["killed"]:
+    while driver(scene, out, die={"tile": 75}, carrier=carrier)["killed"]:
         crashes += 1
         assert pieces_done(out) >= last
         last = pieces_done(out)
