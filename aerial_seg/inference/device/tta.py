@@ -33,6 +33,7 @@ def averaged(run: Run, kinds: Sequence[str], *, geometry: ModelGeometry, side: i
     if len(members) == 1:
         return run
 
+    @torch.inference_mode()
     def run_all(tiles: Tensor) -> Tensor:
         total: Tensor | None = None
         for size, orientation in members:

@@ -6,21 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from integer_models import whole_numbers
 from laws import examples
 from pyproj import CRS
+from torch import Tensor
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.device import finish
+from aerial_seg.inference.device import stream as device_stream
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.tta import run_sides
+from aerial_seg.models.device import CpuTransfer, Homeward
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan, TileShape
@@ -148,3 +154,39 @@ def test_panels_and_resume_points_change_no_byte(case: Case, data: st.DataObject
     part, _ = case.by("device", Region(first, cols, stop))
     for name, layer in whole.items():
         np.testing.assert_array_equal(part[name], layer[..., first:stop, left : cols.stop])
+
+
+class Hostile(CpuTransfer):
+    """As a device at its worst: it reads what it is given at once, and sends home only when it is waited for.
+
+    Memory on the host that it has read is spoilt, and so is what was sent once it has come.
+    """
+
+    def to_device(self, batch: Tensor) -> Tensor:
+        """A copy."""
+        there = batch.clone()
+        batch.view(torch.uint8).fill_(0x5A)
+        return there
+
+    def bytes_home(self, layer: Tensor) -> Homeward:
+        """What lies there when it is waited for."""
+
+        def wait() -> np.ndarray:
+            come = layer.clone()
+            layer.fill_(0x5A)
+            return come.numpy()
+
+        return wait
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_nothing_is_read_twice_or_changed_on_its_way(monkeypatch: pytest.MonkeyPatch, holes: bool) -> None:
+    model = whole_numbers(8)
+    shape = TileShape(geometry=model.network.geometry, side=32, halo=8, step=8)
+    case = Case(noise("uint8", 90, 120, 3, holes=holes), (model,), shape, Definition(confidence=True))
+    wanted, _ = case.by("device")
+    monkeypatch.setattr(device_stream, "transfer", lambda device: Hostile())
+    monkeypatch.setattr(finish, "ON_THE_WAY_BYTES", 3000)
+    made, _ = case.by("device")
+    for name, layer in wanted.items():
+        np.testing.assert_array_equal(made[name], layer)

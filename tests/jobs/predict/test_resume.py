@@ -134,9 +134,7 @@ def pieces_done(out: Path) -> int:
 @needs_fork
 @pytest.mark.slow
 @pytest.mark.parametrize("carrier", ["host", "device"])
-def test_twenty_six_crashes_change_no_byte(
-    scene: Path, tmp_path: Path, driver: Driver, carrier: str
-) -> None:
+def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: Driver, carrier: str) -> None:
     calm = driver(scene, tmp_path / "calm" / "map.tif", carrier=carrier)
     assert calm == {"killed": False, "signal": 0, "said": ""}
     wanted = files(tmp_path / "calm")

@@ -110,7 +110,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_any_work(
 ) -> None:
     one = segmenter(pointwise(), SegmentSettings(probabilities=True))
     monkeypatch.setattr(
-        "aerial_seg.inference.segmenter.MaskStream", lambda *_, **__: pytest.fail("work began")
+        "aerial_seg.inference.segmenter.open_stream", lambda *_, **__: pytest.fail("work began")
     )
     # Zero strides: as large as a country, and a few bytes.
     country = np.broadcast_to(np.zeros((2, 1, 1), np.uint8), (2, 2_000_000, 1_000_000))
