@@ -25,7 +25,7 @@ PART_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class FedRows:
-    """Hold rows of the raster on the host: pixels (C, n, W) in the type that carries their dtype.
+    """Hold rows of the raster on the host: pixels (n, W, C) in the type that carries their dtype.
 
     valid (n, W) uint8, 1 = measured, and the same as an array; both None where all were measured.
     """
@@ -76,14 +76,18 @@ class RowFeed:
         """Runs in the feed's thread only."""
         cols = self._reader.cols
         self._reader.advance(rows.start, rows.stop)
-        image, measured = self._reader.take(rows, cols)
-        pixels = self._transfer.host_rows(*image.shape, dtype=carrier_type(self._dtype))
-        np.copyto(as_pixels(pixels, self._dtype), image)
-        if measured.all():
+        held = self._reader.hold(rows, cols)
+        image = held.image[:, held.first_col : held.first_col + len(cols)]
+        pixels = self._transfer.host_rows(
+            len(rows), len(cols), image.shape[2], dtype=carrier_type(self._dtype)
+        )
+        # Not "raise", for which numpy makes the copy elsewhere first.
+        np.take(image, held.rows, axis=0, out=as_pixels(pixels, self._dtype), mode="clip")
+        if held.valid is None or held.valid.all():
             return FedRows(rows, pixels, None, None)
-        valid = self._transfer.host_rows(*measured.shape, dtype=torch.uint8)
-        np.copyto(valid.numpy(), measured)
-        return FedRows(rows, pixels, valid, measured)
+        valid = self._transfer.host_rows(*held.valid.shape, dtype=torch.uint8)
+        np.copyto(valid.numpy(), held.valid)
+        return FedRows(rows, pixels, valid, held.valid)
 
 
 def rows_of_part(pixel: int, width: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aerial_seg.inference.device.upsample import DevicePixelRows
@@ -15,6 +16,7 @@ from aerial_seg.inference.stream import FinishedRows
 from aerial_seg.inference.valid_rows import ValidRows
 from aerial_seg.legend import Legend
 from aerial_seg.models.device import CpuTransfer, CudaTransfer, Homeward
+from aerial_seg.stages import StageSeconds
 
 ON_THE_WAY_BYTES = 1 << 26
 """Of finished rows that have not been asked for: what the device sends while it computes the next batches."""
@@ -40,39 +42,45 @@ class Finisher:
         legend: Legend,
         valid: ValidRows,
         transfer: CpuTransfer | CudaTransfer,
-        device: torch.device,
+        stages: StageSeconds,
     ) -> None:
-        """valid: tells which pixels are kept."""
+        """valid: tells which pixels are kept. stages: where the seconds of waiting are counted."""
         table = legend.value_table()[: len(legend)]
         self._values = (
             None
             if np.array_equal(table, np.arange(len(table)))
             else transfer.numbers_to_device(table.astype(np.int64)).to(torch.uint8)
         )
-        self._valid, self._transfer, self._device = valid, transfer, device
+        self._valid, self._transfer, self._stages = valid, transfer, stages
         self._coming: deque[_Coming] = deque()
         self._bytes, self._batches = 0, 0
 
     def finish(self, done: DevicePixelRows) -> Iterator[FinishedRows]:
         """Send these rows home; yield earlier ones where too many bytes would be on the way."""
-        layers = {"class": self._in_legend(done.channels)}
-        if done.confidence is not None:
-            layers["confidence"] = done.confidence
-        if done.probabilities is not None:
-            layers["probabilities"] = done.probabilities
-        valid = self._valid.take(range(done.start, done.start + len(done.channels)))
-        if not valid.all():
-            unmeasured = self._transfer.host_rows(*valid.shape, dtype=torch.uint8)
-            # 0 where measured, 255 elsewhere: all bits of nodata.
-            np.subtract(valid.view(np.uint8), 1, out=unmeasured.numpy())
-            there = self._transfer.to_device(unmeasured)
-            layers = {name: layer | there for name, layer in layers.items()}
+        with self._stages.at("reading"):
+            valid = self._valid.take(range(done.start, done.start + len(done.channels)))
+        with self._stages.at("device"):
+            layers = self._with_nodata(done, valid)
         size = sum(layer.nbytes for layer in layers.values())
         while self._coming and self._bytes + size > ON_THE_WAY_BYTES:
             yield self._arrived()
         coming = {name: self._transfer.bytes_home(layer) for name, layer in layers.items()}
         self._coming.append(_Coming(done.start, size, self._batches, coming))
         self._bytes += size
+
+    def _with_nodata(self, done: DevicePixelRows, valid: NDArray[np.bool_] | None) -> dict[str, Tensor]:
+        layers = {"class": self._in_legend(done.channels)}
+        if done.confidence is not None:
+            layers["confidence"] = done.confidence
+        if done.probabilities is not None:
+            layers["probabilities"] = done.probabilities
+        if valid is None or valid.all():
+            return layers
+        unmeasured = self._transfer.host_rows(*valid.shape, dtype=torch.uint8)
+        # 0 where measured, 255 elsewhere: all bits of nodata.
+        np.subtract(valid.view(np.uint8), 1, out=unmeasured.numpy())
+        there = self._transfer.to_device(unmeasured)
+        return {name: layer | there for name, layer in layers.items()}
 
     def batch_begun(self) -> Iterator[FinishedRows]:
         """Yield rows that were sent before the last batches: the device has been given another one."""
@@ -88,7 +96,8 @@ class Finisher:
     def _arrived(self) -> FinishedRows:
         rows = self._coming.popleft()
         self._bytes -= rows.size
-        return FinishedRows(rows.start, {name: wait() for name, wait in rows.layers.items()})
+        with self._stages.at("device"):
+            return FinishedRows(rows.start, {name: wait() for name, wait in rows.layers.items()})
 
     def _in_legend(self, channels: Tensor) -> Tensor:
         if self._values is None:

@@ -41,14 +41,16 @@ class HeldValid:
                 found |= bits
         return np.unpackbits(found, count=self._width).view(np.bool_)
 
-    def take(self, rows: range) -> Valid:
-        """Return valid (n, columns kept) of finished rows, which ask no further north again."""
+    def take(self, rows: range) -> Valid | None:
+        """Return valid (n, columns kept) of finished rows, None where all is; they ask no further north again."""
         self._finished_from = rows.start
         self._forget()
+        held = [(row, bits) for row, bits in self._rows if row in rows]
+        if len(held) == len(rows) and all(bits is None for _, bits in held):
+            return None
         valid = np.zeros((len(rows), self._width), np.bool_)
-        for row, bits in self._rows:
-            if row in rows:
-                valid[row - rows.start] = True if bits is None else np.unpackbits(bits, count=self._width)
+        for row, bits in held:
+            valid[row - rows.start] = True if bits is None else np.unpackbits(bits, count=self._width)
         return valid[:, self._kept]
 
     def _forget(self) -> None:

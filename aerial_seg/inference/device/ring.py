@@ -52,7 +52,7 @@ class DeviceRing:
 
     def place(self, part: FedRows) -> None:
         """Hold these rows too."""
-        pixels = self._transfer.to_device(part.pixels).permute(1, 2, 0)
+        pixels = self._transfer.to_device(part.pixels)
         valid = None if part.valid is None else self._transfer.to_device(part.valid).bool()
         if valid is not None:
             self._measured_from = part.rows.stop

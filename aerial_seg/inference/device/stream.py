@@ -33,6 +33,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import enough_memory, transfer
 from aerial_seg.progress import ProgressBar
+from aerial_seg.stages import StageSeconds
 from aerial_seg.tiling.plan import Tile
 
 _REMEDY = (
@@ -57,7 +58,8 @@ class DeviceStream:
     The raster's own bytes go to the device once, bytes of finished layers come home; nothing in between waits for the
     device, which so is never without work. One thread reads, one lays rows ready, and the caller's gives the device
     its orders. Memory on the device is one swath of rows, the open rows of the lattice, and a batch. Arguments are
-    MaskStream's, but that there is no CRF. Use as a context manager.
+    MaskStream's, but that there is no CRF. stages: seconds that reading and the device were waited for. Use as a
+    context manager.
     """
 
     def __init__(
@@ -106,14 +108,14 @@ class DeviceStream:
             softmaxed=definition.softmaxed,
             device=self._device,
         )
-        self._finisher = Finisher(legend, valid, self._transfer, self._device)
+        self.tiles, self.stages = TileCount(), StageSeconds()
+        self._finisher = Finisher(legend, valid, self._transfer, self.stages)
         # No network has learnt the ground as in a mirror.
         run = seen_as(predictor.logits, UPSIDE_DOWN) if raster.grid.is_mirrored else predictor.logits
         self._run = averaged(run, definition.tta, geometry=self._shape.geometry, side=self._shape.side)
         self._across = self._tile_columns()
         self._waiting: list[Tile] = []
         self._cut: list[Tensor] = []
-        self.tiles = TileCount()
 
     def _kept_rows(self, source: Readable) -> tuple[HeldValid, ValidRows]:
         """What holds measured rows, and what tells which pixels are kept."""
@@ -190,7 +192,8 @@ class DeviceStream:
         while measured:
             some = _neighbours(measured, self._predictor.batch_size - len(self._waiting))
             first = some[0].col - self._region_tiles.part.cols.tiles.start
-            self._cut.append(self._ring.cut(rows, down, self._across[first : first + len(some)]))
+            with self.stages.at("device"):
+                self._cut.append(self._ring.cut(rows, down, self._across[first : first + len(some)]))
             self._waiting += some
             del measured[: len(some)]
             if len(self._waiting) >= self._predictor.batch_size:
@@ -215,9 +218,11 @@ class DeviceStream:
     def _take_in(self, stop: int) -> None:
         """The rows up to this one are on the device, as far as they are wanted at all."""
         while self._fed < stop:
-            part = self._feed.next()
-            self._held.add(part.rows, part.measured)
-            self._ring.place(part)
+            with self.stages.at("reading"):
+                part = self._feed.next()
+                self._held.add(part.rows, part.measured)
+            with self.stages.at("device"):
+                self._ring.place(part)
             self._fed = part.rows.stop
 
     def _skip(self, count: int, bar: ProgressBar) -> None:
@@ -227,7 +232,8 @@ class DeviceStream:
 
     def _launch(self, bar: ProgressBar) -> Iterator[FinishedRows]:
         """The waiting tiles are on their way through the network and into the lattice; rows before them are closed."""
-        logits = self._run(self._cut[0] if len(self._cut) == 1 else torch.cat(self._cut))
+        with self.stages.at("device"):
+            logits = self._run(self._cut[0] if len(self._cut) == 1 else torch.cat(self._cut))
         tiles, self._waiting, self._cut = self._waiting, [], []
         yield from self._finisher.batch_begun()
         start = 0
@@ -235,14 +241,20 @@ class DeviceStream:
             some = list(of_row)
             yield from self._close_until(row)
             part = logits[start : start + len(some)]
-            self._stitcher.add(some, softmax_cells(part) if self._definition.softmaxed else part)
+            with self.stages.at("device"):
+                self._stitcher.add(some, softmax_cells(part) if self._definition.softmaxed else part)
             start += len(some)
             self.tiles.run += len(some)
             bar.update(len(some))
 
     def _close_until(self, row: int) -> Iterator[FinishedRows]:
         while self._stitcher.row < row:
-            for done in self._upsampler.push(self._stitcher.close_row()):
+            made = self._upsampler.push(self._stitcher.close_row())
+            while True:
+                with self.stages.at("device"):
+                    done = next(made, None)
+                if done is None:
+                    break
                 yield from self._finisher.finish(done)
 
 
