@@ -23,8 +23,8 @@ from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.systems import local_note
-from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.device.either import open_stream
 from aerial_seg.inference.engines.choose import EngineSettings, carrier_beside_crf
 from aerial_seg.inference.ensemble import Ensemble, model_paths
 from aerial_seg.inference.images.image_input import Said, open_image

@@ -19,8 +19,8 @@ from aerial_seg.bands import Band, normalise
 from aerial_seg.choices import CarrierName
 from aerial_seg.geo.grid_area import GridArea
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.definition import Definition
+from aerial_seg.inference.device.either import open_stream
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.inference.region import Region, RegionTiles

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aerial_seg.files.journal import Journal, damaged_records
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.unchanged import Unchanged
-from aerial_seg.inference.carriers import open_stream
+from aerial_seg.inference.device.either import open_stream
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import FinishedRows, TileCount
 from aerial_seg.jobs.predict.piece_writer import PieceWriter

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
-from aerial_seg.inference.carriers import open_stream
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.device import finish
 from aerial_seg.inference.device import stream as device_stream
+from aerial_seg.inference.device.either import open_stream
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.region import Region, RegionTiles
