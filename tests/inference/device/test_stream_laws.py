@@ -25,6 +25,8 @@ from aerial_seg.inference.device.either import open_stream
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.region import Region, RegionTiles
+from aerial_seg.inference.segmenter import Segmenter
+from aerial_seg.inference.settings import SegmentSettings
 from aerial_seg.inference.tta import run_sides
 from aerial_seg.models.device import CpuTransfer, Homeward
 from aerial_seg.models.file import TrainedModel
@@ -190,3 +192,51 @@ def test_nothing_is_read_twice_or_changed_on_its_way(monkeypatch: pytest.MonkeyP
     made, _ = case.by("device")
     for name, layer in wanted.items():
         np.testing.assert_array_equal(made[name], layer)
+
+
+@pytest.mark.parametrize("stride", [1, 8])
+@pytest.mark.parametrize("overlap", [0, 8])
+def test_tiles_that_are_left_out_change_no_byte(
+    monkeypatch: pytest.MonkeyPatch, stride: int, overlap: int
+) -> None:
+    model = whole_numbers(stride, step=8)
+    shape = TileShape(geometry=model.network.geometry, side=16 + overlap, halo=0, step=16)
+    skipped = 0
+    for seed, (top, left) in enumerate(((2, 34), (16, 16), (18, 23), (23, 2), (34, 32))):
+        image = np.full((2, 90, 80), NODATA, np.uint8)
+        image[:, top : top + 30, left : left + 30] = noise("uint8", 30, 30, seed, holes=True)
+        case = Case(image, (model,), shape, Definition())
+        made, (run, some) = case.by("device")
+        with monkeypatch.context() as every:
+            measured = device_stream.DeviceStream._measured
+
+            def all_wanted(stream: Any, swath: Any, measured: Any = measured) -> list[Any]:
+                measured(stream, swath)
+                return list(swath.wanted)
+
+            every.setattr(device_stream.DeviceStream, "_measured", all_wanted)
+            whole, (all_run, none) = case.by("device")
+        assert none == 0
+        assert run + some == all_run
+        skipped += some
+        np.testing.assert_array_equal(made["class"], whole["class"])
+    assert skipped > 0
+
+
+def test_a_segmenter_answers_alike_by_both_carriers() -> None:
+    model = whole_numbers(8, dtypes=("uint16", "uint16"), tile_size=64)
+    image = noise("uint16", 100, 130, 2, holes=True)
+    made = [
+        Segmenter(
+            Ensemble((model,)),
+            SegmentSettings(confidence=True),
+            EngineSettings("eager", "fp32", "cpu", carrier),
+            batch_size=2,
+        )(image, nodata=NODATA)
+        for carrier in ("host", "device")
+    ]
+    np.testing.assert_array_equal(made[0].classes, made[1].classes)
+    assert made[0].confidence is not None
+    assert made[1].confidence is not None
+    assert np.abs(made[0].confidence.astype(int) - made[1].confidence).max() <= 1
+    assert (made[1].classes == 255).any()
