@@ -88,7 +88,7 @@ MemoryLimit = Annotated[
 BatchSize = Annotated[
     int | None,
     Setting(
-        "Tiles run at once; default: the model's, fewer where memory is short.",
+        "Tiles run at once; default: the model's, fewer where memory is short, and on a GPU what keeps it at work.",
         low=1,
         high=MOST_PIXELS,
         metavar="N",

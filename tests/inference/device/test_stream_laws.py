@@ -35,6 +35,8 @@ from aerial_seg.tiling.plan import TilePlan, TileShape
 from aerial_seg.tiling.windows import WINDOWS
 
 NODATA = 7
+PLACES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+"""Where the network of both carriers runs."""
 WANTED = [(False, False), (True, False), (True, True)]
 
 
@@ -49,14 +51,16 @@ class Case:
     batch_size: int = 3
     mirrored: bool = False
 
-    def by(self, carrier: Any, region: Region | None = None) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-        """All layers of the region, and how many tiles ran and were skipped."""
+    def by(
+        self, carrier: Any, region: Region | None = None, *, device: str = "cpu"
+    ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
+        """All layers of the region, and how many tiles ran and were skipped; the network runs on the device."""
         height, width = self.image.shape[1:]
         region = region or Region(0, range(width))
         plan = TilePlan.of(height=height, width=width, shape=self.shape)
         region_tiles = RegionTiles(plan, region, height=height, width=width)
         predictor = Ensemble(self.models).predictor(
-            settings=EngineSettings("eager", "fp32", "cpu", carrier),
+            settings=EngineSettings("eager", "fp32", device, carrier),
             batch_size=self.batch_size,
             side=run_sides(self.definition.tta, self.shape.geometry, self.shape.side),
             tiles=1,
@@ -126,11 +130,12 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+@pytest.mark.parametrize("place", PLACES)
 @settings(max_examples=examples(120), deadline=None)
 @given(case=cases())
-def test_the_device_gives_the_hosts_bytes(case: Case) -> None:
+def test_the_device_gives_the_hosts_bytes(place: str, case: Case) -> None:
     """Exponentials are torch's here and a polynomial there: a byte of probability may round to its neighbour."""
-    (host, tiles), (device, on_device) = case.by("host"), case.by("device")
+    (host, tiles), (device, on_device) = (case.by(one, device=place) for one in ("host", "device"))
     assert on_device == tiles
     assert device.keys() == host.keys()
     softmaxed = case.definition.softmaxed
@@ -143,17 +148,18 @@ def test_the_device_gives_the_hosts_bytes(case: Case) -> None:
             assert np.abs(device[name].astype(int) - layer).max() <= 1
 
 
+@pytest.mark.parametrize("place", PLACES)
 @settings(max_examples=examples(40), deadline=None)
 @given(case=cases(), data=st.data())
-def test_panels_and_resume_points_change_no_byte(case: Case, data: st.DataObject) -> None:
+def test_panels_and_resume_points_change_no_byte(place: str, case: Case, data: st.DataObject) -> None:
     height, width = case.image.shape[1:]
-    whole, _ = case.by("device")
+    whole, _ = case.by("device", device=place)
     left, first = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     cols, stop = (
         range(left, data.draw(st.integers(left + 1, width))),
         data.draw(st.integers(first + 1, height)),
     )
-    part, _ = case.by("device", Region(first, cols, stop))
+    part, _ = case.by("device", Region(first, cols, stop), device=place)
     for name, layer in whole.items():
         np.testing.assert_array_equal(part[name], layer[..., first:stop, left : cols.stop])
 
