@@ -181,12 +181,13 @@ def test_panels_change_no_byte(
     assert (tmp_path / "panels.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
+@pytest.mark.parametrize("tta", [(), ("flips", "scales=0.5")])
 def test_a_dry_run_times_the_device_and_names_the_carrier(
-    raster_file: Callable[..., Path], use: Callable[..., None], tmp_path: Path
+    raster_file: Callable[..., Path], use: Callable[..., None], tmp_path: Path, tta: tuple[str, ...]
 ) -> None:
     use(SIMPLE)
     raster = raster_file("in.tif", noise("uint8"))
-    settings = PredictSettings(engine="eager", precision="fp32", device="cpu", carrier="device")
+    settings = PredictSettings(engine="eager", precision="fp32", device="cpu", carrier="device", tta=tta)
     (foretold,) = forecast_prediction("a.safetensors", raster, tmp_path / "map.tif", settings)
     assert foretold.engine == "eager, fp32, cpu, carrier device"
     assert foretold.seconds > 0
