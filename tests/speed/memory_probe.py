@@ -1,20 +1,22 @@
 """Peak memory of one streaming prediction above the loaded model's, in a process of its own (see predict.py).
 
-    python tests/speed/memory_probe.py FOLDER WIDTH ROWS_OF_TILES [LIMIT_MIB]
+    python tests/speed/memory_probe.py FOLDER WIDTH ROWS_OF_TILES [--limit-mib N] [--device cuda] [--carrier device]
 
-The network is small (its forward pass is not what is measured); six classes, logit stride 8, tiles of 512, step 384.
+The network is small (its forward pass is not what is measured), or one of predict.py's by name; six classes, logit
+stride 8, tiles of 512, step 384. On a GPU the most that torch held there is told, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import torch
+from predict import MODELS, make_model
 from rasterio.windows import Window
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -79,9 +81,19 @@ def forget_peak() -> None:
 
 def main() -> None:
     """Print one JSON line."""
-    folder, width, tile_rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("width", type=int)
+    parser.add_argument("tile_rows", type=int)
+    parser.add_argument("--limit-mib", type=int, default=60_000)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--carrier", default="auto")
+    parser.add_argument("--network", choices=MODELS)
+    parser.add_argument("--batch-size", type=int, default=2)
+    options = parser.parse_args()
+    folder, width, tile_rows = options.folder, options.width, options.tile_rows
     torch.manual_seed(0)
-    network = Small().eval()
+    network = make_model(*MODELS[options.network]).network if options.network else Small().eval()
     shape = tile_shape(network.geometry, SIDE, halo=HALO, overlap=OVERLAP)
     height = shape.core + shape.step * (tile_rows - 1)
     path = folder / f"{width}x{height}.tif"
@@ -100,8 +112,9 @@ def main() -> None:
         gsd=None, class_bias=(0.0,) * CLASSES, iteration=0, validation_miou=None, data_fingerprint="",
     )  # fmt: skip
     model = TrainedModel(network=network, card=card, sha256="0" * 64)
-    predictor = Predictor(model, settings=EngineSettings(engine="eager"), batch_size=2, side=SIDE, tiles=100)
-    predictor.run([np.zeros((3, SIDE, SIDE), np.float32)] * 2)
+    engine = EngineSettings(engine="eager", device=options.device, carrier=options.carrier)
+    predictor = Predictor(model, settings=engine, batch_size=options.batch_size, side=SIDE, tiles=100)
+    predictor.run([np.zeros((3, SIDE, SIDE), np.float32)] * options.batch_size)
     warm = folder / "warm.tif"
     if not warm.exists():
         write_raster(warm, 600, 600)
@@ -110,12 +123,19 @@ def main() -> None:
     map_scene(Scene((warm,), folder / "warm_map.tif"), context)
     forget_peak()
     before = status_mib("VmRSS")
-    limit = int(sys.argv[4]) * 2**20 if len(sys.argv) > 4 else 64 * 10**9
-    limited = replace(context, settings=replace(settings, max_memory=limit))
+    limited = replace(context, settings=replace(settings, max_memory=options.limit_mib * 2**20))
+    on_gpu = options.device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     report = map_scene(Scene((path,), folder / "map.tif"), limited)
     after = status_mib("VmHWM")
+    held = {"device_mib": torch.cuda.max_memory_reserved() / 2**20} if on_gpu else {}
     result = {"width": width, "height": height, "tiles": report.tiles, "panels": report.panels}
-    print(json.dumps(result | {"model_mib": before, "peak_mib": after, "above_model_mib": after - before}))
+    print(
+        json.dumps(
+            result | held | {"model_mib": before, "peak_mib": after, "above_model_mib": after - before}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ from aerial_seg.tiling.plan import tile_shape
 
 SIDE, STEP, CLASSES = 512, 384, 6
 TILES_ACROSS = 8
+WIDE = 16
+"""How much larger the numbers of uint16 imagery are."""
 MODELS = {
     "DeepLabv3 R50 OS8": ("deeplabv3", "resnet50", 8),
     "DeepLabv3 R50 OS16": ("deeplabv3", "resnet50", 16),
@@ -51,19 +53,25 @@ MODELS = {
 }
 
 
-def make_model(architecture: str, encoder: str, stride: int) -> TrainedModel:
-    """An untrained network whose classes all occur: the pipeline's work does not depend on what the classes mean."""
+def make_model(architecture: str, encoder: str, stride: int, *, bands: int = 3) -> TrainedModel:
+    """An untrained network whose classes all occur: the pipeline's work does not depend on what the classes mean.
+
+    bands: 3 of uint8, or 4 of uint16.
+    """
     torch.manual_seed(0)
     settings = {"architecture": architecture, "encoder": encoder, "output_stride": stride}
     recipe = Recipe.model_validate({"model": settings})
-    network = build_network(recipe.model, bands=3, classes=CLASSES).eval()
+    network = build_network(recipe.model, bands=bands, classes=CLASSES).eval()
     card = ModelCard(
         tool_version="speed", recipe=recipe, legend=make_legend({k: f"class {k}" for k in range(CLASSES)}),
-        bands=_bands(),
+        bands=_bands() if bands == 3 else _wide_bands(),
         gsd=None, class_bias=(0.0,) * CLASSES, iteration=0, validation_miou=None, data_fingerprint="",
     )  # fmt: skip
     with torch.inference_mode():
-        logits = network(torch.from_numpy(normalise(*image_part(SIDE, SIDE, seed=5), card.bands))[None])
+        image, valid = image_part(SIDE, SIDE, seed=5)
+        if bands == 4:
+            image = np.concatenate([image, image[:1]]).astype(np.uint16) * WIDE
+        logits = network(torch.from_numpy(normalise(image, valid, card.bands))[None])
     spread = logits.std()
     bias = tuple(float(-m / spread) for m in logits.mean(dim=(0, 2, 3)))
     with torch.no_grad():
@@ -136,6 +144,14 @@ def _bands() -> tuple[Band, ...]:
     return tuple(
         Band(name=name, dtype="uint8", mean=127.0, std=60.0, p2=0.0, p98=255.0)
         for name in ("red", "green", "blue")
+    )
+
+
+def _wide_bands() -> tuple[Band, ...]:
+    """Four bands of uint16, of the same texture in larger numbers."""
+    return tuple(
+        Band(name=name, dtype="uint16", mean=127.0 * WIDE, std=60.0 * WIDE, p2=0.0, p98=255.0 * WIDE)
+        for name in ("red", "green", "blue", "nir")
     )
 
 
@@ -260,7 +276,7 @@ def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "100,000 px wide": (100_000, 3),
         "30,000 px, 4 rows": (30_000, 4),
         "30,000 px, 40 rows": (30_000, 40),
-        "100,000 px wide within 1,500 MiB": (100_000, 3, 1500),
+        "100,000 px wide within 1,500 MiB": (100_000, 3, "--limit-mib", 1500),
     }
     for name, arguments in runs.items():
         script = Path(__file__).with_name("memory_probe.py")
