@@ -66,6 +66,8 @@ def _reason(error: BaseException) -> str:
 def open_dataset(path: Path | str, *, all_cores: bool = False) -> Iterator[DatasetReader]:
     """The opened raster. all_cores: blocks of a GeoTIFF that are read together are decoded beside each other.
 
+    Not of one on a server: there GDAL would ask for blocks ahead and tell of each that failed on its own.
+
     Raises InputError when there is none at `path` or GDAL cannot read it, or its sidecars.
     """
     text = gdal_name(path)
@@ -76,7 +78,8 @@ def open_dataset(path: Path | str, *, all_cores: bool = False) -> Iterator[Datas
         server = "; check the address, and that the server is up" if is_remote(text) else ""
         wanted = f"is not a raster that GDAL can read ({{error}}); wanted a GeoTIFF, VRT or another GDAL format{server}"
         with telling_whose(text, wanted):
-            dataset = _opened(text, all_cores=all_cores and text.lower().endswith(_TIFF))
+            local = not is_remote(text)
+            dataset = _opened(text, all_cores=all_cores and local and text.lower().endswith(_TIFF))
         # Not `with dataset`: that enters an environment of GDAL's options, which must be left in turn, and a raster is
         # also closed and opened again while one for reading is entered.
         try:

@@ -164,10 +164,11 @@ def test_what_passes_is_asked_again(served: str, server: WebServer, faults: list
     np.testing.assert_array_equal(image, noise())
 
 
+@pytest.mark.parametrize("all_cores", [False, True])
 def test_what_does_not_pass_is_an_error_never_zeros(
-    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch
+    served: str, server: WebServer, monkeypatch: pytest.MonkeyPatch, all_cores: bool
 ) -> None:
-    with Raster(Path(served)) as raster:
+    with Raster(Path(served), all_cores=all_cores) as raster:
         server.faults = ["truncate"] * 50
         monkeypatch.setattr("aerial_seg.geo.raster.remote.WAITS", (0.01, 0.02))
         with pytest.raises(
