@@ -21,6 +21,11 @@ _BYTES_READ = 4_000_000
 """Of the larger version, by each thread; of all bands one block at least is made of four."""
 
 
+def reducing_bytes(bands: int) -> int:
+    """Return more than what all threads hold that halve a raster: what they read, and what they make and pack of it."""
+    return workers(4 * bands) * 3 * max(_BYTES_READ, 4 * bands * BLOCK * BLOCK)
+
+
 class Version(Protocol):
     """A raster in pieces. extent: what they cover, in whole blocks; done: the row up to which they are there."""
 

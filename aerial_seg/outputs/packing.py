@@ -46,6 +46,16 @@ def workers(bands: int) -> int:
     return max(1, min(os.cpu_count() or 1, _BYTES_AT_WORK // (2 * bands * BLOCK * BLOCK)))
 
 
+def packing_bytes(bands: int, width: int, *, classes: bool) -> int:
+    """Return more than what packing a row of blocks of so many columns takes beside its own pixels.
+
+    Of as many parts as are held at a time these are the pixels in GDAL's hands and three times what they are packed
+    into: of classes that is little, of confidence about the pixels again.
+    """
+    part = max(_PART_BYTES, bands * BLOCK * BLOCK)
+    return (2 if classes else 4) * min(bands * BLOCK * width, 2 * workers(bands) * part)
+
+
 def in_threads(threads: int, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
     """What `work` makes of each part, in their order."""
     if threads == 1 or len(parts) == 1:

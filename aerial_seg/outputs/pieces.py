@@ -25,7 +25,7 @@ from aerial_seg.outputs import tiff
 from aerial_seg.outputs.packing import Bytes, empty_tiff, in_threads, packed, unpacked
 
 _DEFLATE = 8
-_RECENT_BYTES = 24_000_000
+RECENT_BYTES = 24_000_000
 """Three pieces of 8,000 columns of a class map and its confidence."""
 
 
@@ -64,11 +64,11 @@ class Recent:
     def add(self, path: Path, values: Bytes) -> None:
         """values (bands, n, w) of a piece are remembered, older ones perhaps no more."""
         self.forget(path)
-        if 2 * values.nbytes > _RECENT_BYTES:
+        if 2 * values.nbytes > RECENT_BYTES:
             return
         self._pixels[path] = np.array(np.moveaxis(values, 0, -1), order="C")
         self._bytes += values.nbytes
-        while self._bytes > _RECENT_BYTES:
+        while self._bytes > RECENT_BYTES:
             self.forget(next(iter(self._pixels)))
 
     def forget(self, path: Path) -> None:

@@ -19,9 +19,9 @@ from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.geo.raster.opening import open_dataset
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
-from aerial_seg.outputs.overviews import Overview, Version, overviews_of
-from aerial_seg.outputs.packing import workers
-from aerial_seg.outputs.pieces import Blocks, Piece, PieceList, Recent, blocks_of, write_tiff
+from aerial_seg.outputs.overviews import Overview, Version, overviews_of, reducing_bytes
+from aerial_seg.outputs.packing import packing_bytes, workers
+from aerial_seg.outputs.pieces import RECENT_BYTES, Blocks, Piece, PieceList, Recent, blocks_of, write_tiff
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
 
@@ -48,6 +48,13 @@ class Layer:
     def classes(self) -> bool:
         """Whether its values are names: they are never averaged."""
         return self.name in ("class", "errors")
+
+
+def writing_bytes(layers: Sequence[Layer], width: int) -> int:
+    """Return more than what writing a segment of so many columns takes beside its rows, smaller versions included."""
+    packing = max(packing_bytes(layer.bands, width, classes=layer.classes) for layer in layers)
+    reducing = (reducing_bytes(layer.bands) for layer in layers if layer.bands <= _MOST_BANDS_BESIDE)
+    return RECENT_BYTES + packing + max(reducing, default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ from laws import examples
 from pyproj import CRS
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files.disk import human_bytes
 from aerial_seg.geo.grid import Grid
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs import pieces
 from aerial_seg.outputs.packing import block_profile
 from aerial_seg.outputs.pieces import read_pieces
-from aerial_seg.outputs.segments import Layer, Segment, SegmentStore
+from aerial_seg.outputs.segments import Layer, Segment, SegmentStore, writing_bytes
 
 HEIGHT, WIDTH = 1400, 1300
 GRID = Grid(crs=CRS(32645), transform=Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000), height=HEIGHT, width=WIDTH)
@@ -310,3 +311,50 @@ class TestOwnBugs:
     def test_a_layer_that_is_none(self, name: str, bands: int) -> None:
         with pytest.raises(ValueError, match="no layer is called"):
             Layer(name, bands)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bands", [1, 6])
+@pytest.mark.parametrize("cores", [2, 16])
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is held")
+def test_writing_takes_no_more_than_is_reckoned(
+    tmp_path: Path, bands: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise, which cannot be packed, in a process of its own: what is held once stays held."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    width = 40_000 // bands
+    code = f"""
+import numpy as np, os, sys
+os.cpu_count = lambda: {cores}
+from pathlib import Path
+from affine import Affine
+from aerial_seg.files.operating_system import peak_while
+from aerial_seg.geo.grid import Grid
+from aerial_seg.inference.memory import resident_bytes
+from aerial_seg.outputs.segments import Layer, SegmentStore
+layer = Layer("probabilities" if {bands} > 1 else "confidence", {bands})
+grid = Grid(crs=None, transform=Affine.identity(), height=4096, width={width})
+def write(store, starts):
+    for start in starts:
+        rows = range(start, start + 512)
+        noise = np.random.default_rng(start).integers(0, 250, ({bands}, 512, {width}), dtype=np.uint8)
+        store.write(0, rows, {{layer.name: noise}})
+        store.reduce()
+small = Grid(crs=None, transform=Affine.identity(), height=1024, width=1024)
+warm = SegmentStore(Path(sys.argv[1]) / "warm", small, (layer,), panels=(range(1024),))
+warm.write(0, range(512), {{layer.name: np.zeros(({bands}, 512, 1024), np.uint8)}})
+warm.write(0, range(512, 1024), {{layer.name: np.zeros(({bands}, 512, 1024), np.uint8)}})
+warm.reduce()
+store = SegmentStore(Path(sys.argv[1]) / "wide", grid, (layer,), panels=(range({width}),))
+before = resident_bytes()
+peak = peak_while(lambda: write(store, range(0, 4096, 512)))
+print(peak - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    layer = Layer("probabilities" if bands > 1 else "confidence", bands)
+    # Of the rows themselves there are two: the noise, and what it was made of.
+    rows = 2 * bands * 512 * width
+    assert int(run.stdout) < rows + writing_bytes([layer], width), human_bytes(int(run.stdout))

@@ -35,7 +35,7 @@ from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import CPU, free_memory, has_own_memory
-from aerial_seg.outputs.segments import Layer
+from aerial_seg.outputs.segments import Layer, writing_bytes
 from aerial_seg.tiling.plan import TilePlan
 
 _DISK_BYTES = {"class": 0.15, "confidence": 1.2, "probabilities": 1.2}
@@ -128,6 +128,7 @@ class MemoryModel:
         ring = rows_held * reading * pixel + rows_held * reading // 8
         reader = ring + cache_bytes(self.raster, reading) + 3 * CHUNK_BYTES
         rows = len(panel) * (2 * (BLOCK + shape.step) * self._finished_bytes + (shape.side + shape.step) // 8)
+        rows += writing_bytes(self.layers, len(panel))
         if self.carrier == "device":
             shared = 0 if self.on_gpu else self.device_bytes(panel)
             return reader + rows + fed_bytes(reading, pixel) + shared
