@@ -149,7 +149,7 @@ def test_predict_reads_and_writes_exactly_what_is_named(
 
 
 @pytest.mark.parametrize(
-    "stem", ["!keep", pytest.param("GTIFF_DIR:1:keep", marks=pytest.mark.slow), "a;b?#", "x" * 197]
+    "stem", ["!keep", pytest.param("GTIFF_DIR:1:keep", marks=pytest.mark.slow), "a;b?#", "x" * 211]
 )
 def test_one_mask_with_polygons_and_all_else_at_an_odd_name(
     stem: str,

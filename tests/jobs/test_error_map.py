@@ -153,7 +153,8 @@ def test_memory_follows_neither_height_nor_classes(tmp_path: Path) -> None:
         tracemalloc.stop()
         return used
 
-    assert peak(8 * 1024, 3) < 1.2 * peak(1024, 3)
+    # The last pieces are remembered, up to a bound that the smaller one has met.
+    assert peak(48 * 1024, 3) < 1.2 * peak(24 * 1024, 3)
     widths = {len(ErrorMap(tmp_path / f"{k}", GRID, legend_of(k)).panels[0]) * k for k in (2, 20, 120)}
     assert all(width * 1024 <= 64_000_000 for width in widths)
 

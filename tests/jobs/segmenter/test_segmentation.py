@@ -127,7 +127,9 @@ def test_polygons_go_to_another_crs_and_one_name_is_one_class(result: Segmentati
     assert mine.crs == theirs.crs
     assert set(mine["class_name"]) == {"road"}
     assert [one.wkb for one in mine.geometry] == [one.wkb for one in theirs.geometry]
-    with pytest.raises(SettingsError, match=r"no class 'raod'.* did you mean 'road'"):
+    with pytest.raises(
+        SettingsError, match=r"`classes` names 'raod', which is no class.* did you mean 'road'"
+    ):
         result.polygons(["raod"])
 
 

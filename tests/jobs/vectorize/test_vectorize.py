@@ -169,7 +169,8 @@ def test_the_choice_of_classes(tmp_path: Path) -> None:
     assert names("road") == {"road"}
     assert names("background", "road") == {"background", "road"}
     with pytest.raises(
-        SettingsError, match=r"no class 'raod', it has background, building, road .*mean 'road'"
+        SettingsError,
+        match=r"`classes` names 'raod', which is no class of the mask, it has background, building, road .*mean 'road'",
     ):
         names("raod")
 
