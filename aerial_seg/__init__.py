@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from aerial_seg.jobs.export import export
     from aerial_seg.jobs.import_weights import import_weights
-    from aerial_seg.jobs.info import info
+    from aerial_seg.jobs.info.job import info
     from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
@@ -87,7 +87,7 @@ _ROOMS = {
     ),
     "jobs.export": ("export",),
     "jobs.import_weights": ("import_weights",),
-    "jobs.info": ("info",),
+    "jobs.info.job": ("info",),
     "jobs.models": ("list_models",),
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),

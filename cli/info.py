@@ -27,7 +27,7 @@ def command(path: Path, *, as_json: bool) -> None:
     it. Of a model its card: the network and how far it sees, bands and pixel size that it expects, classes, training,
     validation. Of a dataset: chips and pixels per split and class.
     """
-    from aerial_seg.jobs.info import info
+    from aerial_seg.jobs.info.job import info
 
     document = console.with_flags(info(path))
     if as_json:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aerial_seg.errors import InputError
-from aerial_seg.jobs.info import info
+from aerial_seg.jobs.info.job import info
 from aerial_seg.jobs.predict.job import PredictSettings, predict
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings

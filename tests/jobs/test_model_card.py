@@ -12,7 +12,7 @@ import pytest
 from aerial_seg.bands import Band
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.tile_choice import choose_tile
-from aerial_seg.jobs.info import info
+from aerial_seg.jobs.info.job import info
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model

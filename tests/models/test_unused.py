@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.errors import AerialSegError, InputError
 from aerial_seg.inference.ensemble import Ensemble
-from aerial_seg.jobs.model_card import model_card
+from aerial_seg.jobs.info.model_card import model_card
 from aerial_seg.legend import make_legend
 from aerial_seg.models.backbone.encoders import encoder_names
 from aerial_seg.models.build import architectures, build_network

@@ -25,7 +25,7 @@ def info(path: StrPath) -> dict[str, Any]:
         return _dataset(path)
     if path.suffix.lower() == ".safetensors":
         # Imported here because torch takes seconds, which a look at a raster should not.
-        from aerial_seg.jobs.model_card import model_card
+        from aerial_seg.jobs.info.model_card import model_card
 
         return model_card(path)
     return _raster(path)

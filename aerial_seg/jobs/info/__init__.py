@@ -1,0 +1,1 @@
+"""The `info` command: what a raster, mask, model or dataset holds."""
