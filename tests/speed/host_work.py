@@ -52,10 +52,14 @@ class FixedNetwork(Network):
         y, x = torch.meshgrid(*[torch.linspace(0, 6.28, cells)] * 2, indexing="ij")
         waves = [torch.sin(2 * x + k) * torch.cos(y * (1 + k / 3) - k) for k in range(CLASSES)]
         self.logits = torch.nn.Parameter(torch.stack(waves) * 3)
+        self._batches: dict[int, torch.Tensor] = {}
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image (N,C,H,W) → the fixed logits (N,K,h,w)."""
-        return self.logits.expand(len(image), *self.logits.shape)
+        """image (N,C,H,W) → the fixed logits (N,K,h,w), laid out as the last convolution of a network leaves them."""
+        if len(image) not in self._batches:
+            batch = self.logits.expand(len(image), *self.logits.shape)
+            self._batches[len(image)] = batch.contiguous(memory_format=torch.channels_last)
+        return self._batches[len(image)]
 
 
 def fixed_model(stride: int) -> TrainedModel:
