@@ -14,7 +14,7 @@ from aerial_seg.geo.raster.covered import BLOCK, Extent
 from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written
 from aerial_seg.outputs.halving import Halving, halve_part
-from aerial_seg.outputs.packing import in_threads, workers
+from aerial_seg.outputs.packing import in_threads, threads_within
 from aerial_seg.outputs.pieces import Piece, PieceList, Recent, read_pieces, write_blocks
 
 _BYTES_READ = 4_000_000
@@ -23,7 +23,15 @@ _BYTES_READ = 4_000_000
 
 def reducing_bytes(bands: int) -> int:
     """Return more than what all threads hold that halve a raster: what they read, and what they make and pack of it."""
-    return workers(4 * bands) * 3 * max(_BYTES_READ, 4 * bands * BLOCK * BLOCK)
+    return _threads(bands) * _bytes_of_each(bands)
+
+
+def _bytes_of_each(bands: int) -> int:
+    return 3 * max(_BYTES_READ, 4 * bands * BLOCK * BLOCK)
+
+
+def _threads(bands: int) -> int:
+    return threads_within(_bytes_of_each(bands))
 
 
 class Version(Protocol):
@@ -82,7 +90,7 @@ class Overview:
                 return
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                made = in_threads(workers(4 * self.bands), partial(self._make, rows), self._parts())
+                made = in_threads(_threads(self.bands), partial(self._make, rows), self._parts())
             for piece in made:
                 self.pieces.add(piece)
             self.done = rows.stop

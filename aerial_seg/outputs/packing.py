@@ -43,17 +43,24 @@ R = TypeVar("R")
 
 def workers(bands: int) -> int:
     """How many threads may each hold a block of all bands, packed and not."""
-    return max(1, min(os.cpu_count() or 1, _BYTES_AT_WORK // (2 * bands * BLOCK * BLOCK)))
+    return threads_within(2 * bands * BLOCK * BLOCK)
+
+
+def threads_within(each: int) -> int:
+    """How many threads may be at work that hold so many bytes each: at least one, and no more than there are cores."""
+    return max(1, min(os.cpu_count() or 1, _BYTES_AT_WORK // each))
 
 
 def packing_bytes(bands: int, width: int, *, classes: bool) -> int:
     """Return more than what packing a row of blocks of so many columns takes beside its own pixels.
 
-    Of as many parts as are held at a time these are the pixels in GDAL's hands and three times what they are packed
-    into: of classes that is little, of confidence about the pixels again.
+    Of the parts that threads are at, GDAL holds the pixels and what they are packed into, and we take that from it
+    twice; of the others that wait for them it is there once. Of classes it is little, of confidence about the pixels.
     """
-    part = max(_PART_BYTES, bands * BLOCK * BLOCK)
-    return (2 if classes else 4) * min(bands * BLOCK * width, 2 * workers(bands) * part)
+    threads, part = workers(bands), max(_PART_BYTES, bands * BLOCK * BLOCK)
+    held = min(bands * BLOCK * width, 2 * threads * part)
+    at_work = min(held if threads == 1 else -(-held // 2), threads * part)
+    return 2 * at_work if classes else 3 * at_work + held
 
 
 def in_threads(threads: int, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:

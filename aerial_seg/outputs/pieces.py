@@ -51,6 +51,11 @@ class Blocks:
         return data
 
 
+def is_remembered(size: int) -> bool:
+    """Tell whether the pixels of a piece of so many bytes are: two of them must have room."""
+    return 2 * size <= RECENT_BYTES
+
+
 class Recent:
     """Pixels (n, w, bands) of the pieces that were written last, as far as few bytes hold them.
 
@@ -64,7 +69,7 @@ class Recent:
     def add(self, path: Path, values: Bytes) -> None:
         """values (bands, n, w) of a piece are remembered, older ones perhaps no more."""
         self.forget(path)
-        if 2 * values.nbytes > RECENT_BYTES:
+        if not is_remembered(values.nbytes):
             return
         self._pixels[path] = np.array(np.moveaxis(values, 0, -1), order="C")
         self._bytes += values.nbytes

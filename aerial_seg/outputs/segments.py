@@ -21,7 +21,16 @@ from aerial_seg.legend import IGNORE
 from aerial_seg.outputs.durable import disk_errors, require_written, settled_file
 from aerial_seg.outputs.overviews import Overview, Version, overviews_of, reducing_bytes
 from aerial_seg.outputs.packing import packing_bytes, workers
-from aerial_seg.outputs.pieces import RECENT_BYTES, Blocks, Piece, PieceList, Recent, blocks_of, write_tiff
+from aerial_seg.outputs.pieces import (
+    RECENT_BYTES,
+    Blocks,
+    Piece,
+    PieceList,
+    Recent,
+    blocks_of,
+    is_remembered,
+    write_tiff,
+)
 
 LAYERS = ("class", "confidence", "probabilities", "errors")
 
@@ -54,7 +63,8 @@ def writing_bytes(layers: Sequence[Layer], width: int) -> int:
     """Return more than what writing a segment of so many columns takes beside its rows, smaller versions included."""
     packing = max(packing_bytes(layer.bands, width, classes=layer.classes) for layer in layers)
     reducing = (reducing_bytes(layer.bands) for layer in layers if layer.bands <= _MOST_BANDS_BESIDE)
-    return RECENT_BYTES + packing + max(reducing, default=0)
+    remembers = any(is_remembered(layer.bands * BLOCK * width) for layer in layers)
+    return packing + max(reducing, default=0) + remembers * RECENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)

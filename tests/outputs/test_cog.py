@@ -154,7 +154,7 @@ class TestGdal:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(assembly, "_MOST_BYTES", 0 if big else assembly._MOST_BYTES)
             # Some, none or all pixels are remembered, the others unpacked.
-            patched.setattr(pieces, "_RECENT_BYTES", data.draw(st.sampled_from([0, 1_000_000, 24_000_000])))
+            patched.setattr(pieces, "RECENT_BYTES", data.draw(st.sampled_from([0, 1_000_000, 24_000_000])))
             for panel, cols in enumerate(store.panels):
                 step = BLOCK * data.draw(st.integers(1, 3))
                 for top in range(0, height, step):
