@@ -54,13 +54,15 @@ def threads_within(each: int) -> int:
 def packing_bytes(bands: int, width: int, *, classes: bool) -> int:
     """Return more than what packing a row of blocks of so many columns takes beside its own pixels.
 
-    Of the parts that threads are at, GDAL holds the pixels and what they are packed into, and we take that from it
-    twice; of the others that wait for them it is there once. Of classes it is little, of confidence about the pixels.
+    Of the parts that threads are at, GDAL holds the pixels, twice, and what they are packed into, which we take from it
+    and unpack again to compare it; of the others that wait for them it is there once. Of classes that is little, of
+    confidence about as much as the pixels.
     """
     threads, part = workers(bands), max(_PART_BYTES, bands * BLOCK * BLOCK)
     held = min(bands * BLOCK * width, 2 * threads * part)
-    at_work = min(held if threads == 1 else -(-held // 2), threads * part)
-    return 2 * at_work if classes else 3 * at_work + held
+    halves = threads > 1 and width > 2 * threads * BLOCK
+    at_work = min(-(-held // 2) if halves else held, threads * part)
+    return 2 * at_work if classes else 5 * at_work + held
 
 
 def in_threads(threads: int, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
