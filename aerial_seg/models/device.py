@@ -22,6 +22,9 @@ OutOfMemory = torch.cuda.OutOfMemoryError
 Homeward = Callable[[], NDArray[np.uint8]]
 """Waits until bytes have come from the device, and gives them."""
 
+_SAY_FULL = ("allocate memory", "out of memory")
+"""Words of errors that have no kind of their own: of the CPU, and of CUDA where it is not torch that allocates."""
+
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """CPU flags of units that multiply bfloat16: two of x86, one of ARM."""
@@ -146,8 +149,9 @@ def enough_memory(what: str, *, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OutOfMemory, MemoryError, RuntimeError) as error:
-        # torch's CPU allocator raises a plain RuntimeError.
-        if type(error) is RuntimeError and "allocate memory" not in str(error):
+        # torch's CPU allocator raises a plain RuntimeError, and CUDA's errors are all of one kind.
+        is_by_kind = isinstance(error, OutOfMemory | MemoryError)
+        if not is_by_kind and not any(words in str(error) for words in _SAY_FULL):
             raise
         raise SettingsError(f"{what} does not fit into memory; {remedy}") from error
 

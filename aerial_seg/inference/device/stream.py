@@ -36,9 +36,11 @@ from aerial_seg.progress import ProgressBar
 from aerial_seg.stages import StageSeconds
 from aerial_seg.tiling.plan import Tile
 
+_WHAT = "a swath of the raster"
 _REMEDY = (
-    f"use a smaller {setting('batch_size')}, {setting('tile_size')} or {setting('max_memory')}, or "
-    f"{setting('carrier', 'host')}"
+    # The first of them changes no setting, which an interrupted run would be refused for.
+    "end what else takes memory of the device, or use a smaller "
+    f"{setting('batch_size')}, {setting('tile_size')} or {setting('max_memory')}, or {setting('carrier', 'host')}"
 )
 
 
@@ -62,6 +64,7 @@ class DeviceStream:
     context manager.
     """
 
+    @enough_memory(_WHAT, remedy=_REMEDY)
     def __init__(
         self,
         raster: Raster | ArrayRaster,
@@ -72,6 +75,7 @@ class DeviceStream:
         *,
         legend: Legend,
     ) -> None:
+        """Raises SettingsError where the device has no memory for a swath beside the network."""
         if definition.crf is not None or region_tiles.crf is not None:
             raise ValueError("a CRF is computed on the host")
         self._region_tiles, self._predictor, self._definition = region_tiles, predictor, definition
@@ -152,7 +156,7 @@ class DeviceStream:
 
         Raises SettingsError where the device has no memory for a swath beside the network.
         """
-        with enough_memory("a swath of the raster", remedy=_REMEDY):
+        with enough_memory(_WHAT, remedy=_REMEDY):
             for swath in self._swaths:
                 yield from self._fill_batches(swath, bar)
                 # Tiles that wait hold back finished rows: over empty ground they must not wait for ever.

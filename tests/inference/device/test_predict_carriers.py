@@ -282,13 +282,15 @@ def test_a_defect_while_rows_are_laid_ready_is_not_lost(
     assert threads() == set()
 
 
+@pytest.mark.parametrize("when", ["__init__", "cut"])
 def test_memory_that_a_device_lacks_is_one_line(
     raster_file: Callable[..., Path],
     use: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    when: str,
 ) -> None:
-    """Beside the network, whose batches are halved then."""
+    """Beside the network, whose batches are halved then; a run that goes on keeps its panels, whatever is free now."""
     import torch
 
     from aerial_seg.inference.device.ring import DeviceRing
@@ -298,6 +300,6 @@ def test_memory_that_a_device_lacks_is_one_line(
     def too_much(*_: object, **__: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(DeviceRing, "cut", too_much)
+    monkeypatch.setattr(DeviceRing, when, too_much)
     with pytest.raises(AerialSegError, match=r"does not fit into memory; .*`carrier=\"host\"`"):
         run(tall(raster_file), tmp_path / "map.tif", "device")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aerial_seg.models.device import CudaTransfer, device_peak_while, free_memory
+from aerial_seg.errors import SettingsError
+from aerial_seg.models.device import CudaTransfer, device_peak_while, enough_memory, free_memory
 
 
 class Stream:
@@ -108,3 +109,38 @@ def test_memory_of_a_device_is_what_nobody_uses(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 77)
     assert device_peak_while(gpu, lambda: done.append("work")) == 77
     assert done == ["reset_peak_memory_stats", "work", "synchronize"]
+
+
+class CudaError(RuntimeError):
+    """As torch.AcceleratorError, which is of any error of CUDA."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        CudaError("CUDA error: out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_is_not_there_is_told_with_the_remedy(error: Exception) -> None:
+    with (
+        pytest.raises(SettingsError, match=r"^a tile does not fit into memory; take less$"),
+        enough_memory("a tile", remedy="take less"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CudaError("CUDA error: an illegal memory access was encountered"),
+        NotImplementedError("'index_cuda' not implemented for 'UInt16'"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_other_errors_of_a_device_are_not_told_as_a_lack_of_memory(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, enough_memory("a tile", remedy="take less"):
+        raise error
+    assert raised.value is error
