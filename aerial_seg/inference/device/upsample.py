@@ -22,7 +22,8 @@ _GROUP = 16
 _VALUES_AT_ONCE = {True: 1 << 25, False: 1 << 19}
 """Values that are interpolated at a time, in float32: much for each launch where a device has memory of its own, what
 a core's cache holds elsewhere."""
-_BYTES_AT_ONCE = 1 << 28
+_BYTES_AT_ONCE = 1 << 26
+"""Of probabilities: no more than `finish` has on the way, for the host holds what comes and what came."""
 _INFINITE = float("inf")
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from aerial_seg.inference.device import upsample
+from aerial_seg.inference.device.finish import ON_THE_WAY_BYTES
 from aerial_seg.inference.device.lattice import DeviceStitcher
 from aerial_seg.inference.device.spread import Spread
 from aerial_seg.inference.device.upsample import DeviceUpsampler, softmax_cells
@@ -142,6 +143,23 @@ def test_memory_grows_with_neither_the_classes_nor_the_height(
     assert sum(len(done.channels) for done in made) == len(rows)
     # The coarse part of all channels may be made at once where it is small: twice a group's pixels.
     assert seen.largest <= (4 * most if wanted == {"probabilities": True} else 2 * most)
+
+
+def test_probabilities_come_in_parts_as_large_as_the_host_is_reckoned_to_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """150 classes of 100,000 columns on a device with memory of its own; pinned memory is not given back."""
+    monkeypatch.setattr(
+        upsample, "_VALUES_AT_ONCE", dict.fromkeys((False, True), upsample._VALUES_AT_ONCE[True])
+    )
+    geometry = ModelGeometry(16, 16, 16)
+    rows, cols = (PixelAxis.of(geometry, run=pixels, pixels=pixels) for pixels in (64, 100_000))
+    cells = torch.empty(150, len(rows.cells), len(cols.cells), device="meta")
+    made = list(DeviceUpsampler(rows, cols, probabilities=True, device="meta").push(cells))
+    assert sum(len(done.channels) for done in made) == 64
+    assert (
+        max(done.probabilities.nbytes for done in made if done.probabilities is not None) <= ON_THE_WAY_BYTES
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 8, 32])
