@@ -67,9 +67,9 @@ def load(
     """Load a model file, or several whose class probabilities are averaged, ready to be called on images.
 
     device, engine, precision, carrier and batch_size mean what they mean for `predict`, but that engine "auto" compiles
-    nothing: how many tiles will come is not known. batch_size: None takes the model's; 1 answers soonest where one tile
-    holds the image. Raises InputError for a file that is no model of ours, and SettingsError for what the machine
-    cannot do.
+    nothing: how many tiles will come is not known. batch_size: None takes the model's, or on a GPU what keeps
+    that at work; 1 answers soonest where one tile holds the image. Raises InputError for a file that is no model of
+    ours, and SettingsError for what the machine cannot do.
     """
     wanted, batch_size = chosen(settings, SegmentSettings), fitted("batch_size", BatchSize, batch_size)
     paths = [path for one in as_paths(model, "model") for path in model_paths(one)]
@@ -87,8 +87,8 @@ def load(
 class Segmenter:
     """Answer for images in memory which class every pixel has, by one model or several as one; made by `load`.
 
-    For one engine, precision, batch size and number of threads it gives the same bits as `predict` gives of a file with
-    the same pixels: images are tiled, mirrored at their borders and blended alike.
+    For one engine, precision, carrier, batch size and number of threads it gives the same bits as `predict` gives of a
+    file with the same pixels: images are tiled, mirrored at their borders and blended alike.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The device's carrier of the lattice: what `tiling/` does on the host, in torch, on any device, the CPU among them."""
+"""The stream on a device: what `inference/stream.py` and `tiling/` do on the host, in torch, on the CPU too."""

@@ -146,7 +146,8 @@ class PredictReport:
     is not the raster's. panels: column panels that the memory limit asked for. resumed_rows: rows that an earlier,
     interrupted run had finished. vectors: what was written of the polygons, if they were asked for. stage_seconds: how
     long the run that finished the map was held by each stage: reading, cutting (and normalising) tiles, the network,
-    stitching, writing (waiting for the disk: pieces are written meanwhile), assembly of the files; and in total.
+    stitching, writing (waiting for the disk: pieces are written meanwhile), assembly of the files; and in total. With
+    carrier `device` one stage of that name stands for cutting, network and stitching.
     """
 
     mask: Path
