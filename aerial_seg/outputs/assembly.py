@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import rasterio
 
+from aerial_seg.errors import OutputError
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.outputs import tiff
 from aerial_seg.outputs.overviews import Version
@@ -33,7 +35,7 @@ _AROUND = 4
 _READ_AT_ONCE = 1 << 20
 
 
-class UnknownLayoutError(OSError):
+class UnknownLayoutError(OutputError):
     """Tell that this GDAL lays out its COGs in another way than is known here."""
 
 
@@ -97,7 +99,8 @@ def _head(file: BinaryIO, images: Sequence[tiff.Image]) -> bytes:
                 raise ValueError("a block that is not absent")
     except (struct.error, KeyError, ValueError) as error:
         raise UnknownLayoutError(
-            f"this GDAL lays out a COG in a way that is not known here: {error}"
+            f"this GDAL lays out a COG in a way that is not known here (GDAL {rasterio.__gdal_version__}: {error}); "
+            "install another release of rasterio, which brings a GDAL of its own, and run again"
         ) from error
     return tiff.with_blocks(head, form, directories, images, around=_AROUND)
 

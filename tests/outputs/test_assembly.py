@@ -161,7 +161,10 @@ def test_a_layout_that_is_not_known_is_refused(
         return path
 
     monkeypatch.setattr(cog, "_skeleton", other)
-    with pytest.raises(OutputError, match="this GDAL lays out a COG in a way that is not known here"):
+    # Not of the disk, which has nothing to do with it.
+    with pytest.raises(
+        OutputError, match=r"^this GDAL lays out a COG in a way .* install another release of rasterio"
+    ):
         write_cog(small(tmp_path / "work"), CLASS, tmp_path / "m.tif", style=STYLE)
     assert not (tmp_path / "m.tif").exists()
 
