@@ -202,6 +202,12 @@ def most_held() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
+def usable_cores() -> int:
+    """How many cores the process may run on: a container or a scheduler may allow it fewer than the machine has."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
 def cpu_facts() -> Mapping[str, str]:
     """What Linux says of its first processor; empty elsewhere."""
     return _facts_in(CPU_INFO)

@@ -5,7 +5,6 @@ GDAL's own threads report no failed write; these are ours, and nothing is writte
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.io import MemoryFile
 
+from aerial_seg.files.operating_system import usable_cores
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.legend import IGNORE
@@ -48,7 +48,7 @@ def workers(bands: int) -> int:
 
 def threads_within(each: int) -> int:
     """How many threads may be at work that hold so many bytes each: at least one, and no more than there are cores."""
-    return max(1, min(os.cpu_count() or 1, _BYTES_AT_WORK // each))
+    return max(1, min(usable_cores(), _BYTES_AT_WORK // each))
 
 
 def packing_bytes(bands: int, width: int, *, classes: bool) -> int:

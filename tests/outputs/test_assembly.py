@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path, share: float, disk_
 def test_threads_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for cores in (1, 7):
-        monkeypatch.setattr(packing.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(packing, "usable_cores", lambda cores=cores: cores)
         store = small(tmp_path / str(cores))
         write_cog(store, CLASS, tmp_path / f"{cores}.tif", style=STYLE)
         made.append((tmp_path / f"{cores}.tif").read_bytes())

@@ -321,17 +321,18 @@ def test_writing_takes_no_more_than_is_reckoned(
     tmp_path: Path, bands: int, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise, which cannot be packed, in a process of its own: what is held once stays held."""
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("aerial_seg.outputs.packing.usable_cores", lambda: cores)
     width = 40_000 // bands
     code = f"""
-import numpy as np, os, sys
-os.cpu_count = lambda: {cores}
+import numpy as np, sys
 from pathlib import Path
 from affine import Affine
 from aerial_seg.files.operating_system import peak_while
 from aerial_seg.geo.grid import Grid
 from aerial_seg.inference.memory import resident_bytes
+from aerial_seg.outputs import packing
 from aerial_seg.outputs.segments import Layer, SegmentStore
+packing.usable_cores = lambda: {cores}
 layer = Layer("probabilities" if {bands} > 1 else "confidence", {bands})
 grid = Grid(crs=None, transform=Affine.identity(), height=4096, width={width})
 def write(store, starts):
