@@ -111,7 +111,7 @@ def measure(
         "predict_mpx_s": pixels / 1e6 / statistics.median(p[0] for _, p in rounds),
         "share_of_bare": statistics.median(f[0] / p[0] for f, p in rounds),
         "cpu_s_per_gpx_beside_bare": statistics.median(p[1] - f[1] for f, p in rounds) / pixels * 1e9,
-        "stages_s": dict(report.seconds) if hasattr(report, "seconds") else {},
+        "stages_s": dict(report.stage_seconds),
         "bar": BARS.get(name),
     }
     print(

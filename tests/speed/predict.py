@@ -108,7 +108,7 @@ def make_context(
     shape = tile_shape(model.network.geometry, SIDE, halo=32, overlap=64)
     assert shape.step == STEP
     predictor = Predictor(model, settings=engine, batch_size=batch_size, side=SIDE, tiles=tiles)
-    predictor.run([np.zeros((3, SIDE, SIDE), np.float32)] * batch_size)
+    predictor.run([np.zeros((predictor.planes, SIDE, SIDE), np.float32)] * batch_size)
     return PredictContext(model, predictor, shape, PredictSettings(overwrite=True), silent)
 
 
