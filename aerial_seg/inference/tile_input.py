@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aerial_seg.geo.raster.swath import RowReader
 from aerial_seg.tiling.cut import Planes, cut_window, make_zero, mirror_columns
+from aerial_seg.tiling.indices import mirrored
 from aerial_seg.tiling.plan import Tile, TilePlan
 
 Image = NDArray[np.float32]
@@ -80,9 +81,9 @@ class TileCutter:
         top, left = tile.core_top - shape.halo, tile.core_left - shape.halo
         rows, cols = self._inside(top, left, shape.side)
         held = self._reader.hold(rows, cols)
-        order = _mirrored(len(rows), rows.start - top, top + shape.side - rows.stop)
+        order = mirrored(len(rows), rows.start - top, top + shape.side - rows.stop)
         west = cols.start - left
-        across = _mirrored(len(cols), west, left + shape.side - cols.stop)
+        across = mirrored(len(cols), west, left + shape.side - cols.stop)
         beyond = across[:west], across[west + len(cols) :]
         cut_window(into, held.image, held.rows[order], held.first_col, planes=self._planes, mirrored=beyond)
         if held.valid is not None:
@@ -93,9 +94,3 @@ class TileCutter:
         """Rows and columns of a square window, as far as they lie in the raster."""
         rows = range(max(0, top), min(top + side, self._plan.rows.length))
         return rows, range(max(0, left), min(left + side, self._plan.cols.length))
-
-
-def _mirrored(length: int, before: int, after: int) -> NDArray[np.int64]:
-    """Which of so many pixels each one is of an axis that goes on as in mirrors, before and after them."""
-    inside = np.arange(length)
-    return np.pad(inside, (before, after), mode="symmetric") if before or after else inside

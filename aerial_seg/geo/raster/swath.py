@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import lcm
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
+from aerial_seg.tiling.indices import ring_slots
 
 CHUNK_BYTES = 16_000_000
 """Pixels read at once. GDAL's block cache then needs little more than this, whatever the raster's width."""
@@ -194,7 +194,7 @@ class SwathReader:
         """image (C, h, w) and valid (h, w) of a window inside the rows of the last `advance`, as copies."""
         across = self._held_columns(rows, cols)
         image = np.empty((len(rows), len(cols), self._image.shape[2]), self._image.dtype)
-        for slots, part in self._slots(rows):
+        for slots, part in ring_slots(rows, self._capacity):
             image[part] = self._image[slots, across]
         return image.transpose(2, 0, 1), self.take_valid(rows, cols)
 
@@ -218,21 +218,12 @@ class SwathReader:
         """As `take`, without the image."""
         first, stop = cols.start - self._first_bit, cols.stop - self._first_bit
         across = slice(first // 8, -(-stop // 8))
-        held = np.concatenate([self._valid[slots, across] for slots, _ in self._slots(rows)])
+        held = np.concatenate([self._valid[slots, across] for slots, _ in ring_slots(rows, self._capacity)])
         return np.unpackbits(held, axis=1).view(np.bool_)[:, first % 8 : first % 8 + len(cols)]
 
     def is_measured(self, rows: range) -> bool:
         """Whether all columns of these rows are measured."""
-        return all(bool(self._is_measured[slots].all()) for slots, _ in self._slots(rows))
-
-    def _slots(self, rows: range) -> Iterator[tuple[slice, slice]]:
-        """The one or two places of rows in the ring, each with its place in the request."""
-        start = rows.start
-        while start < rows.stop:
-            slot = start % self._capacity
-            count = min(rows.stop - start, self._capacity - slot)
-            yield slice(slot, slot + count), slice(start - rows.start, start - rows.start + count)
-            start += count
+        return all(bool(self._is_measured[slots].all()) for slots, _ in ring_slots(rows, self._capacity))
 
     def _fill(self, target: int) -> None:
         """Rows are held up to row `target` or a little further; runs in the reader's thread only."""
@@ -245,7 +236,7 @@ class SwathReader:
         bands = self._image.shape[2]
         per_unit = self._unit_cols * len(rows) * bands * self._image.itemsize
         columns = max(1, CHUNK_BYTES // per_unit) * lcm(self._unit_cols, 8)
-        for slots, _ in self._slots(rows):
+        for slots, _ in ring_slots(rows, self._capacity):
             self._is_measured[slots] = True
         start = self._cols.start
         while start < self._cols.stop:
@@ -256,7 +247,7 @@ class SwathReader:
     def _fill_part(self, rows: range, cols: range) -> None:
         """Straight into the ring, but for rows that go on at its beginning: blocks are not to be read twice."""
         across = slice(cols.start - self._cols.start, cols.stop - self._cols.start)
-        places = list(self._slots(rows))
+        places = list(ring_slots(rows, self._capacity))
         image = (
             self._image[places[0][0], across]
             if len(places) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from aerial_seg.bands import Band
 from aerial_seg.inference.device.feed import FedRows
 from aerial_seg.inference.device.pixels import as_float32, carrier_type
 from aerial_seg.models.device import CpuTransfer, CudaTransfer
+from aerial_seg.tiling.indices import mirrored, ring_slots
 
 Plane = tuple[int, Band]
 """The band of the raster that a plane of the network's input is made of, from 0, and its statistics."""
@@ -58,7 +59,7 @@ class DeviceRing:
             self._measured_from = part.rows.stop
             if self._valid is None:
                 self._valid = torch.ones(self._pixels.shape[:2], dtype=torch.bool, device=self._device)
-        for slots, some in self._slots(part.rows):
+        for slots, some in ring_slots(part.rows, self._rows):
             self._pixels[slots] = pixels[some]
             if self._valid is not None:
                 self._valid[slots] = True if valid is None else valid[some]
@@ -82,18 +83,8 @@ class DeviceRing:
         """Return where these rows are held: int64 on the device."""
         return self._transfer.numbers_to_device(rows % self._rows)
 
-    def _slots(self, rows: range) -> Iterator[tuple[slice, slice]]:
-        """The one or two places of rows, each with its place in the part."""
-        start = rows.start
-        while start < rows.stop:
-            slot = start % self._rows
-            count = min(rows.stop - start, self._rows - slot)
-            yield slice(slot, slot + count), slice(start - rows.start, start - rows.start + count)
-            start += count
-
 
 def mirrored_window(first: int, side: int, length: int) -> Indices:
     """Return the pixels of an axis of `length` that a window from `first` on shows; beyond it those as far inside."""
     start, stop = max(0, first), min(first + side, length)
-    inside = np.arange(start, stop, dtype=np.int64)
-    return np.pad(inside, (start - first, first + side - stop), mode="symmetric")
+    return start + mirrored(stop - start, start - first, first + side - stop)
