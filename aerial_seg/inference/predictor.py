@@ -27,6 +27,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.device import (
     OutOfMemory,
     batch_to_device,
+    has_own_memory,
     pick_device,
     release_memory,
     transfer,
@@ -281,9 +282,17 @@ class Predictor:
         batch = images.blank_rest() if isinstance(images, HostBatch) else self._copied(images)
         logits = self._engines[side](self._transfer.to_device(batch))
         with torch.inference_mode():
-            channel_last = logits.permute(0, 2, 3, 1).float()
-            arriving = self._transfer.to_host((channel_last + self._bias).contiguous())
+            arriving = self._transfer.to_host(self._biased(logits.permute(0, 2, 3, 1).float()))
         return arriving.map(lambda batch: batch[:count])
+
+    def _biased(self, logits: torch.Tensor) -> torch.Tensor:
+        """logits (N,h,w,K) float32 and the class bias, in memory of their own."""
+        if has_own_memory(self._device):
+            return (logits + self._bias).contiguous()
+        # On one thread: torch would wake all of its own, which takes longer while others cut, stitch and write.
+        sums = torch.empty(logits.shape)
+        np.add(logits.numpy(), self._bias.numpy(), out=sums.numpy())
+        return sums
 
     def _copied(self, images: Sequence[Image]) -> torch.Tensor:
         """A full batch of these, 0 in the places that are left."""
