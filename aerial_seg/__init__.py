@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.settings import ErrorMapSettings, ExportSettings
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
-    from aerial_seg.jobs.train import train
+    from aerial_seg.jobs.train.job import train
     from aerial_seg.jobs.vectorize.job import vectorize
     from aerial_seg.labels.settings import LabelSettings
     from aerial_seg.legend import Legend, LegendEntry, make_legend
@@ -94,7 +94,7 @@ _ROOMS = {
     "jobs.settings": ("ErrorMapSettings", "ExportSettings"),
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
-    "jobs.train": ("train",),
+    "jobs.train.job": ("train",),
     "jobs.vectorize.job": ("vectorize",),
     "vectors.from_mask.settings": (
         "CleanSettings",

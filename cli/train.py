@@ -51,7 +51,7 @@ def command(
     unet and more; an unknown name lists them all. Pretrained weights are spread over any number of bands; imagenet is
     downloaded once, --weights none and --weights FILE need no internet.
     """
-    from aerial_seg.jobs.train import train
+    from aerial_seg.jobs.train.job import train
     from aerial_seg.recipe import load_recipe
 
     settings = load_recipe(recipe)

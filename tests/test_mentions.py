@@ -244,14 +244,14 @@ _OF_LABELS = ("tile", "evaluate")
 COMMANDS_OF = {
     "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",), "jobs/evaluate.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
-    "jobs/tile": ("tile",), "jobs/train.py": ("train",),
+    "jobs/tile": ("tile",), "jobs/train": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),
     "models": ("train",), "polygonize": ("vectorize",), "vectors": ("vectorize",), "bands.py": ("tile",),
 }  # fmt: skip
 ELSEWHERE = {
-    ("jobs/train.py", "val"), ("jobs/train.py", "test"),  # after `aerial-seg tile`, whose they are
+    ("jobs/train/data.py", "val"), ("jobs/train/data.py", "test"),  # after `aerial-seg tile`, whose they are
     ("vectors/from_mask/class_rows.py", "confidence"),  # of predict(confidence=True)
 }  # fmt: skip
 

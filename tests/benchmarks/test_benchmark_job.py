@@ -23,7 +23,7 @@ from aerial_seg.geo.raster.unchanged import ChangedError
 from aerial_seg.jobs.benchmark import images as benchmark_images
 from aerial_seg.jobs.benchmark.job import benchmark
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
-from aerial_seg.jobs.train import train
+from aerial_seg.jobs.train.job import train
 from aerial_seg.legend import make_legend
 from aerial_seg.recipe import parse_recipe
 from aerial_seg.report.benchmark_page import overlay_panels

@@ -23,7 +23,7 @@ from aerial_seg.geo.raster.unchanged import ChangedError
 from aerial_seg.jobs.evaluate import evaluate_model_on_chips
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.train import train
+from aerial_seg.jobs.train.job import train
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model
 from aerial_seg.recipe import DataSettings, Recipe, parse_recipe

@@ -20,7 +20,7 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.train import train
+from aerial_seg.jobs.train.job import train
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models import weights_source as hub

@@ -16,7 +16,7 @@ from affine import Affine
 from aerial_seg.errors import InputError
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.train import train
+from aerial_seg.jobs.train.job import train
 from aerial_seg.recipe import AugmentationSettings, Recipe, parse_recipe
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset
 from aerial_seg.training.manifest import open_manifest

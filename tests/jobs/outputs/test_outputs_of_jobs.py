@@ -24,7 +24,7 @@ from aerial_seg.jobs.import_weights import import_weights
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.jobs.tile.job import tile
-from aerial_seg.jobs.train import train
+from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.models.file import save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint
