@@ -13,6 +13,7 @@ from aerial_seg.documents import DocumentError, parse_toml, problem_of, read_tex
 from aerial_seg.errors import SettingsError, at_work, did_you_mean
 from aerial_seg.paths import StrPath, as_name
 from aerial_seg.printable import shortened
+from aerial_seg.recipe_changes import Changes, apply_changes, read_changes
 
 OWN_ARCHITECTURES = ("fcn", "deeplabv2", "deeplabv3", "deeplabv3-cascade", "deeplabv3+", "pspnet", "gcn")
 """The networks of the papers, built here; the others come from segmentation_models_pytorch."""
@@ -216,12 +217,30 @@ def shipped_text(folder: str, name: str) -> str:
     return root.joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load_recipe(name: StrPath) -> Recipe:
+def load_recipe(name: StrPath, changes: Changes = ()) -> Recipe:
     """Load the recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
+    changes: what differs from it, as {"training.crop": 128} or ["training.crop=128"]; validated with the rest.
     Raises SettingsError for an unknown recipe, key or value, naming the nearest known one.
     """
-    return load_document(name, Recipe, what="recipe", known=recipe_names())
+    recipe = load_document(name, Recipe, what="recipe", known=recipe_names())
+    return change_recipe(recipe, changes, name=as_name(name, "recipe"))
+
+
+def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe:
+    """The recipe with these values instead of its own, validated anew. name: of the recipe, for messages.
+
+    Raises SettingsError as load_recipe does.
+    """
+    read = read_changes(changes)
+    if not read:
+        return recipe
+    known = {key: tuple(type(getattr(recipe, key)).model_fields) for key in Recipe.model_fields}
+    what = " ".join(("recipe", *([name] if name else []), "with", ", ".join(one.key for one in read)))
+    try:
+        return Recipe.model_validate(apply_changes(recipe.model_dump(), read, known))
+    except ValidationError as error:
+        raise SettingsError(f"{what}: {_first_problem(error, Recipe)}") from error
 
 
 def load_document(
