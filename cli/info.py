@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from . import console, model_card, options
+from . import console, options
+from .reports import model_card
 
 
 @click.command(

@@ -9,7 +9,7 @@ import click
 from aerial_seg.jobs.predict.settings import PredictSettings
 
 from . import console, options
-from .predict_report import show_forecasts, show_outcomes, show_report
+from .reports.predict_report import show_forecasts, show_outcomes, show_report
 from .setting_options import from_settings
 
 

@@ -45,7 +45,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def folders_with_code() -> set[str]:
     inside = {p.parent.relative_to(ROOT) for p in (ROOT / "aerial_seg").rglob("*.py")}
-    return {".".join(folder.parts) for folder in inside} | {"aerial_seg.cli", "aerial_seg.configs"}
+    outside = {
+        p.parent.relative_to(ROOT) for place in ("cli", "configs") for p in (ROOT / place).rglob("*.py")
+    }
+    return {".".join(folder.parts) for folder in inside} | {
+        ".".join(("aerial_seg", *folder.parts)) for folder in outside
+    }
 
 
 def test_the_package_list_names_every_folder() -> None:
@@ -117,7 +122,9 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(checkout: Path, tmp_p
     expected = {
         f"aerial_seg/{p.relative_to(ROOT / 'aerial_seg')}" for p in (ROOT / "aerial_seg").rglob("*.py")
     }
-    expected |= {f"aerial_seg/cli/{p.name}" for p in (ROOT / "cli").glob("*.py")}
+    expected |= {
+        f"aerial_seg/cli/{p.relative_to(ROOT / 'cli').as_posix()}" for p in (ROOT / "cli").rglob("*.py")
+    }
     expected |= {
         f"aerial_seg/configs/{p.relative_to(ROOT / 'configs')}" for p in (ROOT / "configs").rglob("*.toml")
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*(ROOT / "aerial_seg").rglob("*.py"), *(ROOT / "cli").glob("*.py")])
+SOURCES = sorted([*(ROOT / "aerial_seg").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
 
 MODULES = {
     "fcntl",

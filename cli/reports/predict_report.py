@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from . import console
+from .. import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from . import console
+from .. import console
 
 _WIDTH, _LABEL = 80, 14
 

@@ -1,0 +1,1 @@
+"""How what a job tells is shown, where that is more than a few lines of its command."""
