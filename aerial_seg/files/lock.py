@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files import operating_system
-from aerial_seg.files.operating_system import NoLocksError, try_lock, unlock
+from aerial_seg.files.operating_system import NoLocksError, is_locked, try_lock, unlock
 
 _TRIES = 100
 _PAUSE = 0.01
@@ -33,6 +33,25 @@ def held(path: Path, final: Path) -> Iterator[None]:
             _leave_none(path)
 
 
+def is_held(path: Path) -> bool | None:
+    """Tell whether a process holds the lock file `path` at this moment; None where that cannot be found out.
+
+    Nothing is made or changed, and who comes for the lock meanwhile gets it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR if operating_system.WINDOWS else os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        return is_locked(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
 def _take(path: Path, final: Path) -> int:
     # A lock's promise ends where its file is deleted: another run may hold the deleted one, and a third the new one.
     for left in reversed(range(_TRIES)):
@@ -47,7 +66,7 @@ def _take(path: Path, final: Path) -> int:
             time.sleep(_PAUSE)  # how Windows says that the file is going away at this moment
             continue
         try:
-            if not try_lock(descriptor):
+            if not _try_twice(descriptor):
                 os.close(descriptor)
                 raise _busy(final)
         except NoLocksError as error:
@@ -66,6 +85,14 @@ def _take(path: Path, final: Path) -> int:
             return descriptor
         os.close(descriptor)
     raise _busy(final)
+
+
+def _try_twice(descriptor: int) -> bool:
+    """Whether the file is locked now. A second time after a pause: somebody may only have looked, see `is_held`."""
+    if try_lock(descriptor):
+        return True
+    time.sleep(_PAUSE)
+    return try_lock(descriptor)
 
 
 def _is_there(descriptor: int, path: Path) -> bool:

@@ -101,6 +101,30 @@ def unlock(descriptor: int) -> None:
         posix.flock(descriptor, posix.LOCK_UN)
 
 
+def is_locked(descriptor: int) -> bool:
+    """Whether another process, or another open file of this one, has locked the file now; it is not kept from doing so.
+
+    Raises NoLocksError where the file system knows none.
+    """
+    if WINDOWS:
+        free = try_lock(descriptor)
+    else:
+        posix = _system_module("fcntl")
+        try:
+            # Shared: many may look at once, and a file that may only be read can be looked at.
+            posix.flock(descriptor, posix.LOCK_SH | posix.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise NoLocksError(error.errno, error.strerror) from error
+            raise
+    if free:
+        unlock(descriptor)
+    return not free
+
+
 def _system_module(name: str) -> Any:
     # By name: a type checker knows the one or the other only for its own system.
     return import_module(name)
