@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from aerial_seg.bands import IMAGENET_BANDS
+from aerial_seg.bands import IMAGENET_BANDS, Band
 from aerial_seg.errors import InputError
 from aerial_seg.models.backbone.cascade import further_blocks
 from aerial_seg.models.backbone.deformable import DeformableConv
@@ -17,6 +17,12 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import HEADER_KEY, ModelCard, read_card
 from aerial_seg.models.heads.cascade import CascadeHead
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
+from aerial_seg.models.importing.efficientnet_lite import (
+    check_as_tensorflow,
+    fit_to_statistics,
+    is_efficientnet_lite,
+    timm_names,
+)
 from aerial_seg.models.importing.matching import listing
 from aerial_seg.models.network import Network
 from aerial_seg.paths import StrPath, as_path
@@ -33,22 +39,28 @@ _IDLE = "of layers that this network never uses left out"
 
 
 def start_from(
-    network: Network, path: StrPath, *, bands: Sequence[str], classes: Sequence[str]
+    network: Network,
+    path: StrPath,
+    *,
+    bands: Sequence[str],
+    classes: Sequence[str],
+    statistics: Sequence[Band] = (),
 ) -> tuple[str, ...]:
     """Start the network from the file's weights where they fit; tell what was adapted or stayed fresh.
 
     path: a model file of ours, of which all tensors are taken whose names and shapes fit, or a state dict of the
-    encoder alone under torchvision's, timm's or smp's names, which has to fit but for its classifier. The first
-    convolution is spread over the network's bands (see `spread_bands`), the last ones take the classes that the model
-    has by name.
-    bands, classes: the network's, in the order of its channels.
+    encoder alone under torchvision's, timm's or smp's names or those of EfficientNet-Lite's port, which has to fit but
+    for its classifier. The first convolution is spread over the network's bands (see `spread_bands`), the last ones
+    take the classes that the model has by name.
+    bands, classes: the network's, in the order of its channels. statistics: the bands by which the images are
+    normalised; where the file is known to have had others, the first layer is fitted to them.
     Raises InputError for a file that is damaged, holds code, or is of another encoder.
     """
     path = as_path(path, "path")
     checkpoint = read_checkpoint(path)
     if _is_model(path):
         return _fill_network(network, checkpoint, read_card(path), bands=bands, classes=classes)
-    return _fill_encoder(network, checkpoint, bands)
+    return _fill_encoder(network, checkpoint, bands, statistics)
 
 
 def spread_bands(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
@@ -93,11 +105,16 @@ def _is_model(path: Path) -> bool:
         return False
 
 
-def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]) -> tuple[str, ...]:
+def _fill_encoder(
+    network: Network, checkpoint: Checkpoint, bands: Sequence[str], statistics: Sequence[Band]
+) -> tuple[str, ...]:
     before, encoder = _encoder_of(network)
     ours = encoder.state_dict()
     by_key = {_key(name.removeprefix("model.")): name for name in ours}
     held = _without_prefix(checkpoint.tensors)
+    is_lite = is_efficientnet_lite(held)
+    if is_lite:
+        held = timm_names(held, checkpoint.path)
     placed = {by_key[_key(name)]: tensor for name, tensor in held.items() if _key(name) in by_key}
     extra = [name for name in held if _key(name) not in by_key]
     never_used = _unused(network, before)
@@ -123,6 +140,10 @@ def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]
             f"{checkpoint.path} is no state dict of the recipe's encoder: {'; '.join(filter(None, problems))}; wanted "
             "exactly the encoder's weights, with or without a classifier; choose the model.encoder that they are of"
         )
+    fitted: tuple[str, ...] = ()
+    if is_lite:
+        check_as_tensorflow(encoder, checkpoint.path)
+        fitted = _fit_lite(placed, by_key, statistics)
     _load(network, {before + name: tensor for name, tensor in placed.items()})
     _continue_cascade(network, encoder)
     left_out = (listing("of a classifier left out", dropped), listing(_IDLE, idle))
@@ -131,7 +152,15 @@ def _fill_encoder(network: Network, checkpoint: Checkpoint, bands: Sequence[str]
             (f"started from the encoder in {checkpoint.path}: {len(placed)} tensors", *filter(None, left_out))
         ),
         *spread,
+        *fitted,
     )
+
+
+def _fit_lite(
+    placed: dict[str, Tensor], by_key: Mapping[str, str], statistics: Sequence[Band]
+) -> tuple[str, ...]:
+    stem, norm = by_key[_key("conv_stem.weight")], by_key[_key("bn1.running_mean")]
+    return (fit_to_statistics(placed, stem, norm, statistics),) if statistics else ()
 
 
 def _fill_network(

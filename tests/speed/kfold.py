@@ -40,7 +40,7 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.train import train
+from aerial_seg.jobs.train.job import train
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model, save_model
 from aerial_seg.recipe import Recipe, load_recipe
@@ -170,11 +170,12 @@ def one_run(arm: Arm, ground: Ground, fold: str, seed: int, iterations: int, scr
     scratch.mkdir(parents=True)
     seconds = cpu_seconds(lambda: model.append(arm.train(chips, scratch, iterations, seed)))
     card = load_model(model[0]).card
-    plain = scratch / "half.safetensors"
-    save_model(
-        load_model(model[0]).network.state_dict(), card.model_copy(update={"class_bias": (0.0, 0.0)}), plain
-    )
-    shipped, half = (building_iou(path, ground, fold, scratch) for path in (model[0], plain))
+    shipped = building_iou(model[0], ground, fold, scratch)
+    half = shipped
+    if any(card.class_bias):
+        unbiased = card.model_copy(update={"class_bias": (0.0,) * len(card.class_bias)})
+        save_model(load_model(model[0]).network.state_dict(), unbiased, scratch / "half.safetensors")
+        half = building_iou(scratch / "half.safetensors", ground, fold, scratch)
     return {
         "arm": arm.name, "fold": fold, "seed": seed, "iterations": iterations, "cpu_seconds": round(seconds, 1),
         "iou": round(shipped, 5), "iou_at_half": round(half, 5), "bias": round(card.class_bias[1], 3),

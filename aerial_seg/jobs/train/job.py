@@ -126,7 +126,7 @@ def _begin(recipe: Recipe, dataset: Dataset) -> _Beginning:
     if file is None:
         return _Beginning(network)
     bands = [band.name for band in dataset.bands]
-    notes = start_from(network, file, bands=bands, classes=dataset.legend.names)
+    notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
     with file.open("rb") as content:
         return _Beginning(network, notes, hashlib.file_digest(content, "sha256").hexdigest())
 
