@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train.job import train
+    from aerial_seg.jobs.train.settings import TrainSettings
     from aerial_seg.jobs.vectorize.job import vectorize
     from aerial_seg.labels.settings import LabelSettings
     from aerial_seg.legend import Legend, LegendEntry, make_legend
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
+    from aerial_seg.training.callbacks import Callback, Checkpoint, Step
     from aerial_seg.training.chip_dataset import ChipDataset
     from aerial_seg.vectors.from_mask.settings import (
         CleanSettings,
@@ -95,6 +97,7 @@ _ROOMS = {
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train.job": ("train",),
+    "jobs.train.settings": ("TrainSettings",),
     "jobs.vectorize.job": ("vectorize",),
     "vectors.from_mask.settings": (
         "CleanSettings",
@@ -112,6 +115,7 @@ _ROOMS = {
     "models.receptive_field.field": ("ReceptiveField", "receptive_field"),
     "recipe": ("ModelSettings", "Recipe", "load_recipe", "recipe_names"),
     "tiling.geometry": ("ModelGeometry",),
+    "training.callbacks": ("Callback", "Checkpoint", "Step"),
     "training.chip_dataset": ("ChipDataset",),
     "version": ("__version__",),
 }
@@ -122,7 +126,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
     "predict_scenes", "Forecast", "forecast_prediction", "load", "Segmenter", "SegmentSettings", "Segmentation",
-    "TileSettings", "tile", "ChipDataset", "train",
+    "TileSettings", "tile", "ChipDataset", "TrainSettings", "train", "Callback", "Step", "Checkpoint",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

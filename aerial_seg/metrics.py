@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -126,6 +126,14 @@ class Scores:
             ignored=ignored,
             unpredicted=unpredicted,
         )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Scores:
+        """Return the scores that `as_json` wrote, computed anew from their counts. Raises LookupError, ValueError."""
+        names = [entry["name"] for entry in document["classes"]]
+        counts = np.array(document["confusion"], np.int64).reshape(len(names), len(names))
+        ignored, unpredicted = document["pixels_ignored"], document["pixels_labelled_but_not_predicted"]
+        return cls.of(counts, names, ignored=ignored, unpredicted=unpredicted)
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready document; NaN becomes null, because JSON has no NaN."""

@@ -13,6 +13,7 @@ import inspect
 import math
 import numbers
 import os
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -370,6 +371,21 @@ def byte_size(value: Any) -> Any:
             f"'{shortened(value)}' is no amount of memory; wanted a number with a unit, as 2GB or 800MB"
         )
     return int(float(plain) * unit)
+
+
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
+
+
+def time_span(value: Any) -> Any:
+    """The seconds that a text like 10min, 90s or 1.5h means; what is no text comes back as it is."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([a-z]+)", value.strip().lower())
+    if found is None or found[2] not in _SECONDS:
+        raise SettingsError(
+            f"'{shortened(value)}' is no time; wanted a number with a unit, as 10min, 90s or 2h"
+        )
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def names_in(value: Any) -> Any:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
+from aerial_seg.jobs.train.settings import TrainSettings
+
 from . import console, options
+from .setting_options import from_settings
 
 
 @click.command(
@@ -31,8 +34,7 @@ Examples:
     help="What to start from instead of the recipe's model.weights: nothing, the encoder's pretrained weights, or a "
     "file (.safetensors, .pth, .pt, .ckpt): a model of aerial-seg's or an encoder's state dict.",
 )
-@options.device
-@options.overwrite
+@from_settings(TrainSettings)
 @options.as_json
 def command(
     dataset: Path,
@@ -40,8 +42,7 @@ def command(
     output: Path,
     *,
     weights: str | None,
-    device: str,
-    overwrite: bool,
+    settings: TrainSettings,
     as_json: bool,
 ) -> None:
     """Train a model on a chip dataset that `tile` made.
@@ -54,12 +55,12 @@ def command(
     from aerial_seg.jobs.train.job import train
     from aerial_seg.recipe import load_recipe
 
-    settings = load_recipe(recipe)
+    chosen = load_recipe(recipe)
     if weights is not None:
         # Made anew, because a copy would not be validated.
-        model = type(settings.model)(**{**dict(settings.model), "weights": weights})
-        settings = settings.model_copy(update={"model": model})
-    report = train(dataset, settings, output, device=device, overwrite=overwrite, progress=console.bar)
+        model = type(chosen.model)(**{**dict(chosen.model), "weights": weights})
+        chosen = chosen.model_copy(update={"model": model})
+    report = train(dataset, chosen, output, settings, console.bar)
     console.notes(report.notes)
     if as_json:
         scores = report.scores.as_json() if report.scores else None

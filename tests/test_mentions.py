@@ -249,6 +249,7 @@ COMMANDS_OF = {
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),
     "models": ("train",), "polygonize": ("vectorize",), "vectors": ("vectorize",), "bands.py": ("tile",),
+    "training": ("train",),
 }  # fmt: skip
 ELSEWHERE = {
     ("jobs/train/data.py", "val"), ("jobs/train/data.py", "test"),  # after `aerial-seg tile`, whose they are

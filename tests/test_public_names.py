@@ -13,7 +13,7 @@ VERBS = frozenset((
     "describe", "estimate", "evaluate", "export", "find", "fold", "foretell", "give", "hand", "hold", "import",
     "keep", "leave", "let", "list", "load", "make", "map", "measure", "move", "name", "note", "open", "plan",
     "predict", "put", "raise", "read", "remember", "remove", "resize", "return", "run", "say", "score", "settle",
-    "show", "split", "start", "take", "tell", "train", "try", "turn", "wait", "write",
+    "show", "split", "start", "take", "tell", "train", "try", "turn", "wait", "watch", "write",
 ))  # fmt: skip
 """What first lines begin with. A new verb is added here, by somebody who has looked whether it is one."""
 

@@ -24,6 +24,7 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import TrainReport, train
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.mentions import SAME_CALL, setting
@@ -120,9 +121,8 @@ def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress
         folder / "chips",
         recipe,
         folder / "run",
-        device=device,
-        overwrite=overwrite,
-        progress=progress,
+        TrainSettings(device=device, overwrite=overwrite, restart=overwrite),
+        progress,
     )
     mask = folder / "map.tif"
     # What an interrupted demo had begun was of a model and of scenes that are made anew.

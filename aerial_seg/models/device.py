@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -180,6 +180,26 @@ def release_memory(device: torch.device) -> None:
     """What torch keeps of a CUDA device's memory without using it is free again."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def random_states() -> dict[str, Tensor]:
+    """The states of torch's random numbers by device: of the CPU and, once CUDA is in use, of every CUDA device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states |= {f"cuda:{k}": state for k, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor]) -> None:
+    """Go on drawing as when `random_states` told these; devices that are not here are passed over."""
+    torch.set_rng_state(states["cpu"])
+    for name, state in states.items():
+        if (
+            name != "cpu"
+            and torch.cuda.is_available()
+            and torch.device(name).index < torch.cuda.device_count()
+        ):
+            torch.cuda.set_rng_state(state, name)
 
 
 class CpuTransfer:

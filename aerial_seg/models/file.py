@@ -57,6 +57,8 @@ class ModelCard(BaseModel):
 
     gsd: metres per pixel of the training chips; None when they were not georeferenced.
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
+    finished: False while the run that trains it goes on or is interrupted. iterations: how many updates it is to have,
+    None where that is what the recipe says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,6 +73,8 @@ class ModelCard(BaseModel):
     iteration: Annotated[int, Field(ge=0)]
     validation_miou: Annotated[float, Field(ge=0, le=1)] | None
     data_fingerprint: str
+    finished: bool = True
+    iterations: Annotated[int, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_bias_per_class(self) -> ModelCard:
@@ -82,6 +86,11 @@ class ModelCard(BaseModel):
     def prediction(self) -> PredictionSettings:
         """How the model asks to be tiled."""
         return self.recipe.prediction
+
+    @property
+    def planned(self) -> int:
+        """How many updates the run is to have."""
+        return self.recipe.training.iterations if self.iterations is None else self.iterations
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,7 @@ def load_model(path: StrPath) -> TrainedModel:
             )
         notes = _check_layout(header, network)
         network.load_state_dict(dict(_finite_weights(header, network)), strict=True)
+        notes = (*_note_on_run(path, card), *notes)
         return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path), notes=notes)
 
 
@@ -149,7 +159,14 @@ def load_on_meta(path: Path) -> TrainedModel:
         notes = _check_layout(header, network)
         for _ in _finite_weights(header, network):
             pass
+        notes = (*_note_on_run(path, card), *notes)
         return TrainedModel(network=network, card=card, sha256=_sha256(path), notes=notes)
+
+
+def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
+    if card.finished:
+        return ()
+    return (f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {card.planned:,}",)
 
 
 @contextmanager

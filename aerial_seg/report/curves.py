@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aerial_seg.legend import Legend
-from aerial_seg.training.loop import History
+from aerial_seg.training.log import History
 
 
 def draw_curves(history: History, legend: Legend, path: Path) -> None:
@@ -27,11 +27,11 @@ def draw_curves(history: History, legend: Legend, path: Path) -> None:
     top.set(ylabel="training loss")
     top.legend()
     if history.validations:
-        at = [iteration for iteration, _ in history.validations]
-        for k, entry in enumerate(legend.entries):
-            values = [scores.classes[k].iou for _, scores in history.validations]
+        at = [row.iteration for row in history.validations]
+        for entry in legend.entries:
+            values = [row.ious[entry.name] for row in history.validations]
             bottom.plot(at, values, marker="o", markersize=3, color=entry.colour, label=entry.name)
-        means = [scores.miou for _, scores in history.validations]
+        means = [row.miou for row in history.validations]
         bottom.plot(at, means, color="black", linewidth=2, label="mIoU")
         bottom.legend(loc="lower right")
     bottom.set(xlabel="iteration", ylabel="validation IoU", ylim=(0, 1))

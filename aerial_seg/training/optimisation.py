@@ -123,15 +123,23 @@ class WeightAverage:
 
     def __init__(self, network: Network, decay: float) -> None:
         self._decay = decay
-        self._updates = 0
+        self.updates = 0
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     def update(self, network: Network) -> None:
         """Take in the network's weights after one update of the optimiser."""
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        self._updates += 1
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
                 self.state[name].lerp_(tensor.detach(), 1 - decay)
             else:
                 self.state[name].copy_(tensor)
+
+    def load(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from an average of so many updates. Raises ValueError where it is of other weights."""
+        if state.keys() != self.state.keys():
+            raise ValueError("the averaged weights are of another network")
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+        self.updates = int(updates)

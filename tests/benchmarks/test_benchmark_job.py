@@ -24,6 +24,7 @@ from aerial_seg.jobs.benchmark import images as benchmark_images
 from aerial_seg.jobs.benchmark.job import benchmark
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.recipe import parse_recipe
 from aerial_seg.report.benchmark_page import overlay_panels
@@ -101,7 +102,9 @@ def counted_again(name: str, root: Path, out: Path, split: str = "val") -> np.nd
 def test_a_model_trained_on_voc_is_scored_by_three_protocols_and_its_submission_is_valid(
     learnable_voc: Path, tmp_path: Path
 ) -> None:
-    model = train(learnable_voc, parse_recipe(TINY, "tiny"), tmp_path / "run", device="cpu").model
+    model = train(
+        learnable_voc, parse_recipe(TINY, "tiny"), tmp_path / "run", TrainSettings(device="cpu")
+    ).model
     measured = {}
     for protocol in ("deeplabv3-os16", "deeplabv3-os8-ms-flip", "psp-ss"):
         out, archive = tmp_path / protocol, tmp_path / f"{protocol}.tar.gz"

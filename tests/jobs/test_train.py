@@ -24,6 +24,7 @@ from aerial_seg.jobs.evaluate import evaluate_model_on_chips
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model
 from aerial_seg.recipe import DataSettings, Recipe, parse_recipe
@@ -89,11 +90,12 @@ def run(dataset: Path) -> Path:
 
 def test_a_run_leaves_models_log_curves_and_summary(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == {
-        "best.safetensors", "last.safetensors", "log.csv", "curves.png", "run.json", ".aerial-seg-files.json",
+        "best.safetensors", "last.safetensors", "training.safetensors", "log.csv", "curves.png", "run.json",
     }  # fmt: skip
     assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
     summary = json.loads((run / "run.json").read_text())
     assert summary["recipe"]["training"]["iterations"] == 12
+    assert (summary["state"], summary["iteration"], summary["iterations"]) == ("finished", 12, 12)
     assert not run.with_name("run.work").exists()
 
 
@@ -159,16 +161,22 @@ def test_what_is_trained_on_is_held_while_it_is_read(
 
     text = RECIPE.replace("[model]", f'[model]\nweights = "{weights}"')
     with pytest.raises(ChangedError, match=rf"{files[which].name} changed while it was read"):
-        train(chips, parse_recipe(text, "test"), tmp_path / "run", device="cpu", progress=Touching())
+        train(
+            chips,
+            parse_recipe(text, "test"),
+            tmp_path / "run",
+            TrainSettings(device="cpu"),
+            Touching(),
+        )
     # At the first validation after it, of iteration 6: not after the last one.
-    assert len(done) == 5
-    assert {path.name for path in tmp_path.iterdir()} == {"chips", "weights.safetensors"}
+    assert len(done) == 6
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json"}
 
 
 def test_the_same_seed_gives_the_same_weights_and_scores(dataset: Path, tmp_path: Path) -> None:
     short = {"iterations": "3", "validate_every": "3", "calibrate": "false"}
-    first = train(dataset, recipe(**short), tmp_path / "a", device="cpu")
-    again = train(dataset, recipe(**short), tmp_path / "b", device="cpu")
+    first = train(dataset, recipe(**short), tmp_path / "a", TrainSettings(device="cpu"))
+    again = train(dataset, recipe(**short), tmp_path / "b", TrainSettings(device="cpu"))
     assert (tmp_path / "a/log.csv").read_text() == (tmp_path / "b/log.csv").read_text()
     weights = [load_model(report.model).network.state_dict() for report in (first, again)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
@@ -185,11 +193,14 @@ def test_what_cannot_work_is_told_before_training(dataset: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_explodes_stops_the_run_and_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
+def test_a_loss_that_explodes_stops_the_run_and_leaves_its_log(dataset: Path, tmp_path: Path) -> None:
     wild = recipe(optimizer='"sgd"', learning_rate="1000.0")
-    with pytest.raises(AerialSegError, match=r"the loss became .* lower training.learning_rate"):
+    with pytest.raises(
+        AerialSegError, match=r"(the loss became|weights are no finite) .* lower training.learning_rate"
+    ):
         train(dataset, wild, tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json"}
+    assert all(np.isfinite(float(row["loss"])) for row in csv.DictReader((tmp_path / "run/log.csv").open()))
 
 
 # On a benchmark
@@ -267,7 +278,7 @@ def constant_guess(root: Path) -> float:
 def test_a_recipe_with_a_benchmark_learns_it_from_its_own_folders(voc: Path, tmp_path: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in voc.rglob("*")}
     made = parse_recipe(VOC_RECIPE, "test")
-    report = train(voc, made, tmp_path / "run", device="cpu")
+    report = train(voc, made, tmp_path / "run", TrainSettings(device="cpu"))
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").open())]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
     assert report.scores is not None
@@ -287,7 +298,7 @@ def test_workers_change_nothing_on_a_benchmark(voc: Path, tmp_path: Path) -> Non
     text = VOC_RECIPE.replace("iterations = 40", "iterations = 2")
     for workers in (0, 1):
         changed = text.replace("[training]", f"[training]\nworkers = {workers}")
-        train(voc, parse_recipe(changed, "test"), tmp_path / str(workers), device="cpu")
+        train(voc, parse_recipe(changed, "test"), tmp_path / str(workers), TrainSettings(device="cpu"))
     assert (tmp_path / "0/log.csv").read_text() == (tmp_path / "1/log.csv").read_text()
 
 
@@ -298,8 +309,9 @@ def test_a_damaged_label_is_told_in_one_line_by_workers_too(voc: Path, tmp_path:
     Image.fromarray(np.full((54, 70), 77, np.uint8)).save(label)
     asked = parse_recipe(VOC_RECIPE.replace("[training]", f"[training]\nworkers = {workers}"), "test")
     with pytest.raises(InputError, match=r"^[^\n]*2007_000003\.png[^\n]*77[^\n]*$"):
-        train(tmp_path / "voc", asked, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
+        train(tmp_path / "voc", asked, tmp_path / "run", TrainSettings(device="cpu"))
+    # No checkpoint was made: the log tells how far it came.
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json"}
 
 
 def test_data_of_the_other_kind_is_told_with_the_remedy(dataset: Path, voc: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import make_legend
 from aerial_seg.models import weights_source as hub
@@ -103,7 +104,7 @@ def test_a_model_is_tuned_to_other_bands_and_classes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = model_file(Path("old.safetensors"), bands=BANDS[:3], classes=("background", "building"))
-    report = train(chips, recipe("old.safetensors"), tmp_path / "run", device="cpu")
+    report = train(chips, recipe("old.safetensors"), tmp_path / "run", TrainSettings(device="cpu"))
     assert len(report.notes) == 3
     assert report.notes[0].startswith("started from the model old.safetensors: ")
     assert "from 3 bands (red, green, blue) to red, green, blue, nir" in report.notes[1]
@@ -119,7 +120,7 @@ def test_a_model_is_tuned_to_other_bands_and_classes(
     assert document["weights_sha256"] == hashlib.sha256(Path("old.safetensors").read_bytes()).hexdigest()
 
     # The run's own model begins the next one, whole.
-    again = train(chips, recipe(report.model), tmp_path / "next", device="cpu")
+    again = train(chips, recipe(report.model), tmp_path / "next", TrainSettings(device="cpu"))
     (note,) = again.notes
     assert "tensors" in note
     assert "fresh" not in note
@@ -128,14 +129,14 @@ def test_a_model_is_tuned_to_other_bands_and_classes(
 def test_an_encoder_of_torchvisions_is_a_beginning(chips: Path, tmp_path: Path) -> None:
     theirs = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(theirs, tmp_path / "resnet18.pth")
-    report = train(chips, recipe(tmp_path / "resnet18.pth"), tmp_path / "run", device="cpu")
+    report = train(chips, recipe(tmp_path / "resnet18.pth"), tmp_path / "run", TrainSettings(device="cpu"))
     assert "2 of a classifier left out (fc.weight, fc.bias)" in report.notes[0]
     ours = load_model(report.model).network.state_dict()
     torch.testing.assert_close(ours["encoder.layer3.0.conv1.weight"], theirs["layer3.0.conv1.weight"])
 
 
 def test_no_weights_leave_no_notes(chips: Path, tmp_path: Path) -> None:
-    report = train(chips, recipe("none"), tmp_path / "run", device="cpu")
+    report = train(chips, recipe("none"), tmp_path / "run", TrainSettings(device="cpu"))
     assert report.notes == ()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["weights_sha256"] is None
 

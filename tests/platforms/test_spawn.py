@@ -17,6 +17,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.recipe import AugmentationSettings, Recipe, parse_recipe
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset
 from aerial_seg.training.manifest import open_manifest
@@ -82,7 +83,7 @@ def test_a_model_is_the_same_with_workers_that_begin_from_nothing(
     chips: Path, tmp_path: Path, spawned: None
 ) -> None:
     for workers in (0, 2):
-        train(chips, recipe(workers), tmp_path / str(workers), device="cpu")
+        train(chips, recipe(workers), tmp_path / str(workers), TrainSettings(device="cpu"))
     alone, helped = (tmp_path / name / "log.csv" for name in ("0", "2"))
     assert alone.read_bytes() == helped.read_bytes()
 
@@ -94,6 +95,6 @@ def test_a_worker_that_begins_from_nothing_tells_a_damaged_chip_in_one_line(
     for image in (chips / "images").glob("*.tif"):
         image.write_bytes(image.read_bytes()[:40])
     with pytest.raises(InputError) as told:
-        train(chips, recipe(1), tmp_path / "run", device="cpu")
+        train(chips, recipe(1), tmp_path / "run", TrainSettings(device="cpu"))
     assert "\n" not in str(told.value)
     assert ".tif" in str(told.value)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from aerial_seg.errors import AerialSegError
+from aerial_seg.errors import AerialSegError, OutputError
 from aerial_seg.files.protect import Inputs
-from aerial_seg.files.staging import check_folder, staged_folder
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.train.data import Dataset, open_dataset
-from aerial_seg.jobs.train.model_files import BEST, LAST, Keeper
+from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
+from aerial_seg.jobs.train.model_files import BEST, ModelFiles
+from aerial_seg.jobs.train.run_folder import CURVES, LOG, RunFolder, locked, require_same, unfinished_run
+from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.mentions import SAME_CALL
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, to_device
@@ -24,16 +26,17 @@ from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.progress import Progress, silent
+from aerial_seg.progress import Progress, ProgressBar, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.curves import draw_curves
+from aerial_seg.settings import chosen
 from aerial_seg.tiling.plan import tile_shape
-from aerial_seg.training.loop import Checkpoint, run_training
+from aerial_seg.training.callbacks import Callback, Step
+from aerial_seg.training.log import Log, read_log
+from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
+from aerial_seg.training.state import TrainingState
 from aerial_seg.version import __version__
-
-LOG, CURVES, SUMMARY = "log.csv", "curves.png", "run.json"
-_OWN = (BEST, LAST, LOG, CURVES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,58 +59,116 @@ def train(
     dataset: StrPath,
     recipe: Recipe | StrPath,
     run: StrPath,
-    *,
-    device: str = "auto",
-    overwrite: bool = False,
+    settings: TrainSettings | None = None,
     progress: Progress = silent,
+    *,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainReport:
     """Train a network: the folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
-    it. recipe: also the name of a shipped one, or a .toml file. Best is by validation mIoU; without validation chips it
-    is the last. Nothing is left behind after an error. Weights that the recipe names and that cannot be had are told
-    before the data are looked at. Raises InputError when chips, images or weights
-    change meanwhile.
+    it. recipe: also the name of a shipped one, or a .toml file. callbacks: are told of every update and validation.
+    Best is by validation mIoU; without validation chips it is the last.
+
+    A run that was interrupted, however that came, goes on where its last checkpoint stands when the same call is made
+    again, and ends as it would have without the interruption: on the CPU with the same bytes. Weights that the recipe
+    names and that cannot be had are told before the data are looked at. Raises Incomplete or Interrupted where
+    something is kept to go on with, OutputError for a finished run or one of another recipe or other data.
     """
     dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    check_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN)
-    weights = weights_file(recipe.model)
+    recipe, settings = (
+        recipe if isinstance(recipe, Recipe) else load_recipe(recipe),
+        chosen(settings, TrainSettings),
+    )
+    before = unfinished_run(run, settings)
+    weights = weights_file(recipe.model) if before is None else None
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
-    check_weights(recipe.model)
+    if before is None:
+        check_weights(recipe.model)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = open_dataset(dataset, recipe.data)
     still.add(opened.files)
-    target = pick_device(device)
+    job = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": opened.fingerprint}
+    if before is not None:
+        require_same(before, job)
+    target = pick_device(settings.device)
     torch.manual_seed(recipe.training.seed)
-    beginning = _begin(recipe, opened)
-    network = beginning.network
-    network.geometry.check_side(recipe.training.crop)
-    prediction = recipe.prediction
-    tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
-    to_device(network, target)
-    with staged_folder(run, overwrite=overwrite, marker=SUMMARY, own=_OWN) as work, still.holding():
-        keeper = Keeper(work, opened, recipe, still)
-        with _errors_of_workers():
-            history = run_training(
-                network, opened.data, recipe, device=target, progress=progress, keep=keeper.keep
+    beginning = _begin(recipe, opened, anew=before is None)
+    to_device(beginning.network, target)
+    with locked(run):
+        if (now := unfinished_run(run, settings)) != before:
+            raise OutputError(
+                f"{now.folder if now else run} was changed by another run just now; {SAME_CALL}"
             )
-        history.write_csv(work / LOG)
-        draw_curves(history, opened.legend, work / CURVES)
-        best = keeper.best
-        assert best is not None
-        document = _summary(best, keeper, recipe, opened.fingerprint)
-        document["weights_sha256"] = beginning.sha256
-        (work / SUMMARY).write_text(json.dumps(document, indent=2), encoding="utf-8", newline="\n")
+        folder = RunFolder(run, before, job)
+        if before is None:
+            begun = {"iteration": 0, "iterations": recipe.training.iterations, "tool_version": __version__}
+            folder.begin({**begun, "notes": beginning.notes, "weights_sha256": beginning.sha256})
+        state = TrainingState.begin(beginning.network, recipe)
+        return _go_on(folder, state, opened, recipe, _Watching(target, settings, still, progress, callbacks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Watching:
+    """What a run has around it that changes nothing of it."""
+
+    device: torch.device
+    settings: TrainSettings
+    still: Unchanged
+    progress: Progress
+    callbacks: Sequence[Callback]
+
+
+def _go_on(
+    folder: RunFolder, state: TrainingState, dataset: Dataset, recipe: Recipe, watching: _Watching
+) -> TrainReport:
+    """The run from where it stands to its end, in its folder, which is locked."""
+    iterations, val = recipe.training.iterations, dataset.data.val
+    models = ModelFiles(folder.folder, dataset, recipe)
+    log = Log(folder.folder / LOG, dataset.legend.names if val is not None else ())
+    every = watching.settings.checkpoint_every
+    keeper = RunKeeper(folder, models, log, watching.still, every=EVERY if every is None else every)
+    notes = [*(folder.fact("notes") or ()), *keeper.resume(state)]
+    with telling_what_is_kept(folder, keeper), watching.still.holding(), _errors_of_workers():
+        with watching.progress("train", total=iterations, unit="iteration") as bar:
+            run_training(
+                state,
+                dataset.data,
+                recipe,
+                device=watching.device,
+                keeper=keeper,
+                callbacks=(log, *watching.callbacks, _Bar(bar)),
+            )
+        draw_curves(read_log(folder.folder / LOG), dataset.legend, folder.folder / CURVES)
+        models.finish()
+        keeper.tell("finished", state)
+    best = state.best
+    assert best is not None
     return TrainReport(
-        run=run,
-        model=run / BEST,
-        iterations=recipe.training.iterations,
+        run=folder.folder,
+        model=folder.folder / BEST,
+        iterations=iterations,
         best_iteration=best.iteration,
         scores=best.scores,
-        threshold=keeper.threshold(best),
-        notes=beginning.notes,
+        threshold=models.threshold(best),
+        notes=tuple(notes),
     )
+
+
+class _Bar(Callback):
+    """Moves a progress bar."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+
+    def on_start(self, iteration: int, iterations: int) -> None:
+        """The bar stands where the run stands."""
+        if iteration:
+            self._bar.update(iteration)
+
+    def on_step(self, step: Step) -> None:
+        """One further."""
+        self._bar.update()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +180,15 @@ class _Beginning:
     sha256: str | None = None
 
 
-def _begin(recipe: Recipe, dataset: Dataset) -> _Beginning:
-    file = weights_file(recipe.model)
-    settings = recipe.model if file is None else recipe.model.model_copy(update={"weights": "none"})
+def _begin(recipe: Recipe, dataset: Dataset, *, anew: bool) -> _Beginning:
+    """The network, with its first weights where the run begins anew. Raises for what cannot be trained or predicted."""
+    file = weights_file(recipe.model) if anew else None
+    own = anew and file is None
+    settings = recipe.model if own else recipe.model.model_copy(update={"weights": "none"})
     network = build_network(settings, bands=len(dataset.bands), classes=len(dataset.legend))
+    network.geometry.check_side(recipe.training.crop)
+    prediction = recipe.prediction
+    tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
     if file is None:
         return _Beginning(network)
     bands = [band.name for band in dataset.bands]
@@ -146,14 +212,3 @@ def _errors_of_workers() -> Iterator[None]:
         if line == str(error):
             raise
         raise kind(line) from error
-
-
-def _summary(best: Checkpoint, keeper: Keeper, recipe: Recipe, fingerprint: str) -> dict[str, object]:
-    return {
-        "tool_version": __version__,
-        "best_iteration": best.iteration,
-        "validation": best.scores.as_json() if best.scores else None,
-        "threshold": keeper.threshold(best),
-        "data_fingerprint": fingerprint,
-        "recipe": recipe.model_dump(mode="json"),
-    }

@@ -4,52 +4,92 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aerial_seg.geo.raster.unchanged import Unchanged
+from safetensors.torch import load_file
+
+from aerial_seg.errors import InputError
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.models.build import build_network
-from aerial_seg.models.file import ModelCard, save_model
+from aerial_seg.models.file import ModelCard, read_card, save_model
 from aerial_seg.recipe import Recipe
-from aerial_seg.training.loop import Checkpoint
+from aerial_seg.training.callbacks import Checkpoint
+from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.validation import threshold_bias
 from aerial_seg.version import __version__
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 
-class Keeper:
-    """Write checkpoints as model files while the loop runs."""
+class ModelFiles:
+    """Write checkpoints as model files that `predict` takes; they say that the run is unfinished while it is."""
 
-    def __init__(self, folder: Path, dataset: Dataset, recipe: Recipe, still: Unchanged) -> None:
-        self._folder, self._dataset, self._recipe, self._still = folder, dataset, recipe, still
+    def __init__(self, folder: Path, dataset: Dataset, recipe: Recipe) -> None:
+        """recipe: with as many iterations as the run is to have."""
+        self._folder, self._dataset, self._recipe = folder, dataset, recipe
         self._described = build_network(
             recipe.model.model_copy(update={"weights": "none"}),
             bands=len(dataset.bands),
             classes=len(dataset.legend),
         )
-        self.best: Checkpoint | None = None
 
-    def keep(self, checkpoint: Checkpoint, is_best: bool) -> None:
+    def write(self, checkpoint: Checkpoint) -> None:
         """Make last.safetensors this checkpoint, and best.safetensors too if it is the best so far."""
-        self._still.check_now_and_then()
         # What `predict` will build from the card takes these weights: better known now than after the training.
         self._described.load_state_dict(checkpoint.state)
-        card = self._card(checkpoint)
+        card = self._card(Scored.of(checkpoint))
         save_model(checkpoint.state, card, self._folder / LAST)
-        if is_best:
-            self.best = checkpoint
+        if checkpoint.is_best:
             save_model(checkpoint.state, card, self._folder / BEST)
 
-    def threshold(self, checkpoint: Checkpoint) -> float | None:
-        """Return the calibrated threshold, if the recipe asks for one and the classes are two."""
-        if not self._recipe.training.calibrate or checkpoint.threshold is None:
-            return None
-        return checkpoint.threshold[0]
+    def mend(self, state: TrainingState) -> tuple[str, ...]:
+        """Make both files those of the state, from which the run goes on: a kill may have come between the files.
 
-    def _card(self, checkpoint: Checkpoint) -> ModelCard:
+        A best model that is gone is told in a note, and chosen anew among what follows.
+        """
+        best, done = state.best, state.iteration
+        here = (
+            state.validated
+            if state.validated is not None and state.validated.iteration == done
+            else Scored(done)
+        )
+        weights = state.weights()
+        if self._iteration(LAST) != done:
+            save_model(weights, self._card(here), self._folder / LAST)
+        if best is None or self._iteration(BEST) == best.iteration:
+            return ()
+        if best.iteration == done:
+            save_model(weights, self._card(best), self._folder / BEST)
+            return ()
+        state.best = None
+        return (
+            f"{self._folder / BEST} is not that of iteration {best.iteration:,} any more; "
+            "the best is chosen among what follows",
+        )
+
+    def finish(self) -> None:
+        """Make both files those of a finished run."""
+        for path in (self._folder / LAST, self._folder / BEST):
+            card = read_card(path)
+            if not card.finished:
+                save_model(load_file(path), card.model_copy(update={"finished": True}), path)
+
+    def threshold(self, scored: Scored) -> float | None:
+        """Return the calibrated threshold, if the recipe asks for one and the classes are two."""
+        if not self._recipe.training.calibrate or scored.threshold is None:
+            return None
+        return scored.threshold[0]
+
+    def _iteration(self, name: str) -> int | None:
+        """Of the model of this name that lies in the folder."""
+        try:
+            return read_card(self._folder / name).iteration
+        except InputError:
+            return None
+
+    def _card(self, scored: Scored) -> ModelCard:
         dataset = self._dataset
-        threshold = self.threshold(checkpoint)
+        threshold = self.threshold(scored)
         zero = (0.0,) * len(dataset.legend)
-        scores = checkpoint.scores
+        scores = scored.scores
         return ModelCard(
             tool_version=__version__,
             recipe=self._recipe,
@@ -57,7 +97,8 @@ class Keeper:
             bands=dataset.bands,
             gsd=dataset.gsd,
             class_bias=zero if threshold is None else threshold_bias(threshold),
-            iteration=checkpoint.iteration,
+            iteration=scored.iteration,
             validation_miou=scores.miou if scores is not None and scores.counted else None,
             data_fingerprint=dataset.fingerprint,
+            finished=False,
         )

@@ -16,6 +16,7 @@ from outputs_of_jobs import EAGER, MODEL, TILE, contents
 from shapely import box
 
 from aerial_seg.errors import OutputError
+from aerial_seg.files.lock import held
 from aerial_seg.files.work import locked_work
 from aerial_seg.jobs import import_weights as import_room
 from aerial_seg.jobs.demo import demo
@@ -25,6 +26,8 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.run_folder import LOCK
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.models.file import save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint
@@ -82,14 +85,14 @@ class TestOthers:
     def test_train_keeps_the_dataset_that_lies_in_the_run(self, chips: Path) -> None:
         run = chips.parent / "run"
         run.mkdir()
-        (run / "run.json").write_text("{}")
+        (run / "run.json").write_text('{"recipe": {"training": {"iterations": 1}}}')
         inside = chips.rename(run / "chips")
         before = contents(run)
         with pytest.raises(OutputError, match=r"not made with it \(chips/"):
-            train(inside, load_recipe("fcn"), run, overwrite=True)
+            train(inside, load_recipe("fcn"), run, TrainSettings(overwrite=True))
         (run / ".aerial-seg-files.json").write_text('["' + '", "'.join(str(name) for name in before) + '"]')
         with pytest.raises(OutputError, match=r"lies in it and is read"):
-            train(inside, load_recipe("fcn"), run, overwrite=True)
+            train(inside, load_recipe("fcn"), run, TrainSettings(overwrite=True))
         assert before.items() <= contents(run).items()
 
     @pytest.mark.parametrize("linked", [False, True])
@@ -238,7 +241,7 @@ def test_two_runs_of_any_command_never_write_one_output(
             training = recipe.training.model_copy(update={"crop": 64, "iterations": 1})
             model = recipe.model.model_copy(update={"weights": "none", "encoder": "resnet18"})
             short = recipe.model_copy(update={"training": training, "model": model})
-            train(got[0], short, out, device="cpu")
+            train(got[0], short, out, TrainSettings(device="cpu"))
         elif command == "vectorize":
             vectorize(got[0], out, VectorizeSettings(classes=("all",)))
         elif command == "predict":
@@ -250,7 +253,8 @@ def test_two_runs_of_any_command_never_write_one_output(
         else:
             import_weights(read, out, source="torchvision")
 
-    with locked_work(tmp_path / name):
+    # A run of training is written in its place, so its lock lies in it.
+    with held(tmp_path / name / LOCK, out) if command == "train" else locked_work(tmp_path / name):
         before = contents(tmp_path)
         with pytest.raises(OutputError, match="is being written by another run; wait for it") as told:
             play()

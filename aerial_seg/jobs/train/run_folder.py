@@ -1,0 +1,190 @@
+"""A run is a folder: run.json tells what it is and how far it has come, and one process at a time writes to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from aerial_seg.documents import DocumentError, parse_json, read_text
+from aerial_seg.errors import InputError, OutputError
+from aerial_seg.files.durable import settled_file
+from aerial_seg.files.journal import as_read_back, describe_changes
+from aerial_seg.files.lock import held
+from aerial_seg.files.made import LIST
+from aerial_seg.files.staging import check_folder
+from aerial_seg.files.work import missing_parents, remove_empty
+from aerial_seg.jobs.train.model_files import BEST, LAST
+from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.mentions import FORMER_CALL, setting
+from aerial_seg.paths import StrPath, as_path
+
+LOG, CURVES, RUN, STATE, LOCK = "log.csv", "curves.png", "run.json", "training.safetensors", ".lock"
+OWN = (BEST, LAST, LOG, CURVES, RUN, STATE, LOCK, LIST, "*.partial")
+"""All that a run puts into its folder, as patterns of names: what it may replace or forget."""
+
+Stage = Literal["running", "stopped", "finished"]
+_NOT_LEARNING = ("workers",)
+"""Settings of a recipe's training that change no bit of what is learnt: a run may go on with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tell what run.json holds. iteration: of the last checkpoint. iterations: how many there are to be.
+
+    document: all of it.
+    """
+
+    folder: Path
+    state: Stage
+    iteration: int
+    iterations: int
+    document: Mapping[str, Any]
+
+    @property
+    def token(self) -> str:
+        """What tells this run from one that was there before; empty for a run of an older version."""
+        return str(self.document.get("run", ""))
+
+
+def read_run(path: StrPath) -> Run:
+    """Read where the run in the folder `path` stands, also while it goes on.
+
+    Raises InputError where there is no run.
+    """
+    folder = as_path(path, "path")
+    file = folder / RUN
+    if not file.is_file():
+        raise InputError(
+            f"{folder} holds no {RUN}, so it is no run; name the folder that `aerial-seg train` wrote"
+        )
+    try:
+        document = parse_json(read_text(file))
+        if not isinstance(document, dict) or not isinstance(document.get("recipe"), dict):
+            raise DocumentError("it is not of a training run")
+        planned = document["recipe"]["training"]["iterations"]
+        # Older versions left finished runs only.
+        state, iterations = document.get("state", "finished"), document.get("iterations", planned)
+        iteration = document.get("iteration", iterations)
+        if state not in get_args(Stage) or not isinstance(iteration, int) or not isinstance(iterations, int):
+            raise DocumentError(f"its state is {state!r}, {iteration!r} of {iterations!r} iterations")
+    except (DocumentError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}); wanted what `aerial-seg train` wrote: name another folder"
+        ) from error
+    return Run(folder, state, iteration, iterations, document)
+
+
+def unfinished_run(folder: Path, settings: TrainSettings) -> Run | None:
+    """Return the run that there is to go on with; None where a new one begins.
+
+    Raises OutputError for a finished one unless it may be replaced, and for a folder that holds other things.
+    """
+    try:
+        found = read_run(folder) if (folder / RUN).is_file() else None
+    except InputError as error:
+        raise OutputError(str(error)) from error
+    if found is None or found.state == "finished":
+        if found is not None and not settings.overwrite:
+            raise OutputError(
+                f"{folder} is a finished run of {found.iterations:,} iterations; pass {setting('overwrite', True)} to "
+                "train anew in its place, or choose another output"
+            )
+        if not _is_empty(folder):
+            check_folder(folder, overwrite=settings.overwrite, marker=RUN, own=OWN)
+        return None
+    if settings.restart:
+        check_folder(folder, overwrite=True, marker=RUN, own=OWN)
+        return None
+    return found
+
+
+class RunFolder:
+    """Write a run's folder while its lock is held."""
+
+    def __init__(self, folder: Path, before: Run | None, job: Mapping[str, Any]) -> None:
+        """job: what a new run is of, as recipe and data."""
+        self.folder, self.goes_on = folder, before is not None
+        self._document: dict[str, Any] = dict(before.document) if before is not None else {}
+        if before is None:
+            self._document = {"run": secrets.token_hex(8), **job}
+
+    @property
+    def token(self) -> str:
+        """What tells this run from one that was there before."""
+        return str(self._document["run"])
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json, the mark that the folder is a run's; what an older run left is gone.
+
+        facts: what is known of the run besides its job.
+        """
+        self.write("running", **facts)
+        self._clear(keep=(RUN, LOCK))
+
+    def write(self, state: Stage, **facts: object) -> None:
+        """Renew run.json. Raises OutputError where the disk does not take it."""
+        self._document |= {"state": state, **facts}
+        with settled_file(self.folder / RUN) as partial:
+            text = json.dumps(self._document, indent=2, default=str)
+            partial.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+    def fact(self, name: str) -> Any:
+        """Return what run.json tells under this name; None where it tells nothing."""
+        return self._document.get(name)
+
+    def forget_if_empty(self) -> None:
+        """Leave nothing of a run that has not made one update."""
+        if not (self.folder / STATE).exists() and _lines(self.folder / LOG) <= 1:
+            self._clear(keep=(LOCK,))
+
+    def _clear(self, *, keep: tuple[str, ...]) -> None:
+        for pattern in OWN:
+            for file in self.folder.glob(pattern):
+                if file.name not in keep:
+                    file.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone. Raises OutputError when another run holds it."""
+    missing = missing_parents(folder)
+    new = [folder, *missing] if not folder.exists() else missing
+    try:
+        with held(folder / LOCK, folder):
+            try:
+                yield
+            finally:
+                # While it is held: another run may come at any moment.
+                (folder / LOCK).unlink(missing_ok=True)
+    finally:
+        remove_empty(new)
+
+
+def require_same(before: Run, job: Mapping[str, Any]) -> None:
+    """Raise OutputError, saying what changed, unless the unfinished run is of this very job."""
+    then: dict[str, Any] = copy.deepcopy({key: before.document.get(key) for key in job})
+    now = as_read_back(job)
+    for document in (then, now):
+        training = document["recipe"]["training"]
+        for name in _NOT_LEARNING:
+            training.pop(name, None)
+    if then != now:
+        raise OutputError(
+            f"{before.folder} holds an unfinished run of another job ({describe_changes(then, now)}); {FORMER_CALL} to "
+            f"finish it, or pass {setting('restart', True)} to begin anew"
+        )
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing lies there but a lock, which a run has that is about to begin, or that was killed then."""
+    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {LOCK}
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,0 +1,235 @@
+"""All that a run needs to go on as if it had never stopped, in one file: one rename is the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from aerial_seg.errors import OutputError
+from aerial_seg.files.disk import usual_mode
+from aerial_seg.files.durable import settled_file
+from aerial_seg.mentions import setting
+from aerial_seg.metrics import Scores
+from aerial_seg.models.device import random_states, set_random_states
+from aerial_seg.models.network import Network
+from aerial_seg.recipe import Recipe
+from aerial_seg.training.callbacks import Checkpoint
+from aerial_seg.training.optimisation import WeightAverage, make_optimizer, make_schedule
+
+HEADER_KEY = "aerial_seg_training"
+_NETWORK, _AVERAGE, _OPTIMIZER, _RANDOM = "network.", "average.", "optimizer.", "random."
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Tell how good the weights after `iteration` updates are. score: larger is better; None where none is defined."""
+
+    iteration: int
+    score: float | None = None
+    scores: Scores | None = None
+    threshold: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Scored:
+        """Return what is remembered of a checkpoint besides its weights."""
+        return cls(checkpoint.iteration, checkpoint.score, checkpoint.scores, checkpoint.threshold)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON-ready document."""
+        scores = None if self.scores is None else self.scores.as_json()
+        return {
+            "iteration": self.iteration,
+            "score": self.score,
+            "scores": scores,
+            "threshold": self.threshold,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Scored:
+        """Return what `as_json` wrote. Raises LookupError, TypeError or ValueError for other documents."""
+        scores, threshold = document["scores"], document["threshold"]
+        return cls(
+            int(document["iteration"]),
+            document["score"],
+            None if scores is None else Scores.from_json(scores),
+            None if threshold is None else (float(threshold[0]), float(threshold[1])),
+        )
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Hold what one update changes, and what is remembered between updates.
+
+    iteration: updates that are made. validated, best: the last validation and the best checkpoint so far.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    schedule: LRScheduler
+    average: WeightAverage | None
+    iteration: int = 0
+    validated: Scored | None = None
+    best: Scored | None = None
+
+    @classmethod
+    def begin(cls, network: Network, recipe: Recipe) -> TrainingState:
+        """Return the state before the first update. network: where it is to be trained, with its first weights."""
+        settings = recipe.training
+        optimizer = make_optimizer(network, settings)
+        average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
+        return cls(network, optimizer, make_schedule(optimizer, settings), average)
+
+    def take_note(self, checkpoint: Checkpoint) -> None:
+        """Remember how good the present weights are."""
+        self.validated = Scored.of(checkpoint)
+        if checkpoint.is_best:
+            self.best = self.validated
+
+    def is_better(self, score: float | None) -> bool:
+        """Tell whether weights of this score are the best so far; where none has one, the last ones are."""
+        best = None if self.best is None else self.best.score
+        return best is None if score is None else best is None or score > best
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights that are validated and kept, the averaged ones where there are any: copies, on the CPU."""
+        source = self.network.state_dict() if self.average is None else self.average.state
+        return {name: tensor.detach().cpu().clone() for name, tensor in source.items()}
+
+    def is_finite(self) -> bool:
+        """Tell whether every weight is a number."""
+        states = [self.network.state_dict(), *([self.average.state] if self.average is not None else [])]
+        return all(
+            bool(torch.isfinite(tensor).all())
+            for state in states
+            for tensor in state.values()
+            if tensor.is_floating_point()
+        )
+
+    def save(self, path: Path, *, run: str) -> None:
+        """Put all of it on the disk as one safetensors file, its other facts as JSON in the header; no pickle.
+
+        run: what tells this run from others. Raises OutputError where the disk does not take it.
+        """
+        document, tensors = self._document(), self._tensors()
+        document["run"] = run
+        remedy = "free disk space or check the folder"
+        with settled_file(path, errors=(SafetensorError, OSError), remedy=remedy) as partial:
+            save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(document)})
+            partial.chmod(usual_mode(path.absolute().parent))
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote: a state of the same recipe takes all of it.
+
+        Raises OutputError for a file that is damaged, or of another network.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                document = json.loads(file.metadata()[HEADER_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            self._take(document, tensors)
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise OutputError(
+                f"{path} is damaged or was written by another version ({_first_line(error)}); "
+                f"pass {setting('restart', True)} to begin anew"
+            ) from error
+
+    def _document(self) -> dict[str, Any]:
+        optimizer, schedule = self.optimizer.state_dict(), self.schedule.state_dict()
+        return {
+            "iteration": self.iteration,
+            **{
+                key: None if scored is None else scored.as_json()
+                for key, scored in (("validated", self.validated), ("best", self.best))
+            },
+            "groups": [
+                {k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]
+            ],
+            "schedule": {key: value for key, value in schedule.items() if key != "lr_lambdas"},
+            "averaged": None if self.average is None else self.average.updates,
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts: dict[str, Mapping[str, Tensor]] = {
+            _NETWORK: self.network.state_dict(),
+            _RANDOM: random_states(),
+            _OPTIMIZER: dict(_flat(self.optimizer.state_dict()["state"])),
+        }
+        if self.average is not None:
+            parts[_AVERAGE] = self.average.state
+        return {
+            prefix + name: tensor.detach().cpu().contiguous()
+            for prefix, part in parts.items()
+            for name, tensor in part.items()
+        }
+
+    def _take(self, document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self.network.load_state_dict(_part(tensors, _NETWORK))
+        if (document["averaged"] is None) != (self.average is None):
+            raise ValueError("averaged weights are there or not")
+        if self.average is not None:
+            self.average.load(_part(tensors, _AVERAGE), document["averaged"])
+        self._load_optimizer(document["groups"], _part(tensors, _OPTIMIZER))
+        self.schedule.load_state_dict({**self.schedule.state_dict(), **document["schedule"]})
+        validated, best = document["validated"], document["best"]
+        self.validated = None if validated is None else Scored.from_json(validated)
+        self.best = None if best is None else Scored.from_json(best)
+        self.iteration = int(document["iteration"])
+        set_random_states(_part(tensors, _RANDOM))
+
+    def _load_optimizer(self, groups: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+        own = self.optimizer.state_dict()["param_groups"]
+        parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            number, _, key = name.partition(".")
+            parameter = parameters[int(number)]
+            if tensor.shape == parameter.shape:
+                # Fused updates walk through parameter and moments in the order of memory: both channels-last.
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            state.setdefault(int(number), {})[key] = tensor
+        merged = [
+            {
+                key: tuple(now[key]) if isinstance(value, tuple) else now.get(key, value)
+                for key, value in before.items()
+            }
+            for before, now in zip(own, groups, strict=True)
+        ]
+        self.optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Return what the header of a state's file tells, as iteration, best and run; None where there is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            document = json.loads(file.metadata()[HEADER_KEY])
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _flat(state: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    for number, values in state.items():
+        for key, value in values.items():
+            if value is None:  # SGD without momentum
+                continue
+            if not isinstance(value, Tensor):
+                raise TypeError(f"the optimiser keeps {key} as {type(value).__name__}, wanted a tensor")
+            yield f"{number}.{key}", value
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
