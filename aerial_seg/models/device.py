@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.operating_system import cpu_facts
+from aerial_seg.mentions import setting
 from aerial_seg.models.pending import Pending
 
 CPU = torch.device("cpu")
@@ -59,11 +60,35 @@ def batch_to_device(batch: Tensor, device: torch.device) -> Tensor:
     return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
-def training_precision(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 autocast on CUDA devices that have it, full precision elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+def pick_training_precision(wanted: str, device: torch.device) -> tuple[str, tuple[str, ...]]:
+    """fp32, bf16 or fp16 for `auto` and for these themselves, and what is to say of that.
+
+    auto: bf16 where the device multiplies it natively, which made every network that was timed faster (figures:
+    tests/speed/training.py), else fp32. Nothing is timed here, so that the same command computes the same.
+    Raises SettingsError for what the device cannot.
+    """
+    native, name = has_native_bf16(device), hardware_name(device)
+    if wanted == "auto":
+        return ("bf16" if native else "fp32"), ()
+    if wanted == "fp16" and device.type == "cpu":
+        raise SettingsError(
+            f"precision fp16 needs a CUDA device; use {setting('precision', 'bf16')}, fp32 or auto on the CPU"
+        )
+    if wanted == "bf16" and not native:
+        return wanted, (f"precision bf16: {name} only emulates bfloat16, which can take 100 times as long",)
+    return wanted, ()
+
+
+def training_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Inside, forwards compute in fp32, bf16 or fp16; what has few bits to lose (norms' statistics) in float32."""
+    if precision in _HALVES:
+        return torch.autocast(device.type, dtype=_HALVES[precision])
     return nullcontext()
+
+
+def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | None:
+    """What keeps gradients of fp16 from vanishing; None for types with float32's range."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
 def has_native_bf16(device: torch.device) -> bool:

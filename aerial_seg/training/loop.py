@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.models.device import batch_to_device, training_precision
+from aerial_seg.models.device import batch_to_device, pick_training_precision, training_precision
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
-from aerial_seg.training.optimisation import SegmentationLoss, class_weight_tensor
+from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.validation import validate
 
@@ -94,7 +94,7 @@ def run_training(
 def _update(state: TrainingState, run: _Run, batch: Sample) -> Step:
     """One update: of the weights, the schedule and the average."""
     (image, labels), device = batch, run.device
-    with training_precision(device):
+    with training_precision(device, pick_training_precision("auto", device)[0]):
         (logits, *others), aux_logits = state.network.forward_members(batch_to_device(image, device))
     loss = run.criterion(logits, aux_logits, labels.to(device, non_blocking=True), others)
     value, rate = float(loss.detach()), float(state.schedule.get_last_lr()[0])

@@ -1,84 +1,12 @@
-"""Loss, optimiser, learning-rate schedule and weight averaging."""
+"""Optimiser, learning-rate schedule and weight averaging."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
-from segmentation_models_pytorch.losses import DiceLoss
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.legend import IGNORE
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import TrainingSettings
-from aerial_seg.tiling.geometry import ModelGeometry
-
-
-def to_label_size(logits: Tensor, geometry: ModelGeometry, height: int, width: int) -> Tensor:
-    """Logits upsampled bilinearly to the labels' size, never the labels to the logits'."""
-    if logits.shape[2:] == (height, width):
-        return logits
-    return interpolate(logits, size=(height, width), mode="bilinear", align_corners=geometry.align_corners)
-
-
-class SegmentationLoss(nn.Module):
-    """The loss of the main logits plus `auxiliary_weight` times that of the auxiliary ones.
-
-    The loss is cross-entropy, the mean over labelled pixels, each with its class's weight, plus `dice_weight` times
-    the Dice loss over the batch's labelled pixels; a batch without a labelled pixel has loss 0.
-    """
-
-    def __init__(
-        self,
-        geometry: ModelGeometry,
-        *,
-        auxiliary_weight: float,
-        class_weights: Tensor,
-        dice_weight: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.geometry = geometry
-        self.auxiliary_weight = auxiliary_weight
-        self.dice_weight = dice_weight
-        self._dice = DiceLoss(mode="multiclass", ignore_index=IGNORE)
-        self.class_weights: Tensor
-        self.register_buffer("class_weights", class_weights)
-
-    def forward(
-        self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor, others: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """logits, auxiliary and others (N,K,h,w), labels (N,H,W) int64, 255 = ignore → scalar.
-
-        others: logits that have the full loss too, as each scale's beside the largest ones (DeepLabv2's MSC).
-        """
-        loss = self._one(logits, labels)
-        for other in others:
-            loss = loss + self._one(other, labels)
-        if auxiliary is not None and self.auxiliary_weight:
-            loss = loss + self.auxiliary_weight * self._one(auxiliary, labels)
-        return loss
-
-    def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
-        full = to_label_size(logits.float(), self.geometry, *labels.shape[1:])
-        if not (labels != IGNORE).any():
-            return full.sum() * 0.0
-        loss = cross_entropy(full, labels, weight=self.class_weights, ignore_index=IGNORE)
-        return loss + self.dice_weight * self._dice(full, labels) if self.dice_weight else loss
-
-
-def class_weight_tensor(weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
-    """The weight of every channel; 1 for classes that are not named. Raises SettingsError for unknown classes."""
-    for name in weights:
-        if name not in names:
-            raise SettingsError(
-                f"training.class_weights names '{name}', which is no class of the dataset"
-                f"{did_you_mean(name, names)}; known: {', '.join(names)}"
-            )
-    return torch.tensor([float(weights.get(name, 1.0)) for name in names])
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:

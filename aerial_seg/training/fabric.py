@@ -1,0 +1,82 @@
+"""Lightning Fabric over one device or several processes: precision, and gradients that all processes share."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric.fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.plugins.precision.amp import MixedPrecision
+from lightning_fabric.plugins.precision.precision import Precision
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+from torch import Tensor, nn
+
+from aerial_seg.models.device import loss_scaler, training_precision
+from aerial_seg.models.network import Network
+
+_LONGEST_WAIT = timedelta(days=1)
+"""For another process. It may validate or write meanwhile; one that died closes its connections, which is seen."""
+
+
+class Members(nn.Module):
+    """The forward of training as a module's own, which is what Fabric, DistributedDataParallel and compile wrap."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """As the network's forward_members."""
+        return self.network.forward_members(image)
+
+
+class HalfPrecision(MixedPrecision):
+    """Fabric's mixed precision with the image as it is: what comes before the first convolution sees float32."""
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        super().__init__(
+            "16-mixed" if precision == "fp16" else "bf16-mixed",
+            device.type,
+            loss_scaler(device, precision),
+        )
+        self._of_device, self._in = device, precision
+
+    def forward_context(self) -> AbstractContextManager[object]:
+        """As training_precision."""
+        return training_precision(self._of_device, self._in)
+
+    def convert_input(self, data: Any) -> Any:
+        """The data."""
+        return data
+
+
+def open_fabric(device: torch.device, precision: str = "fp32") -> Fabric:
+    """Fabric for this process, launched: alone on `device`, or one of those that the environment tells of.
+
+    The environment is torchrun's (RANK, WORLD_SIZE, …), also where `train` itself started the processes. Of several
+    processes each takes the device of its place on its machine. precision: fp32, bf16 or fp16.
+    """
+    # It greets with a banner.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    plugin = Precision() if precision == "fp32" else HalfPrecision(precision, device)
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        fabric = Fabric(strategy=SingleDeviceStrategy(device, precision=plugin), accelerator=device.type)
+    else:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        strategy = DDPStrategy(
+            cluster_environment=TorchElasticEnvironment(),
+            precision=plugin,
+            timeout=_LONGEST_WAIT,
+            broadcast_buffers=False,  # batch norms are synchronised: all have the same
+            find_unused_parameters=True,  # an auxiliary head without a weight, frozen parts
+        )
+        nodes = int(os.environ["WORLD_SIZE"]) // here
+        fabric = Fabric(strategy=strategy, accelerator=device.type, devices=here, num_nodes=nodes)
+    fabric.launch()
+    return fabric

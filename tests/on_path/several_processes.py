@@ -1,0 +1,46 @@
+"""Work done in several processes at once, as torchrun would start them: each knows its place from the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, multiprocessing
+
+
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun tells each process on one machine."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def in_processes(work: Callable[..., Any], count: int, folder: Path, *given: Any) -> list[Any]:
+    """What `work(*given)` returns in each of `count` new processes. It is a function of a module on the tests' path."""
+    port = free_port()
+    multiprocessing.spawn(_begin, (count, port, str(folder), work, given), nprocs=count)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+def _begin(
+    rank: int, count: int, port: int, folder: str, work: Callable[..., Any], given: tuple[Any, ...]
+) -> None:
+    told: Mapping[str, str] = environment(rank, count, port)
+    os.environ.update(told)
+    torch.set_num_threads(1)
+    result = work(*given)
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
