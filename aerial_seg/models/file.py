@@ -57,8 +57,7 @@ class ModelCard(BaseModel):
 
     gsd: metres per pixel of the training chips; None when they were not georeferenced.
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
-    finished: False while the run that trains it goes on or is interrupted. iterations: how many updates it is to have,
-    None where that is what the recipe says.
+    finished: False while the run that trains it goes on or is interrupted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -74,7 +73,6 @@ class ModelCard(BaseModel):
     validation_miou: Annotated[float, Field(ge=0, le=1)] | None
     data_fingerprint: str
     finished: bool = True
-    iterations: Annotated[int, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_bias_per_class(self) -> ModelCard:
@@ -86,11 +84,6 @@ class ModelCard(BaseModel):
     def prediction(self) -> PredictionSettings:
         """How the model asks to be tiled."""
         return self.recipe.prediction
-
-    @property
-    def planned(self) -> int:
-        """How many updates the run is to have."""
-        return self.recipe.training.iterations if self.iterations is None else self.iterations
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +159,8 @@ def load_on_meta(path: Path) -> TrainedModel:
 def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
     if card.finished:
         return ()
-    return (f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {card.planned:,}",)
+    planned = card.recipe.training.iterations
+    return (f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {planned:,}",)
 
 
 @contextmanager

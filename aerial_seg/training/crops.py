@@ -97,13 +97,17 @@ class CropDataset(Dataset[Sample]):
         if not 0 <= index < self._length:
             # Else `for sample in dataset` would never end.
             raise IndexError(f"crop {index} of {self._length}")
-        turn, place = divmod(index, len(self._store))
-        order = np.random.default_rng((self._seed, turn)).permutation(len(self._store))
-        image, labels = self._store[int(order[place])]
+        image, labels = self._store[self.chip_of(index)]
         random = np.random.default_rng((self._seed, 1, index))
         image, labels = cut(image, labels, crop=self._crop, scale=self._augmentation.scale, random=random)
         image, labels = turn_and_flip(image, labels, self._augmentation, random)
         return change_light(image, self._augmentation, random), labels.long()
+
+    def chip_of(self, index: int) -> int:
+        """Return the number of the chip that sample `index` is cut from."""
+        turn, place = divmod(index, len(self._store))
+        order = np.random.default_rng((self._seed, turn)).permutation(len(self._store))
+        return int(order[place])
 
 
 def cut(

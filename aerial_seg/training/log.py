@@ -50,8 +50,7 @@ class Log(Callback):
         """Keep the rows of the first `iteration` updates and no others; return how many there are."""
         rows = _rows(self._path)[:iteration] if iteration else []
         kept = [row for number, row in enumerate(rows, start=1) if row[0] == str(number)]
-        with settled_file(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([self._columns, *kept])
+        self._write_all(kept)
         return len(kept)
 
     def on_step(self, step: Step) -> None:
@@ -61,14 +60,25 @@ class Log(Callback):
 
     def on_validation(self, checkpoint: Checkpoint) -> None:
         """Add the scores to the row of the update that they follow."""
-        if checkpoint.scores is not None and self._row is not None:
-            self._row += [f"{n:.6f}" for n in _numbers(checkpoint.scores)]
+        if checkpoint.scores is None:
+            return
+        scores = [f"{n:.6f}" for n in _numbers(checkpoint.scores)]
+        if self._row is not None:
+            self._row += scores
+            return
+        # The run was asked to end while it validated, and goes on with that.
+        rows = _rows(self._path)
+        self._write_all([*rows[:-1], rows[-1][: len(_HEAD)] + scores])
 
     def sync(self) -> None:
         """Put every row on the disk. Raises OutputError where the disk does not take them."""
         self._write()
         with disk_errors(self._path), self._path.open("ab") as file:
             os.fsync(file.fileno())
+
+    def _write_all(self, rows: Sequence[Sequence[str]]) -> None:
+        with settled_file(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self._columns, *rows])
 
     def _write(self) -> None:
         if self._row is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,7 +17,11 @@ from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.state import Scored, TrainingState
+from aerial_seg.training.stopping import Stopping, leave_signals_to_the_parent
 from aerial_seg.training.validation import validate
+
+_NAMED = 8
+"""Chips of a batch that a message names."""
 
 
 class TrainingError(AerialSegError):
@@ -26,11 +30,12 @@ class TrainingError(AerialSegError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The chips of a run and what their channels are called."""
+    """The chips of a run and what their channels are called. chip_name: of a training chip by its number."""
 
     train: ChipStore
     val: ChipStore | None
     names: tuple[str, ...]
+    chip_name: Callable[[int], str] = str
 
 
 class Keeper(Protocol):
@@ -53,6 +58,7 @@ class _Run:
     criterion: SegmentationLoss
     keeper: Keeper
     callbacks: Sequence[Callback]
+    stopping: Stopping
 
 
 def run_training(
@@ -63,11 +69,12 @@ def run_training(
     device: torch.device,
     keeper: Keeper,
     callbacks: Sequence[Callback] = (),
+    stopping: Stopping | None = None,
 ) -> None:
     """Train the state's network up to the recipe's iterations, from wherever the state stands.
 
-    The keeper has each validation's checkpoint, that of the last update, and others as they are due. A loss that is
-    not finite stops the run with its parts.
+    The keeper has each validation's checkpoint, that of the last update, and others as they are due or as the run is
+    asked to end by what `stopping` hears. A loss that is not finite stops the run, with the chips of its batch.
     """
     settings = recipe.training
     criterion = SegmentationLoss(
@@ -76,22 +83,38 @@ def run_training(
         class_weights=class_weight_tensor(settings.class_weights, data.names),
         dice_weight=settings.dice_weight,
     ).to(device)
-    run = _Run(data, recipe, device, criterion, keeper, callbacks)
+    run = _Run(data, recipe, device, criterion, keeper, callbacks, stopping or Stopping())
     state.network.train()
-    for one in callbacks:
-        one.on_start(state.iteration, settings.iterations)
-    _validate_if_due(state, run)
-    for batch in _batches(data.train, recipe, device, done=state.iteration):
-        step = _update(state, run, batch)
-        for one in callbacks:
-            one.on_step(step)
-        if not _validate_if_due(state, run) and keeper.is_due():
-            keeper.keep(state, _unscored(state, data))
+    try:
+        _go_on(state, run)
+    except KeyboardInterrupt:
+        if run.stopping.is_orderly:
+            with run.stopping.held():
+                state.give_back()
+                if state.iteration > state.kept:
+                    _keep(state, run, _unscored(state, data))
+        raise
     for one in callbacks:
         one.on_end(state.iteration)
 
 
-def _update(state: TrainingState, run: _Run, batch: Sample) -> Step:
+def _go_on(state: TrainingState, run: _Run) -> None:
+    """All updates that are left. What ends the run comes between two steps, while it waits for a batch or validates."""
+    for one in run.callbacks:
+        one.on_start(state.iteration, run.recipe.training.iterations)
+    _validate_if_due(state, run)
+    crops = _crops(run.data.train, run.recipe)
+    for batch in _batches(crops, run.recipe, run.device, done=state.iteration):
+        with run.stopping.held():
+            step = _update(state, run, crops, batch)
+            for one in run.callbacks:
+                one.on_step(step)
+        if not _validate_if_due(state, run) and run.keeper.is_due():
+            with run.stopping.held():
+                _keep(state, run, _unscored(state, run.data))
+
+
+def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) -> Step:
     """One update: of the weights, the schedule and the average."""
     (image, labels), device = batch, run.device
     with training_precision(device, pick_training_precision("auto", device)[0]):
@@ -100,8 +123,9 @@ def _update(state: TrainingState, run: _Run, batch: Sample) -> Step:
     value, rate = float(loss.detach()), float(state.schedule.get_last_lr()[0])
     if not math.isfinite(value):
         raise TrainingError(
-            f"the loss became {value} at iteration {state.iteration + 1}, learning rate "
-            f"{rate:.3g}; lower training.learning_rate or lengthen training.warmup"
+            f"the loss became {value} at iteration {state.iteration + 1:,}, learning rate {rate:.3g}, on "
+            f"{_chips(run.data, crops, state.iteration, len(image))}; lower training.learning_rate, lengthen "
+            "training.warmup, or look at these chips"
         )
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -113,21 +137,34 @@ def _update(state: TrainingState, run: _Run, batch: Sample) -> Step:
     return Step(state.iteration, value, rate, len(image))
 
 
-def _batches(store: ChipStore, recipe: Recipe, device: torch.device, *, done: int) -> DataLoader[Sample]:
-    """The batches after the first `done` of exactly `iterations`, in an order that neither workers nor stops change."""
+def _chips(data: TrainingData, crops: CropDataset, iteration: int, images: int) -> str:
+    """The chips of the batch after `iteration` updates, by name."""
+    numbers = range(iteration * images, (iteration + 1) * images)
+    names = list(dict.fromkeys(data.chip_name(crops.chip_of(number)) for number in numbers))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def _crops(store: ChipStore, recipe: Recipe) -> CropDataset:
     settings = recipe.training
-    crops = CropDataset(
+    return CropDataset(
         store,
         length=settings.iterations * settings.batch_size,
         crop=settings.crop,
         augmentation=recipe.augmentation,
         seed=settings.seed,
     )
+
+
+def _batches(crops: CropDataset, recipe: Recipe, device: torch.device, *, done: int) -> DataLoader[Sample]:
+    """The batches after the first `done` of exactly `iterations`, in an order that neither workers nor stops change."""
+    settings = recipe.training
     return DataLoader(
         crops,
         batch_size=settings.batch_size,
         sampler=range(done * settings.batch_size, len(crops)),
         num_workers=settings.workers,
+        worker_init_fn=leave_signals_to_the_parent,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
         # The loader draws a number for its workers; of its own, so that dropout goes on where it stopped.
@@ -143,11 +180,17 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
     if done == state.iteration or not (is_end or state.iteration % settings.validate_every == 0):
         return False
     checkpoint = _validated(state, run.data, run.device)
-    state.take_note(checkpoint)
-    for one in run.callbacks:
-        one.on_validation(checkpoint)
-    run.keeper.keep(state, checkpoint)
+    with run.stopping.held():
+        state.take_note(checkpoint)
+        for one in run.callbacks:
+            one.on_validation(checkpoint)
+        _keep(state, run, checkpoint)
     return True
+
+
+def _keep(state: TrainingState, run: _Run, checkpoint: Checkpoint) -> None:
+    run.keeper.keep(state, checkpoint)
+    state.kept = state.iteration
 
 
 def _unscored(state: TrainingState, data: TrainingData) -> Checkpoint:
@@ -163,14 +206,11 @@ def _validated(state: TrainingState, data: TrainingData, device: torch.device) -
     if data.val is None:
         return _unscored(state, data)
     weights = state.weights()
-    network = state.network
-    own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     try:
-        network.load_state_dict(weights)
-        matrix, curve = validate(network, data.val, classes=len(data.names), device=device)
+        state.lend(weights)
+        matrix, curve = validate(state.network, data.val, classes=len(data.names), device=device)
     finally:
-        network.load_state_dict(own)
-        network.train()
+        state.give_back()
     scores = matrix.scores(data.names)
     checkpoint = Checkpoint(state.iteration, weights, scores, curve.best() if curve is not None else None)
     return replace(checkpoint, is_best=state.is_better(checkpoint.score))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from aerial_seg.errors import OutputError
 from aerial_seg.files.disk import usual_mode
@@ -70,7 +70,8 @@ class Scored:
 class TrainingState:
     """Hold what one update changes, and what is remembered between updates.
 
-    iteration: updates that are made. validated, best: the last validation and the best checkpoint so far.
+    iteration: updates that are made; kept: of which the last checkpoint tells. validated, best: the last validation
+    and the best checkpoint so far.
     """
 
     network: Network
@@ -78,8 +79,10 @@ class TrainingState:
     schedule: LRScheduler
     average: WeightAverage | None
     iteration: int = 0
+    kept: int = 0
     validated: Scored | None = None
     best: Scored | None = None
+    own: dict[str, Tensor] | None = None
 
     @classmethod
     def begin(cls, network: Network, recipe: Recipe) -> TrainingState:
@@ -104,6 +107,18 @@ class TrainingState:
         """Return the weights that are validated and kept, the averaged ones where there are any: copies, on the CPU."""
         source = self.network.state_dict() if self.average is None else self.average.state
         return {name: tensor.detach().cpu().clone() for name, tensor in source.items()}
+
+    def lend(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the network have other weights until `give_back`."""
+        self.own = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
+
+    def give_back(self) -> None:
+        """Let the network have its own weights again, and learn; whatever came in between, and however often."""
+        if self.own is not None:
+            self.network.load_state_dict(self.own)
+            self.own = None
+        self.network.train()
 
     def is_finite(self) -> bool:
         """Tell whether every weight is a number."""
@@ -183,8 +198,22 @@ class TrainingState:
         validated, best = document["validated"], document["best"]
         self.validated = None if validated is None else Scored.from_json(validated)
         self.best = None if best is None else Scored.from_json(best)
-        self.iteration = int(document["iteration"])
+        self.iteration = self.kept = int(document["iteration"])
+        self._renew_rates()
         set_random_states(_part(tensors, _RANDOM))
+
+    def _renew_rates(self) -> None:
+        """The rates are those of the schedule, which a longer run has another one of."""
+        if not isinstance(self.schedule, LambdaLR):
+            return
+        step = self.schedule.last_epoch
+        rates = [
+            base * rate(step)
+            for base, rate in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.schedule._last_lr = rates
 
     def _load_optimizer(self, groups: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         own = self.optimizer.state_dict()["param_groups"]

@@ -42,7 +42,12 @@ _Looks = tuple[int | str, ...] | None
 
 
 class ChangedError(InputError):
-    """A file is not the one any more that the work began with: what was made mixes two of them."""
+    """A file is not the one any more that the work began with: what was made mixes two of them.
+
+    what: the file and how it changed, for who has something to say of its own.
+    """
+
+    what: str | None = None
 
 
 def state_of(paths: Iterable[Path | str], files: Iterable[str] = (), *, without: str = "") -> InputState:
@@ -234,7 +239,10 @@ def _difference(before: _Looks, now: _Looks) -> str:
 
 
 def _changed(name: str, what: str) -> ChangedError:
-    return ChangedError(
-        f"{name} changed while it was read ({what}), so what was made of it mixes two files and is not kept; "
-        f"{SAME_CALL} when nothing writes to it any more"
+    told = f"{name} changed while it was read ({what})"
+    error = ChangedError(
+        f"{told}, so what was made of it mixes two files and is not kept; {SAME_CALL} when nothing writes to it "
+        "any more"
     )
+    error.what = told
+    return error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
@@ -33,6 +36,30 @@ class Dataset:
     gsd: float | None
     fingerprint: str
     files: tuple[Path, ...]
+
+    def extent(self) -> dict[str, Any]:
+        """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.
+
+        Raises InputError where one is gone.
+        """
+        sizes = [(file.name, _stat(file).st_size) for file in self.files]
+        digest = hashlib.sha256(repr(sizes).encode("utf-8", "replace")).hexdigest()[:16]
+        return {"files": len(sizes), "bytes": sum(size for _, size in sizes), "sizes": digest}
+
+    def written_after(self, moment: int) -> tuple[Path, ...]:
+        """Return the files that were written later than this, in nanoseconds since 1970."""
+        return tuple(file for file in self.files if _stat(file).st_mtime_ns > moment)
+
+    def newest(self) -> int:
+        """Return when the last of the files was written, in nanoseconds since 1970."""
+        return max((_stat(file).st_mtime_ns for file in self.files), default=0)
+
+
+def _stat(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{file} is gone; put it back, or run `aerial-seg tile` again") from error
 
 
 def open_dataset(root: Path, settings: DataSettings) -> Dataset:
@@ -86,6 +113,7 @@ def _open_chips(root: Path, settings: DataSettings) -> Dataset:
         train=ChipStore(readers[0]),
         val=ChipStore(readers[1]) if val_chips else None,
         names=document.legend.names,
+        chip_name=lambda number: train_chips[number].name,
     )
     files = [file for chip in (*train_chips, *val_chips) for file in (chip.image, chip.labels)]
     return Dataset(data, document.legend, document.bands, document.gsd, document.fingerprint, tuple(files))
@@ -94,6 +122,11 @@ def _open_chips(root: Path, settings: DataSettings) -> Dataset:
 def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
     readers = [open_split(benchmark, split) for split in (settings.train, settings.val)]
     legend = benchmark.legend
-    data = TrainingData(train=ChipStore(readers[0]), val=ChipStore(readers[1]), names=legend.names)
+    data = TrainingData(
+        train=ChipStore(readers[0]),
+        val=ChipStore(readers[1]),
+        names=legend.names,
+        chip_name=lambda number: readers[0].examples[number].name,
+    )
     files = tuple(file for reader in readers for example in reader.examples for file in example.files)
     return Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers), files)

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from aerial_seg.errors import AerialSegError, OutputError
+from aerial_seg.errors import AerialSegError
+from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.train.data import Dataset, open_dataset
+from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import BEST, ModelFiles
-from aerial_seg.jobs.train.run_folder import CURVES, LOG, RunFolder, locked, require_same, unfinished_run
+from aerial_seg.jobs.train.run_folder import (
+    CURVES,
+    LOG,
+    RunFolder,
+    locked,
+    require_as_before,
+    require_same,
+    run_to_continue,
+)
 from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.mentions import SAME_CALL
+from aerial_seg.jobs.train.time_limit import iterations_within
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
-from aerial_seg.models.device import pick_device, to_device
+from aerial_seg.models.device import enough_memory, pick_device, to_device
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
@@ -36,6 +48,7 @@ from aerial_seg.training.log import Log, read_log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
+from aerial_seg.training.stopping import Stopping
 from aerial_seg.version import __version__
 
 
@@ -75,41 +88,80 @@ def train(
     names and that cannot be had are told before the data are looked at. Raises Incomplete or Interrupted where
     something is kept to go on with, OutputError for a finished run or one of another recipe or other data.
     """
+    begun = time.monotonic()
     dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
-    recipe, settings = (
-        recipe if isinstance(recipe, Recipe) else load_recipe(recipe),
-        chosen(settings, TrainSettings),
-    )
-    before = unfinished_run(run, settings)
-    weights = weights_file(recipe.model) if before is None else None
+    asked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    settings = chosen(settings, TrainSettings)
+    before = run_to_continue(run, settings)
+    weights = weights_file(asked.model) if before is None else None
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     if before is None:
-        check_weights(recipe.model)
+        check_weights(asked.model)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
-    opened = open_dataset(dataset, recipe.data)
+    opened = open_dataset(dataset, asked.data)
     still.add(opened.files)
-    job = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": opened.fingerprint}
+    job = {
+        "recipe": asked.model_dump(mode="json"),
+        "data_fingerprint": opened.fingerprint,
+        "data": opened.extent(),
+    }
     if before is not None:
         require_same(before, job)
-    target = pick_device(settings.device)
-    torch.manual_seed(recipe.training.seed)
-    beginning = _begin(recipe, opened, anew=before is None)
-    to_device(beginning.network, target)
-    with locked(run):
-        if (now := unfinished_run(run, settings)) != before:
-            raise OutputError(
-                f"{now.folder if now else run} was changed by another run just now; {SAME_CALL}"
-            )
+    device = pick_device(settings.device)
+    torch.manual_seed(asked.training.seed)
+    beginning = _begin(asked, opened, anew=before is None)
+    to_device(beginning.network, device)
+    stopping = Stopping()
+    with locked(run), stopping.listening():
+        require_as_before(run, before, settings)
         folder = RunFolder(run, before, job)
         if before is None:
-            begun = {"iteration": 0, "iterations": recipe.training.iterations, "tool_version": __version__}
-            folder.begin({**begun, "notes": beginning.notes, "weights_sha256": beginning.sha256})
+            folder.begin(_first_facts(begun, beginning, opened, asked, device, settings))
+        folder.extend(settings.extend)
+        recipe = with_iterations(asked, folder.iterations)
         state = TrainingState.begin(beginning.network, recipe)
-        return _go_on(folder, state, opened, recipe, _Watching(target, settings, still, progress, callbacks))
+        around = _Around(device, settings, still, progress, callbacks, stopping)
+        with enough_memory(
+            f"training on batches of {recipe.training.batch_size} crops of {recipe.training.crop} px",
+            remedy="close other programs that use it, or lower training.batch_size or training.crop",
+        ):
+            return _go_on(folder, state, opened, recipe, around)
+
+
+def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
+    """Return the recipe for so many iterations."""
+    return recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"iterations": iterations})}
+    )
+
+
+def _first_facts(
+    begun: float,
+    beginning: _Beginning,
+    dataset: Dataset,
+    recipe: Recipe,
+    device: torch.device,
+    settings: TrainSettings,
+) -> dict[str, Any]:
+    """What run.json tells of a run that begins, besides its job."""
+    iterations = recipe.training.iterations
+    if settings.time_limit is not None:
+        iterations = iterations_within(
+            settings.time_limit, begun, beginning.network, dataset.data, recipe, device
+        )
+    return {
+        "tool_version": __version__,
+        "iteration": 0,
+        "iterations": iterations,
+        "notes": beginning.notes,
+        "weights_sha256": beginning.sha256,
+        "environment": environment(device),
+        "data_newest": dataset.newest(),
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class _Watching:
+class _Around:
     """What a run has around it that changes nothing of it."""
 
     device: torch.device
@@ -117,42 +169,66 @@ class _Watching:
     still: Unchanged
     progress: Progress
     callbacks: Sequence[Callback]
+    stopping: Stopping
 
 
 def _go_on(
-    folder: RunFolder, state: TrainingState, dataset: Dataset, recipe: Recipe, watching: _Watching
+    folder: RunFolder, state: TrainingState, dataset: Dataset, recipe: Recipe, around: _Around
 ) -> TrainReport:
     """The run from where it stands to its end, in its folder, which is locked."""
-    iterations, val = recipe.training.iterations, dataset.data.val
     models = ModelFiles(folder.folder, dataset, recipe)
-    log = Log(folder.folder / LOG, dataset.legend.names if val is not None else ())
-    every = watching.settings.checkpoint_every
-    keeper = RunKeeper(folder, models, log, watching.still, every=EVERY if every is None else every)
-    notes = [*(folder.fact("notes") or ()), *keeper.resume(state)]
-    with telling_what_is_kept(folder, keeper), watching.still.holding(), _errors_of_workers():
-        with watching.progress("train", total=iterations, unit="iteration") as bar:
+    log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
+    every = around.settings.checkpoint_every
+    keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
+    notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.device)]
+    with telling_what_is_kept(folder, keeper):
+        notes += keeper.resume(state)
+        models.mark(finished=False)
+        with around.still.holding(), _errors_of_workers(), _bar(around, recipe) as bar:
             run_training(
                 state,
                 dataset.data,
                 recipe,
-                device=watching.device,
+                device=around.device,
                 keeper=keeper,
-                callbacks=(log, *watching.callbacks, _Bar(bar)),
+                callbacks=(log, *around.callbacks, bar),
+                stopping=around.stopping,
             )
         draw_curves(read_log(folder.folder / LOG), dataset.legend, folder.folder / CURVES)
-        models.finish()
+        models.mark(finished=True)
         keeper.tell("finished", state)
     best = state.best
     assert best is not None
     return TrainReport(
         run=folder.folder,
         model=folder.folder / BEST,
-        iterations=iterations,
+        iterations=recipe.training.iterations,
         best_iteration=best.iteration,
         scores=best.scores,
         threshold=models.threshold(best),
         notes=tuple(notes),
     )
+
+
+def _what_is_other(folder: RunFolder, dataset: Dataset, device: torch.device) -> tuple[str, ...]:
+    """Notes on what a run that goes on finds other than at its beginning, and need not mind."""
+    if not folder.goes_on:
+        return ()
+    then, now = folder.fact("environment") or {}, environment(device)
+    notes = [] if then == now else [f"the run goes on in another environment: {describe_changes(then, now)}"]
+    later = dataset.written_after(int(folder.fact("data_newest") or 0))
+    if later:
+        notes.append(
+            f"{len(later)} files of the dataset were written again since the run began, with the sizes they had, "
+            f"first {later[0]}"
+        )
+    return tuple(notes)
+
+
+@contextmanager
+def _bar(around: _Around, recipe: Recipe) -> Iterator[_Bar]:
+    with around.progress("train", total=recipe.training.iterations, unit="iteration") as bar:
+        yield _Bar(bar)
 
 
 class _Bar(Callback):

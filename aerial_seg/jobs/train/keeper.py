@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, KeptNote
 from aerial_seg.files.disk import write_failure
-from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
 from aerial_seg.jobs.train.model_files import ModelFiles
 from aerial_seg.jobs.train.run_folder import LOG, STATE, RunFolder, Stage
 from aerial_seg.mentions import SAME_CALL
@@ -54,7 +54,7 @@ class RunKeeper:
 
     def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
         """Put the state and the models on the disk. Raises TrainingError for weights that are no numbers."""
-        self._still.check_now_and_then()
+        self._still.check()
         if not state.is_finite():
             raise TrainingError(
                 f"weights are no finite numbers any more after iteration {state.iteration:,}; lower "
@@ -101,11 +101,13 @@ def telling_what_is_kept(folder: RunFolder, keeper: RunKeeper) -> Iterator[None]
         if header is None:
             raise
         done = f"the first {header['iteration']:,} iterations are kept in {folder.folder}"
-        go_on = f"{done}; {SAME_CALL} to go on"
+        go_on = f"{SAME_CALL} to go on: {done}"
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted; {go_on}") from error
+            raise Interrupted(f"interrupted; {done}; {SAME_CALL} to go on") from error
         if isinstance(error, TrainingError):
             raise TrainingError(f"{error}; {done}") from error
+        if isinstance(error, ChangedError) and error.what is not None:
+            raise Incomplete(f"{error.what}; put it back as it was, then {go_on}") from error
         if isinstance(error, AerialSegError | OSError) and not isinstance(error, Incomplete):
             raise Incomplete(f"{_told(error, folder)}; {go_on}") from error
         error.add_note(KeptNote(go_on))

@@ -65,12 +65,15 @@ class ModelFiles:
             "the best is chosen among what follows",
         )
 
-    def finish(self) -> None:
-        """Make both files those of a finished run."""
+    def mark(self, *, finished: bool) -> None:
+        """Make both files those of a run that is finished, or of one that is not, and may have been before."""
         for path in (self._folder / LAST, self._folder / BEST):
-            card = read_card(path)
-            if not card.finished:
-                save_model(load_file(path), card.model_copy(update={"finished": True}), path)
+            card = self._card_of(path.name)
+            if card is None:
+                continue
+            wanted = card.model_copy(update={"finished": finished, "recipe": self._recipe})
+            if card != wanted:
+                save_model(load_file(path), wanted, path)
 
     def threshold(self, scored: Scored) -> float | None:
         """Return the calibrated threshold, if the recipe asks for one and the classes are two."""
@@ -79,9 +82,13 @@ class ModelFiles:
         return scored.threshold[0]
 
     def _iteration(self, name: str) -> int | None:
-        """Of the model of this name that lies in the folder."""
+        card = self._card_of(name)
+        return None if card is None else card.iteration
+
+    def _card_of(self, name: str) -> ModelCard | None:
+        """Of the model of this name that lies in the folder; None where there is none that can be read."""
         try:
-            return read_card(self._folder / name).iteration
+            return read_card(self._folder / name)
         except InputError:
             return None
 

@@ -15,13 +15,13 @@ from aerial_seg.documents import DocumentError, parse_json, read_text
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files.durable import settled_file
 from aerial_seg.files.journal import as_read_back, describe_changes
-from aerial_seg.files.lock import held
+from aerial_seg.files.lock import held, is_held
 from aerial_seg.files.made import LIST
 from aerial_seg.files.staging import check_folder
 from aerial_seg.files.work import missing_parents, remove_empty
 from aerial_seg.jobs.train.model_files import BEST, LAST
 from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.mentions import FORMER_CALL, setting
+from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
 
 LOG, CURVES, RUN, STATE, LOCK = "log.csv", "curves.png", "run.json", "training.safetensors", ".lock"
@@ -37,7 +37,7 @@ _NOT_LEARNING = ("workers",)
 class Run:
     """Tell what run.json holds. iteration: of the last checkpoint. iterations: how many there are to be.
 
-    document: all of it.
+    state: running only while a process holds the folder's lock. document: all of run.json.
     """
 
     folder: Path
@@ -77,23 +77,28 @@ def read_run(path: StrPath) -> Run:
         raise InputError(
             f"{file} cannot be read ({error}); wanted what `aerial-seg train` wrote: name another folder"
         ) from error
+    if state == "running" and not is_held(folder / LOCK):
+        state = "stopped"  # by what left it no time to say so
     return Run(folder, state, iteration, iterations, document)
 
 
-def unfinished_run(folder: Path, settings: TrainSettings) -> Run | None:
+def run_to_continue(folder: Path, settings: TrainSettings) -> Run | None:
     """Return the run that there is to go on with; None where a new one begins.
 
-    Raises OutputError for a finished one unless it may be replaced, and for a folder that holds other things.
+    Raises OutputError for a finished one unless it is to be extended or replaced, and for a folder that holds other
+    things.
     """
     try:
         found = read_run(folder) if (folder / RUN).is_file() else None
     except InputError as error:
         raise OutputError(str(error)) from error
+    if settings.extend is not None:
+        return _to_extend(folder, found, settings.extend)
     if found is None or found.state == "finished":
         if found is not None and not settings.overwrite:
             raise OutputError(
-                f"{folder} is a finished run of {found.iterations:,} iterations; pass {setting('overwrite', True)} to "
-                "train anew in its place, or choose another output"
+                f"{folder} is a finished run of {found.iterations:,} iterations; pass {setting('extend', ...)} to "
+                f"train it on, {setting('overwrite', True)} to train anew in its place, or choose another output"
             )
         if not _is_empty(folder):
             check_folder(folder, overwrite=settings.overwrite, marker=RUN, own=OWN)
@@ -101,6 +106,26 @@ def unfinished_run(folder: Path, settings: TrainSettings) -> Run | None:
     if settings.restart:
         check_folder(folder, overwrite=True, marker=RUN, own=OWN)
         return None
+    return found
+
+
+def _to_extend(folder: Path, found: Run | None, by: int) -> Run:
+    if found is None:
+        raise OutputError(
+            f"{folder} is no run, so there is nothing to train on; leave {setting('extend')} out"
+        )
+    if found.state != "finished":
+        if found.document.get("extended") != by:
+            raise OutputError(
+                f"{folder} is an unfinished run (iteration {found.iteration:,} of {found.iterations:,}); leave "
+                f"{setting('extend')} out to finish it first"
+            )
+        return found
+    if not found.token or not (folder / STATE).is_file():
+        raise OutputError(
+            f"{folder} holds no {STATE}, from which a run goes on; older versions wrote none. Begin another run from "
+            f'its weights, model.weights = "{folder / LAST}" in the recipe'
+        )
     return found
 
 
@@ -118,6 +143,16 @@ class RunFolder:
     def token(self) -> str:
         """What tells this run from one that was there before."""
         return str(self._document["run"])
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations there are to be in all."""
+        return int(self._document["iterations"])
+
+    def extend(self, by: int | None) -> None:
+        """Let a finished run have so many more iterations."""
+        if by is not None and self._document["state"] == "finished":
+            self.write("running", iterations=self.iterations + by, extended=by)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write run.json, the mark that the folder is a run's; what an older run left is gone.
@@ -166,6 +201,13 @@ def locked(folder: Path) -> Iterator[None]:
         remove_empty(new)
 
 
+def require_as_before(folder: Path, before: Run | None, settings: TrainSettings) -> None:
+    """Raise OutputError where another run changed the folder between the first look at it and its lock."""
+    now = run_to_continue(folder, settings)
+    if (now and now.document) != (before and before.document):
+        raise OutputError(f"{folder} was changed by another run just now; {SAME_CALL}")
+
+
 def require_same(before: Run, job: Mapping[str, Any]) -> None:
     """Raise OutputError, saying what changed, unless the unfinished run is of this very job."""
     then: dict[str, Any] = copy.deepcopy({key: before.document.get(key) for key in job})
@@ -174,6 +216,11 @@ def require_same(before: Run, job: Mapping[str, Any]) -> None:
         training = document["recipe"]["training"]
         for name in _NOT_LEARNING:
             training.pop(name, None)
+    for document in (then, now):
+        # Of no use to who reads what changed, where the number of files or bytes tells it.
+        data = document["data"]
+        if then["data"]["bytes"] != now["data"]["bytes"]:
+            data.pop("sizes", None)
     if then != now:
         raise OutputError(
             f"{before.folder} holds an unfinished run of another job ({describe_changes(then, now)}); {FORMER_CALL} to "

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from aerial_seg.choices import Device, Overwrite, Restart
+from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
 from aerial_seg.settings import Setting, settings, time_span
 
 
@@ -21,6 +23,27 @@ class TrainSettings:
     device: Device = "auto"
     overwrite: Overwrite = False
     restart: Restart = False
+    extend: Annotated[
+        int | None,
+        Setting(
+            "Train a finished run on by so many iterations; the learning rate goes on as that of a run of the whole "
+            "length would.",
+            low=1,
+            high=1_000_000_000,
+            metavar="N",
+        ),
+    ] = None
+    time_limit: Annotated[
+        float | None,
+        Setting(
+            "Train as many iterations as fit into this time, as 45min or 2h, instead of the recipe's; some steps are "
+            "timed before the first, and the number stays that of the run when it goes on.",
+            low=1,
+            wanted="a time, as 45min or 2h, or a number of seconds",
+            read=time_span,
+            metavar="TIME",
+        ),
+    ] = None
     checkpoint_every: Annotated[
         float | None,
         Setting(
@@ -31,3 +54,10 @@ class TrainSettings:
             metavar="TIME",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        other = "overwrite" if self.overwrite else "restart" if self.restart else None
+        if self.extend is not None and other is not None:
+            raise SettingsError(
+                f"{setting('extend')} goes on with a run and {setting(other)} begins one anew; pass one of them"
+            )

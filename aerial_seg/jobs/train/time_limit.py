@@ -1,0 +1,117 @@
+"""How many iterations fit into a time: some steps and a validation are timed, and forgotten again."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
+from aerial_seg.models.device import random_states, set_random_states, wait_for
+from aerial_seg.models.network import Network
+from aerial_seg.recipe import Recipe
+from aerial_seg.training.callbacks import Callback, Checkpoint, Step
+from aerial_seg.training.loop import TrainingData, run_training
+from aerial_seg.training.state import TrainingState
+from aerial_seg.training.validation import validate
+
+_SHARE = 0.95
+"""Of the time: the rest is for checkpoints, curves, and a machine that is not always as fast."""
+_WARMING, _STEPS = 3, 8
+_TIMED = 0.05
+"""Share of the time that the timed steps may take beyond the least number of them."""
+_LONGEST = 60.0
+
+
+class _Enough(Exception):
+    """As many steps as are needed were timed."""
+
+
+@dataclass(slots=True)
+class _Watch(Callback):
+    """Note when each step ended, and end the run that is timed."""
+
+    device: torch.device
+    most: float
+    ends: list[float] = field(default_factory=list)
+
+    def on_step(self, step: Step) -> None:
+        """One more."""
+        del step
+        wait_for(self.device)
+        self.ends.append(time.monotonic())
+        timed = self.ends[-1] - self.ends[0]
+        if (len(self.ends) >= _WARMING + _STEPS and timed >= self.most) or (
+            timed > _LONGEST and len(self.ends) > 2
+        ):
+            raise _Enough
+
+    @property
+    def seconds(self) -> float:
+        """Of one step, without those that warm up."""
+        ends = self.ends[_WARMING - 1 :] if len(self.ends) > _WARMING else self.ends
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+class _Nobody:
+    """Keep nothing of a run that is only timed."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
+        """Nothing."""
+
+
+def iterations_within(
+    limit: float, begun: float, network: Network, data: TrainingData, recipe: Recipe, device: torch.device
+) -> int:
+    """Return how many iterations, with their validations, end within `limit` seconds after `begun`.
+
+    begun: by time.monotonic. The network and the random numbers are afterwards what they were. Raises SettingsError
+    where not one iteration fits.
+    """
+    randoms = random_states()
+    step = _seconds_per_step(limit, copy.deepcopy(network), data, recipe, device)
+    validation = _seconds(lambda: _validate_once(network, data, device)) if data.val is not None else 0.0
+    set_random_states(randoms)
+    left = _SHARE * limit - (time.monotonic() - begun)
+    # The last iteration is validated, whatever its number.
+    count = math.floor((left - validation) / (step + validation / recipe.training.validate_every))
+    if count < 1:
+        raise SettingsError(
+            f"{setting('time_limit')} is {limit:g} s, of which {left:.0f} s are left, but one iteration takes "
+            f"{step:.2g} s and a validation {validation:.2g} s; allow more time, or take a smaller crop or batch"
+        )
+    return count
+
+
+def _seconds_per_step(
+    limit: float, network: Network, data: TrainingData, recipe: Recipe, device: torch.device
+) -> float:
+    unending = {"iterations": 1_000_000, "validate_every": 1_000_000}
+    asked = recipe.model_copy(update={"training": recipe.training.model_copy(update=unending)})
+    watch = _Watch(device, min(_TIMED * limit, _LONGEST))
+    try:
+        state = TrainingState.begin(network, asked)
+        run_training(state, data, asked, device=device, keeper=_Nobody(), callbacks=[watch])
+    except _Enough:
+        pass
+    return watch.seconds
+
+
+def _validate_once(network: Network, data: TrainingData, device: torch.device) -> None:
+    assert data.val is not None
+    validate(network, data.val, classes=len(data.names), device=device)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun

@@ -1,0 +1,85 @@
+"""A run that is asked to end does so between two steps: an interruption tears neither an update nor a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK")
+"""Ctrl-C; `kill`, batch systems and containers; what schedulers send before the end of a job; Windows' Ctrl-Break."""
+
+
+class Stopping:
+    """Hold back what asks a run to end while a step or a checkpoint is made; asked twice, it ends at once.
+
+    While inside `listening`, being asked raises KeyboardInterrupt: at once outside `held`, else at the end of that.
+    """
+
+    def __init__(self) -> None:
+        self._asked = self._at_once = False
+        self._holding = 0
+        self._owner = os.getpid()
+
+    @property
+    def is_orderly(self) -> bool:
+        """Whether the run was asked to end once, so that all that was held is whole."""
+        return self._asked and not self._at_once
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals are heard inside; only the main thread may say what they do. Who ignores one goes on ignoring it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
+        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._ask) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Being asked to end waits for the end of the block."""
+        self._holding += 1
+        try:
+            yield
+        finally:
+            self._holding -= 1
+        if self._asked and not self._holding:
+            raise KeyboardInterrupt
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != self._owner:
+            # A forked worker: its parent ends it so.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._at_once = self._asked
+        self._asked = True
+        if self._at_once or not self._holding:
+            raise KeyboardInterrupt
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """In a loader's worker: Ctrl-C and a scheduler's signals, which reach all processes of a job, are the parent's.
+
+    It still needs the worker's batch to end between two steps. A second SIGTERM ends the worker: the parent's own
+    clearing away sends one, too.
+    """
+    del worker
+
+    def once(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+
+    for name in _ASKING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), once if name == "SIGTERM" else signal.SIG_IGN)
