@@ -1,0 +1,106 @@
+"""A run so small that it can be stopped and gone on with many times."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from shapely import box
+
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.recipe import Recipe, parse_recipe
+
+RECIPE = """
+[model]
+architecture = "fcn"
+encoder = "tu-mobilenetv3_small_050"
+output_stride = 32
+head_channels = 8
+auxiliary = false
+dropout = 0.5
+[training]
+iterations = 7
+batch_size = 2
+crop = 32
+optimizer = "adamw"
+learning_rate = 2e-3
+validate_every = 3
+ema_decay = 0.5
+calibrate = true
+workers = 0
+[prediction]
+tile_size = 64
+"""
+"""With dropout, so that random numbers count; validated after 3, 6 and 7 updates."""
+
+MakeRecipe = Callable[..., Recipe]
+Sums = dict[str, str]
+
+
+def make_chips(folder: Path, *, val: str = "0.3", seed: int = 0) -> Path:
+    """A dataset of 16 chips of 32 pixels a side, bright squares being buildings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    transform = Affine(0.5, 0, 500000, 0, -0.5, 5000000)
+    squares = [
+        box(500000 + x, 5000000 - y - 8, 500000 + x + 8, 5000000 - y)
+        for x in (2, 24, 46)
+        for y in (4, 26, 48)
+    ]
+    frame = geopandas.GeoDataFrame({"kind": ["building"] * len(squares)}, geometry=squares, crs="EPSG:32633")
+    burnt = rasterio.features.rasterize(frame.geometry, out_shape=(128, 128), transform=transform)
+    image = np.random.default_rng(seed).integers(20, 90, (3, 128, 128)).astype(np.uint8)
+    image[:, burnt == 1] += 120
+    with rasterio.open(
+        folder / "image.tif", "w", driver="GTiff", height=128, width=128, count=3, dtype="uint8", crs="EPSG:32633",
+        transform=transform,
+    ) as file:  # fmt: skip
+        file.write(image)
+    frame.to_file(folder / "labels.gpkg")
+    settings = TileSettings(
+        labels=LabelSettings(class_field="kind"), chip_size=32, block=1, val=val, test="0"
+    )
+    tile([str(folder / "image.tif")], [str(folder / "labels.gpkg")], folder / "chips", settings)
+    return folder / "chips"
+
+
+@pytest.fixture(scope="module")
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chips(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def chips_without_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chips(tmp_path_factory.mktemp("without"), val="0")
+
+
+@pytest.fixture(scope="session")
+def small() -> MakeRecipe:
+    """`small(iterations=9)`: the recipe above with other values of its keys."""
+
+    def make(**changes: object) -> Recipe:
+        text = RECIPE
+        for key, value in changes.items():
+            line = next(line for line in RECIPE.splitlines() if line.startswith(f"{key} ="))
+            text = text.replace(line, f"{key} = {value}")
+        return parse_recipe(text, "small")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sums() -> Callable[[Path], Sums]:
+    """`sums(run)`: what must be equal to the byte, however a run was stopped and gone on with."""
+
+    def of(run: Path) -> Sums:
+        names = ("best.safetensors", "last.safetensors", "log.csv", "curves.png")
+        return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
+
+    return of

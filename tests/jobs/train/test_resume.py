@@ -1,0 +1,189 @@
+"""However a run is stopped and how often, the same call goes on, and it ends with the bytes of one that never was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from laws import examples
+
+from aerial_seg.errors import Interrupted
+from aerial_seg.files import durable
+from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.keeper import RunKeeper
+from aerial_seg.jobs.train.run_folder import read_run
+from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.recipe import Recipe
+from aerial_seg.training import loop
+from aerial_seg.training.callbacks import Callback, Step
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, "SIGUSR1"), reason="a process cannot be asked so to end here"
+)
+
+MakeRecipe = Callable[..., Recipe]
+Sums = Callable[[Path], dict[str, str]]
+RENAMES = 16
+"""Of a run of 7 updates, checkpointed thrice: state, models, run.json, log."""
+
+
+class Killed(BaseException):
+    """What no code expects, as a kill."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where a run is stopped. at: the update, or the rename, that it comes after (`before`: just before)."""
+
+    how: str
+    at: int
+    before: bool = False
+
+
+class Stopping(Callback):
+    """Stops after an update, by a kill or by asking."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        self.first = -1
+
+    def on_start(self, iteration: int, iterations: int) -> None:
+        self.first = iteration
+
+    def on_step(self, step: Step) -> None:
+        if step.iteration == self.stop.at and self.stop.how in ("kill", "SIGTERM", "SIGUSR1"):
+            if self.stop.how == "kill":
+                raise Killed
+            os.kill(os.getpid(), getattr(signal, self.stop.how))
+
+
+@contextmanager
+def stopped(stop: Stop) -> Iterator[Stopping]:
+    """Inside, files are renamed up to the stop's, validations take place up to it, and a kill leaves no last word."""
+    renames, validations = 0, 0
+    replace, validate = durable.replace, loop.validate
+
+    def counted_replace(source: Path, target: Path) -> None:
+        nonlocal renames
+        renames += 1
+        is_now = stop.how == "rename" and renames == stop.at
+        if is_now and stop.before:
+            raise Killed
+        replace(source, target)
+        if is_now:
+            raise Killed
+
+    def counted_validate(*given: object, **named: object) -> object:
+        nonlocal validations
+        validations += 1
+        if stop.how == "validation" and validations == stop.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*given, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "replace", counted_replace)
+        patch.setattr(loop, "validate", counted_validate)
+        if stop.how in ("kill", "rename"):
+            patch.setattr(RunKeeper, "stop", lambda self: None)
+        yield Stopping(stop)
+
+
+def stops() -> st.SearchStrategy[Stop]:
+    updates, validations = st.integers(1, 7), st.integers(1, 3)
+    return st.one_of(
+        st.builds(Stop, st.sampled_from(("kill", "SIGTERM", "SIGUSR1")), updates),
+        st.builds(Stop, st.just("rename"), st.integers(1, RENAMES), st.booleans()),
+        st.builds(Stop, st.just("validation"), validations),
+    )
+
+
+def go_on(chips: Path, recipe: Recipe, run: Path, plan: list[Stop], every: float | None) -> None:
+    """The run, stopped at each of these places in turn, then to its end."""
+    asked = TrainSettings(device="cpu", checkpoint_every=every)
+    for stop in plan:
+        with stopped(stop) as callback:
+            try:
+                train(chips, recipe, run, asked, callbacks=[callback])
+            except (Killed, Interrupted, KeyboardInterrupt):
+                continue
+        break  # it had ended before the stop
+    if not run.exists() or read_run(run).state != "finished":
+        train(chips, recipe, run, asked)
+
+
+WHOLE: dict[str, dict[str, str]] = {}
+
+
+def law(chips: Path, recipe: Recipe, plan: list[Stop], every: float | None, sums: Sums) -> None:
+    """The stopped run ends as the uninterrupted one, which is made once for each recipe."""
+    key = repr((chips, recipe))
+    if key not in WHOLE:
+        train(chips, recipe, chips.parent / "whole", TrainSettings(device="cpu", overwrite=True))
+        WHOLE[key] = sums(chips.parent / "whole")
+    run = chips.parent / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    go_on(chips, recipe, run, plan, every)
+    assert sums(run) == WHOLE[key]
+    assert not list(run.glob(".lock"))
+
+
+@settings(
+    max_examples=examples(16), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(plan=st.lists(stops(), min_size=1, max_size=2), every=st.sampled_from((None, 0.0)))
+def test_a_stopped_run_ends_as_one_that_never_was(
+    chips: Path, small: MakeRecipe, sums: Sums, plan: list[Stop], every: float | None
+) -> None:
+    law(chips, small(), plan, every, sums)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.parametrize("workers", [0, 2])
+@settings(
+    max_examples=examples(16), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(plan=st.lists(stops(), min_size=1, max_size=3), every=st.sampled_from((None, 0.0)))
+def test_so_it_does_with_every_part_of_a_state(
+    chips: Path, small: MakeRecipe, sums: Sums, plan: list[Stop], every: float | None,
+    optimizer: str, ema: float, workers: int,
+) -> None:  # fmt: skip
+    recipe = small(optimizer=f'"{optimizer}"', ema_decay=ema, workers=workers)
+    law(chips, recipe, plan, every, sums)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sgd_without_an_average_goes_on_with_or_without_workers(
+    chips: Path, small: MakeRecipe, sums: Sums, workers: int
+) -> None:
+    recipe = small(optimizer='"sgd"', ema_decay=0.0, workers=workers)
+    law(chips, recipe, [Stop("SIGTERM", 2), Stop("kill", 5)], None, sums)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(chips: Path, small: MakeRecipe, sums: Sums) -> None:
+    law(chips, small(), [], None, sums)
+    run = chips.parent / "other"
+    with stopped(Stop("SIGTERM", 4)) as callback, pytest.raises(Interrupted):
+        train(chips, small(), run, TrainSettings(device="cpu"), callbacks=[callback])
+    train(chips, small(workers=1), run, TrainSettings(device="cpu"))
+    whole = WHOLE[repr((chips, small()))]
+    # The number of workers lies in the models' recipes.
+    assert sums(run)["log.csv"] == whole["log.csv"]
+
+
+def test_without_validation_chips_a_stopped_run_ends_as_any_other_and_its_best_is_its_last(
+    chips_without_val: Path, small: MakeRecipe, sums: Sums
+) -> None:
+    law(chips_without_val, small(), [Stop("kill", 4), Stop("SIGTERM", 5)], 0.0, sums)
+    run = chips_without_val.parent / "run"
+    assert (run / "best.safetensors").read_bytes() == (run / "last.safetensors").read_bytes()
+    assert read_run(run).document["best_iteration"] == 7
