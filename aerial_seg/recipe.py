@@ -129,7 +129,8 @@ class TrainingSettings(Section):
     iterations of linear rise. adam_beta2: AdamW's memory of squared gradients; short runs want less than 0.999.
     auxiliary_weight: share of the auxiliary loss. dice_weight: share of the Dice loss (1 − F1 of the batch, mean over
     its classes) beside cross-entropy, in favour of the IoU. ema_decay: exponential moving average of the weights,
-    validated and saved in their stead; 0 turns it off. class_weights: by class name, default 1.
+    validated and saved in their stead; 0 turns it off. gradient_clip: the largest norm of all gradients together,
+    beyond which they are scaled down to it; 0 turns it off. class_weights: by class name, default 1.
     calibrate: for two classes, choose the decision threshold on the validation chips.
     """
 
@@ -146,6 +147,7 @@ class TrainingSettings(Section):
     auxiliary_weight: Weight = 0.4
     dice_weight: Weight = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_clip: Weight = 0.0
     class_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}
     validate_every: Count = 200
     calibrate: bool = False

@@ -174,11 +174,30 @@ def enough_memory(what: str, *, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OutOfMemory, MemoryError, RuntimeError) as error:
-        # torch's CPU allocator raises a plain RuntimeError, and CUDA's errors are all of one kind.
-        is_by_kind = isinstance(error, OutOfMemory | MemoryError)
-        if not is_by_kind and not any(words in str(error) for words in _SAY_FULL):
+        if not is_lack_of_memory(error):
             raise
         raise SettingsError(f"{what} does not fit into memory; {remedy}") from error
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether memory that was not there raised this."""
+    # torch's CPU allocator raises a plain RuntimeError, and CUDA's errors are all of one kind.
+    return isinstance(error, OutOfMemory | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _SAY_FULL)
+    )
+
+
+def check_devices(device: torch.device, processes: int) -> None:
+    """Raises SettingsError where so many processes of this machine cannot have a device each; CPUs are shared."""
+    if device.type != "cuda" or processes == 1:
+        return
+    usable = torch.cuda.device_count()
+    if device.index is not None or processes > usable:
+        got = f"{device} is one" if device.index is not None else f"{usable} are usable"
+        raise SettingsError(
+            f"{processes} processes want a CUDA device each, but {got}; use {setting('device', 'cuda')} with "
+            f"{setting('processes', usable)} at the most, or {setting('device', 'cpu')}"
+        )
 
 
 def free_memory(device: torch.device) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric.fabric import Fabric
@@ -17,11 +18,48 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Tensor, nn
 
+from aerial_seg.errors import SettingsError
 from aerial_seg.models.device import loss_scaler, training_precision
 from aerial_seg.models.network import Network
 
+Said = TypeVar("Said")
+
 _LONGEST_WAIT = timedelta(days=1)
 """For another process. It may validate or write meanwhile; one that died closes its connections, which is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """Say what computes a run: the device or processes, with their precision, and in how many parts a batch comes."""
+
+    fabric: Fabric
+    accumulate: int = 1
+    compiled: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """This process's own."""
+        return self.fabric.device
+
+
+def hear(fabric: Fabric, said: Said | None) -> Said:
+    """What the first process said, in every process; the others give None."""
+    heard: Any = fabric.broadcast(said)
+    return cast(Said, heard)
+
+
+def check_shares(batch_size: int, *, processes: int, accumulate: int) -> None:
+    """Raises SettingsError for a batch that so many processes cannot share in so many equal parts each."""
+    pieces = processes * accumulate
+    if batch_size % pieces == 0:
+        return
+    over = "" if accumulate == 1 else f" in {accumulate} parts each"
+    below, above = batch_size // pieces * pieces, -(-batch_size // pieces) * pieces
+    near = f"{below} or {above}" if below else str(above)
+    raise SettingsError(
+        f"training.batch_size is {batch_size}, which {processes} process{'es' * (processes > 1)} cannot share "
+        f"equally{over}; use training.batch_size = {near}, or another number of processes or parts"
+    )
 
 
 class Members(nn.Module):
@@ -56,16 +94,17 @@ class HalfPrecision(MixedPrecision):
         return data
 
 
-def open_fabric(device: torch.device, precision: str = "fp32") -> Fabric:
+def open_fabric(device: torch.device, precision: str = "fp32", *, alone: bool = False) -> Fabric:
     """Fabric for this process, launched: alone on `device`, or one of those that the environment tells of.
 
     The environment is torchrun's (RANK, WORLD_SIZE, …), also where `train` itself started the processes. Of several
     processes each takes the device of its place on its machine. precision: fp32, bf16 or fp16.
+    alone: whatever the environment tells.
     """
     # It greets with a banner.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     plugin = Precision() if precision == "fp32" else HalfPrecision(precision, device)
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if alone or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         fabric = Fabric(strategy=SingleDeviceStrategy(device, precision=plugin), accelerator=device.type)
     else:
         here = int(os.environ["LOCAL_WORLD_SIZE"])

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.models.device import batch_to_device, pick_training_precision, training_precision
+from aerial_seg.models.device import batch_to_device
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
+from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
+from aerial_seg.training.memory import telling_what_fits
+from aerial_seg.training.processes import count, rank
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.stopping import Stopping, leave_signals_to_the_parent
+from aerial_seg.training.sync_batch_norm import synchronised
 from aerial_seg.training.validation import validate
 
 _NAMED = 8
@@ -50,15 +54,17 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What does not change while the loop goes on."""
+    """What does not change while the loop goes on. model, optimizer: those of the state, as Fabric has wrapped them."""
 
     data: TrainingData
     recipe: Recipe
-    device: torch.device
+    computing: Computing
     criterion: SegmentationLoss
     keeper: Keeper
     callbacks: Sequence[Callback]
     stopping: Stopping
+    model: Any
+    optimizer: Any
 
 
 def run_training(
@@ -66,34 +72,42 @@ def run_training(
     data: TrainingData,
     recipe: Recipe,
     *,
-    device: torch.device,
+    computing: Computing,
     keeper: Keeper,
     callbacks: Sequence[Callback] = (),
     stopping: Stopping | None = None,
 ) -> None:
     """Train the state's network up to the recipe's iterations, from wherever the state stands.
 
+    Of several processes each calls this with the same state; only the first one's keeper and callbacks are asked.
     The keeper has each validation's checkpoint, that of the last update, and others as they are due or as the run is
     asked to end by what `stopping` hears. A loss that is not finite stops the run, with the chips of its batch.
     """
-    settings = recipe.training
+    settings, fabric = recipe.training, computing.fabric
     criterion = SegmentationLoss(
         state.network.geometry,
         auxiliary_weight=settings.auxiliary_weight,
         class_weights=class_weight_tensor(settings.class_weights, data.names),
         dice_weight=settings.dice_weight,
-    ).to(device)
-    run = _Run(data, recipe, device, criterion, keeper, callbacks, stopping or Stopping())
+    ).to(computing.device)
     state.network.train()
-    try:
-        _go_on(state, run)
-    except KeyboardInterrupt:
-        if run.stopping.is_orderly:
-            with run.stopping.held():
-                state.give_back()
-                if state.iteration > state.kept:
-                    _keep(state, run, _unscored(state, data))
-        raise
+    with synchronised(state.network), telling_what_fits(state.network, criterion, recipe, computing):
+        module: Any = Members(state.network)
+        module = torch.compile(module) if computing.compiled else module
+        model, optimizer = fabric.setup(module, state.optimizer, move_to_device=False)
+        if state.scaling:
+            fabric.strategy.precision.load_state_dict(state.scaling)
+        stopping = stopping or Stopping()
+        run = _Run(data, recipe, computing, criterion, keeper, callbacks, stopping, model, optimizer)
+        try:
+            _go_on(state, run)
+        except KeyboardInterrupt:
+            if run.stopping.is_orderly:
+                with run.stopping.held():
+                    state.give_back()
+                    if state.iteration > state.kept:
+                        _keep(state, run, _unscored(state, data))
+            raise
     for one in callbacks:
         one.on_end(state.iteration)
 
@@ -104,7 +118,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
         one.on_start(state.iteration, run.recipe.training.iterations)
     _validate_if_due(state, run)
     crops = _crops(run.data.train, run.recipe)
-    for batch in _batches(crops, run.recipe, run.device, done=state.iteration):
+    for batch in _batches(crops, run.recipe, run.computing.device, done=state.iteration):
         with run.stopping.held():
             step = _update(state, run, crops, batch)
             for one in run.callbacks:
@@ -115,26 +129,39 @@ def _go_on(state: TrainingState, run: _Run) -> None:
 
 
 def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) -> Step:
-    """One update: of the weights, the schedule and the average."""
-    (image, labels), device = batch, run.device
-    with training_precision(device, pick_training_precision("auto", device)[0]):
-        (logits, *others), aux_logits = state.network.forward_members(batch_to_device(image, device))
-    loss = run.criterion(logits, aux_logits, labels.to(device, non_blocking=True), others)
-    value, rate = float(loss.detach()), float(state.schedule.get_last_lr()[0])
+    """One update: of the weights by the gradients of all parts and processes, of the schedule and the average."""
+    settings, fabric, parts = run.recipe.training, run.computing.fabric, run.computing.accumulate
+    image, labels = batch_to_device(batch[0], fabric.device), batch[1].to(fabric.device, non_blocking=True)
+    if fabric.world_size > 1:  # dropout: each process draws its own, and after a stop the same ones again
+        torch.manual_seed(
+            (settings.seed * 1_000_003 + state.iteration) * fabric.world_size + fabric.global_rank
+        )
+    weight, value = run.criterion.total_weight(labels), 0.0
+    run.optimizer.zero_grad()
+    for part, (some, theirs) in enumerate(zip(image.chunk(parts), labels.chunk(parts), strict=True), start=1):
+        with fabric.no_backward_sync(run.model, enabled=fabric.world_size > 1 and part < parts):
+            (logits, *others), aux_logits = run.model(some)
+            loss = run.criterion(logits, aux_logits, theirs, others, total_weight=weight, parts=parts)
+            fabric.backward(loss)
+        value += float(loss.detach())
+    rate = float(state.schedule.get_last_lr()[0])
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss became {value} at iteration {state.iteration + 1:,}, learning rate {rate:.3g}, on "
-            f"{_chips(run.data, crops, state.iteration, len(image))}; lower training.learning_rate, lengthen "
+            f"{_chips(run.data, crops, state.iteration, settings.batch_size)}; lower training.learning_rate, lengthen "
             "training.warmup, or look at these chips"
         )
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimizer.step()
+    if settings.gradient_clip:
+        fabric.clip_gradients(
+            run.model, run.optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
+        )
+    run.optimizer.step()
+    state.scaling = fabric.strategy.precision.state_dict() or None
     state.schedule.step()
     if state.average is not None:
         state.average.update(state.network)
     state.iteration += 1
-    return Step(state.iteration, value, rate, len(image))
+    return Step(state.iteration, value, rate, settings.batch_size)
 
 
 def _chips(data: TrainingData, crops: CropDataset, iteration: int, images: int) -> str:
@@ -157,12 +184,17 @@ def _crops(store: ChipStore, recipe: Recipe) -> CropDataset:
 
 
 def _batches(crops: CropDataset, recipe: Recipe, device: torch.device, *, done: int) -> DataLoader[Sample]:
-    """The batches after the first `done` of exactly `iterations`, in an order that neither workers nor stops change."""
-    settings = recipe.training
+    """The batches after the first `done` of exactly `iterations`, in an order that neither workers nor stops change.
+
+    Of several processes each has its share of every batch.
+    """
+    settings, each = recipe.training, recipe.training.batch_size // count()
     return DataLoader(
         crops,
-        batch_size=settings.batch_size,
-        sampler=range(done * settings.batch_size, len(crops)),
+        batch_sampler=(
+            list(range(first, first + each))
+            for first in range(done * settings.batch_size + rank() * each, len(crops), settings.batch_size)
+        ),
         num_workers=settings.workers,
         worker_init_fn=leave_signals_to_the_parent,
         pin_memory=device.type == "cuda",
@@ -179,12 +211,15 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
     is_end = state.iteration == settings.iterations
     if done == state.iteration or not (is_end or state.iteration % settings.validate_every == 0):
         return False
-    checkpoint = _validated(state, run.data, run.device)
+    fabric = run.computing.fabric
+    # One process validates, the others wait and hear what came of it: all of them know which weights are the best.
+    checkpoint = _validated(state, run.data, fabric.device) if fabric.is_global_zero else None
     with run.stopping.held():
-        state.take_note(checkpoint)
-        for one in run.callbacks:
-            one.on_validation(checkpoint)
-        _keep(state, run, checkpoint)
+        state.take_note(hear(fabric, None if checkpoint is None else replace(checkpoint, state={})))
+        if checkpoint is not None:
+            for one in run.callbacks:
+                one.on_validation(checkpoint)
+            _keep(state, run, checkpoint)
     return True
 
 

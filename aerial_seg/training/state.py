@@ -28,6 +28,7 @@ from aerial_seg.training.optimisation import WeightAverage, make_optimizer, make
 
 HEADER_KEY = "aerial_seg_training"
 _NETWORK, _AVERAGE, _OPTIMIZER, _RANDOM = "network.", "average.", "optimizer.", "random."
+Packed = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class TrainingState:
     """Hold what one update changes, and what is remembered between updates.
 
     iteration: updates that are made; kept: of which the last checkpoint tells. validated, best: the last validation
-    and the best checkpoint so far.
+    and the best checkpoint so far. scaling: of losses in fp16, as its scaler keeps it.
     """
 
     network: Network
@@ -83,6 +84,7 @@ class TrainingState:
     validated: Scored | None = None
     best: Scored | None = None
     own: dict[str, Tensor] | None = None
+    scaling: dict[str, float] | None = None
 
     @classmethod
     def begin(cls, network: Network, recipe: Recipe) -> TrainingState:
@@ -158,6 +160,14 @@ class TrainingState:
                 f"pass {setting('restart', True)} to begin anew"
             ) from error
 
+    def packed(self) -> Packed:
+        """Return all of it, to be sent to other processes."""
+        return self._document(), self._tensors()
+
+    def unpack(self, packed: Packed) -> None:
+        """Stand where the state stands that was packed, of the same recipe."""
+        self._take(*packed)
+
     def _document(self) -> dict[str, Any]:
         optimizer, schedule = self.optimizer.state_dict(), self.schedule.state_dict()
         return {
@@ -170,6 +180,7 @@ class TrainingState:
                 {k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]
             ],
             "schedule": {key: value for key, value in schedule.items() if key != "lr_lambdas"},
+            "scaling": self.scaling,
             "averaged": None if self.average is None else self.average.updates,
         }
 
@@ -198,6 +209,7 @@ class TrainingState:
         validated, best = document["validated"], document["best"]
         self.validated = None if validated is None else Scored.from_json(validated)
         self.best = None if best is None else Scored.from_json(best)
+        self.scaling = document.get("scaling")
         self.iteration = self.kept = int(document["iteration"])
         self._renew_rates()
         set_random_states(_part(tensors, _RANDOM))

@@ -13,6 +13,7 @@ from torch import nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
 from aerial_seg.recipe import ModelSettings
+from aerial_seg.training import sync_batch_norm
 from aerial_seg.training.sync_batch_norm import SyncBatchNorm, synchronised
 
 
@@ -90,8 +91,9 @@ def test_alone_a_synchronised_norm_is_torchs(dtype: torch.dtype, training: bool)
         torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_network_has_its_own_norms_back() -> None:
+def test_a_network_has_its_own_norms_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside it has the same tensors under the same names; afterwards also the same modules, in their mode."""
+    monkeypatch.setattr(sync_batch_norm, "count", lambda: 2)
     network = build_network(
         ModelSettings(architecture="Unet", encoder="tu-tf_efficientnet_lite0"), bands=3, classes=2
     )
@@ -107,7 +109,9 @@ def test_a_network_has_its_own_norms_back() -> None:
     assert not any(module.training for module in network.modules())
 
 
-def test_a_norm_that_nobody_knows_is_refused() -> None:
+def test_a_norm_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_batch_norm, "count", lambda: 2)
+
     class Mine(nn.BatchNorm2d):
         """Who knows what its forward does."""
 

@@ -16,6 +16,7 @@ from aerial_seg.errors import AerialSegError
 from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.jobs.train.company import Plan, in_company, train_along
 from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
@@ -33,7 +34,7 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.train.time_limit import iterations_within
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
-from aerial_seg.models.device import enough_memory, pick_device, to_device
+from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
@@ -44,6 +45,8 @@ from aerial_seg.report.curves import draw_curves
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.callbacks import Callback, Step
+from aerial_seg.training.companions import is_onlooker, started_by_others
+from aerial_seg.training.fabric import hear
 from aerial_seg.training.log import Log, read_log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
@@ -93,6 +96,9 @@ def train(
     asked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     settings = chosen(settings, TrainSettings)
     before = run_to_continue(run, settings)
+    plan = Plan.of(settings, asked, pick_device(settings.device), before)
+    if is_onlooker():
+        return _look_on(plan, dataset, asked)
     weights = weights_file(asked.model) if before is None else None
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     if before is None:
@@ -107,25 +113,20 @@ def train(
     }
     if before is not None:
         require_same(before, job)
-    device = pick_device(settings.device)
     torch.manual_seed(asked.training.seed)
     beginning = _begin(asked, opened, anew=before is None)
-    to_device(beginning.network, device)
+    to_device(beginning.network, plan.device)
     stopping = Stopping()
     with locked(run), stopping.listening():
         require_as_before(run, before, settings)
         folder = RunFolder(run, before, job)
         if before is None:
-            folder.begin(_first_facts(begun, beginning, opened, asked, device, settings))
+            folder.begin(_first_facts(begun, beginning, opened, asked, plan, settings))
         folder.extend(settings.extend)
         recipe = with_iterations(asked, folder.iterations)
         state = TrainingState.begin(beginning.network, recipe)
-        around = _Around(device, settings, still, progress, callbacks, stopping)
-        with enough_memory(
-            f"training on batches of {recipe.training.batch_size} crops of {recipe.training.crop} px",
-            remedy="close other programs that use it, or lower training.batch_size or training.crop",
-        ):
-            return _go_on(folder, state, opened, recipe, around)
+        around = _Around(plan, dataset, settings, still, progress, callbacks, stopping)
+        return _go_on(folder, state, opened, recipe, around)
 
 
 def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
@@ -140,31 +141,33 @@ def _first_facts(
     beginning: _Beginning,
     dataset: Dataset,
     recipe: Recipe,
-    device: torch.device,
+    plan: Plan,
     settings: TrainSettings,
 ) -> dict[str, Any]:
     """What run.json tells of a run that begins, besides its job."""
     iterations = recipe.training.iterations
     if settings.time_limit is not None:
         iterations = iterations_within(
-            settings.time_limit, begun, beginning.network, dataset.data, recipe, device
+            settings.time_limit, begun, beginning.network, dataset.data, plan.timed(recipe), plan.alone()
         )
     return {
         "tool_version": __version__,
         "iteration": 0,
         "iterations": iterations,
-        "notes": beginning.notes,
+        "notes": (*beginning.notes, *plan.notes),
         "weights_sha256": beginning.sha256,
-        "environment": environment(device),
+        "environment": environment(plan.device),
+        **plan.facts(),
         "data_newest": dataset.newest(),
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Around:
-    """What a run has around it that changes nothing of it."""
+    """What a run has around it that changes nothing of what it learns."""
 
-    device: torch.device
+    plan: Plan
+    dataset: Path
     settings: TrainSettings
     still: Unchanged
     progress: Progress
@@ -180,16 +183,22 @@ def _go_on(
     log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
     every = around.settings.checkpoint_every
     keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
-    notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.device)]
+    notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.plan.device)]
     with telling_what_is_kept(folder, keeper):
         notes += keeper.resume(state)
         models.mark(finished=False)
-        with around.still.holding(), _errors_of_workers(), _bar(around, recipe) as bar:
+        with (
+            around.still.holding(),
+            _errors_of_workers(),
+            in_company(around.plan, state, (around.dataset, recipe)) as computing,
+            _bar(around, recipe) as bar,
+        ):
+            folder.write("running", **around.plan.facts())
             run_training(
                 state,
                 dataset.data,
                 recipe,
-                device=around.device,
+                computing=computing,
                 keeper=keeper,
                 callbacks=(log, *around.callbacks, bar),
                 stopping=around.stopping,
@@ -197,6 +206,15 @@ def _go_on(
         draw_curves(read_log(folder.folder / LOG), dataset.legend, folder.folder / CURVES)
         models.mark(finished=True)
         keeper.tell("finished", state)
+    report = _report(folder, state, recipe, models, notes)
+    if started_by_others():
+        hear(computing.fabric, report)
+    return report
+
+
+def _report(
+    folder: RunFolder, state: TrainingState, recipe: Recipe, models: ModelFiles, notes: Sequence[str]
+) -> TrainReport:
     best = state.best
     assert best is not None
     return TrainReport(
@@ -208,6 +226,13 @@ def _go_on(
         threshold=models.threshold(best),
         notes=tuple(notes),
     )
+
+
+def _look_on(plan: Plan, dataset: Path, recipe: Recipe) -> TrainReport:
+    """Train along as torchrun's further process; the report is that of the first one."""
+    with _errors_of_workers():
+        computing = train_along(plan, dataset, recipe)
+    return hear(computing.fabric, None)
 
 
 def _what_is_other(folder: RunFolder, dataset: Dataset, device: torch.device) -> tuple[str, ...]:

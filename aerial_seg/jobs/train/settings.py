@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from aerial_seg.choices import Device, Overwrite, Restart
+from aerial_seg.choices import Device, Overwrite, PrecisionName, Restart
 from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
-from aerial_seg.settings import Setting, settings, time_span
+from aerial_seg.settings import MOST_PIXELS, Setting, settings, time_span
 
 
 @settings
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Say how a recipe is run. Nothing here changes what a step computes on the same hardware.
+    """Say how a recipe is run. What an update learns from is the recipe's; here stands what computes it.
+
+    Another precision, number of processes or of parts computes the same but for rounding, with two exceptions: batch
+    norms and the Dice loss see one part at a time, and dropout draws other numbers.
 
     An unfinished run goes on when it is asked for again, with or without overwrite; a finished one is replaced with
     overwrite.
@@ -44,6 +47,38 @@ class TrainSettings:
             metavar="TIME",
         ),
     ] = None
+    processes: Annotated[
+        int,
+        Setting(
+            "Processes that share each batch, with a GPU or an equal part of the CPU's cores each; the recipe's "
+            "batch_size is that of all together. Started by torchrun, also on several machines, it is left at 1.",
+            low=1,
+            high=4096,
+            metavar="N",
+        ),
+    ] = 1
+    accumulate: Annotated[
+        int,
+        Setting(
+            "Parts that each process cuts its share of a batch into, one after another, where memory is short.",
+            low=1,
+            high=MOST_PIXELS,
+            metavar="N",
+        ),
+    ] = 1
+    precision: Annotated[
+        PrecisionName,
+        Setting(
+            "Numbers that convolutions compute in; norms, losses and weights stay in fp32. auto: bf16 where the "
+            "hardware multiplies it, else fp32; a run that goes on keeps its own."
+        ),
+    ] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Setting(
+            "Compile the network before training it. auto is off: see the documentation for when it pays."
+        ),
+    ] = "auto"
     checkpoint_every: Annotated[
         float | None,
         Setting(

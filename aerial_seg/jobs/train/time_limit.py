@@ -16,6 +16,7 @@ from aerial_seg.models.device import random_states, set_random_states, wait_for
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
+from aerial_seg.training.fabric import Computing
 from aerial_seg.training.loop import TrainingData, run_training
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.validation import validate
@@ -70,7 +71,7 @@ class _Nobody:
 
 
 def iterations_within(
-    limit: float, begun: float, network: Network, data: TrainingData, recipe: Recipe, device: torch.device
+    limit: float, begun: float, network: Network, data: TrainingData, recipe: Recipe, computing: Computing
 ) -> int:
     """Return how many iterations, with their validations, end within `limit` seconds after `begun`.
 
@@ -78,8 +79,10 @@ def iterations_within(
     where not one iteration fits.
     """
     randoms = random_states()
-    step = _seconds_per_step(limit, copy.deepcopy(network), data, recipe, device)
-    validation = _seconds(lambda: _validate_once(network, data, device)) if data.val is not None else 0.0
+    step = _seconds_per_step(limit, copy.deepcopy(network), data, recipe, computing)
+    validation = (
+        _seconds(lambda: _validate_once(network, data, computing.device)) if data.val is not None else 0.0
+    )
     set_random_states(randoms)
     left = _SHARE * limit - (time.monotonic() - begun)
     # The last iteration is validated, whatever its number.
@@ -93,14 +96,14 @@ def iterations_within(
 
 
 def _seconds_per_step(
-    limit: float, network: Network, data: TrainingData, recipe: Recipe, device: torch.device
+    limit: float, network: Network, data: TrainingData, recipe: Recipe, computing: Computing
 ) -> float:
     unending = {"iterations": 1_000_000, "validate_every": 1_000_000}
     asked = recipe.model_copy(update={"training": recipe.training.model_copy(update=unending)})
-    watch = _Watch(device, min(_TIMED * limit, _LONGEST))
+    watch = _Watch(computing.device, min(_TIMED * limit, _LONGEST))
     try:
         state = TrainingState.begin(network, asked)
-        run_training(state, data, asked, device=device, keeper=_Nobody(), callbacks=[watch])
+        run_training(state, data, asked, computing=computing, keeper=_Nobody(), callbacks=[watch])
     except _Enough:
         pass
     return watch.seconds
