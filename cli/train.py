@@ -18,7 +18,9 @@ from .setting_options import from_settings
 Examples:
   aerial-seg train chips --recipe deeplabv3 -o run
   aerial-seg train chips --recipe my_recipe.toml --device cuda -o run
-  aerial-seg train chips --recipe deeplabv3 --weights resnet18-f37072fd.pth -o run""",
+  aerial-seg train chips --recipe deeplabv3 --weights resnet18-f37072fd.pth -o run
+  aerial-seg train chips --recipe unet --set training.learning_rate=3e-4 --set model.encoder=resnet34 -o run
+  torchrun --nproc-per-node 4 --no-python aerial-seg train chips --recipe unet -o run""",
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option(
@@ -34,6 +36,14 @@ Examples:
     help="What to start from instead of the recipe's model.weights: nothing, the encoder's pretrained weights, or a "
     "file (.safetensors, .pth, .pt, .ckpt): a model of aerial-seg's or an encoder's state dict.",
 )
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another value for a key of the recipe, as training.crop=128, in TOML's syntax, where bare words are texts; "
+    "once for each key.",
+)
 @from_settings(TrainSettings)
 @options.as_json
 def command(
@@ -42,6 +52,7 @@ def command(
     output: Path,
     *,
     weights: str | None,
+    changes: tuple[str, ...],
     settings: TrainSettings,
     as_json: bool,
 ) -> None:
@@ -53,14 +64,17 @@ def command(
     downloaded once, --weights none and --weights FILE need no internet.
     """
     from aerial_seg.jobs.train.job import train
-    from aerial_seg.recipe import load_recipe
+    from aerial_seg.recipe import change_recipe, load_recipe
+    from aerial_seg.training.companions import is_onlooker
 
-    chosen = load_recipe(recipe)
+    chosen = load_recipe(recipe, changes)
     if weights is not None:
-        # Made anew, because a copy would not be validated.
-        model = type(chosen.model)(**{**dict(chosen.model), "weights": weights})
-        chosen = chosen.model_copy(update={"model": model})
+        if any(one.partition("=")[0].strip() == "model.weights" for one in changes):
+            raise click.UsageError("--weights and --set model.weights are the same; leave one of them out")
+        chosen = change_recipe(chosen, {"model.weights": weights})
     report = train(dataset, chosen, output, settings, console.bar)
+    if is_onlooker():
+        return  # the first of torchrun's processes says it all
     console.notes(report.notes)
     if as_json:
         scores = report.scores.as_json() if report.scores else None

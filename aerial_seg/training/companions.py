@@ -35,6 +35,11 @@ def started_by_others() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_onlooker() -> bool:
+    """Whether torchrun started this process, and another of its processes writes the run and speaks."""
+    return started_by_others() and os.environ.get("RANK", "0") != "0"
+
+
 @contextmanager
 def companions(count: int, work: Callable[..., object], *given: Any) -> Iterator[None]:
     """Inside, this process is number 0 of `count`; the others run `work(*given)` and are gone afterwards.

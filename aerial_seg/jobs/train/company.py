@@ -88,11 +88,6 @@ class _Onlooker:
         """Nothing."""
 
 
-def is_onlooker() -> bool:
-    """Whether torchrun started this process, and another one writes the run."""
-    return started_by_others() and os.environ.get("RANK", "0") != "0"
-
-
 @contextmanager
 def in_company(plan: Plan, state: TrainingState, given: tuple[Path, Recipe]) -> Iterator[Computing]:
     """Inside, the other processes train along, from where this one's state stands. given: what they open and build."""
