@@ -77,7 +77,7 @@ def read_run(path: StrPath) -> Run:
         raise InputError(
             f"{file} cannot be read ({error}); wanted what `aerial-seg train` wrote: name another folder"
         ) from error
-    if state == "running" and not is_held(folder / LOCK):
+    if state == "running" and is_held(folder / LOCK) is False:
         state = "stopped"  # by what left it no time to say so
     return Run(folder, state, iteration, iterations, document)
 
