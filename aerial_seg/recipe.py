@@ -132,6 +132,8 @@ class TrainingSettings(Section):
     validated and saved in their stead; 0 turns it off. gradient_clip: the largest norm of all gradients together,
     beyond which they are scaled down to it; 0 turns it off. class_weights: by class name, default 1.
     calibrate: for two classes, choose the decision threshold on the validation chips.
+    freeze: `encoder` keeps the encoder's weights and batch norms as they came for the first freeze_iterations updates;
+    0 is the whole run. It wants weights to start from.
     """
 
     iterations: Count = 1000
@@ -151,6 +153,8 @@ class TrainingSettings(Section):
     class_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}
     validate_every: Count = 200
     calibrate: bool = False
+    freeze: Literal["none", "encoder"] = "none"
+    freeze_iterations: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 

@@ -281,3 +281,14 @@ def check_output_stride(output_stride: int, strides: Striding) -> None:
 def first_conv(module: nn.Module) -> Any:
     """The convolution that takes the image."""
     return next(inner for inner in module.modules() if isinstance(inner, nn.Conv2d))
+
+
+def encoder_of(network: nn.Module) -> tuple[str, nn.Module]:
+    """What the names of the encoder's tensors begin with, and the encoder. Raises SettingsError where there is none."""
+    for name, module in network.named_modules():
+        if name.rpartition(".")[2] == "encoder":
+            return name + ".", module
+    raise SettingsError(
+        f"{type(network).__name__} has no part called encoder, so none can be started from a file or frozen; call it "
+        'so, or set model.weights = "none" and training.freeze = "none"'
+    )

@@ -24,7 +24,7 @@ from aerial_seg.models.importing.efficientnet_lite import (
     timm_names,
 )
 from aerial_seg.models.importing.matching import listing
-from aerial_seg.models.network import Network
+from aerial_seg.models.network import Network, encoder_of
 from aerial_seg.paths import StrPath, as_path
 
 _AFTER_THE_ENCODER = frozenset({
@@ -108,7 +108,7 @@ def _is_model(path: Path) -> bool:
 def _fill_encoder(
     network: Network, checkpoint: Checkpoint, bands: Sequence[str], statistics: Sequence[Band]
 ) -> tuple[str, ...]:
-    before, encoder = _encoder_of(network)
+    before, encoder = encoder_of(network)
     ours = encoder.state_dict()
     by_key = {_key(name.removeprefix("model.")): name for name in ours}
     held = _without_prefix(checkpoint.tensors)
@@ -166,7 +166,7 @@ def _fit_lite(
 def _fill_network(
     network: Network, checkpoint: Checkpoint, card: ModelCard, *, bands: Sequence[str], classes: Sequence[str]
 ) -> tuple[str, ...]:
-    _, encoder = _encoder_of(network)
+    _, encoder = encoder_of(network)
     ours = {_place(name): tensor for name, tensor in network.state_dict().items()}
     placed = {_place(name): tensor for name, tensor in checkpoint.tensors.items()}
     inside = {name.removeprefix(_ENCODER): t for name, t in placed.items() if name.startswith(_ENCODER)}
@@ -205,13 +205,6 @@ def _place(name: str) -> str:
     """The tensor's name in a network of ours that runs once; of smp's, what is its encoder's is so called too."""
     plain = name.removeprefix("base.")
     return plain.removeprefix("model.") if plain.startswith("model." + _ENCODER) else plain
-
-
-def _encoder_of(network: Network) -> tuple[str, nn.Module]:
-    """What the names of the encoder's tensors begin with, and the encoder."""
-    named = network.named_modules()
-    name, encoder = next((name, module) for name, module in named if name.rpartition(".")[2] == "encoder")
-    return name + ".", encoder
 
 
 def _unused(network: Network, before: str) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
 from aerial_seg.training.processes import count, rank
+from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.stopping import Stopping, leave_signals_to_the_parent
 from aerial_seg.training.sync_batch_norm import synchronised
@@ -60,6 +61,7 @@ class _Run:
     recipe: Recipe
     computing: Computing
     criterion: SegmentationLoss
+    freezing: Freezing
     keeper: Keeper
     callbacks: Sequence[Callback]
     stopping: Stopping
@@ -98,7 +100,10 @@ def run_training(
         if state.scaling:
             fabric.strategy.precision.load_state_dict(state.scaling)
         stopping = stopping or Stopping()
-        run = _Run(data, recipe, computing, criterion, keeper, callbacks, stopping, model, optimizer)
+        freezing = Freezing(state.network, settings)
+        run = _Run(
+            data, recipe, computing, criterion, freezing, keeper, callbacks, stopping, model, optimizer
+        )
         try:
             _go_on(state, run)
         except KeyboardInterrupt:
@@ -136,6 +141,7 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
         torch.manual_seed(
             (settings.seed * 1_000_003 + state.iteration) * fabric.world_size + fabric.global_rank
         )
+    run.freezing.before_update(state.iteration)
     weight, value = run.criterion.total_weight(labels), 0.0
     run.optimizer.zero_grad()
     for part, (some, theirs) in enumerate(zip(image.chunk(parts), labels.chunk(parts), strict=True), start=1):

@@ -13,14 +13,18 @@ from aerial_seg.recipe import TrainingSettings
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
-    """SGD with momentum or AdamW over every parameter, the auxiliary head's included; fused: one pass over memory."""
+    """SGD with momentum or AdamW over every parameter, the auxiliary head's included; fused: one pass over memory.
+
+    Torch's fused SGD takes parameters whose momentum has begun or such whose has not, never both at once, as there are
+    where a frozen part is let go.
+    """
     if settings.optimizer == "sgd":
         return SGD(
             network.parameters(),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            fused=True,
+            fused=settings.freeze == "none",
         )
     return AdamW(
         network.parameters(),

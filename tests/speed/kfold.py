@@ -14,7 +14,8 @@ Time is CPU seconds, counted as iterations fixed beforehand: beside other progra
 `calibrate` measures seconds per iteration and per validation, arms taking turns, least of the rounds, on an idle
 machine with OMP_NUM_THREADS=1; `run` reckons iterations from that, or takes them (--iterations). Every run
 is one JSON file under OUT/runs and a line of OUT/runs.jsonl; what is there is not run again, so the same command
-goes on. An arm is `plain`, a recipe, or a variation of one: 'banepa/unet training.crop=256 training.batch_size=1'.
+goes on. An arm is `plain` (or 'plain batch=2': a stronger rival in a short run), a recipe, or a variation of one:
+'banepa/unet training.crop=256 training.batch_size=1', with val=0 for all tiles and no validation.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plain_loop import train_plain
+from plain_loop import BATCH, train_plain
 from scipy import stats
 
 from aerial_seg.documents import parse_toml
@@ -111,7 +112,8 @@ class Arm:
     def train(self, chips: Path, out: Path, iterations: int, seed: int, every: int | None = None) -> Path:
         """The model file. every: validate so often instead."""
         if self._recipe is None:
-            train_plain(chips, out / "plain.safetensors", iterations=iterations, seed=seed)
+            batch = int(self._changes.get("batch", BATCH))
+            train_plain(chips, out / "plain.safetensors", iterations=iterations, seed=seed, batch=batch)
             return out / "plain.safetensors"
         recipe = self.recipe(iterations, seed)
         if every is not None:

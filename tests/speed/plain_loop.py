@@ -42,14 +42,14 @@ def read_all(chips: Path) -> list[tuple[Tensor, Tensor]]:
 
 
 def batches(
-    samples: list[tuple[Tensor, Tensor]], iterations: int, seed: int
+    samples: list[tuple[Tensor, Tensor]], iterations: int, batch: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """images (8,C,256,256) and labels (8,256,256): each chip once before any comes again."""
+    """images (N,C,256,256) and labels (N,256,256): each chip once before any comes again."""
     random = torch.Generator().manual_seed(seed)
     queue: list[int] = []
     for _ in range(iterations):
         chosen = []
-        for _ in range(BATCH):
+        for _ in range(batch):
             queue = queue or torch.randperm(len(samples), generator=random).tolist()
             chosen.append(augment(*samples[queue.pop()], random))
         yield torch.stack([image for image, _ in chosen]), torch.stack([labels for _, labels in chosen])
@@ -72,8 +72,8 @@ def augment(image: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Ten
     return both[:-1], both[-1].long()
 
 
-def train_plain(chips: Path, model: Path, *, iterations: int, seed: int) -> None:
-    """The model file lies at `model`, trained on the CPU."""
+def train_plain(chips: Path, model: Path, *, iterations: int, seed: int, batch: int = BATCH) -> None:
+    """The model file lies at `model`, trained on the CPU. batch: smaller ones are a stronger rival in a short run."""
     document = open_manifest(chips).document
     torch.manual_seed(seed)
     network = smp.Unet(
@@ -82,7 +82,7 @@ def train_plain(chips: Path, model: Path, *, iterations: int, seed: int) -> None
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     network.train()
-    for images, labels in batches(read_all(chips), iterations, seed):
+    for images, labels in batches(read_all(chips), iterations, batch, seed):
         loss = torch.nn.functional.cross_entropy(network(images), labels, ignore_index=255)
         optimizer.zero_grad()
         loss.backward()

@@ -47,6 +47,7 @@ from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
+from aerial_seg.training.freezing import Freezing, check_freezing
 from aerial_seg.training.log import Log, read_log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
@@ -103,6 +104,7 @@ def train(
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     if before is None:
         check_weights(asked.model)
+        check_freezing(asked)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = open_dataset(dataset, asked.data)
     still.add(opened.files)
@@ -290,12 +292,13 @@ def _begin(recipe: Recipe, dataset: Dataset, *, anew: bool) -> _Beginning:
     network.geometry.check_side(recipe.training.crop)
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
+    frozen = Freezing(network, recipe.training).notes
     if file is None:
-        return _Beginning(network)
+        return _Beginning(network, frozen)
     bands = [band.name for band in dataset.bands]
     notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
     with file.open("rb") as content:
-        return _Beginning(network, notes, hashlib.file_digest(content, "sha256").hexdigest())
+        return _Beginning(network, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest())
 
 
 @contextmanager
