@@ -194,6 +194,8 @@ class Recipe(Section):
     prediction: PredictionSettings = PredictionSettings()
 
 
+DEFAULT = "default"
+"""The shipped recipe for people who choose none."""
 _NO_RECIPES = ("classes", "protocols", "published")
 """Folders of the shipped configs that hold other documents."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,12 +12,16 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from . import console, options
 from .setting_options import from_settings
 
+if TYPE_CHECKING:
+    from aerial_seg.recipe import Recipe
+
 
 @click.command(
     "train",
     epilog="""\b
 Examples:
-  aerial-seg train chips --recipe deeplabv3 -o run
+  aerial-seg train chips -o run
+  aerial-seg train chips --recipe buildings -o run
   aerial-seg train chips --recipe my_recipe.toml --device cuda -o run
   aerial-seg train chips --recipe deeplabv3 --weights resnet18-f37072fd.pth -o run
   aerial-seg train chips --recipe unet --set training.learning_rate=3e-4 --set model.encoder=resnet34 -o run
@@ -25,9 +30,8 @@ Examples:
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option(
     "--recipe",
-    required=True,
     metavar="NAME|FILE.toml",
-    help="A recipe that ships with aerial-seg, or your own file.",
+    help="A recipe that ships with aerial-seg, or your own file.  [default: default]",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new run.")
 @click.option(
@@ -48,7 +52,7 @@ Examples:
 @options.as_json
 def command(
     dataset: Path,
-    recipe: str,
+    recipe: str | None,
     output: Path,
     *,
     weights: str | None,
@@ -59,22 +63,25 @@ def command(
     """Train a model on a chip dataset that `tile` made.
 
     The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, curves.png and
-    run.json. Lengths are iterations, never time, so a run can be repeated. Shipped recipes: deeplabv3, fcn, pspnet,
-    unet and more; an unknown name lists them all. Pretrained weights are spread over any number of bands; imagenet is
-    downloaded once, --weights none and --weights FILE need no internet.
+    run.json. Lengths are iterations, never time, so a run can be repeated. Shipped recipes: default (taken where none
+    is named), buildings, deeplabv3, fcn, pspnet, unet and more; an unknown name lists them all. Pretrained weights are
+    spread over any number of bands; imagenet is downloaded once, --weights none and --weights FILE need no internet.
     """
     from aerial_seg.jobs.train.job import train
-    from aerial_seg.recipe import change_recipe, load_recipe
+    from aerial_seg.recipe import DEFAULT, change_recipe, load_recipe
     from aerial_seg.training.companions import is_onlooker
 
-    chosen = load_recipe(recipe, changes)
+    chosen = load_recipe(recipe or DEFAULT, changes)
+    taken = () if recipe else (_taken(DEFAULT, chosen),)
+    if not is_onlooker():  # the first of torchrun's processes says it all
+        console.notes(taken)
     if weights is not None:
         if any(one.partition("=")[0].strip() == "model.weights" for one in changes):
             raise click.UsageError("--weights and --set model.weights are the same; leave one of them out")
         chosen = change_recipe(chosen, {"model.weights": weights})
     report = train(dataset, chosen, output, settings, console.bar)
     if is_onlooker():
-        return  # the first of torchrun's processes says it all
+        return
     console.notes(report.notes)
     if as_json:
         scores = report.scores.as_json() if report.scores else None
@@ -83,7 +90,7 @@ def command(
                 "model": report.model,
                 "best_iteration": report.best_iteration,
                 "threshold": report.threshold,
-                "notes": report.notes,
+                "notes": (*taken, *report.notes),
                 "validation": scores,
             }
         )
@@ -94,3 +101,11 @@ def command(
         console.score_tables(report.scores)
     threshold = f", decision threshold {report.threshold:.2f}" if report.threshold is not None else ""
     console.say(f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{threshold}")
+
+
+def _taken(name: str, recipe: Recipe) -> str:
+    model, training = recipe.model, recipe.training
+    return (
+        f"no --recipe was given: the recipe {name} is taken ({model.architecture}, {model.encoder}, "
+        f"{training.iterations} iterations)"
+    )

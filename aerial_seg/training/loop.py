@@ -16,10 +16,10 @@ from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
 from aerial_seg.training.fabric import Computing, Members, hear
+from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
 from aerial_seg.training.processes import count, rank
-from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.stopping import Stopping, leave_signals_to_the_parent
 from aerial_seg.training.sync_batch_norm import synchronised

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 
+from aerial_seg import recipe
 from aerial_seg.models.file import load_model
 
 RECIPE = """
@@ -70,6 +71,25 @@ def test_none_and_a_file_always_work_where_imagenet_needs_internet(
     assert len(json.loads(tuned.out)["notes"]) == 2
     assert load_model(tmp_path / "run/best.safetensors").card.recipe.model.weights == str(
         models("fcn", "resnet18")
+    )
+
+
+def test_without_a_recipe_the_default_is_taken_and_told(
+    run: Callable, chips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = recipe.shipped_text
+    quick = RECIPE.replace("imagenet", "none")
+    monkeypatch.setattr(
+        recipe, "shipped_text", lambda folder, name: quick if name == "default" else shipped(folder, name)
+    )
+    done = run("train", "chips", "--device", "cpu", "-o", "run", "--json")
+    assert done.code == 0, done.err
+    said = "no --recipe was given: the recipe default is taken (fcn, resnet18, 1 iterations)"
+    assert f"note: {said}" in done.err
+    assert json.loads(done.out)["notes"] == [said]
+    assert (
+        "no --recipe"
+        not in run("train", "chips", "--recipe", "default", "--device", "cpu", "-o", "named").err
     )
 
 

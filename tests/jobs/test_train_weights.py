@@ -135,6 +135,29 @@ def test_an_encoder_of_torchvisions_is_a_beginning(chips: Path, tmp_path: Path) 
     torch.testing.assert_close(ours["encoder.layer3.0.conv1.weight"], theirs["layer3.0.conv1.weight"])
 
 
+def test_a_frozen_encoder_is_the_files_after_training_with_validations_between(
+    chips: Path, tmp_path: Path
+) -> None:
+    theirs = torchvision.models.resnet18(weights=None).state_dict()
+    theirs["bn1.running_mean"] += 0.5
+    torch.save(theirs, tmp_path / "resnet18.pth")
+    text = RECIPE.format(weights=tmp_path / "resnet18.pth").replace("iterations = 1", "iterations = 4")
+    text = text.replace("learning_rate = 1e-9", 'learning_rate = 1e-2\nema_decay = 0.5\nfreeze = "encoder"')
+    report = train(chips, parse_recipe(text, "test"), tmp_path / "run", TrainSettings(device="cpu"))
+    assert "batch norms stay as they are for 4 iterations" in report.notes[-1]
+    ours = load_model(report.model).network.state_dict()
+    kept = [name for name in theirs if not name.startswith(("fc.", "conv1."))]
+    assert len(kept) == 119
+    assert all(torch.equal(ours[f"encoder.{name}"], theirs[name]) for name in kept)
+
+
+def test_a_random_encoder_is_not_frozen_in_silence(chips: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(weights="none").replace("iterations = 1", 'iterations = 1\nfreeze = "encoder"')
+    with pytest.raises(SettingsError, match="the encoder begins at random"):
+        train(chips, parse_recipe(text, "test"), tmp_path / "run", TrainSettings(device="cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_weights_leave_no_notes(chips: Path, tmp_path: Path) -> None:
     report = train(chips, recipe("none"), tmp_path / "run", TrainSettings(device="cpu"))
     assert report.notes == ()

@@ -42,6 +42,7 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model, save_model
 from aerial_seg.recipe import Recipe, load_recipe
@@ -119,8 +120,7 @@ class Arm:
         if every is not None:
             training = recipe.training.model_copy(update={"validate_every": every})
             recipe = recipe.model_copy(update={"training": training})
-        report = train(chips, recipe, out / "run", device="cpu", overwrite=True)
-        return report.run / "last.safetensors" if self.val == "0" else report.model
+        return train(chips, recipe, out / "run", TrainSettings(device="cpu", overwrite=True)).model
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
