@@ -11,13 +11,14 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import timm
 import torch
 import torchvision
 from affine import Affine
 from shapely import box
 
 from aerial_seg.bands import Band
-from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.errors import InputError, Interrupted, SettingsError
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
@@ -30,6 +31,7 @@ from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import spread_bands
 from aerial_seg.recipe import Recipe, parse_recipe
+from aerial_seg.training.callbacks import Callback, Step
 
 BANDS = ("red", "green", "blue", "nir")
 RECIPE = """
@@ -149,6 +151,38 @@ def test_a_frozen_encoder_is_the_files_after_training_with_validations_between(
     kept = [name for name in theirs if not name.startswith(("fc.", "conv1."))]
     assert len(kept) == 119
     assert all(torch.equal(ours[f"encoder.{name}"], theirs[name]) for name in kept)
+
+
+class StopsAfter(Callback):
+    """As Ctrl-C does, after an update and before it is kept."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_step(self, step: Step) -> None:
+        if step.iteration == self.iteration:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_stopped_before_or_after_its_encoder_was_let_go_ends_with_the_same_bytes(
+    chips: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """Moments of the encoder are there after the third update only."""
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "little.pth")
+    text = RECIPE.format(weights=tmp_path / "little.pth").replace("iterations = 1", "iterations = 4")
+    text = text.replace('"fcn"', '"fcn"\nencoder = "tu-test_resnet"').replace(
+        "learning_rate = 1e-9",
+        f'learning_rate = 1e-3\nfreeze = "encoder"\nfreeze_iterations = 2\noptimizer = "{optimizer}"',
+    )
+    chosen, settings = parse_recipe(text, "test"), TrainSettings(device="cpu")
+    whole = train(chips, chosen, tmp_path / "whole", settings)
+    for stop in (2, 3, 4):  # the state of the update before is on the disk
+        run = tmp_path / f"stopped_{stop}"
+        with pytest.raises(Interrupted):
+            train(chips, chosen, run, settings, callbacks=[StopsAfter(stop)])
+        again = train(chips, chosen, run, settings)
+        assert again.model.read_bytes() == whole.model.read_bytes()
 
 
 def test_a_random_encoder_is_not_frozen_in_silence(chips: Path, tmp_path: Path) -> None:
