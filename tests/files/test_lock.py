@@ -13,7 +13,7 @@ from aerial_seg.errors import OutputError
 from aerial_seg.files import lock, operating_system
 from aerial_seg.files.lock import held, is_held
 
-fcntl = pytest.importorskip("fcntl", reason="the locks of POSIX")
+fcntl = pytest.importorskip("fcntl", reason="NOT PROVED: the locks of POSIX")
 
 HOLD = """
 import sys
