@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aerial_seg.metrics import Scores
@@ -20,11 +22,20 @@ class Step:
     images: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ChipScore:
+    """Tell what a network made of one validation chip. confusion: (K,K) pixels, rows = truth, columns = prediction."""
+
+    name: str
+    confusion: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Hold the weights after `iteration` updates, with their scores on the validation chips (None without any).
 
     state: on the CPU; the averaged weights where the recipe asks for them. is_best: of all so far.
+    chips: the validation chips, in their order.
     """
 
     iteration: int
@@ -32,6 +43,7 @@ class Checkpoint:
     scores: Scores | None
     threshold: tuple[float, float] | None = None
     is_best: bool = False
+    chips: tuple[ChipScore, ...] = ()
 
     @property
     def score(self) -> float | None:

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from aerial_seg.errors import AerialSegError
+from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.device import batch_to_device
 from aerial_seg.recipe import Recipe
-from aerial_seg.training.callbacks import Callback, Checkpoint, Step
+from aerial_seg.training.callbacks import Callback, Checkpoint, ChipScore, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
 from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.freezing import Freezing
@@ -35,12 +36,16 @@ class TrainingError(AerialSegError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The chips of a run and what their channels are called. chip_name: of a training chip by its number."""
+    """The chips of a run and what their channels are called.
+
+    chip_name: of a training chip by its number. val_names: of the validation chips.
+    """
 
     train: ChipStore
     val: ChipStore | None
     names: tuple[str, ...]
     chip_name: Callable[[int], str] = str
+    val_names: tuple[str, ...] = ()
 
 
 class Keeper(Protocol):
@@ -249,9 +254,15 @@ def _validated(state: TrainingState, data: TrainingData, device: torch.device) -
     weights = state.weights()
     try:
         state.lend(weights)
-        matrix, curve = validate(state.network, data.val, classes=len(data.names), device=device)
+        each: list[ConfusionMatrix] = []
+        matrix, curve = validate(
+            state.network, data.val, classes=len(data.names), device=device, each=each.append
+        )
     finally:
         state.give_back()
     scores = matrix.scores(data.names)
-    checkpoint = Checkpoint(state.iteration, weights, scores, curve.best() if curve is not None else None)
+    names = data.val_names or tuple(map(str, range(len(each))))
+    chips = tuple(ChipScore(name, one.counts) for name, one in zip(names, each, strict=True))
+    threshold = curve.best() if curve is not None else None
+    checkpoint = Checkpoint(state.iteration, weights, scores, threshold, chips=chips)
     return replace(checkpoint, is_best=state.is_better(checkpoint.score))

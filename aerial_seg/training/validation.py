@@ -58,12 +58,13 @@ def validate(
     classes: int,
     device: torch.device,
     bias: Sequence[float] | None = None,
+    each: Callable[[ConfusionMatrix], None] | None = None,
 ) -> tuple[ConfusionMatrix, ThresholdCurve | None]:
     """Every chip whole, padded to a side that the network takes; nothing is augmented.
 
     On a device with memory of its own, neighbours of one size run together; on the CPU each runs alone, where another
     batch size would move logits in their last digits. bias: added to the logits before the argmax (a trained model's
-    class bias). The network is left in the mode it came in.
+    class bias). each: is given the matrix of every chip, in their order. The network is left in the mode it came in.
     """
     shift = torch.zeros(classes) if bias is None else torch.tensor(bias)
     shift = shift.to(device)[None, :, None, None]
@@ -85,7 +86,12 @@ def validate(
             store, most=_VALUES_AT_ONCE // classes if has_own_memory(device) else 1
         ):
             for (logits, predicted), truth in _fitting(run, images, labels, device):
-                matrix.add(truth.numpy(), predicted.cpu().numpy())
+                for labels_of_one, said in zip(truth.numpy(), predicted.cpu().numpy(), strict=True):
+                    one = ConfusionMatrix(classes)
+                    one.add(labels_of_one, said)
+                    matrix.merge(one)
+                    if each is not None:
+                        each(one)
                 if curve is not None:
                     curve.add(logits, truth)
     network.train(was_training)
