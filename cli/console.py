@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -23,9 +23,10 @@ from aerial_seg.printable import printable
 from .setting_options import as_flags
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from aerial_seg.legend import Legend
     from aerial_seg.metrics import Scores
-    from aerial_seg.progress import ProgressBar
 
 
 _MESSAGES = frozenset({"notes", "remarks", "reason", "problem", "problems"})
@@ -43,14 +44,34 @@ def write_every_letter() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def bar(label: str, *, total: int, unit: str) -> ProgressBar:
-    """A progress bar on stderr when it is a terminal; in a file or a pipe a line now and then, after half a minute."""
+class Bar(Protocol):
+    """A ProgressBar that can also tell the state of what it is about."""
+
+    def update(self, n: int = 1) -> object: ...
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> object: ...
+
+    def __enter__(self) -> Bar: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def bar(label: str, *, total: int, unit: str, done: int = 0) -> Bar:
+    """A progress bar on stderr when it is a terminal; in a file or a pipe a line now and then, after half a minute.
+
+    done: of the total, by a run before this one; the time left is told by what this one does. A bar that begins below
+    another one vanishes when it ends.
+    """
     told = printable(label, lines=False)
     if not sys.stderr.isatty():
-        return _Lines(told, total, unit)
+        return _Lines(told, total, unit, done)
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=told, unit=unit, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(
+        total=total, desc=told, unit=unit, file=sys.stderr, dynamic_ncols=True, initial=done, leave=None
+    )
 
 
 def duration(seconds: float) -> str:
@@ -63,10 +84,11 @@ def duration(seconds: float) -> str:
 class _Lines:
     """How far one long step is, in lines, for whoever reads a log: of a server's job, of a container being built."""
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self._label, self._total, self._units = label, total, unit if unit == "px" else f"{unit}s"
-        self._done, self._begun = 0, time.monotonic()
+        self._done, self._before, self._begun = done, done, time.monotonic()
         self._told = self._begun
+        self._state = ""
 
     def update(self, n: int = 1) -> None:
         """Tell how far it is, unless that was told a short while ago."""
@@ -75,14 +97,19 @@ class _Lines:
         if now - self._told < _SECONDS_BETWEEN_LINES:
             return
         self._told = now
-        spent = now - self._begun
+        spent, here = now - self._begun, self._done - self._before
         line = f"{self._label}: {self._done:,} of {self._total:,} {self._units} after {duration(spent)}"
-        if 0 < self._done <= self._total:
-            line += f", about {duration(spent / self._done * (self._total - self._done))} to go"
+        if here > 0 and self._done <= self._total:
+            line += f", about {duration(spent / here * (self._total - self._done))} to go"
         with suppress(OSError, ValueError):  # nobody listens any more
-            say(line, err=True)
+            say(f"{line}; {self._state}" if self._state else line, err=True)
 
-    def __enter__(self) -> ProgressBar:
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """What the lines to come tell at their end."""
+        del refresh
+        self._state = printable(s, lines=False)
+
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,10 +141,15 @@ def note(text: str) -> None:
 
 def note_beside_bars(text: str) -> None:
     """As `note`, from any thread and while bars are shown: they are drawn again below the line."""
+    say_beside_bars(as_flags(text))
+
+
+def say_beside_bars(text: str) -> None:
+    """One line on stderr, likewise, that names no settings."""
     from tqdm import tqdm
 
     with suppress(OSError, ValueError), tqdm.external_write_mode(file=sys.stderr):  # nobody listens any more
-        note(one_line(text))
+        say(one_line(text), err=True)
 
 
 def notes(texts: Iterable[str]) -> None:

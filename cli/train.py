@@ -62,27 +62,33 @@ def command(
 ) -> None:
     """Train a model on a chip dataset that `tile` made.
 
-    The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, curves.png and
-    run.json. Lengths are iterations, never time, so a run can be repeated. Shipped recipes: default (taken where none
-    is named), buildings, deeplabv3, fcn, pspnet, unet and more; an unknown name lists them all. Pretrained weights are
-    spread over any number of bands; imagenet is downloaded once, --weights none and --weights FILE need no internet.
+    The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, run.json, and the
+    pictures curves.png and samples.png, renewed at validations; `info` tells where it stands. Lengths are iterations,
+    never time, so a run can be repeated. Shipped recipes: default (taken where none is named), buildings, deeplabv3,
+    fcn, pspnet, unet and more; an unknown name lists them all. Pretrained weights are spread over any number of bands;
+    imagenet is downloaded once, --weights none and --weights FILE need no internet.
     """
     from aerial_seg.jobs.train.job import train
+    from aerial_seg.progress import listening
     from aerial_seg.recipe import DEFAULT, change_recipe, load_recipe
     from aerial_seg.training.companions import is_onlooker
 
+    from .reports.train_watch import Watch
+
     chosen = load_recipe(recipe or DEFAULT, changes)
     taken = () if recipe else (_taken(DEFAULT, chosen),)
-    if not is_onlooker():  # the first of torchrun's processes says it all
-        console.notes(taken)
     if weights is not None:
         if any(one.partition("=")[0].strip() == "model.weights" for one in changes):
             raise click.UsageError("--weights and --set model.weights are the same; leave one of them out")
         chosen = change_recipe(chosen, {"model.weights": weights})
-    report = train(dataset, chosen, output, settings, console.bar)
-    if is_onlooker():
+    if is_onlooker():  # the first of torchrun's processes says it all
+        train(dataset, chosen, output, settings)
         return
-    console.notes(report.notes)
+    console.notes(taken)
+    told: list[str] = []
+    with Watch() as watch, listening(told.append):
+        report = train(dataset, chosen, output, settings, callbacks=[watch])
+    console.notes(note for note in report.notes if f"note: {note}" not in told)
     if as_json:
         scores = report.scores.as_json() if report.scores else None
         console.print_json(
