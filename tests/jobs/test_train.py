@@ -55,6 +55,10 @@ def recipe(**changes: str) -> Recipe:
     return parse_recipe(text, "test")
 
 
+DRAWN = ("curves.png", "samples.png", "tensorboard")
+"""What a run draws at its first validation."""
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 256² image whose bright squares are the buildings."""
@@ -90,7 +94,7 @@ def run(dataset: Path) -> Path:
 
 def test_a_run_leaves_models_log_curves_and_summary(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == {
-        "best.safetensors", "last.safetensors", "training.safetensors", "log.csv", "curves.png", "run.json",
+        "best.safetensors", "last.safetensors", "training.safetensors", "log.csv", "run.json", *DRAWN,
     }  # fmt: skip
     assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
     summary = json.loads((run / "run.json").read_text())
@@ -170,7 +174,7 @@ def test_what_is_trained_on_is_held_while_it_is_read(
         )
     # At the first validation after it, of iteration 6: not after the last one.
     assert len(done) == 6
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json", *DRAWN}
 
 
 def test_the_same_seed_gives_the_same_weights_and_scores(dataset: Path, tmp_path: Path) -> None:
@@ -199,7 +203,7 @@ def test_a_loss_that_explodes_stops_the_run_and_leaves_its_log(dataset: Path, tm
         AerialSegError, match=r"(the loss became|weights are no finite) .* lower training.learning_rate"
     ):
         train(dataset, wild, tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json", *DRAWN}
     assert all(np.isfinite(float(row["loss"])) for row in csv.DictReader((tmp_path / "run/log.csv").open()))
 
 
@@ -311,7 +315,7 @@ def test_a_damaged_label_is_told_in_one_line_by_workers_too(voc: Path, tmp_path:
     with pytest.raises(InputError, match=r"^[^\n]*2007_000003\.png[^\n]*77[^\n]*$"):
         train(tmp_path / "voc", asked, tmp_path / "run", TrainSettings(device="cpu"))
     # No checkpoint was made: the log tells how far it came.
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "run.json", "tensorboard"}
 
 
 def test_data_of_the_other_kind_is_told_with_the_remedy(dataset: Path, voc: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import BEST, ModelFiles
+from aerial_seg.jobs.train.pictures import missing, pictures
 from aerial_seg.jobs.train.run_folder import (
-    CURVES,
     LOG,
     RunFolder,
     locked,
@@ -39,16 +39,15 @@ from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.progress import Progress, ProgressBar, silent
+from aerial_seg.progress import Progress, ProgressBar, announce, silent
 from aerial_seg.recipe import Recipe, load_recipe
-from aerial_seg.report.curves import draw_curves
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
 from aerial_seg.training.freezing import Freezing, check_freezing
-from aerial_seg.training.log import Log, read_log
+from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
@@ -185,27 +184,33 @@ def _go_on(
     log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
     every = around.settings.checkpoint_every
     keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
+    wanted = around.settings.tensorboard
     notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.plan.device)]
     with telling_what_is_kept(folder, keeper):
-        notes += keeper.resume(state)
+        notes += [*keeper.resume(state), *missing(events=wanted)]
+        for note in notes:
+            announce(f"note: {note}")  # now, not after hours
         models.mark(finished=False)
         with (
             around.still.holding(),
             _errors_of_workers(),
             in_company(around.plan, state, (around.dataset, recipe)) as computing,
+            pictures(
+                folder.folder, dataset, recipe, state.network, around.plan.device, events=wanted
+            ) as drawn,
             _bar(around, recipe) as bar,
         ):
-            folder.write("running", **around.plan.facts())
+            begun = {"time": time.time(), "iteration": state.iteration}
+            folder.write("running", begun=begun, **around.plan.facts())
             run_training(
                 state,
                 dataset.data,
                 recipe,
                 computing=computing,
                 keeper=keeper,
-                callbacks=(log, *around.callbacks, bar),
+                callbacks=(log, *around.callbacks, bar, *drawn),
                 stopping=around.stopping,
             )
-        draw_curves(read_log(folder.folder / LOG), dataset.legend, folder.folder / CURVES)
         models.mark(finished=True)
         keeper.tell("finished", state)
     report = _report(folder, state, recipe, models, notes)

@@ -24,8 +24,21 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
 
-LOG, CURVES, RUN, STATE, LOCK = "log.csv", "curves.png", "run.json", "training.safetensors", ".lock"
-OWN = (BEST, LAST, LOG, CURVES, RUN, STATE, LOCK, LIST, "*.partial")
+LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
+CURVES, SAMPLES, EVENTS = "curves.png", "samples.png", "tensorboard"
+OWN = (
+    BEST,
+    LAST,
+    LOG,
+    CURVES,
+    SAMPLES,
+    f"{EVENTS}/events.out.tfevents.*",
+    RUN,
+    STATE,
+    LOCK,
+    LIST,
+    "*.partial",
+)
 """All that a run puts into its folder, as patterns of names: what it may replace or forget."""
 
 Stage = Literal["running", "stopped", "finished"]
@@ -183,6 +196,7 @@ class RunFolder:
             for file in self.folder.glob(pattern):
                 if file.name not in keep:
                     file.unlink(missing_ok=True)
+        remove_empty([self.folder / EVENTS])
 
 
 @contextmanager

@@ -79,6 +79,13 @@ class TrainSettings:
             "Compile the network before training it. auto is off: see the documentation for when it pays."
         ),
     ] = "auto"
+    tensorboard: Annotated[
+        bool,
+        Setting(
+            "Write no event files for TensorBoard into the run's folder.",
+            flag="--no-tensorboard",
+        ),
+    ] = True
     checkpoint_every: Annotated[
         float | None,
         Setting(

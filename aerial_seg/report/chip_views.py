@@ -1,0 +1,53 @@
+"""Validation chips as people look at them: colours, labels and the network's map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.bands import Band
+from aerial_seg.crf.guide import guide_image
+from aerial_seg.legend import Legend
+from aerial_seg.training.callbacks import Checkpoint
+from aerial_seg.training.crops import Samples
+
+Pixels = NDArray[np.uint8]
+Maps = Callable[[Checkpoint, Sequence[int]], list[Pixels]]
+
+
+class ChipViews:
+    """The validation chips of a run, by number. names: of all chips. maps: see training.chip_maps."""
+
+    def __init__(
+        self, samples: Samples, names: Sequence[str], bands: Sequence[Band], legend: Legend, maps: Maps
+    ) -> None:
+        self._samples, self._bands, self._maps = samples, bands, maps
+        self.names, self.legend = tuple(names), legend
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def picture(self, number: int) -> tuple[Pixels, Pixels]:
+        """The image (H,W,3) in red, green and blue, and the labels (H,W) as channels, 255 = unlabelled."""
+        image, labels = self._samples[number]
+        return natural_colours(image.numpy(), self._bands), labels.numpy().astype(np.uint8)
+
+    def maps(self, checkpoint: Checkpoint, numbers: Sequence[int]) -> list[Pixels]:
+        """What the checkpoint's network makes of these chips: (H,W) channels."""
+        return self._maps(checkpoint, numbers)
+
+
+def natural_colours(image: NDArray[np.float32], bands: Sequence[Band]) -> Pixels:
+    """(H,W,3) of a normalised image (C,H,W): red, green and blue where bands are called so, else the first three.
+
+    Of one or two bands the first, in grey. Unmeasured pixels, which are 0 in all bands, are white.
+    """
+    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
+    std = np.array([band.std for band in bands], np.float32)[:, None, None]
+    shown = guide_image(image * std + mean, bands)
+    shown = shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0)
+    shown[:, (image == 0).all(axis=0)] = 255
+    picture: Pixels = np.clip(np.rint(np.moveaxis(shown, 0, -1)), 0, 255).astype(np.uint8)
+    return picture

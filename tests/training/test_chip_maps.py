@@ -1,0 +1,75 @@
+"""The maps that are drawn are the maps that were scored."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.models.build import build_network
+from aerial_seg.recipe import ModelSettings
+from aerial_seg.training import chip_maps
+from aerial_seg.training.callbacks import Checkpoint
+from aerial_seg.training.chip_maps import ChipMaps
+from aerial_seg.training.validation import validate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def chips() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of several sizes, none of which the network takes as it is."""
+    random = np.random.default_rng(0)
+    return [
+        (
+            torch.from_numpy(random.normal(size=(3, h, w)).astype(np.float32)),
+            torch.from_numpy(random.choice(np.array([0, 1, 2, 255], np.uint8), (h, w))),
+        )
+        for h, w in ((33, 40), (70, 65), (33, 40))
+    ]
+
+
+def test_maps_are_those_that_validation_counts_and_the_network_goes_on_untouched(
+    chips: list[tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    torch.manual_seed(0)
+    settings = ModelSettings(architecture="fcn", output_stride=16, head_channels=8, auxiliary=False)
+    training, other = (build_network(settings, bands=3, classes=3) for _ in range(2))
+    training.train()
+    before = copy.deepcopy(training.state_dict())
+    random = torch.get_rng_state()
+    made = ChipMaps(training, chips, CPU).maps(Checkpoint(5, other.state_dict(), None), [2, 0, 1])
+    assert torch.equal(random, torch.get_rng_state())
+    assert training.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in training.state_dict().items())
+    for number, predicted in zip((2, 0, 1), made, strict=True):
+        _, labels = chips[number]
+        drawn = ConfusionMatrix(3)
+        drawn.add(labels.numpy(), predicted)
+        counted, _ = validate(other, chips[number : number + 1], classes=3, device=CPU)
+        assert np.array_equal(drawn.counts, counted.counts)
+        assert predicted.shape == labels.shape
+
+
+def test_a_chip_is_run_once_per_checkpoint(
+    chips: list[tuple[torch.Tensor, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_network(
+        ModelSettings(architecture="fcn", output_stride=16, head_channels=8, auxiliary=False),
+        bands=3,
+        classes=3,
+    )
+    run: list[int] = []
+    plain = chip_maps.PaddedForward.logits
+    monkeypatch.setattr(
+        chip_maps.PaddedForward,
+        "logits",
+        lambda self, images: (run.append(images.shape[2]), plain(self, images))[1],
+    )
+    maps = ChipMaps(network, chips, CPU)
+    for iteration, numbers in ((1, [0, 1]), (1, [1, 0, 1]), (2, [1])):
+        maps.maps(Checkpoint(iteration, network.state_dict(), None), numbers)
+    assert run == [33, 70, 70]
