@@ -22,7 +22,7 @@ def info(path: StrPath) -> dict[str, Any]:
     path = as_path(path, "path")
     require_file(path)
     if path.is_dir():
-        return _dataset(path)
+        return _folder(path)
     if path.suffix.lower() == ".safetensors":
         # Imported here because torch takes seconds, which a look at a raster should not.
         from aerial_seg.jobs.info.model_card import model_card
@@ -64,6 +64,17 @@ def _ground(facts: RasterInfo) -> dict[str, Any]:
     except InputError as error:
         document["problem"] = str(error) if facts.path in str(error) else f"{facts.path}: {error}"
     return document
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """A run or a dataset, each with its own document."""
+    from aerial_seg.jobs.train.run_folder import RUN
+
+    if (path / RUN).is_file():
+        from aerial_seg.jobs.info.run_card import run_card
+
+        return run_card(path)
+    return _dataset(path)
 
 
 def _dataset(path: Path) -> dict[str, Any]:
