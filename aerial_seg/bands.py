@@ -93,7 +93,9 @@ class BandAccumulator:
 
     def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Count the valid pixels of image (C,H,W)."""
-        pixels = image[:, valid].astype(np.float64)
+        pixels = image[:, valid].astype(
+            np.float64, order="C"
+        )  # sums run the same whatever the image's strides
         count = pixels.shape[1]
         if count == 0:
             return

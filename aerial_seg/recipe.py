@@ -134,6 +134,8 @@ class TrainingSettings(Section):
     calibrate: for two classes, choose the decision threshold on the validation chips.
     freeze: `encoder` keeps the encoder's weights and batch norms as they came for the first freeze_iterations updates;
     0 is the whole run. It wants weights to start from.
+    workers: processes that cut crops beside the network; "auto": as many as keep the device busy on the cores at hand.
+    They change nothing in the results.
     """
 
     iterations: Count = 1000
@@ -155,7 +157,7 @@ class TrainingSettings(Section):
     calibrate: bool = False
     freeze: Literal["none", "encoder"] = "none"
     freeze_iterations: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
@@ -163,13 +165,18 @@ class AugmentationSettings(Section):
     """Changes of a training crop; validation sees none of them.
 
     flips: up-down and left-right, each by chance; "horizontal": left-right only, for photographs that have an up.
-    scale: smallest and largest zoom. brightness and contrast: largest change, in units of the training standard
-    deviation, of all bands alike; band_noise: what each band adds to that on its own, as a part of it.
+    scale: smallest and largest zoom, in between log-uniform. stay_inside: only zooms whose window fits into the chip,
+    log-uniform from crop / chip (where `scale` begins below it) to the largest: a crop as large as its chip is never
+    zoomed out, and nothing is padded but where even the largest zoom asks for more than there is. False, as in the
+    papers' recipes: all of `scale`, and what lies beyond the image is padded with the training mean. brightness and
+    contrast: largest change, in units of the training standard deviation, of all bands alike; band_noise: what each
+    band adds to that on its own, as a part of it.
     """
 
     flips: Literal[True, False, "horizontal"] = True
     rot90: bool = True
     scale: tuple[Zoom, Zoom] = (0.5, 2.0)
+    stay_inside: bool = True
     brightness: Annotated[float, Field(ge=0, le=100)] = 0.2
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
     band_noise: Annotated[float, Field(ge=0, le=100)] = 0.25

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
-from aerial_seg.benchmarks.labels import check_sizes, read_image
+from aerial_seg.benchmarks.labels import check_sizes, image_size, read_image
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.training.crops import Sample
+from aerial_seg.training.pixels import Choose, Pixels, Sample, whole
 
 # ImageNet's statistics on the scale 0-255: what the encoders' weights were trained with and what the reference results
 # of mmseg and semseg normalise with, so they are not measured on the benchmark itself.
@@ -31,10 +31,11 @@ def read_normalised(path: Path, bands: Sequence[Band]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ExampleReader:
-    """The samples of these labelled examples, decoded from the publishers' own files every time."""
+    """These labelled examples by number, decoded from the publishers' own files every time."""
 
     benchmark: Benchmark
     examples: tuple[Example, ...]
+    bands: tuple[Band, ...] = BANDS
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -44,12 +45,28 @@ class ExampleReader:
 
         Raises InputError when image and label differ in size.
         """
+        return self.read(index).sample(self.bands)
+
+    def name(self, index: int) -> str:
+        """The publishers' own id."""
+        return self.examples[index].name
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of image `index`; only the header is read."""
+        width, height = image_size(self.examples[index].image)
+        return height, width
+
+    def read(self, index: int, choose: Choose = whole) -> Pixels:
+        """The chosen window of example `index`; PNG and JPEG are decoded as a whole.
+
+        Raises InputError when image and label differ in size.
+        """
         example = self.examples[index]
-        image = read_normalised(example.image, BANDS)
+        image = np.moveaxis(read_image(example.image), 2, 0)
         labels = self.benchmark.read_labels(example)
         if labels.shape != image.shape[1:]:
             check_sizes(example)
-        return image, torch.from_numpy(labels)
+        return Pixels(image, None, labels).cut(choose(*labels.shape))
 
 
 def open_split(benchmark: Benchmark, split: str) -> ExampleReader:

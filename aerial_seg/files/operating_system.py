@@ -7,20 +7,24 @@ that has it open itself. Folders cannot be synced there, names have fewer letter
 from __future__ import annotations
 
 import errno
+import math
+import mmap
 import os
 import re
 import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 WINDOWS = sys.platform == "win32"
 CPU_INFO = Path("/proc/cpuinfo")
+CONTROL_GROUPS, CONTROL_GROUP_OF_SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _PATIENCE = 2.0
@@ -227,9 +231,78 @@ def most_held() -> int | None:
 
 
 def usable_cores() -> int:
-    """How many cores the process may run on: a container or a scheduler may allow it fewer than the machine has."""
+    """How many cores the process may run on: a container or a scheduler may allow it fewer than the machine has.
+
+    Linux takes them away in two ways: by their numbers, and by time (`docker run --cpus 2`), which counts as so many
+    cores, rounded up.
+    """
     allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    shares = [share for folder in _control_groups("cpu") if (share := _cpu_share(folder)) is not None]
+    return max(1, min([cores, *map(math.ceil, shares)]))
+
+
+def available_memory() -> int:
+    """Bytes that programs may take before the machine swaps; no more than a container or scheduler allows at all."""
+    import psutil
+
+    limits = [int(psutil.virtual_memory().available)]
+    for folder in _control_groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max"
+                limits.append(int((folder / name).read_text(encoding="utf-8")))
+    return min(limits)
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """The folders that say what Linux allows this process and all that it lies within; none elsewhere."""
+    try:
+        lines = CONTROL_GROUP_OF_SELF.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, inner = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CONTROL_GROUPS / controller if controllers else CONTROL_GROUPS
+        group = root / inner.lstrip("/")
+        yield from (one for one in (group, *group.parents) if one.is_relative_to(root))
+
+
+def _cpu_share(folder: Path) -> float | None:
+    """Cores' worth of time that a control group may use; None where it is not held to any. Both of Linux's versions."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip()
+                for name in ("quota", "period")
+            )
+        share = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # "max", and what other systems say
+        return None
+    return share if share > 0 else None
+
+
+def memory_file(size: int) -> BinaryIO | None:
+    """A nameless file of zeros that lies in memory as far as it was written; None where the system has none.
+
+    It ends with the last process that has it open, however that ends. Where Linux's is missing it is a deleted file
+    of the temporary folder. Unlike `/dev/shm`, which containers often hold to 64 MiB, it is limited by memory alone.
+    """
+    if WINDOWS:
+        return None
+    make = getattr(os, "memfd_create", None)
+    file = tempfile.TemporaryFile() if make is None else os.fdopen(make("aerial-seg"), "r+b")  # noqa: SIM115
+    file.truncate(size)
+    return cast(BinaryIO, file)
+
+
+def named_memory(size: int, name: str) -> mmap.mmap:
+    """Memory that the processes of Windows share by this name; it ends with the last of them that has it open."""
+    options: dict[str, Any] = {"tagname": name}
+    return mmap.mmap(-1, size, **options)
 
 
 def cpu_facts() -> Mapping[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter, MemoryFile
 
+from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.legend import IGNORE, Legend
@@ -79,13 +80,30 @@ def label_style(labels: Path) -> Path:
     return labels.with_suffix(SUFFIX)
 
 
-def read_chip(image: Path, labels: Path) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
-    """image (C,H,W), valid (H,W) and labels (H,W) of one chip."""
+def read_chip(
+    image: Path, labels: Path, choose: Callable[[int, int], tuple[slice, slice]] | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
+    """image (C,h,w), the bands of a pixel side by side in memory, valid (h,w) and labels (h,w) of one chip.
+
+    choose: from the chip's height and width to the rows and columns that are wanted; None: all.
+    Raises InputError when image and labels differ in size.
+    """
     with Raster(image, georeferenced=False) as raster:
-        size = {"top": 0, "left": 0, "height": raster.grid.height, "width": raster.grid.width}
-        pixels, valid = raster.read(**size)
+        shape = raster.grid.shape
+        rows, cols = (slice(0, shape[0]), slice(0, shape[1])) if choose is None else choose(*shape)
+        window = {"top": rows.start, "left": cols.start}
+        size = rows.stop - rows.start, cols.stop - cols.start
+        pixels = np.empty((*size, len(raster.info.bands)), raster.info.dtype).transpose(2, 0, 1)
+        measured = raster.read_into(pixels, **window)
     with Raster(labels, georeferenced=False) as raster:
-        values, _ = raster.read(**size)
+        if raster.grid.shape != shape:
+            raise InputError(
+                f"{image} is {shape[1]} × {shape[0]} px but its labels {labels} are {raster.grid.width} × "
+                f"{raster.grid.height} px; run `aerial-seg tile` again"
+            )
+        values = np.empty((len(raster.info.bands), *size), raster.info.dtype)
+        raster.read_into(values, **window)
+    valid = np.ones(size, np.bool_) if measured is None else measured
     return pixels, valid, values[0].astype(np.uint8)
 
 

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from aerial_seg.models.pending import Pending
 
 CPU = torch.device("cpu")
 OutOfMemory = torch.cuda.OutOfMemoryError
+Made = TypeVar("Made", bound=tuple[Tensor, ...])
 Homeward = Callable[[], NDArray[np.uint8]]
 """Waits until bytes have come from the device, and gives them."""
 
@@ -275,6 +276,11 @@ class CpuTransfer:
         """The bytes themselves."""
         return layer.numpy
 
+    def ahead(self, flat: Tensor, work: Callable[[Tensor], Made]) -> Callable[[], Made]:
+        """What gives that which `work` made of these bytes, which may be written over then."""
+        made = work(flat)
+        return lambda: made
+
 
 class CudaTransfer:
     """The way to a CUDA device and back, on streams of its own and from pinned memory.
@@ -318,6 +324,27 @@ class CudaTransfer:
     def bytes_home(self, layer: Tensor) -> Homeward:
         """What gives the bytes in pinned memory as soon as the current stream has computed them."""
         return self._homeward(layer)
+
+    def ahead(self, flat: Tensor, work: Callable[[Tensor], Made]) -> Callable[[], Made]:
+        """What gives that which `work` makes of these bytes on the device, beside what the current stream does there.
+
+        Returns when the bytes may be written over; called from any thread. What it returned is to be called in the
+        thread that uses the tensors.
+        """
+        host = self.host_rows(*flat.shape, dtype=flat.dtype)
+        host.copy_(flat)
+        with torch.cuda.stream(self._out):
+            made = work(host.to(self._device, non_blocking=True))
+            done = self._out.record_event()
+
+        def arrive() -> Made:
+            now = torch.cuda.current_stream(self._device)
+            now.wait_event(done)
+            for tensor in made:
+                tensor.record_stream(now)
+            return made
+
+        return arrive
 
     def _homeward(self, tensor: Tensor) -> Callable[[], NDArray[Any]]:
         home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

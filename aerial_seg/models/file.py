@@ -284,7 +284,16 @@ def _migrated(document: Any, path: Path) -> dict[str, Any]:
             )
         version += 1
         document = step(document) | {"schema_version": version}
-    return dict(document)
+    return _said_since(dict(document))
+
+
+def _said_since(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what older versions did without saying so, where today's default is another."""
+    recipe = document.get("recipe")
+    changes = recipe.get("augmentation") if isinstance(recipe, dict) else None
+    if not isinstance(recipe, dict) or not isinstance(changes, dict):
+        return document
+    return document | {"recipe": recipe | {"augmentation": {"stay_inside": False} | changes}}
 
 
 def _check_layout(header: _Header, network: Network) -> tuple[str, ...]:

@@ -85,12 +85,13 @@ class ChipDataset(Dataset[Sample]):
         length: int,
         augmentation: AugmentationSettings | None = None,
         seed: int = 0,
-        keep: int = 2**30,
+        keep: int | None = None,
     ) -> CropDataset:
         """A Dataset of `length` random crops of these chips, of crop × crop pixels, changed as `train` changes its own.
 
         Item i depends on the seed and i alone, not on workers or batches. augmentation: None = the default of recipes.
-        keep: bytes of chips that each worker holds in memory. `transform` has no part in it.
+        keep: bytes of decoded chips that are held in memory, once for all workers; None = a quarter of what is free.
+        `transform` has no part in it.
         """
         if crop < 1 or length < 1:
             raise SettingsError(f"crop is {crop} and length {length}, wanted at least 1 pixel and 1 crop")

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
 from aerial_seg.errors import AerialSegError
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.models.device import batch_to_device
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Checkpoint, ChipScore, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
 from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.freezing import Freezing
+from aerial_seg.training.loader import Loader, Share
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
 from aerial_seg.training.processes import count, rank
 from aerial_seg.training.state import Scored, TrainingState
-from aerial_seg.training.stopping import Stopping, leave_signals_to_the_parent
+from aerial_seg.training.stopping import Stopping
 from aerial_seg.training.sync_batch_norm import synchronised
 from aerial_seg.training.validation import validate
 
@@ -36,15 +35,11 @@ class TrainingError(AerialSegError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The chips of a run and what their channels are called.
-
-    chip_name: of a training chip by its number. val_names: of the validation chips.
-    """
+    """The chips of a run and what their channels are called. val_names: of the validation chips."""
 
     train: ChipStore
     val: ChipStore | None
     names: tuple[str, ...]
-    chip_name: Callable[[int], str] = str
     val_names: tuple[str, ...] = ()
 
 
@@ -141,7 +136,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
 def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) -> Step:
     """One update: of the weights by the gradients of all parts and processes, of the schedule and the average."""
     settings, fabric, parts = run.recipe.training, run.computing.fabric, run.computing.accumulate
-    image, labels = batch_to_device(batch[0], fabric.device), batch[1].to(fabric.device, non_blocking=True)
+    image, labels = batch
     if fabric.world_size > 1:  # dropout: each process draws its own, and after a stop the same ones again
         torch.manual_seed(
             (settings.seed * 1_000_003 + state.iteration) * fabric.world_size + fabric.global_rank
@@ -159,7 +154,7 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss became {value} at iteration {state.iteration + 1:,}, learning rate {rate:.3g}, on "
-            f"{_chips(run.data, crops, state.iteration, settings.batch_size)}; lower training.learning_rate, lengthen "
+            f"{_chips(crops, state.iteration, settings.batch_size)}; lower training.learning_rate, lengthen "
             "training.warmup, or look at these chips"
         )
     if settings.gradient_clip:
@@ -175,10 +170,10 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
     return Step(state.iteration, value, rate, settings.batch_size)
 
 
-def _chips(data: TrainingData, crops: CropDataset, iteration: int, images: int) -> str:
+def _chips(crops: CropDataset, iteration: int, images: int) -> str:
     """The chips of the batch after `iteration` updates, by name."""
     numbers = range(iteration * images, (iteration + 1) * images)
-    names = list(dict.fromkeys(data.chip_name(crops.chip_of(number)) for number in numbers))
+    names = list(dict.fromkeys(map(crops.chip_of, numbers)))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 
@@ -194,24 +189,20 @@ def _crops(store: ChipStore, recipe: Recipe) -> CropDataset:
     )
 
 
-def _batches(crops: CropDataset, recipe: Recipe, device: torch.device, *, done: int) -> DataLoader[Sample]:
+def _batches(crops: CropDataset, recipe: Recipe, device: torch.device, *, done: int) -> Loader:
     """The batches after the first `done` of exactly `iterations`, in an order that neither workers nor stops change.
 
     Of several processes each has its share of every batch.
     """
-    settings, each = recipe.training, recipe.training.batch_size // count()
-    return DataLoader(
+    settings = recipe.training
+    share = Share(rank(), count())
+    return Loader(
         crops,
-        batch_sampler=(
-            list(range(first, first + each))
-            for first in range(done * settings.batch_size + rank() * each, len(crops), settings.batch_size)
-        ),
-        num_workers=settings.workers,
-        worker_init_fn=leave_signals_to_the_parent,
-        pin_memory=device.type == "cuda",
-        persistent_workers=False,
-        # The loader draws a number for its workers; of its own, so that dropout goes on where it stopped.
-        generator=torch.Generator().manual_seed(settings.seed),
+        batch_size=settings.batch_size,
+        start=done,
+        share=share,
+        workers=settings.workers,
+        device=device,
     )
 
 

@@ -54,7 +54,7 @@ TELLING = {("os", "name"), ("sys", "platform"), ("platform", "system"), ("sys", 
 
 PLACES = {
     "aerial_seg/files/operating_system.py": MODULES
-    | {"os.open", "os.fsync", "Path.replace", "sys.platform", "/proc/"},
+    | {"os.open", "os.fsync", "Path.replace", "sys.platform", "/proc/", "/sys/"},
     "aerial_seg/files/disk.py": {
         "os.open",
         "os.fsync",

@@ -113,7 +113,6 @@ def _open_chips(root: Path, settings: DataSettings) -> Dataset:
         train=ChipStore(readers[0]),
         val=ChipStore(readers[1]) if val_chips else None,
         names=document.legend.names,
-        chip_name=lambda number: train_chips[number].name,
         val_names=tuple(chip.name for chip in val_chips),
     )
     files = [file for chip in (*train_chips, *val_chips) for file in (chip.image, chip.labels)]
@@ -127,7 +126,6 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         train=ChipStore(readers[0]),
         val=ChipStore(readers[1]),
         names=legend.names,
-        chip_name=lambda number: readers[0].examples[number].name,
         val_names=tuple(example.name for example in readers[1].examples),
     )
     files = tuple(file for reader in readers for example in reader.examples for file in example.files)

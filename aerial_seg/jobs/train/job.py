@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from aerial_seg.errors import AerialSegError
 from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
@@ -47,6 +46,7 @@ from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
 from aerial_seg.training.freezing import Freezing, check_freezing
+from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
@@ -193,7 +193,7 @@ def _go_on(
         models.mark(finished=False)
         with (
             around.still.holding(),
-            _errors_of_workers(),
+            lost_workers(),
             in_company(around.plan, state, (around.dataset, recipe)) as computing,
             pictures(
                 folder.folder, dataset, recipe, state.network, around.plan.device, events=wanted
@@ -237,7 +237,7 @@ def _report(
 
 def _look_on(plan: Plan, dataset: Path, recipe: Recipe) -> TrainReport:
     """Train along as torchrun's further process; the report is that of the first one."""
-    with _errors_of_workers():
+    with lost_workers():
         computing = train_along(plan, dataset, recipe)
     return hear(computing.fabric, None)
 
@@ -304,20 +304,3 @@ def _begin(recipe: Recipe, dataset: Dataset, *, anew: bool) -> _Beginning:
     notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
     with file.open("rb") as content:
         return _Beginning(network, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest())
-
-
-@contextmanager
-def _errors_of_workers() -> Iterator[None]:
-    """Inside, a DataLoader worker's error keeps its one line; torch puts the worker's traceback in front of it.
-
-    And its notes behind it: the file that was at work is named in the line.
-    """
-    try:
-        yield
-    except AerialSegError as error:
-        kind = type(error)
-        said = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
-        line = said.partition("\n")[0]
-        if line == str(error):
-            raise
-        raise kind(line) from error

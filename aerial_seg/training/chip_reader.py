@@ -1,0 +1,47 @@
+"""The chips of a dataset, read from their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aerial_seg.bands import Band
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.labels.chip_file import read_chip
+from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.training.manifest import Chip
+from aerial_seg.training.pixels import Choose, Pixels, Sample, whole
+
+
+@dataclass(frozen=True, slots=True)
+class ChipReader:
+    """These chips by number, read from disk every time."""
+
+    chips: tuple[Chip, ...]
+    bands: tuple[Band, ...]
+    legend: Legend
+
+    def __len__(self) -> int:
+        return len(self.chips)
+
+    def __getitem__(self, index: int) -> Sample:
+        """image (C,H,W) float32, normalised, and labels (H,W) uint8 of chip `index`."""
+        return self.read(index).sample(self.bands)
+
+    def name(self, index: int) -> str:
+        """The chip's name in the index."""
+        return self.chips[index].name
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of chip `index`; only the header is read."""
+        with Raster(self.chips[index].image, georeferenced=False) as raster:
+            return raster.grid.height, raster.grid.width
+
+    def read(self, index: int, choose: Choose = whole) -> Pixels:
+        """The chosen window of chip `index`; only its blocks are decoded."""
+        chip = self.chips[index]
+        image, valid, values = read_chip(chip.image, chip.labels, choose)
+        labels = self.legend.channel_table()[values]
+        if valid.all():
+            return Pixels(image, None, labels)
+        labels[~valid] = IGNORE
+        return Pixels(image, valid, labels)
