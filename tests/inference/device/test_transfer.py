@@ -25,10 +25,15 @@ class Stream:
         """The next orders wait for those of another stream."""
         self.log.append(f"{self.name} waits for {other.name}")
 
+    def wait_event(self, event: Any) -> None:
+        """The next orders wait for what was ordered before the event."""
+        self.log.append(f"{self.name} waits for the event on {event.place}")
+
     def record_event(self) -> Any:
         """An event whose wait is remembered too."""
         self.log.append(f"event on {self.name}")
         event = type("Event", (), {})()
+        event.place = self.name
         event.synchronize = lambda: self.log.append("the host waits for the event")
         return event
 
@@ -95,6 +100,31 @@ def test_bytes_come_home_after_they_were_made_and_are_read_after_they_have_come(
     log.clear()
     np.testing.assert_array_equal(wait(), layer.numpy())
     assert log == ["the host waits for the event"]
+
+
+def test_bytes_that_are_carried_ahead_are_copied_at_once_and_worked_on_beside_the_current_stream(
+    log: list[str],
+) -> None:
+    there = CudaTransfer(torch.device("cuda"))
+    flat = torch.tensor([1, 2, 3], dtype=torch.uint8)
+
+    def work(arrived: Tensor) -> tuple[Tensor, Tensor]:
+        log.append("work")
+        return arrived * 2, arrived
+
+    arrive = there.ahead(flat, work)
+    flat[:] = 0  # the next batch is laid there
+    assert log == [
+        "pinned=True",
+        "now copies {}",
+        "out copies {'non_blocking': True}",
+        "work",
+        "event on out",
+    ]
+    log.clear()
+    doubled, same = arrive()
+    assert log == ["now waits for the event on out", "kept for now", "kept for now"]
+    assert (doubled.tolist(), same.tolist()) == ([2, 4, 6], [1, 2, 3])
 
 
 def test_memory_of_a_device_is_what_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
