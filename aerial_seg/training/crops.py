@@ -171,7 +171,7 @@ def _resized(image: NDArray[np.generic], size: tuple[int, int], *, as_bytes: boo
     """The image (C,h,w) as (height, width, C), float32 unless as_bytes, which is four times as fast."""
     rows = image.transpose(1, 2, 0)[None].astype(np.uint8 if as_bytes else np.float32, order="C", copy=True)
     if image.shape[1:] == size:
-        return rows[0]
+        return np.asarray(rows[0])
     at_once = _FAST_BANDS if as_bytes else len(image)
     resized = [
         # Taken for channels-last, and given back so, thanks to the stride of the one image.

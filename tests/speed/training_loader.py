@@ -4,6 +4,8 @@
     python tests/speed/training_loader.py --device cpu --small     # the rehearsal: the same code, in seconds
 
 loop: images/s of both, in turns in one process, `--seconds` each in all; the ratio of every round, and their median.
+cpu_ratio is that of CPU seconds per image, which others on the machine disturb less (with OMP_NUM_THREADS=1, and no
+workers, whose seconds are not this process's).
 Every part of a training step is in both: forward, loss, backward, update; the loader's has its reading, cutting,
 carrying and finishing besides. parts: what one sample costs, without a network: finding what is sample i of 10^6 chips,
 cutting it from kept bytes and from its file, finishing a batch where it lies. Bars: 95 % on 2 CPU cores; on a GPU with
@@ -171,6 +173,9 @@ def loop(reader: ChipReader, name: str, options: argparse.Namespace) -> dict[str
         "ratios": [round(ratio, 3) for ratio in ratios],
         "cpu_ms_beside_bare": 1e3 * statistics.median(
             own[1] - bare[1] for own, bare in zip(found["loader"], found["bare"], strict=True)
+        ),
+        "cpu_ratio": statistics.median(
+            bare[1] / own[1] for own, bare in zip(found["loader"], found["bare"], strict=True)
         ),
         "bar": case["bar"],
     }  # fmt: skip
