@@ -291,7 +291,7 @@ def memory_file(size: int) -> BinaryIO | None:
     It ends with the last process that has it open, however that ends. Where Linux's is missing it is a deleted file
     of the temporary folder. Unlike `/dev/shm`, which containers often hold to 64 MiB, it is limited by memory alone.
     """
-    if WINDOWS:
+    if not hasattr(mmap, "MAP_SHARED"):  # Windows, whose files no two programs hold by one number
         return None
     make = getattr(os, "memfd_create", None)
     file = tempfile.TemporaryFile() if make is None else os.fdopen(make("aerial-seg"), "r+b")  # noqa: SIM115

@@ -198,7 +198,7 @@ def test_what_cannot_work_is_told_before_training(dataset: Path, tmp_path: Path)
 
 
 def test_a_loss_that_explodes_stops_the_run_and_leaves_its_log(dataset: Path, tmp_path: Path) -> None:
-    wild = recipe(optimizer='"sgd"', learning_rate="1000.0")
+    wild = recipe(optimizer='"sgd"', learning_rate="1000.0", validate_every="12")
     with pytest.raises(
         AerialSegError, match=r"(the loss became|weights are no finite) .* lower training.learning_rate"
     ):
