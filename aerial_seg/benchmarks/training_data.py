@@ -16,7 +16,7 @@ from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, image_size, read_image
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.training.pixels import Choose, Pixels, Sample, whole
+from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 
 # ImageNet's statistics on the scale 0-255: what the encoders' weights were trained with and what the reference results
 # of mmseg and semseg normalise with, so they are not measured on the benchmark itself.

@@ -16,12 +16,12 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
 from aerial_seg.legend import IGNORE
 from aerial_seg.recipe import AugmentationSettings
-from aerial_seg.training.batch import Batch, BatchLayout, finished
-from aerial_seg.training.chip_reader import ChipReader
-from aerial_seg.training.chip_store import ChipStore
-from aerial_seg.training.draws import Draw, Place, draw, place
-from aerial_seg.training.order import ChipOrder
-from aerial_seg.training.pixels import Pixels, Sample, Samples, Window
+from aerial_seg.training.samples.batch import Batch, BatchLayout, finished
+from aerial_seg.training.samples.chip_reader import ChipReader
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.draws import Draw, Place, draw, place
+from aerial_seg.training.samples.order import ChipOrder
+from aerial_seg.training.samples.pixels import Pixels, Sample, Samples, Window
 
 __all__ = ["ChipReader", "ChipStore", "CropDataset", "Sample", "Samples", "cut"]
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.files.shared_bytes import SharedBytes
 from aerial_seg.models.device import CPU, has_own_memory, transfer
-from aerial_seg.training.batch import BatchLayout, finished
 from aerial_seg.training.crops import CropDataset
-from aerial_seg.training.pixels import Sample
+from aerial_seg.training.samples.batch import BatchLayout, finished
+from aerial_seg.training.samples.pixels import Sample
 from aerial_seg.training.stopping import leave_signals_to_the_parent
 from aerial_seg.training.workers import workers_at_hand
 

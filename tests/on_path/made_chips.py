@@ -10,8 +10,8 @@ import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.files.shared_bytes import SharedBytes
-from aerial_seg.training.chip_store import ChipStore
-from aerial_seg.training.pixels import Choose, Pixels, whole
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.pixels import Choose, Pixels, whole
 
 
 def band(dtype: str, *, mean: float = 0.0, std: float = 1.0) -> Band:

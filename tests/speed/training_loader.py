@@ -36,17 +36,25 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.chip_file import write_image, write_labels
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
-from aerial_seg.models.device import batch_to_device, pick_device, to_device, training_precision, wait_for
+from aerial_seg.models.device import (
+    batch_to_device,
+    pick_device,
+    pick_training_precision,
+    to_device,
+    training_precision,
+    wait_for,
+)
 from aerial_seg.recipe import AugmentationSettings, ModelSettings, TrainingSettings, load_recipe
-from aerial_seg.training.batch import finished
-from aerial_seg.training.chip_reader import ChipReader
-from aerial_seg.training.chip_store import ChipStore
 from aerial_seg.training.crops import CropDataset
-from aerial_seg.training.draws import draw
 from aerial_seg.training.loader import Loader
+from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.manifest import Chip
-from aerial_seg.training.optimisation import SegmentationLoss, make_optimizer
-from aerial_seg.training.order import ChipOrder
+from aerial_seg.training.optimisation import make_optimizer
+from aerial_seg.training.samples.batch import finished
+from aerial_seg.training.samples.chip_reader import ChipReader
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.draws import draw
+from aerial_seg.training.samples.order import ChipOrder
 
 LEGEND = make_legend({0: "background", 1: "building"})
 SCALE = (0.75, 1.33)
@@ -101,9 +109,10 @@ def make_step(case: dict[str, Any], device: torch.device) -> Callable[[Tensor, T
         network.geometry, auxiliary_weight=0.4, class_weights=torch.ones(len(LEGEND))
     ).to(device)
     optimizer = make_optimizer(network, settings)
+    precision = pick_training_precision("auto", device)[0]
 
     def step(images: Tensor, labels: Tensor) -> float:
-        with training_precision(device):
+        with training_precision(device, precision):
             (logits, *others), auxiliary = network.forward_members(images)
         loss = criterion(logits, auxiliary, labels, others)
         optimizer.zero_grad(set_to_none=True)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from laws import examples
 from made_chips import MadeReader, Refusing, look
 
-from aerial_seg.training.chip_store import ChipStore
-from aerial_seg.training.pixels import Pixels
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.pixels import Pixels
 
 SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8)
 
@@ -89,7 +89,7 @@ def test_a_system_without_such_memory_reads_each_time(monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr("aerial_seg.training.chip_store.SharedBytes", refuse)
+    monkeypatch.setattr("aerial_seg.training.samples.chip_store.SharedBytes", refuse)
     reader = MadeReader([(8, 8)])
     store = ChipStore(reader)
     assert torch.equal(store[0][0], store[0][0])

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
 from aerial_seg.recipe import AugmentationSettings, load_recipe, recipe_names
-from aerial_seg.training.chip_store import ChipStore
 from aerial_seg.training.crops import CropDataset, cut
-from aerial_seg.training.draws import Draw, draw, place
-from aerial_seg.training.pixels import Pixels
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.draws import Draw, draw, place
+from aerial_seg.training.samples.pixels import Pixels
 
 STILL = AugmentationSettings(flips=False, rot90=False, scale=(1, 1), brightness=0, contrast=0, band_noise=0)
 PLAIN = (band("float32"),)

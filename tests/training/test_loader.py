@@ -19,10 +19,10 @@ from aerial_seg.files.operating_system import WINDOWS
 from aerial_seg.recipe import AugmentationSettings
 from aerial_seg.training import loader as loader_module
 from aerial_seg.training import workers as workers_module
-from aerial_seg.training.chip_store import ChipStore
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loader import Loader, Share, lost_workers
-from aerial_seg.training.pixels import Choose, Pixels, Sample, whole
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 from aerial_seg.training.workers import workers_at_hand
 
 

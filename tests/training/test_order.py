@@ -14,9 +14,9 @@ from scipy.stats import chi2
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.recipe import AugmentationSettings
-from aerial_seg.training.draws import draw
-from aerial_seg.training.numbers import key_of, mix, uniforms
-from aerial_seg.training.order import ChipOrder
+from aerial_seg.training.samples.draws import draw
+from aerial_seg.training.samples.numbers import key_of, mix, uniforms
+from aerial_seg.training.samples.order import ChipOrder
 
 SEEDS = st.integers(0, 2**63 - 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.training.numbers import key_of, mix
+from aerial_seg.training.samples.numbers import key_of, mix
 
 _ROUNDS, _ROUNDS_OF_FEW = 8, 16
 """Luby and Rackoff prove 4 rounds good for large halves; all 120 orders of 5 chips were equally frequent from 16 on."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aerial_seg.bands import Band
 from aerial_seg.files.operating_system import available_memory
 from aerial_seg.files.shared_bytes import SharedBytes
-from aerial_seg.training.pixels import Choose, Pixels, Reader, Sample, whole
+from aerial_seg.training.samples.pixels import Choose, Pixels, Reader, Sample, whole
 
 _SHARE = 0.25
 """Of the memory that is free: what is kept may never be what the network then lacks."""

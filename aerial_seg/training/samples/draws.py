@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from aerial_seg.recipe import AugmentationSettings
-from aerial_seg.training.numbers import key_of, uniforms
+from aerial_seg.training.samples.numbers import key_of, uniforms
 
 _CHANGES = 2
 """Keeps these numbers apart from others of the same seed."""

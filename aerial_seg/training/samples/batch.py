@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aerial_seg.training.pixels import Sample
+from aerial_seg.training.samples.pixels import Sample
 
 _ALIGNED = 64
 

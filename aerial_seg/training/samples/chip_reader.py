@@ -9,7 +9,7 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.labels.chip_file import read_chip
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.training.manifest import Chip
-from aerial_seg.training.pixels import Choose, Pixels, Sample, whole
+from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 
 
 @dataclass(frozen=True, slots=True)
