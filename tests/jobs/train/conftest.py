@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from shapely import box
 
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.settings import LabelSettings
-from aerial_seg.recipe import Recipe, parse_recipe
+from aerial_seg.models.build import build_network
+from aerial_seg.models.network import Network
+from aerial_seg.recipe import ModelSettings, Recipe, parse_recipe
 
 RECIPE = """
 [model]
@@ -71,6 +75,36 @@ def make_chips(folder: Path, *, val: str = "0.3", seed: int = 0) -> Path:
     return folder / "chips"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Of layers so small that several threads take a hundred times as long to agree as to compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _built_once() -> Iterator[None]:
+    """Networks are copies of ones that were built: building takes longer than training them here."""
+    built: dict[str, tuple[Network, torch.Tensor]] = {}
+
+    def build(settings: ModelSettings, *, bands: int, classes: int) -> Network:
+        key = repr((settings, bands, classes))
+        if key not in built:
+            built[key] = build_network(settings, bands=bands, classes=classes), torch.get_rng_state()
+        network, randoms = built[key]
+        torch.set_rng_state(randoms)
+        return copy.deepcopy(network)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aerial_seg.jobs.train.job.build_network", build)
+        patch.setattr("aerial_seg.jobs.train.model_files.build_network", build)
+        # A picture of log.csv alone, which takes as long as all else here; tests/jobs/test_train.py looks at it.
+        patch.setattr("aerial_seg.jobs.train.job.draw_curves", lambda *given: given[-1].touch())
+        yield
+
+
 @pytest.fixture(scope="module")
 def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chips(tmp_path_factory.mktemp("small"))
@@ -100,7 +134,7 @@ def sums() -> Callable[[Path], Sums]:
     """`sums(run)`: what must be equal to the byte, however a run was stopped and gone on with."""
 
     def of(run: Path) -> Sums:
-        names = ("best.safetensors", "last.safetensors", "log.csv", "curves.png")
+        names = ("best.safetensors", "last.safetensors", "log.csv")
         return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
 
     return of

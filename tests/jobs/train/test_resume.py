@@ -136,7 +136,7 @@ def law(chips: Path, recipe: Recipe, plan: list[Stop], every: float | None, sums
 
 
 @settings(
-    max_examples=examples(16), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(plan=st.lists(stops(), min_size=1, max_size=2), every=st.sampled_from((None, 0.0)))
 def test_a_stopped_run_ends_as_one_that_never_was(
@@ -161,7 +161,7 @@ def test_so_it_does_with_every_part_of_a_state(
     law(chips, recipe, plan, every, sums)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_sgd_without_an_average_goes_on_with_or_without_workers(
     chips: Path, small: MakeRecipe, sums: Sums, workers: int
 ) -> None:
@@ -169,6 +169,7 @@ def test_sgd_without_an_average_goes_on_with_or_without_workers(
     law(chips, recipe, [Stop("SIGTERM", 2), Stop("kill", 5)], None, sums)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers(chips: Path, small: MakeRecipe, sums: Sums) -> None:
     law(chips, small(), [], None, sums)
     run = chips.parent / "other"

@@ -1,0 +1,275 @@
+"""What becomes of a run that is there: gone on with, extended, replaced, forgotten or refused; what is told of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
+from aerial_seg.files.lock import held
+from aerial_seg.jobs.train import time_limit
+from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.run_folder import LOCK, read_run
+from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.models.file import load_model
+from aerial_seg.recipe import Recipe
+from aerial_seg.training.callbacks import Callback, Step
+from aerial_seg.training.log import read_log
+from aerial_seg.training.manifest import open_manifest
+
+MakeRecipe = Callable[..., Recipe]
+Sums = Callable[[Path], dict[str, str]]
+CPU = TrainSettings(device="cpu")
+
+
+class Asking(Callback):
+    """Notes where a run begins, and asks it to end after an update."""
+
+    def __init__(self, iteration: int = 0) -> None:
+        self._iteration = iteration
+        self.begun: list[tuple[int, int]] = []
+
+    def on_start(self, iteration: int, iterations: int) -> None:
+        self.begun.append((iteration, iterations))
+
+    def on_step(self, step: Step) -> None:
+        if step.iteration == self._iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def finished(chips: Path, small: MakeRecipe, tmp_path: Path, made: Path) -> Path:
+    """A copy of a finished run of 7 updates."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def made(chips: Path, small: MakeRecipe) -> Path:
+    return train(chips, small(), chips.parent / "finished", CPU).run
+
+
+@pytest.fixture(scope="module")
+def stopped_at_4(chips: Path, small: MakeRecipe) -> Path:
+    run = chips.parent / "stopped"
+    with pytest.raises(Interrupted):
+        train(chips, small(), run, CPU, callbacks=[Asking(4)])
+    return run
+
+
+@pytest.fixture
+def unfinished(stopped_at_4: Path, tmp_path: Path) -> Path:
+    """A copy of a run that was stopped after 4 of 7 updates."""
+    return Path(shutil.copytree(stopped_at_4, tmp_path / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_refused_with_both_remedies_and_either_works(
+    chips: Path, small: MakeRecipe, finished: Path, sums: Sums
+) -> None:
+    before, told_of = contents(finished), sums(finished)
+    with pytest.raises(
+        OutputError, match=r"is a finished run of 7 iterations; pass `extend=\.\.\.`.*`overwrite=True`"
+    ):
+        train(chips, small(), finished, CPU)
+    assert contents(finished) == before
+    train(chips, small(), finished, TrainSettings(device="cpu", overwrite=True))
+    assert sums(finished) == told_of
+    assert read_run(finished).token != json.loads(before["run.json"])["run"]
+
+
+def test_an_extended_run_goes_on_at_the_rate_of_a_run_of_the_whole_length(
+    chips: Path, small: MakeRecipe, finished: Path, sums: Sums, tmp_path: Path
+) -> None:
+    begun = read_log(finished / "log.csv")
+    copy = Path(shutil.copytree(finished, tmp_path / "stopped"))
+    more, asking = TrainSettings(device="cpu", extend=4), Asking()
+    report = train(chips, small(), finished, more, callbacks=[asking])
+    assert asking.begun == [(7, 11)]
+    assert (report.iterations, read_run(finished).iterations, read_run(finished).state) == (
+        11,
+        11,
+        "finished",
+    )
+    rows = read_log(finished / "log.csv")
+    assert rows.losses[:7] == begun.losses
+    assert [row.iteration for row in rows.validations] == [3, 6, 7, 9, 11]
+    wanted = [2e-3 * (1 - i / 11) ** 0.9 for i in range(7, 11)]
+    assert [rate for _, _, rate in rows.losses[7:]] == pytest.approx(wanted, rel=1e-5)
+    last = load_model(finished / "last.safetensors")
+    assert (last.card.iteration, last.card.recipe.training.iterations, last.notes) == (11, 11, ())
+
+    # Stopped while it is extended, the same call goes on; a call without it finishes it, too.
+    with pytest.raises(Interrupted):
+        train(chips, small(), copy, more, callbacks=[Asking(8)])
+    assert "of iteration 8 of 11" in load_model(copy / "last.safetensors").notes[0]
+    assert "unfinished" in load_model(copy / "best.safetensors").notes[0]
+    with pytest.raises(OutputError, match=r"unfinished run \(iteration 8 of 11\); leave `extend` out"):
+        train(chips, small(), copy, TrainSettings(device="cpu", extend=5))
+    train(chips, small(), copy, more)
+    assert sums(copy) == sums(finished)
+
+
+def test_what_cannot_be_extended_is_refused(
+    chips: Path, small: MakeRecipe, finished: Path, tmp_path: Path
+) -> None:
+    more = TrainSettings(device="cpu", extend=4)
+    with pytest.raises(OutputError, match="is no run, so there is nothing to train on"):
+        train(chips, small(), tmp_path / "none", more)
+    (finished / "training.safetensors").unlink()
+    with pytest.raises(OutputError, match=r"holds no training\.safetensors.*older versions wrote none"):
+        train(chips, small(), finished, more)
+    with pytest.raises(SettingsError, match=r"`extend` goes on with a run and `overwrite` begins one anew"):
+        TrainSettings(extend=1, overwrite=True)
+
+
+@pytest.mark.parametrize("how", ["plain", "overwrite", "killed"])
+def test_an_unfinished_run_goes_on_also_with_overwrite(
+    how: str, chips: Path, small: MakeRecipe, unfinished: Path, made: Path, sums: Sums
+) -> None:
+    if how == "killed":
+        document = json.loads((unfinished / "run.json").read_text())
+        (unfinished / "run.json").write_text(json.dumps(document | {"state": "running"}))
+        (unfinished / LOCK).touch()
+        (unfinished / "training.safetensors.partial").write_bytes(b"half")
+        with (unfinished / "log.csv").open("a") as log:
+            log.write("5,0.1,0.001\r\n6,0.")
+    assert read_run(unfinished).state == "stopped"
+    asking = Asking()
+    train(
+        chips,
+        small(),
+        unfinished,
+        TrainSettings(device="cpu", overwrite=how == "overwrite"),
+        callbacks=[asking],
+    )
+    assert asking.begun == [(4, 7)]
+    assert sums(unfinished) == sums(made)
+    assert {path.name for path in unfinished.iterdir()} == {path.name for path in made.iterdir()}
+
+
+def test_an_unfinished_run_of_another_job_is_refused_saying_what_changed_and_can_be_forgotten(
+    chips: Path, small: MakeRecipe, unfinished: Path, tmp_path: Path
+) -> None:
+    before = contents(unfinished)
+    for over in (False, True):
+        with pytest.raises(
+            OutputError,
+            match=r"unfinished run of another job \(recipe\.training\.learning_rate was 0\.002, is 0\.001\); "
+            r"repeat the former call to finish it, or pass `restart=True` to begin anew",
+        ):
+            train(chips, small(learning_rate="1e-3"), unfinished, TrainSettings(device="cpu", overwrite=over))
+    other = tmp_path / "other"
+    shutil.copytree(chips, other)
+    one = next((other / "images").iterdir())
+    one.write_bytes(one.read_bytes() + b"\0")
+    with pytest.raises(OutputError, match=r"another job \(data\.bytes was [0-9]+, is [0-9]+\); repeat"):
+        train(other, small(), unfinished, CPU)
+    assert contents(unfinished) == before
+    asking = Asking()
+    again = TrainSettings(device="cpu", restart=True)
+    train(chips, small(learning_rate="1e-3", iterations=2), unfinished, again, callbacks=[asking])
+    assert asking.begun == [(0, 2)]
+    assert [row[0] for row in read_log(unfinished / "log.csv").losses] == [1, 2]
+
+
+def test_a_run_that_another_process_writes_is_refused_and_told_as_running(
+    chips: Path, small: MakeRecipe, unfinished: Path
+) -> None:
+    document = json.loads((unfinished / "run.json").read_text())
+    (unfinished / "run.json").write_text(json.dumps(document | {"state": "running"}))
+    before = contents(unfinished)
+    with held(unfinished / LOCK, unfinished):
+        assert read_run(unfinished).state == "running"
+        with pytest.raises(OutputError, match="is being written by another run; wait for it"):
+            train(chips, small(), unfinished, CPU)
+        (unfinished / LOCK).unlink()
+    assert contents(unfinished) == before
+    assert read_run(unfinished).state == "stopped"
+
+
+def test_a_best_model_that_was_taken_away_is_noted(chips: Path, small: MakeRecipe, unfinished: Path) -> None:
+    (unfinished / "best.safetensors").rename(unfinished.parent / "mine.safetensors")
+    (unfinished / "last.safetensors").unlink()
+    report = train(chips, small(), unfinished, CPU)
+    assert [note for note in report.notes if "is not that of iteration 3 any more" in note] == list(
+        report.notes
+    )
+    assert load_model(report.model).card.iteration in (6, 7)
+
+
+def test_folders_of_others_are_not_written_to(
+    chips: Path, small: MakeRecipe, finished: Path, tmp_path: Path
+) -> None:
+    (finished / "notes.txt").write_text("mine")
+    before = contents(finished)
+    with pytest.raises(OutputError, match=r"not made with it \(notes\.txt\)"):
+        train(chips, small(), finished, TrainSettings(overwrite=True))
+    assert contents(finished) == before
+    for text, message in (("{}", "is not of a training run"), ("{", "it is not JSON")):
+        (tmp_path / "else").mkdir(exist_ok=True)
+        (tmp_path / "else" / "run.json").write_text(text)
+        with pytest.raises(
+            OutputError, match=rf"run\.json cannot be read \(.*{message}.*name another folder"
+        ):
+            train(chips, small(), tmp_path / "else", TrainSettings(overwrite=True))
+        with pytest.raises(InputError, match=message):
+            read_run(tmp_path / "else")
+    with pytest.raises(InputError, match=r"holds no run\.json, so it is no run"):
+        read_run(tmp_path)
+
+
+def test_a_time_limit_settles_the_iterations_once_and_changes_nothing_else(
+    chips: Path, small: MakeRecipe, tmp_path: Path, made: Path, sums: Sums, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[float] = []
+    measure = time_limit._seconds_per_step
+
+    def as_if(*given: object) -> float:
+        timed.append(measure(*given))  # type: ignore[arg-type]
+        return 1000.0
+
+    monkeypatch.setattr(time_limit, "_seconds_per_step", as_if)
+    monkeypatch.setattr(time_limit, "_LONGEST", 0.2)
+    # 95 % of the time hold 7 steps of 1000 s, the time that went by until now and a bit.
+    limit = TrainSettings(device="cpu", time_limit="2.2h")
+    with pytest.raises(Interrupted):
+        train(chips, small(iterations=900), tmp_path / "run", limit, callbacks=[Asking(4)])
+    (step,) = timed
+    assert 0 < step < 60
+    assert read_run(tmp_path / "run").iterations == 7
+    train(chips, small(iterations=900), tmp_path / "run", limit)
+    assert len(timed) == 1
+    assert sums(tmp_path / "run")["log.csv"] == sums(made)["log.csv"]
+    assert load_model(tmp_path / "run" / "last.safetensors").card.recipe == small()
+    with pytest.raises(SettingsError, match=r"`time_limit` is 60 s.* one iteration takes 1e\+03 s"):
+        train(chips, small(), tmp_path / "short", TrainSettings(device="cpu", time_limit="1min"))
+    assert not (tmp_path / "short").exists()
+
+
+@pytest.mark.parametrize("text", ["2 hours", "h", "-1h", "1.5", "10 minutes"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="is no time; wanted a number with a unit, as 10min, 90s or 2h"):
+        TrainSettings(checkpoint_every=text)  # type: ignore[arg-type]
+
+
+def test_run_json_tells_the_environment_and_what_is_other_when_it_goes_on(
+    chips: Path, small: MakeRecipe, unfinished: Path
+) -> None:
+    document = json.loads((unfinished / "run.json").read_text())
+    facts = document["environment"]
+    assert {"torch", "python", "device", "hardware", "precision", "threads"} <= facts.keys()
+    manifest = open_manifest(chips)
+    assert document["data"]["files"] == 2 * (len(manifest.split("train")) + len(manifest.split("val")))
+    facts["threads"] = 77
+    (unfinished / "run.json").write_text(json.dumps(document))
+    report = train(chips, small(), unfinished, CPU)
+    assert report.notes == ("the run goes on in another environment: threads was 77, is 1",)
