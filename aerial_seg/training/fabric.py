@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from lightning_fabric.plugins.precision.precision import Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.device import loss_scaler, training_precision
@@ -24,6 +26,11 @@ from aerial_seg.models.network import Network
 
 Said = TypeVar("Said")
 
+_SYNCING_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # as torch 2.14 calls it, and as it did before
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 _LONGEST_WAIT = timedelta(days=1)
 """For another process. It may validate or write meanwhile; one that died closes its connections, which is seen."""
 
@@ -112,8 +119,8 @@ def open_fabric(device: torch.device, precision: str = "fp32", *, alone: bool = 
             cluster_environment=TorchElasticEnvironment(),
             precision=plugin,
             timeout=_LONGEST_WAIT,
-            broadcast_buffers=False,  # batch norms are synchronised: all have the same
             find_unused_parameters=True,  # an auxiliary head without a weight, frozen parts
+            **{_SYNCING_BUFFERS: False},  # batch norms are synchronised: all have the same
         )
         nodes = int(os.environ["WORLD_SIZE"]) // here
         fabric = Fabric(strategy=strategy, accelerator=device.type, devices=here, num_nodes=nodes)

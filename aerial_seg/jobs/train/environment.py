@@ -12,8 +12,8 @@ from aerial_seg.models.device import hardware_name
 from aerial_seg.version import __version__
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, system, device and threads, as run.json tells them."""
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return versions, system, device, precision and threads, as run.json tells them."""
     return {
         "aerial_seg": __version__,
         "python": platform.python_version(),
@@ -22,5 +22,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "device": device.type,
         "hardware": hardware_name(device),
+        "precision": precision,
         "threads": torch.get_num_threads(),
     }

@@ -157,7 +157,7 @@ def _first_facts(
         "iterations": iterations,
         "notes": (*beginning.notes, *plan.notes),
         "weights_sha256": beginning.sha256,
-        "environment": environment(plan.device),
+        "environment": environment(plan.device, plan.precision),
         **plan.facts(),
         "data_newest": dataset.newest(),
     }
@@ -185,7 +185,7 @@ def _go_on(
     every = around.settings.checkpoint_every
     keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
     wanted = around.settings.tensorboard
-    notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.plan.device)]
+    notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.plan)]
     with telling_what_is_kept(folder, keeper):
         notes += [*keeper.resume(state), *missing(events=wanted)]
         for note in notes:
@@ -242,11 +242,11 @@ def _look_on(plan: Plan, dataset: Path, recipe: Recipe) -> TrainReport:
     return hear(computing.fabric, None)
 
 
-def _what_is_other(folder: RunFolder, dataset: Dataset, device: torch.device) -> tuple[str, ...]:
+def _what_is_other(folder: RunFolder, dataset: Dataset, plan: Plan) -> tuple[str, ...]:
     """Notes on what a run that goes on finds other than at its beginning, and need not mind."""
     if not folder.goes_on:
         return ()
-    then, now = folder.fact("environment") or {}, environment(device)
+    then, now = folder.fact("environment") or {}, environment(plan.device, plan.precision)
     notes = [] if then == now else [f"the run goes on in another environment: {describe_changes(then, now)}"]
     later = dataset.written_after(int(folder.fact("data_newest") or 0))
     if later:
