@@ -115,12 +115,13 @@ def open_fabric(device: torch.device, precision: str = "fp32", *, alone: bool = 
         fabric = Fabric(strategy=SingleDeviceStrategy(device, precision=plugin), accelerator=device.type)
     else:
         here = int(os.environ["LOCAL_WORLD_SIZE"])
+        synchronised: dict[str, Any] = {_SYNCING_BUFFERS: False}  # batch norms are: all have the same
         strategy = DDPStrategy(
             cluster_environment=TorchElasticEnvironment(),
             precision=plugin,
             timeout=_LONGEST_WAIT,
             find_unused_parameters=True,  # an auxiliary head without a weight, frozen parts
-            **{_SYNCING_BUFFERS: False},  # batch norms are synchronised: all have the same
+            **synchronised,
         )
         nodes = int(os.environ["WORLD_SIZE"]) // here
         fabric = Fabric(strategy=strategy, accelerator=device.type, devices=here, num_nodes=nodes)

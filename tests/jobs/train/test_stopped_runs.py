@@ -27,8 +27,8 @@ from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loop import TrainingError
+from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.manifest import open_manifest
-from aerial_seg.training.optimisation import SegmentationLoss
 from aerial_seg.training.state import read_state
 
 MakeRecipe = Callable[..., Recipe]
