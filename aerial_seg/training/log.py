@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aerial_seg.files.durable import disk_errors, settled_file
+from aerial_seg.files.durable import disk_errors, settled_file, sync
 from aerial_seg.metrics import Scores
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 
@@ -73,8 +72,8 @@ class Log(Callback):
     def sync(self) -> None:
         """Put every row on the disk. Raises OutputError where the disk does not take them."""
         self._write()
-        with disk_errors(self._path), self._path.open("ab") as file:
-            os.fsync(file.fileno())
+        with disk_errors(self._path):
+            sync(self._path)
 
     def _write_all(self, rows: Sequence[Sequence[str]]) -> None:
         with settled_file(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:

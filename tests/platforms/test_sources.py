@@ -63,7 +63,9 @@ PLACES = {
     "aerial_seg/files/names.py": {"Path.symlink_to"},  # not on Windows, where pyogrio needs none
     "aerial_seg/files/work.py": {"os.link"},  # else a copy
     "cli/net.py": {"os.open"},  # os.devnull
-    "cli/signals.py": {"os.kill", "signal.SIGBREAK"},  # in a forked process only
+    # os.kill in a forked process only; signals that a system has not are left out.
+    "cli/signals.py": {"os.kill", "signal.SIGBREAK"},
+    "aerial_seg/training/stopping.py": {"os.kill", "signal.SIGBREAK", "signal.SIGUSR1"},
 }
 """What each of these files may call, and answers for."""
 

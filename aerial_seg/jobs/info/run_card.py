@@ -75,7 +75,8 @@ def _state(run: Run) -> tuple[str, str]:
         )
     if held:
         return "running", "a process is at work on it"
-    how = "" if run.state == "stopped" else "it ended without a word, as by a kill or a power cut; "
+    told = run.document.get("state")
+    how = "" if told == "stopped" else "it ended without a word, as by a kill or a power cut; "
     return "stopped", f"{how}{SAME_CALL} to go on after iteration {run.iteration:,}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from aerial_seg.errors import InputError
 from aerial_seg.jobs.train.data import Dataset
@@ -73,7 +73,8 @@ class ModelFiles:
                 continue
             wanted = card.model_copy(update={"finished": finished, "recipe": self._recipe})
             if card != wanted:
-                save_model(load_file(path), wanted, path)
+                # Not load_file: its tensors keep the file open that is to be replaced.
+                save_model(load(path.read_bytes()), wanted, path)
 
     def threshold(self, scored: Scored) -> float | None:
         """Return the calibrated threshold, if the recipe asks for one and the classes are two."""

@@ -98,8 +98,9 @@ class TrainSettings:
     ] = None
 
     def __post_init__(self) -> None:
-        other = "overwrite" if self.overwrite else "restart" if self.restart else None
-        if self.extend is not None and other is not None:
-            raise SettingsError(
-                f"{setting('extend')} goes on with a run and {setting(other)} begins one anew; pass one of them"
-            )
+        if self.extend is None or not (self.overwrite or self.restart):
+            return
+        other = setting("overwrite") if self.overwrite else setting("restart")
+        raise SettingsError(
+            f"{setting('extend')} goes on with a run and {other} begins one anew; pass one of them"
+        )
