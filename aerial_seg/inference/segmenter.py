@@ -45,6 +45,7 @@ from aerial_seg.inference.tta import run_sides, size_notes
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.models.device import pick_device
 from aerial_seg.models.file import load_model
+from aerial_seg.models.network import Network
 from aerial_seg.paths import as_paths
 from aerial_seg.progress import silent
 from aerial_seg.settings import chosen, fitted
@@ -63,19 +64,23 @@ def load(
     carrier: CarrierName = "auto",
     batch_size: int | None = None,
     settings: SegmentSettings | None = None,
+    network: Network | None = None,
 ) -> Segmenter:
     """Load a model file, or several whose class probabilities are averaged, ready to be called on images.
 
     device, engine, precision, carrier and batch_size mean what they mean for `predict`, but that engine "auto" compiles
     nothing: how many tiles will come is not known. batch_size: None takes the model's, or on a GPU what keeps
-    that at work; 1 answers soonest where one tile holds the image. Raises InputError for a file that is no model of
-    ours, and SettingsError for what the machine cannot do.
+    that at work; 1 answers soonest where one tile holds the image. network: a new one of the class that was trained,
+    for a model file of one's own network. Raises InputError for a file that is no model of ours, and SettingsError for
+    what the machine cannot do.
     """
     wanted, batch_size = chosen(settings, SegmentSettings), fitted("batch_size", BatchSize, batch_size)
     paths = [path for one in as_paths(model, "model") for path in model_paths(one)]
     if not paths:
         raise SettingsError("model is an empty list, wanted a model file (.safetensors), or several")
-    ensemble = Ensemble.of([load_model(path) for path in paths], paths)
+    if network is not None and len(paths) > 1:
+        raise SettingsError(f"network is one, and model names {len(paths)} files; load each by itself")
+    ensemble = Ensemble.of([load_model(path, network) for path in paths], paths)
     return Segmenter(
         ensemble,
         wanted,

@@ -56,6 +56,7 @@ class ModelCard(BaseModel):
     """Hold all that `predict` needs to know besides the weights.
 
     gsd: metres per pixel of the training chips; None when they were not georeferenced.
+    own_network: the name of the class that was trained, where it was none that a recipe builds.
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
     finished: False while the run that trains it goes on or is interrupted.
     """
@@ -65,6 +66,7 @@ class ModelCard(BaseModel):
     schema_version: Literal[1] = 1
     tool_version: str
     recipe: Recipe
+    own_network: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     legend: Legend
     bands: Annotated[tuple[Band, ...], Field(min_length=1)]
     gsd: Gsd | None
@@ -105,9 +107,14 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     remedy = "check the folder, or choose another output"
     with settled_file(path, errors=(SafetensorError, OSError), remedy=remedy) as partial:
-        save_file(weights, partial, metadata={HEADER_KEY: card.model_dump_json()})
+        save_file(weights, partial, metadata={HEADER_KEY: _written(card)})
         # safetensors makes files that nobody else may read.
         partial.chmod(usual_mode(path.absolute().parent))
+
+
+def _written(card: ModelCard) -> str:
+    """The card as JSON; a key that older versions do not know is there only where it says something."""
+    return card.model_dump_json(exclude={"own_network"} if card.own_network is None else None)
 
 
 def read_card(path: Path) -> ModelCard:
@@ -119,9 +126,10 @@ def read_card(path: Path) -> ModelCard:
         return _card(_read_header(path))
 
 
-def load_model(path: StrPath) -> TrainedModel:
+def load_model(path: StrPath, network: Network | None = None) -> TrainedModel:
     """Load a model file, strictly: every weight of the file is used and every weight of the network is set.
 
+    network: a new one of the class that was trained, for a file of one's own network, which no recipe builds.
     A file of an older version may hold, besides, all tensors that its network has no use for: a note counts them.
     Raises InputError for what read_card refuses, and for weights that are cut off, missing, surplus, of another type
     or shape than the network's, or no numbers.
@@ -130,12 +138,14 @@ def load_model(path: StrPath) -> TrainedModel:
     with at_work(path):
         header = _read_header(path)
         card = _card(header)
-        with _buildable(path):
-            network = build_network(
-                card.recipe.model.model_copy(update={"weights": "none"}),
-                bands=len(card.bands),
-                classes=len(card.legend),
-            )
+        _check_own(path, card, network)
+        if network is None:
+            with _buildable(path):
+                network = build_network(
+                    card.recipe.model.model_copy(update={"weights": "none"}),
+                    bands=len(card.bands),
+                    classes=len(card.legend),
+                )
         notes = _check_layout(header, network)
         network.load_state_dict(dict(_finite_weights(header, network)), strict=True)
         notes = (*_note_on_run(path, card), *notes)
@@ -147,6 +157,7 @@ def load_on_meta(path: Path) -> TrainedModel:
     with at_work(path):
         header = _read_header(path)
         card = _card(header)
+        _check_own(path, card, None)
         with _buildable(path):
             network = build_on_meta(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
         notes = _check_layout(header, network)
@@ -161,6 +172,20 @@ def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
         return ()
     planned = card.recipe.training.iterations
     return (f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {planned:,}",)
+
+
+def _check_own(path: Path, card: ModelCard, network: Network | None) -> None:
+    """Raises InputError where the file's network is one's own and was not given, or the other way round."""
+    if card.own_network is not None and network is None:
+        raise InputError(
+            f"{path} holds the weights of {card.own_network}, a network of one's own that no recipe builds; in Python, "
+            "give a new one of that class: aerial_seg.load(path, network=…) or load_model(path, network=…)"
+        )
+    if network is not None and card.own_network != network.name:
+        held = card.own_network or f"the {card.recipe.model.architecture} of its recipe"
+        raise InputError(
+            f"{path} holds the weights of {held}, but network is a {network.name}; give the former or none"
+        )
 
 
 @contextmanager

@@ -269,6 +269,42 @@ class SmpNetwork(Network):
         return type(self.model).__name__
 
 
+class OwnNetwork(Network):
+    """Any module of one's own, with the geometry of its logits: image (N,C,H,W) → logits (N,K,h,w)."""
+
+    def __init__(self, module: nn.Module, geometry: ModelGeometry) -> None:
+        super().__init__()
+        self.module = module
+        self.geometry = geometry
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N,C,H,W) → logits (N,K,h,w), as the module computes them."""
+        logits: Tensor = self.module(image)
+        return logits
+
+    @property
+    def name(self) -> str:
+        """The module's class."""
+        return type(self.module).__name__
+
+
+def check_shapes(network: Network, *, bands: int, classes: int, side: int) -> None:
+    """Raises SettingsError unless an image of these bands becomes logits of these classes, as the geometry says."""
+    was_training = network.training
+    place = next((one.device for one in network.parameters()), torch.device("cpu"))
+    network.eval()
+    with torch.inference_mode():
+        got = tuple(network(torch.zeros(1, bands, side, side, device=place)).shape)
+    network.train(was_training)
+    cells = network.geometry.cells(side)
+    if got != (1, classes, cells, cells):
+        raise SettingsError(
+            f"network {network.name} makes logits of shape {got} of an image (1, {bands}, {side}, {side}), wanted "
+            f"{(1, classes, cells, cells)}: {classes} classes at logit stride {network.geometry.logit_stride}; change "
+            "its last layer or its geometry"
+        )
+
+
 def check_output_stride(output_stride: int, strides: Striding) -> None:
     """Raises SettingsError for a stride that the stages cannot have."""
     if not 4 <= output_stride <= strides.largest or output_stride & (output_stride - 1):

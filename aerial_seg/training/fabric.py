@@ -48,11 +48,6 @@ class Computing:
         """This process's own."""
         return self.fabric.device
 
-    def forward_context(self) -> AbstractContextManager[object]:
-        """Inside, forwards compute in the run's precision."""
-        context: AbstractContextManager[object] = self.fabric.strategy.precision.forward_context()
-        return context
-
 
 def hear(fabric: Fabric, said: Said | None) -> Said:
     """What the first process said, in every process; the others give None."""

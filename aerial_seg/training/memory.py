@@ -47,7 +47,7 @@ def telling_what_fits(
         image = torch.zeros(images, bands, settings.crop, settings.crop)
         labels = torch.zeros(images, settings.crop, settings.crop, dtype=torch.long, device=computing.device)
         network.zero_grad()
-        with computing.forward_context():
+        with computing.fabric.strategy.precision.forward_context():
             (logits, *others), aux_logits = network.forward_members(batch_to_device(image, computing.device))
         criterion(logits, aux_logits, labels, others).backward()
         network.zero_grad()

@@ -89,7 +89,9 @@ class _Onlooker:
 
 
 @contextmanager
-def in_company(plan: Plan, state: TrainingState, given: tuple[Path, Recipe]) -> Iterator[Computing]:
+def in_company(
+    plan: Plan, state: TrainingState, given: tuple[Path, Recipe, Network | None]
+) -> Iterator[Computing]:
     """Inside, the other processes train along, from where this one's state stands. given: what they open and build."""
     count = 1 if started_by_others() else plan.processes
     with companions(count, train_along, plan, *given):

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
+from aerial_seg.errors import SettingsError
 from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
@@ -34,13 +36,14 @@ from aerial_seg.jobs.train.time_limit import iterations_within
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, to_device
-from aerial_seg.models.network import Network
+from aerial_seg.models.network import Network, OwnNetwork, check_shapes
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, ProgressBar, announce, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.settings import chosen
+from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
@@ -79,12 +82,18 @@ def train(
     progress: Progress = silent,
     *,
     callbacks: Sequence[Callback] = (),
+    network: Network | nn.Module | None = None,
+    geometry: ModelGeometry | None = None,
 ) -> TrainReport:
     """Train a network: the folder `run` holds best.safetensors, last.safetensors, log.csv, curves.png and run.json.
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
     it. recipe: also the name of a shipped one, or a .toml file. callbacks: are told of every update and validation.
     Best is by validation mIoU; without validation chips it is the last.
+
+    network: one's own in place of the one that recipe.model says: a Network, or any module that makes logits of images
+    (N,C,H,W) together with their geometry. Its model files name its class: `load` and `load_model` take them with a
+    new one of that class, `predict` and the command line cannot build it and say so.
 
     A run that was interrupted, however that came, goes on where its last checkpoint stands when the same call is made
     again, and ends as it would have without the interruption: on the CPU with the same bytes. Weights that the recipe
@@ -95,10 +104,11 @@ def train(
     dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
     asked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     settings = chosen(settings, TrainSettings)
+    own = _own_network(network, geometry, asked)
     before = run_to_continue(run, settings)
     plan = Plan.of(settings, asked, pick_device(settings.device), before)
     if is_onlooker():
-        return _look_on(plan, dataset, asked)
+        return _look_on(plan, dataset, asked, own)
     weights = weights_file(asked.model) if before is None else None
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     if before is None:
@@ -111,11 +121,12 @@ def train(
         "recipe": asked.model_dump(mode="json"),
         "data_fingerprint": opened.fingerprint,
         "data": opened.extent(),
+        "own_network": None if own is None else own.name,
     }
     if before is not None:
         require_same(before, job)
     torch.manual_seed(asked.training.seed)
-    beginning = _begin(asked, opened, anew=before is None)
+    beginning = _begin(asked, opened, own, anew=before is None)
     to_device(beginning.network, plan.device)
     stopping = Stopping()
     with locked(run), stopping.listening():
@@ -126,7 +137,7 @@ def train(
         folder.extend(settings.extend)
         recipe = with_iterations(asked, folder.iterations)
         state = TrainingState.begin(beginning.network, recipe)
-        around = _Around(plan, dataset, settings, still, progress, callbacks, stopping)
+        around = _Around(plan, (dataset, asked, own), settings, still, progress, callbacks, stopping)
         return _go_on(folder, state, opened, recipe, around)
 
 
@@ -168,7 +179,7 @@ class _Around:
     """What a run has around it that changes nothing of what it learns."""
 
     plan: Plan
-    dataset: Path
+    given: tuple[Path, Recipe, Network | None]
     settings: TrainSettings
     still: Unchanged
     progress: Progress
@@ -180,7 +191,7 @@ def _go_on(
     folder: RunFolder, state: TrainingState, dataset: Dataset, recipe: Recipe, around: _Around
 ) -> TrainReport:
     """The run from where it stands to its end, in its folder, which is locked."""
-    models = ModelFiles(folder.folder, dataset, recipe)
+    models = ModelFiles(folder.folder, dataset, recipe, around.given[2])
     log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
     every = around.settings.checkpoint_every
     keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
@@ -194,7 +205,7 @@ def _go_on(
         with (
             around.still.holding(),
             lost_workers(),
-            in_company(around.plan, state, (around.dataset, recipe)) as computing,
+            in_company(around.plan, state, (around.given[0], recipe, around.given[2])) as computing,
             pictures(
                 folder.folder, dataset, recipe, state.network, around.plan.device, events=wanted
             ) as drawn,
@@ -235,10 +246,35 @@ def _report(
     )
 
 
-def _look_on(plan: Plan, dataset: Path, recipe: Recipe) -> TrainReport:
+def _own_network(
+    network: Network | nn.Module | None, geometry: ModelGeometry | None, recipe: Recipe
+) -> Network | None:
+    """The network of one's own, if there is one. Raises SettingsError where its geometry is missing, or told twice."""
+    if network is None:
+        if geometry is not None:
+            raise SettingsError("geometry is that of a network of one's own, and none is given; leave it out")
+        return None
+    if isinstance(network, Network) == (geometry is not None):
+        raise SettingsError(
+            f"network is a {type(network).__name__}, "
+            + (
+                "which has its geometry; leave geometry out"
+                if geometry
+                else "wanted with geometry=ModelGeometry(…)"
+            )
+        )
+    if recipe.model.weights != "none":
+        raise SettingsError(
+            f"model.weights is {recipe.model.weights}, which a network of one's own is not filled with; load it "
+            'yourself and set model.weights = "none"'
+        )
+    return network if isinstance(network, Network) else OwnNetwork(network, cast(ModelGeometry, geometry))
+
+
+def _look_on(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None) -> TrainReport:
     """Train along as torchrun's further process; the report is that of the first one."""
     with lost_workers():
-        computing = train_along(plan, dataset, recipe)
+        computing = train_along(plan, dataset, recipe, own)
     return hear(computing.fabric, None)
 
 
@@ -288,16 +324,19 @@ class _Beginning:
     sha256: str | None = None
 
 
-def _begin(recipe: Recipe, dataset: Dataset, *, anew: bool) -> _Beginning:
+def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: bool) -> _Beginning:
     """The network, with its first weights where the run begins anew. Raises for what cannot be trained or predicted."""
     file = weights_file(recipe.model) if anew else None
     own = anew and file is None
     settings = recipe.model if own else recipe.model.model_copy(update={"weights": "none"})
-    network = build_network(settings, bands=len(dataset.bands), classes=len(dataset.legend))
+    counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
+    network = given if given is not None else build_network(settings, **counts)
     network.geometry.check_side(recipe.training.crop)
     prediction = recipe.prediction
     tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
     frozen = Freezing(network, recipe.training).notes
+    if given is not None:
+        check_shapes(given, side=recipe.training.crop, **counts)
     if file is None:
         return _Beginning(network, frozen)
     bands = [band.name for band in dataset.bands]

@@ -10,6 +10,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card, save_model
+from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.state import Scored, TrainingState
@@ -22,19 +23,26 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 class ModelFiles:
     """Write checkpoints as model files that `predict` takes; they say that the run is unfinished while it is."""
 
-    def __init__(self, folder: Path, dataset: Dataset, recipe: Recipe) -> None:
-        """recipe: with as many iterations as the run is to have."""
+    def __init__(self, folder: Path, dataset: Dataset, recipe: Recipe, own: Network | None = None) -> None:
+        """own: the network that is trained, where the recipe does not build it.
+
+        recipe: with as many iterations as the run is to have.
+        """
         self._folder, self._dataset, self._recipe = folder, dataset, recipe
-        self._described = build_network(
-            recipe.model.model_copy(update={"weights": "none"}),
-            bands=len(dataset.bands),
-            classes=len(dataset.legend),
-        )
+        self._own = None if own is None else own.name
+        self._described: Network | None = None
+        if own is None:
+            self._described = build_network(
+                recipe.model.model_copy(update={"weights": "none"}),
+                bands=len(dataset.bands),
+                classes=len(dataset.legend),
+            )
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Make last.safetensors this checkpoint, and best.safetensors too if it is the best so far."""
         # What `predict` will build from the card takes these weights: better known now than after the training.
-        self._described.load_state_dict(checkpoint.state)
+        if self._described is not None:
+            self._described.load_state_dict(checkpoint.state)
         card = self._card(Scored.of(checkpoint))
         save_model(checkpoint.state, card, self._folder / LAST)
         if checkpoint.is_best:
@@ -101,6 +109,7 @@ class ModelFiles:
         return ModelCard(
             tool_version=__version__,
             recipe=self._recipe,
+            own_network=self._own,
             legend=dataset.legend,
             bands=dataset.bands,
             gsd=dataset.gsd,

@@ -39,6 +39,13 @@ def losses(run: Path) -> torch.Tensor:
         return torch.tensor([float(row["loss"]) for row in csv.DictReader(file)])
 
 
+def check_alike(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Another batch would have another loss at once; rounding in float32 grows from update to update."""
+    assert len(got) == len(wanted) == 7
+    torch.testing.assert_close(got[:2], wanted[:2], rtol=1e-4, atol=0)
+    torch.testing.assert_close(got, wanted, rtol=1e-2, atol=0)
+
+
 @pytest.fixture(scope="module")
 def calm(small: Callable[..., Recipe]) -> Recipe:
     """Without dropout, of which each process draws its own; calm: norms over many pixels, small steps."""
@@ -64,7 +71,7 @@ def test_a_run_in_two_processes_is_that_of_one(chips: Path, calm: Recipe, tmp_pa
     two = train(chips, calm, tmp_path / "two", settings(processes=2), callbacks=[seen])
     assert [step.iteration for step in seen.steps] == list(range(1, 8))
     assert {step.images for step in seen.steps} == {4}
-    torch.testing.assert_close(losses(two.run), losses(alone.run), rtol=1e-3, atol=1e-4)
+    check_alike(losses(two.run), losses(alone.run))
     assert json.loads((two.run / "run.json").read_text())["processes"] == 2
     assert load_file(two.model).keys() == load_file(alone.model).keys()
     assert {path.name for path in two.run.iterdir()} == {path.name for path in alone.run.iterdir()}
@@ -76,7 +83,7 @@ def test_a_run_in_two_processes_is_that_of_one(chips: Path, calm: Recipe, tmp_pa
         else:
             with pytest.raises((Interrupted, KeyboardInterrupt)):
                 train(chips, calm, other, settings(processes=processes), callbacks=[Seen(stop)])
-    torch.testing.assert_close(losses(other), losses(alone.run), rtol=1e-3, atol=1e-4)
+    check_alike(losses(other), losses(alone.run))
 
 
 @pytest.mark.slow
