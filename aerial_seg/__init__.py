@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from aerial_seg.metrics import ConfusionMatrix, Scores
     from aerial_seg.models.build import architectures, build_network
     from aerial_seg.models.file import ModelCard, TrainedModel, load_model
-    from aerial_seg.models.network import Network
+    from aerial_seg.models.network import Network, OwnNetwork
     from aerial_seg.models.pretrained import start_from
     from aerial_seg.models.receptive_field.field import ReceptiveField, receptive_field
     from aerial_seg.outputs.mask import read_legend
-    from aerial_seg.recipe import ModelSettings, Recipe, load_recipe, recipe_names
+    from aerial_seg.recipe import ModelSettings, Recipe, change_recipe, load_recipe, recipe_names
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
     from aerial_seg.training.callbacks import Callback, Checkpoint, Step
@@ -110,10 +110,10 @@ _ROOMS = {
     "metrics": ("ConfusionMatrix", "Scores"),
     "models.build": ("architectures", "build_network"),
     "models.file": ("ModelCard", "TrainedModel", "load_model"),
-    "models.network": ("Network",),
+    "models.network": ("Network", "OwnNetwork"),
     "models.pretrained": ("start_from",),
     "models.receptive_field.field": ("ReceptiveField", "receptive_field"),
-    "recipe": ("ModelSettings", "Recipe", "load_recipe", "recipe_names"),
+    "recipe": ("ModelSettings", "Recipe", "change_recipe", "load_recipe", "recipe_names"),
     "tiling.geometry": ("ModelGeometry",),
     "training.callbacks": ("Callback", "Checkpoint", "Step"),
     "training.chip_dataset": ("ChipDataset",),
@@ -132,7 +132,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
     "ExportSettings", "export", "import_weights", "list_models", "TrainedModel", "load_model", "Network",
     "architectures", "build_network", "start_from", "ReceptiveField", "receptive_field", "ModelSettings", "Recipe",
-    "load_recipe", "recipe_names", "ModelGeometry", "__version__",
+    "change_recipe", "load_recipe", "recipe_names", "OwnNetwork", "ModelGeometry", "__version__",
 ]  # fmt: skip
 
 
