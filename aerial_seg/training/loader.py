@@ -133,7 +133,11 @@ class Loader:
             collate_fn=_as_it_is,  # torch looks for tensors in what it knows
             generator=torch.Generator(),  # torch's own would be elsewhere then, and dropout with it
         )
-        for iteration, filled in zip(self._iterations, loader, strict=True):
+        # Workers begin now: a process that forks in a thread of its own does not hear of their deaths.
+        return self._arriving(slots, iter(loader))
+
+    def _arriving(self, slots: _Slots, fillings: Iterator[Filling]) -> Iterator[Filled]:
+        for iteration, filled in zip(self._iterations, fillings, strict=True):
             if isinstance(filled, AerialSegError):
                 raise filled
             yield slots.flat(iteration), filled

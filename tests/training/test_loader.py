@@ -174,10 +174,14 @@ def test_a_chip_that_cannot_be_read_is_told_in_its_own_line_where_its_batch_woul
 def test_a_worker_that_is_killed_is_told_in_one_line() -> None:
     batches = iter(Loader(crops(length=4000), batch_size=2, workers=2))
     next(batches)
-    multiprocessing.active_children()[0].kill()
+
+    def go_on() -> None:
+        multiprocessing.active_children()[0].kill()
+        deque(batches, maxlen=0)
+
     said = r"^a worker that cuts crops ended \(DataLoader worker .*\), perhaps because memory ran out; set .* to 0$"
     with pytest.raises(InputError, match=said), lost_workers():
-        deque(batches, maxlen=0)
+        go_on()
     with pytest.raises(RuntimeError, match="another"), lost_workers():
         raise RuntimeError("another")
 
