@@ -35,7 +35,7 @@ from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
-from aerial_seg.training.crops import ChipReader, ChipStore
+from aerial_seg.training.crops import ChipReader
 from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
 from aerial_seg.training.validation import validate
 
@@ -244,7 +244,7 @@ def evaluate_model_on_chips(
         )
     target = pick_device(device)
     to_device(model.network, target)
-    store = ChipStore(ChipReader(chips, model.card.bands, document.legend))
+    store = ChipReader(chips, model.card.bands, document.legend)  # each chip is looked at once
     still.add([file for chip in chips for file in (chip.image, chip.labels)])
     with still.holding():
         matrix, _ = validate(

@@ -68,6 +68,18 @@ def test_what_is_kept_takes_the_room_of_the_files_pixels_and_not_of_floats() -> 
     assert reader.read_so_far == list(range(chips))
 
 
+def test_processes_of_one_machine_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    chips, room = 20, 8 * 8 * 5 + 64
+    monkeypatch.setattr("aerial_seg.training.samples.chip_store.available_memory", lambda: 4 * room * chips)
+    for processes, kept in (("1", 20), ("4", 5)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        reader = MadeReader([(8, 8)] * chips)
+        store = ChipStore(reader)
+        for index in (*range(chips), *range(chips)):
+            store.read(index)
+        assert len(reader.read_so_far) == 2 * chips - kept
+
+
 def test_images_larger_than_those_that_were_looked_at_are_read_each_time() -> None:
     shapes = [(8, 8)] * 64
     shapes[1] = (9, 30)  # of 64, each fourth one's size is looked at

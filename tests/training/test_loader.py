@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import made_chips
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -186,6 +192,45 @@ def test_a_worker_that_is_killed_is_told_in_one_line() -> None:
         raise RuntimeError("another")
 
 
+LOADING = """
+import sys, time
+import numpy as np
+from made_chips import MadeReader
+from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.crops import CropDataset
+from aerial_seg.training.loader import Loader
+crops = CropDataset(
+    ChipStore(MadeReader([(64, 64)] * 5)), length=10**6, crop=32, augmentation=AugmentationSettings(), seed=0
+)
+for number, _ in enumerate(Loader(crops, batch_size=2, workers=2)):
+    time.sleep(0.01)
+    if number == 5:
+        print("ready", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
+def test_kill_9_leaves_no_worker_and_no_memory(tmp_path: Path) -> None:
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir())
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(made_chips.__file__).parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING], stdout=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) == 2
+        process.kill()
+        process.wait(30)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
+    assert list(tmp_path.glob("*aerial*")) == []
+    assert not [path for path in set(shared.iterdir()) - before if "torch" in path.name]
+
+
 @pytest.mark.parametrize(
     ("device", "cores", "processes", "wanted"),
     [
@@ -225,7 +270,7 @@ def test_cheap_crops_need_few_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_no_worker_begins_where_it_would_run_the_callers_script_again(
-    method: str, text: str | None, may: bool, tmp_path, monkeypatch: pytest.MonkeyPatch
+    method: str, text: str | None, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "script.py"
     if text is not None:

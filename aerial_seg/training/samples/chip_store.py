@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
 from multiprocessing import context
@@ -49,6 +50,11 @@ class _Head:
         return pixels * self.bands * np.dtype(_KINDS[self.kind]).itemsize, pixels, pixels * self.is_masked
 
 
+def processes_here() -> int:
+    """How many processes of one training this machine runs, as torchrun says."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class ChipStore:
     """The images of a reader; those that `budget` bytes have room for are decoded once, the others every time.
 
@@ -58,9 +64,11 @@ class ChipStore:
     """
 
     def __init__(self, reader: Reader, *, budget: int | None = None) -> None:
-        """budget: None = a quarter of the memory that is free now; it is taken only as images come."""
+        """budget: None = a quarter of the memory that is free now, over all processes of a training on this machine; it
+        is taken only as images come.
+        """
         self._reader = reader
-        budget = int(available_memory() * _SHARE) if budget is None else budget
+        budget = int(available_memory() * _SHARE) // processes_here() if budget is None else budget
         self._place = _HEAD * 8 + _image_bytes(reader)
         self._kept = min(len(reader), budget // self._place)
         try:
