@@ -87,6 +87,19 @@ def test_a_sample_is_rgb_in_imagenets_units_with_the_labels_as_read(folders: Fol
     assert [band.name for band in BANDS] == ["red", "green", "blue"]
 
 
+def test_a_window_of_an_example_is_that_part_of_the_whole(folders: Folders) -> None:
+    reader = open_split(folders, "train")
+    for index, example in enumerate(reader.examples):
+        assert reader.name(index) == example.name
+        shape = reader.shape(index)
+        whole = reader.read(index)
+        assert whole.labels.shape == whole.image.shape[1:] == shape
+        window = slice(2, shape[0] - 1), slice(4, 9)
+        part = reader.read(index, lambda height, width, window=window: window)
+        np.testing.assert_array_equal(part.image, whole.image[(slice(None), *window)])
+        np.testing.assert_array_equal(part.labels, whole.labels[window])
+
+
 def test_an_image_and_a_label_of_different_sizes_are_told(folders: Folders) -> None:
     write(folders.root, "val", "d", height=20, width=31)
     write_labels(folders.root / "val" / "d.label", np.zeros((20, 30), np.uint8))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyproj import CRS
 from rasterio.enums import ColorInterp
 
+from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.chip_file import chip_windows, read_chip, write_image, write_labels
 from aerial_seg.legend import IGNORE, make_legend
@@ -59,6 +60,38 @@ def test_every_measured_pixel_survives_whatever_its_value(tmp_path: Path, dtype:
             assert oracle.descriptions == names
             assert oracle.transform == GRID.transform
             assert oracle.crs.to_epsg() == 32645
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_window_of_a_chip_is_that_part_of_the_whole(tmp_path: Path, dtype: str) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 250, (4, SIDE, SIDE)).astype(dtype)
+    labels = random.choice(np.array([0, 1, 7, IGNORE], np.uint8), (SIDE, SIDE))
+    for valid in (random.random((SIDE, SIDE)) > 0.3, np.ones((SIDE, SIDE), bool)):
+        write_image(tmp_path / "i.tif", image, valid, GRID, ("a", "b", "c", "d"))
+        write_labels(tmp_path / "l.tif", labels, GRID, LEGEND)
+        for rows, cols in ((slice(3, 20), slice(7, 8)), (slice(0, SIDE), slice(30, SIDE))):
+            asked = []
+
+            def choose(height: int, width: int, window=(rows, cols), asked=asked):
+                asked.append((height, width))
+                return window
+
+            got = read_chip(tmp_path / "i.tif", tmp_path / "l.tif", choose)
+            for part, whole in zip(got, (image, valid, labels), strict=True):
+                np.testing.assert_array_equal(part, whole[..., rows, cols])
+            assert asked == [(SIDE, SIDE)]
+
+
+def test_labels_of_another_size_than_the_image_are_told(tmp_path: Path) -> None:
+    """Before, what the labels lacked was of the class whose value is 0."""
+    write_image(
+        tmp_path / "i.tif", np.ones((1, SIDE, SIDE), np.uint8), np.ones((SIDE, SIDE), bool), GRID, ("a",)
+    )
+    small = Grid(crs=GRID.crs, transform=GRID.transform, height=SIDE, width=SIDE - 1)
+    write_labels(tmp_path / "l.tif", np.ones((SIDE, SIDE - 1), np.uint8), small, LEGEND)
+    with pytest.raises(InputError, match=r"i\.tif is 32 × 32 px but its labels .*l\.tif are 31 × 32 px; run"):
+        read_chip(tmp_path / "i.tif", tmp_path / "l.tif")
 
 
 def test_a_label_chip_shows_its_classes_in_their_colours(tmp_path: Path) -> None:

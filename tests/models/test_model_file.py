@@ -255,6 +255,16 @@ def test_older_documents_are_brought_up_to_date_step_by_step(
     assert read_card(model_path) == load_model(model_path).card == load_on_meta(model_path).card == CARD
 
 
+def test_models_from_before_zooms_stayed_inside_say_what_they_did(model_path: Path) -> None:
+    def forget(document: dict[str, Any]) -> None:
+        assert document["recipe"]["augmentation"].pop("stay_inside") is True
+
+    assert read_card(model_path).recipe.augmentation.stay_inside
+    change_card(model_path, forget)
+    assert not read_card(model_path).recipe.augmentation.stay_inside
+    assert read_card(model_path).recipe.training == CARD.recipe.training
+
+
 def test_every_older_version_has_its_migration() -> None:
     assert CARD.schema_version == file.SCHEMA_VERSION
     assert sorted(file._MIGRATIONS) == list(range(1, file.SCHEMA_VERSION))
