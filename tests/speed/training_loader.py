@@ -61,7 +61,7 @@ SCALE = (0.75, 1.33)
 
 CASES: dict[str, dict[str, Any]] = {
     "DeepLabv3 R50 256 px batch 16": {
-        "model": ModelSettings(architecture="deeplabv3", encoder="resnet50", output_stride=16),
+        "model": load_recipe("deeplabv3").model.model_copy(update={"encoder": "resnet50"}),
         "crop": 256, "batch_size": 16, "on": "cuda", "bar": 0.90,
     },
     "U-Net R18 256 px batch 16": {
