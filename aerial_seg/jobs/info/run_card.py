@@ -67,16 +67,15 @@ def _state(run: Run) -> tuple[str, str]:
     """The state, and what it means for whoever asks."""
     if run.state == "finished":
         return "finished", "the run is finished"
-    held = is_held(run.folder / LOCK)
+    held, said = is_held(run.folder / LOCK), run.document.get("state")
     if held is None:
         return (
             "unknown",
-            f"the last that it wrote is '{run.state}'; the file system does not tell whether it goes on",
+            f"the last that it wrote is '{said}'; the file system does not tell whether it goes on",
         )
     if held:
         return "running", "a process is at work on it"
-    told = run.document.get("state")
-    how = "" if told == "stopped" else "it ended without a word, as by a kill or a power cut; "
+    how = "" if said == "stopped" else "it ended without a word, as by a kill or a power cut; "
     return "stopped", f"{how}{SAME_CALL} to go on after iteration {run.iteration:,}"
 
 
