@@ -59,6 +59,7 @@ class ModelCard(BaseModel):
     own_network: the name of the class that was trained, where it was none that a recipe builds.
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
     finished: False while the run that trains it goes on or is interrupted.
+    overfit: on how many chips it was trained and validated only to see whether it learns; None for a model to be used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -75,6 +76,7 @@ class ModelCard(BaseModel):
     validation_miou: Annotated[float, Field(ge=0, le=1)] | None
     data_fingerprint: str
     finished: bool = True
+    overfit: Annotated[int, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_bias_per_class(self) -> ModelCard:
@@ -168,10 +170,16 @@ def load_on_meta(path: Path) -> TrainedModel:
 
 
 def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
-    if card.finished:
-        return ()
-    planned = card.recipe.training.iterations
-    return (f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {planned:,}",)
+    notes = []
+    if not card.finished:
+        planned = card.recipe.training.iterations
+        notes.append(f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {planned:,}")
+    if card.overfit is not None:
+        notes.append(
+            f"{path.name} was trained on {card.overfit} chips only, to see whether it learns at all; it is of no use on "
+            "other ground"
+        )
+    return tuple(notes)
 
 
 def _check_own(path: Path, card: ModelCard, network: Network | None) -> None:

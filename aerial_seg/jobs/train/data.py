@@ -27,7 +27,7 @@ class Dataset:
     """Hold what a run needs to know about its data, be they chips or a benchmark.
 
     gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
-    its images and labels, which are read again and again.
+    its images and labels, which are read again and again. overfit: how many chips it was cut down to, see overfit.
     """
 
     data: TrainingData
@@ -36,6 +36,7 @@ class Dataset:
     gsd: float | None
     fingerprint: str
     files: tuple[Path, ...]
+    overfit: int | None = None
 
     def extent(self) -> dict[str, Any]:
         """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.

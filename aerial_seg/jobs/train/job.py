@@ -22,6 +22,7 @@ from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import BEST, ModelFiles
+from aerial_seg.jobs.train.overfit import few_chips, overfit_note, without_augmentation
 from aerial_seg.jobs.train.pictures import missing, pictures
 from aerial_seg.jobs.train.run_folder import (
     LOG,
@@ -116,12 +117,15 @@ def train(
         check_freezing(asked)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = open_dataset(dataset, asked.data)
+    if settings.overfit is not None:
+        opened, asked = few_chips(opened, settings.overfit), without_augmentation(asked)
     still.add(opened.files)
     job = {
         "recipe": asked.model_dump(mode="json"),
         "data_fingerprint": opened.fingerprint,
         "data": opened.extent(),
         "own_network": None if own is None else own.name,
+        "overfit": settings.overfit,
     }
     if before is not None:
         require_same(before, job)
@@ -195,10 +199,14 @@ def _go_on(
     log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
     every = around.settings.checkpoint_every
     keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
-    wanted = around.settings.tensorboard
-    notes = [*(folder.fact("notes") or ()), *_what_is_other(folder, dataset, around.plan)]
+    events = around.settings.tensorboard
+    notes = [
+        *([] if dataset.overfit is None else [overfit_note(dataset.overfit)]),
+        *(folder.fact("notes") or ()),
+        *_what_is_other(folder, dataset, around.plan),
+    ]
     with telling_what_is_kept(folder, keeper):
-        notes += [*keeper.resume(state), *missing(events=wanted)]
+        notes += [*keeper.resume(state), *missing(events=events)]
         for note in notes:
             announce(f"note: {note}")  # now, not after hours
         models.mark(finished=False)
@@ -207,7 +215,7 @@ def _go_on(
             lost_workers(),
             in_company(around.plan, state, (around.given[0], recipe, around.given[2])) as computing,
             pictures(
-                folder.folder, dataset, recipe, state.network, around.plan.device, events=wanted
+                folder.folder, dataset, recipe, state.network, around.plan.device, events=events
             ) as drawn,
             _bar(around, recipe) as bar,
         ):

@@ -118,4 +118,5 @@ class ModelFiles:
             validation_miou=scores.miou if scores is not None and scores.counted else None,
             data_fingerprint=dataset.fingerprint,
             finished=False,
+            overfit=dataset.overfit,
         )

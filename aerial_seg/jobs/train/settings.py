@@ -17,7 +17,7 @@ class TrainSettings:
     """Say how a recipe is run. What an update learns from is the recipe's; here stands what computes it.
 
     Another precision, number of processes or of parts computes the same but for rounding, with two exceptions: batch
-    norms and the Dice loss see one part at a time, and dropout draws other numbers.
+    norms and the Dice loss see one part at a time, and dropout draws other numbers. Only overfit changes the data.
 
     An unfinished run goes on when it is asked for again, with or without overwrite; a finished one is replaced with
     overwrite.
@@ -79,6 +79,16 @@ class TrainSettings:
             "Compile the network before training it. auto is off: see the documentation for when it pays."
         ),
     ] = "auto"
+    overfit: Annotated[
+        int | None,
+        Setting(
+            "Train and validate on the same N training chips, without augmentation, to see whether the network learns "
+            "at all; the model says that it was made so.",
+            low=1,
+            high=1000,
+            metavar="N",
+        ),
+    ] = None
     tensorboard: Annotated[
         bool,
         Setting(
@@ -98,6 +108,11 @@ class TrainSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        if self.overfit is not None and self.processes > 1:
+            raise SettingsError(
+                f"{setting('overfit')} looks at a few chips and {setting('processes')} shares large batches; "
+                "pass one of them"
+            )
         if self.extend is None or not (self.overwrite or self.restart):
             return
         other = setting("overwrite") if self.overwrite else setting("restart")
