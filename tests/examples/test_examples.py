@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import sys
@@ -67,6 +68,29 @@ def trained(town: TownPaths, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     recipe.write_text(RECIPE, encoding="utf-8")
     arguments = (town.image, town.labels, folder / "work", recipe)
     return folder / "work", run_script("train_on_own_labels.py", *arguments)
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_and_stops_trials_that_fall_behind(
+    trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna = pytest.importorskip("optuna", reason="NOT PROVED: optuna is not installed")
+    chips, recipe, sweep = trained[0] / "chips", tmp_path / "small.toml", tmp_path / "sweep"
+    recipe.write_text(RECIPE.replace("validate_every = 3", "validate_every = 1"), encoding="utf-8")
+    printed = run_script("sweep.py", chips, recipe, sweep, "2")
+    assert re.fullmatch(r"best: trial [01], mIoU 0\.\d{4}", printed[0])
+    assert [line.split(" = ")[0].strip() for line in printed[1:]] == [
+        "training.learning_rate", "training.weight_decay", "training.dice_weight",
+    ]  # fmt: skip
+    # The third trial is the same sweep's, and worse than all before.
+    monkeypatch.setattr(optuna.pruners.MedianPruner, "prune", lambda self, study, trial: trial.number == 2)
+    run_script("sweep.py", chips, recipe, sweep, "3")
+    assert {path.name for path in sweep.iterdir()} == {"sweep.log", "trial-0000", "trial-0001", "trial-0002"}
+    states = [json.loads((sweep / f"trial-000{k}" / "run.json").read_text()) for k in range(3)]
+    assert [run["state"] for run in states] == ["finished", "finished", "stopped"]
+    rates = [run["recipe"]["training"]["learning_rate"] for run in states]
+    assert len(set(rates)) == 3
+    assert all(1e-4 <= rate <= 1e-1 for rate in rates)
 
 
 def test_train_on_own_labels_scores_the_model_on_ground_of_its_own(trained: tuple[Path, list[str]]) -> None:
