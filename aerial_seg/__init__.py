@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.settings import ErrorMapSettings, ExportSettings
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
+    from aerial_seg.jobs.train.dry_run import TrainForecast, forecast_training
     from aerial_seg.jobs.train.job import train
     from aerial_seg.jobs.train.settings import TrainSettings
     from aerial_seg.jobs.vectorize.job import vectorize
@@ -97,6 +98,7 @@ _ROOMS = {
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train.job": ("train",),
+    "jobs.train.dry_run": ("TrainForecast", "forecast_training"),
     "jobs.train.settings": ("TrainSettings",),
     "jobs.vectorize.job": ("vectorize",),
     "vectors.from_mask.settings": (
@@ -126,7 +128,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
     "predict_scenes", "Forecast", "forecast_prediction", "load", "Segmenter", "SegmentSettings", "Segmentation",
-    "TileSettings", "tile", "ChipDataset", "TrainSettings", "train", "Callback", "Step", "Checkpoint",
+    "TileSettings", "tile", "ChipDataset", "TrainSettings", "train", "TrainForecast",
+    "forecast_training", "Callback", "Step", "Checkpoint",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

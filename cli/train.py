@@ -25,6 +25,7 @@ Examples:
   aerial-seg train chips --recipe my_recipe.toml --device cuda -o run
   aerial-seg train chips --recipe deeplabv3 --weights resnet18-f37072fd.pth -o run
   aerial-seg train chips --recipe unet --set training.learning_rate=3e-4 --set model.encoder=resnet34 -o run
+  aerial-seg train chips --recipe unet -o run --dry-run --picture batch.png
   torchrun --nproc-per-node 4 --no-python aerial-seg train chips --recipe unet -o run""",
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
@@ -49,6 +50,17 @@ Examples:
     "once for each key.",
 )
 @from_settings(TrainSettings)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Try some updates and say what the run would take: memory, time, settings, files. Nothing is left of it.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    metavar="OUT.png",
+    help="With --dry-run: draw the first batch as the network sees it, after augmentation, beside its labels.",
+)
 @options.as_json
 def command(
     dataset: Path,
@@ -58,6 +70,8 @@ def command(
     weights: str | None,
     changes: tuple[str, ...],
     settings: TrainSettings,
+    dry_run: bool,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Train a model on a chip dataset that `tile` made.
@@ -81,10 +95,19 @@ def command(
         if any(one.partition("=")[0].strip() == "model.weights" for one in changes):
             raise click.UsageError("--weights and --set model.weights are the same; leave one of them out")
         chosen = change_recipe(chosen, {"model.weights": weights})
+    if picture is not None and not dry_run:
+        raise click.UsageError("--picture is of a dry run's batch; add --dry-run")
     if is_onlooker():  # the first of torchrun's processes says it all
         train(dataset, chosen, output, settings)
         return
     console.notes(taken)
+    if dry_run:
+        from aerial_seg.jobs.train.dry_run import forecast_training
+
+        from .reports.train_forecast import show
+
+        show(forecast_training(dataset, chosen, output, settings, picture=picture), as_json=as_json)
+        return
     told: list[str] = []
     with Watch() as watch, listening(told.append):
         report = train(dataset, chosen, output, settings, callbacks=[watch])

@@ -29,7 +29,7 @@ from aerial_seg.settings import Definition, definitions, is_settings
 PUBLIC = {name: getattr(aerial_seg, name) for name in aerial_seg.__all__}
 RESULTS = {
     "PredictReport", "Forecast", "VectorizeReport", "BenchmarkReport", "Scores", "ReceptiveField", "TrainedModel",
-    "Segmentation", "Step", "Checkpoint",
+    "Segmentation", "Step", "Checkpoint", "TrainForecast",
 }  # fmt: skip
 """Public dataclasses that the library makes and nobody else."""
 VALUES = {"Grid", "ModelGeometry"}

@@ -176,8 +176,8 @@ def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
         notes.append(f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {planned:,}")
     if card.overfit is not None:
         notes.append(
-            f"{path.name} was trained on {card.overfit} chips only, to see whether it learns at all; it is of no use on "
-            "other ground"
+            f"{path.name} was trained on {card.overfit} chips only, to see whether it learns at all; it is of no "
+            "use on other ground"
         )
     return tuple(notes)
 

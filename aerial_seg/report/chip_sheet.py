@@ -19,6 +19,8 @@ Pixels = NDArray[np.uint8]
 SIDE = 256
 """Pixels of the longer side of a panel."""
 _GAP, _LINE, _KEY = 6, 20, 26
+_NARROWEST = 120
+"""Of a panel's place: captions stand above two of them at least."""
 _NAMED_CLASSES = 24
 
 
@@ -50,27 +52,32 @@ def draw_sheet(
 ) -> None:
     """PNG of the columns that hold rows. shown: the channels that the key names; more: its other colours."""
     columns = [column for column in columns if column.rows]
-    widths = [len(column.names) * (SIDE + _GAP) for column in columns]
+    steps = [_panel_width(column) + _GAP for column in columns]
+    widths = [len(column.names) * step for column, step in zip(columns, steps, strict=True)]
     key = _key(shown, legend, sum(widths) + _GAP, more)
     depths = [sum(_LINE + _depth(row) + _GAP for row in column.rows) for column in columns]
     whole = Image.new("RGB", (key.width, 3 * _LINE + max(depths, default=0) + key.height), "white")
     write = ImageDraw.Draw(whole)
     write.text((_GAP, 2), _shortened(title, key.width - _GAP, _font(14)), fill="black", font=_font(14))
     left = _GAP
-    for column, width in zip(columns, widths, strict=True):
+    for column, width, step in zip(columns, widths, steps, strict=True):
         write.text((left, _LINE + 2), column.title, fill="black", font=_font(13))
         for k, name in enumerate(column.names):
-            write.text((left + k * (SIDE + _GAP), 2 * _LINE + 2), name, fill="#666666", font=_font(12))
+            write.text((left + k * step, 2 * _LINE + 2), name, fill="#666666", font=_font(12))
         top = 3 * _LINE
         for row in column.rows:
             told = _shortened(row.caption, width - _GAP, _font(12))
             write.text((left, top + 2), told, fill="black", font=_font(12))
             for k, panel in enumerate(row.panels):
-                whole.paste(Image.fromarray(panel), (left + k * (SIDE + _GAP), top + _LINE))
+                whole.paste(Image.fromarray(panel), (left + k * step, top + _LINE))
             top += _LINE + _depth(row) + _GAP
         left += width
     whole.paste(key, (0, whole.height - key.height))
     whole.save(path, format="PNG", compress_level=1)
+
+
+def _panel_width(column: Column) -> int:
+    return max(_NARROWEST, *(int(panel.shape[1]) for row in column.rows for panel in row.panels))
 
 
 def _depth(row: Row) -> int:

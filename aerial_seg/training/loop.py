@@ -122,7 +122,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
     for one in run.callbacks:
         one.on_start(state.iteration, run.recipe.training.iterations)
     _validate_if_due(state, run)
-    crops = _crops(run.data.train, run.recipe)
+    crops = training_crops(run.data.train, run.recipe)
     for batch in _batches(crops, run.recipe, run.computing.device, done=state.iteration):
         with run.stopping.held():
             step = _update(state, run, crops, batch)
@@ -178,7 +178,8 @@ def _chips(crops: CropDataset, iteration: int, images: int) -> str:
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
-def _crops(store: ChipStore, recipe: Recipe) -> CropDataset:
+def training_crops(store: ChipStore, recipe: Recipe) -> CropDataset:
+    """All crops of a run: number i is the i-th that is trained on."""
     settings = recipe.training
     return CropDataset(
         store,

@@ -26,6 +26,7 @@ from aerial_seg.jobs.train.overfit import few_chips, overfit_note, without_augme
 from aerial_seg.jobs.train.pictures import missing, pictures
 from aerial_seg.jobs.train.run_folder import (
     LOG,
+    Run,
     RunFolder,
     locked,
     require_as_before,
@@ -110,18 +111,57 @@ def train(
     plan = Plan.of(settings, asked, pick_device(settings.device), before)
     if is_onlooker():
         return _look_on(plan, dataset, asked, own)
-    weights = weights_file(asked.model) if before is None else None
+    ready = prepare((dataset, asked, own), run, settings, plan, before)
+    asked, opened, beginning = ready.recipe, ready.dataset, ready.beginning
+    stopping = Stopping()
+    with locked(run), stopping.listening():
+        require_as_before(run, before, settings)
+        folder = RunFolder(run, before, ready.job)
+        if before is None:
+            folder.begin(_first_facts(begun, beginning, opened, asked, plan, settings))
+        folder.extend(settings.extend)
+        recipe = with_iterations(asked, folder.iterations)
+        state = TrainingState.begin(beginning.network, recipe)
+        around = _Around(plan, (dataset, asked, own), settings, ready.still, progress, callbacks, stopping)
+        return _go_on(folder, state, opened, recipe, around)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Hold what a run needs before its folder is touched. recipe: as it is trained. job: what run.json knows it by."""
+
+    recipe: Recipe
+    dataset: Dataset
+    beginning: Beginning
+    still: Unchanged
+    job: dict[str, Any]
+
+
+def prepare(
+    given: tuple[Path, Recipe, Network | None],
+    run: Path,
+    settings: TrainSettings,
+    plan: Plan,
+    before: Run | None,
+) -> Prepared:
+    """Open the data and build the network, on its device; nothing is written.
+
+    given: dataset, recipe and a network of one's own. before: the run that is gone on with. Raises OutputError,
+    SettingsError or InputError for what cannot be trained so.
+    """
+    dataset, recipe, own = given
+    weights = weights_file(recipe.model) if before is None else None
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
     if before is None:
-        check_weights(asked.model)
-        check_freezing(asked)
+        check_weights(recipe.model)
+        check_freezing(recipe)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
-    opened = open_dataset(dataset, asked.data)
+    opened = open_dataset(dataset, recipe.data)
     if settings.overfit is not None:
-        opened, asked = few_chips(opened, settings.overfit), without_augmentation(asked)
+        opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
     still.add(opened.files)
     job = {
-        "recipe": asked.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
         "data_fingerprint": opened.fingerprint,
         "data": opened.extent(),
         "own_network": None if own is None else own.name,
@@ -129,20 +169,10 @@ def train(
     }
     if before is not None:
         require_same(before, job)
-    torch.manual_seed(asked.training.seed)
-    beginning = _begin(asked, opened, own, anew=before is None)
+    torch.manual_seed(recipe.training.seed)
+    beginning = _begin(recipe, opened, own, anew=before is None)
     to_device(beginning.network, plan.device)
-    stopping = Stopping()
-    with locked(run), stopping.listening():
-        require_as_before(run, before, settings)
-        folder = RunFolder(run, before, job)
-        if before is None:
-            folder.begin(_first_facts(begun, beginning, opened, asked, plan, settings))
-        folder.extend(settings.extend)
-        recipe = with_iterations(asked, folder.iterations)
-        state = TrainingState.begin(beginning.network, recipe)
-        around = _Around(plan, (dataset, asked, own), settings, still, progress, callbacks, stopping)
-        return _go_on(folder, state, opened, recipe, around)
+    return Prepared(recipe, opened, beginning, still, job)
 
 
 def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
@@ -154,7 +184,7 @@ def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
 
 def _first_facts(
     begun: float,
-    beginning: _Beginning,
+    beginning: Beginning,
     dataset: Dataset,
     recipe: Recipe,
     plan: Plan,
@@ -324,15 +354,15 @@ class _Bar(Callback):
 
 
 @dataclass(frozen=True, slots=True)
-class _Beginning:
-    """The untrained network with the weights that it starts from; sha256: of their file, if they are one's."""
+class Beginning:
+    """Hold the untrained network with the weights that it starts from; sha256: of their file, if they are one's."""
 
     network: Network
     notes: tuple[str, ...] = ()
     sha256: str | None = None
 
 
-def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: bool) -> _Beginning:
+def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: bool) -> Beginning:
     """The network, with its first weights where the run begins anew. Raises for what cannot be trained or predicted."""
     file = weights_file(recipe.model) if anew else None
     own = anew and file is None
@@ -346,8 +376,8 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
     if given is not None:
         check_shapes(given, side=recipe.training.crop, **counts)
     if file is None:
-        return _Beginning(network, frozen)
+        return Beginning(network, frozen)
     bands = [band.name for band in dataset.bands]
     notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
     with file.open("rb") as content:
-        return _Beginning(network, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest())
+        return Beginning(network, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest())

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import setting
 from aerial_seg.recipe import AugmentationSettings, Recipe
-from aerial_seg.training.crops import ChipStore, Sample, Samples
+from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 
 _LOOKED_AT = 200
 """Training chips among which the few are chosen."""
@@ -19,17 +21,30 @@ _LOOKED_AT = 200
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Some of the samples, by their numbers."""
+    """Read some of the images, by their numbers."""
 
-    samples: Samples
+    images: ChipStore
     numbers: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return sample number `index` of the subset."""
-        return self.samples[self.numbers[index]]
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """What images are normalised by."""
+        return self.images.bands
+
+    def name(self, index: int) -> str:
+        """Return what people call image number `index` of the subset."""
+        return self.images.name(self.numbers[index])
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Return its height and width."""
+        return self.images.shape(self.numbers[index])
+
+    def read(self, index: int, choose: Choose = whole) -> Pixels:
+        """Return the chosen window of it."""
+        return self.images.read(self.numbers[index], choose)
 
 
 def few_chips(dataset: Dataset, count: int) -> Dataset:
@@ -51,7 +66,7 @@ def few_chips(dataset: Dataset, count: int) -> Dataset:
         dataset.data,
         train=ChipStore(Subset(train, numbers)),
         val=ChipStore(Subset(train, numbers)),
-        val_names=tuple(f"training chip {number + 1}" for number in numbers),
+        val_names=tuple(map(train.name, numbers)),
     )
     return replace(dataset, data=data, overfit=count)
 

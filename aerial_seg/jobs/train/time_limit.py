@@ -21,7 +21,7 @@ from aerial_seg.training.loop import TrainingData, run_training
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.validation import validate
 
-_SHARE = 0.95
+SHARE = 0.95
 """Of the time: the rest is for checkpoints, curves, and a machine that is not always as fast."""
 _WARMING, _STEPS = 3, 8
 _TIMED = 0.05
@@ -70,6 +70,35 @@ class _Nobody:
         """Nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Tell what a run takes: seconds of one update, after those that warm up, and of one validation."""
+
+    step: float
+    validation: float
+
+
+def time_run(
+    network: Network, data: TrainingData, recipe: Recipe, computing: Computing, *, most: float
+) -> Timing:
+    """Time some updates, for `most` seconds or a few of them, and a validation; nothing is left of them.
+
+    The network and the random numbers are afterwards what they were.
+    """
+    randoms = random_states()
+    step = _seconds_per_step(most, copy.deepcopy(network), data, recipe, computing)
+    validation = (
+        _seconds(lambda: _validate_once(network, data, computing.device)) if data.val is not None else 0.0
+    )
+    set_random_states(randoms)
+    return Timing(step, validation)
+
+
+def fitting(seconds: float, timing: Timing, validate_every: int) -> int:
+    """Return how many iterations fit into the seconds; the last one is validated, whatever its number."""
+    return math.floor((seconds - timing.validation) / (timing.step + timing.validation / validate_every))
+
+
 def iterations_within(
     limit: float, begun: float, network: Network, data: TrainingData, recipe: Recipe, computing: Computing
 ) -> int:
@@ -78,15 +107,10 @@ def iterations_within(
     begun: by time.monotonic. The network and the random numbers are afterwards what they were. Raises SettingsError
     where not one iteration fits.
     """
-    randoms = random_states()
-    step = _seconds_per_step(limit, copy.deepcopy(network), data, recipe, computing)
-    validation = (
-        _seconds(lambda: _validate_once(network, data, computing.device)) if data.val is not None else 0.0
-    )
-    set_random_states(randoms)
-    left = _SHARE * limit - (time.monotonic() - begun)
-    # The last iteration is validated, whatever its number.
-    count = math.floor((left - validation) / (step + validation / recipe.training.validate_every))
+    timing = time_run(network, data, recipe, computing, most=min(_TIMED * limit, _LONGEST))
+    step, validation = timing.step, timing.validation
+    left = SHARE * limit - (time.monotonic() - begun)
+    count = fitting(left, timing, recipe.training.validate_every)
     if count < 1:
         raise SettingsError(
             f"{setting('time_limit')} is {limit:g} s, of which {left:.0f} s are left, but one iteration takes "
@@ -96,11 +120,11 @@ def iterations_within(
 
 
 def _seconds_per_step(
-    limit: float, network: Network, data: TrainingData, recipe: Recipe, computing: Computing
+    most: float, network: Network, data: TrainingData, recipe: Recipe, computing: Computing
 ) -> float:
     unending = {"iterations": 1_000_000, "validate_every": 1_000_000}
     asked = recipe.model_copy(update={"training": recipe.training.model_copy(update=unending)})
-    watch = _Watch(computing.device, min(_TIMED * limit, _LONGEST))
+    watch = _Watch(computing.device, most)
     try:
         state = TrainingState.begin(network, asked)
         run_training(state, data, asked, computing=computing, keeper=_Nobody(), callbacks=[watch])

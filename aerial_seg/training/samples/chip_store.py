@@ -98,6 +98,10 @@ class ChipStore:
         """What people call image `index`."""
         return self._reader.name(index)
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of image `index`."""
+        return self._reader.shape(index)
+
     def read(self, index: int, choose: Choose = whole) -> Pixels:
         """The chosen window of image `index`; not to be written to."""
         kept = self._find(index)

@@ -1,0 +1,193 @@
+"""The dry run of a training: what it would take, measured on some updates, with nothing left of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aerial_seg.errors import SettingsError
+from aerial_seg.files.durable import settled_file
+from aerial_seg.files.operating_system import peak_while
+from aerial_seg.files.staging import check_writable
+from aerial_seg.jobs.train.company import Plan
+from aerial_seg.jobs.train.data import Dataset
+from aerial_seg.jobs.train.job import prepare
+from aerial_seg.jobs.train.model_files import BEST, LAST
+from aerial_seg.jobs.train.overfit import Subset
+from aerial_seg.jobs.train.pictures import missing
+from aerial_seg.jobs.train.run_folder import CURVES, LOG, RUN, SAMPLES, STATE, Run, run_to_continue
+from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.jobs.train.time_limit import SHARE, Timing, fitting, time_run
+from aerial_seg.mentions import setting
+from aerial_seg.models.device import device_peak_while, hardware_name, has_own_memory, pick_device
+from aerial_seg.models.network import Network
+from aerial_seg.paths import StrPath, as_path
+from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.report.batch import draw_batch
+from aerial_seg.settings import chosen
+from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.loop import TrainingData, training_crops
+
+_SECONDS = 10.0
+"""That updates are timed for, at the most."""
+_CHIPS = 16
+"""Validation chips that are timed: the others take as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainForecast:
+    """Foretell a training run, before it starts; nothing was written but the picture, where one was asked for.
+
+    recipe: with all defaults. chips: by split. parameters: weights that are learnt. done: iterations that an
+    interrupted run has behind it. seconds: of all that is left, validations included; seconds_per_iteration and
+    seconds_per_validation were measured. memory: peak bytes of the process; gpu_memory: of tensors on the GPU, if
+    there is one. files: what the folder would hold, with bytes where they are known.
+    """
+
+    run: Path
+    recipe: Recipe
+    chips: dict[str, int]
+    classes: tuple[str, ...]
+    bands: tuple[str, ...]
+    gsd: float | None
+    parameters: int
+    hardware: str
+    precision: str
+    done: int
+    iterations: int
+    seconds_per_iteration: float
+    seconds_per_validation: float
+    seconds: float
+    memory: int
+    gpu_memory: int | None
+    files: dict[str, int | None]
+    picture: Path | None
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON-ready document."""
+        names = [name for name in self.__slots__ if name != "recipe"]
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            **{name: getattr(self, name) for name in names},
+        }
+
+
+def forecast_training(
+    dataset: StrPath,
+    recipe: Recipe | StrPath,
+    run: StrPath,
+    settings: TrainSettings | None = None,
+    *,
+    picture: StrPath | None = None,
+) -> TrainForecast:
+    """Foretell what `train` would do with the same arguments, and refuse what it would refuse; nothing is trained.
+
+    picture: a PNG that shows the first batch as the network would see it, beside its labels; it may be replaced with
+    overwrite.
+    """
+    dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
+    picture = None if picture is None else as_path(picture, "picture")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    settings = chosen(settings, TrainSettings)
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise SettingsError(f"{setting('picture')} is {picture}, wanted a path that ends in .png")
+        check_writable(picture, overwrite=settings.overwrite)
+    before = run_to_continue(run, settings)
+    plan = Plan.of(settings, recipe, pick_device(settings.device), before)
+    ready = prepare((dataset, recipe, None), run, settings, plan, before)
+    recipe, opened, network = ready.recipe, ready.dataset, ready.beginning.network
+    found: list[Timing] = []
+    data, share = _some(opened.data)
+
+    def measure() -> None:
+        found.append(time_run(network, data, plan.timed(recipe), plan.alone(), most=_SECONDS))
+
+    memory, gpu_memory = _peaks(plan.device, measure)
+    timing = found[0]
+    if picture is not None:
+        _draw(opened, recipe, picture)
+    timing = Timing(timing.step, timing.validation * share)
+    done, iterations = _extent(before, recipe, settings, timing)
+    every = recipe.training.validate_every
+    validations = math.ceil(iterations / every) - done // every if opened.data.val is not None else 0
+    return TrainForecast(
+        run=run,
+        recipe=recipe,
+        chips={
+            "train": len(opened.data.train),
+            "val": 0 if opened.data.val is None else len(opened.data.val),
+        },
+        classes=opened.legend.names,
+        bands=tuple(band.name for band in opened.bands),
+        gsd=opened.gsd,
+        parameters=sum(one.numel() for one in network.parameters()),
+        hardware=hardware_name(plan.device),
+        precision=plan.precision,
+        done=done,
+        iterations=iterations,
+        seconds_per_iteration=timing.step,
+        seconds_per_validation=timing.validation,
+        seconds=(iterations - done) * timing.step + validations * timing.validation,
+        memory=memory,
+        gpu_memory=gpu_memory,
+        files=_files(network, recipe, has_chips=opened.data.val is not None),
+        picture=picture,
+        notes=(*ready.beginning.notes, *plan.notes, *missing(events=settings.tensorboard)),
+    )
+
+
+def _extent(before: Run | None, recipe: Recipe, settings: TrainSettings, timing: Timing) -> tuple[int, int]:
+    """Iterations that are done, and how many there are to be."""
+    if before is not None:
+        return before.iteration, before.iterations + (settings.extend or 0)
+    if settings.time_limit is None:
+        return 0, recipe.training.iterations
+    return 0, max(0, fitting(SHARE * settings.time_limit, timing, recipe.training.validate_every))
+
+
+def _some(data: TrainingData) -> tuple[TrainingData, float]:
+    """The data with some of the validation chips, and how many times as many there are."""
+    if data.val is None or len(data.val) <= _CHIPS:
+        return data, 1.0
+    numbers = tuple(int(k) for k in np.linspace(0, len(data.val) - 1, _CHIPS))
+    names = tuple(data.val_names[k] for k in numbers)
+    few = replace(data, val=ChipStore(Subset(data.val, numbers)), val_names=names)
+    return few, len(data.val) / _CHIPS
+
+
+def _peaks(device: torch.device, work: Callable[[], object]) -> tuple[int, int | None]:
+    """Peak bytes of the process and, where it is one, of the GPU."""
+    if not has_own_memory(device):
+        return peak_while(work), None
+    there: list[int] = []
+    here = peak_while(lambda: there.append(device_peak_while(device, work)))
+    return here, there[0]
+
+
+def _draw(dataset: Dataset, recipe: Recipe, picture: Path) -> None:
+    crops = training_crops(dataset.data.train, recipe)
+    batch = [crops[k] for k in range(recipe.training.batch_size)]
+    images, labels = (np.stack([one.numpy() for one in part]) for part in zip(*batch, strict=True))
+    title = f"The first {len(batch)} training crops, after augmentation"
+    with settled_file(picture) as partial:
+        draw_batch(
+            images, labels.astype(np.uint8), partial, bands=dataset.bands, legend=dataset.legend, title=title
+        )
+
+
+def _files(network: Network, recipe: Recipe, *, has_chips: bool) -> dict[str, int | None]:
+    """What the run's folder would hold, with bytes of the large ones."""
+    model = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    learnt = sum(one.numel() * one.element_size() for one in network.parameters())
+    moments = 2 if recipe.training.optimizer == "adamw" else 1 if recipe.training.momentum else 0
+    state = model + moments * learnt + (model if recipe.training.ema_decay else 0)
+    drawn = [CURVES, *([SAMPLES] if has_chips else [])]
+    return {BEST: model, LAST: model, STATE: state, RUN: None, LOG: None, **dict.fromkeys(drawn)}

@@ -1,0 +1,80 @@
+"""What a training run would take, as text."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from .. import console
+
+if TYPE_CHECKING:
+    from aerial_seg.jobs.train.dry_run import TrainForecast
+
+_LABEL = 10
+_MOST_NAMES = 12
+
+
+def show(forecast: TrainForecast, *, as_json: bool) -> None:
+    """The forecast is on stdout: a document, or the recipe as TOML and a few lines below it."""
+    if as_json:
+        console.print_json(forecast.as_json())
+        return
+    console.notes(forecast.notes)
+    for line in toml_lines(forecast.recipe.model_dump(mode="json")):
+        console.say(console.one_line(line))
+    console.say()
+    ground = "" if forecast.gsd is None else f", {forecast.gsd:.3g} m"
+    chips = forecast.chips
+    _line("data", f"{chips['train']:,} chips to train on, {chips['val']:,} to validate on")
+    _line("classes", _some(forecast.classes))
+    _line("bands", f"{_some(forecast.bands)}{ground}")
+    model = forecast.recipe.model
+    _line("network", f"{model.architecture} on {model.encoder}, {forecast.parameters:,} weights that learn")
+    _line("hardware", f"{forecast.hardware}, {forecast.precision}")
+    gpu = "" if forecast.gpu_memory is None else f", {_bytes(forecast.gpu_memory)} of the GPU"
+    _line("memory", f"{_bytes(forecast.memory)} of the process{gpu}")
+    images = forecast.recipe.training.batch_size / forecast.seconds_per_iteration
+    _line("pace", f"{forecast.seconds_per_iteration:.3g} s per iteration, {images:.3g} images/s")
+    if forecast.chips["val"]:
+        _line("", f"{forecast.seconds_per_validation:.3g} s per validation")
+    begun = f" after the {forecast.done:,} that are done" if forecast.done else ""
+    left = forecast.iterations - forecast.done
+    _line("in all", f"about {console.duration(forecast.seconds)} for {left:,} iterations{begun}")
+    files = (name if size is None else f"{name} ({_bytes(size)})" for name, size in forecast.files.items())
+    _line("writes", f"into {forecast.run}: {', '.join(files)}")
+    if forecast.picture is not None:
+        _line("picture", str(forecast.picture))
+
+
+def toml_lines(document: dict[str, Any], place: str = "") -> list[str]:
+    """A recipe as TOML, which has no word for None: such keys are comments."""
+    lines = [f"[{place}]"] if place else []
+    tables = {key: value for key, value in document.items() if isinstance(value, dict) and not place}
+    for key, value in document.items():
+        if key not in tables:
+            lines.append(f"# {key}: not set" if value is None else f"{key} = {_toml(value)}")
+    for key, table in tables.items():
+        lines += [*([""] if lines else []), *toml_lines(table, key)]
+    return lines
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        # TOML has no null: an option that is None is one that is not given.
+        pairs = [f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items() if one is not None]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
+    # Texts, numbers, true, false and lists are written alike in JSON and TOML.
+    return json.dumps(value)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _line(label: str, text: str) -> None:
+    console.say(f"{label:<{_LABEL}}{console.one_line(text)}")
