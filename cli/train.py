@@ -23,6 +23,8 @@ Examples:
   aerial-seg train chips -o run
   aerial-seg train chips --recipe buildings -o run
   aerial-seg train chips --recipe my_recipe.toml --device cuda -o run
+  aerial-seg train chips --recipe unet --time-limit 2h -o run
+  aerial-seg train chips --recipe deeplabv3 -o run --extend 2000
   aerial-seg train chips --recipe deeplabv3 --weights resnet18-f37072fd.pth -o run
   aerial-seg train chips --recipe unet --set training.learning_rate=3e-4 --set model.encoder=resnet34 -o run
   aerial-seg train chips --recipe unet -o run --dry-run --picture batch.png
@@ -76,11 +78,12 @@ def command(
 ) -> None:
     """Train a model on a chip dataset that `tile` made.
 
-    The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, run.json, and the
-    pictures curves.png and samples.png, renewed at validations; `info` tells where it stands. Lengths are iterations,
-    never time, so a run can be repeated. Shipped recipes: default (taken where none is named), buildings, deeplabv3,
-    fcn, pspnet, unet and more; an unknown name lists them all. Pretrained weights are spread over any number of bands;
-    imagenet is downloaded once, --weights none and --weights FILE need no internet.
+    The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, run.json,
+    training.safetensors, and the pictures curves.png and samples.png, renewed at validations; `info` tells where it
+    stands. A run that was interrupted, even by a power cut, goes on from its last checkpoint when the same command is
+    given again, and ends as if it had not been. Shipped recipes: default (taken where none is named), buildings,
+    deeplabv3, fcn, pspnet, unet and more; an unknown name lists them all. Pretrained weights are spread over any number
+    of bands; imagenet is downloaded once, --weights none and --weights FILE need no internet.
     """
     from aerial_seg.jobs.train.job import train
     from aerial_seg.progress import listening

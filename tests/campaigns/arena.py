@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,15 +29,20 @@ import aerial_seg.cli.export
 import aerial_seg.cli.import_weights
 import aerial_seg.cli.predict
 import aerial_seg.cli.tile
+import aerial_seg.cli.train
 import aerial_seg.cli.vectorize  # noqa: F401
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.cli.main import main
 from aerial_seg.errors import AerialSegError
 from aerial_seg.jobs import demo as demo_room
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.jobs.train import job as train_room  # noqa: F401 - before anything is forked
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
-from aerial_seg.models.file import ModelCard, save_model
+from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe, load_recipe
 from aerial_seg.synthetic.town import TOWN_LEGEND, make_town, write_town
 from aerial_seg.version import __version__
@@ -52,11 +58,14 @@ class Case:
     """A command. arguments: with {inputs} for the folder of the inputs and {out} for that of the outputs.
 
     older: arguments that make another result of the same names first, for the half of the runs that replace one.
+    in_place: whether it writes where the result is to lie from its beginning on, so that what lies there is a result
+    only when it has ended; its models are whole at any moment all the same.
     """
 
     name: str
     arguments: tuple[str, ...]
     older: tuple[str, ...] | None = None
+    in_place: bool = False
 
 
 CASES = {
@@ -94,6 +103,13 @@ CASES = {
         ("benchmark", "voc", "{inputs}/VOC2012", "--model", "{inputs}/voc.safetensors", "-o", "{out}/result",
          "--device", "cpu"),
     ),
+    "train": Case(
+        "train",
+        ("train", "{inputs}/chips", "--recipe", "{inputs}/recipe.toml", "-o", "{out}/run", "--device", "cpu",
+         "--checkpoint-every", "0.3s"),
+        ("train", "{inputs}/chips", "--recipe", "{inputs}/older.toml", "-o", "{out}/run", "--device", "cpu"),
+        in_place=True,
+    ),
     "demo": Case("demo", ("demo", "{out}/demo")),
 }  # fmt: skip
 
@@ -114,6 +130,7 @@ def make_inputs(folder: Path) -> None:
         )
         torch.save(network.state_dict(), folder / name)
     _write_voc(folder / "VOC2012")
+    _write_chips(folder)
     _write_model(folder / "voc.safetensors", open_benchmark("voc", folder / "VOC2012").legend, bands)
 
 
@@ -132,6 +149,38 @@ def _write_model(path: Path, legend: Legend, bands: tuple[Band, ...]) -> None:
         data_fingerprint="",
     )
     save_model(build_network(settings, bands=len(bands), classes=len(legend)).state_dict(), card, path)
+
+
+RECIPE = """
+[model]
+architecture = "fcn"
+encoder = "tu-mobilenetv3_small_050"
+output_stride = 32
+head_channels = 8
+auxiliary = false
+dropout = 0.5
+[training]
+iterations = {iterations}
+batch_size = 2
+crop = 64
+optimizer = "adamw"
+validate_every = 10
+ema_decay = 0.9
+calibrate = true
+workers = {workers}
+[prediction]
+tile_size = 64
+"""
+
+
+def _write_chips(folder: Path) -> None:
+    """The small scene as chips, and recipes of a few seconds."""
+    scene = folder / "small"
+    settings = TileSettings(labels=LabelSettings(class_field="class"), chip_size=64, block=2, test="0")
+    tile([str(scene / "image.tif")], [str(scene / "labels.gpkg")], folder / "chips", settings)
+    for name, iterations, workers in (("recipe", 60, 0), ("older", 5, 0), ("workers", 60, 2)):
+        text = RECIPE.format(iterations=iterations, workers=workers)
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
 
 
 def _write_voc(root: Path) -> None:
@@ -254,11 +303,38 @@ def forked(work: Callable[[], None]) -> None:
 def tree(folder: Path) -> Tree:
     """Every file below by its name, with the sum of its content; folders with an empty one."""
     return {
-        str(path.relative_to(folder)): (
-            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        )
+        str(path.relative_to(folder)): (hashlib.sha256(_content(path)).hexdigest() if path.is_file() else "")
         for path in sorted(folder.rglob("*"))
     }
+
+
+_TOKEN = re.compile(rb'(\\?"run\\?": \\?")[0-9a-f]{16}')
+"""What tells a run of training from one that was there before, in run.json and in a safetensors header."""
+
+
+def _content(path: Path) -> bytes:
+    """What lies there, but for the token of a run, which is drawn."""
+    content = path.read_bytes()
+    return _TOKEN.sub(rb"\1", content) if path.name in ("run.json", "training.safetensors") else content
+
+
+def damaged_models(out: Path) -> list[str]:
+    """The models below that cannot be loaded, with the reason; looked at in a process of its own."""
+    told = out.parent / "damaged.txt"
+
+    def look() -> None:
+        torch.set_num_threads(1)
+        lines = []
+        for path in sorted(out.rglob("*.safetensors")):
+            if path.name != "training.safetensors":
+                try:
+                    load_model(path)
+                except AerialSegError as error:
+                    lines.append(str(error))
+        told.write_text("\n".join(lines), encoding="utf-8")
+
+    forked(look)
+    return told.read_text(encoding="utf-8").splitlines()
 
 
 def results(found: Tree) -> Tree:

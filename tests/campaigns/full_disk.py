@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from arena import CASES, Case, forked, fresh, make_inputs, results, run, tree
+from arena import CASES, Case, damaged_models, forked, fresh, make_inputs, results, run, tree
 
 SKIPPED = 77
 _ROOM = 2_000_000_000
@@ -111,7 +111,9 @@ class Campaign:
             self.problems.append(f"{where}: code {ended.code}, said {ended.said.strip()[-600:]}")
         elif "no space left on the disk of" not in lines[0] and " free, wanted up to " not in lines[0]:
             self.problems.append(f"{where}: told as something else: {lines[0]}")
-        for name, content in results(tree(self.out)).items():
+        if self.case.in_place:
+            self.problems += [f"{where}: {line}" for line in damaged_models(self.out)]
+        for name, content in ({} if self.case.in_place else results(tree(self.out))).items():
             if content and self.case.name != "demo" and content != self.wanted.get(name):
                 self.problems.append(f"{where}: {name} is there and is not whole")
         resize(self.disk, _ROOM)

@@ -21,9 +21,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from arena import CASES, Case, Ended, Tree, forked, fresh, make_inputs, results, run, tree
+from arena import CASES, Case, Ended, Tree, damaged_models, forked, fresh, make_inputs, results, run, tree
 
 Watch = Callable[[int], None]
+_FINISHED = ("exist", "not empty", "is a finished run")
+"""Words of what commands say of a result that is there."""
 
 
 def after(seconds: float) -> Watch:
@@ -49,6 +51,24 @@ def while_placing(out: Path, delay: float, *, nth: int) -> Watch:
             with suppress(FileNotFoundError):
                 for plan in (*out.glob("*.work/placing.json"), *out.glob("*/*.work/placing.json")):
                     seen.add((str(plan), plan.stat().st_ino))
+            if len(seen) > nth:
+                until = time.perf_counter() + delay
+                while time.perf_counter() < until:
+                    pass
+                os.kill(pid, signal.SIGKILL)
+                return
+
+    return watch
+
+
+def while_checkpointing(out: Path, delay: float, *, nth: int) -> Watch:
+    """Kills that long after the nth checkpoint of a run of training has come to lie on the disk."""
+
+    def watch(pid: int) -> None:
+        seen: set[int] = set()
+        while not _ended(pid):
+            with suppress(FileNotFoundError):
+                seen.add((out / "run" / "training.safetensors").stat().st_mtime_ns)
             if len(seen) > nth:
                 until = time.perf_counter() + delay
                 while time.perf_counter() < until:
@@ -103,7 +123,7 @@ class Campaign:
         self._check_readable(number, self.old if replaces else {})
         whole = results(tree(self.out)) == self.wanted
         again = run(self.case, self.inputs, self.out, overwrite=replaces)
-        if whole and again.code == 1 and ("exist" in again.said or "not empty" in again.said):
+        if whole and again.code == 1 and any(words in again.said for words in _FINISHED):
             # It was killed behind its last deed, and the command says what it says of any finished result.
             self.counts["whole"] += 1
             again = run(self.case, self.inputs, self.out, overwrite=True)
@@ -118,6 +138,10 @@ class Campaign:
     def _check_readable(self, number: int, old: Tree) -> None:
         """Every file that bears a result's name is the old or the new one, whole."""
         found = results(tree(self.out))
+        if self.case.in_place:
+            self.problems += [f"kill {number}: {line}" for line in damaged_models(self.out)]
+            self.counts["work kept"] += "run/training.safetensors" in found
+            return
         ages = Counter()
         for name, content in found.items():
             if not content:
@@ -157,7 +181,11 @@ def main() -> int:
         for number in range(asked.kills - late):
             campaign.kill(number, after((number + 0.5) / (asked.kills - late) * campaign.length))
         for number in range(late):
-            watch = while_placing(campaign.out, chance.uniform(0, 0.002), nth=number % 2)
+            watch = (
+                while_checkpointing(campaign.out, chance.uniform(0, 0.05), nth=number)
+                if campaign.case.in_place
+                else while_placing(campaign.out, chance.uniform(0, 0.002), nth=number % 2)
+            )
             campaign.kill(asked.kills - late + number, watch)
     heads = (("length", 8), ("kills", 7), ("killed", 8), ("too late", 10), ("whole", 7), ("work kept", 11))
     print(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("predict-vectors", "vectorize", "tile", "export", "import-weights", "benchmark", "demo")
+COMMANDS = ("predict-vectors", "vectorize", "tile", "export", "import-weights", "benchmark", "train", "demo")
 
 
 @pytest.mark.slow

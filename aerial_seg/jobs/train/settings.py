@@ -113,9 +113,8 @@ class TrainSettings:
                 f"{setting('overfit')} looks at a few chips and {setting('processes')} shares large batches; "
                 "pass one of them"
             )
-        if self.extend is None or not (self.overwrite or self.restart):
-            return
-        other = setting("overwrite") if self.overwrite else setting("restart")
-        raise SettingsError(
-            f"{setting('extend')} goes on with a run and {other} begins one anew; pass one of them"
-        )
+        if self.extend is not None and (self.overwrite or self.restart):
+            raise SettingsError(
+                f"{setting('extend')} goes on with a run, {setting('overwrite')} and {setting('restart')} begin one "
+                "anew; pass one of them"
+            )

@@ -127,7 +127,9 @@ def test_what_cannot_be_extended_is_refused(
     (finished / "training.safetensors").unlink()
     with pytest.raises(OutputError, match=r"holds no training\.safetensors.*older versions wrote none"):
         train(chips, small(), finished, more)
-    with pytest.raises(SettingsError, match=r"`extend` goes on with a run and `overwrite` begins one anew"):
+    with pytest.raises(
+        SettingsError, match=r"`extend` goes on with a run, `overwrite` and `restart` begin one anew"
+    ):
         TrainSettings(extend=1, overwrite=True)
 
 
