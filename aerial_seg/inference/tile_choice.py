@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.mentions import setting
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.receptive_field.field import receptive_field
-from aerial_seg.tiling.plan import TileShape, tile_shape
+from aerial_seg.recipe import PredictionSettings
+from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.tiling.plan import TileShape, stitched_side, tile_shape
 
 Halo = int | Literal["auto"] | None
 
@@ -24,37 +27,63 @@ def choose_tile(
     halo "auto": the one with which tiles change no logit, where there is one of at most a quarter of the tile; else
     the one of None, and a note says why. Raises SettingsError for sides that the network does not take.
     """
-    own = ensemble.models[0].card.prediction
-    side, changed = tile_size or own.tile_size, tile_size is not None
-    asked = halo if isinstance(halo, int) or changed else own.halo
-    notes: tuple[str, ...] = ()
+    own, geometry = ensemble.models[0].card.prediction, ensemble.geometry
+    wanted, changed = tile_size or own.tile_size, tile_size is not None
+    overlap = overlap if overlap is not None or changed else own.overlap
+    geometry.check_side(wanted)
 
-    def shape(pixels: int | None) -> TileShape:
-        return tile_shape(
-            ensemble.geometry,
-            side,
-            halo=pixels,
-            overlap=overlap if overlap is not None or changed else own.overlap,
-        )
+    def shape(
+        pixels: int | None, *, as_small_as_possible: bool = changed
+    ) -> tuple[TileShape, tuple[str, ...]]:
+        side = stitched_side(geometry, wanted, halo=pixels, overlap=overlap, asked=as_small_as_possible)
+        grown = () if side == wanted else (_grown(wanted, side, geometry.origin_step),)
+        return tile_shape(geometry, side, halo=pixels, overlap=overlap), grown
 
     if halo != "auto":
-        return shape(None if asked == "auto" else asked), notes
-    ensemble.geometry.check_side(side)
-    fallback = None if changed else own.halo
-    found, why = _covering_halo(ensemble.models, ensemble.geometry.origin_step)
+        return shape(halo if halo is not None or changed else own.halo)
+    made, notes = shape(None if changed else own.halo)
+    found, why = _covering_halo(ensemble.models, geometry.origin_step)
     if found is None:
-        made = shape(fallback)
         return made, (
+            *notes,
             f"halo auto: {made.halo} px, as without it, because no halo covers what a logit sees: {why}",
         )
-    if found > _DEAREST_HALO * side:
-        made = shape(fallback)
-        enough = ensemble.geometry.nearest_valid_sides(int(found / _DEAREST_HALO))[1]
+    if found > _DEAREST_HALO * made.side:
+        enough = geometry.nearest_valid_sides(int(found / _DEAREST_HALO))[1]
         return made, (
+            *notes,
             f"halo auto: {made.halo} px, as without it, because the {found} px that cover what a logit sees are more "
-            f"than a quarter of the tile's {side} px; a tile of {enough} px can have them",
+            f"than a quarter of the tile's {made.side} px; a tile of {enough} px can have them",
         )
-    return shape(found), (f"halo auto: {found} px cover all that a logit sees, so that tiles change none",)
+    # With a halo that covers all, no seam can show: the tile need not grow for that.
+    covering, notes = shape(found, as_small_as_possible=True)
+    return covering, (*notes, f"halo auto: {found} px cover all that a logit sees, so that tiles change none")
+
+
+def stitched_prediction(
+    geometry: ModelGeometry, wanted: PredictionSettings
+) -> tuple[PredictionSettings, tuple[str, ...]]:
+    """The settings that a model file should tell, with a tile that its network stitches well, and what to say of it.
+
+    Raises SettingsError for a side that the network does not take, or that its own halo and overlap leave no step of.
+    """
+    side = stitched_side(geometry, wanted.tile_size, halo=wanted.halo, overlap=wanted.overlap)
+    tile_shape(geometry, side, halo=wanted.halo, overlap=wanted.overlap)
+    if side == wanted.tile_size:
+        return wanted, ()
+    return wanted.model_copy(update={"tile_size": side}), (
+        f"prediction.tile_size is {side} in the model file, not {wanted.tile_size}: tiles of {wanted.tile_size} px "
+        f"have no room for a halo and an overlap of {geometry.origin_step} px each, the network's step, without which "
+        "seams show",
+    )
+
+
+def _grown(wanted: int, side: int, step: int) -> str:
+    as_before = f"{setting('tile_size', wanted)} {setting('halo', 0)} {setting('overlap', 0)}"
+    return (
+        f"tiles have {side} px instead of {wanted}: these have no room for a halo and an overlap of {step} px each, "
+        f"the network's step, without which seams show ({as_before} takes them as they are)"
+    )
 
 
 def _covering_halo(models: Sequence[TrainedModel], step: int) -> tuple[int | None, str]:

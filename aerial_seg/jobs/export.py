@@ -10,13 +10,15 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.mentions import setting
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
 from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.settings import chosen
-from aerial_seg.tiling.plan import TileShape, tile_shape
+from aerial_seg.tiling.plan import TileShape
 
 GRAPH_KEY = "aerial_seg_graph"
 
@@ -56,7 +58,7 @@ def export(model_path: StrPath, output: StrPath, settings: ExportSettings | None
     Inputs([model_path]).refuse([output])
     still = Unchanged([model_path])
     model = load_model(model_path)
-    shape = _shape(model, settings.tile_size)
+    shape, grown = _shape(model, settings.tile_size)
     graph = GraphSettings(
         side=shape.side,
         normalise=settings.normalise,
@@ -75,7 +77,7 @@ def export(model_path: StrPath, output: StrPath, settings: ExportSettings | None
         output=graph.output,
         difference=difference,
         metadata=metadata,
-        notes=(*model.notes, *_notes(model, graph)),
+        notes=(*model.notes, *grown, *_notes(model, graph)),
     )
 
 
@@ -123,12 +125,17 @@ def own_metadata(model: TrainedModel, graph: GraphSettings) -> dict[str, str]:
     return {HEADER_KEY: model.card.model_dump_json(), GRAPH_KEY: json.dumps(facts)}
 
 
-def _shape(model: TrainedModel, tile_size: int | None) -> TileShape:
-    """The tile as predict would cut it."""
-    wanted = model.card.prediction
-    if tile_size is None or tile_size == wanted.tile_size:
-        return tile_shape(model.network.geometry, wanted.tile_size, halo=wanted.halo, overlap=wanted.overlap)
-    return tile_shape(model.network.geometry, tile_size)
+def _shape(model: TrainedModel, tile_size: int | None) -> tuple[TileShape, tuple[str, ...]]:
+    """The tile as predict would cut it, and a note where it is another than the one that was asked for."""
+    own = model.card.prediction.tile_size
+    asked = None if tile_size == own else tile_size
+    shape, grown = choose_tile(Ensemble((model,)), tile_size=asked, halo=None, overlap=None)
+    if not grown:
+        return shape, ()
+    return shape, (
+        f"the graph takes tiles of {shape.side} px, as predict runs them, instead of {asked or own}: these have no "
+        f"room for a halo and an overlap of {model.network.geometry.origin_step} px each, the network's step",
+    )
 
 
 def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:

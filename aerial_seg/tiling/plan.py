@@ -54,28 +54,72 @@ class TileShape:
         return self.halo // self.geometry.logit_stride
 
 
+_ROOMY = 8
+"""Origin steps of a side whose halo and overlap are a step each: the network runs 2.56 times over every pixel, where at
+half of that side it would run 16 times."""
+
+
 def tile_shape(
     geometry: ModelGeometry, side: int, *, halo: int | None = None, overlap: int | None = None
 ) -> TileShape:
     """A tile of this side whose halo and overlap are at least what was asked, rounded up to the origin step.
 
-    Defaults: halo side/16 and overlap side/8, so that a 512 tile advances by 384 px, rounded *down* where the
-    network's step is coarse.
+    Defaults: halo side/16 and overlap side/8, so that a 512 tile advances by 384 px, rounded down to the network's
+    step, but never below one step: without halo and overlap every seam shows.
     """
     geometry.check_side(side)
     unit = geometry.origin_step
     if (halo is not None and halo < 0) or (overlap is not None and overlap < 0):
         raise SettingsError(f"halo {halo} and overlap {overlap} must not be negative")
-    halo = side // 16 // unit * unit if halo is None else -(-halo // unit) * unit
+    least = _least_side(geometry, halo=halo, overlap=overlap)
+    halo = _default(side // 16, unit) if halo is None else -(-halo // unit) * unit
     core = side - 2 * halo
-    overlap = side // 8 // unit * unit if overlap is None else overlap
+    overlap = _default(side // 8, unit) if overlap is None else overlap
     step = (core - overlap) // unit * unit
     if step < unit:
         raise SettingsError(
             f"tile size {side} with halo {halo} and overlap {overlap} leaves no step of at least {unit} px; "
-            f"use a tile of at least {geometry.nearest_valid_sides(2 * halo + overlap + unit)[1]} px or less overlap"
+            f"use a tile of at least {least} px or less overlap"
         )
     return TileShape(geometry=geometry, side=side, halo=halo, step=step)
+
+
+def _default(pixels: int, unit: int) -> int:
+    return max(unit, pixels // unit * unit)
+
+
+def stitched_side(
+    geometry: ModelGeometry,
+    side: int,
+    *,
+    halo: int | None = None,
+    overlap: int | None = None,
+    asked: bool = False,
+) -> int:
+    """The side itself, or the next larger one that has room for the halo and the overlap that `tile_shape` adds.
+
+    asked: somebody wants this side: it grows only as far as it must. Else (a model's own) it grows to a side over
+    which the network runs not much more often than over a large one. What does not fit by itself, a side that the
+    network does not take or a halo and an overlap that somebody gave, stays for `tile_shape` to refuse.
+    """
+    if not geometry.is_valid_side(side) or side < _least_side(geometry, halo=halo, overlap=overlap):
+        return side
+    if halo is not None and overlap is not None:
+        return side
+    unit = geometry.origin_step
+    if not asked and halo is None and overlap is None:
+        least = geometry.nearest_valid_sides(_ROOMY * unit)[1]
+    else:
+        least = _least_side(
+            geometry, halo=unit if halo is None else halo, overlap=unit if overlap is None else overlap
+        )
+    return max(side, least)
+
+
+def _least_side(geometry: ModelGeometry, *, halo: int | None, overlap: int | None) -> int:
+    """The smallest side with a step beside what was given of halo and overlap."""
+    unit = geometry.origin_step
+    return geometry.nearest_valid_sides(unit + 2 * (-(-(halo or 0) // unit) * unit) + (overlap or 0))[1]
 
 
 @dataclass(frozen=True, slots=True)

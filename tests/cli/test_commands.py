@@ -117,11 +117,13 @@ def test_what_was_done_otherwise_than_asked_is_noted_on_stderr(
     image = raster("in.tif", gsd=2.0, size=(20, 30))
     result = run("predict", models(), image, "-o", "map.tif", "--precision", "fp32")
     assert result.code == 0
-    engine, resampled = result.err.splitlines()
+    grown, engine, resampled = result.err.splitlines()
+    assert grown.startswith("note: tiles have 128 px instead of 64: ")
+    assert grown.endswith("(--tile-size 64 --halo 0 --overlap 0 takes them as they are)")
     assert engine.startswith("note: engine eager: compiling pays from ")
     assert resampled == "note: resampled to the model's 1 m for the network"
     explicit = run("predict", models(), image, "-o", "b.tif", "--precision", "fp32", "--engine", "eager")
-    assert explicit.err.splitlines() == [resampled]
+    assert explicit.err.splitlines() == [grown, resampled]
 
 
 def test_several_rasters_make_a_folder_of_masks(run: Callable, raster: Callable, models: Callable) -> None:

@@ -19,6 +19,13 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not i
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
 
+GROWN = (
+    "note: the graph takes tiles of 128 px, as predict runs them, instead of 64: these have no room for a halo and an "
+    "overlap of 16 px each, the network's step"
+)
+"""Of the model of these tests, whose file asks for 64 px."""
+
+
 def open_session(path: Path) -> tuple[Any, dict[str, Any]]:
     """(session, what the file says of itself)."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -49,7 +56,10 @@ def undecided(models: Callable, tmp_path: Path) -> Callable[[np.ndarray], Path]:
             background, road = model.network(torch.from_numpy(normalised)[None])[0]
         # Between the two middle cells: at a cell's own value both classes would tie, and rounding would decide.
         bias = (0.25, 0.25 + float((background - road).quantile(0.5)))
-        card = model.card.model_copy(update={"class_bias": bias})
+        # One tile is the whole image: without halo and overlap it stays as large as the file says.
+        prediction = model.card.prediction.model_copy(update={"halo": 0, "overlap": 0})
+        recipe = model.card.recipe.model_copy(update={"prediction": prediction})
+        card = model.card.model_copy(update={"class_bias": bias, "recipe": recipe})
         save_model(model.network.state_dict(), card, tmp_path / "m.safetensors")
         return tmp_path / "m.safetensors"
 
@@ -84,9 +94,10 @@ def test_the_metadata_are_what_the_plugin_reads(run: Callable, models: Callable,
     assert facts["model_type"] == "Segmentor"
     assert facts["class_names"] == {"0": "background", "1": "road"}
     assert facts["resolution"] == 100.0  # cm per pixel of a model of 1 m
-    assert facts["tile_size"] == 64 == session.get_inputs()[0].shape[-1]
-    # A tile of 64 px has neither halo nor overlap by default, its network's step is 16 px.
-    assert facts["tiles_overlap"] == 0
+    # The model's own 64 px have no room for a halo and an overlap of its network's step, 16 px each.
+    assert facts["tile_size"] == 128 == session.get_inputs()[0].shape[-1]
+    # A halo of 16 on each side and an overlap of 16 leave a step of 80.
+    assert facts["tiles_overlap"] == 38
     assert facts["seg_thresh"] == facts["seg_small_segment"] == 0
     assert facts["aerial_seg"]["gsd"] == 1.0
     told = json.loads(run("export", models(), "-o", "big.onnx", "--tile-size", 256, "--json").out)
@@ -100,7 +111,8 @@ def test_the_metadata_are_what_the_plugin_reads(run: Callable, models: Callable,
 def test_what_the_plugin_cannot_use_is_noted(run: Callable, models: Callable) -> None:
     done = run("export", models(), "-o", "model.onnx", "--logits", "--no-upsample")
     assert done.code == 0
-    first, second = done.err.splitlines()
+    grown, first, second = done.err.splitlines()
+    assert grown == GROWN
     assert "without --no-upsample" in first
     assert "without --logits" in second
     assert "px to logits" in done.out

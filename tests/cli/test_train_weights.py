@@ -26,7 +26,7 @@ batch_size = 2
 crop = 32
 validate_every = 1
 [prediction]
-tile_size = 64
+tile_size = 128
 """
 
 

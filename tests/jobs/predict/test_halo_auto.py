@@ -22,9 +22,9 @@ Models = Callable[..., TrainedModel]
 
 
 def chosen(
-    *models: TrainedModel, halo: Halo = "auto", tile_size: int | None = None
+    *models: TrainedModel, halo: Halo = "auto", tile_size: int | None = None, overlap: int | None = None
 ) -> tuple[int, tuple[str, ...]]:
-    shape, notes = choose_tile(Ensemble(models), tile_size=tile_size, halo=halo, overlap=None)
+    shape, notes = choose_tile(Ensemble(models), tile_size=tile_size, halo=halo, overlap=overlap)
     return shape.halo, notes
 
 
@@ -61,10 +61,10 @@ def test_tiles_with_that_halo_change_no_pixel(
 
 def test_one_that_is_too_dear_is_not_taken_and_the_remedy_affords_it(neighbourly: Models) -> None:
     model = neighbourly(origin_step=16)
-    plain, _ = chosen(model, halo=None)
-    halo, (note,) = chosen(model)
+    plain, _ = chosen(model, halo=None, tile_size=48, overlap=0)
+    halo, (note,) = chosen(model, tile_size=48, overlap=0)
     assert halo == plain
-    assert "the 16 px that cover what a logit sees are more than a quarter of the tile's 32 px" in note
+    assert "the 16 px that cover what a logit sees are more than a quarter of the tile's 48 px" in note
     assert "a tile of 64 px can have them" in note
     assert chosen(model, tile_size=64)[0] == 16
 
