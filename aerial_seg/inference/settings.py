@@ -101,7 +101,13 @@ class SegmentSettings(DefinesResult):
     tta: Augmentations = ()
     crf: Crf = None
     confidence: Annotated[bool, Setting("Also keep the probability of the class that won.")] = False
-    probabilities: Annotated[bool, Setting("Also keep the probability of every class.")] = False
+    probabilities: Annotated[
+        bool,
+        Setting(
+            "Also keep the probability of every class; a calibrated threshold is in them, so that the mask is the "
+            "class with the largest."
+        ),
+    ] = False
     force_gsd: ForceGsd = False
     max_memory: Annotated[
         int | None,

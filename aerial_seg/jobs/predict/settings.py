@@ -88,7 +88,13 @@ class PredictSettings(DefinesResult):
     confidence: Annotated[
         bool, Setting("Also write OUT_confidence.tif: probability of the class that won.")
     ] = False
-    probabilities: Annotated[bool, Setting("Also write OUT_probabilities.tif: one band per class.")] = False
+    probabilities: Annotated[
+        bool,
+        Setting(
+            "Also write OUT_probabilities.tif: one band per class. A calibrated threshold is in them: the mask is the "
+            "class with the largest, so of two classes 0.5 is where it turns."
+        ),
+    ] = False
     stac: Annotated[bool, Setting("Also write OUT.json: a STAC Item with place, classes and provenance.")] = (
         False
     )
