@@ -131,7 +131,14 @@ class TrainingSettings(Section):
     its classes) beside cross-entropy, in favour of the IoU. ema_decay: exponential moving average of the weights,
     validated and saved in their stead; 0 turns it off. gradient_clip: the largest norm of all gradients together,
     beyond which they are scaled down to it; 0 turns it off. class_weights: by class name, default 1.
-    calibrate: for two classes, choose the decision threshold on the validation chips.
+    calibrate: for two classes, choose the decision threshold on the validation pixels; 0.5 stays, and a note says why,
+    where these are fewer than 10,000 of a class or the network does not tell the classes apart.
+    validate_on: `chips`: each chip whole, run once; `scenes`: the validation ground as `predict` maps it, in its tiles,
+    blended: as dear as a prediction of that ground. monitor: what the best checkpoint has most of, at the threshold
+    that ships: `miou`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_iou`, `iou_CLASS`, `f1_CLASS`,
+    `precision_CLASS`, `recall_CLASS`, or least of: `loss` (on chips only).
+    patience: stop after so many validations in a row without a better one; None never stops early. The learning rate
+    falls as it does over all `iterations`, so a run that stops early ends at a higher rate.
     freeze: `encoder` keeps the encoder's weights and batch norms as they came for the first freeze_iterations updates;
     0 is the whole run. It wants weights to start from.
     workers: processes that cut crops beside the network; "auto": as many as keep the device busy on the cores at hand.
@@ -154,6 +161,9 @@ class TrainingSettings(Section):
     gradient_clip: Weight = 0.0
     class_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}
     validate_every: Count = 200
+    validate_on: Literal["chips", "scenes"] = "chips"
+    monitor: Annotated[str, Field(min_length=1)] = "miou"
+    patience: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
     calibrate: bool = False
     freeze: Literal["none", "encoder"] = "none"
     freeze_iterations: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0

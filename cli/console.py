@@ -25,11 +25,12 @@ from .setting_options import as_flags
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aerial_seg.intervals import Intervals
     from aerial_seg.legend import Legend
     from aerial_seg.metrics import Scores
 
 
-_MESSAGES = frozenset({"notes", "remarks", "reason", "problem", "problems"})
+_MESSAGES = frozenset({"doubts", "notes", "remarks", "reason", "problem", "problems"})
 """Entries of documents that hold messages; all others are data."""
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -213,9 +214,9 @@ def class_table(legend: Legend, pixels: dict[str, int], *, area_per_pixel: float
     table(head, rows)
 
 
-def score_tables(scores: Scores) -> None:
+def score_tables(scores: Scores, intervals: Intervals | None = None) -> None:
     """Per-class scores, the means with the number of classes counted, and the confusion matrix."""
-    class_scores(scores)
+    class_scores(scores, intervals)
     names = [c.name for c in scores.classes]
     say("\nconfusion, rows = truth, columns = prediction")
     table(
@@ -224,20 +225,50 @@ def score_tables(scores: Scores) -> None:
     )
 
 
-def class_scores(scores: Scores) -> None:
-    """Per-class scores, and the means with the number of classes counted."""
+def class_scores(scores: Scores, intervals: Intervals | None = None) -> None:
+    """Per-class scores, and the means with the number of classes counted; beside IoU and F1 their 95 % intervals."""
+    head = ["class", "IoU", *_interval_head(intervals), "F1", *_interval_head(intervals)]
     rows = [
-        [c.name, *(number(n) for n in (c.iou, c.f1, c.precision, c.recall)), f"{c.pixels:,}"]
+        [
+            c.name,
+            number(c.iou),
+            *_interval_cell(intervals, f"iou_{c.name}"),
+            number(c.f1),
+            *_interval_cell(intervals, f"f1_{c.name}"),
+            number(c.precision),
+            number(c.recall),
+            f"{c.pixels:,}",
+        ]
         for c in scores.classes
     ]
-    table(["class", "IoU", "F1", "precision", "recall", "true pixels"], rows)
+    table([*head, "precision", "recall", "true pixels"], rows)
+
+    def told(value: float, name: str) -> str:
+        return " ".join([number(value), *(f"({cell})" for cell in _interval_cell(intervals, name))])
+
     say(
-        f"\nmIoU {number(scores.miou)} over {scores.counted} of {len(scores.classes)} classes, "
-        f"pixel accuracy {number(scores.pixel_accuracy)}, mean accuracy {number(scores.mean_accuracy)}, "
-        f"frequency-weighted IoU {number(scores.frequency_weighted_iou)}; "
+        f"\nmIoU {told(scores.miou, 'miou')} over {scores.counted} of {len(scores.classes)} classes, "
+        f"pixel accuracy {told(scores.pixel_accuracy, 'pixel_accuracy')}, "
+        f"mean accuracy {told(scores.mean_accuracy, 'mean_accuracy')}, "
+        f"frequency-weighted IoU {told(scores.frequency_weighted_iou, 'frequency_weighted_iou')}; "
         f"{scores.ignored:,} px unlabelled"
         + (f", {scores.unpredicted:,} px labelled but nodata in the mask" if scores.unpredicted else "")
     )
+    if intervals is not None:
+        units = f"{intervals.units} {intervals.unit}{'s' if intervals.units != 1 else ''}"
+        say(f"95 % intervals: a bootstrap over {units}")
+
+
+def _interval_head(intervals: Intervals | None) -> list[str]:
+    return [] if intervals is None else ["95 %"]
+
+
+def _interval_cell(intervals: Intervals | None, name: str) -> list[str]:
+    """How far the score would move with other chips, as a cell where there are intervals at all."""
+    if intervals is None:
+        return []
+    low, high = intervals.of(name)
+    return ["–" if math.isnan(low) else f"{low:.3f}–{high:.3f}"]
 
 
 def number(value: float) -> str:

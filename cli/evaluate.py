@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -41,6 +41,10 @@ Examples:
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
     help="Split of a chip dataset to evaluate a model on.",
 )  # fmt: skip
+@click.option(
+    "--on", type=click.Choice(["chips", "scenes"]), default="chips", show_default=True,
+    help="Of a chip dataset: each chip whole, or the split's ground as `predict` maps it, in blended tiles.",
+)  # fmt: skip
 @options.nodata
 @options.no_georef
 @options.device
@@ -60,6 +64,7 @@ def command(
     label_settings: LabelSettings,
     rasters: tuple[str, ...],
     split: str,
+    on: Literal["chips", "scenes"],
     nodata: float | None,
     no_georef: bool,
     device: str,
@@ -72,7 +77,8 @@ def command(
 
     LABELS are polygons or class rasters, or (for a model) a chip dataset. Prints IoU, F1, precision and recall per
     class, mIoU with the number of classes counted, pixel accuracy and the confusion matrix. A class that is neither
-    in the labels nor in the mask scores NaN and is not counted.
+    in the labels nor in the mask scores NaN and is not counted. On a chip dataset each score has a 95 % interval:
+    how far it would move with other chips of the same ground.
     """
     from aerial_seg.files.protect import Inputs
     from aerial_seg.files.staging import check_writable
@@ -114,7 +120,7 @@ def command(
             "--error-map is laid on a mask's grid, which chips do not have; pass a mask, or --raster and its labels."
         )
     elif len(labels) == 1 and Path(labels[0]).is_dir():
-        report = evaluate_model_on_chips(subject, Path(labels[0]), split=split, device=device)
+        report = evaluate_model_on_chips(subject, Path(labels[0]), split=split, device=device, on=on)
     else:
         raise click.UsageError("a model needs imagery: pass --raster, or a chip dataset as LABELS.")
     _print_report(report, output, as_json)
@@ -124,6 +130,8 @@ def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) ->
     from aerial_seg.files.staging import staged_files
 
     document = {"subject": report.subject, "labels": report.labels, **report.scores.as_json()}
+    if report.intervals is not None:
+        document["uncertainty"] = report.intervals.as_json()
     if report.error_map is not None:
         document["error_map"] = str(report.error_map)
     if output is not None:
@@ -133,6 +141,6 @@ def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) ->
     if as_json:
         console.print_json(document)
     else:
-        console.score_tables(report.scores)
+        console.score_tables(report.scores, report.intervals)
     if report.error_map is not None:
         console.note(f"{report.error_map}: hits, misses and false alarms, a band per class")

@@ -114,23 +114,27 @@ def command(
     told: list[str] = []
     with Watch() as watch, listening(told.append):
         report = train(dataset, chosen, output, settings, callbacks=[watch])
-    console.notes(note for note in report.notes if f"note: {note}" not in told)
+    notes = (*report.notes, *report.doubts)
+    console.notes(note for note in notes if f"note: {note}" not in told)
     if as_json:
         scores = report.scores.as_json() if report.scores else None
+        intervals = report.intervals.as_json() if report.intervals else None
         console.print_json(
             {
                 "model": report.model,
                 "best_iteration": report.best_iteration,
                 "threshold": report.threshold,
                 "notes": (*taken, *report.notes),
+                "doubts": report.doubts,
                 "validation": scores,
+                "uncertainty": intervals,
             }
         )
         return
     if report.scores is None:
         console.note("note: the dataset has no validation chips, so the last weights count as the best")
     else:
-        console.score_tables(report.scores)
+        console.score_tables(report.scores, report.intervals)
     threshold = f", decision threshold {report.threshold:.2f}" if report.threshold is not None else ""
     console.say(f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{threshold}")
 

@@ -108,6 +108,7 @@ RUN_AS_THEY_ARE = frozenset({
 """Whole command lines of other programs, which remedies name."""
 LOOPS = {
     ("splits.py", "name"): ("val", "test"),
+    ("dataset_writer.py", "split"): ("val", "test"),
     ("checks.py", "name"): ("aoi_layer", "aoi_crs"),
     ("polygon_maker.py", "kind"): ("instances", "regularize"),
 }
@@ -253,6 +254,8 @@ COMMANDS_OF = {
 }  # fmt: skip
 ELSEWHERE = {
     ("jobs/train/data.py", "val"), ("jobs/train/data.py", "test"),  # after `aerial-seg tile`, whose they are
+    ("training/validation/monitor.py", "val"),  # likewise
+    ("training/validation/outcome.py", "val"), ("training/validation/outcome.py", "block"),  # likewise
     ("vectors/from_mask/class_rows.py", "confidence"),  # of predict(confidence=True)
 }  # fmt: skip
 

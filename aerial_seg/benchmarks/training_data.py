@@ -10,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from affine import Affine
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, image_size, read_image
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
+from aerial_seg.training.validation.scenes import Rectangle, Scene, ScenePart
 
 # ImageNet's statistics on the scale 0-255: what the encoders' weights were trained with and what the reference results
 # of mmseg and semseg normalise with, so they are not measured on the benchmark itself.
@@ -108,3 +113,26 @@ def fingerprint(benchmark: Benchmark, splits: Sequence[ExampleReader]) -> str:
 
 def _size(path: Path | None) -> int | None:
     return None if path is None else path.stat().st_size
+
+
+def image_scenes(reader: ExampleReader) -> tuple[Scene, ...]:
+    """The examples as scenes that are mapped as `predict` maps images: each a whole one, all of whose labels count."""
+    return tuple(_scene(reader, example) for example in reader.examples)
+
+
+def _scene(reader: ExampleReader, example: Example) -> Scene:
+    width, height = image_size(example.image)
+    rows, cols = range(height), range(width)
+
+    def opened() -> ArrayRaster:
+        image = np.moveaxis(read_image(example.image), 2, 0)
+        return ArrayRaster(image, grid=Grid(None, Affine.identity(), height, width), name=str(example.image))
+
+    def labels() -> NDArray[np.uint8]:
+        found = reader.benchmark.read_labels(example)
+        if found.shape != (height, width):
+            check_sizes(example)
+        return found
+
+    part = ScenePart(example.name, rows, cols, labels)
+    return Scene(example.name, height, width, opened, (Rectangle(rows, cols, (part,)),))

@@ -33,14 +33,19 @@ from aerial_seg.tiling.upsample import PixelRows, RowUpsampler, softmax_cells
 from aerial_seg.tiling.values import put_values
 
 Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedRows:
-    """Hold rows `start`… of the output: class (n, w), confidence (n, w), probabilities (K, n, w), 255 = nodata."""
+    """Hold rows `start`… of the output: class (n, w), confidence (n, w), probabilities (K, n, w), 255 = nodata.
+
+    margin (n, w) float32: by how much the largest logit exceeds the second, where a stream was asked for it.
+    """
 
     start: int
     layers: Mapping[str, Bytes]
+    margin: Floats | None = None
 
 
 @dataclass(slots=True)
@@ -56,7 +61,7 @@ class MaskStream:
 
     stages: seconds that reading, cutting, the network and stitching took, or were waited for. raster: read on the run's
     grid. source: the raster on the output's grid, which cuts the same ground; needed only
-    where the two grids differ. Use as a context manager.
+    where the two grids differ. margin: rows also tell how far the winning class is ahead. Use as a context manager.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class MaskStream:
         *,
         bands: tuple[Band, ...],
         legend: Legend,
+        margin: bool = False,
     ) -> None:
         self._raster, self._region_tiles, self._predictor, self._bands = (
             raster,
@@ -89,6 +95,7 @@ class MaskStream:
             region_tiles.cols,
             confidence=definition.confidence,
             probabilities=definition.probabilities,
+            margin=margin,
             softmaxed=definition.softmaxed,
         )
         self._values = legend.value_table()
@@ -249,4 +256,4 @@ class MaskStream:
                 unmeasured = valid.view(np.uint8) - np.uint8(1)
                 for layer in layers.values():
                     layer |= unmeasured
-        return FinishedRows(done.start, layers)
+        return FinishedRows(done.start, layers, done.margin)

@@ -6,8 +6,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
@@ -20,6 +22,7 @@ from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
+from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
@@ -29,23 +32,33 @@ from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, to_device
-from aerial_seg.models.file import load_model, read_card
+from aerial_seg.models.file import TrainedModel, load_model, read_card
 from aerial_seg.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
 from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
 from aerial_seg.training.crops import ChipReader
-from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
-from aerial_seg.training.validation import validate
+from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, Manifest, open_manifest
+from aerial_seg.training.validation.chip_scenes import open_chip_scenes
+from aerial_seg.training.validation.chips import validate
+from aerial_seg.training.validation.ground import ground_of
+from aerial_seg.training.validation.monitor import Monitor
+from aerial_seg.training.validation.outcome import Outcome, judge
+from aerial_seg.training.validation.scenes import validate_scenes
 
 _COLUMNS_AT_ONCE = 16_384
 """A mask may be hundreds of thousands of pixels wide; memory is that of so many."""
 
+_Ground = Literal["chips", "scenes"]
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluateReport:
-    """Hold the scores and how they came about. error_map: hits, misses and false alarms, if one was wanted."""
+    """Hold the scores and how they came about. error_map: hits, misses and false alarms, if one was wanted.
+
+    intervals: of a model's scores on chips, how far they would move with other chips of that ground.
+    """
 
     subject: str
     labels: str
@@ -53,6 +66,7 @@ class EvaluateReport:
     legend: Legend
     notes: tuple[str, ...]
     error_map: Path | None = None
+    intervals: Intervals | None = None
 
 
 def _error_map(given: ErrorMapSettings | StrPath | None) -> ErrorMapSettings | None:
@@ -220,18 +234,27 @@ def _around(held: Extent, grid: Grid) -> list[Extent]:
 
 
 def evaluate_model_on_chips(
-    model_path: StrPath, dataset: StrPath, *, split: str = "test", device: str = "auto"
+    model_path: StrPath,
+    dataset: StrPath,
+    *,
+    split: str = "test",
+    device: str = "auto",
+    on: _Ground = "chips",
 ) -> EvaluateReport:
-    """Score a model on every chip of one split, whole, at the dataset's own GSD."""
+    """Score a model on the chips of one split, at the dataset's own GSD, with the 95 % interval of each score.
+
+    on: `chips`: each chip whole, run once; `scenes`: that ground as `predict` maps it, in blended tiles.
+    """
     model_path, dataset = as_path(model_path, "model_path"), as_path(dataset, "dataset")
-    if split not in SPLITS:
-        raise SettingsError(
-            f"split is '{split}', wanted one of {', '.join(SPLITS)}{did_you_mean(split, SPLITS)}"
-        )
+    for what, got, choices in (("split", split, SPLITS), ("on", on, get_args(_Ground))):
+        if got not in choices:
+            raise SettingsError(
+                f"{what} is '{got}', wanted one of {', '.join(choices)}{did_you_mean(got, choices)}"
+            )
     still = Unchanged([model_path, dataset / DOCUMENT, dataset / INDEX])
     model, manifest = load_model(model_path), open_manifest(dataset)
-    document = manifest.document
-    known, held = (_subject_of(facts.legend, facts.bands) for facts in (model.card, document))
+    legend = manifest.document.legend
+    known, held = (_subject_of(facts.legend, facts.bands) for facts in (model.card, manifest.document))
     if known != held:
         raise InputError(
             f"the model knows {known}, but the dataset has {held}; evaluate a model trained on such a dataset"
@@ -242,21 +265,42 @@ def evaluate_model_on_chips(
         raise InputError(
             f"{dataset} has no chip in split '{split}'; it has {', '.join(present)}: pass {setting('split')}"
         )
-    target = pick_device(device)
-    to_device(model.network, target)
-    store = ChipReader(chips, model.card.bands, document.legend)  # each chip is looked at once
-    still.add([file for chip in chips for file in (chip.image, chip.labels)])
+    seen = manifest.chips if on == "scenes" else chips
+    still.add([file for chip in seen for file in (chip.image, chip.labels)])
     with still.holding():
-        matrix, _ = validate(
-            model.network, store, classes=len(document.legend), device=target, bias=model.card.class_bias
-        )
-    scores = matrix.scores(document.legend.names)
+        outcome = _on_chips(model, manifest, split, on=on, target=pick_device(device))
     return EvaluateReport(
         str(model_path),
         f"{dataset} ({split}, {len(chips)} chips)",
-        scores,
-        document.legend,
-        model.notes,
+        outcome.scores,
+        legend,
+        (*model.notes, *outcome.notes),
+        intervals=outcome.intervals,
+    )
+
+
+def _on_chips(
+    model: TrainedModel, manifest: Manifest, split: str, *, on: str, target: torch.device
+) -> Outcome:
+    card, ground = model.card, ground_of(manifest, split)
+    if on == "scenes":
+        with open_chip_scenes(manifest, split, model.network, card) as (scenes, notes):
+            tallies = validate_scenes(model.network, scenes, card, device=target)
+        ground = ground.with_notes(notes)
+    else:
+        to_device(model.network, target)
+        store = ChipReader(manifest.split(split), card.bands, card.legend)  # each chip is looked at once
+        tallies = validate(
+            model.network,
+            store,
+            classes=len(card.legend),
+            device=target,
+            bias=card.class_bias,
+            names=ground.names,
+        )
+    names = card.legend.names
+    return judge(
+        tallies.ordered(ground.names), ground, names, calibrate=False, monitor=Monitor("miou", names)
     )
 
 

@@ -107,6 +107,15 @@ def read_chip(
     return pixels, valid, values[0].astype(np.uint8)
 
 
+def read_label_chip(labels: Path) -> NDArray[np.uint8]:
+    """labels (H,W) of one chip: pixel values, 255 = unlabelled."""
+    with Raster(labels, georeferenced=False) as raster:
+        height, width = raster.grid.shape
+        values, _ = raster.read(top=0, left=0, height=height, width=width)
+    narrow: NDArray[np.uint8] = values[0].astype(np.uint8)
+    return narrow
+
+
 @contextmanager
 def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[DatasetWriter]:
     with ExitStack() as memory, warnings.catch_warnings():

@@ -27,6 +27,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
+from aerial_seg.models.validated import Validated
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.printable import shortened
 from aerial_seg.recipe import PredictionSettings, Recipe
@@ -60,6 +61,7 @@ class ModelCard(BaseModel):
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
     finished: False while the run that trains it goes on or is interrupted.
     overfit: on how many chips it was trained and validated only to see whether it learns; None for a model to be used.
+    validation_miou: at that threshold. validated: how sure it is; None without validation, and in older files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -74,6 +76,7 @@ class ModelCard(BaseModel):
     class_bias: tuple[Annotated[float, Field(ge=-_LARGEST_BIAS, le=_LARGEST_BIAS)], ...]
     iteration: Annotated[int, Field(ge=0)]
     validation_miou: Annotated[float, Field(ge=0, le=1)] | None
+    validated: Validated | None = None
     data_fingerprint: str
     finished: bool = True
     overfit: Annotated[int, Field(gt=0)] | None = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from aerial_seg.intervals import ChipScore
 from aerial_seg.metrics import Scores
+from aerial_seg.training.validation.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +21,20 @@ class Step:
     images: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChipScore:
-    """Tell what a network made of one validation chip. confusion: (K,K) pixels, rows = truth, columns = prediction."""
-
-    name: str
-    confusion: NDArray[np.int64]
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Hold the weights after `iteration` updates, with their scores on the validation chips (None without any).
+    """Hold the weights after `iteration` updates, and what validation says of them (None without validation chips).
 
-    state: on the CPU; the averaged weights where the recipe asks for them. is_best: of all so far.
-    chips: the validation chips, in their order.
+    state: on the CPU; the averaged weights where the recipe asks for them. scores: at the threshold that ships.
+    is_best: of all so far. chips: the validation chips, in their order. outcome: all that validation found.
     """
 
     iteration: int
     state: dict[str, Tensor]
     scores: Scores | None
-    threshold: tuple[float, float] | None = None
     is_best: bool = False
     chips: tuple[ChipScore, ...] = ()
-
-    @property
-    def score(self) -> float | None:
-        """What decides which checkpoint is the best: validation mIoU; None where none is defined."""
-        return None if self.scores is None or math.isnan(self.scores.miou) else self.scores.miou
+    outcome: Outcome | None = None
 
 
 class Callback:

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.recipe import Recipe
-from aerial_seg.training.callbacks import Callback, Checkpoint, ChipScore, Step
+from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import ChipStore, CropDataset, Sample
 from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.freezing import Freezing
@@ -23,7 +22,8 @@ from aerial_seg.training.processes import count, rank
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.stopping import Stopping
 from aerial_seg.training.sync_batch_norm import synchronised
-from aerial_seg.training.validation import validate
+from aerial_seg.training.validation.monitor import Monitor
+from aerial_seg.training.validation.validator import Validator
 
 _NAMED = 8
 """Chips of a batch that a message names."""
@@ -35,12 +35,16 @@ class TrainingError(AerialSegError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The chips of a run and what their channels are called. val_names: of the validation chips."""
+    """The chips of a run and what their channels are called. val_names: of the validation chips.
+
+    validator: judges checkpoints; only the process that writes has one.
+    """
 
     train: ChipStore
     val: ChipStore | None
     names: tuple[str, ...]
     val_names: tuple[str, ...] = ()
+    validator: Validator | None = None
 
 
 class Keeper(Protocol):
@@ -83,7 +87,8 @@ def run_training(
 
     Of several processes each calls this with the same state; only the first one's keeper and callbacks are asked.
     The keeper has each validation's checkpoint, that of the last update, and others as they are due or as the run is
-    asked to end by what `stopping` hears. A loss that is not finite stops the run, with the chips of its batch.
+    asked to end by what `stopping` hears. It ends earlier where the recipe's patience is over. A loss that is not
+    finite stops the run, with the chips of its batch.
     """
     settings, fabric = recipe.training, computing.fabric
     criterion = SegmentationLoss(
@@ -124,6 +129,8 @@ def _go_on(state: TrainingState, run: _Run) -> None:
     _validate_if_due(state, run)
     crops = training_crops(run.data.train, run.recipe)
     for batch in _batches(crops, run.recipe, run.computing.device, done=state.iteration):
+        if state.search.is_patience_over(run.recipe.training.patience):
+            break
         with run.stopping.held():
             step = _update(state, run, crops, batch)
             for one in run.callbacks:
@@ -218,8 +225,11 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
     # One process validates, the others wait and hear what came of it: all of them know which weights are the best.
     checkpoint = _validated(state, run.data, fabric.device) if fabric.is_global_zero else None
     with run.stopping.held():
-        state.take_note(hear(fabric, None if checkpoint is None else replace(checkpoint, state={})))
+        heard = hear(fabric, None if checkpoint is None else replace(checkpoint, state={}))
+        noted = state.take_note(heard, Monitor(settings.monitor, run.data.names))
+        state.validated = Scored.of(noted)
         if checkpoint is not None:
+            checkpoint = replace(checkpoint, is_best=noted.is_best)
             for one in run.callbacks:
                 one.on_validation(checkpoint)
             _keep(state, run, checkpoint)
@@ -233,10 +243,10 @@ def _keep(state: TrainingState, run: _Run, checkpoint: Checkpoint) -> None:
 
 def _unscored(state: TrainingState, data: TrainingData) -> Checkpoint:
     """The checkpoint of now between two validations; without validation chips the last weights are the best."""
-    checkpoint = Checkpoint(state.iteration, state.weights(), None, is_best=data.val is None)
-    if checkpoint.is_best:
-        state.best = Scored.of(checkpoint)
-    return checkpoint
+    checkpoint = Checkpoint(state.iteration, state.weights(), None)
+    if data.val is not None:
+        return checkpoint
+    return state.take_note(checkpoint, Monitor("miou", data.names))
 
 
 def _validated(state: TrainingState, data: TrainingData, device: torch.device) -> Checkpoint:
@@ -244,17 +254,10 @@ def _validated(state: TrainingState, data: TrainingData, device: torch.device) -
     if data.val is None:
         return _unscored(state, data)
     weights = state.weights()
+    assert data.validator is not None
     try:
         state.lend(weights)
-        each: list[ConfusionMatrix] = []
-        matrix, curve = validate(
-            state.network, data.val, classes=len(data.names), device=device, each=each.append
-        )
+        outcome = data.validator(state.network, device)
     finally:
         state.give_back()
-    scores = matrix.scores(data.names)
-    names = data.val_names or tuple(map(str, range(len(each))))
-    chips = tuple(ChipScore(name, one.counts) for name, one in zip(names, each, strict=True))
-    threshold = curve.best() if curve is not None else None
-    checkpoint = Checkpoint(state.iteration, weights, scores, threshold, chips=chips)
-    return replace(checkpoint, is_best=state.is_better(checkpoint.score))
+    return Checkpoint(state.iteration, weights, outcome.scores, chips=outcome.chips, outcome=outcome)

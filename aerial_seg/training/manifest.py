@@ -31,7 +31,11 @@ SPLITS = ("train", "val", "test")
 
 
 class Source(BaseModel):
-    """One raster that chips were cut from. bytes: of its file; None for one on a server or in an archive."""
+    """One raster that chips were cut from. bytes: of its file; None for one on a server or in an archive.
+
+    cut_width, cut_height: pixels of the grid that it was cut on, which is resampled where its own GSD was not wanted;
+    None in datasets of before these were told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +44,8 @@ class Source(BaseModel):
     height: Annotated[int, Field(gt=0)]
     crs: str | None
     bytes: Annotated[int, Field(ge=0)] | None
+    cut_width: Annotated[int, Field(gt=0)] | None = None
+    cut_height: Annotated[int, Field(gt=0)] | None = None
 
 
 class DatasetDocument(BaseModel):
@@ -62,13 +68,24 @@ class DatasetDocument(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class ChipPlace:
+    """Where a chip was cut: its cell in the chip grid over its source's raster."""
+
+    source: str
+    row: int
+    col: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chip:
-    """One chip of the index."""
+    """One chip of the index. place, block: where it was cut and in which split block, as far as the index says so."""
 
     name: str
     split: str
     image: Path
     labels: Path
+    place: ChipPlace | None = None
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +153,33 @@ def _read_index(root: Path) -> tuple[Chip, ...]:
     names, splits = list(index["chip"]), list(index["split"])
     _check_names(path, names)
     _check_splits(path, names, splits)
+    places, blocks = _places(index), _whole_numbers(index, "block")
     return tuple(
-        Chip(name, split, *chip_paths(root, name)) for name, split in zip(names, splits, strict=True)
+        Chip(name, split, *chip_paths(root, name), place, block)
+        for name, split, place, block in zip(names, splits, places, blocks, strict=True)
     )
+
+
+def _places(index: Any) -> list[ChipPlace | None]:
+    """Of each chip; None where the index does not tell it, as one that somebody made by hand."""
+    rows, cols = _whole_numbers(index, "row"), _whole_numbers(index, "col")
+    sources = list(index["source"]) if "source" in index.columns else [None] * len(index)
+    return [
+        ChipPlace(source, row, col)
+        if isinstance(source, str) and row is not None and col is not None and min(row, col) >= 0
+        else None
+        for source, row, col in zip(sources, rows, cols, strict=True)
+    ]
+
+
+def _whole_numbers(index: Any, field: str) -> list[int | None]:
+    """The field's numbers, None where it has none or is not there."""
+    if field not in index.columns:
+        return [None] * len(index)
+    return [
+        int(value) if isinstance(value, int | float) and value == value // 1 else None
+        for value in index[field].tolist()
+    ]
 
 
 def _check_names(path: Path, names: list[Any]) -> None:

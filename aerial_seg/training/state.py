@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.optimisation import WeightAverage, make_optimizer, make_schedule
+from aerial_seg.training.validation.monitor import BestSoFar, Monitor
+from aerial_seg.training.validation.outcome import Outcome
 
 HEADER_KEY = "aerial_seg_training"
 _NETWORK, _AVERAGE, _OPTIMIZER, _RANDOM = "network.", "average.", "optimizer.", "random."
@@ -33,38 +35,36 @@ Packed = tuple[dict[str, Any], dict[str, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Tell how good the weights after `iteration` updates are. score: larger is better; None where none is defined."""
+    """Tell how good the weights after `iteration` updates are; outcome: None without validation."""
 
     iteration: int
-    score: float | None = None
-    scores: Scores | None = None
-    threshold: tuple[float, float] | None = None
+    outcome: Outcome | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Scored:
         """Return what is remembered of a checkpoint besides its weights."""
-        return cls(checkpoint.iteration, checkpoint.score, checkpoint.scores, checkpoint.threshold)
+        return cls(checkpoint.iteration, checkpoint.outcome)
+
+    @property
+    def scores(self) -> Scores | None:
+        """Scores at the threshold that ships."""
+        return None if self.outcome is None else self.outcome.scores
+
+    @property
+    def threshold(self) -> float | None:
+        """The decision threshold that ships, where the recipe asks to calibrate one and the classes are two."""
+        return None if self.outcome is None else self.outcome.threshold
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON-ready document."""
-        scores = None if self.scores is None else self.scores.as_json()
-        return {
-            "iteration": self.iteration,
-            "score": self.score,
-            "scores": scores,
-            "threshold": self.threshold,
-        }
+        outcome = None if self.outcome is None else self.outcome.as_json()
+        return {"iteration": self.iteration, "outcome": outcome}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Scored:
-        """Return what `as_json` wrote. Raises LookupError, TypeError or ValueError for other documents."""
-        scores, threshold = document["scores"], document["threshold"]
-        return cls(
-            int(document["iteration"]),
-            document["score"],
-            None if scores is None else Scores.from_json(scores),
-            None if threshold is None else (float(threshold[0]), float(threshold[1])),
-        )
+        """Return what `as_json` wrote, without single chips. Raises LookupError, TypeError or ValueError for others."""
+        outcome = document["outcome"]
+        return cls(int(document["iteration"]), None if outcome is None else Outcome.from_json(outcome))
 
 
 @dataclass(slots=True)
@@ -73,6 +73,7 @@ class TrainingState:
 
     iteration: updates that are made; kept: of which the last checkpoint tells. validated, best: the last validation
     and the best checkpoint so far. scaling: of losses in fp16, as its scaler keeps it.
+    search: how good the best one is, and how many validations since brought no better one.
     """
 
     network: Network
@@ -85,6 +86,7 @@ class TrainingState:
     best: Scored | None = None
     own: dict[str, Tensor] | None = None
     scaling: dict[str, float] | None = None
+    search: BestSoFar = field(default_factory=BestSoFar)
 
     @classmethod
     def begin(cls, network: Network, recipe: Recipe) -> TrainingState:
@@ -94,16 +96,21 @@ class TrainingState:
         average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
         return cls(network, optimizer, make_schedule(optimizer, settings), average)
 
-    def take_note(self, checkpoint: Checkpoint) -> None:
-        """Remember how good the present weights are."""
-        self.validated = Scored.of(checkpoint)
-        if checkpoint.is_best:
-            self.best = self.validated
+    def take_note(self, checkpoint: Checkpoint, monitor: Monitor) -> Checkpoint:
+        """Remember how good the present weights are. Returns the checkpoint, which then knows whether it is the best.
 
-    def is_better(self, score: float | None) -> bool:
-        """Tell whether weights of this score are the best so far; where none has one, the last ones are."""
-        best = None if self.best is None else self.best.score
-        return best is None if score is None else best is None or score > best
+        Weights of which nothing is known are the best as long as nothing is known of any.
+        """
+        value = None if checkpoint.outcome is None else checkpoint.outcome.value
+        self.search = self.search.after(checkpoint.iteration, value, monitor)
+        checkpoint = replace(checkpoint, is_best=self.search.iteration == checkpoint.iteration)
+        if checkpoint.is_best:
+            self.best = Scored.of(checkpoint)
+        return checkpoint
+
+    def forget_best(self) -> None:
+        """The best is chosen among what follows."""
+        self.best, self.search = None, BestSoFar()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that are validated and kept, the averaged ones where there are any: copies, on the CPU."""
@@ -176,6 +183,7 @@ class TrainingState:
                 key: None if scored is None else scored.as_json()
                 for key, scored in (("validated", self.validated), ("best", self.best))
             },
+            "search": self.search.as_json(),
             "groups": [
                 {k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]
             ],
@@ -212,6 +220,7 @@ class TrainingState:
         self.scaling = document.get("scaling")
         self.iteration = self.kept = int(document["iteration"])
         self._renew_rates()
+        self.search = BestSoFar.of_json(document["search"])
         set_random_states(_part(tensors, _RANDOM))
 
     def _renew_rates(self) -> None:

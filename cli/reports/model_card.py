@@ -107,6 +107,21 @@ def _training(card: dict[str, Any]) -> None:
         _recipe(training, auxiliary=card["network"]["parameters"]["auxiliary"] > 0)
     miou, iteration = validation["miou"], validation["iteration"]
     _line("validation", "not measured" if miou is None else f"mIoU {miou:.4f} at iteration {iteration:,}")
+    if validation["intervals"] is not None:
+        _intervals(validation)
+
+
+def _intervals(validation: dict[str, Any]) -> None:
+    """How sure the scores are, and what keeps them from being believed."""
+    low_high = validation["intervals"].get("miou")
+    units = f"{validation['units']} {validation['unit']}{'s' if validation['units'] != 1 else ''}"
+    if low_high is not None:
+        low, high = low_high
+        _line("95 % interval", f"mIoU {low:.3f} to {high:.3f}, over {units}, on whole {validation['on']}")
+    if validation["value"] is not None and validation["monitor"] != "miou":
+        _line("chosen by", f"{validation['monitor']} {validation['value']:.4f}")
+    for doubt in validation["doubts"]:
+        _line("doubt", doubt)
 
 
 def _recipe(training: dict[str, Any], *, auxiliary: bool) -> None:

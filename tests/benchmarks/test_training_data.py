@@ -13,11 +13,26 @@ from torch.utils.data import DataLoader
 
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark, CheckReport, Example
-from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
+from aerial_seg.benchmarks.training_data import BANDS, fingerprint, image_scenes, open_split
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.inference.segmenter import Segmenter
+from aerial_seg.inference.settings import SegmentSettings
 from aerial_seg.legend import make_legend
-from aerial_seg.recipe import AugmentationSettings, load_recipe, recipe_names
+from aerial_seg.metrics import ConfusionMatrix
+from aerial_seg.models.build import build_network
+from aerial_seg.models.file import ModelCard, TrainedModel
+from aerial_seg.recipe import (
+    AugmentationSettings,
+    ModelSettings,
+    PredictionSettings,
+    Recipe,
+    load_recipe,
+    recipe_names,
+)
 from aerial_seg.training.crops import ChipStore, CropDataset
+from aerial_seg.training.validation.scenes import validate_scenes
 
 IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
 """Mean and standard deviation of red, green and blue on the scale 0-1, as torchvision states them."""
@@ -172,3 +187,34 @@ def test_shipped_recipes_name_splits_that_exist_and_never_turn_photographs(
         assert len(open_split(benchmark, split)) > 0
     assert recipe.augmentation.flips == "horizontal"
     assert not recipe.augmentation.rot90
+
+
+def test_an_image_is_a_scene_that_is_scored_as_predict_maps_it(tmp_path: Path) -> None:
+    """Tile by tile, mirrored at its rim; the oracle is the Segmenter, on the image as it is stored."""
+    for name, size in (("a", (90, 70)), ("b", (20, 30))):
+        write(tmp_path, "val", name, height=size[0], width=size[1])
+    reader = open_split(Folders(tmp_path), "val")
+    torch.manual_seed(1)
+    settings = ModelSettings(architecture="fcn", encoder="resnet18", output_stride=16, head_channels=8)
+    network = build_network(settings, bands=3, classes=2)
+    card = ModelCard(
+        tool_version="test",
+        recipe=Recipe(model=settings, prediction=PredictionSettings(tile_size=64, batch_size=2)),
+        legend=Folders.legend,
+        bands=BANDS,
+        gsd=None,
+        class_bias=(0.0, 0.0),
+        iteration=1,
+        validation_miou=None,
+        data_fingerprint="none",
+    )
+    tallies = validate_scenes(network, image_scenes(reader), card, device=torch.device("cpu"))
+    engine = EngineSettings("eager", "auto", "cpu")
+    one = Segmenter(Ensemble((TrainedModel(network, card, "0"),)), SegmentSettings(), engine, batch_size=2)
+    for example, score in zip(reader.examples, tallies.scored(), strict=True):
+        with Image.open(example.image) as file:
+            said = one(np.array(file), channels_last=True).classes
+        wanted = ConfusionMatrix(2)
+        wanted.add(reader.benchmark.read_labels(example), said)
+        assert score.name == example.name
+        np.testing.assert_array_equal(score.confusion, wanted.counts)

@@ -28,6 +28,7 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model
 from aerial_seg.recipe import DataSettings, Recipe, parse_recipe
+from aerial_seg.training.manifest import open_manifest
 
 RECIPE = """
 [model]
@@ -138,8 +139,8 @@ def test_what_is_trained_on_is_held_while_it_is_read(
     shutil.copytree(dataset, chips)
     shutil.copy(run / "best.safetensors", weights)
     files = {
-        "image": next((chips / "images").glob("*.tif")),
-        "labels": next((chips / "labels").glob("*.tif")),
+        "image": open_manifest(chips).split("train")[0].image,
+        "labels": open_manifest(chips).split("val")[0].labels,
         "index": chips / "chips.gpkg",
         "weights": weights,
     }

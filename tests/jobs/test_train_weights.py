@@ -49,7 +49,7 @@ learning_rate = 1e-9
 weight_decay = 0.0
 validate_every = 1
 [prediction]
-tile_size = 64
+tile_size = 256
 """
 """One step so short that the weights stay what they were."""
 

@@ -14,7 +14,7 @@ from aerial_seg.recipe import ModelSettings
 from aerial_seg.training import chip_maps
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.chip_maps import ChipMaps
-from aerial_seg.training.validation import validate
+from aerial_seg.training.validation.chips import validate
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def test_maps_are_those_that_validation_counts_and_the_network_goes_on_untouched
         _, labels = chips[number]
         drawn = ConfusionMatrix(3)
         drawn.add(labels.numpy(), predicted)
-        counted, _ = validate(other, chips[number : number + 1], classes=3, device=CPU)
+        counted = validate(other, chips[number : number + 1], classes=3, device=CPU).matrix()
         assert np.array_equal(drawn.counts, counted.counts)
         assert predicted.shape == labels.shape
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.ensemble import Ensemble
+from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.models.file import ModelCard, TrainedModel, load_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.receptive_field.field import Reach, ReceptiveField, receptive_field
+from aerial_seg.models.validated import Validated
 from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
-from aerial_seg.tiling.plan import tile_shape
 
 _IMPORTED = "imported from "
 """What the data fingerprint of a model begins with that was not trained here."""
@@ -38,7 +40,8 @@ def model_card(path: Path) -> dict[str, Any]:
     training: origin (trained or imported); source (of imported weights); data; initial_weights; the recipe's
         iterations, crop, batch_size, optimizer, learning_rate, weight_decay, auxiliary_weight, dice_weight,
         class_weights, ema_decay, seed and augmentation, all null where the weights were imported.
-    validation: miou, iteration.
+    validation: miou, iteration; on (chips or scenes), monitor and value (what the checkpoint was chosen by), unit and
+        units (what the intervals were drawn from), intervals (95 %, by score), doubts; null in older files.
     file: bytes, sha256, schema_version, tool_version, data_fingerprint, notes (what loading it left out).
 
     Raises InputError for a file that `predict` would not take.
@@ -49,7 +52,7 @@ def model_card(path: Path) -> dict[str, Any]:
     return {
         **_flat(path, model),
         "network": _network(card.recipe.model, network, field),
-        "prediction": _prediction(card, network, field),
+        "prediction": _prediction(model, field),
         "input": {
             "bands": [{"number": k, **band.model_dump()} for k, band in enumerate(card.bands, start=1)],
             "gsd_m": card.gsd,
@@ -61,7 +64,7 @@ def model_card(path: Path) -> dict[str, Any]:
             ]
         },
         "training": _training(card),
-        "validation": {"miou": card.validation_miou, "iteration": card.iteration},
+        "validation": _validation(card),
         "file": {
             "bytes": path.stat().st_size,
             "sha256": model.sha256,
@@ -131,10 +134,10 @@ def _reach(reach: Reach | None) -> dict[str, int] | None:
     return None if reach is None else {"first": reach.first, "last": reach.last, "side": reach.side}
 
 
-def _prediction(card: ModelCard, network: Network, field: ReceptiveField) -> dict[str, Any]:
-    wanted = card.prediction
+def _prediction(model: TrainedModel, field: ReceptiveField) -> dict[str, Any]:
+    wanted = model.card.prediction
     try:
-        shape = tile_shape(network.geometry, wanted.tile_size, halo=wanted.halo, overlap=wanted.overlap)
+        shape, _ = choose_tile(Ensemble((model,)), tile_size=None, halo=None, overlap=None)
     except SettingsError as error:
         sizes = dict.fromkeys(("halo", "overlap", "halo_covers"))
         return {
@@ -151,6 +154,11 @@ def _prediction(card: ModelCard, network: Network, field: ReceptiveField) -> dic
         "batch_size": wanted.batch_size,
         "problem": None,
     }
+
+
+def _validation(card: ModelCard) -> dict[str, Any]:
+    told = dict.fromkeys(Validated.model_fields) if card.validated is None else card.validated.model_dump()
+    return {"miou": card.validation_miou, "iteration": card.iteration, **told}
 
 
 def _training(card: ModelCard) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class ChipCutter:
         self.unlabelled = 0
         self.partly: list[str] = []
         self.collars: list[str] = []
+        self.shapes: dict[int, tuple[int, int]] = {}
+        """Rows and columns of the grid that each source was cut on."""
         self._stems: dict[str, int] = {}
         self._ignores_case = ignores_case(root)
 
@@ -60,6 +62,7 @@ class ChipCutter:
             raster.resample(grid)
             # Footprints, labels and chips lie where QGIS shows the raster.
             grid = grid.for_polygons()
+            self.shapes[index] = grid.shape
             for window in chip_windows(height=grid.height, width=grid.width, size=size):
                 box = grid.window(top=window.top, left=window.left, height=size, width=size)
                 image, valid = raster.read(top=window.top, left=window.left, height=size, width=size)

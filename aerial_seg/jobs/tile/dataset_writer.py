@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,11 @@ from aerial_seg.training.manifest import (
     Source,
     chip_paths,
 )
+from aerial_seg.training.validation.ground import count_pieces, touching
 from aerial_seg.vectors.files import write_errors
 from aerial_seg.version import __version__
 
+_USUAL_BLOCK, _FEWEST_BLOCKS = 2, 4
 _SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
 """Told apart by eyes of any kind, on green and on grey ground."""
 _SPLIT_STYLE = class_polygons(
@@ -53,11 +55,12 @@ _SPLIT_STYLE = class_polygons(
 
 @dataclass(frozen=True, slots=True)
 class _Chips:
-    """The chips that stay: records, splits and outlines in one CRS."""
+    """The chips that stay: records, splits, outlines in one CRS, and the number of the split block of each."""
 
     records: list[ChipRecord]
     splits: list[str]
     places: list[Any]
+    blocks: list[int]
 
     def of(self, split: str) -> list[ChipRecord]:
         return [record for record, own in zip(self.records, self.splits, strict=True) if own == split]
@@ -71,6 +74,7 @@ def assemble(
     places, crs, note = _common_places(cutter.records, infos)
     notes += [note] if note else []
     chips = _split(cutter.records, infos, places, settings, notes, work)
+    notes += _note_on_pieces(chips, settings)
     class_pixels = {
         split: {name: sum(int(r.counts[k]) for r in chips.of(split)) for k, name in enumerate(legend.names)}
         for split in SPLITS
@@ -96,7 +100,7 @@ def assemble(
         chip_size=settings.chip_size,
         split_by=settings.split_by,
         seed=settings.seed,
-        sources=tuple(_source(info) for info in infos),
+        sources=tuple(_source(info, cutter.shapes[k]) for k, info in enumerate(infos)),
         class_pixels=class_pixels,
         notes=tuple(notes),
         fingerprint=_fingerprint(frame, bands),
@@ -157,12 +161,14 @@ def _split(
 ) -> _Chips:
     """The chips that stay; those that overlap a weightier split are deleted and counted."""
     shares = settings.shares()
+    units = _units(records, places, len(infos), settings, notes)
     splits = assign_splits(
-        _units(records, places, len(infos), settings),
+        units,
         [public_name(infos[record.source].path) for record in records],
         np.array([record.counts for record in records]),
         **shares,
         seed=settings.seed,
+        touching=touching(places),
     )
     left_out = set(overlapping(places, splits))
     if left_out:
@@ -183,24 +189,64 @@ def _split(
                 f"no chip is left for {name}: there are too few {settings.split_by}s; "
                 f"use smaller chips ({setting('chip_size')}) or smaller blocks ({setting('block')})"
             )
-    return _Chips([records[i] for i in stay], [splits[i] for i in stay], [places[i] for i in stay])
+    numbers = {unit: k for k, unit in enumerate(dict.fromkeys(units))}
+    return _Chips(
+        [records[i] for i in stay],
+        [splits[i] for i in stay],
+        [places[i] for i in stay],
+        [numbers[units[i]] for i in stay],
+    )
 
 
 def _units(
-    records: Sequence[ChipRecord], places: Sequence[Any], sources: int, settings: TileSettings
+    records: Sequence[ChipRecord],
+    places: Sequence[Any],
+    sources: int,
+    settings: TileSettings,
+    notes: list[str],
 ) -> list[Hashable]:
     """What is never divided, per chip: its source, or the square of ground that its centre lies in."""
     if settings.split_by == "source":
         return [record.source for record in records]
+    if settings.block is not None:
+        return _blocks(records, places, sources, side=settings.block)
+    usual = _blocks(records, places, sources, side=_USUAL_BLOCK)
+    least = min((share.fraction for share in settings.shares().values() if share.fraction), default=1.0)
+    if least * len(set(usual)) >= _FEWEST_BLOCKS:
+        return usual
+    notes.append(
+        f"split blocks are single chips: of {_USUAL_BLOCK} × {_USUAL_BLOCK} chips there are {len(set(usual))}, too few "
+        f"to spread validation and test over the ground ({setting('block', _USUAL_BLOCK)} takes them all the same)"
+    )
+    return _blocks(records, places, sources, side=1)
+
+
+def _blocks(
+    records: Sequence[ChipRecord], places: Sequence[Any], sources: int, *, side: int
+) -> list[Hashable]:
+    """The square of side × side chips that each chip lies in."""
     if sources == 1:
         cells = [record.window for record in records]
-        return [(cell.row // settings.block, cell.col // settings.block) for cell in cells]
+        return [(cell.row // side, cell.col // side) for cell in cells]
     # Blocks of several rasters are squares of one common ground, laid out from its south-west corner.
     left, bottom, right, top = shapely.bounds(np.asarray(places, dtype=object)).T
-    side = settings.block * max((right - left).max(), (top - bottom).max())
-    cols = ((left + right) / 2 - left.min()) // side
-    rows = ((bottom + top) / 2 - bottom.min()) // side
+    length = side * max((right - left).max(), (top - bottom).max())
+    cols = ((left + right) / 2 - left.min()) // length
+    rows = ((bottom + top) / 2 - bottom.min()) // length
     return list(zip(rows.tolist(), cols.tolist(), strict=True))
+
+
+def _note_on_pieces(chips: _Chips, settings: TileSettings) -> Iterator[str]:
+    """A split that lies in one place says little of the others."""
+    for split, name in (("val", "validation"), ("test", "test")):
+        own = [place for place, its in zip(chips.places, chips.splits, strict=True) if its == split]
+        if own and count_pieces(own) == 1 and len(own) < len(chips.places):
+            by_blocks = settings.split_by == "block" and settings.shares()[split].pattern is None
+            block = f", smaller {setting('block')}" if by_blocks else ""
+            yield (
+                f"all {name} chips ({len(own)}) are one adjacent piece of ground: a score on it can be far off on "
+                f"ground that looks different; use more {setting(split)}{block}, or keep another raster for it"
+            )
 
 
 def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[str, list[Any]]:
@@ -211,6 +257,7 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
         "source": [infos[r.source].path for r in records],
         "row": [r.window.row for r in records],
         "col": [r.window.col for r in records],
+        "block": chips.blocks,
         "valid_px": [r.valid for r in records],
     }
     for k, entry in enumerate(legend.entries):
@@ -222,7 +269,7 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
     return columns
 
 
-def _source(info: RasterInfo) -> Source:
+def _source(info: RasterInfo, cut: tuple[int, int]) -> Source:
     inner = find_subdataset(info.path)
     path, grid = Path(info.path if inner is None else inner.file), info.grid
     return Source(
@@ -231,13 +278,16 @@ def _source(info: RasterInfo) -> Source:
         height=grid.height,
         crs=None if grid.crs is None else grid.crs.to_string(),
         bytes=path.stat().st_size if path.is_file() else None,
+        cut_width=cut[1],
+        cut_height=cut[0],
     )
 
 
 def _fingerprint(frame: dict[str, list[Any]], bands: BandAccumulator) -> str:
     """SHA-256 over the index and the statistics: equal for equal chips, wherever they lie."""
     facts = {
-        "index": {key: column for key, column in frame.items() if key != "source"},
+        # The block follows from the others: datasets of before it was told have the fingerprints that they had.
+        "index": {key: column for key, column in frame.items() if key not in ("source", "block")},
         "bands": [band.model_dump() for band in bands.bands()],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

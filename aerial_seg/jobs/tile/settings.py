@@ -50,7 +50,15 @@ class TileSettings:
             "What is never divided between training, validation and test: squares of chips, or whole rasters."
         ),
     ] = "block"
-    block: Annotated[int, Setting("Side of a split block.", low=1, high=MOST_PIXELS, metavar="CHIPS")] = 2
+    block: Annotated[
+        int | None,
+        Setting(
+            "Side of a split block. Default: 2, or 1 where validation or test ground would be fewer than 4 blocks.",
+            low=1,
+            high=MOST_PIXELS,
+            metavar="CHIPS",
+        ),
+    ] = None
     val: Annotated[
         str,
         Setting(

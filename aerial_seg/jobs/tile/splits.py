@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +17,9 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
 
 _ORDERINGS_TRIED = 64
+_AS_BALANCED = 0.05
+"""Orders whose largest difference of a class's share is within this of the best are equally balanced: of them the one
+is taken whose blocks lie most scattered."""
 _TOUCHING = 1e-3
 """Chips that share less than this part of their area only touch."""
 
@@ -86,25 +89,33 @@ def assign_splits(
     val: Share,
     test: Share,
     seed: int,
+    touching: Iterable[tuple[int, int]] = (),
 ) -> list[str]:
     """Give each chip a split, such that all chips of a unit (spatial block or source) share one.
 
-    units, sources: per chip, its unit and its source's file name. counts (chips, classes): labelled pixels. Of a
-    fixed number of seeded orders the one is taken whose splits have the most equal class shares. Every split that
-    was asked for gets a unit while there are enough, training first. Raises SettingsError as `match_sources`.
+    units, sources: per chip, its unit and its source's file name. counts (chips, classes): labelled pixels. touching:
+    pairs of chips that lie beside each other. Of a fixed number of seeded orders those are compared whose splits have
+    the most equal class shares, and the one is taken whose validation and test units touch least: one adjacent piece
+    of ground says little of another. Every split that was asked for gets a unit while there are enough, training
+    first. Raises SettingsError as `match_sources`.
     """
     splits = match_sources(sources, val=val, test=test)
     free = [i for i, split in enumerate(splits) if split == "train"]
     wanted = {name: share.fraction for name, share in (("val", val), ("test", test)) if share.fraction > 0}
     if wanted:
-        chosen = _choose_units([units[i] for i in free], counts[free], wanted, seed)
+        beside = {(units[a], units[b]) for a, b in touching}
+        chosen = _choose_units([units[i] for i in free], counts[free], wanted, seed, beside)
         for i in free:
             splits[i] = chosen.get(units[i], "train")
     return splits
 
 
 def _choose_units(
-    units: Sequence[Hashable], counts: NDArray[np.int64], wanted: dict[str, float], seed: int
+    units: Sequence[Hashable],
+    counts: NDArray[np.int64],
+    wanted: dict[str, float],
+    seed: int,
+    beside: Set[tuple[Hashable, Hashable]],
 ) -> dict[Hashable, str]:
     names = list(dict.fromkeys(units))
     index = {unit: k for k, unit in enumerate(names)}
@@ -112,15 +123,24 @@ def _choose_units(
     pixels = np.zeros((len(names), counts.shape[1]))
     for unit, row in zip(units, counts, strict=True):
         pixels[index[unit]] += row
+    known = [(index[a], index[b]) for a, b in beside if a != b and {a, b} <= index.keys()]
+    pairs = np.array(known, np.int64).reshape(-1, 2)
     random = np.random.default_rng(seed)
-    best: tuple[float, dict[int, str]] | None = None
-    for _ in range(_ORDERINGS_TRIED):
-        taken = _take(random.permutation(len(names)), chips, wanted)
-        badness = _imbalance(pixels, taken, list(wanted))
-        if best is None or badness < best[0]:
-            best = badness, taken
-    assert best is not None
-    return {names[k]: split for k, split in best[1].items()}
+    tried = [_take(random.permutation(len(names)), chips, wanted) for _ in range(_ORDERINGS_TRIED)]
+    badness = [_imbalance(pixels, taken, list(wanted)) for taken in tried]
+    good = [k for k, bad in enumerate(badness) if bad <= min(badness) + _AS_BALANCED]
+    best = min(good, key=lambda k: (_crowding(pairs, tried[k], units=len(names)), badness[k], k))
+    return {names[k]: split for k, split in tried[best].items()}
+
+
+def _crowding(pairs: NDArray[np.int64], taken: dict[int, str], *, units: int) -> int:
+    """How many pairs of units that touch are in one and the same split, training apart."""
+    splits = {name: k for k, name in enumerate(sorted(set(taken.values())), start=1)}
+    of_unit = np.zeros(units, np.int64)
+    for unit, split in taken.items():
+        of_unit[unit] = splits[split]
+    first, second = of_unit[pairs[:, 0]], of_unit[pairs[:, 1]]
+    return int(((first == second) & (first > 0)).sum())
 
 
 def _take(order: NDArray[np.int64], chips: NDArray[np.int64], wanted: dict[str, float]) -> dict[int, str]:

@@ -104,7 +104,7 @@ def in_company(
 def train_along(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None = None) -> Computing:
     """Train as one of several processes: the state comes from the first one, which validates and writes."""
     computing = plan.computing()
-    opened = open_dataset(dataset, recipe.data)
+    opened = open_dataset(dataset, recipe)
     network = own
     if network is None:
         settings = recipe.model.model_copy(update={"weights": "none"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,32 @@ from typing import Any
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark
-from aerial_seg.benchmarks.training_data import BANDS, fingerprint, open_split
+from aerial_seg.benchmarks.training_data import BANDS, fingerprint, image_scenes, open_split
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
-from aerial_seg.recipe import DataSettings
+from aerial_seg.recipe import DataSettings, Recipe
 from aerial_seg.training.crops import ChipReader, ChipStore
 from aerial_seg.training.loop import TrainingData
 from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
+from aerial_seg.training.validation.chip_scenes import chip_scenes
+from aerial_seg.training.validation.ground import ground_of
+from aerial_seg.training.validation.outcome import ValidationGround
+from aerial_seg.training.validation.scenes import Scene
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationData:
+    """Hold what checkpoints can be judged on.
+
+    ground: what the samples are. class_pixels: labelled pixels by class name, where they are counted. scenes: gives
+    the scenes that they lie in, and notes, for a folder that lasts and a tile's side.
+    """
+
+    ground: ValidationGround
+    class_pixels: Mapping[str, int] | None
+    scenes: Callable[[Path, int], tuple[tuple[Scene, ...], tuple[str, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +46,7 @@ class Dataset:
 
     gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
     its images and labels, which are read again and again. overfit: how many chips it was cut down to, see overfit.
+    validation: None without validation chips.
     """
 
     data: TrainingData
@@ -37,6 +56,7 @@ class Dataset:
     fingerprint: str
     files: tuple[Path, ...]
     overfit: int | None = None
+    validation: ValidationData | None = None
 
     def extent(self) -> dict[str, Any]:
         """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.
@@ -63,9 +83,10 @@ def _stat(file: Path) -> os.stat_result:
         raise InputError(f"{file} is gone; put it back, or run `aerial-seg tile` again") from error
 
 
-def open_dataset(root: Path, settings: DataSettings) -> Dataset:
+def open_dataset(root: Path, recipe: Recipe) -> Dataset:
     """Return the data that the recipe asks for. Raises InputError when the folder holds data of the other kind."""
     check_input(root)
+    settings = recipe.data
     holds_chips = (root / DOCUMENT).is_file()
     if settings.benchmark is None:
         found = None if holds_chips else _recognise(root)
@@ -74,7 +95,7 @@ def open_dataset(root: Path, settings: DataSettings) -> Dataset:
                 f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; "
                 f"use a recipe for it such as {found.name}/deeplabv3"
             )
-        return _open_chips(root, settings)
+        return _open_chips(root, settings, by_scenes=recipe.training.validate_on == "scenes")
     if holds_chips:
         raise InputError(
             f"{root} is a chip dataset, but the recipe trains on the benchmark {settings.benchmark}; "
@@ -95,7 +116,7 @@ def _recognise(root: Path) -> Benchmark | None:
     return None
 
 
-def _open_chips(root: Path, settings: DataSettings) -> Dataset:
+def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Dataset:
     manifest = open_manifest(root)
     document = manifest.document
     for key, name in (("train", settings.train), ("val", settings.val)):
@@ -116,8 +137,24 @@ def _open_chips(root: Path, settings: DataSettings) -> Dataset:
         names=document.legend.names,
         val_names=tuple(chip.name for chip in val_chips),
     )
-    files = [file for chip in (*train_chips, *val_chips) for file in (chip.image, chip.labels)]
-    return Dataset(data, document.legend, document.bands, document.gsd, document.fingerprint, tuple(files))
+    validation = None
+    if val_chips:
+        validation = ValidationData(
+            ground_of(manifest, settings.val),
+            document.class_pixels.get(settings.val),
+            lambda folder, side: chip_scenes(manifest, settings.val, folder, side=side),
+        )
+    # The images of all splits are seen around validation scenes.
+    seen = manifest.chips if by_scenes else (*train_chips, *val_chips)
+    return Dataset(
+        data=data,
+        legend=document.legend,
+        bands=document.bands,
+        gsd=document.gsd,
+        fingerprint=document.fingerprint,
+        files=tuple(file for chip in seen for file in (chip.image, chip.labels)),
+        validation=validation,
+    )
 
 
 def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
@@ -130,4 +167,7 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         val_names=tuple(example.name for example in readers[1].examples),
     )
     files = tuple(file for reader in readers for example in reader.examples for file in example.files)
-    return Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers), files)
+    validation = ValidationData(
+        ValidationGround.of_images(data.val_names), None, lambda folder, side: (image_scenes(readers[1]), ())
+    )
+    return Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers), files, validation=validation)

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,8 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
+from aerial_seg.inference.tile_choice import stitched_prediction
+from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.train.company import Plan, in_company, train_along
 from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.environment import environment
@@ -35,6 +37,7 @@ from aerial_seg.jobs.train.run_folder import (
 )
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.train.time_limit import iterations_within
+from aerial_seg.jobs.train.validation import open_validator
 from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, to_device
@@ -46,7 +49,6 @@ from aerial_seg.progress import Progress, ProgressBar, announce, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.geometry import ModelGeometry
-from aerial_seg.tiling.plan import tile_shape
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
@@ -64,7 +66,9 @@ from aerial_seg.version import __version__
 class TrainReport:
     """Tell what `train` made. threshold is that of the best checkpoint when the recipe asked to calibrate it.
 
-    notes: what it started from, and what of that was adapted or left out.
+    iterations: that it made; fewer than the recipe's where its patience was over. notes: what it started from, and what
+    of that was adapted or left out. intervals: of the scores, at 95 %. doubts: what keeps these from being believed,
+    and why a threshold stayed 0.5.
     """
 
     run: Path
@@ -74,6 +78,8 @@ class TrainReport:
     scores: Scores | None
     threshold: float | None
     notes: tuple[str, ...] = ()
+    intervals: Intervals | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def train(
@@ -91,7 +97,8 @@ def train(
 
     dataset: what `tile` made or, for a recipe with data.benchmark, the folder of that benchmark as its publishers ship
     it. recipe: also the name of a shipped one, or a .toml file. callbacks: are told of every update and validation.
-    Best is by validation mIoU; without validation chips it is the last.
+    Best is by the recipe's training.monitor, validation mIoU unless it says otherwise; without validation chips it is
+    the last.
 
     network: one's own in place of the one that recipe.model says: a Network, or any module that makes logits of images
     (N,C,H,W) together with their geometry. Its model files name its class: `load` and `load_model` take them with a
@@ -113,14 +120,19 @@ def train(
         return _look_on(plan, dataset, asked, own)
     ready = prepare((dataset, asked, own), run, settings, plan, before)
     asked, opened, beginning = ready.recipe, ready.dataset, ready.beginning
-    stopping = Stopping()
-    with locked(run), stopping.listening():
+    stopping, as_written = Stopping(), beginning.recipe
+    with (
+        open_validator(opened, as_written, beginning.network) as validator,
+        locked(run),
+        stopping.listening(),
+    ):
+        opened = replace(opened, data=replace(opened.data, validator=validator))
         require_as_before(run, before, settings)
         folder = RunFolder(run, before, ready.job)
         if before is None:
             folder.begin(_first_facts(begun, beginning, opened, asked, plan, settings))
         folder.extend(settings.extend)
-        recipe = with_iterations(asked, folder.iterations)
+        recipe = with_iterations(as_written, folder.iterations)
         state = TrainingState.begin(beginning.network, recipe)
         around = _Around(plan, (dataset, asked, own), settings, ready.still, progress, callbacks, stopping)
         return _go_on(folder, state, opened, recipe, around)
@@ -156,7 +168,7 @@ def prepare(
         check_weights(recipe.model)
         check_freezing(recipe)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
-    opened = open_dataset(dataset, recipe.data)
+    opened = open_dataset(dataset, recipe)
     if settings.overfit is not None:
         opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
     still.add(opened.files)
@@ -271,16 +283,25 @@ def _go_on(
 def _report(
     folder: RunFolder, state: TrainingState, recipe: Recipe, models: ModelFiles, notes: Sequence[str]
 ) -> TrainReport:
-    best = state.best
+    best, iterations = state.best, recipe.training.iterations
     assert best is not None
+    if state.iteration < iterations:
+        notes = [
+            *notes,
+            f"stopped at iteration {state.iteration:,} of {iterations:,}: {state.search.since} validations in a row "
+            f"brought no better {recipe.training.monitor} than iteration {best.iteration:,}",
+        ]
+    outcome = best.outcome
     return TrainReport(
         run=folder.folder,
         model=folder.folder / BEST,
-        iterations=recipe.training.iterations,
+        iterations=state.iteration,
         best_iteration=best.iteration,
         scores=best.scores,
-        threshold=models.threshold(best),
+        threshold=best.threshold,
         notes=tuple(notes),
+        intervals=None if outcome is None else outcome.intervals,
+        doubts=() if outcome is None else outcome.notes,
     )
 
 
@@ -355,9 +376,13 @@ class _Bar(Callback):
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Hold the untrained network with the weights that it starts from; sha256: of their file, if they are one's."""
+    """Hold the untrained network with the weights that it starts from; sha256: of their file, if they are one's.
+
+    recipe: with a tile that the network stitches well.
+    """
 
     network: Network
+    recipe: Recipe
     notes: tuple[str, ...] = ()
     sha256: str | None = None
 
@@ -370,14 +395,16 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
     counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
     network = given if given is not None else build_network(settings, **counts)
     network.geometry.check_side(recipe.training.crop)
-    prediction = recipe.prediction
-    tile_shape(network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap)
-    frozen = Freezing(network, recipe.training).notes
+    prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
+    frozen = (*grown, *Freezing(network, recipe.training).notes)
+    recipe = recipe.model_copy(update={"prediction": prediction})
     if given is not None:
         check_shapes(given, side=recipe.training.crop, **counts)
     if file is None:
-        return Beginning(network, frozen)
+        return Beginning(network, recipe, frozen)
     bands = [band.name for band in dataset.bands]
     notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
     with file.open("rb") as content:
-        return Beginning(network, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest())
+        return Beginning(
+            network, recipe, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest()
+        )

@@ -73,8 +73,8 @@ class RunKeeper:
             stage,
             iteration=state.iteration,
             best_iteration=None if best is None else best.iteration,
-            validation=None if best is None or best.scores is None else best.scores.as_json(),
-            threshold=None if best is None else self._models.threshold(best),
+            validation=None if best is None or best.outcome is None else best.outcome.as_json(),
+            threshold=None if best is None else best.threshold,
         )
 
     def stop(self) -> None:

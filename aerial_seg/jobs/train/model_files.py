@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from safetensors.torch import load
@@ -11,10 +12,12 @@ from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card, save_model
 from aerial_seg.models.network import Network
+from aerial_seg.models.validated import Validated
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.state import Scored, TrainingState
-from aerial_seg.training.validation import threshold_bias
+from aerial_seg.training.validation.calibration import threshold_bias
+from aerial_seg.training.validation.outcome import Outcome
 from aerial_seg.version import __version__
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -67,7 +70,7 @@ class ModelFiles:
         if best.iteration == done:
             save_model(weights, self._card(best), self._folder / BEST)
             return ()
-        state.best = None
+        state.forget_best()
         return (
             f"{self._folder / BEST} is not that of iteration {best.iteration:,} any more; "
             "the best is chosen among what follows",
@@ -84,12 +87,6 @@ class ModelFiles:
                 # Not load_file: its tensors keep the file open that is to be replaced.
                 save_model(load(path.read_bytes()), wanted, path)
 
-    def threshold(self, scored: Scored) -> float | None:
-        """Return the calibrated threshold, if the recipe asks for one and the classes are two."""
-        if not self._recipe.training.calibrate or scored.threshold is None:
-            return None
-        return scored.threshold[0]
-
     def _iteration(self, name: str) -> int | None:
         card = self._card_of(name)
         return None if card is None else card.iteration
@@ -103,7 +100,7 @@ class ModelFiles:
 
     def _card(self, scored: Scored) -> ModelCard:
         dataset = self._dataset
-        threshold = self.threshold(scored)
+        threshold = scored.threshold
         zero = (0.0,) * len(dataset.legend)
         scores = scored.scores
         return ModelCard(
@@ -113,10 +110,24 @@ class ModelFiles:
             legend=dataset.legend,
             bands=dataset.bands,
             gsd=dataset.gsd,
-            class_bias=zero if threshold is None else threshold_bias(threshold),
+            class_bias=zero if threshold in (None, 0.5) else threshold_bias(threshold),
             iteration=scored.iteration,
             validation_miou=scores.miou if scores is not None and scores.counted else None,
+            validated=None if scored.outcome is None else self._validated(scored.outcome),
             data_fingerprint=dataset.fingerprint,
             finished=False,
             overfit=dataset.overfit,
+        )
+
+    def _validated(self, outcome: Outcome) -> Validated:
+        training, told = self._recipe.training, outcome.intervals
+        known = {name: None if math.isnan(ends[0]) else ends for name, ends in told.of_all.items()}
+        return Validated(
+            on=training.validate_on,
+            monitor=training.monitor,
+            value=outcome.value,
+            unit=told.unit,
+            units=told.units,
+            intervals=known,
+            doubts=outcome.notes,
         )

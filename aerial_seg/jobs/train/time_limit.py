@@ -19,7 +19,7 @@ from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.fabric import Computing
 from aerial_seg.training.loop import TrainingData, run_training
 from aerial_seg.training.state import TrainingState
-from aerial_seg.training.validation import validate
+from aerial_seg.training.validation.chips import validate
 
 SHARE = 0.95
 """Of the time: the rest is for checkpoints, curves, and a machine that is not always as fast."""
@@ -134,6 +134,9 @@ def _seconds_per_step(
 
 
 def _validate_once(network: Network, data: TrainingData, device: torch.device) -> None:
+    if data.validator is not None:
+        data.validator(network, device)
+        return
     assert data.val is not None
     validate(network, data.val, classes=len(data.names), device=device)
 

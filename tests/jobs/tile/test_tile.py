@@ -23,6 +23,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import SPLITS, open_manifest
+from aerial_seg.training.validation.ground import count_pieces
 
 if TYPE_CHECKING:
     from tests.conftest import PolygonFile, RasterFile
@@ -279,3 +280,50 @@ def test_classes_that_differ_in_capitals_only_have_columns_of_their_own(
     )
     frame = index(run([image], path))
     assert {"px_A_1", "px_a_2", "px_background"} <= set(frame.columns)
+
+
+def test_small_ground_is_split_in_single_chips_so_that_validation_is_no_one_place(
+    raster_file: RasterFile, polygons: Path
+) -> None:
+    """35 chips are 12 blocks of 2 × 2, of which 15 % are two: until now validation was one or two places."""
+    image = raster_file("a.tif", scene())
+    report = run([image], polygons, replace(SETTINGS, block=None))
+    assert TileSettings().block is None
+    (said,) = (note for note in report.notes if "split blocks are single chips" in note)
+    assert "of 2 × 2 chips there are 12, too few to spread" in said
+    frame = index(report)
+    assert frame.block.nunique() == len(frame) == 35
+    for split in ("val", "test"):
+        own = frame[frame.split == split]
+        assert len(own) >= 4
+        assert (count_pieces(list(own.geometry)) or 0) >= 3
+    asked = run([image], polygons, replace(SETTINGS, block=2, overwrite=True))
+    assert not any("split blocks are single chips" in note for note in asked.notes)
+    frame = index(asked)
+    assert frame.block.nunique() == 12
+    assert (frame.groupby("block").split.nunique() == 1).all()
+    assert frame[["row", "col"]].floordiv(2).apply(tuple, axis=1).groupby(frame.block).nunique().max() == 1
+
+
+def test_one_adjacent_piece_of_validation_ground_is_told(raster_file: RasterFile, polygons: Path) -> None:
+    paths = [raster_file(f"{name}.tif", scene(40, 60, seed=k), transform=at(30 * k, 0))
+             for k, name in enumerate(["west", "middle", "east"])]  # fmt: skip
+    report = run(paths, polygons, replace(SETTINGS, split_by="source", val="middle.tif", test="0"))
+    (said,) = (note for note in report.notes if "one adjacent piece of ground" in note)
+    assert said.startswith("all validation chips (6) are one adjacent piece of ground")
+    assert "`val`" in said
+    assert "`block`" not in said
+    spread = run(paths, polygons, replace(SETTINGS, block=1, val="0.3", test="0", overwrite=True))
+    assert not any("one adjacent piece" in note for note in spread.notes)
+
+
+def test_the_fingerprint_does_not_know_the_blocks(raster_file: RasterFile, polygons: Path) -> None:
+    """The same chips in the same splits are the same data, whatever their split blocks are called."""
+    image = raster_file("a.tif", scene())
+    made = [
+        run([image], polygons, replace(SETTINGS, block=block, val="0", test="0", overwrite=True))
+        for block in (1, 2)
+    ]
+    prints = [open_manifest(report.dataset).document.fingerprint for report in made]
+    assert prints[0] == prints[1]
+    assert len({chip.block for chip in open_manifest(made[1].dataset).chips}) == 12

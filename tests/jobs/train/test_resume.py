@@ -22,8 +22,8 @@ from aerial_seg.jobs.train.keeper import RunKeeper
 from aerial_seg.jobs.train.run_folder import read_run
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.recipe import Recipe
-from aerial_seg.training import loop
 from aerial_seg.training.callbacks import Callback, Step
+from aerial_seg.training.validation import validator
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGUSR1"), reason="a process cannot be asked so to end here"
@@ -69,7 +69,7 @@ class Stopping(Callback):
 def stopped(stop: Stop) -> Iterator[Stopping]:
     """Inside, files are renamed up to the stop's, validations take place up to it, and a kill leaves no last word."""
     renames, validations = 0, 0
-    replace, validate = durable.replace, loop.validate
+    replace, validate = durable.replace, validator.validate
 
     def counted_replace(source: Path, target: Path) -> None:
         nonlocal renames
@@ -90,7 +90,7 @@ def stopped(stop: Stop) -> Iterator[Stopping]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "replace", counted_replace)
-        patch.setattr(loop, "validate", counted_validate)
+        patch.setattr(validator, "validate", counted_validate)
         if stop.how in ("kill", "rename"):
             patch.setattr(RunKeeper, "stop", lambda self: None)
         yield Stopping(stop)

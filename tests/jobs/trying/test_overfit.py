@@ -55,7 +55,7 @@ def test_an_unfinished_run_of_other_chips_is_no_run_to_go_on_with(
 
 
 def test_crops_of_such_a_run_are_the_chips_as_they_are(chips: Path, recipe: Recipe) -> None:
-    few = few_chips(open_dataset(chips, recipe.data), 3)
+    few = few_chips(open_dataset(chips, recipe), 3)
     plain = without_augmentation(recipe)
     crops = CropDataset(few.data.train, length=6, crop=64, augmentation=plain.augmentation, seed=0)
     seen = set()
@@ -70,7 +70,7 @@ def test_crops_of_such_a_run_are_the_chips_as_they_are(chips: Path, recipe: Reci
 
 def test_the_chips_are_those_that_show_most(chips: Path, recipe: Recipe) -> None:
     """Buildings lie on the upper half only: without a choice there might be nothing to learn."""
-    few = few_chips(open_dataset(chips, recipe.data), 2)
+    few = few_chips(open_dataset(chips, recipe), 2)
     assert few.data.val is not None
     for k in range(2):
         assert set(np.unique(few.data.train[k][1])) == {0, 1}

@@ -1,54 +1,28 @@
-"""Validation on whole chips: the exact confusion matrix, and the decision threshold of two-class models."""
+"""Validation on whole chips: what the network makes of each, counted so that any threshold can be scored."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from aerial_seg.inference.device.upsample import first_largest
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.legend import IGNORE
-from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.device import OutOfMemory, batch_to_device, has_own_memory, release_memory
 from aerial_seg.models.network import Network
 from aerial_seg.training.crops import Sample, Samples
+from aerial_seg.training.validation.tallies import ChipTally, Tallies
 
 Result = TypeVar("Result")
 
-THRESHOLDS = np.arange(0.05, 0.951, 0.01)
 _PIXELS_AT_ONCE = 1 << 19
 """Of chips that run together on a device: 8 of 256 pixels a side, which keep it busy and fit where training did."""
 _VALUES_AT_ONCE = 1 << 24
 """Logits at full size, likewise: 64 MiB."""
-
-
-class ThresholdCurve:
-    """Counts of two-class decisions at each threshold on the probability of channel 1."""
-
-    def __init__(self) -> None:
-        self._truth_by_bin = np.zeros((2, len(THRESHOLDS) + 1), np.int64)
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """logits (N,2,H,W), labels (N,H,W)."""
-        probability = torch.sigmoid(logits[:, 1] - logits[:, 0]).cpu().numpy()
-        truth = labels.cpu().numpy()
-        known = truth != IGNORE
-        bins = np.searchsorted(THRESHOLDS, probability[known], side="left")
-        flat = truth[known] * (len(THRESHOLDS) + 1) + bins
-        self._truth_by_bin += np.bincount(flat, minlength=self._truth_by_bin.size).reshape(2, -1)
-
-    def best(self) -> tuple[float, float]:
-        """(threshold, IoU of channel 1) with the largest IoU; a pixel is channel 1 above the threshold."""
-        above = self._truth_by_bin[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
-        union = above[0] + self._truth_by_bin[1].sum()
-        iou = above[1] / np.maximum(union, 1)
-        k = int(np.argmax(iou))
-        return float(THRESHOLDS[k]), float(iou[k])
 
 
 def validate(
@@ -58,18 +32,20 @@ def validate(
     classes: int,
     device: torch.device,
     bias: Sequence[float] | None = None,
-    each: Callable[[ConfusionMatrix], None] | None = None,
-) -> tuple[ConfusionMatrix, ThresholdCurve | None]:
+    names: Sequence[str] | None = None,
+    with_loss: bool = False,
+) -> Tallies:
     """Every chip whole, padded to a side that the network takes; nothing is augmented.
 
     On a device with memory of its own, neighbours of one size run together; on the CPU each runs alone, where another
     batch size would move logits in their last digits. bias: added to the logits before the argmax (a trained model's
-    class bias). each: is given the matrix of every chip, in their order. The network is left in the mode it came in.
+    class bias). names: of the chips; None: their numbers. with_loss: also the mean cross-entropy of labelled pixels.
+    The network is left in the mode it came in.
     """
     shift = torch.zeros(classes) if bias is None else torch.tensor(bias)
     shift = shift.to(device)[None, :, None, None]
-    matrix = ConfusionMatrix(classes)
-    curve = ThresholdCurve() if classes == 2 else None
+    told = iter(map(str, range(len(store))) if names is None else names)
+    counting = _Counting(classes, with_loss=with_loss)
     # As in training: every side is padded, also for a network that would take it as it is.
     whole = PaddedForward(
         lambda images: network(batch_to_device(images, device)).float(), network.geometry, any_side=False
@@ -86,16 +62,35 @@ def validate(
             store, most=_VALUES_AT_ONCE // classes if has_own_memory(device) else 1
         ):
             for (logits, predicted), truth in _fitting(run, images, labels, device):
-                for labels_of_one, said in zip(truth.numpy(), predicted.cpu().numpy(), strict=True):
-                    one = ConfusionMatrix(classes)
-                    one.add(labels_of_one, said)
-                    matrix.merge(one)
-                    if each is not None:
-                        each(one)
-                if curve is not None:
-                    curve.add(logits, truth)
+                counting.add_images(told, logits, predicted, truth)
     network.train(was_training)
-    return matrix, curve
+    return counting.tallies()
+
+
+class _Counting:
+    """Counts images as they come from the network."""
+
+    def __init__(self, classes: int, *, with_loss: bool) -> None:
+        self._classes, self._with_loss = classes, with_loss
+        self._chips: list[ChipTally] = []
+        self._loss, self._pixels = 0.0, 0
+
+    def add_images(self, names: Iterator[str], logits: Tensor, predicted: Tensor, truth: Tensor) -> None:
+        """logits (N,K,H,W) and predicted (N,H,W) on the device, truth (N,H,W)."""
+        if self._with_loss:
+            wanted = truth.long().to(logits.device)
+            self._loss += float(cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum"))
+            self._pixels += int((truth != IGNORE).sum())
+        margins = (logits[:, 1] - logits[:, 0]).cpu().numpy() if self._classes == 2 else None
+        for k, (labels, said) in enumerate(zip(truth.numpy(), predicted.cpu().numpy(), strict=True)):
+            chip = ChipTally(next(names), self._classes)
+            chip.add(labels, said, None if margins is None else margins[k])
+            self._chips.append(chip)
+
+    def tallies(self) -> Tallies:
+        """All that was counted."""
+        loss = self._loss / self._pixels if self._with_loss and self._pixels else None
+        return Tallies(tuple(self._chips), self._classes, loss)
 
 
 def _fitting(
@@ -135,8 +130,3 @@ def _batches(store: Samples, *, most: int) -> Iterator[Sample]:
 def _stacked(samples: Sequence[Sample]) -> Sample:
     images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels)
-
-
-def threshold_bias(threshold: float) -> tuple[float, float]:
-    """What to add to two logits so that their argmax is 1 exactly where p(1) > threshold."""
-    return 0.0, -math.log(threshold / (1 - threshold))
