@@ -23,7 +23,8 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.train.job import TrainReport, train
+from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.report import TrainReport
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.labels.settings import LabelSettings

@@ -18,14 +18,14 @@ from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.tile_choice import stitched_prediction
-from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.train.company import Plan, in_company, train_along
 from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
-from aerial_seg.jobs.train.model_files import BEST, ModelFiles
+from aerial_seg.jobs.train.model_files import ModelFiles
 from aerial_seg.jobs.train.overfit import few_chips, overfit_note, without_augmentation
 from aerial_seg.jobs.train.pictures import missing, pictures
+from aerial_seg.jobs.train.report import TrainReport, report_on
 from aerial_seg.jobs.train.run_folder import (
     LOG,
     Run,
@@ -38,7 +38,6 @@ from aerial_seg.jobs.train.run_folder import (
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.train.time_limit import iterations_within
 from aerial_seg.jobs.train.validation import open_validator
-from aerial_seg.metrics import Scores
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.network import Network, OwnNetwork, check_shapes
@@ -60,26 +59,6 @@ from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.stopping import Stopping
 from aerial_seg.version import __version__
-
-
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """Tell what `train` made. threshold is that of the best checkpoint when the recipe asked to calibrate it.
-
-    iterations: that it made; fewer than the recipe's where its patience was over. notes: what it started from, and what
-    of that was adapted or left out. intervals: of the scores, at 95 %. doubts: what keeps these from being believed,
-    and why a threshold stayed 0.5.
-    """
-
-    run: Path
-    model: Path
-    iterations: int
-    best_iteration: int
-    scores: Scores | None
-    threshold: float | None
-    notes: tuple[str, ...] = ()
-    intervals: Intervals | None = None
-    doubts: tuple[str, ...] = ()
 
 
 def train(
@@ -274,35 +253,10 @@ def _go_on(
             )
         models.mark(finished=True)
         keeper.tell("finished", state)
-    report = _report(folder, state, recipe, models, notes)
+    report = report_on(folder, state, recipe, notes)
     if started_by_others():
         hear(computing.fabric, report)
     return report
-
-
-def _report(
-    folder: RunFolder, state: TrainingState, recipe: Recipe, models: ModelFiles, notes: Sequence[str]
-) -> TrainReport:
-    best, iterations = state.best, recipe.training.iterations
-    assert best is not None
-    if state.iteration < iterations:
-        notes = [
-            *notes,
-            f"stopped at iteration {state.iteration:,} of {iterations:,}: {state.search.since} validations in a row "
-            f"brought no better {recipe.training.monitor} than iteration {best.iteration:,}",
-        ]
-    outcome = best.outcome
-    return TrainReport(
-        run=folder.folder,
-        model=folder.folder / BEST,
-        iterations=state.iteration,
-        best_iteration=best.iteration,
-        scores=best.scores,
-        threshold=best.threshold,
-        notes=tuple(notes),
-        intervals=None if outcome is None else outcome.intervals,
-        doubts=() if outcome is None else outcome.notes,
-    )
 
 
 def _own_network(
