@@ -253,7 +253,7 @@ def load_recipe(name: StrPath, changes: Changes = ()) -> Recipe:
 
 
 def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe:
-    """The recipe with these values instead of its own, validated anew. name: of the recipe, for messages.
+    """Make the recipe that has these values instead of its own, validated anew. name: of the recipe, for messages.
 
     Raises SettingsError as load_recipe does.
     """

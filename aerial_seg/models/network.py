@@ -270,7 +270,7 @@ class SmpNetwork(Network):
 
 
 class OwnNetwork(Network):
-    """Any module of one's own, with the geometry of its logits: image (N,C,H,W) → logits (N,K,h,w)."""
+    """Hold any module of one's own, with the geometry of its logits: image (N,C,H,W) → logits (N,K,h,w)."""
 
     def __init__(self, module: nn.Module, geometry: ModelGeometry) -> None:
         super().__init__()
