@@ -108,6 +108,7 @@ class Arm:
         training = document["training"]
         times = max(1, round(training["iterations"] / training["validate_every"]))
         training |= {"iterations": iterations, "validate_every": -(-iterations // times), "seed": seed}
+        training["workers"] = 0  # as the plain loop, and all CPU seconds are this process's
         return Recipe.model_validate(document)
 
     def validations(self) -> int:
