@@ -173,16 +173,10 @@ def load_on_meta(path: Path) -> TrainedModel:
 
 
 def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
-    notes = []
-    if not card.finished:
-        planned = card.recipe.training.iterations
-        notes.append(f"{path.name} is of an unfinished run: of iteration {card.iteration:,} of {planned:,}")
-    if card.overfit is not None:
-        notes.append(
-            f"{path.name} was trained on {card.overfit} chips only, to see whether it learns at all; it is of no "
-            "use on other ground"
-        )
-    return tuple(notes)
+    done, planned, name = card.iteration, card.recipe.training.iterations, path.name
+    unfinished = f"{name} is of an unfinished run: of iteration {done:,} of {planned:,}"
+    few = f"{name} was trained on {card.overfit} chips only, to see whether it learns; it is of no use elsewhere"
+    return (*([] if card.finished else [unfinished]), *([] if card.overfit is None else [few]))
 
 
 def _check_own(path: Path, card: ModelCard, network: Network | None) -> None:
