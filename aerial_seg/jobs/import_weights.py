@@ -16,10 +16,11 @@ from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.mentions import setting
-from aerial_seg.models.file import ModelCard, problem_of_weights, save_model
+from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.matching import Match
 from aerial_seg.models.importing.sources import check_source, import_checkpoint
+from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.printable import name_problems
 from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe

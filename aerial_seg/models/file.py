@@ -29,7 +29,6 @@ from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.printable import shortened
 from aerial_seg.recipe import PredictionSettings, Recipe
 
 HEADER_KEY = "aerial_seg"
@@ -387,17 +386,6 @@ def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, to
                 yield name, weight
     except SafetensorError as error:
         raise _damaged(header.path, str(error).splitlines()[0]) from error
-
-
-def problem_of_weights(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The first thing that is wrong with the numbers of these weights, with its name; None where nothing is."""
-    for name, weight in weights.items():
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            return f"NaN or infinite numbers in {shortened(name)}"
-        # Batch normalisation divides by its root.
-        if name.endswith("running_var") and bool((weight < 0).any()):
-            return f"a negative variance in {shortened(name)}"
-    return None
 
 
 def _damaged(path: Path, how: str) -> InputError:
