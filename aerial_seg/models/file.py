@@ -28,6 +28,7 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
+from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.recipe import PredictionSettings, Recipe
 

@@ -18,7 +18,7 @@ Maps = Callable[[Checkpoint, Sequence[int]], list[Pixels]]
 
 
 class ChipViews:
-    """The validation chips of a run, by number. names: of all chips. maps: see training.chip_maps."""
+    """The validation chips of a run, by number. names: of all chips. maps: see report.chip_maps."""
 
     def __init__(
         self, samples: Samples, names: Sequence[str], bands: Sequence[Band], legend: Legend, maps: Maps

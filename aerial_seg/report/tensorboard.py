@@ -13,8 +13,8 @@ import numpy as np
 from aerial_seg.files.durable import disk_errors
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.report.chip_views import ChipViews, Pixels
+from aerial_seg.report.pace import Pace
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
-from aerial_seg.training.pace import Pace
 
 MOST_POINTS = 2000
 """Of the training curves: of longer runs a point is the mean of several updates."""

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from aerial_seg.metrics import ClassScores, Scores
+from aerial_seg.report.pace import Pace
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
-from aerial_seg.training.pace import Pace
 
 from .. import console
 

@@ -13,11 +13,11 @@ from aerial_seg.jobs.train.run_folder import CURVES, EVENTS, LOG, SAMPLES
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.report import tensorboard
+from aerial_seg.report.chip_maps import ChipMaps
 from aerial_seg.report.chip_views import ChipViews
 from aerial_seg.report.curves import Curves
 from aerial_seg.report.samples import SamplesPicture
 from aerial_seg.training.callbacks import Callback
-from aerial_seg.training.chip_maps import ChipMaps
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from aerial_seg.report.pace import Pace
 from aerial_seg.training.callbacks import Step
-from aerial_seg.training.pace import Pace
 
 
 def step(iteration: int, loss: float = 1.0, images: int = 8) -> Step:
