@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
@@ -52,6 +53,9 @@ def telling_what_fits(
         criterion(logits, aux_logits, labels, others).backward()
         network.zero_grad()
 
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()  # which takes as much, and does not ask for more than one value per channel
     release_memory(computing.device)
     fits = largest_that_fits(attempt, each, lambda: release_memory(computing.device))
     if not fits:

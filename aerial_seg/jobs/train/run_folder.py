@@ -6,13 +6,14 @@ import copy
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aerial_seg.documents import DocumentError, parse_json, read_text
 from aerial_seg.errors import InputError, OutputError
+from aerial_seg.files import operating_system
 from aerial_seg.files.durable import settled_file
 from aerial_seg.files.journal import as_read_back, describe_changes
 from aerial_seg.files.lock import held, is_held
@@ -209,8 +210,12 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                # While it is held: another run may come at any moment.
-                (folder / LOCK).unlink(missing_ok=True)
+                # While it is held: another run may come at any moment. Windows deletes nothing that is open.
+                if not operating_system.WINDOWS:
+                    (folder / LOCK).unlink(missing_ok=True)
+        if operating_system.WINDOWS:
+            with suppress(OSError):  # another run has it
+                (folder / LOCK).unlink()
     finally:
         remove_empty(new)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loop import TrainingError
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.manifest import open_manifest
+from aerial_seg.training.samples.batch import Batch
 from aerial_seg.training.state import read_state
 
 MakeRecipe = Callable[..., Recipe]
@@ -49,6 +50,14 @@ class After(Callback):
     def on_step(self, step: Step) -> None:
         if step.iteration == self._iteration:
             self._deed()
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background of a script, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +142,7 @@ def test_asked_twice_it_ends_at_once_with_what_was_checkpointed(
 def test_interrupted_before_the_first_update_it_leaves_nothing(
     chips: Path, small: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CropDataset, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(CropDataset, "fill", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
         train(chips, small(), tmp_path / "new" / "run", CPU)
     assert list(tmp_path.iterdir()) == []
@@ -221,14 +230,18 @@ def test_a_loss_that_is_no_number_names_the_chips_and_keeps_all(
         return found * float("nan") if calls == 6 else found
 
     monkeypatch.setattr(SegmentationLoss, "forward", broken)
-    names = [chip.name for chip in open_manifest(chips).split("train")]
-    read: list[int] = []
-    chip_of = CropDataset.chip_of
-    monkeypatch.setattr(CropDataset, "chip_of", lambda self, i: read.append(chip_of(self, i)) or read[-1])
+    read: list[str] = []
+    fill = CropDataset.fill
+
+    def noted(self: CropDataset, batch: Batch, indices: Sequence[int]) -> bool:
+        read.extend(map(self.chip_of, indices))
+        return fill(self, batch, indices)
+
+    monkeypatch.setattr(CropDataset, "fill", noted)
     with pytest.raises(TrainingError, match="the loss became nan at iteration 6") as told:
         train(chips, small(), tmp_path / "run", CPU)
     assert told.value.exit_code == 1
-    batch = [names[number] for number in read[10:12]]
+    batch = read[10:12]
     assert f"on {batch[0]}, {batch[1]}; lower training.learning_rate" in str(told.value)
     check_kept(told.value, tmp_path / "run", last=3)
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 5
@@ -293,7 +306,10 @@ def test_what_a_step_raises_leaves_the_checkpoint_before(
     monkeypatch.setattr(Network, "forward_members", broken)
     run = tmp_path / "run"
     if isinstance(error, OutOfMemory):
-        with pytest.raises(Incomplete, match=r"batches of 2 crops of 32 px does not fit into memory") as told:
+        with pytest.raises(
+            Incomplete,
+            match=r"2 crops of 32 pixels at once do not fit into the memory of .*, 1 does; use .accumulate=2.",
+        ) as told:
             train(chips, small(), run, CPU)
         check_kept(told.value, run, last=3)
     else:
