@@ -106,12 +106,6 @@ def _light(change: Draw, bands: Sequence[Band]) -> Tensor:
     factors = [gain / band.std for gain, band in zip(change.gain, bands, strict=True)]
     return torch.tensor([[band.mean for band in bands], factors, change.shift], dtype=torch.float32)
 
-    def chip_of(self, index: int) -> int:
-        """Return the number of the chip that sample `index` is cut from."""
-        turn, place = divmod(index, len(self._store))
-        order = np.random.default_rng((self._seed, turn)).permutation(len(self._store))
-        return int(order[place])
-
 
 def cut(
     pixels: Pixels,
