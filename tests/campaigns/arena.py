@@ -197,8 +197,9 @@ def _write_voc(root: Path) -> None:
 
 def _neighbour(room: str) -> ModuleType:
     tests = Path(__file__).parents[1]
-    if str(tests / "on_path") not in sys.path:  # as pyproject.toml has pytest do
-        sys.path.insert(0, str(tests / "on_path"))
+    for shared in (tests / "on_path", tests / "on_path" / "training"):  # as pyproject.toml has pytest do
+        if str(shared) not in sys.path:
+            sys.path.insert(0, str(shared))
     path = tests / room / "conftest.py"
     spec = importlib.util.spec_from_file_location(f"{room}_conftest", path)
     assert spec is not None

@@ -45,9 +45,12 @@ def test_convolutions_compute_in_the_precision_and_norms_keep_float32(precision:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_is_bf16_where_the_hardware_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bf16_on_a_gpu_that_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_native_bf16", lambda place: native)
-    assert pick_training_precision("auto", CPU) == ("bf16" if native else "fp32", ())
+    monkeypatch.setattr(device, "hardware_name", lambda place: "a device")
+    gpu = torch.device("cuda")
+    assert pick_training_precision("auto", gpu) == ("bf16" if native else "fp32", ())
+    assert pick_training_precision("auto", CPU) == ("fp32", ())
     assert pick_training_precision("fp32", CPU) == ("fp32", ())
     precision, notes = pick_training_precision("bf16", CPU)
     assert precision == "bf16"

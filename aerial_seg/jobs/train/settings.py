@@ -69,8 +69,8 @@ class TrainSettings:
     precision: Annotated[
         PrecisionName,
         Setting(
-            "Numbers that convolutions compute in; norms, losses and weights stay in fp32. auto: bf16 where the "
-            "hardware multiplies it, else fp32; a run that goes on keeps its own."
+            "Numbers that convolutions compute in; norms, losses and weights stay in fp32. auto: bf16 on GPUs "
+            "that multiply it, else fp32; a run that goes on keeps its own."
         ),
     ] = "auto"
     compile: Annotated[

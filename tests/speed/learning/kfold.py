@@ -1,8 +1,8 @@
 """Is a recipe as good as a plain loop at equal CPU time? Three folds over the western columns of Banepa, paired.
 
-    python tests/speed/kfold.py IMAGERY -o OUT calibrate --arm plain --arm banepa/unet
-    python tests/speed/kfold.py IMAGERY -o OUT run --arm plain --arm banepa/unet [--budget 400] [--seed 0 1 2]
-    python tests/speed/kfold.py IMAGERY -o OUT report --arm banepa/unet [--against plain]
+    python tests/speed/learning/kfold.py IMAGERY -o OUT calibrate --arm plain --arm banepa/unet
+    python tests/speed/learning/kfold.py IMAGERY -o OUT run --arm plain --arm banepa/unet [--budget 400] [--seed 0 1 2]
+    python tests/speed/learning/kfold.py IMAGERY -o OUT report --arm banepa/unet [--against plain]
 
 IMAGERY holds train/ and buildings.geojson (see banepa.py). The eastern columns 386694 and 386695 are the test ground:
 nothing here opens them. A fold holds out one western column and learns from the other three; its score is the

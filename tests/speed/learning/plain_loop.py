@@ -1,6 +1,6 @@
 """The loop that a practitioner would write: what a recipe of ours has to be as good as.
 
-    python tests/speed/plain_loop.py CHIPS -o MODEL.safetensors --iterations 800 [--seed 0]
+    python tests/speed/learning/plain_loop.py CHIPS -o MODEL.safetensors --iterations 800 [--seed 0]
 
 U-Net with a ResNet-18 of segmentation_models_pytorch from scratch, AdamW, cosine to 0, cross-entropy, random crops of
 256, flips and quarter turns. No validation, no schedule of its own, no average of weights, no calibration: it learns
