@@ -64,9 +64,9 @@ def batch_to_device(batch: Tensor, device: torch.device) -> Tensor:
 def pick_training_precision(wanted: str, device: torch.device) -> tuple[str, tuple[str, ...]]:
     """fp32, bf16 or fp16 for `auto` and for these themselves, and what is to say of that.
 
-    auto: bf16 on a GPU that multiplies it, else fp32. A CPU that multiplies it takes half the time for a step, but short
-    runs ended 0.01 of IoU lower (figures: tests/speed/training.py), so there it is for who asks for it. Nothing is timed
-    here, so that the same command computes the same.
+    auto: bf16 on a GPU that multiplies it, else fp32. A CPU that multiplies it takes half the time for a step, but
+    short runs ended 0.01 of IoU lower (figures: tests/speed/training.py), so there it is for who asks for it. Nothing
+    is timed here, so that the same command computes the same.
     Raises SettingsError for what the device cannot.
     """
     native, name = has_native_bf16(device), hardware_name(device)
