@@ -100,7 +100,8 @@ def test_a_choice_of_bands_is_said_as_it_is_made(choice: BandChoice) -> None:
 
 JOBS = (
     "predict", "predict_scenes", "tile", "train", "vectorize", "evaluate_mask", "evaluate_model_on_chips",
-    "evaluate_model_on_rasters", "benchmark", "export", "import_weights", "demo", "info", "list_models", "forecast_training",
+    "evaluate_model_on_rasters", "benchmark", "export", "import_weights", "demo", "info", "list_models",
+    "forecast_training",
 )  # fmt: skip
 RUN_AS_THEY_ARE = frozenset({
     "gdal_translate -co PROFILE=GeoTIFF --config GDAL_PAM_ENABLED NO in.tif out.tif",
