@@ -38,6 +38,7 @@ class RunKeeper:
         """Bring state, log and models to where the last checkpoint stands; notes on what could not be."""
         file = self._folder.folder / STATE
         notes: list[str] = []
+        self._folder.sweep()
         header = read_state(file)
         # What lies there besides is of a run that was there before: a kill came before it was cleared away.
         if file.exists() and (header is None or header["run"] == self._folder.token):

@@ -27,6 +27,8 @@ from aerial_seg.paths import StrPath, as_path
 
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
 CURVES, SAMPLES, EVENTS = "curves.png", "samples.png", "tensorboard"
+DRAFTS = ("*.partial", ".tmp??????")
+"""Files that a kill left half written: ours, and those that safetensors writes to before it renames them."""
 OWN = (
     BEST,
     LAST,
@@ -38,7 +40,7 @@ OWN = (
     STATE,
     LOCK,
     LIST,
-    "*.partial",
+    *DRAFTS,
 )
 """All that a run puts into its folder, as patterns of names: what it may replace or forget."""
 
@@ -186,6 +188,12 @@ class RunFolder:
     def fact(self, name: str) -> Any:
         """Return what run.json tells under this name; None where it tells nothing."""
         return self._document.get(name)
+
+    def sweep(self) -> None:
+        """Delete what a kill left half written."""
+        for pattern in DRAFTS:
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
 
     def forget_if_empty(self) -> None:
         """Leave nothing of a run that has not made one update."""

@@ -141,7 +141,8 @@ def test_an_unfinished_run_goes_on_also_with_overwrite(
         document = json.loads((unfinished / "run.json").read_text())
         (unfinished / "run.json").write_text(json.dumps(document | {"state": "running"}))
         (unfinished / LOCK).touch()
-        (unfinished / "training.safetensors.partial").write_bytes(b"half")
+        for name in ("training.safetensors.partial", ".tmpNjc0H6"):  # ours, and safetensors' own
+            (unfinished / name).write_bytes(b"half")
         with (unfinished / "log.csv").open("a") as log:
             log.write("5,0.1,0.001\r\n6,0.")
     assert read_run(unfinished).state == "stopped"
