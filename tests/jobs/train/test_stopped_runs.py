@@ -25,6 +25,7 @@ from aerial_seg.models.file import load_model
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.callbacks import Callback, Step
+from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loop import TrainingError
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.manifest import open_manifest
