@@ -7,7 +7,10 @@ Two profiles of hypothesis. `fast` is the default; `ci` is taken where the envir
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 FULL = 60
@@ -33,3 +36,17 @@ def register_profiles() -> None:
 def examples(full: int) -> int:
     """How many examples the chosen profile tries where `ci` tries `full`: `@settings(max_examples=examples(25))`."""
     return max(min(full, LEAST), full * settings.default.max_examples // FULL)
+
+
+def few(cases: Iterable[Any], *, quick: int) -> list[Any]:
+    """The cases of a parametrized proof, of which all but the first `quick` are slow: CI tries them all."""
+    made, left = [], quick
+    for case in cases:
+        param = case if hasattr(case, "marks") else pytest.param(case)
+        is_slow = any(mark.name == "slow" for mark in param.marks)
+        if is_slow or left > 0:
+            made.append(param)
+            left -= not is_slow
+        else:
+            made.append(pytest.param(*param.values, id=param.id, marks=[*param.marks, pytest.mark.slow]))
+    return made

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from engine_models import BIAS, CPU, SMALL, images, make_model, predictor
+from laws import few
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ def relative(left: Tensor, right: Tensor) -> float:
 
 @pytest.mark.parametrize(
     "settings",
-    [*OWN, *RESNET_SMP, *OTHER_SMP],
+    few([*OWN[:3], *RESNET_SMP[:1], *OTHER_SMP[:2], *OWN[3:], *RESNET_SMP[1:], *OTHER_SMP[2:]], quick=6),
     ids=lambda s: f"{s.architecture}-{s.encoder}-{s.output_stride}",
 )
 def test_a_folded_network_gives_the_logits_of_the_unfolded(settings: ModelSettings) -> None:

@@ -14,7 +14,8 @@ import pytest
 PROOFS = Path(__file__).with_name("other_engines.py")
 
 
-@pytest.mark.parametrize("kind", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["not slow", "slow"])
 def test_other_engines_in_a_process_of_their_own(kind: str) -> None:
     command = [
         sys.executable,

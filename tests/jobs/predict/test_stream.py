@@ -14,7 +14,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import examples
+from laws import examples, few
 
 from aerial_seg.geo.raster import swath
 from aerial_seg.geo.raster.raster import Raster
@@ -161,7 +161,7 @@ def test_panels_and_resume_points_change_no_bit(
         np.testing.assert_array_equal(values, whole[name][..., first:, left : region.cols.stop])
 
 
-@pytest.mark.parametrize("architecture", ["Unet", "deeplabv3", "pspnet", "fcn"])
+@pytest.mark.parametrize("architecture", few(["Unet", "deeplabv3", "pspnet", "fcn"], quick=2))
 def test_panels_and_resume_points_change_no_bit_of_real_networks(
     stream_layers: Callable[..., Any], untrained: Callable[[str], TrainedModel], architecture: str
 ) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torchvision
+from laws import few
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -134,7 +135,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(large, arch.format(101), shape, id=name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("model", "arch", "shape"), list(cases()))
+@pytest.mark.parametrize(("model", "arch", "shape"), few(cases(), quick=3))
 def test_imported_network_computes_what_deeplab_pytorch_computes(
     model: tuple[int, bool, bool],
     arch: str | None,
