@@ -137,10 +137,14 @@ class Loader:
         return self._arriving(slots, iter(loader))
 
     def _arriving(self, slots: _Slots, fillings: Iterator[Filling]) -> Iterator[Filled]:
-        for iteration, filled in zip(self._iterations, fillings, strict=True):
-            if isinstance(filled, AerialSegError):
-                raise filled
-            yield slots.flat(iteration), filled
+        try:
+            for iteration, filled in zip(self._iterations, fillings, strict=True):
+                if isinstance(filled, AerialSegError):
+                    raise filled
+                yield slots.flat(iteration), filled
+        finally:
+            # Else whoever keeps the error keeps the workers, too: they wait for more to do, and hold what is open.
+            del fillings
 
     def _ahead(self, filled: Iterator[Filled]) -> Iterator[Sample]:
         """One batch is carried and finished in a thread and on a stream of its own while another is trained on."""

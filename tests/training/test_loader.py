@@ -168,12 +168,14 @@ def test_a_chip_that_cannot_be_read_is_told_in_its_own_line_where_its_batch_woul
     monkeypatch.setattr(loader_module, "has_own_memory", lambda _: ahead)
     made = crops(Broken([(20, 24)] * 5))
     first = next(k for k in range(20) if made.chip_of(k) == "chip 3")
+    others = set(multiprocessing.active_children())
     batches = iter(Loader(made, batch_size=1, workers=workers))
     for _ in range(first):
         next(batches)
     with pytest.raises(InputError) as told:
         next(batches)
     assert str(told.value) == "chip 3 is damaged; copy it again"
+    assert set(multiprocessing.active_children()) <= others  # though the error is still at hand
 
 
 @pytest.mark.skipif(WINDOWS, reason="kills a process by a signal")
