@@ -30,7 +30,7 @@ tile_size = 64
 FUNCTIONS = [thing for thing in map(seg.__getattr__, seg.__all__) if inspect.isfunction(thing)]
 RUNS_A_NETWORK = {
     "predict", "predict_scenes", "forecast_prediction", "train", "demo", "benchmark", "evaluate_model_on_chips",
-    "evaluate_model_on_rasters",
+    "evaluate_model_on_rasters", "forecast_training",
 }  # fmt: skip
 
 

@@ -345,7 +345,9 @@ def test_the_header_says_as_much_as_before(tmp_path: Path) -> None:
 
 def test_what_a_network_does_without_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Running the network for it takes most of the time of loading a small one."""
-    settings = ModelSettings(architecture="FPN", encoder="resnet18", options={"encoder_depth": 3})
+    settings = ModelSettings(
+        architecture="FPN", encoder="resnet18", options={"encoder_depth": 3, "decoder_pyramid_channels": 40}
+    )
     first = build_network(settings, bands=3, classes=CLASSES)
     looked: list[Network] = []
     monkeypatch.setattr(
@@ -356,5 +358,6 @@ def test_what_a_network_does_without_is_looked_for_once(monkeypatch: pytest.Monk
     assert first.unused
     assert again.unused == first.unused
     assert again.state_dict().keys() == first.state_dict().keys()
-    other = build_network(settings.model_copy(update={"options": {}}), bands=3, classes=CLASSES)
+    options = {"decoder_pyramid_channels": 40}  # such as no other test builds in this process
+    other = build_network(settings.model_copy(update={"options": options}), bands=3, classes=CLASSES)
     assert looked == [other]

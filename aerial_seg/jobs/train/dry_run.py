@@ -13,6 +13,7 @@ import torch
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.durable import settled_file
+from aerial_seg.files.names import check_output
 from aerial_seg.files.operating_system import peak_while
 from aerial_seg.files.staging import check_writable
 from aerial_seg.jobs.train.company import Plan
@@ -27,7 +28,7 @@ from aerial_seg.jobs.train.time_limit import SHARE, Timing, fitting, time_run
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import device_peak_while, hardware_name, has_own_memory, pick_device
 from aerial_seg.models.network import Network
-from aerial_seg.paths import StrPath, as_path
+from aerial_seg.paths import StrPath, as_path, with_device
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
@@ -85,6 +86,7 @@ def forecast_training(
     run: StrPath,
     settings: TrainSettings | None = None,
     *,
+    device: str = "auto",
     picture: StrPath | None = None,
 ) -> TrainForecast:
     """Foretell what `train` would do with the same arguments, and refuse what it would refuse; nothing is trained.
@@ -95,11 +97,12 @@ def forecast_training(
     dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
     picture = None if picture is None else as_path(picture, "picture")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    settings = chosen(settings, TrainSettings)
+    settings = with_device(chosen(settings, TrainSettings), device)
     if picture is not None:
         if picture.suffix.lower() != ".png":
             raise SettingsError(f"{setting('picture')} is {picture}, wanted a path that ends in .png")
         check_writable(picture, overwrite=settings.overwrite)
+    check_output(run)
     before = run_to_continue(run, settings)
     plan = Plan.of(settings, recipe, pick_device(settings.device), before)
     ready = prepare((dataset, recipe, None), run, settings, plan, before)

@@ -15,6 +15,7 @@ from torch import nn
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.journal import describe_changes
+from aerial_seg.files.names import check_output
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.tile_choice import stitched_prediction
@@ -43,7 +44,7 @@ from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.network import Network, OwnNetwork, check_shapes
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
-from aerial_seg.paths import StrPath, as_path
+from aerial_seg.paths import StrPath, as_path, with_device
 from aerial_seg.progress import Progress, ProgressBar, announce, silent
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.settings import chosen
@@ -68,6 +69,7 @@ def train(
     settings: TrainSettings | None = None,
     progress: Progress = silent,
     *,
+    device: str = "auto",
     callbacks: Sequence[Callback] = (),
     network: Network | nn.Module | None = None,
     geometry: ModelGeometry | None = None,
@@ -91,8 +93,9 @@ def train(
     begun = time.monotonic()
     dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
     asked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    settings = chosen(settings, TrainSettings)
+    settings = with_device(chosen(settings, TrainSettings), device)
     own = _own_network(network, geometry, asked)
+    check_output(run)
     before = run_to_continue(run, settings)
     plan = Plan.of(settings, asked, pick_device(settings.device), before)
     if is_onlooker():

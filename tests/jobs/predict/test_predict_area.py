@@ -195,7 +195,8 @@ def test_the_command_clips_exactly_and_keeps_the_grid(
         wanted = np.where(inside, read(tmp_path / f"whole{name}.tif"), 255)
         np.testing.assert_array_equal(read(tmp_path / f"area{name}.tif"), wanted)
     assert report.tiles + report.tiles_skipped == whole.tiles + whole.tiles_skipped
-    assert report.tiles < whole.tiles / 1.5
+    # On the coarser grid the whole has 20 tiles only, of which the two areas and their seams touch most.
+    assert report.tiles < whole.tiles / (1.25 if gsd == 2.0 else 1.5)
     assert report.nodata_pixels == (read(report.mask) == 255).sum()
     assert any("aoi.gpkg" in note and ": about " in note for note in report.notes)
 

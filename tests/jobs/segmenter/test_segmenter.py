@@ -320,7 +320,7 @@ def test_several_models_answer_as_predict_averages_them(
 ) -> None:
     models = {"a.safetensors": pointwise(origin_step=8), "b.safetensors": neighbourly(origin_step=8)}
     monkeypatch.setattr("aerial_seg.jobs.predict.plan.load_model", lambda path: models[path.name])
-    monkeypatch.setattr("aerial_seg.inference.segmenter.load_model", lambda path: models[path.name])
+    monkeypatch.setattr("aerial_seg.inference.segmenter.load_model", lambda path, network: models[path.name])
     image = noise(6, 50, 70)
     path = write_raster(tmp_path / "image.tif", image, crs=None)
     told = PredictSettings(precision="fp32", engine="eager", device="cpu", georeferenced=False)
@@ -361,7 +361,7 @@ roads.to_file({str(tmp_path / "roads.gpkg")!r})
 """
     assert len(lines.strip().splitlines()) < 6
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aerial_seg.inference.segmenter.load_model", lambda path: model)
+        patch.setattr("aerial_seg.inference.segmenter.load_model", lambda path, network: model)
         exec(lines, {"array": noise(1, 70, 90)})
     assert (tmp_path / "roads.gpkg").exists()
     with pytest.raises(OutputError, match=r"ends in \.tif"):

@@ -42,7 +42,7 @@ ema_decay = 0.5
 calibrate = true
 workers = 0
 [prediction]
-tile_size = 64
+tile_size = 256
 """
 """With dropout, so that random numbers count; validated after 3, 6 and 7 updates."""
 
