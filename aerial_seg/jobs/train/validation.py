@@ -28,14 +28,15 @@ def open_validator(dataset: Dataset, recipe: Recipe, network: Network) -> Iterat
     """
     training, data, store = recipe.training, dataset.validation, dataset.data.val
     monitor = Monitor(training.monitor, dataset.legend.names)
-    if data is None or store is None:
+    if store is None:
         require_validation(
             monitor=training.monitor, patience=training.patience, validate_on=training.validate_on
         )
         yield None
         return
-    ground = data.ground
-    if ground.names != dataset.data.val_names:  # other chips, as where a run only tries whether it learns
+    if (
+        data is None or data.ground.names != dataset.data.val_names
+    ):  # training chips, tried whether they are learnt
         ground = ValidationGround(dataset.data.val_names, dataset.data.val_names, "chip")
         if training.validate_on != "chips":
             raise SettingsError(
@@ -43,9 +44,10 @@ def open_validator(dataset: Dataset, recipe: Recipe, network: Network) -> Iterat
                 'scenes; use training.validate_on = "chips"'
             )
     else:
+        ground = data.ground
         _require_class(monitor, data)
     names, calibrate = dataset.legend.names, training.calibrate
-    if training.validate_on == "chips":
+    if data is None or training.validate_on == "chips":
         yield ChipValidator(store, ground, names, monitor, calibrate)
         return
     if monitor.name == LOSS:

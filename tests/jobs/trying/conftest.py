@@ -61,8 +61,15 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ) as file:  # fmt: skip
         file.write(image)
     frame.to_file(folder / "labels.gpkg")
-    settings = TileSettings(
-        labels=LabelSettings(class_field="kind"), chip_size=64, block=1, val="0.2", test="0.1"
-    )
-    tile([str(folder / "image.tif")], [str(folder / "labels.gpkg")], folder / "chips", settings)
+    for name, val, test in (("chips", "0.2", "0.1"), ("without", "0", "0")):
+        settings = TileSettings(
+            labels=LabelSettings(class_field="kind"), chip_size=64, block=1, val=val, test=test
+        )
+        tile([str(folder / "image.tif")], [str(folder / "labels.gpkg")], folder / name, settings)
     return folder / "chips"
+
+
+@pytest.fixture
+def without(chips: Path) -> Path:
+    """The same ground without validation chips."""
+    return chips.parent / "without"

@@ -40,6 +40,21 @@ def test_a_network_learns_two_chips_by_heart_and_its_model_says_so(
             train(chips, recipe, run, settings)
 
 
+def test_a_dataset_without_validation_chips_tells_too_whether_a_network_learns(
+    without: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    """The first validation ended in an AssertionError: there were chips to validate on, and nobody to do it."""
+    short = change_recipe(recipe, {"training.iterations": 2, "training.monitor": "iou_building"})
+    report = train(without, short, tmp_path / "run", TrainSettings(device="cpu", overfit=2))
+    assert report.scores is not None
+    assert sum(one.pixels for one in report.scores.classes) == 2 * 64 * 64
+    assert report.intervals is not None
+    assert (report.intervals.unit, report.intervals.units) == ("chip", 2)
+    scenes = change_recipe(short, {"training.validate_on": "scenes"})
+    with pytest.raises(SettingsError, match="scenes, but the chips that are validated on lie in no scenes"):
+        train(without, scenes, tmp_path / "other", TrainSettings(device="cpu", overfit=2))
+
+
 def test_an_unfinished_run_of_other_chips_is_no_run_to_go_on_with(
     chips: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
