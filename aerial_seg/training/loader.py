@@ -107,10 +107,6 @@ class Loader:
         filled = self._from_workers() if self.workers else self._from_here()
         return self._ahead(filled) if has_own_memory(self._device) else map(self._finish, filled)
 
-    def chips_of(self, iteration: int) -> tuple[str, ...]:
-        """The names of the chips that this process's part of iteration `iteration` (from 0) is cut from."""
-        return tuple(self._plan.crops.chip_of(index) for index in self._plan.samples(iteration))
-
     def _finish(self, filled: Filled) -> Sample:
         flat, all_measured = filled
         return finished(self._plan.layout.split(flat), all_measured=all_measured)

@@ -57,6 +57,17 @@ class Keeper(Protocol):
         """The state is on the disk, from where it goes on, and the checkpoint as a model."""
 
 
+class NothingKept:
+    """Keep nothing of a run: it is only timed, or another process writes."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What does not change while the loop goes on. model, optimizer: those of the state, as Fabric has wrapped them."""

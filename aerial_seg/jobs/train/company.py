@@ -19,10 +19,9 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.device import check_devices, has_own_memory, pick_training_precision, to_device
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
-from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.companions import companions, started_by_others
 from aerial_seg.training.fabric import Computing, check_shares, hear, open_fabric
-from aerial_seg.training.loop import run_training
+from aerial_seg.training.loop import NothingKept, run_training
 from aerial_seg.training.state import TrainingState
 
 
@@ -77,17 +76,6 @@ class Plan:
         return Computing(open_fabric(self.device, self.precision), self.accumulate, self.compiled)
 
 
-class _Onlooker:
-    """Keeps nothing: one process writes."""
-
-    def is_due(self) -> bool:
-        """Never."""
-        return False
-
-    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
-        """Nothing."""
-
-
 @contextmanager
 def in_company(
     plan: Plan, state: TrainingState, given: tuple[Path, Recipe, Network | None]
@@ -112,5 +100,5 @@ def train_along(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None =
     to_device(network, computing.device)
     state = TrainingState.begin(network, recipe)
     state.unpack(hear(computing.fabric, None))
-    run_training(state, opened.data, recipe, computing=computing, keeper=_Onlooker())
+    run_training(state, opened.data, recipe, computing=computing, keeper=NothingKept())
     return computing

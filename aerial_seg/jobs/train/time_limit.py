@@ -15,9 +15,9 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.device import random_states, set_random_states, wait_for
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
-from aerial_seg.training.callbacks import Callback, Checkpoint, Step
+from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.fabric import Computing
-from aerial_seg.training.loop import TrainingData, run_training
+from aerial_seg.training.loop import NothingKept, TrainingData, run_training
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.validation.chips import validate
 
@@ -57,17 +57,6 @@ class _Watch(Callback):
         """Of one step, without those that warm up."""
         ends = self.ends[_WARMING - 1 :] if len(self.ends) > _WARMING else self.ends
         return (ends[-1] - ends[0]) / (len(ends) - 1)
-
-
-class _Nobody:
-    """Keep nothing of a run that is only timed."""
-
-    def is_due(self) -> bool:
-        """Never."""
-        return False
-
-    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +116,7 @@ def _seconds_per_step(
     watch = _Watch(computing.device, most)
     try:
         state = TrainingState.begin(network, asked)
-        run_training(state, data, asked, computing=computing, keeper=_Nobody(), callbacks=[watch])
+        run_training(state, data, asked, computing=computing, keeper=NothingKept(), callbacks=[watch])
     except _Enough:
         pass
     return watch.seconds

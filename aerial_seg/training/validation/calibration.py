@@ -37,11 +37,6 @@ class Calibration:
     threshold: float = 0.5
     note: str | None = None
 
-    @property
-    def is_chosen(self) -> bool:
-        """Whether the validation pixels decided it."""
-        return self.note is None
-
 
 class ThresholdCurve:
     """Count two-class decisions at each threshold: a pixel is channel 1 where its probability is above."""
