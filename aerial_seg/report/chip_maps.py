@@ -15,6 +15,7 @@ from aerial_seg.models.device import batch_to_device
 from aerial_seg.models.network import Network
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.crops import Samples
+from aerial_seg.training.validation.calibration import is_above
 
 
 class ChipMaps:
@@ -29,7 +30,7 @@ class ChipMaps:
         self._made: dict[int, NDArray[np.uint8]] = {}
 
     def maps(self, checkpoint: Checkpoint, numbers: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """(H,W) channels of each chip, as validation counts them: one chip at a time, the first of equal logits."""
+        """(H,W) channels of each chip, as validation counts them: one chip at a time, at the threshold that ships."""
         if checkpoint.iteration != self._iteration:
             self._iteration, self._made = checkpoint.iteration, {}
         missing = [number for number in dict.fromkeys(numbers) if number not in self._made]
@@ -42,12 +43,17 @@ class ChipMaps:
         network = copy.deepcopy(self._network)
         network.load_state_dict(checkpoint.state)
         network.eval()
-        device = self._device
+        device, outcome = self._device, checkpoint.outcome
+        threshold = None if outcome is None else outcome.threshold
         whole = PaddedForward(
             lambda images: network(batch_to_device(images, device)).float(), network.geometry, any_side=False
         )
         with torch.inference_mode():
             for number in numbers:
                 image, _ = self._samples[number]
-                channels = first_largest(whole.logits(image[None]), dim=1)[1]
-                self._made[number] = channels[0].cpu().numpy().astype(np.uint8)
+                logits = whole.logits(image[None])[0]
+                if threshold is None:
+                    channels = first_largest(logits, dim=0)[1].cpu().numpy()
+                else:
+                    channels = is_above((logits[1] - logits[0]).cpu().numpy(), threshold)
+                self._made[number] = channels.astype(np.uint8)

@@ -108,11 +108,12 @@ def _row(chip: Shown, legend: Legend) -> Row:
 class SamplesPicture(Callback):
     """Renews the picture at validations (see report.sparing) and at the end; whole, or as it was.
 
-    Without scores of chips there is none.
+    Without scores of chips there is none. of_scenes: the scores are those of whole scenes' maps, which the title says:
+    the maps that are drawn see no further than their chip.
     """
 
-    def __init__(self, chips: ChipViews, path: Path) -> None:
-        self._chips, self._path = chips, path
+    def __init__(self, chips: ChipViews, path: Path, *, of_scenes: bool = False) -> None:
+        self._chips, self._path, self._of_scenes = chips, path, of_scenes
         self._sparing = Sparing()
         self._iterations = 0
         self._waiting: Checkpoint | None = None
@@ -143,6 +144,8 @@ class SamplesPicture(Callback):
             scores = checkpoint.scores
             miou = "" if scores is None else f": mIoU {scores.miou:.3f}"
             title = f"Validation chips at iteration {checkpoint.iteration:,} of {self._iterations:,}{miou}"
+            if self._of_scenes:
+                title += "; mIoU and IoU are of whole scenes, the maps here of each chip alone"
             draw_samples(worst, typical, self._chips.legend, partial, title=title)
 
     def _views(self, checkpoint: Checkpoint, chosen: Sequence[int]) -> list[Shown]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from aerial_seg.recipe import ModelSettings
 from aerial_seg.report import chip_maps
 from aerial_seg.report.chip_maps import ChipMaps
 from aerial_seg.training.callbacks import Checkpoint
+from aerial_seg.training.validation.calibration import THRESHOLDS
 from aerial_seg.training.validation.chips import validate
+from aerial_seg.training.validation.monitor import Monitor
+from aerial_seg.training.validation.outcome import ValidationGround, judge
 
 CPU = torch.device("cpu")
+MONITOR = Monitor("miou", ("background", "building"))
 
 
 @pytest.fixture
@@ -52,6 +57,34 @@ def test_maps_are_those_that_validation_counts_and_the_network_goes_on_untouched
         counted = validate(other, chips[number : number + 1], classes=3, device=CPU).matrix()
         assert np.array_equal(drawn.counts, counted.counts)
         assert predicted.shape == labels.shape
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_maps_are_at_the_calibrated_threshold(
+    chips: list[tuple[torch.Tensor, torch.Tensor]], share: float
+) -> None:
+    """They were at one half, beside captions that told the scores at the threshold that ships."""
+    two = [(image, torch.where(labels == 2, 0, labels)) for image, labels in chips]
+    torch.manual_seed(0)
+    settings = ModelSettings(architecture="fcn", output_stride=16, head_channels=8, auxiliary=False)
+    network = build_network(settings, bands=3, classes=2)
+    tallies = validate(network, two, classes=2, device=CPU)
+    # The threshold that calls about this share of all pixels a building.
+    called = {t: tallies.matrix(t).counts[:, 1].sum() for t in THRESHOLDS.tolist()}
+    pixels = tallies.matrix().counts.sum()
+    threshold = min(called, key=lambda t: abs(called[t] - share * pixels))
+    assert 0 < called[threshold] < pixels
+    assert called[threshold] != called[0.5]
+    scored = tallies.scored(threshold)
+    ground = ValidationGround.of_images(tuple(chip.name for chip in scored))
+    outcome = judge(tallies, ground, ("background", "building"), calibrate=True, monitor=MONITOR)
+    outcome = replace(outcome, threshold=threshold, chips=scored)
+    checkpoint = Checkpoint(5, network.state_dict(), outcome.scores, chips=scored, outcome=outcome)
+    made = ChipMaps(network, two, CPU).maps(checkpoint, range(3))
+    for (_, labels), predicted, score in zip(two, made, scored, strict=True):
+        drawn = ConfusionMatrix(2)
+        drawn.add(labels.numpy(), predicted)
+        assert np.array_equal(drawn.counts, score.confusion)
 
 
 def test_a_chip_is_run_once_per_checkpoint(

@@ -193,3 +193,6 @@ def test_the_picture_follows_the_validation_and_is_not_there_without_chips(
     assert len(worst) + len(typical) == 5
     assert {iteration for iteration, _ in asked} == {20}
     assert title == "Validation chips at iteration 20 of 40"
+    of_scenes = SamplesPicture(views, tmp_path / "samples.png", of_scenes=True)
+    of_scenes.on_validation(Checkpoint(20, {}, None, chips=tuple(scores)))  # type: ignore[arg-type]
+    assert drawn[1][2].endswith("; mIoU and IoU are of whole scenes, the maps here of each chip alone")

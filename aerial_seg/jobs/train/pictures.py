@@ -41,7 +41,9 @@ def pictures(
         chips = ChipViews(val, dataset.data.val_names, dataset.bands, dataset.legend, maps.maps)
     found: list[Callback] = [Curves(dataset.legend, folder / CURVES, log=folder / LOG)]
     if chips is not None:
-        found.append(SamplesPicture(chips, folder / SAMPLES))
+        found.append(
+            SamplesPicture(chips, folder / SAMPLES, of_scenes=recipe.training.validate_on == "scenes")
+        )
     with ExitStack() as opened:
         if events and tensorboard.is_installed():
             settings = recipe.model_dump(mode="json")

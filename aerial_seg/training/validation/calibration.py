@@ -58,9 +58,7 @@ class ThresholdCurve:
 
     def confusion(self, threshold: float = 0.5) -> Counts:
         """The (2,2) confusion matrix at one of the thresholds, rows = truth. Raises ValueError for another one."""
-        k = int(np.argmin(np.abs(THRESHOLDS - threshold)))
-        if abs(THRESHOLDS[k] - threshold) > _SAME:
-            raise ValueError(f"{threshold} is none of the thresholds that were counted")
+        k = _number(threshold)
         above = self.counts[:, k + 1 :].sum(axis=1)
         return np.stack([self.counts.sum(axis=1) - above, above], axis=1)
 
@@ -105,6 +103,19 @@ class ThresholdCurve:
         above = self.counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
         union = above[0] + self.counts[1].sum()
         return np.asarray(above[1] / np.maximum(union, 1))
+
+
+def is_above(margins: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Where `ThresholdCurve` counts pixels as channel 1 at one of the thresholds. margins: as it takes them."""
+    return np.asarray(margins > _LOGITS[_number(threshold)])
+
+
+def _number(threshold: float) -> int:
+    """Which of the thresholds it is. Raises ValueError for another one."""
+    k = int(np.argmin(np.abs(THRESHOLDS - threshold)))
+    if abs(THRESHOLDS[k] - threshold) > _SAME:
+        raise ValueError(f"{threshold} is none of the thresholds that were counted")
+    return k
 
 
 def threshold_bias(threshold: float) -> tuple[float, float]:
