@@ -100,8 +100,9 @@ def command(
         chosen = change_recipe(chosen, {"model.weights": weights})
     if picture is not None and not dry_run:
         raise click.UsageError("--picture is of a dry run's batch; add --dry-run")
-    if is_onlooker():  # the first of torchrun's processes says it all
-        train(dataset, chosen, output, settings)
+    if is_onlooker():  # the first of torchrun's processes says it all, and tries a dry run alone
+        if not dry_run:
+            train(dataset, chosen, output, settings)
         return
     console.notes(taken)
     if dry_run:

@@ -22,7 +22,7 @@ from aerial_seg.recipe import Recipe
 from aerial_seg.training.companions import companions, started_by_others
 from aerial_seg.training.fabric import Computing, check_shares, hear, open_fabric
 from aerial_seg.training.loop import NothingKept, run_training
-from aerial_seg.training.state import TrainingState
+from aerial_seg.training.state import Packed, TrainingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,23 @@ class Plan:
 
 @contextmanager
 def in_company(
-    plan: Plan, state: TrainingState, given: tuple[Path, Recipe, Network | None]
+    plan: Plan, state: TrainingState, recipe: Recipe, given: tuple[Path, Recipe, Network | None]
 ) -> Iterator[Computing]:
-    """Inside, the other processes train along, from where this one's state stands. given: what they open and build."""
+    """Inside, the other processes train along: by this recipe, from where this process's state stands.
+
+    given: what they open and build. Only this process knows how many iterations the recipe has: it timed them, or
+    read them in the run's folder.
+    """
     count = 1 if started_by_others() else plan.processes
     with companions(count, train_along, plan, *given):
         computing = plan.computing()
         if plan.processes > 1:
-            computing.fabric.broadcast(state.packed())
+            hear(computing.fabric, (recipe, state.packed()))
         yield computing
 
 
 def train_along(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None = None) -> Computing:
-    """Train as one of several processes: the state comes from the first one, which validates and writes."""
+    """Train as one of several processes: the first one, which validates and writes, says from where and how long."""
     computing = plan.computing()
     opened = open_dataset(dataset, recipe)
     network = own
@@ -98,7 +102,9 @@ def train_along(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None =
         settings = recipe.model.model_copy(update={"weights": "none"})
         network = build_network(settings, bands=len(opened.bands), classes=len(opened.legend))
     to_device(network, computing.device)
+    told: tuple[Recipe, Packed] = hear(computing.fabric, None)
+    recipe, packed = told
     state = TrainingState.begin(network, recipe)
-    state.unpack(hear(computing.fabric, None))
+    state.unpack(packed)
     run_training(state, opened.data, recipe, computing=computing, keeper=NothingKept())
     return computing

@@ -237,7 +237,7 @@ def _go_on(
         with (
             around.still.holding(),
             lost_workers(),
-            in_company(around.plan, state, (around.given[0], recipe, around.given[2])) as computing,
+            in_company(around.plan, state, recipe, around.given) as computing,
             pictures(
                 folder.folder, dataset, recipe, state.network, around.plan.device, events=events
             ) as drawn,

@@ -99,30 +99,51 @@ def test_two_processes_with_dropout_end_the_same_again(
     assert sums(torn) == sums(whole)
 
 
-@pytest.mark.slow
-def test_torchrun_starts_the_processes_as_well(chips: Path, tmp_path: Path) -> None:
-    """One of them speaks; the losses are those of processes that train started itself."""
-    (tmp_path / "mine.toml").write_text(
+def torchrun(folder: Path, chips: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """`train` of mine.toml into run, in two processes that torchrun starts."""
+    (folder / "mine.toml").write_text(
         '[model]\noutput_stride = 32\nhead_channels = 8\ndropout = 0.0\n[training]\niterations = 2\nbatch_size = 4\n'
         "crop = 32\nvalidate_every = 2\n[prediction]\ntile_size = 64\n",
         encoding="utf-8",
     )  # fmt: skip
+    program = str(Path(sys.executable).with_name("aerial-seg"))
     command = [
-        str(Path(sys.executable).with_name("aerial-seg")),
+        program,
         "train",
         str(chips),
         "--recipe",
         "mine.toml",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
     ]
-    command += ["--device", "cpu", "--precision", "fp32", "--json", "-o", "run"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
-    done = subprocess.run(
-        [*torchrun, "--standalone", *command], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["best_iteration"] == 2
+    starter = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
+    return subprocess.run(
+        [*starter, "--standalone", *command, "--json", "-o", "run", *more],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_as_well(chips: Path, tmp_path: Path) -> None:
+    """One of them speaks; the losses are those of processes that train started itself, also of a run made longer."""
+    for more, iterations in (((), 2), (("--extend", "2"), 4)):
+        done = torchrun(tmp_path, chips, *more)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["best_iteration"] in range(2, iterations + 1)
     report = train(chips, tmp_path / "mine.toml", tmp_path / "ours", settings(processes=2))
+    report = train(chips, tmp_path / "mine.toml", tmp_path / "ours", settings(processes=2, extend=2))
+    assert len(losses(report.run)) == 4
     torch.testing.assert_close(losses(tmp_path / "run"), losses(report.run), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_dry_run_is_one_processs_also_where_torchrun_starts_several(chips: Path, tmp_path: Path) -> None:
+    done = torchrun(tmp_path, chips, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["iterations"] == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_in_parts_makes_the_update_of_the_whole(
