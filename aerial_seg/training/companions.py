@@ -182,16 +182,18 @@ def _run(
     torch.set_num_threads(threads)
     try:
         work(*given)
-    except (AerialSegError, RuntimeError) as error:
-        said = (
-            error if isinstance(error, AerialSegError) else f"{type(error).__name__}: {error}".splitlines()[0]
-        )
+    except (AerialSegError, RuntimeError, OSError, MemoryError) as error:
+        said = error if isinstance(error, AerialSegError) else _first_line(error)
         with suppress(OSError):  # the parent may be gone
             connection.send(said)
         raise SystemExit(error.exit_code if isinstance(error, AerialSegError) else 1) from error
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
 
 
 def _end_with_parent() -> None:

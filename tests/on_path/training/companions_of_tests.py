@@ -30,6 +30,10 @@ def fail(folder: Path, how: str) -> None:
             raise InputError("chip 7 is damaged; copy it again")
         if how == "theirs":
             raise RuntimeError("CUDA error: something\nwith more lines")
+        if how == "unreadable":
+            raise FileNotFoundError(2, "No such file or directory", "chip 7")
+        if how == "full":
+            raise MemoryError
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
