@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 
 from aerial_seg.errors import AerialSegError, SettingsError
+from aerial_seg.training.processes import told_count, told_rank
 
 _PATIENCE = 20.0
 """Seconds for a process whose companion failed to say why that was, and for one that is asked to end."""
@@ -32,12 +33,12 @@ class CompanionError(AerialSegError):
 
 def started_by_others() -> bool:
     """Whether torchrun started this process, and its companions."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return told_count() > 1
 
 
 def is_onlooker() -> bool:
     """Whether torchrun started this process, and another of its processes writes the run and speaks."""
-    return started_by_others() and os.environ.get("RANK", "0") != "0"
+    return started_by_others() and told_rank() != 0
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.device import loss_scaler, training_precision
 from aerial_seg.models.network import Network
+from aerial_seg.training.processes import told_count, told_count_here
 
 Said = TypeVar("Said")
 
@@ -111,10 +111,10 @@ def open_fabric(device: torch.device, precision: str = "fp32", *, alone: bool = 
     # It greets with a banner.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     plugin = Precision() if precision == "fp32" else HalfPrecision(precision, device)
-    if alone or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if alone or told_count() == 1:
         fabric = Fabric(strategy=SingleDeviceStrategy(device, precision=plugin), accelerator=device.type)
     else:
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        here = told_count_here()
         synchronised: dict[str, Any] = {_SYNCING_BUFFERS: False}  # batch norms are: all have the same
         strategy = DDPStrategy(
             cluster_environment=TorchElasticEnvironment(),
@@ -123,7 +123,7 @@ def open_fabric(device: torch.device, precision: str = "fp32", *, alone: bool = 
             find_unused_parameters=True,  # an auxiliary head without a weight, frozen parts
             **synchronised,
         )
-        nodes = int(os.environ["WORLD_SIZE"]) // here
+        nodes = told_count() // here
         fabric = Fabric(strategy=strategy, accelerator=device.type, devices=here, num_nodes=nodes)
     fabric.launch()
     return fabric

@@ -18,7 +18,7 @@ from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.loader import Loader, Share
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
-from aerial_seg.training.processes import count, rank
+from aerial_seg.training.processes import count, rank, seed_of_update
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.stopping import Stopping
 from aerial_seg.training.sync_batch_norm import synchronised
@@ -155,10 +155,8 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
     """One update: of the weights by the gradients of all parts and processes, of the schedule and the average."""
     settings, fabric, parts = run.recipe.training, run.computing.fabric, run.computing.accumulate
     image, labels = batch
-    if fabric.world_size > 1:  # dropout: each process draws its own, and after a stop the same ones again
-        torch.manual_seed(
-            (settings.seed * 1_000_003 + state.iteration) * fabric.world_size + fabric.global_rank
-        )
+    if fabric.world_size > 1:
+        torch.manual_seed(seed_of_update(settings.seed, state.iteration))
     run.freezing.before_update(state.iteration)
     weight, value = run.criterion.total_weight(labels), 0.0
     run.optimizer.zero_grad()

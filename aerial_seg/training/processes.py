@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as group
+
+_PER_SEED = 1_000_003
+"""A prime: updates of two seeds draw the same numbers after so many of them."""
+
+
+def told_count() -> int:
+    """How many processes torchrun, or who started this one in its way, says that train together; 1 where nobody did."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def told_rank() -> int:
+    """Which of them this one is said to be."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def told_count_here(unless_told: int = 1) -> int:
+    """How many of them are said to be on this machine, which share its memory and its cores."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", unless_told)))
 
 
 def count() -> int:
@@ -17,6 +36,14 @@ def count() -> int:
 def rank() -> int:
     """Which of them this one is, from 0; only number 0 writes and speaks."""
     return group.get_rank() if count() > 1 else 0
+
+
+def seed_of_update(seed: int, iteration: int) -> int:
+    """The seed of what this process draws in an update, as dropout: each its own, and after a stop the same again.
+
+    torch takes 64 bits; a recipe's seed may have 63.
+    """
+    return ((seed * _PER_SEED + iteration) * count() + rank()) % 2**63
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

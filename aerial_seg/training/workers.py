@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from aerial_seg.files.operating_system import usable_cores
 from aerial_seg.models.device import has_own_memory
 from aerial_seg.training.crops import CropDataset
+from aerial_seg.training.processes import told_count_here
 
 _PIXELS_PER_SECOND = 200e6
 """What a GPU may ask for: twice what the fastest network was seen to train on (U-Net R18, 1,220 images of 256 px/s)."""
@@ -30,7 +30,7 @@ def workers_at_hand(crops: CropDataset, device: torch.device, *, processes: int)
     and the driver. On a CPU the network has the cores itself: a worker takes from it what it gives, so there are none
     below 16 cores.
     """
-    cores = usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    cores = usable_cores() // told_count_here(processes)
     if not _can_begin():
         return 0
     if not has_own_memory(device):

@@ -39,7 +39,11 @@ def test_processes_meet_and_leave_everything_as_it_was(tmp_path: Path) -> None:
     [
         ("ours", InputError, "^chip 7 is damaged; copy it again$"),
         ("theirs", CompanionError, "process 1 of the training ended: RuntimeError: CUDA error: something; "),
-        ("unreadable", CompanionError, r"process 1 .* ended: FileNotFoundError: .*No such file or directory: 'chip 7'"),
+        (
+            "unreadable",
+            CompanionError,
+            r"process 1 .* ended: FileNotFoundError: .*No such file or directory: 'chip 7'",
+        ),
         ("full", CompanionError, "process 1 of the training ended: MemoryError; .* use fewer processes"),
         ("killed", CompanionError, "process 1 of the training ended with exit code -9; .* fewer processes"),
         ("here", InputError, "^this one is at fault$"),

@@ -13,7 +13,7 @@ from torch import nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
 from aerial_seg.recipe import ModelSettings
-from aerial_seg.training import sync_batch_norm
+from aerial_seg.training import processes, sync_batch_norm
 from aerial_seg.training.sync_batch_norm import SyncBatchNorm, synchronised
 
 
@@ -126,3 +126,16 @@ def test_one_value_has_no_variance() -> None:
     for norm in (nn.BatchNorm2d(2), SyncBatchNorm(nn.BatchNorm2d(2))):
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             norm(torch.zeros(1, 2, 1, 1))
+
+
+def test_every_seed_of_a_recipe_gives_each_process_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one as ever, a large one within what torch takes."""
+    monkeypatch.setattr(processes, "count", lambda: 4)
+    seeds = []
+    for rank in range(4):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        assert processes.seed_of_update(3, 7) == (3 * 1_000_003 + 7) * 4 + rank
+        for iteration in (0, 1, 10**6):
+            seeds.append(processes.seed_of_update(2**63 - 1, iteration))
+            torch.manual_seed(seeds[-1])
+    assert len(set(seeds)) == 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass
 from multiprocessing import context
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from aerial_seg.bands import Band
 from aerial_seg.files.operating_system import available_memory
 from aerial_seg.files.shared_bytes import SharedBytes
+from aerial_seg.training.processes import told_count_here
 from aerial_seg.training.samples.pixels import Choose, Pixels, Reader, Sample, whole
 
 _SHARE = 0.25
@@ -50,11 +50,6 @@ class _Head:
         return pixels * self.bands * np.dtype(_KINDS[self.kind]).itemsize, pixels, pixels * self.is_masked
 
 
-def processes_here() -> int:
-    """How many processes of one training this machine runs, as torchrun says."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 class ChipStore:
     """The images of a reader; those that `budget` bytes have room for are decoded once, the others every time.
 
@@ -68,7 +63,7 @@ class ChipStore:
         is taken only as images come.
         """
         self._reader = reader
-        budget = int(available_memory() * _SHARE) // processes_here() if budget is None else budget
+        budget = int(available_memory() * _SHARE) // told_count_here() if budget is None else budget
         self._place = _HEAD * 8 + _image_bytes(reader)
         self._kept = min(len(reader), budget // self._place)
         try:
