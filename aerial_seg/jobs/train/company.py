@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from aerial_seg.recipe import Recipe
 from aerial_seg.training.companions import companions, started_by_others
 from aerial_seg.training.fabric import Computing, check_shares, hear, open_fabric
 from aerial_seg.training.loop import NothingKept, run_training
+from aerial_seg.training.processes import told_count
 from aerial_seg.training.state import Packed, TrainingState
 
 
@@ -42,11 +42,16 @@ class Plan:
 
         Raises SettingsError for what the machine cannot do, and for a batch that cannot be shared equally.
         """
-        world = int(os.environ.get("WORLD_SIZE", "1")) if started_by_others() else settings.processes
+        world = told_count() if started_by_others() else settings.processes
         if settings.processes not in (1, world):
             raise SettingsError(
                 f"torchrun started {world} processes, but {setting('processes', settings.processes)} is asked for; "
                 "leave it out"
+            )
+        if settings.overfit is not None and world > 1:
+            raise SettingsError(
+                f"{setting('overfit')} looks at a few chips in one process, but torchrun started {world}; start it "
+                "without torchrun"
             )
         check_devices(device, settings.processes)
         check_shares(recipe.training.batch_size, processes=world, accumulate=settings.accumulate)

@@ -94,12 +94,19 @@ def test_the_chips_are_those_that_show_most(chips: Path, recipe: Recipe) -> None
 
 
 def test_more_chips_than_there_are_and_many_processes_are_refused(
-    chips: Path, recipe: Recipe, tmp_path: Path
+    chips: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingsError, match=r"`overfit` is 900, but there are \d+ training chips"):
         train(chips, recipe, tmp_path / "run", TrainSettings(overfit=900))
     with pytest.raises(SettingsError, match=r"`overfit` .* `processes`"):
         TrainSettings(overfit=2, processes=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(
+            SettingsError, match=r"`overfit` .* torchrun started 2; start it without torchrun"
+        ):
+            train(chips, recipe, tmp_path / "run", TrainSettings(overfit=2, device="cpu"))
     assert list(tmp_path.iterdir()) == []
 
 
