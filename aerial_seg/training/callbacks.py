@@ -38,7 +38,10 @@ class Checkpoint:
 
 
 class Callback:
-    """Watch a run: override what is of interest. Nothing here changes the run, and what it raises ends it."""
+    """Watch a run: override what is of interest. Nothing here changes the run, and what it raises ends it.
+
+    A validated checkpoint is on the disk before it is told of; a run that goes on does not tell it again.
+    """
 
     def on_start(self, iteration: int, iterations: int) -> None:
         """Take note that the run begins or goes on: `iteration` of `iterations` updates are done already."""

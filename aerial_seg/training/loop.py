@@ -78,6 +78,7 @@ class _Run:
     criterion: SegmentationLoss
     freezing: Freezing
     keeper: Keeper
+    log: Callback
     callbacks: Sequence[Callback]
     stopping: Stopping
     model: Any
@@ -91,6 +92,7 @@ def run_training(
     *,
     computing: Computing,
     keeper: Keeper,
+    log: Callback | None = None,
     callbacks: Sequence[Callback] = (),
     stopping: Stopping | None = None,
 ) -> None:
@@ -98,7 +100,8 @@ def run_training(
 
     Of several processes each calls this with the same state; only the first one's keeper and callbacks are asked.
     The keeper has each validation's checkpoint, that of the last update, and others as they are due or as the run is
-    asked to end by what `stopping` hears. It ends earlier where the recipe's patience is over. A loss that is not
+    asked to end by what `stopping` hears. The log is told of a validation before the keeper is, the callbacks
+    after it: what they raise costs nothing. It ends earlier where the recipe's patience is over. A loss that is not
     finite stops the run, with the chips of its batch.
     """
     settings, fabric = recipe.training, computing.fabric
@@ -118,7 +121,17 @@ def run_training(
         stopping = stopping or Stopping()
         freezing = Freezing(state.network, settings)
         run = _Run(
-            data, recipe, computing, criterion, freezing, keeper, callbacks, stopping, model, optimizer
+            data,
+            recipe,
+            computing,
+            criterion,
+            freezing,
+            keeper,
+            log or Callback(),
+            callbacks,
+            stopping,
+            model,
+            optimizer,
         )
         try:
             _go_on(state, run)
@@ -129,13 +142,13 @@ def run_training(
                     if state.iteration > state.kept:
                         _keep(state, run, _unscored(state, data))
             raise
-    for one in callbacks:
+    for one in (run.log, *callbacks):
         one.on_end(state.iteration)
 
 
 def _go_on(state: TrainingState, run: _Run) -> None:
     """All updates that are left. What ends the run comes between two steps, while it waits for a batch or validates."""
-    for one in run.callbacks:
+    for one in (run.log, *run.callbacks):
         one.on_start(state.iteration, run.recipe.training.iterations)
     _validate_if_due(state, run)
     crops = training_crops(run.data.train, run.recipe)
@@ -144,7 +157,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
             break
         with run.stopping.held():
             step = _update(state, run, crops, batch)
-            for one in run.callbacks:
+            for one in (run.log, *run.callbacks):
                 one.on_step(step)
         if not _validate_if_due(state, run) and run.keeper.is_due():
             with run.stopping.held():
@@ -239,9 +252,10 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
         state.validated = Scored.of(noted)
         if checkpoint is not None:
             checkpoint = replace(checkpoint, is_best=noted.is_best)
+            run.log.on_validation(checkpoint)
+            _keep(state, run, checkpoint)
             for one in run.callbacks:
                 one.on_validation(checkpoint)
-            _keep(state, run, checkpoint)
     return True
 
 

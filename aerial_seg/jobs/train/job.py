@@ -251,7 +251,8 @@ def _go_on(
                 recipe,
                 computing=computing,
                 keeper=keeper,
-                callbacks=(log, *around.callbacks, bar, *drawn),
+                log=log,
+                callbacks=(*around.callbacks, bar, *drawn),
                 stopping=around.stopping,
             )
         models.mark(finished=True)

@@ -24,7 +24,7 @@ from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.file import load_model
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
-from aerial_seg.training.callbacks import Callback, Step
+from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loop import TrainingError
 from aerial_seg.training.loss import SegmentationLoss
@@ -35,6 +35,17 @@ from aerial_seg.training.state import read_state
 MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]
 CPU = TrainSettings(device="cpu")
+
+
+class AtValidation(Callback):
+    """Raises when it is told of the validation after an update."""
+
+    def __init__(self, iteration: int, error: Exception) -> None:
+        self._iteration, self._error = iteration, error
+
+    def on_validation(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.iteration == self._iteration:
+            raise self._error
 
 
 class After(Callback):
@@ -330,3 +341,14 @@ def test_a_callback_that_fails_leaves_the_checkpoint_before(
         Incomplete, match=r"^no more; make the same call again to go on: the first 3 iterations"
     ):
         train(chips, small(), tmp_path / "run", CPU, callbacks=[After(5, fail)])
+
+
+def test_a_callback_that_fails_at_a_validation_loses_nothing_of_it(
+    chips: Path, small: MakeRecipe, sums: Sums, tmp_path: Path, whole: dict[str, str]
+) -> None:
+    failing = AtValidation(6, OutputError("no more"))
+    with pytest.raises(Incomplete, match=r"^no more; .*: the first 6 iterations are kept") as told:
+        train(chips, small(), tmp_path / "run", CPU, callbacks=[failing])
+    check_kept(told.value, tmp_path / "run", last=6)
+    check_goes_on(chips, small(), tmp_path / "run", begun_at=6)
+    assert sums(tmp_path / "run") == whole
