@@ -112,7 +112,7 @@ def run_training(
         dice_weight=settings.dice_weight,
     ).to(computing.device)
     state.network.train()
-    with synchronised(state.network), telling_what_fits(state.network, criterion, recipe, computing):
+    with synchronised(state.network):
         module: Any = Members(state.network)
         module = torch.compile(module) if computing.compiled else module
         model, optimizer = fabric.setup(module, state.optimizer, move_to_device=False)
@@ -156,7 +156,8 @@ def _go_on(state: TrainingState, run: _Run) -> None:
         if state.search.is_patience_over(run.recipe.training.patience):
             break
         with run.stopping.held():
-            step = _update(state, run, crops, batch)
+            with telling_what_fits(state.network, run.criterion, run.recipe, run.computing):
+                step = _update(state, run, crops, batch)
             for one in (run.log, *run.callbacks):
                 one.on_step(step)
         if not _validate_if_due(state, run) and run.keeper.is_due():

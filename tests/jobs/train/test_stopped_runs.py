@@ -352,3 +352,12 @@ def test_a_callback_that_fails_at_a_validation_loses_nothing_of_it(
     check_kept(told.value, tmp_path / "run", last=6)
     check_goes_on(chips, small(), tmp_path / "run", begun_at=6)
     assert sums(tmp_path / "run") == whole
+
+
+def test_a_lack_of_memory_in_a_callback_is_not_blamed_on_the_crops(
+    chips: Path, small: MakeRecipe, tmp_path: Path
+) -> None:
+    error = OutOfMemory("CUDA out of memory. Tried to allocate")
+    with pytest.raises(OutOfMemory, match=r"^CUDA out of memory") as told:
+        train(chips, small(), tmp_path / "run", CPU, callbacks=[AtValidation(6, error)])
+    assert any("the first 6 iterations are kept" in note for note in told.value.__notes__)
