@@ -34,6 +34,7 @@ from aerial_seg.jobs.train.run_folder import (
     locked,
     require_as_before,
     require_same,
+    require_same_weights,
     run_to_continue,
 )
 from aerial_seg.jobs.train.settings import TrainSettings
@@ -144,9 +145,11 @@ def prepare(
     SettingsError or InputError for what cannot be trained so.
     """
     dataset, recipe, own = given
-    weights = weights_file(recipe.model) if before is None else None
+    # Nothing kept, nothing to take the place of the first weights: a run that was stopped so early begins as it began.
+    anew = before is None or not before.is_kept
+    weights = weights_file(recipe.model) if anew else None
     Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
-    if before is None:
+    if anew:
         check_weights(recipe.model)
         check_freezing(recipe)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
@@ -164,7 +167,9 @@ def prepare(
     if before is not None:
         require_same(before, job)
     torch.manual_seed(recipe.training.seed)
-    beginning = _begin(recipe, opened, own, anew=before is None)
+    beginning = _begin(recipe, opened, own, anew=anew)
+    if before is not None and anew:
+        require_same_weights(before, recipe.model.weights, beginning.sha256)
     to_device(beginning.network, plan.device)
     return Prepared(recipe, opened, beginning, still, job)
 

@@ -39,11 +39,14 @@ class RunKeeper:
         file = self._folder.folder / STATE
         notes: list[str] = []
         self._folder.sweep()
-        header = read_state(file)
-        # What lies there besides is of a run that was there before: a kill came before it was cleared away.
-        if file.exists() and (header is None or header["run"] == self._folder.token):
+        if self._folder.is_kept:
             state.load(file)
             notes += self._models.mend(state)
+        elif self._folder.fact("iteration"):
+            notes.append(
+                f"{file} is gone, which held the first {self._folder.fact('iteration'):,} iterations; the run begins "
+                "again at iteration 0"
+            )
         if self._log.begin(state.iteration) < state.iteration:
             notes.append(f"{LOG} does not hold all of the first {state.iteration:,} iterations any more")
         self.tell("running", state)

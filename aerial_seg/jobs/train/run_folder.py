@@ -24,6 +24,7 @@ from aerial_seg.jobs.train.model_files import BEST, LAST
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
+from aerial_seg.training.state import read_state
 
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
 CURVES, SAMPLES, EVENTS = "curves.png", "samples.png", "tensorboard"
@@ -66,6 +67,20 @@ class Run:
     def token(self) -> str:
         """What tells this run from one that was there before; empty for a run of an older version."""
         return str(self.document.get("run", ""))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a checkpoint of it to go on from."""
+        return is_kept(self.folder, self.token)
+
+
+def is_kept(folder: Path, token: str) -> bool:
+    """Tell whether a checkpoint of the run with this token lies in the folder; one that cannot be read counts.
+
+    One of another token is of a run that was there before.
+    """
+    header = read_state(folder / STATE)
+    return (folder / STATE).exists() and (header is None or header.get("run") == token)
 
 
 def read_run(path: StrPath) -> Run:
@@ -161,6 +176,11 @@ class RunFolder:
         return str(self._document["run"])
 
     @property
+    def is_kept(self) -> bool:
+        """Whether there is a checkpoint of this run to go on from."""
+        return is_kept(self.folder, self.token)
+
+    @property
     def iterations(self) -> int:
         """How many iterations there are to be in all."""
         return int(self._document["iterations"])
@@ -252,6 +272,17 @@ def require_same(before: Run, job: Mapping[str, Any]) -> None:
         raise OutputError(
             f"{before.folder} holds an unfinished run of another job ({describe_changes(then, now)}); {FORMER_CALL} to "
             f"finish it, or pass {setting('restart', True)} to begin anew"
+        )
+
+
+def require_same_weights(before: Run, file: str, sha256: str | None) -> None:
+    """Raise OutputError where a run without a checkpoint would begin again from other weights than it began from."""
+    then = before.document.get("weights_sha256")
+    if then not in (None, sha256):
+        raise OutputError(
+            f"{before.folder} holds an unfinished run that has no checkpoint and began from another {file} (sha256 was "
+            f"{str(then)[:12]}…, is {str(sha256)[:12]}…); put that file back, or pass {setting('restart', True)} to "
+            "begin anew from this one"
         )
 
 

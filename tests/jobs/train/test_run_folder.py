@@ -15,10 +15,12 @@ from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsErro
 from aerial_seg.files.lock import held
 from aerial_seg.jobs.train import time_limit
 from aerial_seg.jobs.train.job import train
+from aerial_seg.jobs.train.keeper import RunKeeper
 from aerial_seg.jobs.train.run_folder import LOCK, read_run
 from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.file import load_model
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe import Recipe, change_recipe
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.log import read_log
 from aerial_seg.training.manifest import open_manifest
@@ -41,6 +43,30 @@ class Asking(Callback):
     def on_step(self, step: Step) -> None:
         if step.iteration == self._iteration:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Failing(Callback):
+    """Raises after an update, or before the first one; the memory is blamed, as no defect is looked for then."""
+
+    def __init__(self, iteration: int) -> None:
+        self._iteration = iteration
+
+    def on_start(self, iteration: int, iterations: int) -> None:
+        if self._iteration == 0:
+            raise OutOfMemory("CUDA out of memory")
+
+    def on_step(self, step: Step) -> None:
+        if step.iteration == self._iteration:
+            raise OutOfMemory("CUDA out of memory")
+
+
+def fails(how: str, iteration: int, chips: Path, recipe: Recipe, run: Path, asked: TrainSettings) -> None:
+    """Train until it fails after this update, or is killed there, which leaves no last word."""
+    with pytest.MonkeyPatch.context() as patch:
+        if how == "killed":
+            patch.setattr(RunKeeper, "stop", lambda self: None)
+        with pytest.raises(OutOfMemory):
+            train(chips, recipe, run, asked, callbacks=[Failing(iteration)])
 
 
 @pytest.fixture
@@ -207,6 +233,44 @@ def test_a_best_model_that_was_taken_away_is_noted(chips: Path, small: MakeRecip
         report.notes
     )
     assert load_model(report.model).card.iteration in (6, 7)
+
+
+@pytest.mark.parametrize("how", ["failed", "killed"])
+def test_a_run_without_a_checkpoint_begins_again_from_its_weights(
+    how: str, chips: Path, small: MakeRecipe, made: Path, sums: Sums, tmp_path: Path
+) -> None:
+    weights, run = tmp_path / "given.safetensors", tmp_path / "run"
+    shutil.copy(made / "last.safetensors", weights)
+    recipe = change_recipe(small(), {"model.weights": str(weights), "training.freeze": "encoder"})
+    report = train(chips, recipe, tmp_path / "whole", CPU)
+    fails(how, 2, chips, recipe, run, CPU)
+    assert not (run / "training.safetensors").exists()
+    assert read_run(run).state == "stopped"
+
+    shutil.copy(made / "best.safetensors", weights)
+    before = contents(run)
+    with pytest.raises(
+        OutputError, match=r"no checkpoint and began from another .*given.*; put that file back"
+    ):
+        train(chips, recipe, run, CPU)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"the weights .*given\.safetensors do not exist"):
+        train(chips, recipe, run, CPU)
+    assert contents(run) == before
+    shutil.copy(made / "last.safetensors", weights)
+    assert train(chips, recipe, run, CPU).notes == report.notes
+    assert sums(run) == sums(tmp_path / "whole")
+
+
+def test_a_state_that_was_deleted_is_noted_and_the_run_begins_again(
+    chips: Path, small: MakeRecipe, unfinished: Path, made: Path, sums: Sums
+) -> None:
+    (unfinished / "training.safetensors").unlink()
+    (note,) = train(chips, small(), unfinished, CPU).notes
+    assert note.endswith(
+        "training.safetensors is gone, which held the first 4 iterations; the run begins again at iteration 0"
+    )
+    assert sums(unfinished) == sums(made)
 
 
 def test_folders_of_others_are_not_written_to(
