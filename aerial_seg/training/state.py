@@ -112,6 +112,10 @@ class TrainingState:
         """The best is chosen among what follows."""
         self.best, self.search = None, BestSoFar()
 
+    def renew_patience(self) -> None:
+        """What follows has as many validations to bring a better one as a run that begins."""
+        self.search = replace(self.search, since=0)
+
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that are validated and kept, the averaged ones where there are any: copies, on the CPU."""
         source = self.network.state_dict() if self.average is None else self.average.state

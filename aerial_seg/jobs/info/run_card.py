@@ -27,7 +27,7 @@ def run_card(folder: Path) -> dict[str, Any]:
     """
     run, history = read_run(folder), _history(folder / LOG)
     state, reason = _state(run)
-    done = run.iterations if state == "finished" else max([run.iteration, *_last_iteration(history)])
+    done = run.iteration if state == "finished" else max([run.iteration, *_last_iteration(history)])
     pace = _seconds_per_iteration(run, done)
     return {
         "kind": "training run",
@@ -66,7 +66,8 @@ def _notes(told: object) -> list[str]:
 def _state(run: Run) -> tuple[str, str]:
     """The state, and what it means for whoever asks."""
     if run.state == "finished":
-        return "finished", "the run is finished"
+        early = run.iteration < run.iterations
+        return "finished", "the run is finished" + (": its patience was over" if early else "")
     held, said = is_held(run.folder / LOCK), run.document.get("state")
     if held is None:
         return (

@@ -150,7 +150,9 @@ def forecast_training(
 def _extent(before: Run | None, recipe: Recipe, settings: TrainSettings, timing: Timing) -> tuple[int, int]:
     """Iterations that are done, and how many there are to be."""
     if before is not None:
-        return before.iteration if before.is_kept else 0, before.iterations + (settings.extend or 0)
+        goes_further = settings.extend is not None and before.state == "finished"
+        whole = before.iteration + (settings.extend or 0) if goes_further else before.iterations
+        return before.iteration if before.is_kept else 0, whole
     if settings.time_limit is None:
         return 0, recipe.training.iterations
     return 0, max(0, fitting(SHARE * settings.time_limit, timing, recipe.training.validate_every))

@@ -42,6 +42,8 @@ class RunKeeper:
         if self._folder.is_kept:
             state.load(file)
             notes += self._models.mend(state)
+            if self._folder.is_extended_at(state.iteration):
+                state.renew_patience()
         elif self._folder.fact("iteration"):
             notes.append(
                 f"{file} is gone, which held the first {self._folder.fact('iteration'):,} iterations; the run begins "

@@ -128,7 +128,7 @@ def run_to_continue(folder: Path, settings: TrainSettings) -> Run | None:
     if found is None or found.state == "finished":
         if found is not None and not settings.overwrite:
             raise OutputError(
-                f"{folder} is a finished run of {found.iterations:,} iterations; pass {setting('extend', ...)} to "
+                f"{folder} is a finished run of {found.iteration:,} iterations; pass {setting('extend', ...)} to "
                 f"train it on, {setting('overwrite', True)} to train anew in its place, or choose another output"
             )
         if not _is_empty(folder):
@@ -186,9 +186,14 @@ class RunFolder:
         return int(self._document["iterations"])
 
     def extend(self, by: int | None) -> None:
-        """Let a finished run have so many more iterations."""
+        """Let a finished run have so many more iterations than it made; they may be fewer than it was to make."""
         if by is not None and self._document["state"] == "finished":
-            self.write("running", iterations=self.iterations + by, extended=by)
+            reached = int(self.fact("iteration"))
+            self.write("running", iterations=reached + by, extended=by, extended_at=reached)
+
+    def is_extended_at(self, iteration: int) -> bool:
+        """Tell whether the run was finished after so many iterations and is to go on."""
+        return bool(self.fact("extended_at") == iteration)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write run.json, the mark that the folder is a run's; what an older run left is gone.

@@ -29,8 +29,8 @@ class TrainSettings:
     extend: Annotated[
         int | None,
         Setting(
-            "Train a finished run on by so many iterations; the learning rate goes on as that of a run of the whole "
-            "length would.",
+            "Train a finished run on by so many iterations, counted from the last that it made; the learning rate goes "
+            "on as that of a run of the whole length would.",
             low=1,
             high=1_000_000_000,
             metavar="N",
@@ -112,6 +112,11 @@ class TrainSettings:
             raise SettingsError(
                 f"{setting('overfit')} looks at a few chips and {setting('processes')} shares large batches; "
                 "pass one of them"
+            )
+        if self.extend is not None and self.time_limit is not None:
+            raise SettingsError(
+                f"{setting('time_limit')} settles the iterations of a run that begins, {setting('extend')} says how "
+                "many more a finished one has; pass one of them"
             )
         if self.extend is not None and (self.overwrite or self.restart):
             raise SettingsError(

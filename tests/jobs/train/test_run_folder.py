@@ -14,6 +14,7 @@ import pytest
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.files.lock import held
 from aerial_seg.jobs.train import time_limit
+from aerial_seg.jobs.train.dry_run import forecast_training
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.keeper import RunKeeper
 from aerial_seg.jobs.train.run_folder import LOCK, read_run
@@ -24,6 +25,7 @@ from aerial_seg.recipe import Recipe, change_recipe
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.log import read_log
 from aerial_seg.training.manifest import open_manifest
+from aerial_seg.training.validation.monitor import Monitor
 
 MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]
@@ -144,6 +146,29 @@ def test_an_extended_run_goes_on_at_the_rate_of_a_run_of_the_whole_length(
     assert sums(copy) == sums(finished)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_whose_patience_was_over_is_extended_from_where_it_ended(
+    stopped: bool, chips: Path, small: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No checkpoint is better than the first one: of patience 1 the second validation ends the run.
+    monkeypatch.setattr(Monitor, "value", lambda *_: 0.5)
+    recipe = change_recipe(small(iterations=40, validate_every=2), {"training.patience": 1})
+    run, more = tmp_path / "run", TrainSettings(device="cpu", extend=5)
+    assert train(chips, recipe, run, CPU).iterations == 4
+    if stopped:
+        fails("killed", 5, chips, recipe, run, more)
+    asking = Asking()
+    # A new patience: one validation that is no better, after iteration 6, and there it ends again.
+    assert train(chips, recipe, run, more, callbacks=[asking]).iterations == 6
+    assert asking.begun == [(4, 9)]
+    with pytest.raises(OutputError, match="is a finished run of 6 iterations"):
+        train(chips, recipe, run, CPU)
+    assert forecast_training(chips, recipe, run, more).iterations == 11
+    assert train(chips, recipe, run, more).iterations == 8
+    assert (read_run(run).iteration, read_run(run).iterations) == (8, 11)
+    assert [row[0] for row in read_log(run / "log.csv").losses] == list(range(1, 9))
+
+
 def test_what_cannot_be_extended_is_refused(
     chips: Path, small: MakeRecipe, finished: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +182,8 @@ def test_what_cannot_be_extended_is_refused(
         SettingsError, match=r"`extend` goes on with a run, `overwrite` and `restart` begin one anew"
     ):
         TrainSettings(extend=1, overwrite=True)
+    with pytest.raises(SettingsError, match=r"`time_limit` settles .* `extend` says how many more"):
+        TrainSettings(extend=1, time_limit="1min")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["plain", "overwrite", "killed"])
