@@ -25,6 +25,7 @@ from aerial_seg.jobs.train.pictures import missing
 from aerial_seg.jobs.train.run_folder import CURVES, LOG, RUN, SAMPLES, STATE, Run, run_to_continue
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.train.time_limit import SHARE, Timing, fitting, time_run
+from aerial_seg.jobs.train.validation import open_validator
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import device_peak_while, hardware_name, has_own_memory, pick_device
 from aerial_seg.models.network import Network
@@ -34,6 +35,7 @@ from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
 from aerial_seg.training.crops import ChipStore
 from aerial_seg.training.loop import TrainingData, training_crops
+from aerial_seg.training.validation.validator import SceneValidator, Validator
 
 _SECONDS = 10.0
 """That updates are timed for, at the most."""
@@ -46,9 +48,9 @@ class TrainForecast:
     """Foretell a training run, before it starts; nothing was written but the picture, where one was asked for.
 
     recipe: with all defaults. chips: by split. parameters: weights that are learnt. done: iterations that an
-    interrupted run has behind it. seconds: of all that is left, validations included; seconds_per_iteration and
-    seconds_per_validation were measured. memory: peak bytes of the process; gpu_memory: of tensors on the GPU, if
-    there is one. files: what the folder would hold, with bytes where they are known.
+    interrupted run has behind it. seconds: of all that is left, validations included; seconds_per_iteration, the
+    mean of what is left, and seconds_per_validation were measured. memory: peak bytes of the process; gpu_memory: of
+    tensors on the GPU, if there is one. files: what the folder would hold, with bytes where they are known.
     """
 
     run: Path
@@ -108,19 +110,21 @@ def forecast_training(
     ready = prepare((dataset, recipe, None), run, settings, plan, before)
     recipe, opened, network = ready.recipe, ready.dataset, ready.beginning.network
     found: list[Timing] = []
-    data, share = _some(opened.data)
+    with open_validator(opened, ready.beginning.recipe, network) as validator:
+        data, share = _some(opened.data, validator)
 
-    def measure() -> None:
-        found.append(time_run(network, data, plan.timed(recipe), plan.alone(), most=_SECONDS))
+        def measure() -> None:
+            found.append(time_run(network, data, plan.timed(recipe), plan.alone(), most=_SECONDS))
 
-    memory, gpu_memory = _peaks(plan.device, measure)
+        memory, gpu_memory = _peaks(plan.device, measure)
     timing = found[0]
     if picture is not None:
         _draw(opened, recipe, picture)
-    timing = Timing(timing.step, timing.validation * share)
+    timing = replace(timing, validation=timing.validation * share)
     done, iterations = _extent(before, recipe, settings, timing)
     every = recipe.training.validate_every
     validations = math.ceil(iterations / every) - done // every if opened.data.val is not None else 0
+    updating = timing.updates(done, iterations)
     return TrainForecast(
         run=run,
         recipe=recipe,
@@ -136,9 +140,9 @@ def forecast_training(
         precision=plan.precision,
         done=done,
         iterations=iterations,
-        seconds_per_iteration=timing.step,
+        seconds_per_iteration=updating / (iterations - done) if iterations > done else timing.step,
         seconds_per_validation=timing.validation,
-        seconds=(iterations - done) * timing.step + validations * timing.validation,
+        seconds=updating + validations * timing.validation,
         memory=memory,
         gpu_memory=gpu_memory,
         files=_files(network, recipe, has_chips=opened.data.val is not None),
@@ -158,8 +162,10 @@ def _extent(before: Run | None, recipe: Recipe, settings: TrainSettings, timing:
     return 0, max(0, fitting(SHARE * settings.time_limit, timing, recipe.training.validate_every))
 
 
-def _some(data: TrainingData) -> tuple[TrainingData, float]:
-    """The data with some of the validation chips, and how many times as many there are."""
+def _some(data: TrainingData, validator: Validator | None) -> tuple[TrainingData, float]:
+    """The data with some of the validation chips, and how many times as many there are; scenes are timed whole."""
+    if isinstance(validator, SceneValidator):
+        return replace(data, validator=validator), 1.0
     if data.val is None or len(data.val) <= _CHIPS:
         return data, 1.0
     numbers = tuple(int(k) for k in np.linspace(0, len(data.val) - 1, _CHIPS))

@@ -61,10 +61,25 @@ class _Watch(Callback):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Tell what a run takes: seconds of one update, after those that warm up, and of one validation."""
+    """Tell what a run takes: seconds of one update, after those that warm up, and of one validation.
+
+    frozen: seconds of an update while a part of the network is frozen for a while, which is the first `held` updates.
+    """
 
     step: float
     validation: float
+    frozen: float = 0.0
+    held: int = 0
+
+    @property
+    def first(self) -> float:
+        """Seconds of a run's first update."""
+        return self.frozen if self.held else self.step
+
+    def updates(self, done: int, iterations: int) -> float:
+        """Seconds of the updates that are left, without validations."""
+        held = max(0, min(self.held, iterations) - done)
+        return held * self.frozen + (iterations - done - held) * self.step
 
 
 def time_run(
@@ -72,20 +87,42 @@ def time_run(
 ) -> Timing:
     """Time some updates, for `most` seconds or a few of them, and a validation; nothing is left of them.
 
+    Where a part is frozen for a while, updates with it and without it are timed, each for half of the seconds.
+
     The network and the random numbers are afterwards what they were.
     """
     randoms = random_states()
-    step = _seconds_per_step(most, copy.deepcopy(network), data, recipe, computing)
+    held = recipe.training.freeze_iterations
+    if held:
+        # No end is "to the end"; and the first update, which is never timed, may be the only frozen one.
+        most /= 2
+        always, once = (_frozen_for(recipe, count) for count in (0, 1))
+        frozen = _seconds_per_step(most, copy.deepcopy(network), data, always, computing)
+        step = _seconds_per_step(most, copy.deepcopy(network), data, once, computing)
+    else:
+        frozen, step = 0.0, _seconds_per_step(most, copy.deepcopy(network), data, recipe, computing)
     validation = (
         _seconds(lambda: _validate_once(network, data, computing.device)) if data.val is not None else 0.0
     )
     set_random_states(randoms)
-    return Timing(step, validation)
+    return Timing(step, validation, frozen, held)
+
+
+def _frozen_for(recipe: Recipe, updates: int) -> Recipe:
+    training = recipe.training.model_copy(update={"freeze_iterations": updates})
+    return recipe.model_copy(update={"training": training})
 
 
 def fitting(seconds: float, timing: Timing, validate_every: int) -> int:
     """Return how many iterations fit into the seconds; the last one is validated, whatever its number."""
-    return math.floor((seconds - timing.validation) / (timing.step + timing.validation / validate_every))
+    validating = timing.validation / validate_every
+    left = seconds - timing.validation
+    if timing.held:
+        begun = left / (timing.frozen + validating)
+        if begun <= timing.held:
+            return math.floor(begun)
+        left -= timing.held * (timing.frozen + validating)
+    return timing.held + math.floor(left / (timing.step + validating))
 
 
 def iterations_within(
@@ -97,7 +134,7 @@ def iterations_within(
     where not one iteration fits.
     """
     timing = time_run(network, data, recipe, computing, most=min(_TIMED * limit, _LONGEST))
-    step, validation = timing.step, timing.validation
+    step, validation = timing.first, timing.validation
     left = SHARE * limit - (time.monotonic() - begun)
     count = fitting(left, timing, recipe.training.validate_every)
     if count < 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -15,13 +16,20 @@ from aerial_seg.cli.reports.train_forecast import toml_lines
 from aerial_seg.cli.train import command
 from aerial_seg.errors import AerialSegError, OutputError, SettingsError
 from aerial_seg.jobs.train import dry_run, time_limit
+from aerial_seg.jobs.train.company import Plan
 from aerial_seg.jobs.train.data import open_dataset
 from aerial_seg.jobs.train.dry_run import forecast_training
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.train.time_limit import Timing
+from aerial_seg.models.build import build_network
+from aerial_seg.models.device import CPU as CPU_ITSELF
+from aerial_seg.models.network import Network, encoder_of
 from aerial_seg.recipe import Recipe, change_recipe, load_recipe, parse_recipe, recipe_names
+from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.loop import training_crops
+from aerial_seg.training.validation.outcome import Outcome
+from aerial_seg.training.validation.validator import SceneValidator
 
 CPU = TrainSettings(device="cpu")
 
@@ -103,6 +111,83 @@ def test_validations_and_what_is_done_count(
     made = forecast_training(chips, asked, run, CPU)
     assert (made.done, made.iterations) == (12, 35)
     assert made.seconds == pytest.approx(23 * 2 + 3 * 15)
+
+
+def test_updates_with_a_frozen_part_and_without_it_count_by_their_numbers(
+    chips: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second while the encoder is frozen, two seconds later, five for the three chips."""
+    asked = change_recipe(
+        recipe, {"training.iterations": 35, "training.freeze": "encoder", "training.freeze_iterations": 10}
+    )
+    timed: list[list[bool]] = []
+
+    def as_if(most: float, network: Network, data: object, tried: Recipe, computing: object) -> float:
+        freezing, held = Freezing(network, tried.training), []
+        for update in range(12):
+            freezing.before_update(update)
+            held.append(not any(one.requires_grad for one in encoder_of(network)[1].parameters()))
+        timed.append(held)
+        return 1.0 if held[-1] else 2.0
+
+    monkeypatch.setattr(time_limit, "_seconds_per_step", as_if)
+    monkeypatch.setattr(time_limit, "_seconds", lambda work: 5.0)
+    network = build_network(asked.model, bands=3, classes=2)
+    data = open_dataset(chips, asked).data
+    timing = time_limit.time_run(network, data, asked, Plan.of(CPU, asked, CPU_ITSELF, None).alone(), most=1)
+    assert timing == Timing(step=2.0, validation=5.0, frozen=1.0, held=10)
+    assert timed == [[True] * 12, [True] + [False] * 11]
+    assert timing.updates(0, 35) == 10 + 25 * 2
+    assert timing.updates(4, 8) == 4
+    assert timing.updates(12, 35) == 23 * 2
+    for seconds in (5.0, 9.7, 20.0, 20.5, 26.0, 100.0):
+        count = time_limit.fitting(seconds, timing, 10)
+        taken = [timing.updates(0, n) + n * 5 / 10 + 5 for n in (count, count + 1)]
+        assert taken[0] <= seconds < taken[1]
+    monkeypatch.setattr(dry_run, "time_run", lambda *given, most: timing)
+    monkeypatch.setattr("aerial_seg.jobs.train.job.check_freezing", lambda recipe: None)  # no weights here
+    made = forecast_training(chips, asked, tmp_path / "run", CPU)
+    assert made.seconds == pytest.approx(10 + 25 * 2 + 2 * 5)
+    assert made.seconds_per_iteration == pytest.approx(60 / 35)
+
+
+def test_scenes_are_timed_as_they_are_validated(
+    chips: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were timed as whole chips, of which some stood for all."""
+    monkeypatch.setattr(dry_run, "_CHIPS", 1)
+    mapped: list[int] = []
+
+    class Counting(SceneValidator):
+        def __call__(self, network: Network, device: torch.device) -> Outcome:
+            mapped.append(sum(len(one.parts) for scene in self.scenes for one in scene.rectangles))
+            return SceneValidator.__call__(self, network, device)
+
+    monkeypatch.setattr("aerial_seg.jobs.train.validation.SceneValidator", Counting)
+    seconds: list[float] = []
+    measure = time_limit._seconds
+    monkeypatch.setattr(time_limit, "_seconds", lambda work: (seconds.append(measure(work)), seconds[-1])[1])
+    asked = change_recipe(recipe, {"training.validate_on": "scenes"})
+    made = forecast_training(chips, asked, tmp_path / "run", CPU)
+    assert mapped == [3]
+    assert made.seconds_per_validation == seconds[0]
+
+
+def test_it_refuses_what_validation_would_refuse(
+    chips: Path, without: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    for dataset, changes in (
+        (chips, {"training.monitor": "iou_foo"}),
+        (chips, {"training.monitor": "loss", "training.validate_on": "scenes"}),
+        (without, {"training.patience": 3}),
+    ):
+        asked, told = change_recipe(recipe, changes), []
+        for call in (forecast_training, train):
+            with pytest.raises(SettingsError) as refused:
+                call(dataset, asked, tmp_path / "run", CPU)
+            told.append(str(refused.value))
+        assert told[0] == told[1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_refuses_what_training_would_refuse(chips: Path, recipe: Recipe, tmp_path: Path) -> None:
