@@ -77,11 +77,15 @@ class LossCurve:
 class Curves(Callback):
     """Renews a picture of the curves at validations (see report.sparing) and at the end; whole, or as it was.
 
-    log: the run's log.csv, from which a run that goes on takes what was before.
+    log: the run's log.csv, from which a run that goes on takes what was before. monitor: the score that says which
+    checkpoint is the best. best: the iteration of the best one before the run goes on.
     """
 
-    def __init__(self, legend: Legend, path: Path, *, log: Path) -> None:
+    def __init__(
+        self, legend: Legend, path: Path, *, log: Path, monitor: str = "miou", best: int | None = None
+    ) -> None:
         self._legend, self._path, self._log = legend, path, log
+        self._monitor, self._best = monitor, best
         self._losses = LossCurve()
         self._validations: list[ValidationRow] = []
         self._sparing = Sparing()
@@ -113,6 +117,8 @@ class Curves(Callback):
         if scores is not None:
             ious = {one.name: round(one.iou, 6) for one in scores.classes}
             self._validations.append(ValidationRow(checkpoint.iteration, round(scores.miou, 6), ious))
+        if checkpoint.is_best:
+            self._best = checkpoint.iteration
         if self._sparing.is_due:
             self._draw()
 
@@ -125,12 +131,23 @@ class Curves(Callback):
         state = self._iteration, len(self._validations)
         if self._losses and state != self._drawn:
             with self._sparing.drawing(), settled_file(self._path) as partial:
-                draw_curves(self._losses, self._validations, self._legend, partial)
+                best = None if self._best is None else (self._best, self._monitor)
+                draw_curves(self._losses, self._validations, self._legend, partial, best=best)
             self._drawn = state
 
 
-def draw_curves(losses: LossCurve, validations: Sequence[ValidationRow], legend: Legend, path: Path) -> None:
-    """PNG: the loss with its running mean and the learning rate above, IoU per class and mIoU below."""
+def draw_curves(
+    losses: LossCurve,
+    validations: Sequence[ValidationRow],
+    legend: Legend,
+    path: Path,
+    *,
+    best: tuple[int, str] | None = None,
+) -> None:
+    """PNG: the loss with its running mean and the learning rate above, IoU per class and mIoU below.
+
+    best: the iteration of the best checkpoint, which has a star at its mIoU, and the score that says so.
+    """
     # Places of our own: to let matplotlib find them takes as long as all the rest.
     figure = Figure(figsize=(8, 7))
     FigureCanvasAgg(figure)
@@ -139,6 +156,9 @@ def draw_curves(losses: LossCurve, validations: Sequence[ValidationRow], legend:
     _draw_losses(top, losses)
     if validations:
         _draw_ious(bottom, validations, legend)
+        if best is not None:
+            _draw_best(bottom, validations, *best)
+        bottom.legend(loc="lower right")
     bottom.set(xlabel="iteration", ylabel="validation IoU", ylim=(0, 1))
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
@@ -192,11 +212,13 @@ def _draw_ious(axes: Axes, validations: Sequence[ValidationRow], legend: Legend)
     axes.plot(
         at, [one.miou for one in shown], marker=marker, markersize=3, color="black", linewidth=2, label=label
     )
-    known = [one for one in validations if not math.isnan(one.miou)]
-    if known:
-        best = max(known, key=lambda one: one.miou)
-        axes.plot(
-            [best.iteration], [best.miou], marker="*", markersize=12, color="black", linestyle="none",
-            label=f"best mIoU {best.miou:.3f} at {best.iteration:,}",
-        )  # fmt: skip
-    axes.legend(loc="lower right")
+
+
+def _draw_best(axes: Axes, validations: Sequence[ValidationRow], iteration: int, monitor: str) -> None:
+    """A star at the mIoU of the best checkpoint, whatever it is the best by; no mIoU, no star."""
+    miou = next((one.miou for one in validations if one.iteration == iteration), math.nan)
+    if math.isnan(miou):
+        return
+    told = f"mIoU {miou:.3f} at {iteration:,}"
+    label = f"best {told}" if monitor == "miou" else f"{told}, the best by {monitor}"
+    axes.plot([iteration], [miou], marker="*", markersize=12, color="black", linestyle="none", label=label)

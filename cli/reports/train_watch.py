@@ -29,7 +29,7 @@ class Watch(Callback):
         self._clock = clock
         self._open = ExitStack()
         self._pace = Pace(clock=clock)
-        self._best: tuple[float, int] | None = None
+        self._best: str | None = None
         self._iterations = 0
         self._stated = -math.inf
 
@@ -68,17 +68,22 @@ class Watch(Callback):
         scores = checkpoint.scores
         if scores is not None:
             place = f"iteration {checkpoint.iteration:,} of {self._iterations:,}"
-            console.say_beside_bars(f"{place}: {scores_line(scores)}; {self._rank(checkpoint, scores.miou)}")
+            console.say_beside_bars(f"{place}: {scores_line(scores)}; {self._rank(checkpoint, scores)}")
         self._pace.pause()
 
-    def _rank(self, checkpoint: Checkpoint, miou: float) -> str:
-        """Whether it is the best so far; of a run that went on, the best may be of before."""
+    def _rank(self, checkpoint: Checkpoint, scores: Scores) -> str:
+        """Whether it is the best so far by the score that decides; of a run that went on, the best may be of before."""
+        outcome = checkpoint.outcome
+        told, by, value = "", "", scores.miou
+        if outcome is not None and outcome.monitor != "miou":
+            told, by = f"{outcome.monitor} ", f" by {outcome.monitor}"
+            value = math.nan if outcome.value is None else outcome.value
         if checkpoint.is_best:
-            self._best = miou, checkpoint.iteration
-            return "the best so far"
+            self._best = f"{told}{console.number(value)} at iteration {checkpoint.iteration:,}"
+            return f"the best so far{by}"
         if self._best is None:
-            return "not the best so far"
-        return f"the best so far is {self._best[0]:.4f} at iteration {self._best[1]:,}"
+            return f"not the best so far{by}"
+        return f"the best so far is {self._best}"
 
     def on_end(self, iteration: int) -> None:
         """Leave the bar as it is."""

@@ -243,9 +243,7 @@ def _go_on(
             around.still.holding(),
             lost_workers(),
             in_company(around.plan, state, recipe, around.given) as computing,
-            pictures(
-                folder.folder, dataset, recipe, state.network, around.plan.device, events=events
-            ) as drawn,
+            pictures(folder.folder, dataset, recipe, state, around.plan.device, events=events) as drawn,
             _bar(around, recipe) as bar,
         ):
             begun = {"time": time.time(), "iteration": state.iteration}

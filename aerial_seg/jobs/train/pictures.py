@@ -10,7 +10,6 @@ import torch
 
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.jobs.train.run_folder import CURVES, EVENTS, LOG, SAMPLES
-from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.report import tensorboard
 from aerial_seg.report.chip_maps import ChipMaps
@@ -18,6 +17,7 @@ from aerial_seg.report.chip_views import ChipViews
 from aerial_seg.report.curves import Curves
 from aerial_seg.report.samples import SamplesPicture
 from aerial_seg.training.callbacks import Callback
+from aerial_seg.training.state import TrainingState
 
 
 @contextmanager
@@ -25,21 +25,29 @@ def pictures(
     folder: Path,
     dataset: Dataset,
     recipe: Recipe,
-    network: Network,
+    state: TrainingState,
     device: torch.device,
     *,
     events: bool,
 ) -> Iterator[tuple[Callback, ...]]:
-    """Yield what draws into a run's folder; in the end no file is open. events: whether TensorBoard's are wanted.
+    """Yield what draws into a run's folder from where its state stands; in the end no file is open.
 
-    Where its package is not installed they are left out; see `missing`.
+    events: whether TensorBoard's are wanted. Where its package is not installed they are left out; see `missing`.
     """
     chips = None
     val = dataset.data.val
     if val is not None:
-        maps = ChipMaps(network, val, device)
+        maps = ChipMaps(state.network, val, device)
         chips = ChipViews(val, dataset.data.val_names, dataset.bands, dataset.legend, maps.maps)
-    found: list[Callback] = [Curves(dataset.legend, folder / CURVES, log=folder / LOG)]
+    found: list[Callback] = [
+        Curves(
+            dataset.legend,
+            folder / CURVES,
+            log=folder / LOG,
+            monitor=recipe.training.monitor,
+            best=state.search.iteration,
+        )
+    ]
     if chips is not None:
         found.append(
             SamplesPicture(chips, folder / SAMPLES, of_scenes=recipe.training.validate_on == "scenes")

@@ -42,9 +42,9 @@ class ValidationGround:
 class Outcome:
     """Hold a validation's scores, those of each chip, and the 95 % interval of every score.
 
-    value: of the monitored score; None where it has none. threshold: the calibrated one, at which all of them are; None
-    where it was not asked for. loss: the mean cross-entropy of labelled pixels, where it is monitored. notes: why the
-    threshold stayed 0.5, and what keeps the scores from being believed.
+    monitor: the score that checkpoints are compared by; value: what it is here, None where it has none. threshold: the
+    calibrated one, at which all of them are; None where it was not asked for. loss: the mean cross-entropy of labelled
+    pixels, where it is monitored. notes: why the threshold stayed 0.5, and what keeps the scores from being believed.
     """
 
     scores: Scores
@@ -54,11 +54,13 @@ class Outcome:
     threshold: float | None
     loss: float | None
     notes: tuple[str, ...]
+    monitor: str = "miou"
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON-ready document: the scores, and beside them what tells how sure they are; without chips."""
         return {
             **self.scores.as_json(),
+            "monitor": self.monitor,
             "value": self.value,
             "threshold": self.threshold,
             "loss": self.loss,
@@ -77,6 +79,7 @@ class Outcome:
             threshold=document["threshold"],
             loss=document["loss"],
             notes=tuple(map(str, document["notes"])),
+            monitor=str(document.get("monitor", "miou")),
         )
 
 
@@ -109,4 +112,5 @@ def judge(
         threshold=None if curve is None else calibration.threshold,
         loss=tallies.loss,
         notes=notes,
+        monitor=monitor.name,
     )

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from run_watched import drive, loss_of, scores
+from run_watched import NAMES, drive, loss_of, scores
 
 from aerial_seg.cli import console
 from aerial_seg.cli.reports.train_watch import Watch, scores_line
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
+from aerial_seg.training.validation.monitor import Monitor
+from aerial_seg.training.validation.outcome import Outcome, ValidationGround, judge
+from aerial_seg.training.validation.tallies import ChipTally, Tallies
 
 
 @pytest.fixture
@@ -78,6 +81,39 @@ def test_what_is_not_the_best_names_the_best(capsys: pytest.CaptureFixture[str])
         watch.on_validation(Checkpoint(7, {}, None))
     ends = [line.rpartition("; ")[2] for line in capsys.readouterr().err.splitlines()[1:]]
     assert ends == ["not the best so far", "the best so far", "the best so far is 0.4286 at iteration 5"]
+
+
+def test_the_best_is_told_by_the_score_that_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its mIoU was told as if that had been the reason."""
+    monitor = Monitor("recall_building", NAMES)
+
+    def checkpoint(iteration: int, right: int, *, is_best: bool) -> Checkpoint:
+        matrix = Tallies((tally(right),), 2)
+        ground = ValidationGround.of_images(("chip",))
+        outcome = judge(matrix, ground, NAMES, calibrate=False, monitor=monitor)
+        assert Outcome.from_json(outcome.as_json()).monitor == "recall_building"
+        return Checkpoint(iteration, {}, outcome.scores, is_best=is_best, outcome=outcome)
+
+    with Watch() as watch:
+        watch.on_start(3, 10)
+        watch.on_validation(checkpoint(4, 60, is_best=False))
+        watch.on_validation(checkpoint(5, 70, is_best=True))
+        watch.on_validation(checkpoint(6, 60, is_best=False))
+    ends = [line.rpartition("; ")[2] for line in capsys.readouterr().err.splitlines()[1:]]
+    assert ends == [
+        "not the best so far by recall_building",
+        "the best so far by recall_building",
+        "the best so far is recall_building 0.7000 at iteration 5",
+    ]
+
+
+def tally(right: int) -> ChipTally:
+    """A hundred pixels of each class, of which so many are called so."""
+    truth = np.repeat(np.array([0, 1], np.uint8), 100)
+    said = np.where(np.tile(np.arange(100), 2) < right, truth, 1 - truth).astype(np.uint8)
+    made = ChipTally("chip", 2)
+    made.add(truth, said, said.astype(np.float32) - 0.5)
+    return made
 
 
 def test_of_many_classes_the_worst_are_told_and_where_the_others_are() -> None:
