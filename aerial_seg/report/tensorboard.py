@@ -63,7 +63,8 @@ class TensorBoard(Callback):
         with disk_errors(self._folder):
             self._writer = SummaryWriter(
                 str(self._folder),
-                purge_step=iteration + 1 if iteration else None,
+                # Of a run that was ended before its first checkpoint all is there once already.
+                purge_step=iteration + 1 if iteration else 0,
                 flush_secs=_SECONDS_BETWEEN_FLUSHES,
             )
             if self._chips is not None:

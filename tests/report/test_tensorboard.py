@@ -84,6 +84,21 @@ def test_a_run_that_went_on_has_every_point_once(tmp_path: Path) -> None:
     assert min(speed.values()) > 0
 
 
+def test_a_run_that_begins_again_has_every_point_once(tmp_path: Path) -> None:
+    """It was killed before its first checkpoint, and had all it had drawn until then twice."""
+    killed = callback(tmp_path)
+    drive([killed], last=7, iterations=12, every=5, ends=False)
+    killed.close()
+    drive([callback(tmp_path)], last=12, iterations=12, every=5)
+    assert len(list(tmp_path.iterdir())) == 2
+    events = read(tmp_path)
+    assert curve(events, "train/loss") == pytest.approx({k: loss_of(k) for k in range(1, 13)})
+    assert set(curve(events, "validation/mIoU")) == {5, 10}
+    assert [event.step for event in events.Images("chip0/map")] == [5, 10]
+    for tag in ("chip0/image", "chip0/label"):
+        assert [event.step for event in events.Images(tag)] == [0]
+
+
 def picture(encoded: bytes) -> np.ndarray[Any, Any]:
     with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(image)
