@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from laws import examples
 from made_chips import MadeReader, Refusing, look
 
-from aerial_seg.training.samples.chip_store import ChipStore
+from aerial_seg.training.samples import chip_store
+from aerial_seg.training.samples.chip_store import ChipStore, stores
 from aerial_seg.training.samples.pixels import Pixels
 
 SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8)
@@ -55,6 +56,15 @@ def test_a_store_gives_what_its_reader_gives_and_keeps_no_more_than_its_budget(
     assert sum(reader.pixels(index).image.nbytes for index in spared) <= budget
     if budget >= len(shapes) * (81 * (8 * count + 2) + 128):
         assert sorted(reader.read_so_far) == sorted(set(asked))
+
+
+def test_a_datasets_stores_keep_a_quarter_of_the_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and validation chips each took one: half of what was free."""
+    readers = [MadeReader([(16, 16)] * 40), MadeReader([(16, 16)] * 40)]
+    each = ChipStore(readers[0], budget=10**9).room // 40
+    for free, kept in ((60, (15, 0)), (4 * 50, (40, 10)), (4 * 500, (40, 40))):
+        monkeypatch.setattr(chip_store, "available_memory", lambda free=free: free * each + 8)
+        assert tuple(one.room // each for one in stores(*readers)) == kept
 
 
 def test_what_is_kept_takes_the_room_of_the_files_pixels_and_not_of_floats() -> None:

@@ -18,9 +18,10 @@ from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.recipe import DataSettings, Recipe
-from aerial_seg.training.crops import ChipReader, ChipStore
+from aerial_seg.training.crops import ChipReader
 from aerial_seg.training.loop import TrainingData
 from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
+from aerial_seg.training.samples.chip_store import stores
 from aerial_seg.training.validation.chip_scenes import chip_scenes
 from aerial_seg.training.validation.ground import ground_of
 from aerial_seg.training.validation.outcome import ValidationGround
@@ -131,9 +132,10 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
             f"{root} holds no training chip; run `aerial-seg tile` with smaller {setting('val')} and {setting('test')}"
         )
     readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
+    kept = stores(*readers[: 2 if val_chips else 1])
     data = TrainingData(
-        train=ChipStore(readers[0]),
-        val=ChipStore(readers[1]) if val_chips else None,
+        train=kept[0],
+        val=kept[1] if val_chips else None,
         names=document.legend.names,
         val_names=tuple(chip.name for chip in val_chips),
     )
@@ -160,9 +162,10 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
 def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
     readers = [open_split(benchmark, split) for split in (settings.train, settings.val)]
     legend = benchmark.legend
+    train, val = stores(*readers)
     data = TrainingData(
-        train=ChipStore(readers[0]),
-        val=ChipStore(readers[1]),
+        train=train,
+        val=val,
         names=legend.names,
         val_names=tuple(example.name for example in readers[1].examples),
     )

@@ -60,10 +60,10 @@ class ChipStore:
 
     def __init__(self, reader: Reader, *, budget: int | None = None) -> None:
         """budget: None = a quarter of the memory that is free now, over all processes of a training on this machine; it
-        is taken only as images come.
+        is taken only as images come. Several stores at once: see `stores`.
         """
         self._reader = reader
-        budget = int(available_memory() * _SHARE) // told_count_here() if budget is None else budget
+        budget = _budget() if budget is None else budget
         self._place = _HEAD * 8 + _image_bytes(reader)
         self._kept = min(len(reader), budget // self._place)
         try:
@@ -71,6 +71,11 @@ class ChipStore:
         except OSError:  # a system that has no such memory to give: every image is decoded each time
             self._memory, self._kept = None, 0
         self._is_whole = bytearray(self._kept)
+
+    @property
+    def room(self) -> int:
+        """Bytes of the budget that its images may take."""
+        return self._kept * self._place
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -142,6 +147,20 @@ class ChipStore:
     def _bytes_of(self, index: int) -> NDArray[np.uint8]:
         assert self._memory is not None
         return self._memory.bytes[index * self._place : (index + 1) * self._place]
+
+
+def stores(*readers: Reader) -> tuple[ChipStore, ...]:
+    """Return a store of each, which together keep what one alone would: what the first leaves is for the next."""
+    made: list[ChipStore] = []
+    budget = _budget()
+    for reader in readers:
+        made.append(ChipStore(reader, budget=budget))
+        budget -= made[-1].room
+    return tuple(made)
+
+
+def _budget() -> int:
+    return int(available_memory() * _SHARE) // told_count_here()
 
 
 def _image_bytes(reader: Reader) -> int:

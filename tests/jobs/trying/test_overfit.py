@@ -17,6 +17,7 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.file import load_model, read_card
 from aerial_seg.recipe import Recipe, change_recipe
 from aerial_seg.training.crops import CropDataset
+from aerial_seg.training.samples import chip_store
 
 
 def test_a_network_learns_two_chips_by_heart_and_its_model_says_so(
@@ -82,6 +83,20 @@ def test_crops_of_such_a_run_are_the_chips_as_they_are(chips: Path, recipe: Reci
         assert torch.equal(few.data.train[same[0]][1].long(), labels)
         seen.add(same[0])
     assert seen == {0, 1, 2}
+
+
+def test_decoded_chips_of_both_splits_take_one_quarter_of_the_memory(
+    chips: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each split took one."""
+    whole = open_dataset(chips, recipe).data
+    assert whole.val is not None
+    each = whole.train.room // len(whole.train)
+    for kept in ((8, 0), (11, 2)):
+        monkeypatch.setattr(chip_store, "available_memory", lambda kept=kept: 4 * sum(kept) * each)
+        data = open_dataset(chips, recipe).data
+        assert data.val is not None
+        assert (data.train.room, data.val.room) == tuple(count * each for count in kept)
 
 
 def test_the_chips_are_those_that_show_most(chips: Path, recipe: Recipe) -> None:
