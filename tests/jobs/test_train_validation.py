@@ -131,7 +131,7 @@ def test_without_validation_chips_the_last_weights_are_the_best_in_file_and_word
     assert json.loads((tmp_path / "run" / "run.json").read_text())["best_iteration"] == 4
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("interrupted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_ends_when_its_patience_is_over_and_says_so(
     chips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:

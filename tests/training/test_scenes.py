@@ -134,7 +134,9 @@ def by_map(case: Case, network: Network, card: ModelCard, folder: Path) -> np.nd
     return np.array(report.scores.confusion)
 
 
-@pytest.mark.parametrize("model", [UNET, FCN], ids=["Unet", "fcn"])
+@pytest.mark.parametrize(
+    "model", [pytest.param(UNET, id="Unet"), pytest.param(FCN, id="fcn", marks=pytest.mark.slow)]
+)
 def test_the_score_of_scenes_is_that_of_the_written_map(model: ModelSettings, tmp_path: Path) -> None:
     made = case(tmp_path, classes=3)
     network, card = network_and_card(model, made.manifest)
