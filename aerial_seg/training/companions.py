@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pickle import PicklingError
@@ -20,9 +19,10 @@ from torch import distributed
 
 from aerial_seg.errors import AerialSegError, SettingsError
 from aerial_seg.training.processes import told_count, told_rank
+from aerial_seg.training.stopping import deaf_from_birth, leave_signals_to_the_first
 
 _PATIENCE = 20.0
-"""Seconds for a process whose companion failed to say why that was, and for one that is asked to end."""
+"""Seconds for a process whose companion failed to say why that was."""
 
 _ASKING = threading.Lock()
 
@@ -46,7 +46,7 @@ def companions(count: int, work: Callable[..., object], *given: Any) -> Iterator
     """Inside, this process is number 0 of `count`; the others run `work(*given)` and are gone afterwards.
 
     They begin from nothing, so work and what it is given must be picklable. An error of theirs comes out of the block
-    in place of what it led to here. They neither heed Ctrl-C nor write: this process decides.
+    in place of what it led to here. They neither heed Ctrl-C and a scheduler's signals nor write: this process decides.
     Raises SettingsError for what cannot be sent to them, CompanionError when one is gone without a line of ours.
     """
     if count == 1:
@@ -93,10 +93,13 @@ def _start(
     rank: int, threads: int, told: Mapping[str, str], work: Callable[..., object], given: tuple[Any, ...]
 ) -> _Companion:
     context = get_context("spawn")
+    with deaf_from_birth():
+        resource_tracker.ensure_running()  # SIGUSR1 would end it; as it begins it lets others in again
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(told, threads, there, work, given), name=f"train {rank}")
     try:
-        process.start()
+        with deaf_from_birth():
+            process.start()
     except (AttributeError, TypeError, ValueError, PicklingError) as error:
         raise SettingsError(
             f"several processes are sent what they train, and that cannot be sent ({error}); define networks at the "
@@ -160,12 +163,9 @@ def _wake(others: Sequence[_Companion]) -> None:
 
 def _end(others: Sequence[_Companion]) -> None:
     for other in others:
-        other.process.terminate()
+        other.process.kill()  # it heeds nothing else, and writes nothing
     for other in others:
-        other.process.join(_PATIENCE)
-        if other.process.is_alive():
-            other.process.kill()
-            other.process.join()
+        other.process.join()
         other.connection.close()
 
 
@@ -177,12 +177,14 @@ def _run(
     given: tuple[Any, ...],
 ) -> None:
     """A companion's whole life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_the_first()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(told)
     torch.set_num_threads(threads)
     try:
         work(*given)
+    except KeyboardInterrupt:  # as the first process told it to
+        pass
     except (AerialSegError, RuntimeError, OSError, MemoryError) as error:
         said = error if isinstance(error, AerialSegError) else _first_line(error)
         with suppress(OSError):  # the parent may be gone

@@ -18,7 +18,7 @@ from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.loader import Loader, Share
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
-from aerial_seg.training.processes import count, rank, seed_of_update
+from aerial_seg.training.processes import count, first_goes_on, rank, seed_of_update
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.stopping import Stopping
 from aerial_seg.training.sync_batch_norm import synchronised
@@ -100,9 +100,9 @@ def run_training(
 
     Of several processes each calls this with the same state; only the first one's keeper and callbacks are asked.
     The keeper has each validation's checkpoint, that of the last update, and others as they are due or as the run is
-    asked to end by what `stopping` hears. The log is told of a validation before the keeper is, the callbacks
-    after it: what they raise costs nothing. It ends earlier where the recipe's patience is over. A loss that is not
-    finite stops the run, with the chips of its batch.
+    asked to end by what the first one's `stopping` hears, of which it tells the others. The log is told of a validation
+    before the keeper is, the callbacks after it: what they raise costs nothing. It ends earlier where the recipe's
+    patience is over. A loss that is not finite stops the run, with the chips of its batch.
     """
     settings, fabric = recipe.training, computing.fabric
     criterion = SegmentationLoss(
@@ -141,7 +141,10 @@ def run_training(
                     state.give_back()
                     if state.iteration > state.kept:
                         _keep(state, run, _unscored(state, data))
+                    first_goes_on(False, computing.device)
             raise
+        with stopping.held():
+            _meet(run)
     for one in (run.log, *callbacks):
         one.on_end(state.iteration)
 
@@ -156,6 +159,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
         if state.search.is_patience_over(run.recipe.training.patience):
             break
         with run.stopping.held():
+            _meet(run)
             with telling_what_fits(state.network, run.criterion, run.recipe, run.computing):
                 step = _update(state, run, crops, batch)
             for one in (run.log, *run.callbacks):
@@ -163,6 +167,12 @@ def _go_on(state: TrainingState, run: _Run) -> None:
         if not _validate_if_due(state, run) and run.keeper.is_due():
             with run.stopping.held():
                 _keep(state, run, _unscored(state, run.data))
+
+
+def _meet(run: _Run) -> None:
+    """Of several processes the first may have been asked to end where it waited: none begins a step without it."""
+    if not first_goes_on(True, run.computing.device):
+        raise KeyboardInterrupt
 
 
 def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) -> Step:
@@ -248,6 +258,7 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
     # One process validates, the others wait and hear what came of it: all of them know which weights are the best.
     checkpoint = _validated(state, run.data, fabric.device) if fabric.is_global_zero else None
     with run.stopping.held():
+        _meet(run)
         heard = hear(fabric, None if checkpoint is None else replace(checkpoint, state={}))
         noted = state.take_note(heard, Monitor(settings.monitor, run.data.names))
         state.validated = Scored.of(noted)

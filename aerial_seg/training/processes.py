@@ -38,6 +38,15 @@ def rank() -> int:
     return group.get_rank() if count() > 1 else 0
 
 
+def first_goes_on(goes_on: bool, device: torch.device) -> bool:
+    """Whether the first process goes on, which it says here; the others wait until it does. device: this one's own."""
+    if count() == 1:
+        return goes_on
+    ending = torch.tensor(int(rank() == 0 and not goes_on), device=device)
+    group.all_reduce(ending)
+    return not ending.item()
+
+
 def seed_of_update(seed: int, iteration: int) -> int:
     """The seed of what this process draws in an update, as dropout: each its own, and after a stop the same again.
 

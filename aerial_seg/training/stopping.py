@@ -35,8 +35,7 @@ class Stopping:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
-        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        heard = [number for number in _numbers() if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._ask) for number in heard}
         try:
             yield
@@ -66,6 +65,49 @@ class Stopping:
         self._asked = True
         if self._at_once or not self._holding:
             raise KeyboardInterrupt
+
+
+def _numbers() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
+
+
+def leave_signals_to_the_first() -> None:
+    """In a process that trains along, for all its life: the first process, which writes, decides when the run ends.
+
+    Batch systems and containers ask all processes of a job at once.
+    """
+    for number in _numbers():
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())
+
+
+@contextmanager
+def left_to_the_first() -> Iterator[None]:
+    """Inside, this process does not heed being asked to end: the first one tells it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _numbers()}
+    leave_signals_to_the_first()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deaf_from_birth() -> Iterator[None]:
+    """A process that begins inside is not asked to end before it can say that it does not heed that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

@@ -59,7 +59,7 @@ from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
-from aerial_seg.training.stopping import Stopping
+from aerial_seg.training.stopping import Stopping, left_to_the_first
 from aerial_seg.version import __version__
 
 
@@ -293,9 +293,10 @@ def _own_network(
 
 def _look_on(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None) -> TrainReport:
     """Train along as torchrun's further process; the report is that of the first one."""
-    with lost_workers():
-        computing = train_along(plan, dataset, recipe, own)
-    return hear(computing.fabric, None)
+    with left_to_the_first():
+        with lost_workers():
+            computing = train_along(plan, dataset, recipe, own)
+        return hear(computing.fabric, None)
 
 
 def _what_is_other(folder: RunFolder, dataset: Dataset, plan: Plan) -> tuple[str, ...]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,30 +103,97 @@ def test_two_processes_with_dropout_end_the_same_again(
     assert sums(torn) == sums(whole)
 
 
-def torchrun(folder: Path, chips: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """`train` of mine.toml into run, in two processes that torchrun starts."""
+STARTER = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--no-python",
+    "--standalone",
+]
+
+
+def command(folder: Path, chips: Path, run: str, *, iterations: int = 2) -> list[str]:
+    """`train` of mine.toml."""
     (folder / "mine.toml").write_text(
-        '[model]\noutput_stride = 32\nhead_channels = 8\ndropout = 0.0\n[training]\niterations = 2\nbatch_size = 4\n'
-        "crop = 32\nvalidate_every = 2\n[prediction]\ntile_size = 64\n",
+        f'[model]\noutput_stride = 32\nhead_channels = 8\ndropout = 0.0\n[training]\niterations = {iterations}\n'
+        "batch_size = 4\ncrop = 32\nvalidate_every = 20\nworkers = 0\n[prediction]\ntile_size = 64\n",
         encoding="utf-8",
     )  # fmt: skip
     program = str(Path(sys.executable).with_name("aerial-seg"))
-    command = [
-        program,
-        "train",
-        str(chips),
-        "--recipe",
-        "mine.toml",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
-    starter = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
-    return subprocess.run(
-        [*starter, "--standalone", *command, "--json", "-o", "run", *more],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    words = [program, "train", str(chips), "--recipe", "mine.toml", "--device", "cpu", "--precision", "fp32"]
+    return [*words, "--json", "-o", run]
+
+
+def torchrun(folder: Path, chips: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """`train` of mine.toml into run, in two processes that torchrun starts."""
+    words = [*STARTER, *command(folder, chips, "run"), *more]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def asked_to_end(
+    words: list[str], folder: Path, after: int, ask: Callable[[subprocess.Popen[str]], None]
+) -> tuple[int, str]:
+    """Exit code and what was said, of a command that is asked to end as soon as its log tells of some updates."""
+    log = folder / "run" / "log.csv"
+    with (folder / "said.txt").open("w+") as said:
+        process = subprocess.Popen(
+            words, cwd=folder, stdout=said, stderr=said, text=True, start_new_session=True
+        )
+        try:
+            until = time.monotonic() + 120
+            while not log.exists() or len(log.read_text().splitlines()) < 1 + after:
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            ask(process)
+            code = process.wait(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        said.seek(0)
+        return code, said.read()
+
+
+@pytest.mark.slow
+def test_a_whole_job_that_is_asked_to_end_keeps_its_checkpoint(
+    chips: Path, sums: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
+    """As batch systems ask: all processes at once. The same command goes on, to the same bytes."""
+    words = [*command(tmp_path, chips, "run", iterations=60), "--processes", "2"]
+    kept = 0
+    for name in ("SIGTERM", "SIGUSR1"):
+        number = getattr(signal, name)
+        code, said = asked_to_end(words, tmp_path, kept + 5, lambda it: os.killpg(it.pid, number))  # noqa: B023
+        assert code == 130, said
+        assert "Traceback" not in said
+        standing = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert standing["state"] == "stopped"
+        assert kept + 5 <= standing["iteration"] < 60
+        kept = standing["iteration"]
+        assert f"the first {kept} iterations are kept in run" in said
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
+    words[words.index("-o") + 1] = "whole"
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
+    assert sums(tmp_path / "run") == sums(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_torchruns_processes_end_together_when_they_are_asked_to(chips: Path, tmp_path: Path) -> None:
+    """torchrun passes SIGTERM on to each; the further ones hear of the end from the first."""
+    words = [*STARTER, *command(tmp_path, chips, "run", iterations=60)]
+    code, said = asked_to_end(words, tmp_path, 5, subprocess.Popen.terminate)
+    standing = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert code != 0
+    assert standing["state"] == "stopped", said
+    assert 5 <= standing["iteration"] < 60
+    assert f"the first {standing['iteration']} iterations are kept in run" in said
+    assert "Interrupted." in said  # the other one
+    assert "RuntimeError" not in said
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "run")) == 60
 
 
 @pytest.mark.slow
