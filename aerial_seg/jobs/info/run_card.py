@@ -44,7 +44,7 @@ def run_card(folder: Path) -> dict[str, Any]:
         "best": _best(run),
         "last_validation": _validation(history.validations[-1]) if history.validations else None,
         "recipe": _recipe(run.document["recipe"]),
-        "files": [name for name in (BEST, LAST, LOG, CURVES, SAMPLES) if (folder / name).is_file()],
+        "files": [name for name in (BEST, LAST, LOG, CURVES, SAMPLES) if name in run.own_files],
         "tool_version": run.document.get("tool_version"),
         "notes": _notes(run.document.get("notes")),
     }

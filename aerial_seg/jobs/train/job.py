@@ -238,7 +238,8 @@ def _go_on(
         notes += [*keeper.resume(state), *missing(events=events)]
         for note in notes:
             announce(f"note: {note}")  # now, not after hours
-        models.mark(finished=False)
+        if folder.is_kept:  # else those that lie there are of the run that is to be replaced
+            models.mark(finished=False)
         with (
             around.still.holding(),
             lost_workers(),

@@ -40,6 +40,8 @@ class RunKeeper:
         notes: list[str] = []
         self._folder.sweep()
         if self._folder.is_kept:
+            # A kill may have come before the models of a run that was there before were gone.
+            self._folder.forget_former()
             state.load(file)
             notes += self._models.mend(state)
             if self._folder.is_extended_at(state.iteration):
@@ -68,6 +70,7 @@ class RunKeeper:
             )
         self._log.sync()
         state.save(self._folder.folder / STATE, run=self._folder.token)
+        self._folder.forget_former()
         self._models.write(checkpoint)
         self.tell("running", state)
         self._kept = time.monotonic()
@@ -84,9 +87,14 @@ class RunKeeper:
         )
 
     def stop(self) -> None:
-        """Write into run.json that nothing goes on; leave nothing of a run without an update."""
+        """Write into run.json that nothing goes on; leave nothing of a run without an update.
+
+        Where nothing is kept of a run that was to replace another one, that one is as it was.
+        """
         # Where the disk is full run.json still tells of the last checkpoint.
         with suppress(AerialSegError):
+            if self._folder.bring_back_former():
+                return
             self._log.sync()
             self._folder.write("stopped")
         self._folder.forget_if_empty()
@@ -103,7 +111,7 @@ def telling_what_is_kept(folder: RunFolder, keeper: RunKeeper) -> Iterator[None]
         yield
     except BaseException as error:
         keeper.stop()
-        header = read_state(folder.folder / STATE)
+        header = read_state(folder.folder / STATE) if folder.is_kept else None
         if header is None:
             raise
         done = f"the first {header['iteration']:,} iterations are kept in {folder.folder}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from aerial_seg.paths import StrPath, as_path
 from aerial_seg.training.state import read_state
 
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
+FORMER_LOG = "log.former.csv"
+"""The log of the run that is replaced, until something of the new one is kept."""
 CURVES, SAMPLES, EVENTS = "curves.png", "samples.png", "tensorboard"
 DRAFTS = ("*.partial", ".tmp??????")
 """Files that a kill left half written: ours, and those that safetensors writes to before it renames them."""
@@ -34,6 +37,7 @@ OWN = (
     BEST,
     LAST,
     LOG,
+    FORMER_LOG,
     CURVES,
     SAMPLES,
     f"{EVENTS}/events.out.tfevents.*",
@@ -71,16 +75,35 @@ class Run:
     @property
     def is_kept(self) -> bool:
         """Whether there is a checkpoint of it to go on from."""
-        return is_kept(self.folder, self.token)
+        return _is_kept(self.folder, self.document)
+
+    @property
+    def former(self) -> Mapping[str, Any] | None:
+        """The finished run that it is to replace as soon as something of it is kept: run_json, and names of files."""
+        return self.document.get("former")
+
+    @property
+    def own_files(self) -> frozenset[str]:
+        """Names of what lies in the folder and is this run's."""
+        former = self.former
+        return _names(self.folder) - (frozenset() if former is None or self.is_kept else {*former["files"]})
 
 
-def is_kept(folder: Path, token: str) -> bool:
-    """Tell whether a checkpoint of the run with this token lies in the folder; one that cannot be read counts.
+def _is_kept(folder: Path, document: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint of the run that run.json tells of lies in the folder.
 
-    One of another token is of a run that was there before.
+    One of another token is of the run that was there before, as is one that cannot be read while that run's files lie
+    there; else it counts.
     """
     header = read_state(folder / STATE)
-    return (folder / STATE).exists() and (header is None or header.get("run") == token)
+    if header is None:
+        return (folder / STATE).exists() and "former" not in document
+    return bool(header.get("run") == document.get("run"))
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """What runs have put into the folder, by relative names."""
+    return frozenset(file.relative_to(folder).as_posix() for pattern in OWN for file in folder.glob(pattern))
 
 
 def read_run(path: StrPath) -> Run:
@@ -178,7 +201,7 @@ class RunFolder:
     @property
     def is_kept(self) -> bool:
         """Whether there is a checkpoint of this run to go on from."""
-        return is_kept(self.folder, self.token)
+        return _is_kept(self.folder, self._document)
 
     @property
     def iterations(self) -> int:
@@ -196,12 +219,61 @@ class RunFolder:
         return bool(self.fact("extended_at") == iteration)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Write run.json, the mark that the folder is a run's; what an older run left is gone.
+        """Write run.json, the mark that the folder is a run's; what an older run left stays until the first checkpoint.
 
         facts: what is known of the run besides its job.
         """
-        self.write("running", **facts)
-        self._clear(keep=(RUN, LOCK))
+        former = self._set_aside()
+        if former is None:
+            self.write("running", **facts)
+            self._clear(keep=(RUN, LOCK))
+            return
+        self.write("running", **facts, former=former)
+        (self.folder / LIST).unlink(missing_ok=True)  # which does not know the new run's files
+
+    def _set_aside(self) -> Mapping[str, Any] | None:
+        """The run that lies there, as one write of run.json can tell it, with its log copied; None where none does."""
+        if not (self.folder / RUN).is_file():
+            return None
+        there = read_run(self.folder)
+        if there.former is not None and not there.is_kept:
+            return there.former  # a run that was stopped so early replaced nothing
+        leftover = frozenset() if there.former is None else frozenset(there.former["files"])
+        for name in (leftover - {STATE}) | {FORMER_LOG}:
+            (self.folder / name).unlink(missing_ok=True)
+        self._copy(LOG, FORMER_LOG)
+        text = (self.folder / RUN).read_bytes().decode("utf-8")
+        return {"run_json": text, "files": sorted(_names(self.folder) - {RUN, LOCK, LOG, FORMER_LOG, LIST})}
+
+    def forget_former(self) -> None:
+        """Delete what is left of the run that this one replaces: something of this one is kept now."""
+        former = self._document.pop("former", None)
+        if former is not None:
+            for name in {*former["files"], FORMER_LOG} - {STATE}:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def bring_back_former(self) -> bool:
+        """Make the folder that of the run before again, where nothing of this one is kept; tell whether there was one.
+
+        Its run.json comes last but for the copies: a kill on the way leaves what this very call finishes.
+        """
+        former = self.fact("former")
+        if former is None or self.is_kept:
+            return False
+        self._clear(keep=(*former["files"], RUN, LOCK, LOG, FORMER_LOG))
+        self._copy(FORMER_LOG, LOG)
+        with settled_file(self.folder / RUN) as partial:
+            partial.write_bytes(former["run_json"].encode("utf-8"))
+        (self.folder / FORMER_LOG).unlink(missing_ok=True)
+        return True
+
+    def _copy(self, source: str, target: str) -> None:
+        """Make one file as the other is, or as little there."""
+        if not (self.folder / source).is_file():
+            (self.folder / target).unlink(missing_ok=True)
+            return
+        with settled_file(self.folder / target) as partial:
+            shutil.copyfile(self.folder / source, partial)
 
     def write(self, state: Stage, **facts: object) -> None:
         """Renew run.json. Raises OutputError where the disk does not take it."""
@@ -221,15 +293,14 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def forget_if_empty(self) -> None:
-        """Leave nothing of a run that has not made one update."""
-        if not (self.folder / STATE).exists() and _lines(self.folder / LOG) <= 1:
+        """Leave nothing of a run that has not made one update; models say that it has, though its state is gone."""
+        made = any((self.folder / name).exists() for name in (STATE, LAST, BEST))
+        if not made and _lines(self.folder / LOG) <= 1:
             self._clear(keep=(LOCK,))
 
     def _clear(self, *, keep: tuple[str, ...]) -> None:
-        for pattern in OWN:
-            for file in self.folder.glob(pattern):
-                if file.name not in keep:
-                    file.unlink(missing_ok=True)
+        for name in _names(self.folder) - {*keep}:
+            (self.folder / name).unlink(missing_ok=True)
         remove_empty([self.folder / EVENTS])
 
 
