@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from ended_early import CPU, Asking
 from shapely import box
 
+from aerial_seg.errors import Interrupted
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.jobs.train.job import train
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
@@ -139,3 +143,28 @@ def sums() -> Callable[[Path], Sums]:
         return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
 
     return of
+
+
+@pytest.fixture
+def finished(chips: Path, small: MakeRecipe, tmp_path: Path, made: Path) -> Path:
+    """A copy of a finished run of 7 updates."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def made(chips: Path, small: MakeRecipe) -> Path:
+    return train(chips, small(), chips.parent / "finished", CPU).run
+
+
+@pytest.fixture(scope="module")
+def stopped_at_4(chips: Path, small: MakeRecipe) -> Path:
+    run = chips.parent / "stopped"
+    with pytest.raises(Interrupted):
+        train(chips, small(), run, CPU, callbacks=[Asking(4)])
+    return run
+
+
+@pytest.fixture
+def unfinished(stopped_at_4: Path, tmp_path: Path) -> Path:
+    """A copy of a run that was stopped after 4 of 7 updates."""
+    return Path(shutil.copytree(stopped_at_4, tmp_path / "run"))

@@ -3,104 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
+from ended_early import CPU, Asking, contents, fails
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.files.lock import held
-from aerial_seg.jobs.info.job import info
 from aerial_seg.jobs.train import time_limit
 from aerial_seg.jobs.train.dry_run import forecast_training
 from aerial_seg.jobs.train.job import train
-from aerial_seg.jobs.train.keeper import RunKeeper
-from aerial_seg.jobs.train.model_files import ModelFiles
-from aerial_seg.jobs.train.run_folder import LOCK, RunFolder, read_run
+from aerial_seg.jobs.train.run_folder import LOCK, read_run
 from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.file import load_model
 from aerial_seg.recipe import Recipe, change_recipe
-from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.log import read_log
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.validation.monitor import Monitor
 
 MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]
-CPU = TrainSettings(device="cpu")
-
-
-class Asking(Callback):
-    """Notes where a run begins, and asks it to end after an update."""
-
-    def __init__(self, iteration: int = 0) -> None:
-        self._iteration = iteration
-        self.begun: list[tuple[int, int]] = []
-
-    def on_start(self, iteration: int, iterations: int) -> None:
-        self.begun.append((iteration, iterations))
-
-    def on_step(self, step: Step) -> None:
-        if step.iteration == self._iteration:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Failing(Callback):
-    """Raises after an update, or before the first one; the memory is blamed, as no defect is looked for then."""
-
-    def __init__(self, iteration: int) -> None:
-        self._iteration = iteration
-
-    def on_start(self, iteration: int, iterations: int) -> None:
-        if self._iteration == 0:
-            raise OutOfMemory("CUDA out of memory")
-
-    def on_step(self, step: Step) -> None:
-        if step.iteration == self._iteration:
-            raise OutOfMemory("CUDA out of memory")
-
-
-def fails(how: str, iteration: int, chips: Path, recipe: Recipe, run: Path, asked: TrainSettings) -> None:
-    """Train until it fails after this update, or is killed there, which leaves no last word."""
-    with pytest.MonkeyPatch.context() as patch:
-        if how == "killed":
-            patch.setattr(RunKeeper, "stop", lambda self: None)
-        with pytest.raises(OutOfMemory):
-            train(chips, recipe, run, asked, callbacks=[Failing(iteration)])
-
-
-@pytest.fixture
-def finished(chips: Path, small: MakeRecipe, tmp_path: Path, made: Path) -> Path:
-    """A copy of a finished run of 7 updates."""
-    return Path(shutil.copytree(made, tmp_path / "run"))
-
-
-@pytest.fixture(scope="module")
-def made(chips: Path, small: MakeRecipe) -> Path:
-    return train(chips, small(), chips.parent / "finished", CPU).run
-
-
-@pytest.fixture(scope="module")
-def stopped_at_4(chips: Path, small: MakeRecipe) -> Path:
-    run = chips.parent / "stopped"
-    with pytest.raises(Interrupted):
-        train(chips, small(), run, CPU, callbacks=[Asking(4)])
-    return run
-
-
-@pytest.fixture
-def unfinished(stopped_at_4: Path, tmp_path: Path) -> Path:
-    """A copy of a run that was stopped after 4 of 7 updates."""
-    return Path(shutil.copytree(stopped_at_4, tmp_path / "run"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_finished_run_is_refused_with_both_remedies_and_either_works(
@@ -263,116 +187,6 @@ def test_a_best_model_that_was_taken_away_is_noted(chips: Path, small: MakeRecip
         report.notes
     )
     assert load_model(report.model).card.iteration in (6, 7)
-
-
-@pytest.mark.parametrize("how", ["failed", "killed"])
-def test_a_run_without_a_checkpoint_begins_again_from_its_weights(
-    how: str, chips: Path, small: MakeRecipe, made: Path, sums: Sums, tmp_path: Path
-) -> None:
-    weights, run = tmp_path / "given.safetensors", tmp_path / "run"
-    shutil.copy(made / "last.safetensors", weights)
-    recipe = change_recipe(small(), {"model.weights": str(weights), "training.freeze": "encoder"})
-    report = train(chips, recipe, tmp_path / "whole", CPU)
-    fails(how, 2, chips, recipe, run, CPU)
-    assert not (run / "training.safetensors").exists()
-    assert read_run(run).state == "stopped"
-
-    shutil.copy(made / "best.safetensors", weights)
-    before = contents(run)
-    with pytest.raises(
-        OutputError, match=r"no checkpoint and began from another .*given.*; put that file back"
-    ):
-        train(chips, recipe, run, CPU)
-    weights.unlink()
-    with pytest.raises(InputError, match=r"the weights .*given\.safetensors do not exist"):
-        train(chips, recipe, run, CPU)
-    assert contents(run) == before
-    shutil.copy(made / "last.safetensors", weights)
-    assert train(chips, recipe, run, CPU).notes == report.notes
-    assert sums(run) == sums(tmp_path / "whole")
-
-
-def test_a_state_that_was_deleted_is_noted_and_the_run_begins_again(
-    chips: Path, small: MakeRecipe, unfinished: Path, made: Path, sums: Sums
-) -> None:
-    (unfinished / "training.safetensors").unlink()
-    (note,) = train(chips, small(), unfinished, CPU).notes
-    assert note.endswith(
-        "training.safetensors is gone, which held the first 4 iterations; the run begins again at iteration 0"
-    )
-    assert sums(unfinished) == sums(made)
-
-
-@pytest.mark.parametrize("at", [0, 2])
-def test_what_fails_before_its_first_checkpoint_leaves_the_finished_run_as_it_was(
-    at: int, chips: Path, small: MakeRecipe, finished: Path
-) -> None:
-    before = contents(finished)
-    for asked in (
-        TrainSettings(device="cpu", overwrite=True),
-        TrainSettings(device="cpu", restart=True, overwrite=True),
-    ):
-        fails("failed", at, chips, small(learning_rate="1e-3"), finished, asked)
-        assert contents(finished) == before
-
-
-@pytest.mark.parametrize("then", ["goes on", "fails", "is another"])
-def test_a_kill_before_the_first_checkpoint_leaves_the_models_of_before_and_the_call_goes_on(
-    then: str, chips: Path, small: MakeRecipe, finished: Path, made: Path, sums: Sums
-) -> None:
-    recipe, again = small(learning_rate="1e-3"), TrainSettings(device="cpu", overwrite=True)
-    before = contents(finished)
-    fails("killed", 2, chips, recipe, finished, again)
-    left = contents(finished)
-    for name in ("best.safetensors", "last.safetensors"):
-        assert left[name] == before[name]
-    card = info(finished)
-    assert (card["state"], card["iteration"], card["kept_iteration"], card["best"]) == ("stopped", 1, 0, None)
-    assert card["files"] == ["log.csv"]
-    if then == "fails":
-        fails("failed", 0, chips, recipe, finished, again)
-        assert contents(finished) == before
-        return
-    if then == "is another":
-        with pytest.raises(OutputError, match="unfinished run of another job"):
-            train(chips, small(), finished, again)
-        fails("killed", 1, chips, small(), finished, TrainSettings(device="cpu", restart=True))
-        recipe = small()
-    asking = Asking()
-    train(chips, recipe, finished, again, callbacks=[asking])
-    assert asking.begun == [(0, 7)]
-    train(chips, recipe, finished.parent / "anew", CPU)
-    assert sums(finished) == sums(finished.parent / "anew")
-    assert {path.name for path in finished.iterdir()} == {path.name for path in made.iterdir()}
-    assert "former" not in read_run(finished).document
-
-
-@pytest.mark.parametrize("step", ["forget_former", "write", "tell"])
-def test_a_kill_within_the_first_checkpoint_takes_no_model_of_before_for_its_own(
-    step: str, chips: Path, small: MakeRecipe, tmp_path: Path, sums: Sums
-) -> None:
-    # The former run ends where the new one has its first checkpoint.
-    run, again = tmp_path / "run", TrainSettings(device="cpu", overwrite=True)
-    train(chips, small(iterations=3, learning_rate="1e-3"), run, CPU)
-    owner = {"forget_former": RunFolder, "write": ModelFiles, "tell": RunKeeper}[step]
-    with pytest.MonkeyPatch.context() as patch:
-        tell = RunKeeper.tell
-
-        def killed(self: object, *given: Any) -> None:
-            if step == "tell" and given[1].iteration == 0:
-                return tell(cast(RunKeeper, self), *given)
-            raise OutOfMemory("CUDA out of memory")
-
-        patch.setattr(RunKeeper, "stop", lambda self: None)
-        patch.setattr(owner, step, killed)
-        with pytest.raises(OutOfMemory):
-            train(chips, small(), run, again)
-    asking = Asking()
-    train(chips, small(), run, again, callbacks=[asking])
-    assert asking.begun == [(3, 7)]
-    train(chips, small(), tmp_path / "anew", CPU)
-    assert sums(run) == sums(tmp_path / "anew")
-    assert {path.name for path in run.iterdir()} == {path.name for path in (tmp_path / "anew").iterdir()}
 
 
 def test_folders_of_others_are_not_written_to(
