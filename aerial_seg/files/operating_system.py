@@ -12,11 +12,12 @@ import mmap
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path, PureWindowsPath
@@ -318,3 +319,31 @@ def _facts_in(file: Path) -> Mapping[str, str]:
     first = file.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+@contextmanager
+def blocked_signals(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Inside, these signals wait, also for a process that begins inside; Windows knows no such thing."""
+    if sys.platform == "win32":
+        yield
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_signals(numbers: Iterable[signal.Signals]) -> None:
+    """Let these signals in again, for a process that began with them blocked."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def inherited_descriptor(descriptor: int) -> Any:
+    """What a process that is being spawned gets an open file by; its `detach()` gives the descriptor there."""
+    if sys.platform != "win32":
+        from multiprocessing.reduction import DupFd
+
+        return DupFd(descriptor)
+    raise OSError("Windows spawns processes without open files")

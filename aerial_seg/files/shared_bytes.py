@@ -5,14 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from multiprocessing import context
-from multiprocessing.reduction import DupFd
 from secrets import token_hex
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.files.operating_system import memory_file, named_memory
+from aerial_seg.files.operating_system import inherited_descriptor, memory_file, named_memory
 
 
 class SharedBytes:
@@ -43,7 +42,7 @@ class SharedBytes:
     def __getstate__(self) -> tuple[int, Any]:
         if context.get_spawning_popen() is None:
             return self._size, None
-        return self._size, self._name if self._file is None else DupFd(self._file.fileno())
+        return self._size, self._name if self._file is None else inherited_descriptor(self._file.fileno())
 
     def __setstate__(self, state: tuple[int, Any]) -> None:
         size, sent = state

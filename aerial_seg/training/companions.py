@@ -86,7 +86,7 @@ class _Companion:
 
     rank: int
     process: BaseProcess
-    connection: Connection
+    connection: Any  # of another class on Windows
 
 
 def _start(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from aerial_seg.files.operating_system import blocked_signals, unblock_signals
+
 _ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK")
 """Ctrl-C; `kill`, batch systems and containers; what schedulers send before the end of a job; Windows' Ctrl-Break."""
 
@@ -78,8 +80,7 @@ def leave_signals_to_the_first() -> None:
     """
     for number in _numbers():
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())
+    unblock_signals(_numbers())
 
 
 @contextmanager
@@ -100,14 +101,8 @@ def left_to_the_first() -> Iterator[None]:
 @contextmanager
 def deaf_from_birth() -> Iterator[None]:
     """A process that begins inside is not asked to end before it can say that it does not heed that."""
-    if not hasattr(signal, "pthread_sigmask"):
+    with blocked_signals(_numbers()):
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

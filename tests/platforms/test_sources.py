@@ -54,7 +54,8 @@ TELLING = {("os", "name"), ("sys", "platform"), ("platform", "system"), ("sys", 
 
 PLACES = {
     "aerial_seg/files/operating_system.py": MODULES
-    | {"os.open", "os.fsync", "Path.replace", "sys.platform", "/proc/", "/sys/"},
+    | {"os.open", "os.fsync", "Path.replace", "sys.platform", "/proc/", "/sys/"}
+    | {"signal.pthread_sigmask", "signal.SIG_BLOCK", "signal.SIG_UNBLOCK", "signal.SIG_SETMASK"},
     "aerial_seg/files/disk.py": {
         "os.open",
         "os.fsync",
@@ -65,16 +66,7 @@ PLACES = {
     "cli/net.py": {"os.open"},  # os.devnull
     # os.kill in a forked process only; signals that a system has not are left out.
     "cli/signals.py": {"os.kill", "signal.SIGBREAK"},
-    # Windows knows no masks of signals: there a process begins without one, see `hasattr` in the file.
-    "aerial_seg/training/stopping.py": {
-        "os.kill",
-        "signal.SIGBREAK",
-        "signal.SIGUSR1",
-        "signal.pthread_sigmask",
-        "signal.SIG_BLOCK",
-        "signal.SIG_UNBLOCK",
-        "signal.SIG_SETMASK",
-    },  # fmt: skip
+    "aerial_seg/training/stopping.py": {"os.kill", "signal.SIGBREAK", "signal.SIGUSR1"},
 }
 """What each of these files may call, and answers for."""
 
