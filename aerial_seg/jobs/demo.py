@@ -122,7 +122,7 @@ def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress
         folder / "chips",
         recipe,
         folder / "run",
-        TrainSettings(device=device, overwrite=overwrite, restart=overwrite),
+        TrainSettings(device=device, overwrite=overwrite, restart=overwrite, tensorboard=False),
         progress,
     )
     mask = folder / "map.tif"
