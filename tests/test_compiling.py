@@ -37,7 +37,7 @@ def run(code: str, package: Path, **environment: str) -> str:
     usual = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     usual |= {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         capture_output=True, text=True, check=False, cwd=package.parent, env=usual | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -143,9 +143,21 @@ def test_an_editable_install_finds_cli_and_configs(checkout: Path, tmp_path: Pat
         "for name in ('aerial_seg.cli.main', 'aerial_seg.configs'): print(util.find_spec(name).origin)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     cli, configs = map(Path, done.stdout.split())
     assert cli == checkout / "cli" / "main.py"
     assert configs == checkout / "configs" / "__init__.py"
+
+
+def test_programs_of_tests_import_what_is_installed_and_not_the_checkout() -> None:
+    # `-c` looks into the working directory first: and finds the package there without cli and configs.
+    started = re.compile(r"sys\.executable,((?:\s*\"-\w\",)*)\s*\"-c\"")
+    flags = {
+        f"{path.relative_to(ROOT)}:{found.start()}": found[1]
+        for path in (ROOT / "tests").rglob("*.py")
+        for found in started.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert len(flags) > 10
+    assert [where for where, given in flags.items() if "-P" not in given and "-I" not in given] == []

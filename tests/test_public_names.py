@@ -47,7 +47,7 @@ def test_a_riddle_is_no_verb(riddle: str) -> None:
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     code = "import sys, aerial_seg; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert not {"torch", "rasterio", "geopandas", "numpy", "pydantic"} & set(done.stdout.split())
 

@@ -302,7 +302,7 @@ def test_making_settings_loads_the_standard_library_alone(tmp_path: Path) -> Non
     public = ", ".join(f"s.{kind.__name__}" for kind in CLASSES[:-1] if kind.__name__ not in REQUIRED)
     code = f"import sys, aerial_seg as s\nfor kind in ({public}): kind()\nprint(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "aerial_seg" in loaded

@@ -258,7 +258,7 @@ def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
         "benchmark('voc', *map(Path, sys.argv[1:]), BenchmarkSettings(device='cpu'))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(voc_root), str(voc_model), str(out)],
+        [sys.executable, "-P", "-c", program, str(voc_root), str(voc_model), str(out)],
         capture_output=True,
         check=False,
         cwd=voc_root,

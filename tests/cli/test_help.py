@@ -95,7 +95,7 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
         "print(*sys.modules, sep='\\n', file=sys.stderr)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     imported = {name.split(".")[0] for name in result.stderr.split()}
     heavy = {

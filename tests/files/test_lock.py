@@ -30,7 +30,7 @@ def test_a_lock_is_held_until_its_process_ends_however_that_comes(tmp_path: Path
     assert is_held(path) is False
     assert list(tmp_path.iterdir()) == []
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdout is not None

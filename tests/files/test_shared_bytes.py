@@ -76,7 +76,9 @@ def test_nothing_is_left_of_a_process_that_was_killed(tmp_path: Path) -> None:
     shared = Path("/dev/shm")
     before = set(shared.iterdir())
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", LEFT], stdout=subprocess.PIPE, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)

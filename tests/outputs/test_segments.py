@@ -273,7 +273,7 @@ class TestDisk:
     def test_a_kill_between_write_and_rename_leaves_no_rows(self, tmp_path: Path) -> None:
         store = class_store(tmp_path)
         store.write(0, range(512), {"class": noise()[:, :512]})
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+        killed = subprocess.run([sys.executable, "-P", "-c", KILLED, str(tmp_path)], check=False)
         assert killed.returncode == -signal.SIGKILL
         assert len(list(tmp_path.iterdir())) == 2
         assert store.done(0) == 512
@@ -352,7 +352,7 @@ peak = peak_while(lambda: write(store, range(0, 4096, 512)))
 print(peak - before)
 """
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
     layer = Layer("probabilities" if bands > 1 else "confidence", bands)

@@ -82,7 +82,7 @@ def measured(name: str, limit: int, *arguments: object) -> dict[str, object]:
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", COMMAND, *map(str, arguments)],
+            [sys.executable, "-P", "-c", COMMAND, *map(str, arguments)],
             capture_output=True, text=True, timeout=limit, check=False,
         )  # fmt: skip
         *said, peak = done.stderr.strip().splitlines()

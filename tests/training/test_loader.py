@@ -219,7 +219,7 @@ def test_kill_9_leaves_no_worker_and_no_memory(tmp_path: Path) -> None:
     before = set(shared.iterdir())
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(made_chips.__file__).parent)}
     with subprocess.Popen(
-        [sys.executable, "-c", LOADING], stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-P", "-c", LOADING], stdout=subprocess.PIPE, env=environment
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"

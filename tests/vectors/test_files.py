@@ -201,7 +201,7 @@ database.execute("DELETE FROM layer_styles")
 database.commit()
 os._exit(0)
 """
-        subprocess.run([sys.executable, "-c", crash], check=True)
+        subprocess.run([sys.executable, "-P", "-c", crash], check=True)
         assert (tmp_path / "a.gpkg-wal").exists()
         layers.write(path, 2, overwrite=True)
         assert sorted(layers.contents(tmp_path)) == ["a.gpkg"]

@@ -192,7 +192,7 @@ def test_openvino_tells_its_makers_nothing() -> None:
         "import sys; from aerial_seg.inference.engines.openvino import openvino_library; openvino_library();"
         "import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__, sys.modules['openvino_telemetry'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "None"]
 
 

@@ -89,7 +89,7 @@ def test_a_run_at_work_tells_how_far_it_is_and_how_long_it_takes(tmp_path: Path)
 def test_a_killed_run_is_not_at_work_though_its_last_word_was_that_it_runs(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", done=27, kept=20)
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", HOLD, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdout is not None

@@ -252,6 +252,6 @@ class TestXarray:
 def test_nothing_heavy_is_imported_for_what_is_not_asked(tmp_path: Path) -> None:
     code = "import sys, aerial_seg; aerial_seg.load; print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert not {"matplotlib", "xarray", "rioxarray"} & set(done.stdout.split())
