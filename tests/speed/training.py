@@ -2,12 +2,13 @@
 
     python tests/speed/training.py steps [--rounds 5] [--threads N]
     python tests/speed/training.py compile
-    python tests/speed/training.py iou IMAGERY [-o OUT] [--iterations 240] [--seeds 3]
+    python tests/speed/training.py iou IMAGERY [-o OUT] [--recipe unet] [--set KEY=VALUE] [--iterations N] [--seeds 3]
 
 steps: one update of fp32 and one of bf16 in turns, in one process; each in seconds of the clock and of the CPU, the
 ratio that of the medians. compile: the same for the eager and the compiled network, and how long compiling takes.
 iou: `train` on banepa's western columns, scored on column 386693, for each seed once in fp32 and once in bf16: the
-difference of precisions beside the spread of seeds. Run alone for the clock; ratios of CPU seconds bear company.
+difference of precisions beside the spread of seeds; batches of 4 and crops of 128 where --set does not say else. Run
+alone for the clock; ratios of CPU seconds bear company.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import batch_to_device, to_device
-from aerial_seg.recipe import ModelSettings, TrainingSettings, load_recipe
+from aerial_seg.recipe import ModelSettings, Recipe, TrainingSettings, change_recipe, load_recipe
 from aerial_seg.training.fabric import Members, open_fabric
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.optimisation import make_optimizer
@@ -123,26 +124,24 @@ def compiling(rounds: int) -> None:
             )
 
 
-def iou(imagery: Path, out: Path, *, iterations: int, seeds: int) -> None:
+def iou(imagery: Path, out: Path, recipe: Recipe, *, iterations: int, seeds: int) -> None:
     """Building IoU of fp32 and bf16 for each seed, at the last update."""
     chips = out / "chips"
     if not chips.exists():
-        settings = TileSettings(
+        cut = TileSettings(
             labels=LabelSettings(classes=("building",)), gsd=0.26, chip_size=256,
             val="*-386693-*", test="*-38669[45]-*",
         )  # fmt: skip
-        tile([imagery / "train"], [imagery / "buildings.geojson"], chips, settings)
+        tile([imagery / "train"], [imagery / "buildings.geojson"], chips, cut)
     scores: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed in range(seeds):
         for precision, found in scores.items():
             changes = {
                 "training.iterations": iterations, "training.validate_every": iterations, "training.seed": seed,
-                "training.batch_size": 4, "training.crop": 128, "training.calibrate": False,
+                "training.calibrate": False,
             }  # fmt: skip
-            recipe, run = load_recipe("unet", changes), out / f"{precision}-{seed}"
-            report = train(
-                chips, recipe, run, TrainSettings(device="cpu", precision=precision, overwrite=True)
-            )
+            settings = TrainSettings(device="cpu", precision=precision, overwrite=True)
+            report = train(chips, change_recipe(recipe, changes), out / f"{precision}-{seed}", settings)
             assert report.scores is not None
             found.append(next(one.iou for one in report.scores.classes if one.name == "building"))
             print(f"seed {seed} {precision} building IoU {found[-1]:.4f}", flush=True)
@@ -162,6 +161,8 @@ def main() -> None:
     parser.add_argument("what", choices=["steps", "compile", "iou"])
     parser.add_argument("imagery", nargs="?", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("training"))
+    parser.add_argument("--recipe", default="unet")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--iterations", type=int, default=240)
@@ -177,7 +178,9 @@ def main() -> None:
     elif options.imagery is None:
         parser.error("iou wants the folder of the imagery: train/ and buildings.geojson of banepa")
     else:
-        iou(options.imagery, options.output, iterations=options.iterations, seeds=options.seeds)
+        recipe = load_recipe(options.recipe, {"training.batch_size": 4, "training.crop": 128})
+        recipe = change_recipe(recipe, options.set)
+        iou(options.imagery, options.output, recipe, iterations=options.iterations, seeds=options.seeds)
 
 
 if __name__ == "__main__":
