@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -52,7 +51,9 @@ def companions(count: int, work: Callable[..., object], *given: Any) -> Iterator
     if count == 1:
         yield
         return
-    port, threads = _free_port(), torch.get_num_threads()
+    # Where all meet is open before anybody is told of it: a free port's number could be taken by then.
+    meeting = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port, threads = meeting.port, torch.get_num_threads()
     told = _environment(0, count, port)
     before = {name: os.environ.get(name) for name in (*told, "OMP_NUM_THREADS")}  # the last one is Fabric's
     others: list[_Companion] = []
@@ -212,11 +213,5 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
         "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
