@@ -94,7 +94,7 @@ def test_the_printed_command_makes_the_file(
         pytest.skip(f"{program} is not installed (apt: gdal-bin; npm: topojson-server)")
     make(between, layer)
     polygons = geopandas.read_file(between, layer=layer or between.stem)
-    subprocess.run(line, shell=True, check=True, timeout=60, cwd=tmp_path)
+    subprocess.run(line, shell=True, check=True, timeout=600, cwd=tmp_path)
     found = wanted.with_suffix(".mif") if suffix == ".mid" else wanted
     # The table of styles is not copied.
     ((name, _),) = pyogrio.list_layers(found)

@@ -239,7 +239,7 @@ class TestOtherSoftware:
             env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         if "No module named 'qgis'" in said.stderr:

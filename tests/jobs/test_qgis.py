@@ -73,7 +73,7 @@ def qgis(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Seen]:
 
     def run(command: list[str], orders: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, input=orders, capture_output=True, text=True, env=environment, timeout=300
+            command, input=orders, capture_output=True, text=True, env=environment, timeout=900
         )
 
     if not PYTHON.exists() or run([str(PYTHON), "-c", "import qgis.core"]).returncode:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 FULL = 60
 """Examples that a law is tried on in profile `ci` where it does not say another number."""
@@ -24,10 +24,13 @@ LEAST = 5
 def register_profiles() -> None:
     """Make both profiles known and choose one; `--hypothesis-profile` comes later and wins.
 
-    Machines that run the tests are shared: time says nothing about a law. CI draws the same examples every time;
-    a developer's runs keep looking for new ones.
+    Machines that run the tests are shared: time says nothing about a law, nor about how its examples are drawn. CI
+    draws the same examples every time; a developer's runs keep looking for new ones.
     """
-    full = settings(deadline=None, max_examples=FULL, derandomize="CI" in os.environ)
+    slow_machine = [HealthCheck.too_slow]
+    full = settings(
+        deadline=None, max_examples=FULL, derandomize="CI" in os.environ, suppress_health_check=slow_machine
+    )
     settings.register_profile("ci", full)
     settings.register_profile("fast", full, max_examples=FULL // SHARE)
     settings.load_profile("ci" if "CI" in os.environ else "fast")

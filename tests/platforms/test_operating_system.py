@@ -90,8 +90,8 @@ class TestLock:
         final, inside, most, wins = tmp_path / "map.tif", [], [], []
 
         def run() -> None:
-            until = time.monotonic() + 1.0
-            while time.monotonic() < until:
+            until = time.monotonic() + 300.0
+            while len(wins) < 40 and time.monotonic() < until:
                 try:
                     with locked_work(final):
                         inside.append(1)
@@ -107,7 +107,7 @@ class TestLock:
         for thread in threads:
             thread.join()
         assert max(most) == 1
-        assert len(wins) > 2
+        assert len(wins) >= 40
         # On Windows a run that is refused may look at the lock just when the winner takes its folder away, which then
         # stays, empty: the next run of that output removes it.
         with locked_work(final):

@@ -144,7 +144,7 @@ def test_what_one_process_decoded_no_other_decodes(method: str) -> None:
     # Forked or begun from nothing before anything was kept: it is the memory that is one.
     wanted = [(int(store.read(k).image.sum()), int(store.read(k).labels.sum())) for k in range(4)]
     child.start()
-    assert queue.get(timeout=60) == wanted
+    assert queue.get(timeout=600) == wanted
     child.join(60)
 
 

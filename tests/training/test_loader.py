@@ -215,8 +215,6 @@ for number, _ in enumerate(Loader(crops, batch_size=2, workers=2)):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
 def test_kill_9_leaves_no_worker_and_no_memory(tmp_path: Path) -> None:
-    shared = Path("/dev/shm")
-    before = set(shared.iterdir())
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(made_chips.__file__).parent)}
     with subprocess.Popen(
         [sys.executable, "-P", "-c", LOADING], stdout=subprocess.PIPE, env=environment
@@ -226,11 +224,13 @@ def test_kill_9_leaves_no_worker_and_no_memory(tmp_path: Path) -> None:
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) == 2
         process.kill()
-        process.wait(30)
-    _, alive = psutil.wait_procs(workers, timeout=60)
+        process.wait(600)
+    _, alive = psutil.wait_procs(workers, timeout=600)
     assert alive == []
     assert list(tmp_path.glob("*aerial*")) == []
-    assert not [path for path in set(shared.iterdir()) - before if "torch" in path.name]
+    # torch names its blocks by the process that makes them; those of other programs come and go meanwhile.
+    named = [f"torch_{one.pid}_" for one in (process, *workers)]
+    assert not [path for path in Path("/dev/shm").iterdir() if path.name.startswith(tuple(named))]
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_the_remedy_for_surfaces_works(tmp_path: Path) -> None:
     command = REMEDY.partition("ogr2ogr ")[2].partition(" makes")[0].split()
     path.with_suffix(".prj").write_text(GRID.crs.to_wkt("WKT1_ESRI"))
     names = {"NEW.gpkg": str(tmp_path / "new.gpkg"), "FILE": str(path)}
-    subprocess.run(["ogr2ogr", *(names.get(word, word) for word in command)], check=True, timeout=60)
+    subprocess.run(["ogr2ogr", *(names.get(word, word) for word in command)], check=True, timeout=600)
     area = read_area(tmp_path / "new.gpkg")
     assert area.notes == ()
     assert area.geometry.equals(shapely.Polygon([(0, 0), (0, 10), (10, 0)]))

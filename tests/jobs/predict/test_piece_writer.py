@@ -24,7 +24,7 @@ def test_pieces_are_kept_in_order_while_the_next_is_made() -> None:
 
     def keep(piece: int) -> None:
         if piece == 0:
-            assert made_meanwhile.wait(timeout=60)
+            assert made_meanwhile.wait(timeout=600)
         kept.append((piece, threading.current_thread().name))
 
     with PieceWriter(keep) as writer:
@@ -64,7 +64,7 @@ def test_an_error_of_the_maker_waits_for_the_piece_at_work(error: type[BaseExcep
     failing = threading.Event()
 
     def keep(piece: int) -> None:
-        assert failing.wait(timeout=60)
+        assert failing.wait(timeout=600)
         kept.append(piece)
 
     def run() -> None:
