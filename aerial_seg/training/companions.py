@@ -52,7 +52,10 @@ def companions(count: int, work: Callable[..., object], *given: Any) -> Iterator
         yield
         return
     # Where all meet is open before anybody is told of it: a free port's number could be taken by then.
-    meeting = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # TCPStore is documented as torch.distributed's, but no list of its names holds it.
+    meeting = distributed.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
     port, threads = meeting.port, torch.get_num_threads()
     told = _environment(0, count, port)
     before = {name: os.environ.get(name) for name in (*told, "OMP_NUM_THREADS")}  # the last one is Fabric's
