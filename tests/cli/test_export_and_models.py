@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from laws import few
 
 from aerial_seg.bands import normalise
 from aerial_seg.models.file import load_model, save_model
@@ -66,7 +67,7 @@ def undecided(models: Callable, tmp_path: Path) -> Callable[[np.ndarray], Path]:
     return write
 
 
-@pytest.mark.parametrize("choice", ["--normalise", "--no-normalise"])
+@pytest.mark.parametrize("choice", few(["--no-normalise", "--normalise"], quick=1))
 def test_the_plugin_maps_a_tile_as_predict_does(
     choice: str, run: Callable, raster: Callable, undecided: Callable, tmp_path: Path
 ) -> None:
@@ -100,6 +101,12 @@ def test_the_metadata_are_what_the_plugin_reads(run: Callable, models: Callable,
     assert facts["tiles_overlap"] == 38
     assert facts["seg_thresh"] == facts["seg_small_segment"] == 0
     assert facts["aerial_seg"]["gsd"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_larger_tile_has_the_overlap_that_its_size_has(
+    run: Callable, models: Callable, tmp_path: Path
+) -> None:
     told = json.loads(run("export", models(), "-o", "big.onnx", "--tile-size", 256, "--json").out)
     assert (told["tile_size"], told["opset"], told["notes"]) == (256, 18, [])
     assert told["difference"] < 1e-4
@@ -118,6 +125,7 @@ def test_what_the_plugin_cannot_use_is_noted(run: Callable, models: Callable) ->
     assert "px to logits" in done.out
 
 
+@pytest.mark.slow
 def test_an_existing_file_is_replaced_only_when_asked(
     run: Callable, refused: Callable, models: Callable, tmp_path: Path
 ) -> None:

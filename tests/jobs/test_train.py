@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from laws import few
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -282,6 +283,7 @@ def constant_guess(root: Path) -> float:
     return float((counts / counts.sum()).max() / np.count_nonzero(counts))
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_benchmark_learns_it_from_its_own_folders(voc: Path, tmp_path: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in voc.rglob("*")}
     made = parse_recipe(VOC_RECIPE, "test")
@@ -309,7 +311,7 @@ def test_workers_change_nothing_on_a_benchmark(voc: Path, tmp_path: Path) -> Non
     assert (tmp_path / "0/log.csv").read_text() == (tmp_path / "1/log.csv").read_text()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", few([1, 0], quick=1))
 def test_a_damaged_label_is_told_in_one_line_by_workers_too(voc: Path, tmp_path: Path, workers: int) -> None:
     shutil.copytree(voc, tmp_path / "voc")
     (label,) = (tmp_path / "voc").rglob("SegmentationClass/2007_000003.png")

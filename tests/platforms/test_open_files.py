@@ -26,6 +26,7 @@ from aerial_seg.recipe import load_recipe
 
 RECIPE = """
 [model]
+encoder = "tu-mobilenetv3_small_050"
 output_stride = 16
 head_channels = 8
 auxiliary = false

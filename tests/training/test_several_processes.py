@@ -33,6 +33,7 @@ def check(alone: dict, shared: list[dict], steps: int) -> None:
     assert all(torch.equal(shared[0]["state"][name], shared[1]["state"][name]) for name in alone["state"])
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
     check(shared_training.updates("fcn", 1), in_processes(shared_training.updates, 2, tmp_path, "fcn", 1), 1)
 

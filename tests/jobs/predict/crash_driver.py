@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from aerial_seg.errors import AerialSegError
+from aerial_seg.files.journal import NAME
+from aerial_seg.files.work import work_folder
 from aerial_seg.jobs.predict import job as predict_room
 from aerial_seg.jobs.predict import one_scene as map_scene
 from aerial_seg.jobs.predict import plan as planning
@@ -47,11 +49,22 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Slow:
-    """A progress bar whose tiles take time, and that ends the process when enough of them are done."""
+def recorded(out: Path) -> int:
+    """Lines of the journal of a run: one for the job, and one for each piece that is safe."""
+    journal = work_folder(out) / NAME
+    return len(journal.read_text().splitlines()) if journal.is_file() else 0
 
-    def __init__(self, deadly_tile: float) -> None:
+
+class Slow:
+    """A progress bar whose tiles take time, and that ends the process when enough of them are done.
+
+    waits_for: a piece of this map that was not safe before. A thread makes it so while further tiles are done: on a
+    busy machine later than on others.
+    """
+
+    def __init__(self, deadly_tile: float, waits_for: Path | None = None) -> None:
         self._deadly, self._tiles, self._label = deadly_tile, 0, ""
+        self._out, self._before = waits_for, 1 if waits_for is None else max(1, recorded(waits_for))
 
     def __call__(self, label: str, *, total: int, unit: str) -> Slow:
         """A bar."""
@@ -71,6 +84,8 @@ class Slow:
             self._tiles += n
             time.sleep(0.001 * n)  # a device tells of a batch at once
             if self._tiles >= self._deadly:
+                while self._out is not None and recorded(self._out) <= self._before:
+                    time.sleep(0.005)
                 die()
 
 
@@ -97,7 +112,7 @@ def play(job: dict[str, Any]) -> None:
 
         map_scene.write_results = doomed
     settings = PredictSettings(engine="eager", precision="fp32", device="cpu", **job.get("settings", {}))
-    progress = Slow(accident.get("tile", float("inf")))
+    progress = Slow(accident.get("tile", float("inf")), Path(job["out"]) if accident.get("piece") else None)
     predict_room.predict(Path("any.safetensors"), job["rasters"], Path(job["out"]), settings, progress)
 
 

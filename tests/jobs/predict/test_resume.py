@@ -140,9 +140,9 @@ def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: 
     wanted = files(tmp_path / "calm")
     random = np.random.default_rng(11)
     # A piece is recorded while the tiles of the next are made, and what a device has finished comes home two batches
-    # later: the first of six pieces is safe by the 110th tile, on a slow machine too.
+    # later: by the 110th tile the first of six pieces has been handed over, and those accidents wait for it.
     tiles = [*random.integers(30, 110, 3), *random.integers(110, TILES, 13)]
-    accidents: list[dict[str, float]] = [{"tile": int(t)} for t in tiles]
+    accidents: list[dict[str, float]] = [{"tile": int(t), "piece": t >= 110} for t in tiles]
     accidents += [{"timer": float(s)} for s in random.uniform(0.05, 0.5, 6)]
     accidents += [{"copy": s} for s in (0.0, 0.005, 0.02, 0.05)]
     crashes = late = in_copy = 0
@@ -173,11 +173,10 @@ def test_crash_after_crash_in_one_run_changes_no_byte(
     out, last, crashes = tmp_path / "storm" / "map.tif", 0, 0
     # What a device has finished comes home two batches later, and a piece is recorded while the next is made.
     often = 75 if carrier == "host" else 110
-    while driver(scene, out, die={"tile": often}, carrier=carrier)["killed"]:
+    while driver(scene, out, die={"tile": often, "piece": True}, carrier=carrier)["killed"]:
         crashes += 1
-        assert pieces_done(out) >= last
+        assert pieces_done(out) > last
         last = pieces_done(out)
-        assert crashes < 30
     assert crashes >= 2
     assert files(out.parent) == files(tmp_path / "calm")
 

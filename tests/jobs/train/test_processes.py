@@ -164,7 +164,7 @@ def test_a_whole_job_that_is_asked_to_end_keeps_its_checkpoint(
     chips: Path, sums: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     """As batch systems ask: all processes at once. The same command goes on, to the same bytes."""
-    words = [*command(tmp_path, chips, "run", iterations=60), "--processes", "2"]
+    words = [*command(tmp_path, chips, "run", iterations=200), "--processes", "2"]
     kept = 0
     for name in ("SIGTERM", "SIGUSR1"):
         number = getattr(signal, name)
@@ -173,7 +173,7 @@ def test_a_whole_job_that_is_asked_to_end_keeps_its_checkpoint(
         assert "Traceback" not in said
         standing = json.loads((tmp_path / "run" / "run.json").read_text())
         assert standing["state"] == "stopped"
-        assert kept + 5 <= standing["iteration"] < 60
+        assert kept + 5 <= standing["iteration"] < 200
         kept = standing["iteration"]
         assert f"the first {kept} iterations are kept in run" in said
     assert subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=LONG).returncode == 0
@@ -185,18 +185,18 @@ def test_a_whole_job_that_is_asked_to_end_keeps_its_checkpoint(
 @pytest.mark.slow
 def test_torchruns_processes_end_together_when_they_are_asked_to(chips: Path, tmp_path: Path) -> None:
     """torchrun passes SIGTERM on to each; the further ones hear of the end from the first."""
-    words = [*STARTER, *command(tmp_path, chips, "run", iterations=60)]
+    words = [*STARTER, *command(tmp_path, chips, "run", iterations=200)]
     code, said = asked_to_end(words, tmp_path, 5, subprocess.Popen.terminate)
     standing = json.loads((tmp_path / "run" / "run.json").read_text())
     assert code != 0
     assert standing["state"] == "stopped", said
-    assert 5 <= standing["iteration"] < 60
+    assert 5 <= standing["iteration"] < 200
     assert f"the first {standing['iteration']} iterations are kept in run" in said
     assert "Interrupted." in said  # the other one
     assert "RuntimeError" not in said
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
-    assert len(losses(tmp_path / "run")) == 60
+    assert len(losses(tmp_path / "run")) == 200
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from ended_early import CPU, Asking, contents, fails
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.files.lock import held
-from aerial_seg.jobs.train import time_limit
+from aerial_seg.jobs.train import dry_run, time_limit
 from aerial_seg.jobs.train.dry_run import forecast_training
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import LOCK, read_run
@@ -79,6 +79,7 @@ def test_a_run_whose_patience_was_over_is_extended_from_where_it_ended(
 ) -> None:
     # No checkpoint is better than the first one: of patience 1 the second validation ends the run.
     monkeypatch.setattr(Monitor, "value", lambda *_: 0.5)
+    monkeypatch.setattr(dry_run, "_SECONDS", 0.1)
     recipe = change_recipe(small(iterations=40, validate_every=2), {"training.patience": 1})
     run, more = tmp_path / "run", TrainSettings(device="cpu", extend=5)
     assert train(chips, recipe, run, CPU).iterations == 4
