@@ -14,6 +14,7 @@ import torch
 from laws import few
 
 from aerial_seg.bands import normalise
+from aerial_seg.models import export as exporting
 from aerial_seg.models.file import load_model, save_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -142,13 +143,17 @@ def test_what_cannot_be_exported_leaves_nothing(
     assert ".onnx" in refused("export", models(), "-o", "model.pt", code=2)
     assert "does not exist" in refused("export", "gone.safetensors", "-o", "model.onnx")
     assert "try 64 or 80" in refused("export", models(), "-o", "model.onnx", "--tile-size", 65, code=2)
-    import aerial_seg.models.export as exporting
-
-    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
-    assert "differ by" in refused("export", models(), "-o", "new/model.onnx")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     line = refused("export", models(), "-o", "model.onnx", code=2)
     assert line.endswith("pip install 'aerial-seg[onnx]'")
+
+
+@pytest.mark.slow
+def test_what_differs_from_the_network_leaves_nothing(
+    refused: Callable, models: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    assert "differ by" in refused("export", models(), "-o", "new/model.onnx")
 
 
 def test_models_are_a_table_and_a_document(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

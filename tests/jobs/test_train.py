@@ -180,6 +180,7 @@ def test_what_is_trained_on_is_held_while_it_is_read(
     assert made - {*DRAWN} == {"log.csv", "run.json"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_scores(dataset: Path, tmp_path: Path) -> None:
     short = {"iterations": "3", "validate_every": "3", "calibrate": "false"}
     first = train(dataset, recipe(**short), tmp_path / "a", TrainSettings(device="cpu"))
@@ -303,6 +304,7 @@ def test_a_recipe_with_a_benchmark_learns_it_from_its_own_folders(voc: Path, tmp
     assert {path: path.stat().st_mtime_ns for path in voc.rglob("*")} == files
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_on_a_benchmark(voc: Path, tmp_path: Path) -> None:
     text = VOC_RECIPE.replace("iterations = 40", "iterations = 2")
     for workers in (0, 1):

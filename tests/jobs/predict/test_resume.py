@@ -301,6 +301,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(scene: Path, tmp_path: Pa
 
 
 @needs_fork
+@pytest.mark.slow
 def test_several_rasters_go_on_where_the_command_stopped(scene: Path, tmp_path: Path, driver: Driver) -> None:
     folder = tmp_path / "scenes"
     folder.mkdir()
