@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from aerial_seg.intervals import ChipScore
 from aerial_seg.metrics import Scores
-from aerial_seg.training.validation.outcome import Outcome
+
+# Who only reads what a run has written needs no torch, which takes seconds to import.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aerial_seg.training.validation.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

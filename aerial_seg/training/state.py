@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from aerial_seg.errors import OutputError
 from aerial_seg.files.disk import usual_mode
 from aerial_seg.files.durable import settled_file
+from aerial_seg.files.state_header import HEADER_KEY
 from aerial_seg.mentions import setting
 from aerial_seg.metrics import Scores
 from aerial_seg.models.device import random_states, set_random_states
@@ -28,7 +29,6 @@ from aerial_seg.training.optimisation import WeightAverage, make_optimizer, make
 from aerial_seg.training.validation.monitor import BestSoFar, Monitor
 from aerial_seg.training.validation.outcome import Outcome
 
-HEADER_KEY = "aerial_seg_training"
 _NETWORK, _AVERAGE, _OPTIMIZER, _RANDOM = "network.", "average.", "optimizer.", "random."
 Packed = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -259,16 +259,6 @@ class TrainingState:
             for before, now in zip(own, groups, strict=True)
         ]
         self.optimizer.load_state_dict({"state": state, "param_groups": merged})
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """Return what the header of a state's file tells, as iteration, best and run; None where there is no such file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            document = json.loads(file.metadata()[HEADER_KEY])
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _flat(state: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from aerial_seg.errors import InputError
 from aerial_seg.files.lock import is_held
-from aerial_seg.jobs.train.model_files import BEST, LAST
-from aerial_seg.jobs.train.run_folder import CURVES, LOCK, LOG, SAMPLES, Run, read_run
+from aerial_seg.jobs.train.run_folder import BEST, CURVES, LAST, LOCK, LOG, SAMPLES, Run, read_run
 from aerial_seg.mentions import SAME_CALL
 from aerial_seg.metrics import or_null
 from aerial_seg.training.log import History, ValidationRow, read_log

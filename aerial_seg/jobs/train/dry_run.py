@@ -19,10 +19,19 @@ from aerial_seg.files.staging import check_writable
 from aerial_seg.jobs.train.company import Plan
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.jobs.train.job import prepare
-from aerial_seg.jobs.train.model_files import BEST, LAST
 from aerial_seg.jobs.train.overfit import Subset
 from aerial_seg.jobs.train.pictures import missing
-from aerial_seg.jobs.train.run_folder import CURVES, LOG, RUN, SAMPLES, STATE, Run, run_to_continue
+from aerial_seg.jobs.train.run_folder import (
+    BEST,
+    CURVES,
+    LAST,
+    LOG,
+    RUN,
+    SAMPLES,
+    STATE,
+    Run,
+    run_to_continue,
+)
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.jobs.train.time_limit import SHARE, Timing, fitting, time_run
 from aerial_seg.jobs.train.validation import open_validator

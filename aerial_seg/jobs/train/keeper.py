@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, KeptNote
 from aerial_seg.files.disk import write_failure
+from aerial_seg.files.state_header import read_state
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
 from aerial_seg.jobs.train.model_files import ModelFiles
 from aerial_seg.jobs.train.run_folder import LOG, STATE, RunFolder, Stage
@@ -15,7 +16,7 @@ from aerial_seg.mentions import SAME_CALL
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import TrainingError
-from aerial_seg.training.state import TrainingState, read_state
+from aerial_seg.training.state import TrainingState
 
 EVERY = 600.0
 """Seconds between two checkpoints unless one is told otherwise."""

@@ -9,6 +9,7 @@ from safetensors.torch import load
 
 from aerial_seg.errors import InputError
 from aerial_seg.jobs.train.data import Dataset
+from aerial_seg.jobs.train.run_folder import BEST, LAST
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card, save_model
 from aerial_seg.models.network import Network
@@ -19,8 +20,6 @@ from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.validation.calibration import threshold_bias
 from aerial_seg.training.validation.outcome import Outcome
 from aerial_seg.version import __version__
-
-BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 class ModelFiles:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.intervals import Intervals
-from aerial_seg.jobs.train.model_files import BEST
-from aerial_seg.jobs.train.run_folder import RunFolder
+from aerial_seg.jobs.train.run_folder import BEST, RunFolder
 from aerial_seg.metrics import Scores
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.state import TrainingState

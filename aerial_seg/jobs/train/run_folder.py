@@ -20,13 +20,13 @@ from aerial_seg.files.journal import as_read_back, describe_changes
 from aerial_seg.files.lock import held, is_held
 from aerial_seg.files.made import LIST
 from aerial_seg.files.staging import check_folder
+from aerial_seg.files.state_header import read_state
 from aerial_seg.files.work import missing_parents, remove_empty
-from aerial_seg.jobs.train.model_files import BEST, LAST
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.training.state import read_state
 
+BEST, LAST = "best.safetensors", "last.safetensors"
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
 FORMER_LOG = "log.former.csv"
 """The log of the run that is replaced, until something of the new one is kept."""

@@ -108,6 +108,24 @@ def test_a_killed_run_is_not_at_work_though_its_last_word_was_that_it_runs(tmp_p
     assert "after iteration 20\n" in shown
 
 
+def test_where_a_run_stands_is_told_without_torch(tmp_path: Path) -> None:
+    """Importing it took five seconds, of a question that somebody asks again and again."""
+    run = write_run(tmp_path / "run", done=27, kept=20)
+    program = (
+        "import sys\n"
+        "from aerial_seg.cli.main import main\n"
+        "main(['info', sys.argv[1]])\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", program, run], capture_output=True, text=True, check=True
+    )
+    assert "iteration 27 of 40" in ended.stdout
+    imported = {name.split(".")[0] for name in ended.stderr.split()}
+    assert "safetensors" in imported
+    assert imported & {"torch", "torchvision", "lightning_fabric", "segmentation_models_pytorch"} == set()
+
+
 def test_a_run_that_was_stopped_or_ended_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = info(write_run(tmp_path / "stopped", done=5, kept=5, state="stopped"))
     assert (stopped["state"], stopped["best"], stopped["last_validation"]) == ("stopped", None, None)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, OutputError
 from aerial_seg.files import durable
+from aerial_seg.files.state_header import read_state
 from aerial_seg.geo.raster.unchanged import ChangedError
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import read_run
@@ -30,7 +31,6 @@ from aerial_seg.training.loop import TrainingError
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.samples.batch import Batch
-from aerial_seg.training.state import read_state
 
 MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]
