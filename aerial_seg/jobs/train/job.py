@@ -111,14 +111,19 @@ def train(
     ):
         opened = replace(opened, data=replace(opened.data, validator=validator))
         require_as_before(run, before, settings)
+        facts = {} if before is not None else _first_facts(begun, beginning, opened, asked, plan, settings)
         folder = RunFolder(run, before, ready.job)
-        if before is None:
-            folder.begin(_first_facts(begun, beginning, opened, asked, plan, settings))
-        folder.extend(settings.extend)
-        recipe = with_iterations(as_written, folder.iterations)
-        state = TrainingState.begin(beginning.network, recipe)
-        around = _Around(plan, (dataset, asked, own), settings, ready.still, progress, callbacks, stopping)
-        return _go_on(folder, state, opened, recipe, around)
+        with folder.restoring():
+            if before is None:
+                folder.begin(facts)
+            folder.extend(settings.extend)
+            recipe = with_iterations(as_written, folder.iterations)
+            state = TrainingState.begin(beginning.network, recipe)
+            around = _Around(
+                plan, (dataset, asked, own), settings, ready.still, progress, callbacks, stopping
+            )
+            files = _Files.of(folder, opened, recipe, around)
+        return _go_on(files, state, opened, recipe, around)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,22 +225,38 @@ class _Around:
     stopping: Stopping
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What writes into a run's folder, and the notes on what was found there."""
+
+    folder: RunFolder
+    models: ModelFiles
+    log: Log
+    keeper: RunKeeper
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: RunFolder, dataset: Dataset, recipe: Recipe, around: _Around) -> _Files:
+        models = ModelFiles(folder.folder, dataset, recipe, around.given[2])
+        log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
+        every = around.settings.checkpoint_every
+        keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
+        notes = (
+            *(() if dataset.overfit is None else (overfit_note(dataset.overfit),)),
+            *(folder.fact("notes") or ()),
+            *_what_is_other(folder, dataset, around.plan),
+        )
+        return cls(folder, models, log, keeper, notes)
+
+
 def _go_on(
-    folder: RunFolder, state: TrainingState, dataset: Dataset, recipe: Recipe, around: _Around
+    files: _Files, state: TrainingState, dataset: Dataset, recipe: Recipe, around: _Around
 ) -> TrainReport:
     """The run from where it stands to its end, in its folder, which is locked."""
-    models = ModelFiles(folder.folder, dataset, recipe, around.given[2])
-    log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
-    every = around.settings.checkpoint_every
-    keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
+    folder, models, keeper = files.folder, files.models, files.keeper
     events = around.settings.tensorboard
-    notes = [
-        *([] if dataset.overfit is None else [overfit_note(dataset.overfit)]),
-        *(folder.fact("notes") or ()),
-        *_what_is_other(folder, dataset, around.plan),
-    ]
     with telling_what_is_kept(folder, keeper):
-        notes += [*keeper.resume(state), *missing(events=events)]
+        notes = [*files.notes, *keeper.resume(state), *missing(events=events)]
         for note in notes:
             announce(f"note: {note}")  # now, not after hours
         if folder.is_kept:  # else those that lie there are of the run that is to be replaced
@@ -255,8 +276,9 @@ def _go_on(
                 recipe,
                 computing=computing,
                 keeper=keeper,
-                log=log,
-                callbacks=(*around.callbacks, bar, *drawn),
+                log=files.log,
+                # One's own come last: what they raise leaves no validation without its pictures.
+                callbacks=(bar, *drawn, *around.callbacks),
                 stopping=around.stopping,
             )
         models.mark(finished=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aerial_seg.documents import DocumentError, parse_json, read_text
-from aerial_seg.errors import InputError, OutputError
+from aerial_seg.errors import AerialSegError, InputError, OutputError
 from aerial_seg.files import operating_system
 from aerial_seg.files.durable import settled_file
 from aerial_seg.files.journal import as_read_back, describe_changes
@@ -257,7 +257,7 @@ class RunFolder:
 
         Its run.json comes last but for the copies: a kill on the way leaves what this very call finishes.
         """
-        former = self.fact("former")
+        former = self._document.get("former")
         if former is None or self.is_kept:
             return False
         self._clear(keep=(*former["files"], RUN, LOCK, LOG, FORMER_LOG))
@@ -265,7 +265,19 @@ class RunFolder:
         with settled_file(self.folder / RUN) as partial:
             partial.write_bytes(former["run_json"].encode("utf-8"))
         (self.folder / FORMER_LOG).unlink(missing_ok=True)
+        del self._document["former"]  # once: what lies there now is that run again
         return True
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Leave the folder, on any error of the block, as it was before the run where nothing of the run is kept."""
+        try:
+            yield
+        except BaseException:
+            with suppress(AerialSegError, OSError):  # of a full disk: the next call brings it back
+                if not self.bring_back_former():
+                    self.forget_if_empty()
+            raise
 
     def _copy(self, source: str, target: str) -> None:
         """Make one file as the other is, or as little there."""

@@ -75,6 +75,27 @@ def test_what_fails_before_its_first_checkpoint_leaves_the_finished_run_as_it_wa
         assert contents(finished) == before
 
 
+@pytest.mark.parametrize("what", ["TrainingState.begin", "RunFolder.extend", "_what_is_other"])
+def test_what_fails_between_its_first_word_and_its_first_update_leaves_the_folder_as_it_was(
+    what: str, chips: Path, small: MakeRecipe, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run.json told of a new run until somebody called again."""
+    before = contents(finished)
+    recipe, run = small(learning_rate="1e-3"), tmp_path / "new"
+
+    def broken(*_: object, **__: object) -> None:
+        raise OutOfMemory("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"aerial_seg.jobs.train.job.{what}", broken)
+        for folder, asked in ((finished, TrainSettings(device="cpu", overwrite=True)), (run, CPU)):
+            with pytest.raises(OutOfMemory):
+                train(chips, recipe, folder, asked)
+    assert contents(finished) == before
+    assert read_run(finished).state == "finished"
+    assert not run.exists()
+
+
 @pytest.mark.parametrize("then", ["goes on", "fails", "is another"])
 def test_a_kill_before_the_first_checkpoint_leaves_the_models_of_before_and_the_call_goes_on(
     then: str, chips: Path, small: MakeRecipe, finished: Path, made: Path, sums: Sums

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -352,6 +352,25 @@ def test_a_callback_that_fails_at_a_validation_loses_nothing_of_it(
     check_kept(told.value, tmp_path / "run", last=6)
     check_goes_on(chips, small(), tmp_path / "run", begun_at=6)
     assert sums(tmp_path / "run") == whole
+
+
+def test_a_callback_that_fails_at_a_validation_leaves_it_with_its_pictures(
+    chips: Path, small: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not told of it again when the run goes on."""
+    seen: list[int] = []
+
+    class Drawing(Callback):
+        def on_validation(self, checkpoint: Checkpoint) -> None:
+            seen.append(checkpoint.iteration)
+
+    monkeypatch.setattr(
+        "aerial_seg.jobs.train.job.pictures", lambda *given, events: nullcontext((Drawing(),))
+    )
+    with pytest.raises(Incomplete):
+        train(chips, small(), tmp_path / "run", CPU, callbacks=[AtValidation(6, OutputError("no more"))])
+    train(chips, small(), tmp_path / "run", CPU)
+    assert seen == [3, 6, 7]
 
 
 def test_a_lack_of_memory_in_a_callback_is_not_blamed_on_the_crops(
