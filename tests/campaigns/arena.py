@@ -326,6 +326,15 @@ def _content(path: Path) -> bytes:
     return _TOKEN.sub(rb"\1", content) if path.name in ("run.json", "training.safetensors") else content
 
 
+def other_than_calm(again: Ended, out: Path, wanted: Tree) -> list[str]:
+    """What is wrong with the end of the same command, run again: it failed, or left other than an uninterrupted run."""
+    if again.code != 0:
+        return [f"the same command said {again.said.strip()[-300:]}"]
+    now = tree(out)
+    odd = sorted(name for name in {*now, *wanted} if now.get(name) != wanted.get(name))
+    return [f"other than an uninterrupted run in {', '.join(odd[:5])}"] if odd else []
+
+
 def damaged_models(out: Path) -> list[str]:
     """The models below that cannot be loaded, with the reason; looked at in a process of its own."""
     told = out.parent / "damaged.txt"

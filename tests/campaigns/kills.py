@@ -17,11 +17,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from pathlib import Path
 
-from arena import CASES, Case, Ended, Tree, damaged_models, forked, fresh, make_inputs, results, run, tree
+from arena import (
+    CASES,
+    Case,
+    Ended,
+    Tree,
+    damaged_models,
+    forked,
+    fresh,
+    make_inputs,
+    other_than_calm,
+    results,
+    run,
+    tree,
+)
 
 Watch = Callable[[int], None]
 _FINISHED = ("exist", "not empty", "is a finished run")
@@ -44,31 +57,27 @@ def after(seconds: float) -> Watch:
 def while_placing(out: Path, delay: float, *, nth: int) -> Watch:
     """Kills that long after the plan of the nth placing has come to lie on the disk."""
 
-    def watch(pid: int) -> None:
-        seen: set[tuple[str, int]] = set()
-        while not _ended(pid):
-            # Work folders go while they are looked into.
-            with suppress(FileNotFoundError):
-                for plan in (*out.glob("*.work/placing.json"), *out.glob("*/*.work/placing.json")):
-                    seen.add((str(plan), plan.stat().st_ino))
-            if len(seen) > nth:
-                until = time.perf_counter() + delay
-                while time.perf_counter() < until:
-                    pass
-                os.kill(pid, signal.SIGKILL)
-                return
+    def plans() -> set[tuple[str, int]]:
+        found = (*out.glob("*.work/placing.json"), *out.glob("*/*.work/placing.json"))
+        return {(str(plan), plan.stat().st_ino) for plan in found}
 
-    return watch
+    return _behind(plans, delay, nth=nth)
 
 
 def while_checkpointing(out: Path, delay: float, *, nth: int) -> Watch:
     """Kills that long after the nth checkpoint of a run of training has come to lie on the disk."""
+    return _behind(lambda: {(out / "run" / "training.safetensors").stat().st_mtime_ns}, delay, nth=nth)
+
+
+def _behind(look: Callable[[], Set[object]], delay: float, *, nth: int) -> Watch:
+    """Kills that long after more than `nth` different things were seen."""
 
     def watch(pid: int) -> None:
-        seen: set[int] = set()
+        seen: set[object] = set()
         while not _ended(pid):
+            # Work folders go while they are looked into.
             with suppress(FileNotFoundError):
-                seen.add((out / "run" / "training.safetensors").stat().st_mtime_ns)
+                seen |= look()
             if len(seen) > nth:
                 until = time.perf_counter() + delay
                 while time.perf_counter() < until:
@@ -127,11 +136,7 @@ class Campaign:
             # It was killed behind its last deed, and the command says what it says of any finished result.
             self.counts["whole"] += 1
             again = run(self.case, self.inputs, self.out, overwrite=True)
-        if again.code != 0:
-            self.problems.append(f"kill {number}: the same command said {again.said.strip()[-300:]}")
-        elif (now := tree(self.out)) != self.wanted:
-            odd = sorted(name for name in {*now, *self.wanted} if now.get(name) != self.wanted.get(name))
-            self.problems.append(f"kill {number}: other than an uninterrupted run in {', '.join(odd[:5])}")
+        self.problems += [f"kill {number}: {line}" for line in other_than_calm(again, self.out, self.wanted)]
         if tree(self.inputs) != self.before:
             self.problems.append(f"kill {number}: the inputs were changed")
 

@@ -22,7 +22,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from arena import CASES, Case, Ended, Tree, damaged_models, forked, fresh, make_inputs, run, tree
+from arena import (
+    CASES,
+    Case,
+    Ended,
+    Tree,
+    damaged_models,
+    forked,
+    fresh,
+    make_inputs,
+    other_than_calm,
+    run,
+    tree,
+)
 
 from aerial_seg.training.loss import SegmentationLoss
 
@@ -133,11 +145,7 @@ class Campaign:
 
     def _again(self, where: str, case: Case) -> None:
         ended = run(case, self.inputs, self.out)
-        if ended.code != 0:
-            self.problems.append(f"{where}: the same command said {ended.said.strip()[-300:]}")
-        elif (now := tree(self.out)) != self.wanted[case]:
-            odd = sorted(n for n in {*now, *self.wanted[case]} if now.get(n) != self.wanted[case].get(n))
-            self.problems.append(f"{where}: other than an uninterrupted run in {', '.join(odd[:5])}")
+        self.problems += [f"{where}: {line}" for line in other_than_calm(ended, self.out, self.wanted[case])]
 
 
 def children(pid: int) -> list[int]:
