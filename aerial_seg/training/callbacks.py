@@ -53,6 +53,9 @@ class Callback:
     def on_step(self, step: Step) -> None:
         """Take note of one update."""
 
+    def on_validating(self, done: int, total: int, unit: str) -> None:
+        """Take note that a validation goes on: so many chips or images of all are scored. It comes often."""
+
     def on_validation(self, checkpoint: Checkpoint) -> None:
         """Take note of a validation, after the step it follows; without validation chips, of the last weights."""
 

@@ -5,67 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from aerial_seg.errors import AerialSegError
 from aerial_seg.recipe import Recipe
+from aerial_seg.training.batches import TrainingData, batches, chips_of, training_crops
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
-from aerial_seg.training.crops import ChipStore, CropDataset, Sample
+from aerial_seg.training.crops import CropDataset, Sample
 from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.freezing import Freezing
-from aerial_seg.training.loader import Loader, Share
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
-from aerial_seg.training.processes import count, first_goes_on, rank, seed_of_update
-from aerial_seg.training.state import Scored, TrainingState
+from aerial_seg.training.processes import first_goes_on, seed_of_update
+from aerial_seg.training.state import Keeper, Scored, TrainingState, unscored, validated
 from aerial_seg.training.stopping import Stopping
 from aerial_seg.training.sync_batch_norm import synchronised
 from aerial_seg.training.validation.monitor import Monitor
-from aerial_seg.training.validation.validator import Validator
-
-_NAMED = 8
-"""Chips of a batch that a message names."""
 
 
 class TrainingError(AerialSegError):
     """Training cannot go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """The chips of a run and what their channels are called. val_names: of the validation chips.
-
-    validator: judges checkpoints; only the process that writes has one.
-    """
-
-    train: ChipStore
-    val: ChipStore | None
-    names: tuple[str, ...]
-    val_names: tuple[str, ...] = ()
-    validator: Validator | None = None
-
-
-class Keeper(Protocol):
-    """Who puts a run on the disk while the loop goes on."""
-
-    def is_due(self) -> bool:
-        """Whether so much time has passed that what was done since should not be lost."""
-
-    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
-        """The state is on the disk, from where it goes on, and the checkpoint as a model."""
-
-
-class NothingKept:
-    """Keep nothing of a run: it is only timed, or another process writes."""
-
-    def is_due(self) -> bool:
-        """Never."""
-        return False
-
-    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +44,22 @@ class _Run:
     stopping: Stopping
     model: Any
     optimizer: Any
+
+    def unscored(self, state: TrainingState) -> Checkpoint:
+        """The checkpoint of now between two validations."""
+        return unscored(state, self.data.names, validates=self.data.val is not None)
+
+    def checkpoint(self, state: TrainingState) -> Checkpoint:
+        """The checkpoint of now, validated where there is something to validate on."""
+        if self.data.val is None:
+            return self.unscored(state)
+        assert self.data.validator is not None
+        return validated(state, self.data.validator, self.computing.device, self.tell)
+
+    def tell(self, done: int, total: int, unit: str) -> None:
+        """Callbacks hear how far a validation is."""
+        for one in self.callbacks:
+            one.on_validating(done, total, unit)
 
 
 def run_training(
@@ -140,7 +117,7 @@ def run_training(
                 with run.stopping.held():
                     state.give_back()
                     if state.iteration > state.kept:
-                        _keep(state, run, _unscored(state, data))
+                        _keep(state, run, run.unscored(state))
                     first_goes_on(False, computing.device)
             raise
         with stopping.held():
@@ -155,7 +132,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
         one.on_start(state.iteration, run.recipe.training.iterations)
     _validate_if_due(state, run)
     crops = training_crops(run.data.train, run.recipe)
-    for batch in _batches(crops, run.recipe, run.computing.device, done=state.iteration):
+    for batch in batches(crops, run.recipe, run.computing.device, done=state.iteration):
         if state.search.is_patience_over(run.recipe.training.patience):
             break
         with run.stopping.held():
@@ -166,7 +143,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
                 one.on_step(step)
         if not _validate_if_due(state, run) and run.keeper.is_due():
             with run.stopping.held():
-                _keep(state, run, _unscored(state, run.data))
+                _keep(state, run, run.unscored(state))
 
 
 def _meet(run: _Run) -> None:
@@ -194,7 +171,7 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss became {value} at iteration {state.iteration + 1:,}, learning rate {rate:.3g}, on "
-            f"{_chips(crops, state.iteration, settings.batch_size)}; lower training.learning_rate, lengthen "
+            f"{chips_of(crops, state.iteration, settings.batch_size)}; lower training.learning_rate, lengthen "
             "training.warmup, or look at these chips"
         )
     if settings.gradient_clip:
@@ -210,43 +187,6 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
     return Step(state.iteration, value, rate, settings.batch_size)
 
 
-def _chips(crops: CropDataset, iteration: int, images: int) -> str:
-    """The chips of the batch after `iteration` updates, by name."""
-    numbers = range(iteration * images, (iteration + 1) * images)
-    names = list(dict.fromkeys(map(crops.chip_of, numbers)))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
-
-
-def training_crops(store: ChipStore, recipe: Recipe) -> CropDataset:
-    """All crops of a run: number i is the i-th that is trained on."""
-    settings = recipe.training
-    return CropDataset(
-        store,
-        length=settings.iterations * settings.batch_size,
-        crop=settings.crop,
-        augmentation=recipe.augmentation,
-        seed=settings.seed,
-    )
-
-
-def _batches(crops: CropDataset, recipe: Recipe, device: torch.device, *, done: int) -> Loader:
-    """The batches after the first `done` of exactly `iterations`, in an order that neither workers nor stops change.
-
-    Of several processes each has its share of every batch.
-    """
-    settings = recipe.training
-    share = Share(rank(), count())
-    return Loader(
-        crops,
-        batch_size=settings.batch_size,
-        start=done,
-        share=share,
-        workers=settings.workers,
-        device=device,
-    )
-
-
 def _validate_if_due(state: TrainingState, run: _Run) -> bool:
     """The present weights are validated and kept, where the recipe wants that and it was not done."""
     done = 0 if state.validated is None else state.validated.iteration
@@ -256,7 +196,7 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
         return False
     fabric = run.computing.fabric
     # One process validates, the others wait and hear what came of it: all of them know which weights are the best.
-    checkpoint = _validated(state, run.data, fabric.device) if fabric.is_global_zero else None
+    checkpoint = run.checkpoint(state) if fabric.is_global_zero else None
     with run.stopping.held():
         _meet(run)
         heard = hear(fabric, None if checkpoint is None else replace(checkpoint, state={}))
@@ -274,25 +214,3 @@ def _validate_if_due(state: TrainingState, run: _Run) -> bool:
 def _keep(state: TrainingState, run: _Run, checkpoint: Checkpoint) -> None:
     run.keeper.keep(state, checkpoint)
     state.kept = state.iteration
-
-
-def _unscored(state: TrainingState, data: TrainingData) -> Checkpoint:
-    """The checkpoint of now between two validations; without validation chips the last weights are the best."""
-    checkpoint = Checkpoint(state.iteration, state.weights(), None)
-    if data.val is not None:
-        return checkpoint
-    return state.take_note(checkpoint, Monitor("miou", data.names))
-
-
-def _validated(state: TrainingState, data: TrainingData, device: torch.device) -> Checkpoint:
-    """The checkpoint of now: the averaged weights where there are any, scored; training goes on as it was."""
-    if data.val is None:
-        return _unscored(state, data)
-    weights = state.weights()
-    assert data.validator is not None
-    try:
-        state.lend(weights)
-        outcome = data.validator(state.network, device)
-    finally:
-        state.give_back()
-    return Checkpoint(state.iteration, weights, outcome.scores, chips=outcome.chips, outcome=outcome)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,7 @@ from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.optimisation import WeightAverage, make_optimizer, make_schedule
 from aerial_seg.training.validation.monitor import BestSoFar, Monitor
 from aerial_seg.training.validation.outcome import Outcome
+from aerial_seg.training.validation.validator import Tell, Validator
 
 _NETWORK, _AVERAGE, _OPTIMIZER, _RANDOM = "network.", "average.", "optimizer.", "random."
 Packed = tuple[dict[str, Any], dict[str, Tensor]]
@@ -277,3 +278,44 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _first_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+class Keeper(Protocol):
+    """Who puts a run on the disk while the loop goes on."""
+
+    def is_due(self) -> bool:
+        """Whether so much time has passed that what was done since should not be lost."""
+
+    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
+        """The state is on the disk, from where it goes on, and the checkpoint as a model."""
+
+
+class NothingKept:
+    """Keep nothing of a run: it is only timed, or another process writes."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def keep(self, state: TrainingState, checkpoint: Checkpoint) -> None:
+        """Nothing."""
+
+
+def unscored(state: TrainingState, names: tuple[str, ...], *, validates: bool) -> Checkpoint:
+    """The checkpoint of now between two validations; in a run without any the last weights are the best."""
+    checkpoint = Checkpoint(state.iteration, state.weights(), None)
+    return checkpoint if validates else state.take_note(checkpoint, Monitor("miou", names))
+
+
+def validated(state: TrainingState, validator: Validator, device: torch.device, tell: Tell) -> Checkpoint:
+    """The checkpoint of now: the averaged weights where there are any, scored; training goes on as it was.
+
+    tell: is told how far the validation is.
+    """
+    weights = state.weights()
+    try:
+        state.lend(weights)
+        outcome = validator(state.network, device, tell)
+    finally:
+        state.give_back()
+    return Checkpoint(state.iteration, weights, outcome.scores, chips=outcome.chips, outcome=outcome)

@@ -21,8 +21,9 @@ _MOST_CLASSES = 20
 class Watch(Callback):
     """Shows on stderr how far a run is, with its loss (a running mean), learning rate and images per second.
 
-    On a terminal that is a bar, elsewhere a line every half minute; every validation is told in a line of its own. To
-    be used as a context manager, which takes the bar away however the run ends.
+    On a terminal that is a bar, elsewhere a line every half minute, also while a validation takes longer; every
+    validation is told in a line of its own. To be used as a context manager, which takes the bar away however the run
+    ends.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,6 +59,14 @@ class Watch(Callback):
             self._bar.set_postfix_str(self._state(step), refresh=False)
         self._bar.update()
 
+    def on_validating(self, done: int, total: int, unit: str) -> None:
+        """Show at the bar how far a validation is, or in a line where one is due."""
+        now = self._clock()
+        if now - self._stated >= _SECONDS_BETWEEN_STATES:
+            self._stated = now
+            self._bar.set_postfix_str(f"validating: {done:,} of {total:,} {unit}s done")
+            self._bar.update(0)
+
     def _state(self, step: Step) -> str:
         speed = self._pace.images_per_second
         told = "" if math.isnan(speed) else f", {speed:.3g} images/s"
@@ -70,6 +79,7 @@ class Watch(Callback):
             place = f"iteration {checkpoint.iteration:,} of {self._iterations:,}"
             console.say_beside_bars(f"{place}: {scores_line(scores)}; {self._rank(checkpoint, scores)}")
         self._pace.pause()
+        self._stated = -math.inf
 
     def _rank(self, checkpoint: Checkpoint, scores: Scores) -> str:
         """Whether it is the best so far by the score that decides; of a run that went on, the best may be of before."""

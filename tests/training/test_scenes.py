@@ -120,8 +120,12 @@ def by_scenes(case: Case, network: Network, card: ModelCard, folder: Path, side:
     scenes, notes = chip_scenes(case.manifest, "val", folder, side=side)
     assert notes == ()
     network.train()
-    tallies = validate_scenes(network, scenes, card, device=CPU)
+    told: list[tuple[int, int]] = []
+    tallies = validate_scenes(network, scenes, card, device=CPU, tell=lambda *counts: told.append(counts))
     assert network.training
+    parts = sum(len(one.parts) for scene in scenes for one in scene.rectangles)
+    assert told == sorted(told)
+    assert told[-1] == (parts, parts)
     return tallies
 
 
@@ -146,6 +150,7 @@ def test_the_score_of_scenes_is_that_of_the_written_map(model: ModelSettings, tm
     np.testing.assert_array_equal(tallies.matrix().counts, wanted)
 
 
+@pytest.mark.slow
 def test_the_score_at_any_threshold_is_that_of_the_map_with_its_bias(tmp_path: Path) -> None:
     """From one map all thresholds are scored: that `predict` adds a bias before it blends moves pixels by rounding."""
     made = case(tmp_path, classes=2)

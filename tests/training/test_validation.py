@@ -47,7 +47,16 @@ class Store(list):
 
 def test_validation_counts_every_labelled_pixel_once_whatever_the_chip_size() -> None:
     store, network = Store(), Pointwise().train()
-    tallies = validate(network, store, classes=2, device=torch.device("cpu"), names=["a", "b", "c"])
+    told: list[tuple[int, int]] = []
+    tallies = validate(
+        network,
+        store,
+        classes=2,
+        device=torch.device("cpu"),
+        names=["a", "b", "c"],
+        tell=lambda *counts: told.append(counts),
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
     matrix = tallies.matrix()
     expected = np.zeros((2, 2), int)
     for image, labels in store:

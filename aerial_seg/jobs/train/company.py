@@ -20,9 +20,9 @@ from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
 from aerial_seg.training.companions import companions, started_by_others
 from aerial_seg.training.fabric import Computing, check_shares, hear, open_fabric
-from aerial_seg.training.loop import NothingKept, run_training
+from aerial_seg.training.loop import run_training
 from aerial_seg.training.processes import told_count
-from aerial_seg.training.state import Packed, TrainingState
+from aerial_seg.training.state import NothingKept, Packed, TrainingState
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.recipe import DataSettings, Recipe
+from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
-from aerial_seg.training.loop import TrainingData
 from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
 from aerial_seg.training.samples.chip_store import stores
 from aerial_seg.training.validation.chip_scenes import chip_scenes

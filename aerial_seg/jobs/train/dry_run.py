@@ -42,8 +42,8 @@ from aerial_seg.paths import StrPath, as_path, with_device
 from aerial_seg.recipe import Recipe, load_recipe
 from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
+from aerial_seg.training.batches import TrainingData, training_crops
 from aerial_seg.training.crops import ChipStore
-from aerial_seg.training.loop import TrainingData, training_crops
 from aerial_seg.training.validation.validator import SceneValidator, Validator
 
 _SECONDS = 10.0

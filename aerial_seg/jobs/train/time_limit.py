@@ -15,10 +15,11 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.device import random_states, set_random_states, wait_for
 from aerial_seg.models.network import Network
 from aerial_seg.recipe import Recipe
+from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.fabric import Computing
-from aerial_seg.training.loop import NothingKept, TrainingData, run_training
-from aerial_seg.training.state import TrainingState
+from aerial_seg.training.loop import run_training
+from aerial_seg.training.state import NothingKept, TrainingState
 from aerial_seg.training.validation.chips import validate
 
 SHARE = 0.95

@@ -15,7 +15,7 @@ from aerial_seg.legend import IGNORE
 from aerial_seg.models.device import OutOfMemory, batch_to_device, has_own_memory, release_memory
 from aerial_seg.models.network import Network
 from aerial_seg.training.crops import Sample, Samples
-from aerial_seg.training.validation.tallies import ChipTally, Tallies
+from aerial_seg.training.validation.tallies import ChipTally, Count, Tallies, uncounted
 
 Result = TypeVar("Result")
 
@@ -34,13 +34,14 @@ def validate(
     bias: Sequence[float] | None = None,
     names: Sequence[str] | None = None,
     with_loss: bool = False,
+    tell: Count = uncounted,
 ) -> Tallies:
     """Every chip whole, padded to a side that the network takes; nothing is augmented.
 
     On a device with memory of its own, neighbours of one size run together; on the CPU each runs alone, where another
     batch size would move logits in their last digits. bias: added to the logits before the argmax (a trained model's
     class bias). names: of the chips; None: their numbers. with_loss: also the mean cross-entropy of labelled pixels.
-    The network is left in the mode it came in.
+    tell: is told how many chips are done. The network is left in the mode it came in.
     """
     shift = torch.zeros(classes) if bias is None else torch.tensor(bias)
     shift = shift.to(device)[None, :, None, None]
@@ -63,6 +64,7 @@ def validate(
         ):
             for (logits, predicted), truth in _fitting(run, images, labels, device):
                 counting.add_images(told, logits, predicted, truth)
+                tell(counting.count, len(store))
     network.train(was_training)
     return counting.tallies()
 
@@ -86,6 +88,11 @@ class _Counting:
             chip = ChipTally(next(names), self._classes)
             chip.add(labels, said, None if margins is None else margins[k])
             self._chips.append(chip)
+
+    @property
+    def count(self) -> int:
+        """How many chips were counted."""
+        return len(self._chips)
 
     def tallies(self) -> Tallies:
         """All that was counted."""

@@ -22,7 +22,7 @@ from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.progress import silent
 from aerial_seg.tiling.plan import TilePlan
-from aerial_seg.training.validation.tallies import ChipTally, Tallies
+from aerial_seg.training.validation.tallies import ChipTally, Count, Tallies, uncounted
 
 Bytes = NDArray[np.uint8]
 
@@ -65,14 +65,19 @@ class Scene:
 
 
 def validate_scenes(
-    network: Network, scenes: Sequence[Scene], card: ModelCard, *, device: torch.device
+    network: Network,
+    scenes: Sequence[Scene],
+    card: ModelCard,
+    *,
+    device: torch.device,
+    tell: Count = uncounted,
 ) -> Tallies:
     """Map the scenes as `predict` would with this network and card, and count every part's pixels.
 
     card: without a class bias, so that any threshold can be scored; tile size, halo, overlap and batch size are the
     ones that it asks for. The map is the one that `predict` writes by the eager engine: to the bit without a
-    calibrated threshold, and with one wherever the logits are not as close to it as rounding. The network is left in
-    the mode it came in.
+    calibrated threshold, and with one wherever the logits are not as close to it as rounding. tell: is told at each few
+    rows how many parts are done. The network is left in the mode it came in.
     """
     model = TrainedModel(network=network, card=card, sha256="")
     shape, _ = choose_tile(Ensemble((model,)), tile_size=None, halo=None, overlap=None)
@@ -83,6 +88,7 @@ def validate_scenes(
         tiles=1,
     )
     chips: list[ChipTally] = []
+    total = sum(len(one.parts) for scene in scenes for one in scene.rectangles)
     for scene in scenes:
         plan = TilePlan.of(height=scene.height, width=scene.width, shape=shape)
         with scene.opened() as raster:
@@ -102,6 +108,7 @@ def validate_scenes(
                 ) as stream:
                     for rows in stream.rows(silent("", total=0, unit="tile")):
                         tally.add(rows)
+                        tell(len(chips) + tally.done, total)
                 chips += tally.chips
     return Tallies(tuple(chips), len(card.legend))
 
@@ -113,6 +120,12 @@ class _RectangleTally:
         self._rectangle, self._channels = rectangle, card.legend.channel_table()
         self._tallies = [ChipTally(part.name, len(card.legend)) for part in rectangle.parts]
         self._labels: dict[int, Bytes] = {}
+        self._reached = 0
+
+    @property
+    def done(self) -> int:
+        """How many parts lie north of the rows to come."""
+        return sum(part.rows.stop <= self._reached for part in self._rectangle.parts)
 
     @property
     def chips(self) -> list[ChipTally]:
@@ -124,6 +137,7 @@ class _RectangleTally:
         said = self._channels[rows.layers["class"]]
         margins = None if rows.margin is None else np.where(said == 1, rows.margin, -rows.margin)
         there = range(rows.start, rows.start + len(said))
+        self._reached = there.stop
         for k, part in self._touched(there):
             both = range(max(there.start, part.rows.start), min(there.stop, part.rows.stop))
             left = self._rectangle.cols.start

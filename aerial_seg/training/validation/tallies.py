@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,13 @@ from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.training.validation.calibration import ThresholdCurve
 
 Bytes = NDArray[np.uint8]
+Count = Callable[[int, int], object]
+"""Is told now and then how many chips or images are done, and how many there are."""
+
+
+def uncounted(done: int, total: int) -> None:
+    """Nobody listens."""
+    del done, total
 
 
 class ChipTally:

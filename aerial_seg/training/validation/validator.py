@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,15 @@ from aerial_seg.training.validation.chips import validate
 from aerial_seg.training.validation.monitor import LOSS, Monitor
 from aerial_seg.training.validation.outcome import Outcome, ValidationGround, judge
 from aerial_seg.training.validation.scenes import Scene, validate_scenes
+from aerial_seg.training.validation.tallies import Count
+
+Tell = Callable[[int, int, str], object]
+"""Is told now and then how many chips or images are done, how many there are, and which of both they are."""
+
+
+def untold(done: int, total: int, unit: str) -> None:
+    """Nobody listens."""
+    del done, total, unit
 
 
 class Validator(Protocol):
@@ -25,7 +34,7 @@ class Validator(Protocol):
         """What checkpoints are compared by."""
         ...
 
-    def __call__(self, network: Network, device: torch.device) -> Outcome:
+    def __call__(self, network: Network, device: torch.device, tell: Tell = untold) -> Outcome:
         """Score the network, which is left as it came."""
         ...
 
@@ -40,7 +49,7 @@ class ChipValidator:
     monitor: Monitor
     calibrate: bool
 
-    def __call__(self, network: Network, device: torch.device) -> Outcome:
+    def __call__(self, network: Network, device: torch.device, tell: Tell = untold) -> Outcome:
         """Score the network on the chips."""
         tallies = validate(
             network,
@@ -49,6 +58,7 @@ class ChipValidator:
             device=device,
             names=self.ground.names,
             with_loss=self.monitor.name == LOSS,
+            tell=_of(self.ground, tell),
         )
         return judge(tallies, self.ground, self.names, calibrate=self.calibrate, monitor=self.monitor)
 
@@ -63,8 +73,13 @@ class SceneValidator:
     monitor: Monitor
     calibrate: bool
 
-    def __call__(self, network: Network, device: torch.device) -> Outcome:
+    def __call__(self, network: Network, device: torch.device, tell: Tell = untold) -> Outcome:
         """Score the map of the scenes."""
-        tallies = validate_scenes(network, self.scenes, self.card, device=device)
+        tallies = validate_scenes(network, self.scenes, self.card, device=device, tell=_of(self.ground, tell))
         names, tallies = self.card.legend.names, tallies.ordered(self.ground.names)
         return judge(tallies, self.ground, names, calibrate=self.calibrate, monitor=self.monitor)
+
+
+def _of(ground: ValidationGround, tell: Tell) -> Count:
+    unit = "image" if ground.unit == "image" else "chip"
+    return lambda done, total: tell(done, total, unit)

@@ -61,6 +61,31 @@ def test_a_log_gets_a_line_every_half_minute_and_one_for_each_validation(
     ]
 
 
+def test_a_long_validation_is_told_by_the_same_clock(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It printed nothing until its end."""
+    with Watch(clock=lambda: clock[0]) as watch:
+        watch.on_start(0, 10)
+        clock[0] += 20
+        watch.on_step(Step(1, 0.5, 0.1, 4))
+        for done in range(1, 9):
+            clock[0] += 5
+            watch.on_validating(done, 8, "chip")
+        watch.on_validation(Checkpoint(1, {}, None))
+        clock[0] += 35
+        watch.on_step(Step(2, 0.5, 0.1, 4))
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == (
+        "train: 1 of 10 iterations after 0 min 30 s, about 4 min 30 s to go; validating: 2 of 8 chips done"
+    )
+    assert second.startswith("train: 1 of 10 iterations after 1 min 00 s")
+    assert second.endswith("; validating: 8 of 8 chips done")
+    # It is over: none of its words stay.
+    assert third.startswith("train: 2 of 10 iterations after 1 min 35 s")
+    assert "; loss 0.5, rate 0.1" in third
+
+
 def test_a_run_that_goes_on_says_where_and_counts_its_own_time(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,10 +26,10 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.device import CPU as CPU_ITSELF
 from aerial_seg.models.network import Network, encoder_of
 from aerial_seg.recipe import Recipe, change_recipe, load_recipe, parse_recipe, recipe_names
+from aerial_seg.training.batches import training_crops
 from aerial_seg.training.freezing import Freezing
-from aerial_seg.training.loop import training_crops
 from aerial_seg.training.validation.outcome import Outcome
-from aerial_seg.training.validation.validator import SceneValidator
+from aerial_seg.training.validation.validator import SceneValidator, Tell, untold
 
 CPU = TrainSettings(device="cpu")
 
@@ -159,7 +159,7 @@ def test_scenes_are_timed_as_they_are_validated(
     mapped: list[int] = []
 
     class Counting(SceneValidator):
-        def __call__(self, network: Network, device: torch.device) -> Outcome:
+        def __call__(self, network: Network, device: torch.device, tell: Tell = untold) -> Outcome:
             mapped.append(sum(len(one.parts) for scene in self.scenes for one in scene.rectangles))
             return SceneValidator.__call__(self, network, device)
 
