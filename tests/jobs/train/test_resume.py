@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,14 +109,17 @@ def go_on(chips: Path, recipe: Recipe, run: Path, plan: list[Stop], every: float
     """The run, stopped at each of these places in turn, then to its end."""
     asked = TrainSettings(device="cpu", checkpoint_every=every)
     for stop in plan:
-        with stopped(stop) as callback:
-            try:
-                train(chips, recipe, run, asked, callbacks=[callback])
-            except (Killed, Interrupted, KeyboardInterrupt):
-                continue
-        break  # it had ended before the stop
-    if not run.exists() or read_run(run).state != "finished":
+        if is_finished(run):
+            break  # before its stop, or by the very last rename, which the stop came after
+        with stopped(stop) as callback, suppress(Killed, Interrupted, KeyboardInterrupt):
+            train(chips, recipe, run, asked, callbacks=[callback])
+    if not is_finished(run):
         train(chips, recipe, run, asked)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether nothing is left to do."""
+    return run.exists() and read_run(run).state == "finished"
 
 
 WHOLE: dict[str, dict[str, str]] = {}
