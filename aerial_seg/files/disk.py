@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from aerial_seg.errors import OutputError
@@ -87,15 +88,25 @@ def nearest_folder(path: Path) -> Path:
 
 def usual_mode(folder: Path) -> int:
     """Return the permissions that the umask (or the folder's own rules) gives to a new file in `folder`."""
+    # The umask can only be asked for by changing it, which other threads would notice: a new file tells it. On Linux
+    # one without a name, of which a kill leaves nothing; file systems that make none, and other systems, name it.
+    nameless = getattr(os, "O_TMPFILE", None)
+    if nameless is not None:
+        with suppress(OSError):
+            return _closed_mode(os.open(folder, nameless | os.O_WRONLY, 0o666))
     probe = folder / f".mode-{os.getpid()}"
     probe.unlink(missing_ok=True)
-    # The umask can only be asked for by changing it, which other threads would notice.
-    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return _closed_mode(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _closed_mode(descriptor: int) -> int:
     try:
         return os.fstat(descriptor).st_mode & 0o777
     finally:
         os.close(descriptor)
-        probe.unlink()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

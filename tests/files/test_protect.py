@@ -220,14 +220,34 @@ class TestDisk:
             assert not is_full(OSError(number, os.strerror(number)), tmp_path)
         assert is_full(OSError(errno.EIO, "Input/output error"), tmp_path)
 
+    @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="elsewhere the file has a name for a moment")
+    def test_a_kill_while_the_usual_mode_is_asked_for_leaves_no_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[list[Path]] = []
+        close = os.close
+
+        def closing(descriptor: int) -> None:
+            seen.append(list(tmp_path.iterdir()))
+            close(descriptor)
+
+        monkeypatch.setattr(os, "close", closing)
+        usual_mode(tmp_path)
+        assert seen[0] == []
+
     @given(st.floats(0, 1e15))
     def test_sizes_have_digits(self, size: float) -> None:
         number, unit = human_bytes(size).split()
         scale = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
         assert float(number) * scale == pytest.approx(size, rel=0.006, abs=0.51)
 
+    @pytest.mark.parametrize("named", [False, True])
     @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
-    def test_the_usual_mode_is_that_of_a_new_file(self, tmp_path: Path, umask: int) -> None:
+    def test_the_usual_mode_is_that_of_a_new_file(
+        self, tmp_path: Path, umask: int, named: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if named:
+            monkeypatch.delattr(os, "O_TMPFILE", raising=False)
         before = os.umask(umask)
         try:
             (tmp_path / "new").touch()
