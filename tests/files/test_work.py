@@ -182,8 +182,9 @@ class TestLock:
 
 
 def die_before(step: int) -> None:
-    """In a child: the next renamings and removals are counted down. Three come before the plan lies on the disk."""
+    """In a child: the next renamings and removals are counted down. At the first the plan comes to lie on the disk."""
     left, honest, unlink = [step], Path.replace, Path.unlink
+    work.usual_mode = lambda folder: 0o644  # type: ignore[assignment]  # some file systems rename and remove for it
 
     def counted() -> None:
         if left[0] == 0:
@@ -206,7 +207,7 @@ def die_before(step: int) -> None:
 class TestPlacing:
     NAMES = ("a.dbf", "a.shx", "a.shp")
 
-    @pytest.mark.parametrize("step", range(9))
+    @pytest.mark.parametrize("step", range(7))
     def test_a_kill_at_any_step_leaves_the_new_or_the_old_and_the_next_run_finishes(
         self, tmp_path: Path, step: int
     ) -> None:
@@ -239,9 +240,9 @@ class TestPlacing:
             pass
         new = dict.fromkeys(sorted(self.NAMES), "new")
         old = dict.fromkeys(sorted((*self.NAMES, "a_001.shp")), "old")
-        assert tree(tmp_path) == (old if step < 3 else new)
+        assert tree(tmp_path) == (old if step < 1 else new)
 
-    @pytest.mark.parametrize("step", range(6))
+    @pytest.mark.parametrize("step", range(4))
     def test_a_folder_is_the_old_or_the_new_one_after_a_kill(self, tmp_path: Path, step: int) -> None:
         final = tmp_path / "set"
         with staged_folder(final, overwrite=True, marker="m.json") as folder:
@@ -256,7 +257,7 @@ class TestPlacing:
         killed(play)
         with locked_work(final):
             pass
-        assert (final / "m.json").read_text() == ("old" if step < 3 else "new")
+        assert (final / "m.json").read_text() == ("old" if step < 1 else "new")
         assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
 
     def test_what_a_killed_run_had_placed_does_not_stop_the_same_command(self, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ class TestPlacing:
             with locked_work(final) as folder:
                 (folder / "a.dbf").write_text("new")
                 (folder / "a.shp").write_text("new")
-                die_before(4)
+                die_before(2)
                 place(folder, [(folder / name, tmp_path / name) for name in ("a.dbf", "a.shp")])
 
         killed(play)
