@@ -142,7 +142,7 @@ def test_twenty_six_crashes_change_no_byte(scene: Path, tmp_path: Path, driver: 
     # A piece is recorded while the tiles of the next are made, and what a device has finished comes home two batches
     # later: by the 110th tile the first of six pieces has been handed over, and those accidents wait for it.
     tiles = [*random.integers(30, 110, 3), *random.integers(110, TILES, 13)]
-    accidents: list[dict[str, float]] = [{"tile": int(t), "piece": t >= 110} for t in tiles]
+    accidents: list[dict[str, float]] = [{"tile": int(t), "piece": bool(t >= 110)} for t in tiles]
     accidents += [{"timer": float(s)} for s in random.uniform(0.05, 0.5, 6)]
     accidents += [{"copy": s} for s in (0.0, 0.005, 0.02, 0.05)]
     crashes = late = in_copy = 0
