@@ -34,16 +34,11 @@ class Stopping:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are heard inside; only the main thread may say what they do. Who ignores one goes on ignoring it."""
-        if threading.current_thread() is not threading.main_thread():
+        with _handlers_put_back() as may_say:
+            for number in _numbers() if may_say else ():
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._ask)
             yield
-            return
-        heard = [number for number in _numbers() if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._ask) for number in heard}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -73,6 +68,20 @@ def _numbers() -> list[signal.Signals]:
     return [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
 
 
+@contextmanager
+def _handlers_put_back() -> Iterator[bool]:
+    """Signals do after the block what they did before it. Tells whether this thread may say what they do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield False
+        return
+    before = {number: signal.getsignal(number) for number in _numbers()}
+    try:
+        yield True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def leave_signals_to_the_first() -> None:
     """In a process that trains along, for all its life: the first process, which writes, decides when the run ends.
 
@@ -86,16 +95,10 @@ def leave_signals_to_the_first() -> None:
 @contextmanager
 def left_to_the_first() -> Iterator[None]:
     """Inside, this process does not heed being asked to end: the first one tells it."""
-    if threading.current_thread() is not threading.main_thread():
+    with _handlers_put_back() as may_say:
+        if may_say:
+            leave_signals_to_the_first()
         yield
-        return
-    before = {number: signal.getsignal(number) for number in _numbers()}
-    leave_signals_to_the_first()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
