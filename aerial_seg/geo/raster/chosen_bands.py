@@ -10,6 +10,7 @@ from rasterio.io import DatasetReader
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.raster.band_choice import role
+from aerial_seg.geo.raster.values.fill import stands_alone
 from aerial_seg.geo.raster.vrt import (
     GDAL_TYPES,
     add_band,
@@ -18,7 +19,9 @@ from aerial_seg.geo.raster.vrt import (
     add_where_measured,
     as_text,
     new_vrt,
+    place_source,
     source_name,
+    take_least,
 )
 from aerial_seg.printable import cleaned_name
 
@@ -42,50 +45,128 @@ def nodata_differs(dataset: DatasetReader, numbers: Sequence[int]) -> bool:
     return len({repr(values[number - 1]) for number in numbers}) > 1
 
 
-def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int]) -> str:
+def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int], nodata: float | None = None) -> str:
     """A VRT, as text, of these bands of an opened raster on its own grid.
 
     What tells measured pixels comes along: nodata (as a mask where bands differ in it, because resampling knows one
     value only), the mask of the file, and as last band an alpha that was not chosen. A chosen alpha band is imagery
-    and masks nothing. Raises InputError for pixels that VRT cannot name.
+    and masks nothing. nodata: of the caller, who looks for it himself; what bands declare tells nothing then. Raises
+    InputError for pixels that VRT cannot name.
     """
-    root = new_vrt(
+    root = _placed(dataset)
+    differs = nodata is None and nodata_differs(dataset, numbers)
+    values, names, dtypes = dataset.nodatavals, declared_names(dataset), dataset.dtypes
+    for number in numbers:
+        own = None if differs or nodata is not None else values[number - 1]
+        band = add_band(root, _named_dtype(dataset, number, dtypes), name=names[number - 1], nodata=own)
+        _copy(band, dataset, number)
+    alpha = _alpha(dataset)
+    if alpha is not None and alpha not in numbers:
+        band = add_band(root, _named_dtype(dataset, alpha, dtypes))
+        Xml.SubElement(band, "ColorInterp").text = "Alpha"
+        _copy(band, dataset, alpha)
+    if has_mask(dataset, numbers):
+        _unshared(add_where_measured(add_mask(root), source_name(dataset), f"mask,{numbers[0]}"))
+    elif differs:
+        mask = add_mask(root)
+        dtype = str(dtypes[numbers[0] - 1])
+        add_declared(mask, source_name(dataset), [(n, values[n - 1]) for n in numbers], dtype, dataset.shape)
+        take_least(mask)
+    return as_text(root)
+
+
+def measured_vrt(dataset: DatasetReader, numbers: Sequence[int], nodata: float | None = None) -> str:
+    """As chosen_vrt, with all that tells measured pixels in one mask: values, the file's mask and alpha alike.
+
+    nodata: of the caller, instead of what bands declare.
+    """
+    root, text = _placed(dataset), source_name(dataset)
+    names, dtypes = declared_names(dataset), dataset.dtypes
+    for number in numbers:
+        _copy(
+            add_band(root, _named_dtype(dataset, number, dtypes), name=names[number - 1]), dataset, number
+        )
+    mask, dtype = add_mask(root), str(dtypes[numbers[0] - 1])
+    declared = [(number, dataset.nodatavals[number - 1]) for number in numbers]
+    if nodata is not None:
+        told = new_vrt(height=dataset.height, width=dataset.width)
+        for number in numbers:
+            _copy(
+                add_band(told, _named_dtype(dataset, number, dtypes), nodata=float(nodata)), dataset, number
+            )
+        places = [(place, nodata) for place in range(1, len(numbers) + 1)]
+        add_declared(mask, as_text(told), places, dtype, dataset.shape)
+    elif not has_mask(dataset, numbers):
+        add_declared(mask, text, declared, dtype, dataset.shape)
+    if has_mask(dataset, numbers):
+        _unshared(add_where_measured(mask, text, f"mask,{numbers[0]}"))
+    alpha = _alpha(dataset)
+    if alpha is not None and alpha not in numbers:
+        _unshared(add_where_measured(mask, text, alpha))
+    take_least(mask)
+    return as_text(root)
+
+
+def has_mask(dataset: DatasetReader, numbers: Sequence[int]) -> bool:
+    """Whether the file has a mask of its own, beside which values tell nothing."""
+    flags = dataset.mask_flag_enums[numbers[0] - 1]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+
+def add_declared(
+    mask: Xml.Element,
+    name: str,
+    declared: Sequence[tuple[int, float | None]],
+    dtype: str,
+    shape: tuple[int, int],
+    beside: Sequence[int] = (),
+) -> None:
+    """The mask, one that takes the least of its sources, is 0 where values tell that nothing was measured.
+
+    declared: bands of the raster that GDAL calls `name`, each with its nodata value: see values.fill. beside: bands
+    that have a say as those do whose value may also be measured. Nothing is added where no band declares a value.
+    """
+    alone = [number for number, value in declared if value is not None and stands_alone(value, dtype)]
+    together = [number for number, value in declared if value is not None and number not in alone]
+    if len(declared) == 1 and not beside:
+        together += alone
+        alone = []
+    for number in alone:
+        _filled(_unshared(add_where_measured(mask, name, f"mask,{number}")), shape)
+    if together:
+        root = new_vrt(height=shape[0], width=shape[1])
+        measured = add_band(root, "uint8")
+        for number in (*together, *beside):
+            _filled(_unshared(add_where_measured(measured, name, f"mask,{number}")), shape)
+        _filled(_unshared(add_source(mask, as_text(root), 1)), shape)
+
+
+def _placed(dataset: DatasetReader) -> Xml.Element:
+    return new_vrt(
         height=dataset.height,
         width=dataset.width,
         transform=None if dataset.transform.is_identity else dataset.transform,
         wkt=dataset.crs.to_wkt() if dataset.crs else None,
     )
-    differs = nodata_differs(dataset, numbers)
-    values, names, dtypes = dataset.nodatavals, declared_names(dataset), dataset.dtypes
-    for number in numbers:
-        dtype = _named_dtype(dataset, number, dtypes)
-        nodata = None if differs else values[number - 1]
-        band = add_band(root, dtype, name=names[number - 1], nodata=nodata)
-        _copy(band, dataset, number)
-    alpha = [
-        n
-        for n, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
-        if meaning == ColorInterp.alpha
-    ]
-    if alpha and alpha[0] not in numbers:
-        band = add_band(root, _named_dtype(dataset, alpha[0], dtypes))
-        Xml.SubElement(band, "ColorInterp").text = "Alpha"
-        _copy(band, dataset, alpha[0])
-    flags = dataset.mask_flag_enums[numbers[0] - 1]
-    has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-    if has_mask or differs:
-        mask = add_mask(root)
-        for number in numbers[:1] if has_mask else numbers:
-            _unshared(add_where_measured(mask, source_name(dataset), f"mask,{number}"))
-    return as_text(root)
+
+
+def _alpha(dataset: DatasetReader) -> int | None:
+    meanings = list(dataset.colorinterp)
+    return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
+
+
+def _filled(source: Xml.Element, shape: tuple[int, int]) -> None:
+    height, width = shape
+    place_source(source, (0.0, 0.0, float(width), float(height)), height=height, width=width)
 
 
 def _copy(band: Xml.Element, dataset: DatasetReader, number: int) -> None:
     _unshared(add_source(band, source_name(dataset), number))
 
 
-def _unshared(source: Xml.Element) -> None:
+def _unshared(source: Xml.Element) -> Xml.Element:
     source[0].set("shared", "0")
+    return source
 
 
 def _named_dtype(dataset: DatasetReader, number: int, dtypes: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -14,7 +14,7 @@ from rasterio.enums import MaskFlags
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import role
-from aerial_seg.geo.raster.chosen_bands import nodata_differs
+from aerial_seg.geo.raster.chosen_bands import add_declared, nodata_differs
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
@@ -99,12 +99,14 @@ class _Facts:
     """All that a mosaic has to know of a raster, from opening it once.
 
     name: what GDAL opens. flags: of each of its bands of imagery. differs: whether they have not one nodata value.
+    declared: those values.
     """
 
     info: RasterInfo
     name: str
     flags: tuple[Sequence[MaskFlags], ...]
     differs: bool
+    declared: tuple[float | None, ...]
     tags: Mapping[str, str]
 
 
@@ -114,12 +116,13 @@ def _look(path: Path, nodata: float | None) -> _Facts:
         Raster(path, nodata=nodata, georeferenced=False, opened=dataset) as raster,
     ):
         info = raster.info
-        flags = dataset.mask_flag_enums
+        flags, values = dataset.mask_flag_enums, dataset.nodatavals
         return _Facts(
             info=info,
             name=source_name(dataset),
             flags=tuple(flags[band - 1] for band in info.bands),
             differs=nodata_differs(dataset, info.bands),
+            declared=tuple(values[band - 1] for band in info.bands),
             tags=raster.tags,
         )
 
@@ -217,7 +220,7 @@ def _imagery(info: RasterInfo, grid: Grid, nodata: float | None) -> Xml.Element:
 def _source(facts: _Facts, nodata: float | None) -> str:
     """What GDAL opens for the raster: as bands 1, 2, … its imagery, their mask being what `Raster` calls measured."""
     info, name, flags = facts.info, facts.name, facts.flags
-    alpha = info.alpha
+    alpha, shape = info.alpha, info.grid.shape
     has_mask = MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]
     has_value = nodata is not None or any(MaskFlags.nodata in of_band for of_band in flags)
     if alpha is None and nodata is None and (len(flags) == 1 or not has_value):
@@ -225,12 +228,12 @@ def _source(facts: _Facts, nodata: float | None) -> str:
     root = _copied(info, name)
     mask = add_mask(root)
     if nodata is not None:
-        text, bands = as_text(_copied(info, name, nodata)), range(1, len(info.bands) + 1)
-        _fill(add_source(mask, _any_band(info, text, bands), 1), info)
+        told = [(band, nodata) for band in range(1, len(info.bands) + 1)]
+        add_declared(mask, as_text(_copied(info, name, nodata)), told, info.dtype, shape)
     elif has_value:
         # A value that all bands declare is alpha's too, and alpha may be what differs from it.
-        bands_and_alpha = info.bands if alpha is None or facts.differs else (*info.bands, alpha)
-        _fill(add_source(mask, _any_band(info, name, bands_and_alpha), 1), info)
+        beside = () if alpha is None or facts.differs else (alpha,)
+        add_declared(mask, name, list(zip(info.bands, facts.declared, strict=True)), info.dtype, shape, beside)
     if has_mask:
         _fill(add_where_measured(mask, name, f"mask,{info.bands[0]}"), info)
     if alpha is not None:
@@ -246,15 +249,6 @@ def _kept(source: str, place: Path) -> str:
     place.parent.mkdir(exist_ok=True)
     place.write_text(source, encoding="utf-8", newline="\n")
     return str(place.absolute())
-
-
-def _any_band(info: RasterInfo, name: str, bands: Iterable[int]) -> str:
-    """A VRT, as text, of one band that is not 0 where GDAL calls any of these bands measured."""
-    root = new_vrt(height=info.grid.height, width=info.grid.width)
-    measured = add_band(root, "uint8")
-    for band in bands:
-        _fill(add_where_measured(measured, name, f"mask,{band}"), info)
-    return as_text(root)
 
 
 def _copied(info: RasterInfo, name: str, nodata: float | None = None) -> Xml.Element:

@@ -19,12 +19,13 @@ from rasterio.windows import Window
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
-from aerial_seg.geo.raster.chosen_bands import chosen_vrt, nodata_differs
+from aerial_seg.geo.raster.chosen_bands import chosen_vrt, measured_vrt, nodata_differs
 from aerial_seg.geo.raster.covered import Extent, covered_extent
+from aerial_seg.geo.raster.values.fill import PLAUSIBLE, as_held, beyond, equals, plausible, stands_alone, unmeasured
 from aerial_seg.geo.raster.opening import UNUSABLE, open_chosen, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info
 from aerial_seg.geo.raster.remote import is_remote, read_patiently
-from aerial_seg.mentions import SAME_CALL
+from aerial_seg.mentions import SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_name
 
 _EXACT = 1e-9
@@ -67,8 +68,8 @@ def _resampling(own: Grid, wanted: Grid) -> Resampling:
 class Raster:
     """Open a raster and read it by windows, on its own grid or resampled to another pixel size.
 
-    A pixel is valid unless the file's mask or alpha says otherwise, a band is not a number, or all bands equal the
-    nodata value: the caller's `nodata`, or else the file's own.
+    A pixel is valid unless the file's mask or alpha says otherwise, a band holds no plausible number, or the nodata
+    values say so: the caller's `nodata`, or else the file's own. See values.fill.
     """
 
     def __init__(
@@ -112,9 +113,10 @@ class Raster:
             counts = [int(one.count) for one in (self._file, *stacked)]
             parts = choice.parts(counts, paths)
             shown = self._own
-            numbers = parts[0] or (shown.bands if nodata_differs(self._file, shown.bands) else ())
+            differs = nodata is None and nodata_differs(self._file, shown.bands)
+            numbers = parts[0] or (shown.bands if differs else ())
             if numbers:
-                self._dataset = kept.enter_context(open_chosen(chosen_vrt(self._file, numbers), path))
+                self._dataset = kept.enter_context(open_chosen(chosen_vrt(self._file, numbers, nodata), path))
                 chosen = RasterInfo.of(self._dataset, path)
                 self._own = replace(
                     chosen,
@@ -130,6 +132,7 @@ class Raster:
                 require_value(self._own, nodata)
             own = self._file.nodatavals  # rasterio asks GDAL for all bands
             self._values = tuple(own[number - 1] if nodata is None else nodata for number in shown.bands)
+            self._numbers = shown.bands
             self._stacked = tuple(
                 kept.enter_context(Raster(file, georeferenced=False, choice=BandChoice(part), opened=one))
                 for file, one, part in zip(choice.stack, stacked, parts[1:], strict=True)
@@ -176,7 +179,19 @@ class Raster:
         if (grid.shape, grid.is_mirrored) == (own.shape, own.is_mirrored):
             return
         nodata = self._own.nodata if self._nodata is None else self._nodata
-        if nodata is None and np.dtype(self._own.dtype).kind == "f":
+        if self._alone and len(self._own.bands) > 1:
+            # GDAL mixes in what one band declares where the others were measured.
+            self._dataset = self._context.enter_context(
+                open_chosen(measured_vrt(self._file, self._numbers, self._nodata), self._path)
+            )
+            self._own = replace(
+                self._own, bands=tuple(range(1, len(self._numbers) + 1)), alpha=None, nodata=None
+            )
+            self._read_from(self._dataset)
+            nodata = None
+        if nodata is not None and np.dtype(self._own.dtype).kind == "f":
+            nodata = as_held(nodata, self._own.dtype)
+        elif np.dtype(self._own.dtype).kind == "f":
             nodata = math.nan  # else one that is no number spoils all that are averaged with it
         by_nan = nodata is not None and math.isnan(nodata)
         has_mask = nodata is not None or self._has_mask_file
@@ -208,6 +223,12 @@ class Raster:
         flags = self._dataset.mask_flag_enums
         self._has_mask_file = MaskFlags.per_dataset in flags[0]
         self._all_counts = source is self._dataset and all(one == [MaskFlags.all_valid] for one in flags)
+        by_value = not self._has_mask_file or self._nodata is not None
+        self._alone = tuple(
+            (band, value)
+            for band, value in enumerate(self._values)
+            if by_value and value is not None and stands_alone(value, self._own.dtype)
+        )
 
     @property
     def nodata_values(self) -> tuple[float | None, ...]:
@@ -343,21 +364,25 @@ class Raster:
     def _measured(self, image: Pixels, window: Window) -> Valid | None:
         valid: Valid | None = None
         if self._nodata is not None and self._source is self._dataset:
-            valid = ~_all_bands(image, self._nodata)
+            valid = ~_there(unmeasured(image, self._values), image)
             if self._has_mask_file:
                 valid &= self._source.dataset_mask(window=window) > 0
         elif not self._all_counts:
             valid = self._source.dataset_mask(window=window) > 0
+            if self._source is self._dataset and valid is not None:
+                for band, value in self._alone:
+                    valid &= ~equals(image[band], value)
         # GDAL sees a mask in an alpha band only where there are one or three other bands.
         if self._alpha is not None:
             opaque = self._source.read(self._alpha, window=window) > 0
             valid = opaque if valid is None else valid & opaque
         if image.dtype.kind == "f":
-            finite = np.asarray(np.isfinite(image).all(axis=0), bool)
+            finite = plausible(image)
             if self._source is not self._dataset and self._is_spoilt(valid, finite, window):
                 raise InputError(
-                    f"{self._path} holds NaN or infinite pixels that its nodata value {self._own.nodata} does not tell "
-                    "of, and resampling would spread them; make them nodata (gdalwarp -srcnodata nan -dstnodata …)"
+                    f"{self._path} holds NaN or infinite pixels, or such beyond ±{PLAUSIBLE:.0g}, that its nodata value "
+                    f"{self._own.nodata} does not tell of, and resampling would spread them; tell the value "
+                    f"({setting('nodata')}), or make them nodata (gdalwarp -srcnodata nan -dstnodata …)"
                 )
             valid = finite if valid is None else valid & finite
         return None if valid is None else np.asarray(valid, bool)
@@ -380,15 +405,11 @@ class Raster:
         left, top = max(0, math.floor(min(x)) - _REACH), max(0, math.floor(min(y)) - _REACH)
         right, bottom = min(width, math.ceil(max(x)) + _REACH), min(height, math.ceil(max(y)) + _REACH)
         place = Window(left, top, right - left, bottom - top)
-        infinite = np.isinf(self._dataset.read(self._own.bands, window=place)).any(axis=0)
+        infinite = beyond(self._dataset.read(self._own.bands, window=place))
         if infinite.any() and self._has_mask_file:
             infinite &= self._dataset.dataset_mask(window=place) > 0
         return bool(infinite.any())
 
 
-def _all_bands(image: Pixels, value: float) -> Valid:
-    """Where all bands of image (C,h,w) have this value; band by band, whatever lies next to what in memory."""
-    everywhere: Valid = np.ones(image.shape[1:], bool)
-    for band in image:
-        everywhere &= np.isnan(band) if math.isnan(value) else band == value
-    return everywhere
+def _there(found: Valid | None, image: Pixels) -> Valid:
+    return np.zeros(image.shape[1:], bool) if found is None else found

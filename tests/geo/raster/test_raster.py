@@ -144,11 +144,11 @@ def test_one_band_that_is_no_number_is_enough_after_resampling_too(
     assert valid[18:22, 14:].all()
 
 
-@pytest.mark.parametrize(("nodata", "odd"), [(-9999, np.nan), (None, np.inf)])
+@pytest.mark.parametrize(("nodata", "odd"), [(0, np.nan), (None, np.inf), (-9999, np.inf)])
 def test_what_resampling_would_spread_in_silence_is_an_error(
     raster_file: RasterFile, nodata: float | None, odd: float
 ) -> None:
-    image = random_image("float32")
+    image = random_image("float32") + 1
     image[0, 5, 6] = odd
     with Raster(raster_file("r.tif", image, nodata=nodata)) as raster:
         assert raster.read(top=0, left=0, height=HEIGHT, width=WIDTH)[1].sum() == HEIGHT * WIDTH - 1

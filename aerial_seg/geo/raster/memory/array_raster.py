@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -17,6 +16,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_value
+from aerial_seg.geo.raster.values.fill import beyond, plausible, stands_alone, unmeasured
 
 _BLOCK = (512, 512)
 """Rows and columns that readers of files take at once; here it only says how much is worked on at a time."""
@@ -27,8 +27,8 @@ _AT_ONCE = 4_000_000
 class ArrayRaster:
     """An image in memory that is read as a Raster is, without copies: what `read` gives are views.
 
-    A pixel is valid under the same rules as a file's: unless `valid` says otherwise, a band is not a number, or all
-    bands equal `nodata`. The image is not changed and must not change meanwhile.
+    A pixel is valid under the same rules as a file's: unless `valid` says otherwise, a band holds no plausible number,
+    or all bands equal `nodata` (one band, where it is a value that nothing measures: see values.fill). The image is not changed and must not change meanwhile.
     """
 
     def __init__(
@@ -123,7 +123,8 @@ class ArrayRaster:
                 yield raster
 
     def _save(self, memory: MemoryFile) -> None:
-        by_value = None if self._own_mask else self._nodata
+        alone = self._nodata is not None and stands_alone(self._nodata, self._image.dtype)
+        by_value = None if self._own_mask or alone else self._nodata
         count, height, width = self._image.shape
         crs = self.grid.crs
         with memory.open(
@@ -144,11 +145,11 @@ class ArrayRaster:
             file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (count - 1)
             file.write(self._image)
             # Raster itself sees what is no number, band by band; what is infinite it refuses unless a mask hides it.
-            if self._own_mask or (by_value is None and self._holds_infinity()):
+            if self._own_mask or alone or (by_value is None and self._holds_infinity()):
                 file.write_mask(self._valid)
 
     def _holds_infinity(self) -> bool:
-        return self._image.dtype.kind == "f" and bool(np.isinf(self._image).any())
+        return self._image.dtype.kind == "f" and bool(beyond(self._image).any())
 
 
 def _measured(image: Pixels, valid: Valid | None, nodata: float | None) -> Valid:
@@ -161,9 +162,9 @@ def _measured(image: Pixels, valid: Valid | None, nodata: float | None) -> Valid
     at_once = max(1, _AT_ONCE // max(1, width * len(image)))
     for top in range(0, height, at_once):
         rows = slice(top, top + at_once)
-        if nodata is not None:
-            same = np.isnan(image[:, rows]) if math.isnan(nodata) else image[:, rows] == nodata
-            found[rows] &= ~np.all(same, axis=0)
+        gone = unmeasured(image[:, rows], (nodata,) * len(image))
+        if gone is not None:
+            found[rows] &= ~gone
         if is_float:
-            found[rows] &= np.isfinite(image[:, rows]).all(axis=0)
+            found[rows] &= plausible(image[:, rows])
     return found
