@@ -8,7 +8,7 @@ from pathlib import Path
 from aerial_seg.documents import listed
 from aerial_seg.geo.raster.chosen_bands import declared_names
 from aerial_seg.geo.raster.opening import described
-from aerial_seg.geo.raster.raster import alpha_band
+from aerial_seg.geo.raster.values.measured import alpha_band
 from aerial_seg.printable import cleaned_name, shortened
 
 

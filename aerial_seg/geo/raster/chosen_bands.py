@@ -11,6 +11,7 @@ from rasterio.io import DatasetReader
 from aerial_seg.errors import InputError
 from aerial_seg.geo.raster.band_choice import role
 from aerial_seg.geo.raster.values.fill import stands_alone
+from aerial_seg.geo.raster.values.measured import alpha_band
 from aerial_seg.geo.raster.vrt import (
     GDAL_TYPES,
     add_band,
@@ -60,7 +61,7 @@ def chosen_vrt(dataset: DatasetReader, numbers: Sequence[int], nodata: float | N
         own = None if differs or nodata is not None else values[number - 1]
         band = add_band(root, _named_dtype(dataset, number, dtypes), name=names[number - 1], nodata=own)
         _copy(band, dataset, number)
-    alpha = _alpha(dataset)
+    alpha = alpha_band(dataset)
     if alpha is not None and alpha not in numbers:
         band = add_band(root, _named_dtype(dataset, alpha, dtypes))
         Xml.SubElement(band, "ColorInterp").text = "Alpha"
@@ -83,9 +84,7 @@ def measured_vrt(dataset: DatasetReader, numbers: Sequence[int], nodata: float |
     root, text = _placed(dataset), source_name(dataset)
     names, dtypes = declared_names(dataset), dataset.dtypes
     for number in numbers:
-        _copy(
-            add_band(root, _named_dtype(dataset, number, dtypes), name=names[number - 1]), dataset, number
-        )
+        _copy(add_band(root, _named_dtype(dataset, number, dtypes), name=names[number - 1]), dataset, number)
     mask, dtype = add_mask(root), str(dtypes[numbers[0] - 1])
     declared = [(number, dataset.nodatavals[number - 1]) for number in numbers]
     if nodata is not None:
@@ -100,7 +99,7 @@ def measured_vrt(dataset: DatasetReader, numbers: Sequence[int], nodata: float |
         add_declared(mask, text, declared, dtype, dataset.shape)
     if has_mask(dataset, numbers):
         _unshared(add_where_measured(mask, text, f"mask,{numbers[0]}"))
-    alpha = _alpha(dataset)
+    alpha = alpha_band(dataset)
     if alpha is not None and alpha not in numbers:
         _unshared(add_where_measured(mask, text, alpha))
     take_least(mask)
@@ -148,11 +147,6 @@ def _placed(dataset: DatasetReader) -> Xml.Element:
         transform=None if dataset.transform.is_identity else dataset.transform,
         wkt=dataset.crs.to_wkt() if dataset.crs else None,
     )
-
-
-def _alpha(dataset: DatasetReader) -> int | None:
-    meanings = list(dataset.colorinterp)
-    return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
 
 
 def _filled(source: Xml.Element, shape: tuple[int, int]) -> None:

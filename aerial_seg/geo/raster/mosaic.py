@@ -233,7 +233,9 @@ def _source(facts: _Facts, nodata: float | None) -> str:
     elif has_value:
         # A value that all bands declare is alpha's too, and alpha may be what differs from it.
         beside = () if alpha is None or facts.differs else (alpha,)
-        add_declared(mask, name, list(zip(info.bands, facts.declared, strict=True)), info.dtype, shape, beside)
+        add_declared(
+            mask, name, list(zip(info.bands, facts.declared, strict=True)), info.dtype, shape, beside
+        )
     if has_mask:
         _fill(add_where_measured(mask, name, f"mask,{info.bands[0]}"), info)
     if alpha is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,7 @@ from types import TracebackType
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -21,18 +21,24 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.chosen_bands import chosen_vrt, measured_vrt, nodata_differs
 from aerial_seg.geo.raster.covered import Extent, covered_extent
-from aerial_seg.geo.raster.values.fill import PLAUSIBLE, as_held, beyond, equals, plausible, stands_alone, unmeasured
 from aerial_seg.geo.raster.opening import UNUSABLE, open_chosen, open_dataset, telling_whose
-from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs, require_value, stacked_info
+from aerial_seg.geo.raster.raster_info import (
+    RasterInfo,
+    require_crs,
+    require_value,
+    scalings_of,
+    stacked_info,
+)
 from aerial_seg.geo.raster.remote import is_remote, read_patiently
-from aerial_seg.mentions import SAME_CALL, setting
+from aerial_seg.geo.raster.statistics import StoredPixels
+from aerial_seg.geo.raster.values.fill import Pixels, Valid, as_held
+from aerial_seg.geo.raster.values.measured import MeasuredPixels, Opened
+from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, apply_scalings
+from aerial_seg.mentions import SAME_CALL
 from aerial_seg.paths import StrPath, as_name
 
 _EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
-
-_REACH = 2
-"""Source pixels around a window that resampling may look at."""
 
 _BLOCK_BY_BLOCK = {"GDAL_VRT_WARP_USE_DATASET_RASTERIO": "NO"}
 """Else a warp computes just the window asked for, and where it begins decides how 2 to 5 pixels of 10,000 round."""
@@ -41,15 +47,6 @@ _LARGEST_BLOCK = 2**31 - 1
 """Bytes, in GDAL."""
 _COMPUTED_BLOCK = (512, 512)
 """VRTs and warps name small blocks of their own; the files behind them are mostly cut like this."""
-
-Pixels = NDArray[np.generic]
-Valid = NDArray[np.bool_]
-
-
-def alpha_band(dataset: DatasetReader | WarpedVRT) -> int | None:
-    """The number of the first band that is flagged alpha, from 1."""
-    meanings = list(dataset.colorinterp)
-    return meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else None
 
 
 def raster_info(path: Path | str, choice: BandChoice = ALL_BANDS) -> RasterInfo:
@@ -91,6 +88,8 @@ class Raster:
         self._path = path if isinstance(path, Path) else as_name(path, "path")
         self._nodata, self._choice = nodata, choice
         self._georeferenced, self._all_cores = georeferenced, all_cores
+        self.scaled: tuple[bool, ...] = ()
+        """Of each band whether `read` gives what its numbers mean by the file's scale and offset; empty for none."""
         self._open(opened)
 
     def _open(self, opened: DatasetReader | None = None) -> None:
@@ -107,9 +106,8 @@ class Raster:
             if self._georeferenced:
                 require_crs(self._own)
             paths = (str(path), *choice.stack)
-            stacked = [
-                kept.enter_context(open_dataset(file, all_cores=self._all_cores)) for file in choice.stack
-            ]
+            all_cores = self._all_cores
+            stacked = [kept.enter_context(open_dataset(file, all_cores=all_cores)) for file in choice.stack]
             counts = [int(one.count) for one in (self._file, *stacked)]
             parts = choice.parts(counts, paths)
             shown = self._own
@@ -125,6 +123,7 @@ class Raster:
                     alpha_of_file=shown.alpha,
                     has_palette=shown.has_palette,
                     files=shown.files,
+                    scalings=scalings_of(self._file, numbers),
                 )
             if parts[0]:
                 shown = replace(self._own, bands=parts[0], nodata=self._file.nodatavals[parts[0][0] - 1])
@@ -142,8 +141,9 @@ class Raster:
             self.info: RasterInfo = stacked_info(infos, counts, self._order)
             if choice.numbers:
                 self.info = replace(self.info, bands=choice.numbers, names=choice.names or self.info.names)
-            self._read_from(self._dataset)
+            self._read_from(self._dataset, self.grid)
             self._context = kept.pop_all()
+            self.scale(self.scaled)
 
     def __enter__(self) -> Raster:
         return self
@@ -157,13 +157,24 @@ class Raster:
 
     def another(self) -> Raster:
         """The same raster opened once more, on its own grid: two threads may not read one."""
-        return Raster(
-            self._path,
-            nodata=self._nodata,
-            georeferenced=self._georeferenced,
-            choice=self._choice,
-            all_cores=self._all_cores,
-        )
+        kept = {"georeferenced": self._georeferenced, "all_cores": self._all_cores}
+        again = Raster(self._path, nodata=self._nodata, choice=self._choice, **kept)
+        again.scale(self.scaled)
+        return again
+
+    def scale(self, bands: Sequence[bool]) -> None:
+        """Read from now on what the stored numbers of these bands mean: times scale plus offset, as float32 all.
+
+        bands: of each band of `info` whether it is meant. Nothing changes where none is.
+        """
+        if any(bands):
+            self.scaled = tuple(bands)
+            self.info = replace(self.info, dtype=SCALED_DTYPE)
+
+    @property
+    def stored(self) -> StoredPixels:
+        """The same pixels as the files hold them, whatever `scale` says."""
+        return StoredPixels(self)
 
     def resample(self, grid: Grid) -> None:
         """Read from now on as if the raster had this grid, which cuts the same ground into other pixels.
@@ -179,22 +190,21 @@ class Raster:
         if (grid.shape, grid.is_mirrored) == (own.shape, own.is_mirrored):
             return
         nodata = self._own.nodata if self._nodata is None else self._nodata
-        if self._alone and len(self._own.bands) > 1:
+        masked = bool(self._measured.alone)
+        if masked:
             # GDAL mixes in what one band declares where the others were measured.
             self._dataset = self._context.enter_context(
                 open_chosen(measured_vrt(self._file, self._numbers, self._nodata), self._path)
             )
-            self._own = replace(
-                self._own, bands=tuple(range(1, len(self._numbers) + 1)), alpha=None, nodata=None
-            )
-            self._read_from(self._dataset)
+            places = tuple(range(1, len(self._numbers) + 1))
+            self._own = replace(self._own, bands=places, alpha=None, nodata=None)
             nodata = None
         if nodata is not None and np.dtype(self._own.dtype).kind == "f":
             nodata = as_held(nodata, self._own.dtype)
         elif np.dtype(self._own.dtype).kind == "f":
             nodata = math.nan  # else one that is no number spoils all that are averaged with it
         by_nan = nodata is not None and math.isnan(nodata)
-        has_mask = nodata is not None or self._has_mask_file
+        has_mask = masked or nodata is not None or self._measured.has_mask_file
         warped = WarpedVRT(
             self._dataset,
             crs=self._dataset.crs,
@@ -211,24 +221,24 @@ class Raster:
             # A pixel is nodata when all its bands are; GDAL's default drops a saturated band of a valid pixel.
             UNIFIED_SRC_NODATA="PARTIAL" if by_nan else "YES",
         )
-        self._read_from(warped)
+        self._read_from(warped, grid)
         self.grid = grid
         for member in self._stacked:
             member.resample(grid)
 
-    def _read_from(self, source: DatasetReader | WarpedVRT) -> None:
-        """What rasterio asks GDAL about all bands at every look is remembered."""
-        self._source = source
-        self._alpha = self._own.alpha if source is self._dataset else alpha_band(source)
-        flags = self._dataset.mask_flag_enums
-        self._has_mask_file = MaskFlags.per_dataset in flags[0]
-        self._all_counts = source is self._dataset and all(one == [MaskFlags.all_valid] for one in flags)
-        by_value = not self._has_mask_file or self._nodata is not None
-        self._alone = tuple(
-            (band, value)
-            for band, value in enumerate(self._values)
-            if by_value and value is not None and stands_alone(value, self._own.dtype)
+    def _read_from(self, source: DatasetReader | WarpedVRT, shown: Grid) -> None:
+        self._source, own = source, self._own
+        opened = Opened(
+            dataset=self._dataset,
+            name=own.path,
+            bands=own.bands,
+            dtype=own.dtype,
+            grid=own.grid,
+            alpha=own.alpha,
+            values=self._values,
+            callers_nodata=self._nodata is not None,
         )
+        self._measured = MeasuredPixels(opened, source, shown)
 
     @property
     def nodata_values(self) -> tuple[float | None, ...]:
@@ -236,8 +246,18 @@ class Raster:
 
         A mask tells by itself what was measured: values tell nothing then.
         """
-        own = (None,) * len(self._values) if self._has_mask_file and self._nodata is None else self._values
+        own = (
+            (None,) * len(self._values)
+            if self._measured.has_mask_file and self._nodata is None
+            else self._values
+        )
         found = (*own, *(value for member in self._stacked for value in member.nodata_values))
+        return tuple(found[place] for place in self._order) if self._order else found
+
+    @property
+    def declared(self) -> tuple[float | None, ...]:
+        """Of each band of `info` the nodata value, also where a mask tells what was measured."""
+        found = (*self._values, *(value for member in self._stacked for value in member.declared))
         return tuple(found[place] for place in self._order) if self._order else found
 
     @property
@@ -327,6 +347,20 @@ class Raster:
 
         Raises InputError as `read` does.
         """
+        if not self.scaled:
+            return self.read_stored(image, top=top, left=left)
+        stored = np.empty(image.shape, self.stored_dtype)
+        valid = self.read_stored(stored, top=top, left=left)
+        apply_scalings(stored, image, self.info.scalings, self.scaled)
+        return valid
+
+    @property
+    def stored_dtype(self) -> str:
+        """The type that holds all bands as the files do."""
+        return str(np.result_type(self._own.dtype, *(member.info.dtype for member in self._stacked)))
+
+    def read_stored(self, image: Pixels, *, top: int, left: int) -> Valid | None:
+        """As read_into, what the files hold."""
         if not self._stacked:
             return self._read_own(image, top, left)
         shape = image.shape[1:]
@@ -352,7 +386,7 @@ class Raster:
     def _pixels(self, image: Pixels, window: Window) -> Valid | None:
         with nullcontext() if self._source is self._dataset else rasterio.Env(**_BLOCK_BY_BLOCK):
             self._source.read(self._own.bands, window=window, out=image)
-            return self._measured(image, window)
+            return self._measured.of(image, window)
 
     def _open_again(self) -> None:
         """Nothing that GDAL remembers of the raster is believed any more."""
@@ -360,56 +394,3 @@ class Raster:
         self.__exit__(None, None, None)
         self._open()
         self.resample(grid)
-
-    def _measured(self, image: Pixels, window: Window) -> Valid | None:
-        valid: Valid | None = None
-        if self._nodata is not None and self._source is self._dataset:
-            valid = ~_there(unmeasured(image, self._values), image)
-            if self._has_mask_file:
-                valid &= self._source.dataset_mask(window=window) > 0
-        elif not self._all_counts:
-            valid = self._source.dataset_mask(window=window) > 0
-            if self._source is self._dataset and valid is not None:
-                for band, value in self._alone:
-                    valid &= ~equals(image[band], value)
-        # GDAL sees a mask in an alpha band only where there are one or three other bands.
-        if self._alpha is not None:
-            opaque = self._source.read(self._alpha, window=window) > 0
-            valid = opaque if valid is None else valid & opaque
-        if image.dtype.kind == "f":
-            finite = plausible(image)
-            if self._source is not self._dataset and self._is_spoilt(valid, finite, window):
-                raise InputError(
-                    f"{self._path} holds NaN or infinite pixels, or such beyond ±{PLAUSIBLE:.0g}, that its nodata value "
-                    f"{self._own.nodata} does not tell of, and resampling would spread them; tell the value "
-                    f"({setting('nodata')}), or make them nodata (gdalwarp -srcnodata nan -dstnodata …)"
-                )
-            valid = finite if valid is None else valid & finite
-        return None if valid is None else np.asarray(valid, bool)
-
-    def _is_spoilt(self, valid: Valid | None, finite: Valid, window: Window) -> bool:
-        """Whether resampling mixed into these pixels what is no number."""
-        nodata = self._source.nodata
-        if nodata is None or not math.isnan(nodata):
-            return bool((~finite if valid is None else valid & ~finite).any())
-        # A band whose nodata is NaN may hold NaN, but GDAL also makes NaN of what is infinite.
-        if finite.all():
-            return False
-        to_own = ~self.info.grid.transform * self.grid.transform
-        cols, rows = window.col_off, window.row_off
-        x, y = zip(
-            *(to_own * (cols + w, rows + h) for w in (0, window.width) for h in (0, window.height)),
-            strict=True,
-        )
-        height, width = self.info.grid.shape
-        left, top = max(0, math.floor(min(x)) - _REACH), max(0, math.floor(min(y)) - _REACH)
-        right, bottom = min(width, math.ceil(max(x)) + _REACH), min(height, math.ceil(max(y)) + _REACH)
-        place = Window(left, top, right - left, bottom - top)
-        infinite = beyond(self._dataset.read(self._own.bands, window=place))
-        if infinite.any() and self._has_mask_file:
-            infinite &= self._dataset.dataset_mask(window=place) > 0
-        return bool(infinite.any())
-
-
-def _there(found: Valid | None, image: Pixels) -> Valid:
-    return np.zeros(image.shape[1:], bool) if found is None else found

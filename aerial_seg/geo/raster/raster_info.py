@@ -14,6 +14,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.georeference import Place, Unplaced, place_of
 from aerial_seg.geo.raster.same_grid import require_same_grid
+from aerial_seg.geo.raster.values.scaling import Scaling
 from aerial_seg.mentions import setting
 from aerial_seg.printable import cleaned_name
 
@@ -32,7 +33,8 @@ class RasterInfo:
     """What a raster file holds, without its pixels. `bands` are the 1-based numbers that are not `alpha`.
 
     alpha_of_file: the number of the file's own alpha band, also where it is none of the chosen ones. has_palette: its
-    pixels are the numbers of colours, which lie in a table. files: that GDAL reads it from.
+    pixels are the numbers of colours, which lie in a table. files: that GDAL reads it from. scalings: what each band
+    declares, nothing most often; empty where nobody can say, as of an array.
     """
 
     path: str
@@ -46,6 +48,7 @@ class RasterInfo:
     alpha_of_file: int | None = None
     has_palette: bool = False
     files: tuple[str, ...] = ()
+    scalings: tuple[Scaling, ...] = ()
 
     @classmethod
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
@@ -80,7 +83,14 @@ class RasterInfo:
             alpha_of_file=alpha,
             has_palette=ColorInterp.palette in meanings,
             files=tuple(dataset.files),
+            scalings=scalings_of(dataset, bands),
         )
+
+
+def scalings_of(dataset: DatasetReader, bands: Sequence[int]) -> tuple[Scaling, ...]:
+    """Scale and offset that these bands of an opened raster declare, 1 and 0 without."""
+    scales, offsets = dataset.scales, dataset.offsets  # rasterio asks GDAL for all bands
+    return tuple(Scaling(float(scales[band - 1]), float(offsets[band - 1])) for band in bands)
 
 
 def require_crs(info: RasterInfo) -> None:
@@ -113,7 +123,9 @@ def stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Sequ
     for other in others:
         require_same_grid(other.grid, first.grid, got_name=other.path, wanted_name=first.path)
     names = [name for info in infos for name in info.names]
+    scalings = [one for info in infos for one in info.scalings]
     names = [names[k] for k in order] if order else names
+    scalings = [scalings[k] for k in order] if order else scalings
     bands = [sum(counts[:k]) + band for k, info in enumerate(infos) for band in info.bands]
     if len(set(names)) < len(names):
         names = [f"band {k}" for k in range(1, len(names) + 1)]
@@ -123,4 +135,5 @@ def stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Sequ
         names=tuple(names),
         dtype=str(np.result_type(*(info.dtype for info in infos))),
         files=tuple(file for info in infos for file in info.files),
+        scalings=tuple(scalings),
     )

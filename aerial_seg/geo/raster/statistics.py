@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.raster import Pixels, Valid
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import is_remote
+from aerial_seg.geo.raster.values.fill import Pixels, Valid
 
 _WINDOWS = 4
 """Windows on each axis that percentiles are taken from."""
@@ -49,6 +49,57 @@ class Readable(Protocol):
         ...
 
     def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]: ...
+
+
+class HoldsStored(Protocol):
+    """What is asked of a raster here."""
+
+    info: RasterInfo
+    grid: Grid
+    scaled: tuple[bool, ...]
+
+    @property
+    def block_shape(self) -> tuple[int, int]: ...
+
+    @property
+    def nodata_values(self) -> tuple[float | None, ...]: ...
+
+    @property
+    def declared(self) -> Sequence[float | None]: ...
+
+    @property
+    def stored_dtype(self) -> str: ...
+
+    def read_stored(self, image: Pixels, *, top: int, left: int) -> Valid | None: ...
+
+
+class StoredPixels:
+    """Windows of a raster in its files' own dtype and numbers; what was measured is the same."""
+
+    def __init__(self, raster: HoldsStored) -> None:
+        self._raster, self.grid = raster, raster.grid
+        self.info = replace(raster.info, dtype=raster.stored_dtype)
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """As the raster's."""
+        return self._raster.block_shape
+
+    @property
+    def nodata_values(self) -> tuple[float | None, ...]:
+        """As the raster's."""
+        return self._raster.nodata_values
+
+    @property
+    def declared(self) -> Sequence[float | None]:
+        """As the raster's."""
+        return self._raster.declared
+
+    def read(self, *, top: int, left: int, height: int, width: int) -> tuple[Pixels, Valid]:
+        """image (C,h,w) and valid (h,w) of a window inside the raster."""
+        image = np.empty((len(self.info.bands), height, width), self.info.dtype)
+        valid = self._raster.read_stored(image, top=top, left=left)
+        return image, np.ones((height, width), bool) if valid is None else valid
 
 
 class _Held:

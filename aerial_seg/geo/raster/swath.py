@@ -13,7 +13,8 @@ import rasterio
 from numpy.typing import NDArray
 
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
-from aerial_seg.geo.raster.raster import Pixels, Raster, Valid
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.values.fill import Pixels, Valid
 from aerial_seg.tiling.indices import ring_slots
 
 CHUNK_BYTES = 16_000_000

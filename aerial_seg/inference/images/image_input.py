@@ -23,7 +23,8 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
-from aerial_seg.geo.raster.raster import Raster, Valid
+from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.values.fill import Valid
 from aerial_seg.inference.images.labelled_array import is_labelled_array, read_labelled_array, require_usable
 from aerial_seg.inference.images.opened_dataset import of_dataset
 from aerial_seg.inference.match_bands import check_bands

@@ -16,8 +16,9 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.opening import UNUSABLE, telling_whose
-from aerial_seg.geo.raster.raster import Raster, alpha_band
+from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.values.measured import alpha_band
 
 
 @contextmanager

@@ -74,12 +74,19 @@ def mean_of_measured(image: Any, valid: Any) -> tuple[Any, Any]:
     return np.where(known, groups, 0).sum((2, 4)) / np.maximum(count, 1), count > 0
 
 
-FILLED = [("float32", -9999.0), ("int16", -9999.0), ("int16", -32768.0), ("float32", float(np.float32(-3.4e38)))]
+FILLED = [
+    ("float32", -9999.0),
+    ("int16", -9999.0),
+    ("int16", -32768.0),
+    ("float32", float(np.float32(-3.4e38))),
+]
 
 
 @pytest.mark.parametrize(("dtype", "value"), FILLED)
 @pytest.mark.parametrize("told", ["by one band", "by the file", "by the caller", "beside alpha"])
-@settings(max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 999))
 def test_what_nothing_measures_is_unmeasured_in_whichever_band_it_is_and_never_mixed_in(
     raster_file: RasterFile, per_band: Any, dtype: str, value: float, told: str, seed: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,13 @@ PLAUSIBLE = 1e30
 _LEAST = -999.0
 """Negative brightness, heights and decibels end far above; what people fill rasters with begins here."""
 _USUAL = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -2147483647.0, 9999.0, 99999.0, 999999.0)
-"""Fillers of long tradition. The positive ones may also be measured, so that they are only looked for, see `suspects`."""
+"""Fillers of long tradition. The positive ones may also be measured: all are only looked for, see `suspects`."""
 
 Pixels = NDArray[np.generic]
 Valid = NDArray[np.bool_]
 
 
-def stands_alone(value: float, dtype: str | np.dtype[np.generic]) -> bool:
+def stands_alone(value: float, dtype: str | np.dtype[Any]) -> bool:
     """Whether a declared value is never measured, so that one band that has it makes a pixel unmeasured."""
     kind = np.dtype(dtype)
     if math.isnan(value):
@@ -100,7 +101,7 @@ def suspects(pixels: Pixels) -> dict[float, int]:
 
     pixels: of any shape. Empty for unsigned and for 8-bit integers, where every value may be brightness.
     """
-    kind = pixels.dtype
+    kind: np.dtype[Any] = pixels.dtype
     if kind.kind == "u" or kind.itemsize == 1 or not pixels.size:
         return {}
     low, high = float(pixels.min()), float(pixels.max())
