@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from aerial_seg.errors import InputError
 from aerial_seg.mentions import setting
+from aerial_seg.percentiles import percentiles_of
 from aerial_seg.printable import name_problem, shortened
 
 _LARGEST, _SMALLEST = 1e30, 1e-30
 """Of what pixels hold: they are normalised in float32, which ends at 3e38 and 1e-38."""
+_EPS = np.finfo(np.float32).eps
 DTYPES = (
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64",
 )  # fmt: skip
@@ -26,7 +35,10 @@ Gsd = Annotated[float, Field(ge=1e-9, le=1e6)]
 
 
 class Band(BaseModel):
-    """One spectral band; its statistics are over valid training pixels, in the raster's own units."""
+    """One spectral band; its statistics are over valid training pixels, in the raster's own units.
+
+    scaled: whether the scale and offset that the rasters declare were applied; what a model is shown needs them, too.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -36,6 +48,15 @@ class Band(BaseModel):
     std: Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
     p2: Value
     p98: Value
+    scaled: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A key that older versions do not know is there only where it says something."""
+        document: dict[str, Any] = dump(self)
+        if not self.scaled:
+            document.pop("scaled", None)
+        return document
 
     @model_validator(mode="after")
     def _can_be(self) -> Band:
@@ -73,18 +94,47 @@ def normalise(
     return np.where(valid, scaled, np.float32(0))
 
 
+PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
+"""Of the percentiles that a dataset tells; a model's file holds the 2nd and the 98th."""
+
+
+class BandStatistics(BaseModel):
+    """What the measured training pixels of a band are like.
+
+    percentiles: by per cent. rank_error: share of all pixels by which the rank of a percentile may be off; 0 where they
+    are those of numpy.percentile over all pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    pixels: Annotated[int, Field(gt=0)]
+    mean: Value
+    std: Annotated[float, Field(ge=0, le=_LARGEST)]
+    minimum: Value
+    maximum: Value
+    percentiles: dict[str, Value]
+    rank_error: Annotated[float, Field(ge=0, le=1)]
+
+
 class BandAccumulator:
-    """Per-band statistics of any number of chips, exact in mean and std, sampled in the percentiles."""
+    """Per-band statistics of any number of chips, in memory that does not grow with them.
 
-    _SAMPLE_PER_CHIP = 4096
+    Mean and standard deviation are those of all pixels. Percentiles are, too, of 8- and 16-bit integers; of other types
+    their ranks are off by at most what `statistics` tells: see percentiles.
+    """
 
-    def __init__(self, names: Sequence[str], dtype: str) -> None:
+    def __init__(self, names: Sequence[str], dtype: str, scaled: Sequence[bool] = ()) -> None:
+        """scaled: see Band; none by default."""
         self._names = tuple(names)
+        self._scaled = tuple(scaled) or (False,) * len(self._names)
         self._dtype = dtype
         self._count = 0
         self._mean = np.zeros(len(self._names))
         self._squares = np.zeros(len(self._names))
-        self._samples: list[NDArray[np.float32]] = []
+        self._least = np.full(len(self._names), np.inf)
+        self._most = np.full(len(self._names), -np.inf)
+        self._ranks = [percentiles_of(dtype) for _ in self._names]
 
     @property
     def pixels(self) -> int:
@@ -93,9 +143,8 @@ class BandAccumulator:
 
     def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Count the valid pixels of image (C,H,W)."""
-        pixels = image[:, valid].astype(
-            np.float64, order="C"
-        )  # sums run the same whatever the image's strides
+        stored = image[:, valid]
+        pixels = stored.astype(np.float64, order="C")  # sums run the same whatever the image's strides
         count = pixels.shape[1]
         if count == 0:
             return
@@ -109,14 +158,48 @@ class BandAccumulator:
             ) + delta**2 * self._count * count / total
             self._mean += delta * count / total
         self._count = total
-        step = max(1, count // self._SAMPLE_PER_CHIP)
-        self._samples.append(pixels[:, ::step].astype(np.float32))
+        self._least = np.minimum(self._least, pixels.min(axis=1))
+        self._most = np.maximum(self._most, pixels.max(axis=1))
+        for ranks, band in zip(self._ranks, stored, strict=True):
+            ranks.add(np.ascontiguousarray(band))
 
-    def bands(self) -> tuple[Band, ...]:
-        """The statistics so far; a constant band gets std 1 so that it normalises to 0."""
+    def statistics(self) -> tuple[BandStatistics, ...]:
+        """All that is known so far. Raises ValueError where no pixel was counted, InputError for what is no number."""
         if self._count == 0:
             raise ValueError("no valid pixel was counted")
         std = np.sqrt(self._squares / self._count)
+        self._require_numbers(std)
+        return tuple(
+            BandStatistics(
+                name=name,
+                pixels=self._count,
+                mean=float(self._mean[i]),
+                std=float(std[i]),
+                minimum=float(self._least[i]),
+                maximum=float(self._most[i]),
+                percentiles=dict(zip(map(str, PERCENTS), self._ranks[i].at(PERCENTS), strict=True)),
+                rank_error=self._ranks[i].rank_error,
+            )
+            for i, name in enumerate(self._names)
+        )
+
+    def bands(self) -> tuple[Band, ...]:
+        """The statistics so far; a constant band gets std 1 so that it normalises to 0."""
+        return tuple(
+            Band(
+                name=one.name,
+                dtype=self._dtype,
+                mean=one.mean,
+                # Less than float32 resolves at this mean is rounding, not signal.
+                std=one.std if one.std > max(float(_EPS) * abs(one.mean), _SMALLEST) else 1.0,
+                p2=one.percentiles["2"],
+                p98=one.percentiles["98"],
+                scaled=scaled,
+            )
+            for one, scaled in zip(self.statistics(), self._scaled, strict=True)
+        )
+
+    def _require_numbers(self, std: NDArray[np.float64]) -> None:
         for name, *facts in zip(self._names, self._mean, std, strict=True):
             if not np.isfinite(facts).all() or np.abs(facts).max() > _LARGEST:
                 raise InputError(
@@ -124,17 +207,3 @@ class BandAccumulator:
                     f"valid pixels; declare what is no measurement as nodata ({setting('nodata')}, "
                     "gdal_edit.py -a_nodata)"
                 )
-        # Less than float32 resolves at this mean is rounding, not signal.
-        std[(std <= np.finfo(np.float32).eps * np.abs(self._mean)) | (std < _SMALLEST)] = 1.0
-        low, high = np.percentile(np.concatenate(self._samples, axis=1), [2, 98], axis=1)
-        return tuple(
-            Band(
-                name=name,
-                dtype=self._dtype,
-                mean=float(self._mean[i]),
-                std=float(std[i]),
-                p2=float(low[i]),
-                p98=float(high[i]),
-            )
-            for i, name in enumerate(self._names)
-        )

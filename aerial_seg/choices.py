@@ -73,6 +73,13 @@ Nodata = Annotated[
         metavar="FLOAT",
     ),
 ]
+Scale = Annotated[
+    Literal["auto", "off"],
+    Setting(
+        "Whether scale and offset that rasters declare are applied to their numbers; auto: in training where all "
+        "declare them, in prediction as in training."
+    ),
+]
 MemoryLimit = Annotated[
     int | None,
     Setting(

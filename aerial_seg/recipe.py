@@ -130,7 +130,8 @@ class TrainingSettings(Section):
     auxiliary_weight: share of the auxiliary loss. dice_weight: share of the Dice loss (1 − F1 of the batch, mean over
     its classes) beside cross-entropy, in favour of the IoU. ema_decay: exponential moving average of the weights,
     validated and saved in their stead; 0 turns it off. gradient_clip: the largest norm of all gradients together,
-    beyond which they are scaled down to it; 0 turns it off. class_weights: by class name, default 1.
+    beyond which they are scaled down to it; 0 turns it off. class_weights: by class name, default 1; `median`: those by
+    median frequency that `tile` found in the training chips.
     calibrate: for two classes, choose the decision threshold on the validation pixels; 0.5 stays, and a note says why,
     where these are fewer than 10,000 of a class or the network does not tell the classes apart.
     validate_on: `chips`: each chip whole, run once; `scenes`: the validation ground as `predict` maps it, in its tiles,
@@ -159,7 +160,7 @@ class TrainingSettings(Section):
     dice_weight: Weight = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_clip: Weight = 0.0
-    class_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}
+    class_weights: Literal["median"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}
     validate_every: Count = 200
     validate_on: Literal["chips", "scenes"] = "chips"
     monitor: Annotated[str, Field(min_length=1)] = "miou"

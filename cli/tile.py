@@ -62,6 +62,7 @@ def command(
                 "chips": report.chips,
                 "class_pixels": report.class_pixels,
                 "gsd": report.gsd,
+                "statistics": None if report.statistics is None else report.statistics.model_dump(),
             }
         )
     else:
@@ -76,3 +77,7 @@ def _print_table(report: TileReport) -> None:
     chips = ", ".join(f"{count} {split}" for split, count in report.chips.items())
     at = f" at {report.gsd:.3g} m" if report.gsd else ""
     console.say(f"\n{report.dataset}: {chips} chips{at}")
+    weights = {} if report.statistics is None else report.statistics.class_weights()
+    if len(weights) > 1:
+        told = ", ".join(f'"{name}" = {weight:g}' for name, weight in weights.items())
+        console.say(f"weights by median frequency, for [training] of a recipe: class_weights = {{ {told} }}")

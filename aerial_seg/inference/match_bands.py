@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.bands import Band
@@ -19,6 +20,8 @@ from aerial_seg.geo.raster.statistics import (
     find_collar,
     scene_range,
 )
+from aerial_seg.geo.raster.values.fill import FillerTally
+from aerial_seg.geo.raster.values.scaling import require_scalings
 from aerial_seg.mentions import setting
 
 _BEYOND = 2.0
@@ -57,11 +60,14 @@ def check_mosaic_bands(infos: Sequence[RasterInfo], choice: BandChoice) -> None:
             )
 
 
-def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> None:
+def check_bands(
+    info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS, *, scale: str = "auto"
+) -> tuple[bool, ...]:
     """Raise InputError, naming both sides and the remedy, unless the raster's bands are those of the model.
 
     Names are compared where both sides declare one that means something (`red`, not `gray` or `band 1`), and not
-    when the bands were chosen by number: that is the user's word.
+    when the bands were chosen by number: that is the user's word. Returns of each band whether its scale and offset are
+    to be applied (Raster.scale), as in training; none with scale "off".
     """
     model = ", ".join(f"{band.name} {band.dtype}" for band in bands)
     raster = ", ".join(f"{band} {info.dtype}" for band in info.names)
@@ -75,13 +81,17 @@ def check_bands(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = AL
             f"{info.path} has the bands {', '.join(info.names)}, but the model was trained on "
             f"{', '.join(band.name for band in bands)}; {_order_remedy(info, bands)}"
         )
-    if info.dtype != bands[0].dtype:
+    scaled = tuple(band.scaled for band in bands) if scale == "auto" and info.scalings else ()
+    if any(scaled):
+        require_scalings(info.path, info.scalings, [band.name for band in bands], scaled)
+    elif info.dtype != bands[0].dtype:
         # Of a stack any file may be the one of another dtype.
         got = f"{info.path} with {', '.join(choice.stack)}" if choice.stack else info.path
         raise InputError(
             f"{got} holds {info.dtype}, but the model was trained on {bands[0].dtype} ({model}); convert what is not "
             f"{bands[0].dtype} to the same units (gdal_translate -ot … -scale …) or train a model on these"
         )
+    return scaled if any(scaled) else ()
 
 
 def scene_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
@@ -91,22 +101,56 @@ def scene_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[st
     InputError for a VRT, because GDAL gives zeros for a member that it could not open, from the second read on.
     """
     with _left_to_the_next_reader(raster):
-        pixels = at_hand(raster)
-        scene = scene_range(pixels) if bands or any(v is not None for v in raster.nodata_values) else None
+        pixels, tally = at_hand(raster.stored), FillerTally(raster.declared)
+        scene = scene_range(pixels, tally) if bands or _may_hold_fillers(raster) else None
         if scene is None:
-            return _collar_notes(pixels)
-        ranges = _range_notes(scene, raster, bands) if bands else ()
-        return (*ranges, *_partly_notes(scene, raster), *_collar_notes(pixels))
+            return (*_collar_notes(pixels), *filler_notes(tally, raster))
+        ranges = (
+            _range_notes(scene.scaled(raster.info.scalings, raster.scaled), raster, bands) if bands else ()
+        )
+        doubtful = (*_partly_notes(scene, raster), *filler_notes(tally, raster))
+        return (*ranges, *doubtful, *_collar_notes(pixels), *_unscaled_notes(raster, bands))
     return ()
 
 
-def nodata_notes(raster: Raster) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Note what makes nodata doubtful: (of pixels that are nodata in some bands only, of a collar), as scene_notes."""
+@dataclass(frozen=True, slots=True)
+class NodataNotes:
+    """What makes nodata of a raster doubtful: nodata in some bands only, a collar, fillers that nothing declares."""
+
+    partly: tuple[str, ...] = ()
+    collars: tuple[str, ...] = ()
+    fillers: tuple[str, ...] = ()
+
+
+def nodata_notes(raster: Raster) -> NodataNotes:
+    """Note what makes nodata doubtful, as scene_notes."""
     with _left_to_the_next_reader(raster):
-        pixels = at_hand(raster)
-        scene = scene_range(pixels) if any(value is not None for value in raster.nodata_values) else None
-        return () if scene is None else _partly_notes(scene, raster), _collar_notes(pixels)
-    return (), ()
+        pixels, tally = at_hand(raster.stored), FillerTally(raster.declared)
+        scene = scene_range(pixels, tally) if _may_hold_fillers(raster) else None
+        partly = () if scene is None else _partly_notes(scene, raster)
+        return NodataNotes(partly, _collar_notes(pixels), filler_notes(tally, raster))
+    return NodataNotes()
+
+
+def _may_hold_fillers(raster: Raster | ArrayRaster) -> bool:
+    """Whether a look at its numbers can tell anything of what was measured."""
+    return raster.stored_dtype[0] in "if" or any(value is not None for value in raster.declared)
+
+
+def filler_notes(tally: FillerTally, raster: Raster | ArrayRaster) -> tuple[str, ...]:
+    """Note what was counted in a raster's pixels that nothing measures."""
+    return tuple(tally.notes(raster.info.path, raster.info.names, lambda value: setting("nodata", value)))
+
+
+def _unscaled_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
+    """Note what a raster declares that the model knows nothing of: its numbers may mean other things."""
+    declared = [one for one in raster.info.scalings if not one.says_nothing]
+    if not declared or not bands or any(raster.scaled):
+        return ()
+    return (
+        f"{raster.info.path} declares {declared[0]}, but the model was trained on numbers as they are stored: so they "
+        "are taken here, too",
+    )
 
 
 @contextmanager

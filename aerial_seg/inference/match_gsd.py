@@ -19,12 +19,17 @@ GSD_LIMIT = 4.0
 
 
 def check_compatible(
-    info: RasterInfo, card: ModelCard, *, georeferenced: bool, choice: BandChoice = ALL_BANDS
+    info: RasterInfo,
+    card: ModelCard,
+    *,
+    georeferenced: bool,
+    choice: BandChoice = ALL_BANDS,
+    scale: str = "auto",
 ) -> None:
-    """Raise InputError unless the model can run on this raster: georeference, bands, dtype."""
+    """Raise InputError unless the model can run on this raster: georeference, bands, dtype, scale and offset."""
     if georeferenced:
         require_crs(info)
-    check_bands(info, card.bands, choice)
+    check_bands(info, card.bands, choice, scale=scale)
 
 
 def is_square(gsd: tuple[float, float]) -> bool:

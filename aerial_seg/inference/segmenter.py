@@ -164,7 +164,7 @@ class Segmenter:
         memory: `predict` writes it to a file row by row.
         """
         said = Said(gsd, crs, transform, valid, nodata, channels_last, bands)
-        with open_image(image, said, self._model.card.bands) as source:
+        with open_image(image, said, self._model.card.bands, self._settings.scale) as source:
             return self._segment(source, nodata=nodata)
 
     def _segment(self, source: Raster | ArrayRaster, *, nodata: float | None) -> Segmentation:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from aerial_seg.choices import BlendName, ModelTile, WindowName
+from aerial_seg.choices import BlendName, ModelTile, Scale, WindowName
 from aerial_seg.crf.settings import DenseCrf, parse_crf
 from aerial_seg.settings import MOST_PIXELS, Setting, byte_size, names_in, settings
 
@@ -109,6 +109,7 @@ class SegmentSettings(DefinesResult):
         ),
     ] = False
     force_gsd: ForceGsd = False
+    scale: Scale = "auto"
     max_memory: Annotated[
         int | None,
         Setting(

@@ -113,8 +113,15 @@ def _dice(sums: Tensor) -> Tensor:
     return ((1 - scores) * (truths > 0)).mean(dim=1)
 
 
-def class_weight_tensor(weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
-    """The weight of every channel; 1 for classes that are not named. Raises SettingsError for unknown classes."""
+def class_weight_tensor(weights: Mapping[str, float] | str, names: Sequence[str]) -> Tensor:
+    """The weight of every channel; 1 for classes that are not named. Raises SettingsError for unknown classes.
+
+    A word for weights is a number per class by the time that a run begins.
+    """
+    if isinstance(weights, str):
+        raise SettingsError(
+            f"training.class_weights is '{weights}' and nobody counted the classes; name them"
+        )
     for name in weights:
         if name not in names:
             raise SettingsError(

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import geopandas
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
-from aerial_seg.bands import Band, Gsd
+from aerial_seg.bands import Band, BandStatistics, Gsd
 from aerial_seg.documents import DocumentError, listed, parse_json, problem_of, read_text
 from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.files.names import check_input, ogr_name
@@ -48,8 +51,59 @@ class Source(BaseModel):
     cut_height: Annotated[int, Field(gt=0)] | None = None
 
 
+class ClassStatistics(BaseModel):
+    """How often a class is among the labelled training pixels.
+
+    share: of all of them. frequency: of the labelled pixels of those chips that hold the class; None without any.
+    median_frequency_weight: the median of all classes' frequencies over this one's, None without any. Source: Eigen and
+    Fergus (2015), "Predicting depth, surface normals and semantic labels", section 6.3.2.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    pixels: Annotated[int, Field(ge=0)]
+    share: Annotated[float, Field(ge=0, le=1)]
+    frequency: Annotated[float, Field(gt=0, le=1)] | None
+    median_frequency_weight: Annotated[float, Field(gt=0)] | None
+
+
+class TrainingStatistics(BaseModel):
+    """What the valid and the labelled pixels of the training chips are like: bands in order, classes by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    bands: tuple[BandStatistics, ...]
+    classes: dict[str, ClassStatistics]
+
+    def class_weights(self) -> dict[str, float]:
+        """The weights by median frequency, as recipes have them: of classes with pixels."""
+        told = {name: one.median_frequency_weight for name, one in self.classes.items()}
+        return {name: float(f"{weight:.4g}") for name, weight in told.items() if weight is not None}
+
+
+def class_statistics(names: Sequence[str], counts: NDArray[np.int64]) -> dict[str, ClassStatistics]:
+    """By class name how often it is. counts (chips, classes): labelled pixels of the training chips."""
+    pixels, of_chip = counts.sum(axis=0), counts.sum(axis=1)
+    around = [int(of_chip[counts[:, k] > 0].sum()) for k in range(len(names))]
+    frequencies = [int(pixels[k]) / around[k] if around[k] else None for k in range(len(names))]
+    known = [one for one in frequencies if one is not None]
+    median = float(np.median(known)) if known else 0.0
+    return {
+        name: ClassStatistics(
+            pixels=int(pixels[k]),
+            share=int(pixels[k]) / max(1, int(pixels.sum())),
+            frequency=frequency,
+            median_frequency_weight=None if frequency is None else median / frequency,
+        )
+        for k, (name, frequency) in enumerate(zip(names, frequencies, strict=True))
+    }
+
+
 class DatasetDocument(BaseModel):
-    """All facts about a chip dataset that are not per chip. Statistics are over valid training pixels."""
+    """All facts about a chip dataset that are not per chip. Statistics are over valid training pixels.
+
+    statistics: None in datasets of before they were told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -63,6 +117,7 @@ class DatasetDocument(BaseModel):
     seed: int
     sources: tuple[Source, ...]
     class_pixels: dict[str, dict[str, Annotated[int, Field(ge=0)]]]
+    statistics: TrainingStatistics | None = None
     notes: tuple[str, ...]
     fingerprint: str
 

@@ -18,6 +18,7 @@ from aerial_seg.geo.raster.chosen_bands import add_declared, nodata_differs
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE
 from aerial_seg.geo.raster.vrt import (
     Box,
     add_band,
@@ -46,23 +47,30 @@ _Layer = tuple[RasterInfo, str, Box]
 class Mosaic:
     """A written VRT; `largest_shift` is how far, in pixels, a source was moved to sit on the common grid.
 
-    tags: what each source says of itself, as Raster.tags does.
+    tags: what each source says of itself, as Raster.tags does. nodata: to open it with. is_scaled: the VRT itself shows
+    what the sources' numbers mean, because they mean different things.
     """
 
     path: Path
     sources: int
     largest_shift: float
     tags: tuple[Mapping[str, str], ...]
+    nodata: float | None = None
+    is_scaled: bool = False
 
 
-def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) -> Mosaic:
+def write_mosaic(
+    paths: Sequence[Path], vrt: Path, nodata: float | None = None, scaled: Sequence[bool] = ()
+) -> Mosaic:
     """`vrt` shows all rasters as one; where they overlap, the later one in `paths` lies on top where it measured.
 
     What was measured is what `Raster` says of each file alone, and the VRT's mask tells it; a `nodata` of the caller's
     replaces what the files declare, and is what the VRT declares and shows between them. Folders beside it hold a VRT
     of the same name for each file whose mask is put together. The common pixel is the finest of the sources.
     Web-mercator tiles stored in degrees differ slightly in pixel height from row to row: a source whose size rounds to
-    its own number of pixels is copied pixel for pixel, any other one is resampled bilinearly by GDAL. Raises
+    its own number of pixels is copied pixel for pixel, any other one is resampled bilinearly by GDAL. Where all sources
+    declare one scale and offset, so does the VRT; where they declare different ones, those of the bands that `scaled`
+    marks are applied, and the others dropped. Raises
     InputError when CRS, bands, their order or dtype differ, for rotation, and for several rasters with a palette.
     """
     looked = [_look(path, nodata) for path in paths]
@@ -72,7 +80,8 @@ def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) 
     if len(infos) > 1:
         _check_no_palette(infos)
     grid = _common_grid([info.grid for info in infos])
-    root = _imagery(infos[0], grid, nodata)
+    apply = any(scaled) and len({info.scalings for info in infos}) > 1
+    root = _imagery(infos, grid, None if apply else nodata, is_scaled=apply)
     add_mask(root)
     under: list[_Layer] = []
     over: list[_Layer] = []
@@ -89,9 +98,16 @@ def write_mosaic(paths: Sequence[Path], vrt: Path, nodata: float | None = None) 
                 # Copies of slightly larger pixels drift apart by a line, which is not to stay empty.
                 under.append((info, name, box))
     for layer in (*under, *over):
-        _add_raster(root, *layer)
+        _add_raster(root, *layer, scaled=scaled if apply else ())
     Xml.ElementTree(root).write(vrt)
-    return Mosaic(path=vrt, sources=len(infos), largest_shift=shift, tags=tuple(one.tags for one in looked))
+    return Mosaic(
+        path=vrt,
+        sources=len(infos),
+        largest_shift=shift,
+        tags=tuple(one.tags for one in looked),
+        nodata=None if apply else nodata,
+        is_scaled=apply,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +224,17 @@ def _snapped(source: Grid, box: Box) -> Box | None:
     return x, y, x + source.width, y + source.height
 
 
-def _imagery(info: RasterInfo, grid: Grid, nodata: float | None) -> Xml.Element:
-    """A VRT on this grid with the raster's bands of imagery, empty: all `nodata`, where there is one."""
+def _imagery(
+    infos: Sequence[RasterInfo], grid: Grid, nodata: float | None, *, is_scaled: bool
+) -> Xml.Element:
+    """A VRT on this grid with the rasters' bands of imagery, empty: all `nodata`, where there is one."""
+    first = infos[0]
     wkt = grid.crs.to_wkt("WKT1_GDAL") if grid.crs is not None else None
     root = new_vrt(height=grid.height, width=grid.width, transform=grid.transform, wkt=wkt)
-    for name in info.names:
-        add_band(root, info.dtype, name=name, nodata=nodata)
+    alike = not is_scaled and all(info.scalings == first.scalings for info in infos)
+    for name, scaling in zip(first.names, first.scalings, strict=True):
+        dtype = SCALED_DTYPE if is_scaled else first.dtype
+        add_band(root, dtype, name=name, nodata=nodata, scaling=scaling if alike else None)
     return root
 
 
@@ -266,13 +287,20 @@ def _fill(source: Xml.Element, info: RasterInfo, box: Box | None = None) -> None
     place_source(source, box or (0.0, 0.0, float(width), float(height)), height=height, width=width)
 
 
-def _add_raster(root: Xml.Element, info: RasterInfo, name: str, box: Box) -> None:
-    """The raster's measured pixels lie on top of what `root` shows already."""
-    for number, band in enumerate(root.findall("VRTRasterBand"), start=1):
+def _add_raster(
+    root: Xml.Element, info: RasterInfo, name: str, box: Box, *, scaled: Sequence[bool] = ()
+) -> None:
+    """The raster's measured pixels lie on top of what `root` shows already; scaled: of each band whether it is here."""
+    flags = scaled or (False,) * len(info.bands)
+    bands = zip(root.findall("VRTRasterBand"), info.scalings, flags, strict=True)
+    for number, (band, scaling, flag) in enumerate(bands, start=1):
         source = add_source(band, name, number, kind="ComplexSource")
         source.set("resampling", "bilinear")
         _fill(source, info, box)
         Xml.SubElement(source, "UseMaskBand").text = "true"
+        if flag and not scaling.says_nothing:
+            Xml.SubElement(source, "ScaleOffset").text = repr(scaling.offset)
+            Xml.SubElement(source, "ScaleRatio").text = repr(scaling.scale)
     for mask in root.findall("MaskBand/VRTRasterBand"):
         source = add_where_measured(mask, name, "mask,1")
         source.set("resampling", "bilinear")

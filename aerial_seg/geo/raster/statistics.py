@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import is_remote
-from aerial_seg.geo.raster.values.fill import Pixels, Valid
+from aerial_seg.geo.raster.values.fill import FillerTally, Pixels, Valid
+from aerial_seg.geo.raster.values.scaling import Scaling
 
 _WINDOWS = 4
 """Windows on each axis that percentiles are taken from."""
@@ -142,6 +143,16 @@ class SceneRange:
     pixels: int
     partly: int = 0
 
+    def scaled(self, scalings: Sequence[Scaling], flags: Sequence[bool]) -> SceneRange:
+        """The range of what the numbers mean, in the bands whose flag is set."""
+        if not any(flags):
+            return self
+        both = np.stack([self.p2, self.p98])
+        for band, (scaling, flag) in enumerate(zip(scalings, flags, strict=True)):
+            if flag:
+                both[:, band] = np.sort(scaling.of(both[:, band]))
+        return replace(self, p2=both[0], p98=both[1])
+
 
 @dataclass(frozen=True, slots=True)
 class Collar:
@@ -151,10 +162,10 @@ class Collar:
     share: float
 
 
-def scene_range(raster: Readable) -> SceneRange | None:
+def scene_range(raster: Readable, tally: FillerTally | None = None) -> SceneRange | None:
     """The range of each band of the whole raster, from at most 16 windows of 128 px; None when none was measured.
 
-    Deterministic: the windows depend on the raster's size only.
+    Deterministic: the windows depend on the raster's size only. tally: what counts fillers in them.
     """
     sampled, pixels_of = [], at_hand(raster)
     for top in _starts(raster.grid.height):
@@ -162,6 +173,8 @@ def scene_range(raster: Readable) -> SceneRange | None:
             height = min(_SIDE, raster.grid.height - top)
             width = min(_SIDE, raster.grid.width - left)
             image, valid = pixels_of.read(top=top, left=left, height=height, width=width)
+            if tally is not None:
+                tally.add(image, valid)
             # Picking all pixels one by one takes longer than all that follows.
             sampled.append(image.reshape(len(image), -1) if valid.all() else image[:, valid])
     pixels: NDArray[Any] = np.concatenate(sampled, axis=1)

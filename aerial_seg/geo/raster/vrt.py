@@ -10,6 +10,7 @@ from affine import Affine
 from rasterio.io import DatasetReader
 
 from aerial_seg.files.subdatasets import find_subdataset
+from aerial_seg.geo.raster.values.scaling import Scaling
 
 GDAL_TYPES = MappingProxyType({
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
@@ -33,8 +34,15 @@ def new_vrt(
     return root
 
 
-def add_band(root: Xml.Element, dtype: str, *, name: str = "", nodata: float | None = None) -> Xml.Element:
-    """The VRT has one more band; of its sources a later one lies on top."""
+def add_band(
+    root: Xml.Element,
+    dtype: str,
+    *,
+    name: str = "",
+    nodata: float | None = None,
+    scaling: Scaling | None = None,
+) -> Xml.Element:
+    """The VRT has one more band; of its sources a later one lies on top. scaling: what its numbers are said to mean."""
     # Counted in one step where the last child is a band, or thousands of bands take minutes.
     last = root[-1] if len(root) else root
     place = str(int(last.get("band", "0")) + 1 if last.tag == "VRTRasterBand" else _bands(root) + 1)
@@ -43,6 +51,9 @@ def add_band(root: Xml.Element, dtype: str, *, name: str = "", nodata: float | N
         Xml.SubElement(band, "Description").text = name
     if nodata is not None:
         Xml.SubElement(band, "NoDataValue").text = repr(nodata)
+    if scaling is not None and not scaling.says_nothing:
+        Xml.SubElement(band, "Offset").text = repr(scaling.offset)
+        Xml.SubElement(band, "Scale").text = repr(scaling.scale)
     return band
 
 

@@ -65,10 +65,13 @@ class Said:
 
 
 @contextmanager
-def open_image(image: Any, said: Said, bands: Sequence[Band]) -> Iterator[Raster | ArrayRaster]:
+def open_image(
+    image: Any, said: Said, bands: Sequence[Band], scale: str = "auto"
+) -> Iterator[Raster | ArrayRaster]:
     """The image, ready to be read; of an opened dataset nothing is read yet, unless it is a window.
 
-    bands: those of the model. Raises InputError where the image is none, or not one that the model can see.
+    bands: those of the model. scale: see check_bands. Raises InputError where the image is none, or not one that the
+    model can see.
     """
     if said.nodata is not None and not _is_number(said.nodata):
         raise SettingsError(f"nodata is {said.nodata!r}, wanted the number that unmeasured pixels hold")
@@ -80,7 +83,7 @@ def open_image(image: Any, said: Said, bands: Sequence[Band]) -> Iterator[Raster
         said.only_for("an opened dataset", "nodata", "bands")
         choice = _choice(said.bands, bands)
         with of_dataset(image, window=window, nodata=said.nodata, choice=choice) as raster:
-            check_bands(raster.info, bands, choice)
+            raster.scale(check_bands(raster.info, bands, choice, scale=scale))
             yield raster
         return
     if window is not None:

@@ -17,7 +17,7 @@ from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.opening import UNUSABLE, telling_whose
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.raster_info import RasterInfo, scalings_of
 from aerial_seg.geo.raster.values.measured import alpha_band
 
 
@@ -92,6 +92,7 @@ def _cut(raster: Raster, window: Window) -> ArrayRaster:
         names=raster.info.names,
         valid=valid,
         files=raster.files,
+        scalings=raster.info.scalings,
     )
 
 
@@ -117,5 +118,12 @@ def _read(
         grid = grid.window(top=window.row_off, left=window.col_off, height=window.height, width=window.width)
     names = info.names if not choice.numbers else choice.names
     return ArrayRaster(
-        image, grid=grid, name=info.path, names=names, valid=valid, nodata=nodata, files=dataset.files
+        image,
+        grid=grid,
+        name=info.path,
+        names=names,
+        valid=valid,
+        nodata=nodata,
+        files=dataset.files,
+        scalings=scalings_of(dataset, choice.numbers or info.bands),
     )

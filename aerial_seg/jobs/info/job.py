@@ -96,6 +96,8 @@ def _dataset(path: Path) -> dict[str, Any]:
         "bands": {
             band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in document.bands
         },
+        "statistics": None if document.statistics is None else document.statistics.model_dump(),
+        "class_weights": {} if document.statistics is None else document.statistics.class_weights(),
         "sources": len(document.sources),
         "notes": list(document.notes),
         "tool_version": document.tool_version,

@@ -35,7 +35,8 @@ def model_card(path: Path) -> dict[str, Any]:
         own, side); halo: context that makes a tile's logits those of the whole image, null: none does; reason of null.
     prediction: what `predict` does unless told otherwise: tile_size, halo, overlap, batch_size in pixels and tiles;
         halo_covers: whether the halo is that of the receptive field; problem, and null before it: why it cannot run.
-    input: bands (number from 1, name, dtype, mean, std, p2, p98), gsd_m.
+    input: bands (number from 1, name, dtype, mean, std, p2, p98, and scaled: true where the rasters' scale and offset
+        were applied), gsd_m.
     output: classes (channel, value, name, colour, background, bias added to the logits).
     training: origin (trained or imported); source (of imported weights); data; initial_weights; the recipe's
         iterations, crop, batch_size, optimizer, learning_rate, weight_decay, auxiliary_weight, dice_weight,
@@ -92,7 +93,9 @@ def _flat(path: Path, model: TrainedModel) -> dict[str, Any]:
         "tile_size": card.prediction.tile_size,
         "classes": {str(entry.value): entry.name for entry in card.legend.entries},
         "bands": {
-            band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in card.bands
+            band.name: f"{band.dtype}{' by scale and offset' if band.scaled else ''}, mean {band.mean:.4g}, "
+            f"std {band.std:.4g}"
+            for band in card.bands
         },
         "gsd_m": card.gsd,
         "iteration": card.iteration,

@@ -229,6 +229,7 @@ def _facts(scene: Scene, context: PredictContext) -> Facts:
         nodata=settings.nodata,
         more={
             **({} if settings.bands == ALL_BANDS else {"bands": settings.bands.identity}),
+            **({} if settings.scale == "auto" else {"scale": settings.scale}),
             **({} if context.area is None else {"area": context.area.identity}),
         },
     )

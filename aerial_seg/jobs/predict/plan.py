@@ -249,7 +249,13 @@ def _fitting_grids(
         if str(path) in refused.reasons:
             continue
         with refused.of(path):
-            check_compatible(info, card, georeferenced=settings.georeferenced, choice=settings.bands)
+            check_compatible(
+                info,
+                card,
+                georeferenced=settings.georeferenced,
+                choice=settings.bands,
+                scale=settings.scale,
+            )
             found[path] = choose_run_grid(
                 info.grid,
                 card.gsd,

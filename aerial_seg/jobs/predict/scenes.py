@@ -12,7 +12,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.systems import local_note
-from aerial_seg.inference.match_bands import palette_notes, scene_notes
+from aerial_seg.inference.match_bands import check_bands, palette_notes, scene_notes
 from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.tta import size_notes
@@ -87,12 +87,14 @@ def all_notes(opened: OpenScene, context: PredictContext) -> tuple[str, ...]:
 def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[OpenScene]:
     """Open the scene's raster, or the mosaic of its rasters as a VRT in `folder`."""
     settings, card = context.settings, context.model.card
-    path = scene.paths[0]
+    path, nodata, scale = scene.paths[0], settings.nodata, settings.scale
     notes: tuple[str, ...] = ()
     tags: tuple[Mapping[str, str], ...] = ()
     if len(scene.paths) > 1:
-        mosaic = write_mosaic(scene.paths, folder / MOSAIC, settings.nodata)
-        path, tags = mosaic.path, mosaic.tags
+        wanted = [band.scaled for band in card.bands] if scale == "auto" else []
+        mosaic = write_mosaic(scene.paths, folder / MOSAIC, nodata, wanted)
+        path, tags, nodata = mosaic.path, mosaic.tags, mosaic.nodata
+        scale = "off" if mosaic.is_scaled else scale
         notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
     with ExitStack() as opened:
 
@@ -100,7 +102,7 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
             return opened.enter_context(
                 Raster(
                     path,
-                    nodata=settings.nodata,
+                    nodata=nodata,
                     georeferenced=settings.georeferenced,
                     choice=settings.bands,
                     all_cores=True,
@@ -115,6 +117,9 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
         # Before it is resampled, should it be one and the same.
         extent = source.measured_extent()
         raster.resample(run_grid)
+        scaled = check_bands(source.info, card.bands, settings.bands, scale=scale)
+        for one in {raster, source}:
+            one.scale(scaled)
         here = None if context.area is None else context.area.on(grid, scene.name)
         memory_model = MemoryModel(
             raster=raster,

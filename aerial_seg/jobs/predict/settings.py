@@ -18,6 +18,7 @@ from aerial_seg.choices import (
     Nodata,
     Overwrite,
     Restart,
+    Scale,
 )
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
 from aerial_seg.inference.settings import (
@@ -112,6 +113,7 @@ class PredictSettings(DefinesResult):
     force_gsd: ForceGsd = False
     bands: Bands = ALL_BANDS
     nodata: Nodata = None
+    scale: Scale = "auto"
     georeferenced: Georeferenced = True
     batch_size: BatchSize = None
     engine: NetworkEngine = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import output_stem
-from aerial_seg.inference.match_bands import nodata_notes
+from aerial_seg.geo.raster.values.fill import FillerTally
+from aerial_seg.inference.match_bands import filler_notes, nodata_notes
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
@@ -38,13 +39,17 @@ class ChipRecord:
 class ChipCutter:
     """Cut chips, source by source, and keep their records and what was left out."""
 
-    def __init__(self, root: Path, labels: Labels, settings: TileSettings) -> None:
-        self.root, self.labels, self.settings = root, labels, settings
+    def __init__(
+        self, root: Path, labels: Labels, settings: TileSettings, scaled: Sequence[bool] = ()
+    ) -> None:
+        """scaled: of each band whether chips hold what its numbers mean; see Raster.scale."""
+        self.root, self.labels, self.settings, self.scaled = root, labels, settings, tuple(scaled)
         self.records: list[ChipRecord] = []
         self.unmeasured = 0
         self.unlabelled = 0
         self.partly: list[str] = []
         self.collars: list[str] = []
+        self.fillers: list[str] = []
         self.shapes: dict[int, tuple[int, int]] = {}
         """Rows and columns of the grid that each source was cut on."""
         self._stems: dict[str, int] = {}
@@ -56,16 +61,21 @@ class ChipCutter:
         stem = self._unused_stem(output_stem(Path(info.path)))
         nodata, choice = self.settings.nodata, self.settings.bands
         with Raster(info.path, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
-            partly, collars = nodata_notes(raster)
-            self.partly.extend(partly)
-            self.collars.extend(collars)
+            doubts = nodata_notes(raster)
+            self.partly.extend(doubts.partly)
+            self.collars.extend(doubts.collars)
             raster.resample(grid)
+            raster.scale(self.scaled)
+            as_stored = grid.shape == raster.info.grid.shape and not raster.scaled
+            tally = FillerTally(raster.declared)
             # Footprints, labels and chips lie where QGIS shows the raster.
             grid = grid.for_polygons()
             self.shapes[index] = grid.shape
             for window in chip_windows(height=grid.height, width=grid.width, size=size):
                 box = grid.window(top=window.top, left=window.left, height=size, width=size)
                 image, valid = raster.read(top=window.top, left=window.left, height=size, width=size)
+                if as_stored:
+                    tally.add(image, valid)
                 labels = self._labels(box, valid)
                 if labels is not None:
                     name = f"{stem}_{window.row:04d}_{window.col:04d}"
@@ -76,6 +86,8 @@ class ChipCutter:
                     counts = self._count(labels)
                     self.records.append(ChipRecord(name, index, window, place, int(valid.sum()), counts))
                 yield window
+            # Counted in every pixel where these come as they are stored, else in the windows that were looked at.
+            self.fillers.extend(filler_notes(tally, raster) if as_stored else doubts.fillers)
 
     def _labels(self, box: Grid, valid: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
         """The labels of a chip's measured pixels; None, counted, for a chip that teaches nothing."""

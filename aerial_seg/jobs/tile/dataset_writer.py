@@ -20,6 +20,7 @@ from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import public_name
+from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, scaling_notes
 from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
@@ -38,7 +39,9 @@ from aerial_seg.training.manifest import (
     SPLITS,
     DatasetDocument,
     Source,
+    TrainingStatistics,
     chip_paths,
+    class_statistics,
 )
 from aerial_seg.training.validation.ground import count_pieces, touching
 from aerial_seg.vectors.files import write_errors
@@ -84,7 +87,9 @@ def assemble(
         notes.append(
             f"no training chip holds class {', '.join(absent)}: it cannot be learnt from these labels"
         )
-    bands = BandAccumulator(infos[0].names, infos[0].dtype)
+    bands = BandAccumulator(
+        infos[0].names, SCALED_DTYPE if any(cutter.scaled) else infos[0].dtype, cutter.scaled
+    )
     for record in chips.of("train"):
         image, valid, _ = read_chip(*chip_paths(work, record.name))
         bands.add(image, valid)
@@ -102,6 +107,10 @@ def assemble(
         seed=settings.seed,
         sources=tuple(_source(info, cutter.shapes[k]) for k, info in enumerate(infos)),
         class_pixels=class_pixels,
+        statistics=TrainingStatistics(
+            bands=bands.statistics(),
+            classes=class_statistics(legend.names, np.array([record.counts for record in chips.of("train")])),
+        ),
         notes=tuple(notes),
         fingerprint=_fingerprint(frame, bands),
     )
@@ -124,11 +133,17 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | 
         down, across = oblong[0]
         notes.append(f"pixels of {down:.3g} × {across:.3g} m were resampled to be square, as predict does it")
     palettes = [note for info in infos for note in palette_notes(info)]
-    doubtful = (palettes, "a palette"), (cutter.partly, "such pixels"), (cutter.collars, "such a border")
+    doubtful = (
+        (palettes, "a palette"),
+        (cutter.partly, "such pixels"),
+        (cutter.collars, "such a border"),
+        (cutter.fillers, "such values"),
+    )
     for told, what in doubtful:
         if told:
             others = len(told) - 1
             notes.append(told[0] + (f" ({others} other rasters have {what}, too)" if others else ""))
+    notes += scaling_notes([(info.path, info.scalings) for info in infos], cutter.scaled)
     for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
         if count:
             notes.append(f"{count} chips with {why} were left out")

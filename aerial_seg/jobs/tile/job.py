@@ -18,6 +18,7 @@ from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.raster.read_files import raster_files, vector_files
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
+from aerial_seg.geo.raster.values.scaling import scaled_by_all
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import chosen_infos
 from aerial_seg.inference.match_gsd import gsd_of, is_square
@@ -32,7 +33,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
-from aerial_seg.training.manifest import DOCUMENT, INDEX
+from aerial_seg.training.manifest import DOCUMENT, INDEX, TrainingStatistics
 
 _OWN = (INDEX, "images/*_[0-9][0-9][0-9][0-9].tif", "labels/*_[0-9][0-9][0-9][0-9].tif")
 """What datasets of older versions hold besides the document."""
@@ -40,13 +41,17 @@ _OWN = (INDEX, "images/*_[0-9][0-9][0-9][0-9].tif", "labels/*_[0-9][0-9][0-9][0-
 
 @dataclass(frozen=True, slots=True)
 class TileReport:
-    """Tell what `tile` made. class_pixels: split → class name → labelled pixels."""
+    """Tell what `tile` made.
+
+    class_pixels: split → class name → labelled pixels. statistics: of the training chips.
+    """
 
     dataset: Path
     legend: Legend
     chips: dict[str, int]
     class_pixels: dict[str, dict[str, int]]
     gsd: float | None
+    statistics: TrainingStatistics | None
     notes: tuple[str, ...]
 
 
@@ -73,7 +78,7 @@ def tile(
     infos = chosen_infos(paths, settings.bands)
     Inputs(_files_read(infos, truth, settings)).refuse_folder(dataset)
     match_sources([public_name(info.path) for info in infos], **settings.shares())
-    grids = _run_grids(infos, settings)
+    grids, scaled = _run_grids(infos, settings), _scaled_bands(infos, settings)
     opened = open_labels(truth, settings.labels)
     check_overlap(opened, grids, names=[info.path for info in infos])
     with (
@@ -82,7 +87,7 @@ def tile(
     ):
         for folder in ("images", "labels"):
             (work / folder).mkdir()
-        cutter = ChipCutter(work, opened, settings)
+        cutter = ChipCutter(work, opened, settings, scaled)
         total = sum(
             chip_count(height=grid.height, width=grid.width, size=settings.chip_size) for grid in grids
         )
@@ -99,7 +104,7 @@ def tile(
         gsd = _dataset_gsd(infos, settings)
         document, chips = assemble(work, cutter, infos, gsd, settings)
     notes = (*document.notes, *still.notes)
-    return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, notes)
+    return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.statistics, notes)
 
 
 def _files_read(
@@ -142,6 +147,14 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
             f"pass {setting('gsd', float(f'{max(sizes):.2g}'))} to resample all to one"
         )
     return [_square(info, settings) for info in infos]
+
+
+def _scaled_bands(infos: Sequence[RasterInfo], settings: TileSettings) -> tuple[bool, ...]:
+    """Of each band whether scale and offset are applied; none where no raster declares them, or it was turned off."""
+    if settings.scale == "off":
+        return ()
+    flags = scaled_by_all([(info.path, info.scalings) for info in infos], infos[0].names)
+    return flags if any(flags) else ()
 
 
 def _square(info: RasterInfo, settings: TileSettings) -> Grid:

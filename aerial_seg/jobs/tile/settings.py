@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from aerial_seg.choices import Georeferenced, Nodata, Overwrite
+from aerial_seg.choices import Georeferenced, Nodata, Overwrite, Scale
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.settings import MOST_PIXELS, Setting, settings
@@ -82,6 +82,7 @@ class TileSettings:
     seed: Annotated[int, Setting("Seed of the split.", low=0, high=2**63 - 1)] = 0
     bands: Bands = ALL_BANDS
     nodata: Nodata = None
+    scale: Scale = "auto"
     georeferenced: Georeferenced = True
     overwrite: Overwrite = False
 

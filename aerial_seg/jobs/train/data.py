@@ -47,7 +47,7 @@ class Dataset:
 
     gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
     its images and labels, which are read again and again. overfit: how many chips it was cut down to, see overfit.
-    validation: None without validation chips.
+    validation: None without validation chips. class_weights: by median frequency; None where that is not known.
     """
 
     data: TrainingData
@@ -58,6 +58,7 @@ class Dataset:
     files: tuple[Path, ...]
     overfit: int | None = None
     validation: ValidationData | None = None
+    class_weights: Mapping[str, float] | None = None
 
     def extent(self) -> dict[str, Any]:
         """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.
@@ -103,6 +104,22 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
             "use a recipe for chips such as deeplabv3, or name the folder of the benchmark"
         )
     return _open_examples(open_benchmark(settings.benchmark, root), settings)
+
+
+def with_class_weights(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe with numbers for class weights by median frequency, if it asks for these.
+
+    Raises SettingsError where nobody has counted the training pixels of the dataset.
+    """
+    if recipe.training.class_weights != "median":
+        return recipe
+    if dataset.class_weights is None:
+        raise SettingsError(
+            "training.class_weights is 'median', but the dataset tells no frequencies of its classes; wanted chips that "
+            "this version of `aerial-seg tile` made: run it again, or write the weights by class name"
+        )
+    training = recipe.training.model_copy(update={"class_weights": dict(dataset.class_weights)})
+    return recipe.model_copy(update={"training": training})
 
 
 def _recognise(root: Path) -> Benchmark | None:
@@ -156,6 +173,7 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
         fingerprint=document.fingerprint,
         files=tuple(file for chip in seen for file in (chip.image, chip.labels)),
         validation=validation,
+        class_weights=None if document.statistics is None else document.statistics.class_weights(),
     )
 
 

@@ -20,7 +20,7 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.tile_choice import stitched_prediction
 from aerial_seg.jobs.train.company import Plan, in_company, train_along
-from aerial_seg.jobs.train.data import Dataset, open_dataset
+from aerial_seg.jobs.train.data import Dataset, open_dataset, with_class_weights
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import ModelFiles
@@ -159,6 +159,7 @@ def prepare(
         check_freezing(recipe)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = open_dataset(dataset, recipe)
+    recipe = with_class_weights(recipe, opened)
     if settings.overfit is not None:
         opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
     still.add(opened.files)

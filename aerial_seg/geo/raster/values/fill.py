@@ -121,11 +121,14 @@ class FillerTally:
         self._declared = tuple(declared)
         self._suspects: Counter[tuple[int, float]] = Counter()
         self._beyond: Counter[tuple[int, float]] = Counter()
+        self._partly, self._pixels = 0, 0
 
     def add(self, image: Pixels, valid: Valid) -> None:
         """Look at image (C,h,w) or (C,n), valid (h,w) or (n,)."""
         if image.dtype.kind == "u":
             return
+        self._pixels += valid.size
+        self._partly += self._in_some_bands(image)
         for band, (pixels, declared) in enumerate(zip(image, self._declared, strict=True)):
             for value, count in suspects(pixels[valid]).items():
                 if value != declared:
@@ -137,9 +140,29 @@ class FillerTally:
                 if far.any():
                     self._beyond[band, float(pixels[far][0])] += int(np.count_nonzero(far))
 
+    def _in_some_bands(self, image: Pixels) -> int:
+        """Pixels that one band's own value makes unmeasured while another band was measured."""
+        here = [
+            (equals(band, value), stands_alone(value, image.dtype))
+            for band, value in zip(image, self._declared, strict=True)
+            if value is not None
+        ]
+        alone = [found for found, by_itself in here if by_itself]
+        if not alone or len(image) == 1:
+            return 0
+        gone: Valid = np.logical_or.reduce(alone)
+        if len(here) == len(image):
+            gone = gone & ~np.logical_and.reduce([found for found, _ in here])
+        return int(np.count_nonzero(gone))
+
     def notes(self, name: str, bands: Sequence[str], nodata: Callable[[float], str]) -> list[str]:
         """What to say of the raster `name`; nodata: the setting that declares a value, in the words of messages."""
         told = []
+        if self._partly:
+            told.append(
+                f"{self._partly:,} of the {self._pixels:,} pixels of {name} that were looked at have the nodata value "
+                "in some bands, not in all, and count as not measured"
+            )
         for (band, value), count in self._beyond.most_common(1):
             total, number = sum(self._beyond.values()), f"{value:.9g}"
             told.append(

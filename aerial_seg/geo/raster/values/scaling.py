@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from aerial_seg.errors import InputError
+from aerial_seg.mentions import setting
 
 SCALED_DTYPE = "float32"
 """Of pixels to which scale and offset are applied; as exact as the network's own numbers."""
@@ -49,3 +53,77 @@ def apply_scalings(
     with np.errstate(over="ignore"):
         for into, band, scaling, wanted in zip(image, stored, scalings, flags, strict=True):
             into[:] = scaling.of(band) if wanted and not scaling.says_nothing else band
+
+
+Declared = Sequence[tuple[str, Sequence[Scaling]]]
+"""Of several rasters the path and what each band declares."""
+
+_WRITE_IT = "gdal_edit.py -scale S -offset O"
+
+
+def scaled_by_all(rasters: Declared, names: Sequence[str]) -> tuple[bool, ...]:
+    """Of each band whether the rasters declare what its numbers mean: all of them, or none.
+
+    names: of the bands. Raises InputError, with both kinds, for a band of which some do and some do not: their numbers
+    would be mixed though they mean different things.
+    """
+    found = []
+    for band, name in enumerate(names):
+        telling = [(path, own[band]) for path, own in rasters if not own[band].says_nothing]
+        if telling and len(telling) < len(rasters):
+            silent = [path for path, own in rasters if own[band].says_nothing]
+            raise InputError(
+                f"{telling[0][0]} declares {telling[0][1]} for band '{name}', but {silent[0]} declares none "
+                f"({len(silent)} of {len(rasters)} rasters do not), so that equal numbers would not mean the same; "
+                f"write it into those ({_WRITE_IT}), or pass {setting('scale', 'off')} to take all numbers as stored"
+            )
+        found.append(bool(telling))
+    return tuple(found)
+
+
+def scaling_notes(rasters: Declared, flags: Sequence[bool]) -> list[str]:
+    """What was applied, to how many rasters; of numbers taken as stored, that they are said to mean different things.
+
+    flags: of each band whether scale and offset are applied.
+    """
+    kinds = Counter(tuple(own) for _, own in rasters)
+    if any(flags):
+        told = "; ".join(
+            f"{_alike([one for one, flag in zip(own, flags, strict=True) if flag])} ({count} rasters)"
+            for own, count in kinds.most_common(_TOLD)
+        )
+        more = f" and {len(kinds) - _TOLD} more" if len(kinds) > _TOLD else ""
+        return [
+            f"the rasters' scale and offset are applied: {told}{more}; chips hold the results as {SCALED_DTYPE}"
+        ]
+    if len(kinds) > 1:
+        told = "; ".join(f"{_alike(own)} ({count} rasters)" for own, count in kinds.most_common(_TOLD))
+        return [f"the rasters' numbers are taken as stored, though they declare different meanings: {told}"]
+    return []
+
+
+_TOLD = 3
+"""Kinds of rasters that a note names."""
+
+
+def _alike(scalings: Sequence[Scaling]) -> str:
+    """What the bands declare: once where all declare the same."""
+    return " / ".join(map(str, dict.fromkeys(scalings)))
+
+
+def require_scalings(
+    path: str, scalings: Sequence[Scaling], names: Sequence[str], wanted: Sequence[bool]
+) -> None:
+    """Raises InputError for a raster that declares nothing of a band whose numbers were scaled in training.
+
+    names, wanted: of the model's bands, and whether they were.
+    """
+    lacking = [
+        name for name, own, scaled in zip(names, scalings, wanted, strict=True) if scaled and own.says_nothing
+    ]
+    if lacking:
+        raise InputError(
+            f"{path} declares no scale and offset for {', '.join(lacking)}, but the model was trained on numbers to "
+            f"which these were applied; write them into it ({_WRITE_IT}), or pass {setting('scale', 'off')} if its "
+            "numbers are in those units already"
+        )
