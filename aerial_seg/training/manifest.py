@@ -37,7 +37,7 @@ class Source(BaseModel):
     """One raster that chips were cut from. bytes: of its file; None for one on a server or in an archive.
 
     cut_width, cut_height: pixels of the grid that it was cut on, which is resampled where its own GSD was not wanted;
-    None in datasets of before these were told.
+    None in datasets of before these were told. members: the rasters of a mosaic that was cut as one, those on top last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +49,7 @@ class Source(BaseModel):
     bytes: Annotated[int, Field(ge=0)] | None
     cut_width: Annotated[int, Field(gt=0)] | None = None
     cut_height: Annotated[int, Field(gt=0)] | None = None
+    members: tuple[str, ...] = ()
 
 
 class ClassStatistics(BaseModel):

@@ -158,7 +158,7 @@ def _check_alike(info: RasterInfo, first: RasterInfo, nodata: float | None) -> N
         if got != wanted:
             raise InputError(
                 f"{info.path} has {what} {got}, but {first.path} has {wanted}; a mosaic needs one: "
-                "convert the odd one or predict them separately"
+                "convert the odd one, or take them without mosaic"
             )
     # Only what both name, at other places: descriptions may also be dates or the like.
     order = [role(name) for name in first.names]

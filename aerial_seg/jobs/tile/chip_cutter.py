@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from aerial_seg.files.operating_system import ignores_case
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import output_stem
 from aerial_seg.geo.raster.values.fill import FillerTally
 from aerial_seg.inference.match_bands import filler_notes, nodata_notes
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.jobs.tile.tile_sources import TileSource
 from aerial_seg.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE
@@ -55,12 +55,12 @@ class ChipCutter:
         self._stems: dict[str, int] = {}
         self._ignores_case = ignores_case(root)
 
-    def cut(self, index: int, info: RasterInfo, grid: Grid) -> Iterator[ChipWindow]:
+    def cut(self, index: int, source: TileSource, grid: Grid) -> Iterator[ChipWindow]:
         """Yield each window of one source after its chip, if any, is written."""
         size, georeferenced = self.settings.chip_size, self.settings.georeferenced
-        stem = self._unused_stem(output_stem(Path(info.path)))
-        nodata, choice = self.settings.nodata, self.settings.bands
-        with Raster(info.path, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
+        stem = self._unused_stem(output_stem(source.opened_as))
+        nodata, choice, info = source.nodata, self.settings.bands, source.info
+        with Raster(source.opened_as, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
             doubts = nodata_notes(raster)
             self.partly.extend(doubts.partly)
             self.collars.extend(doubts.collars)

@@ -27,6 +27,7 @@ from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import assign_splits, overlapping
+from aerial_seg.jobs.tile.tile_sources import Sources, TileSource
 from aerial_seg.labels.chip_file import label_style, read_chip
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
@@ -70,10 +71,11 @@ class _Chips:
 
 
 def assemble(
-    work: Path, cutter: ChipCutter, infos: Sequence[RasterInfo], gsd: float | None, settings: TileSettings
+    work: Path, cutter: ChipCutter, sources: Sources, gsd: float | None, settings: TileSettings
 ) -> tuple[DatasetDocument, dict[str, int]]:
     """Split and describe the written chips: `work` then holds their index and document. Returns chips per split."""
-    legend, notes = cutter.labels.legend, _notes(cutter, infos, settings.gsd)
+    infos = sources.infos
+    legend, notes = cutter.labels.legend, _notes(cutter, sources, settings.gsd)
     places, crs, note = _common_places(cutter.records, infos)
     notes += [note] if note else []
     chips = _split(cutter.records, infos, places, settings, notes, work)
@@ -105,7 +107,7 @@ def assemble(
         chip_size=settings.chip_size,
         split_by=settings.split_by,
         seed=settings.seed,
-        sources=tuple(_source(info, cutter.shapes[k]) for k, info in enumerate(infos)),
+        sources=tuple(_source(source, cutter.shapes[k]) for k, source in enumerate(sources.each)),
         class_pixels=class_pixels,
         statistics=TrainingStatistics(
             bands=bands.statistics(),
@@ -118,9 +120,11 @@ def assemble(
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
-def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | None) -> list[str]:
+def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:
     """What was mended, taken for granted or left out so far."""
-    notes = [*cutter.labels.notes, *renamed_bands(infos[0].path)]
+    infos, members = sources.infos, [info for source in sources.each for info in source.members]
+    notes = [*cutter.labels.notes, *(note for source in sources.each for note in source.notes)]
+    notes += renamed_bands(members[0].path)
     if len({info.names for info in infos}) > 1:
         orders = sorted({", ".join(info.names) for info in infos})
         notes.append(
@@ -143,7 +147,7 @@ def _notes(cutter: ChipCutter, infos: Sequence[RasterInfo], wanted_gsd: float | 
         if told:
             others = len(told) - 1
             notes.append(told[0] + (f" ({others} other rasters have {what}, too)" if others else ""))
-    notes += scaling_notes([(info.path, info.scalings) for info in infos], cutter.scaled)
+    notes += scaling_notes([(info.path, info.scalings) for info in members], cutter.scaled)
     for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
         if count:
             notes.append(f"{count} chips with {why} were left out")
@@ -284,7 +288,8 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
     return columns
 
 
-def _source(info: RasterInfo, cut: tuple[int, int]) -> Source:
+def _source(source: TileSource, cut: tuple[int, int]) -> Source:
+    info = source.info
     inner = find_subdataset(info.path)
     path, grid = Path(info.path if inner is None else inner.file), info.grid
     return Source(
@@ -295,6 +300,7 @@ def _source(info: RasterInfo, cut: tuple[int, int]) -> Source:
         bytes=path.stat().st_size if path.is_file() else None,
         cut_width=cut[1],
         cut_height=cut[0],
+        members=tuple(member.path for member in source.members) if len(source.members) > 1 else (),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from aerial_seg.errors import InputError
 from aerial_seg.files.protect import Inputs
@@ -18,7 +19,6 @@ from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.raster.read_files import raster_files, vector_files
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
-from aerial_seg.geo.raster.values.scaling import scaled_by_all
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import chosen_infos
 from aerial_seg.inference.match_gsd import gsd_of, is_square
@@ -26,6 +26,7 @@ from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import match_sources
+from aerial_seg.jobs.tile.tile_sources import Sources, find_sources
 from aerial_seg.labels.chip_file import chip_count
 from aerial_seg.labels.labels import check_overlap, expand_labels, open_labels
 from aerial_seg.legend import Legend
@@ -78,33 +79,42 @@ def tile(
     infos = chosen_infos(paths, settings.bands)
     Inputs(_files_read(infos, truth, settings)).refuse_folder(dataset)
     match_sources([public_name(info.path) for info in infos], **settings.shares())
-    grids, scaled = _run_grids(infos, settings), _scaled_bands(infos, settings)
-    opened = open_labels(truth, settings.labels)
-    check_overlap(opened, grids, names=[info.path for info in infos])
-    with (
-        staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN) as work,
-        still.holding(),
-    ):
-        for folder in ("images", "labels"):
-            (work / folder).mkdir()
-        cutter = ChipCutter(work, opened, settings, scaled)
-        total = sum(
-            chip_count(height=grid.height, width=grid.width, size=settings.chip_size) for grid in grids
-        )
-        with progress("cut chips", total=total, unit="chip") as bar:
-            for index, (info, grid) in enumerate(zip(infos, grids, strict=True)):
-                for _ in cutter.cut(index, info, grid):
-                    bar.update()
-                    still.check_now_and_then()
-        if not cutter.records:
-            raise InputError(
-                f"none of the {total} chips holds a pixel that is both measured and labelled; "
-                f"check {setting('nodata')}, {setting('unlabelled')} and that the labels lie on the imagery"
-            )
-        gsd = _dataset_gsd(infos, settings)
-        document, chips = assemble(work, cutter, infos, gsd, settings)
+    _check_alike(infos, settings)
+    with TemporaryDirectory(prefix="aerial-seg-") as folder:
+        sources = find_sources(infos, settings, Path(folder))
+        grids = _run_grids(sources.infos, settings)
+        opened = open_labels(truth, settings.labels)
+        check_overlap(opened, grids, names=[info.path for info in sources.infos])
+        with (
+            staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN) as work,
+            still.holding(),
+        ):
+            cutter = ChipCutter(work, opened, settings, sources.scaled)
+            _cut_all(cutter, sources, grids, progress, still)
+            gsd = _dataset_gsd(sources.infos, settings)
+            document, chips = assemble(work, cutter, sources, gsd, settings)
     notes = (*document.notes, *still.notes)
     return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.statistics, notes)
+
+
+def _cut_all(
+    cutter: ChipCutter, sources: Sources, grids: Sequence[Grid], progress: Progress, still: Unchanged
+) -> None:
+    """Raises InputError where no chip is left."""
+    size = cutter.settings.chip_size
+    for folder in ("images", "labels"):
+        (cutter.root / folder).mkdir()
+    total = sum(chip_count(height=grid.height, width=grid.width, size=size) for grid in grids)
+    with progress("cut chips", total=total, unit="chip") as bar:
+        for index, (source, grid) in enumerate(zip(sources.each, grids, strict=True)):
+            for _ in cutter.cut(index, source, grid):
+                bar.update()
+                still.check_now_and_then()
+    if not cutter.records:
+        raise InputError(
+            f"none of the {total} chips holds a pixel that is both measured and labelled; "
+            f"check {setting('nodata')}, {setting('unlabelled')} and that the labels lie on the imagery"
+        )
 
 
 def _files_read(
@@ -119,8 +129,8 @@ def _files_read(
         yield from vector_files(path)
 
 
-def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid]:
-    """The grid that each source is cut on, none of them mirrored. Raises InputError when bands or GSDs differ."""
+def _check_alike(infos: Sequence[RasterInfo], settings: TileSettings) -> None:
+    """Raises InputError where bands differ, or where pixels have no place that they are to have."""
     first = infos[0]
     for info in infos[1:]:
         for what, got, wanted in (
@@ -138,6 +148,10 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
     for info in infos:
         if info.grid.crs is not None and first.grid.crs is not None:
             require_common(info.grid.crs, info.path, first.grid.crs, first.path)
+
+
+def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid]:
+    """The grid that each source is cut on, none of them mirrored. Raises InputError when GSDs differ."""
     if settings.gsd is not None:
         return [info.grid.unmirrored().at_gsd(settings.gsd) for info in infos]
     sizes = _own_gsds(infos, settings)
@@ -147,14 +161,6 @@ def _run_grids(infos: Sequence[RasterInfo], settings: TileSettings) -> list[Grid
             f"pass {setting('gsd', float(f'{max(sizes):.2g}'))} to resample all to one"
         )
     return [_square(info, settings) for info in infos]
-
-
-def _scaled_bands(infos: Sequence[RasterInfo], settings: TileSettings) -> tuple[bool, ...]:
-    """Of each band whether scale and offset are applied; none where no raster declares them, or it was turned off."""
-    if settings.scale == "off":
-        return ()
-    flags = scaled_by_all([(info.path, info.scalings) for info in infos], infos[0].names)
-    return flags if any(flags) else ()
 
 
 def _square(info: RasterInfo, settings: TileSettings) -> Grid:

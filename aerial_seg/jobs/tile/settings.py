@@ -32,6 +32,12 @@ class TileSettings:
     """Say how to cut rasters and labels into chips, and how to split these."""
 
     labels: Annotated[LabelSettings, Setting("How labels are read.")] = field(default_factory=LabelSettings)
+    mosaic: Annotated[
+        bool,
+        Setting(
+            "Cut all rasters as one, so that chips reach across their edges; later ones lie on top, as in predict."
+        ),
+    ] = False
     gsd: Annotated[
         float | None,
         Setting(

@@ -115,8 +115,8 @@ def with_class_weights(recipe: Recipe, dataset: Dataset) -> Recipe:
         return recipe
     if dataset.class_weights is None:
         raise SettingsError(
-            "training.class_weights is 'median', but the dataset tells no frequencies of its classes; wanted chips that "
-            "this version of `aerial-seg tile` made: run it again, or write the weights by class name"
+            "training.class_weights is 'median', but the dataset tells no frequencies of its classes; wanted chips "
+            "that this version of `aerial-seg tile` made: run it again, or write the weights by class name"
         )
     training = recipe.training.model_copy(update={"class_weights": dict(dataset.class_weights)})
     return recipe.model_copy(update={"training": training})

@@ -1,0 +1,104 @@
+"""What chips are cut from: each raster by itself, or all of them as one mosaic, as `predict` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aerial_seg.errors import SettingsError
+from aerial_seg.geo.raster.mosaic import write_mosaic
+from aerial_seg.geo.raster.raster import raster_info
+from aerial_seg.geo.raster.raster_info import RasterInfo
+from aerial_seg.geo.raster.values.scaling import scaled_by_all
+from aerial_seg.inference.match_bands import check_mosaic_bands
+from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.mentions import setting
+
+MOSAIC = "mosaic.vrt"
+_FEW = 0.5
+"""Share of rasters that hold no whole chip from which on a word about it is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileSource:
+    """Hold one raster to cut, or several as one.
+
+    info: its facts, under the name that chips and documents tell. opened_as: what is opened, with this nodata value.
+    members: the rasters that it is made of, those on top last.
+    """
+
+    info: RasterInfo
+    opened_as: Path
+    nodata: float | None
+    members: tuple[RasterInfo, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Hold all that is cut. scaled: of each band whether scale and offset of the files are applied."""
+
+    each: tuple[TileSource, ...]
+    scaled: tuple[bool, ...]
+
+    @property
+    def infos(self) -> list[RasterInfo]:
+        """The facts of each."""
+        return [source.info for source in self.each]
+
+
+def find_sources(infos: Sequence[RasterInfo], settings: TileSettings, folder: Path) -> Sources:
+    """What is cut of these rasters. `folder` gets the mosaic's VRT and must last as long as it is read.
+
+    Raises InputError where rasters cannot be one mosaic, or declare scale and offset only in part, SettingsError for
+    settings that cannot apply.
+    """
+    scaled = _scaled_bands(infos, settings)
+    if not settings.mosaic or len(infos) == 1:
+        notes = _small_notes(infos, settings)
+        each = [TileSource(info, Path(info.path), settings.nodata, (info,)) for info in infos]
+        each[0] = replace(each[0], notes=notes)
+        return Sources(tuple(each), scaled)
+    _check_one_source(settings)
+    check_mosaic_bands(infos, settings.bands)
+    mosaic = write_mosaic([Path(info.path) for info in infos], folder / MOSAIC, settings.nodata, scaled)
+    files = tuple(file for info in infos for file in info.files)
+    info = replace(
+        raster_info(mosaic.path, settings.bands), path=f"mosaic of {len(infos)} rasters", files=files
+    )
+    note = f"{mosaic.sources} rasters were cut as one, moved by at most {mosaic.largest_shift:.2f} px"
+    return Sources((TileSource(info, mosaic.path, mosaic.nodata, tuple(infos), (note,)),), scaled)
+
+
+def _check_one_source(settings: TileSettings) -> None:
+    """Raises SettingsError for what tells rasters apart that become one."""
+    apart = [
+        setting(name, share.pattern) for name, share in settings.shares().items() if share.pattern is not None
+    ]
+    if settings.split_by == "source":
+        apart.append(setting("split_by", "source"))
+    if apart:
+        raise SettingsError(
+            f"{apart[0]} tells rasters apart that {setting('mosaic', True)} makes one of; pass a fraction and "
+            f"{setting('split_by', 'block')}, or leave {setting('mosaic', True)} out"
+        )
+
+
+def _small_notes(infos: Sequence[RasterInfo], settings: TileSettings) -> tuple[str, ...]:
+    """Note when many of several rasters are smaller than a chip, which is filled up with nothing then."""
+    small = [info for info in infos if min(info.grid.shape) < settings.chip_size]
+    if len(infos) == 1 or settings.mosaic or len(small) <= _FEW * len(infos):
+        return ()
+    return (
+        f"{len(small)} of {len(infos)} rasters are smaller than a chip of {settings.chip_size} px, as {small[0].path}: "
+        f"their chips are partly empty; pass {setting('mosaic', True)} if they lie side by side",
+    )
+
+
+def _scaled_bands(infos: Sequence[RasterInfo], settings: TileSettings) -> tuple[bool, ...]:
+    """Of each band whether scale and offset are applied; none where no raster declares them, or it was turned off."""
+    if settings.scale == "off":
+        return ()
+    flags = scaled_by_all([(info.path, info.scalings) for info in infos], infos[0].names)
+    return flags if any(flags) else ()
