@@ -19,8 +19,9 @@ _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
     """Every raster that the arguments name, each once, in the order given; folders and globs sorted by name.
 
-    A file that is named twice, as itself and by its folder for example, counts at its first place. A folder
-    stands for the rasters directly in it. Raises InputError for an argument that names nothing.
+    A file that is named twice, as itself and by its folder for example, counts at its first place. A folder stands for
+    the rasters directly in it, or for the map tiles in folders of numbers (z/x/y.png). Raises InputError for an
+    argument that names nothing.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
@@ -46,7 +47,7 @@ def _expand(argument: str) -> list[Path]:
         return [path]
     check_input(argument)
     if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES) or _map_tiles(path)
         if not inside:
             raise InputError(
                 f"folder {path} holds no raster, wanted one of {', '.join(_SUFFIXES)}; check the path"
@@ -61,3 +62,17 @@ def _expand(argument: str) -> list[Path]:
             raise InputError(f"no file matches {argument}; check the pattern")
         return matches
     raise InputError(f"{path} does not exist; check the path")
+
+
+def _map_tiles(folder: Path) -> list[Path]:
+    """The rasters z/x/y below the folder, or x/y below that of one zoom: of numbers only, in their order."""
+    found = [
+        path
+        for pattern in (("*/*/*", "*/*") if not folder.name.isdecimal() else ("*/*",))
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in _SUFFIXES
+        and all(part.isdecimal() for part in (*path.relative_to(folder).parts[:-1], path.stem))
+    ]
+    return sorted(
+        found, key=lambda path: [int(part) for part in (*path.relative_to(folder).parts[:-1], path.stem)]
+    )

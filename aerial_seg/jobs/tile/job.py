@@ -24,6 +24,7 @@ from aerial_seg.inference.match_bands import chosen_infos
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
+from aerial_seg.jobs.tile.map_tiles import place_tiles
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import match_sources
 from aerial_seg.jobs.tile.tile_sources import Sources, find_sources
@@ -79,9 +80,12 @@ def tile(
     infos = chosen_infos(paths, settings.bands)
     Inputs(_files_read(infos, truth, settings)).refuse_folder(dataset)
     match_sources([public_name(info.path) for info in infos], **settings.shares())
-    _check_alike(infos, settings)
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
-        sources = find_sources(infos, settings, Path(folder))
+        placed = place_tiles(
+            infos, settings, Path(folder), lambda: open_labels(truth, settings.labels).extent_lonlat()
+        )
+        _check_alike(placed.infos, settings)
+        sources = find_sources(placed, settings, Path(folder))
         grids = _run_grids(sources.infos, settings)
         opened = open_labels(truth, settings.labels)
         check_overlap(opened, grids, names=[info.path for info in sources.infos])

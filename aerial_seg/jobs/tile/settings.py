@@ -38,6 +38,13 @@ class TileSettings:
             "Cut all rasters as one, so that chips reach across their edges; later ones lie on top, as in predict."
         ),
     ] = False
+    map_tiles: Annotated[
+        Literal["auto", "slippy", "tms", "off"],
+        Setting(
+            "How rasters without CRS that are named z/x/y, z-x-y or x-y-z count their rows: slippy from the north, tms "
+            "from the south; auto: as the labels lie; off: their names say nothing."
+        ),
+    ] = "auto"
     gsd: Annotated[
         float | None,
         Setting(

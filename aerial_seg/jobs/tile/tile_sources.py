@@ -12,6 +12,7 @@ from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.scaling import scaled_by_all
 from aerial_seg.inference.match_bands import check_mosaic_bands
+from aerial_seg.jobs.tile.map_tiles import Placed
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.mentions import setting
 
@@ -48,27 +49,33 @@ class Sources:
         return [source.info for source in self.each]
 
 
-def find_sources(infos: Sequence[RasterInfo], settings: TileSettings, folder: Path) -> Sources:
-    """What is cut of these rasters. `folder` gets the mosaic's VRT and must last as long as it is read.
+def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Sources:
+    """What is cut of these rasters, which are alike. `folder` gets the mosaic's VRT and lasts as long as it is read.
 
     Raises InputError where rasters cannot be one mosaic, or declare scale and offset only in part, SettingsError for
     settings that cannot apply.
     """
+    infos = placed.infos
     scaled = _scaled_bands(infos, settings)
     if not settings.mosaic or len(infos) == 1:
-        notes = _small_notes(infos, settings)
-        each = [TileSource(info, Path(info.path), settings.nodata, (info,)) for info in infos]
+        notes = (*placed.notes, *_small_notes(infos, settings))
+        each = [
+            TileSource(info, path, settings.nodata, (info,))
+            for info, path in zip(infos, placed.opened_as, strict=True)
+        ]
         each[0] = replace(each[0], notes=notes)
         return Sources(tuple(each), scaled)
     _check_one_source(settings)
     check_mosaic_bands(infos, settings.bands)
-    mosaic = write_mosaic([Path(info.path) for info in infos], folder / MOSAIC, settings.nodata, scaled)
+    mosaic = write_mosaic(placed.opened_as, folder / MOSAIC, settings.nodata, scaled)
     files = tuple(file for info in infos for file in info.files)
     info = replace(
         raster_info(mosaic.path, settings.bands), path=f"mosaic of {len(infos)} rasters", files=files
     )
     note = f"{mosaic.sources} rasters were cut as one, moved by at most {mosaic.largest_shift:.2f} px"
-    return Sources((TileSource(info, mosaic.path, mosaic.nodata, tuple(infos), (note,)),), scaled)
+    return Sources(
+        (TileSource(info, mosaic.path, mosaic.nodata, tuple(infos), (*placed.notes, note)),), scaled
+    )
 
 
 def _check_one_source(settings: TileSettings) -> None:
