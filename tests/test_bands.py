@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aerial_seg.bands import BandAccumulator, normalise
+from aerial_seg.bands import normalise
+from aerial_seg.geo.raster.values.accumulator import BandAccumulator
 
 
 @given(

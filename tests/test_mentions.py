@@ -250,7 +250,7 @@ COMMANDS_OF = {
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),
-    "models": ("train",), "polygonize": ("vectorize",), "vectors": ("vectorize",), "bands.py": ("tile",),
+    "models": ("train",), "polygonize": ("vectorize",), "vectors": ("vectorize",),
     "training": ("train",),
 }  # fmt: skip
 ELSEWHERE = {

@@ -117,11 +117,20 @@ def _mismatch(first: TrainedModel, other: TrainedModel) -> str | None:
 
 
 def _band_mismatch(first: ModelCard, other: ModelCard) -> str | None:
-    known = {(band.name, band.dtype) for band in first.bands}
-    if all((band.name, band.dtype) in known for band in other.bands):
+    known = {(band.name, band.dtype, band.scaled) for band in first.bands}
+    if all((band.name, band.dtype, band.scaled) in known for band in other.bands):
         return None
-    own, its = (", ".join(f"{band.name} {band.dtype}" for band in card.bands) for card in (first, other))
+    own, its = (
+        ", ".join(
+            f"{band.name} {band.dtype}{' by scale and offset' if band.scaled else ''}" for band in card.bands
+        )
+        for card in (first, other)
+    )
     return f"the bands of the second ({its}) are not among the first's ({own}); name the one with more bands first"
+
+
+def _told(band: Band) -> str:
+    return f"{band.name} {band.dtype}{' by scale and offset' if band.scaled else ''}"
 
 
 def _lattice(geometry: ModelGeometry) -> str:

@@ -142,6 +142,11 @@ def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:
     notes = []
     if model.card.gsd is None:
         notes.append("the model knows no pixel size on the ground, so the file states no resolution")
+    if any(band.scaled for band in model.card.bands):
+        notes.append(
+            "the model was trained on numbers to which the rasters' scale and offset were applied: the graph takes "
+            "such numbers, and Deepness gives it those that a raster stores"
+        )
     if not graph.upsample and model.network.geometry.logit_stride > 1:
         notes.append(
             f"Deepness needs an output of the input's size; export without {setting('upsample', False)} for use in QGIS"

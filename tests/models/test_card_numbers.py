@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from laws import examples
 from pydantic import ValidationError
 
-from aerial_seg.bands import Band, BandAccumulator
+from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError
+from aerial_seg.geo.raster.values.accumulator import BandAccumulator
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, read_card, save_model

@@ -30,9 +30,9 @@ from machine import facts
 from pyproj import CRS
 from torch import Tensor
 
-from aerial_seg.bands import BandAccumulator
 from aerial_seg.files.operating_system import usable_cores
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.values.accumulator import BandAccumulator
 from aerial_seg.labels.chip_file import write_image, write_labels
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network

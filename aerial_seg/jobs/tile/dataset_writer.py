@@ -14,12 +14,12 @@ import numpy as np
 import shapely
 from pyproj import CRS
 
-from aerial_seg.bands import BandAccumulator
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import public_name
+from aerial_seg.geo.raster.values.accumulator import BandAccumulator
 from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, scaling_notes
 from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import palette_notes

@@ -80,9 +80,11 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
 
 def _check_one_source(settings: TileSettings) -> None:
     """Raises SettingsError for what tells rasters apart that become one."""
-    apart = [
-        setting(name, share.pattern) for name, share in settings.shares().items() if share.pattern is not None
-    ]
+    shares, apart = settings.shares(), []
+    if shares["val"].pattern is not None:
+        apart.append(setting("val", shares["val"].pattern))
+    if shares["test"].pattern is not None:
+        apart.append(setting("test", shares["test"].pattern))
     if settings.split_by == "source":
         apart.append(setting("split_by", "source"))
     if apart:

@@ -1,1 +1,1 @@
-"""What the numbers in a raster mean: which of them are no measurements, and in which units the others are."""
+"""What the numbers in a raster mean: which are no measurements, in which units the others are, what those are like."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import examples
 
-from aerial_seg.percentiles import RankSketch, ValueCounts, percentiles_of
+from aerial_seg.geo.raster.values.percentiles import RankSketch, ValueCounts, percentiles_of
 
 PERCENTS = (0, 1, 2, 5, 25, 50, 75, 95, 98, 99, 100)
 
