@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from aerial_seg.documents import problem_of
 from aerial_seg.errors import SettingsError
@@ -24,7 +33,10 @@ _CYCLE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc
 
 
 class LegendEntry(BaseModel):
-    """Name one class: `value` is its pixel value in labels and masks, `colour` is #rrggbb."""
+    """Name one class: `value` is its pixel value in labels and masks, `colour` is #rrggbb.
+
+    code: the class's number elsewhere, as 311 of CORINE, where it is another one than the value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,6 +44,15 @@ class LegendEntry(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
     background: bool = False
+    code: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_a_code_that_is_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Classes without codes are written as they were before there were any, for older versions to read."""
+        written: dict[str, Any] = handler(self)
+        if self.code is None:
+            written.pop("code", None)
+        return written
 
     @field_validator("name")
     @classmethod
@@ -79,6 +100,11 @@ class Legend(BaseModel):
         """Class names in channel order."""
         return tuple(entry.name for entry in self.entries)
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether a class has a number elsewhere that is not its pixel value."""
+        return any(entry.code is not None for entry in self.entries)
+
     def by_value(self) -> dict[int, LegendEntry]:
         """Pixel value → entry."""
         return {entry.value: entry for entry in self.entries}
@@ -109,11 +135,16 @@ class Legend(BaseModel):
 
 
 def make_legend(
-    names: Mapping[int, str], *, background: Iterable[int] = (), colours: Mapping[int, str] | None = None
+    names: Mapping[int, str],
+    *,
+    background: Iterable[int] = (),
+    colours: Mapping[int, str] | None = None,
+    codes: Mapping[int, int] | None = None,
 ) -> Legend:
     """Make a legend with a colour for every class: the given one, else its name's usual one, else a distinct one.
 
-    names: pixel value to name. Raises SettingsError for what is no such mapping, and for names, values and colours
+    names: pixel value to name. codes: pixel value to the class's number elsewhere.
+    Raises SettingsError for what is no such mapping, and for names, values and colours
     that no legend can have.
     """
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
@@ -128,7 +159,13 @@ def make_legend(
         colour = given.get(value) or _usual_colour(name, taken) or _next_colour(taken)
         taken.add(colour)
         entries.append(
-            {"value": value, "name": name, "colour": colour.lower(), "background": value in backgrounds}
+            {
+                "value": value,
+                "name": name,
+                "colour": colour.lower(),
+                "background": value in backgrounds,
+                "code": (codes or {}).get(value),
+            }
         )
     try:
         return Legend.model_validate({"entries": entries})

@@ -24,7 +24,9 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.opening import described, open_dataset, telling_whose
 from aerial_seg.geo.raster.raster_info import grid_of
 from aerial_seg.geo.systems import require_common
-from aerial_seg.labels.settings import LabelSettings, legend_of_values
+from aerial_seg.labels.census import Census
+from aerial_seg.labels.classes import ClassMap, Origin, class_map
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
 from aerial_seg.outputs.mask import read_legend
@@ -59,6 +61,7 @@ class RasterLabels:
     _paths: tuple[Path, ...]
     _grids: tuple[Grid, ...]
     _unlabelled: tuple[int, ...]
+    _classes: ClassMap
     _outlines: _Outlines = field(default_factory=_Outlines)
 
     @classmethod
@@ -76,8 +79,12 @@ class RasterLabels:
             own = read_legend(paths[0])
             if own is not None and set(counts) <= set(own.values):
                 legend = own
-        legend = legend_of_values(counts, settings, what=what, known=legend)
-        return cls(legend, tuple(notes), tuple(paths), tuple(grids), settings.unlabelled)
+        another = f"check {setting('unlabelled')} and the file's nodata value"
+        origin = Origin(what, each="pixels", unlabelled=True, another=another)
+        classes = class_map(Census.of_counts(counts), settings.classes, origin, known=legend)
+        return cls(
+            classes.legend, (*notes, *classes.notes), tuple(paths), tuple(grids), settings.unlabelled, classes
+        )
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -125,7 +132,7 @@ class RasterLabels:
             path, own = self._paths[number], self._grids[number]
             values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
             known &= ~np.isin(values, self._unlabelled)
-            out[known] = values[known].astype(np.uint8)
+            out[known] = self._classes.pixels(values)[known]
         return out
 
     def _near(self, grid: Grid) -> Sequence[int]:

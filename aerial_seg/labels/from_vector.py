@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
-import pandas
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -23,15 +21,19 @@ from aerial_seg.geo.areas.polygons import mended, polygons_of
 from aerial_seg.geo.areas.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.systems import require_common, same_local
-from aerial_seg.labels.settings import (
+from aerial_seg.labels.census import Census
+from aerial_seg.labels.classes import (
     BACKGROUND,
-    LabelSettings,
-    check_names,
-    legend_of_values,
-    match_name,
+    ClassMap,
+    Origin,
+    class_map,
+    legend_of_table,
+    make_class_legend,
 )
-from aerial_seg.legend import IGNORE, Legend, make_legend
-from aerial_seg.mentions import setting
+from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.mentions import Placeholder, setting
+from aerial_seg.printable import name_problem
 
 _LONGEST_EDGE = {True: 0.01, False: 1000.0}
 """Edges are cut to about 1 km (geographic: degrees) before they are projected: they follow the ground."""
@@ -169,12 +171,9 @@ def _read(path: Path, settings: LabelSettings, legend: Legend | None) -> VectorL
     if settings.class_field is None:
         values, legend = _one_class(layer, len(polygons.rows), settings, legend)
     else:
-        values, legend = _class_values(layer, polygons.rows, settings, legend)
-        missing = int((values == IGNORE).sum())
-        if missing:
-            notes.append(
-                f"{missing} features without a value in '{settings.class_field}' count as unlabelled"
-            )
+        values, classes = _class_values(layer, polygons.rows, settings, legend)
+        legend = classes.legend
+        notes += classes.notes
     background = next((entry.value for entry in legend.entries if entry.background), None)
     if settings.outside == BACKGROUND and background is None:
         notes.append(f"no class is called {BACKGROUND}: ground outside every polygon counts as unlabelled")
@@ -199,12 +198,18 @@ def _read_layer(path: Path, settings: LabelSettings) -> tuple[VectorLayer, list[
 def _one_class(
     layer: VectorLayer, features: int, settings: LabelSettings, legend: Legend | None
 ) -> tuple[NDArray[np.uint8], Legend]:
-    if legend is None:
+    if legend is None and settings.classes is None:
         stem = Path(layer.path).stem
-        if settings.classes is None:
-            remedy = f"name the class with {setting('classes', 'NAME')}"
-            check_names({stem: 1}, what=f"the name of {layer.path}", remedy=remedy)
-        legend = _with_background(dict(settings.classes or {1: stem}), settings)
+        problem = name_problem(stem)
+        if problem is not None:
+            raise InputError(
+                f"the name of {layer.path} can be no class's ({problem}); "
+                f"name it with {setting('classes', Placeholder('NAME'))}"
+            )
+        legend = make_class_legend({1: stem}, around=_has_ground_around(settings))
+    elif legend is None and settings.classes is not None:
+        legend = legend_of_table(settings.classes, around=_has_ground_around(settings))
+    assert legend is not None
     real = [entry for entry in legend.entries if not entry.background]
     if len(real) != 1:
         raise InputError(
@@ -217,65 +222,26 @@ def _one_class(
 
 def _class_values(
     layer: VectorLayer, rows: NDArray[np.int64], settings: LabelSettings, legend: Legend | None
-) -> tuple[NDArray[np.uint8], Legend]:
-    """A pixel value per feature of `rows`, 255 where the field is NULL, and the legend that tells what they mean."""
+) -> tuple[NDArray[np.uint8], ClassMap]:
+    """A pixel value per feature of `rows`, 255 where the field is NULL, and the map that tells what they mean."""
     name, path = str(settings.class_field), layer.path
     if name not in layer.columns:
         raise InputError(
             f"{path} has no field '{name}'; its fields are: {_listed(layer.fields)}"
             f"{did_you_mean(name, layer.fields)}"
         )
-    column = pandas.Series(layer.columns[name][rows])
-    present = column.notna()
-    if not present.any():
-        raise InputError(
-            f"field '{name}' of {path} is NULL in every feature; pass another {setting('class_field')}"
-        )
-    what = f"field '{name}' of {path}"
-    if column.dtype.kind in "iuf" and (column[present] % 1 == 0).all():
-        mapped = column[present].astype("int64")
-        legend = _legend_of_numbers(Counter(map(int, mapped)), what, settings, legend)
-    else:
-        words = column[present].astype(str)
-        remedy = f"mend them in '{name}', or pass another field with {setting('class_field')}"
-        check_names(Counter(words), what=what, remedy=remedy)
-        legend = _legend_of_words(Counter(words), what, settings, legend)
-        mapped = words.map(dict(zip(legend.names, legend.values, strict=True)))
-    values = np.full(len(rows), IGNORE, np.uint8)
-    values[present.to_numpy()] = mapped.to_numpy().astype(np.uint8)
-    return values, legend
+    column = layer.columns[name][rows]
+    origin = Origin(
+        f"field '{name}' of {path}",
+        another=f"mend them in '{name}', or pass another field with {setting('class_field')}",
+        around=_has_ground_around(settings),
+    )
+    classes = class_map(Census.of_column(column), settings.classes, origin, known=legend)
+    return classes.indices(column), classes
 
 
-def _legend_of_numbers(
-    counts: Mapping[int, int], what: str, settings: LabelSettings, known: Legend | None
-) -> Legend:
-    legend = legend_of_values(counts, settings, what=what, known=known)
-    if known is not None:
-        return legend
-    return _with_background({entry.value: entry.name for entry in legend.entries}, settings)
-
-
-def _legend_of_words(
-    counts: Mapping[str, int], what: str, settings: LabelSettings, known: Legend | None
-) -> Legend:
-    names = settings.classes or dict(enumerate(sorted(counts), start=1))
-    if known is None and len(names) >= IGNORE:
-        raise InputError(
-            f"{what} holds {len(names)} different words, wanted at most {IGNORE - 1} classes; "
-            f"pass the field that holds the class with {setting('class_field')}"
-        )
-    legend = known or _with_background(dict(names), settings)
-    for word in counts:
-        match_name(word, legend.names, counts, what=what)
-    return legend
-
-
-def _with_background(names: dict[int, str], settings: LabelSettings) -> Legend:
-    """Ground outside every polygon is class 0, unless 0 is taken or the user says that it is unlabelled."""
-    named = [value for value, name in names.items() if name.lower() == BACKGROUND]
-    if 0 in names or settings.outside != BACKGROUND or named:
-        return make_legend(names, background=named)
-    return make_legend({0: BACKGROUND, **names}, background=[0])
+def _has_ground_around(settings: LabelSettings) -> bool:
+    return settings.outside == BACKGROUND
 
 
 def _listed(fields: Sequence[str]) -> str:
