@@ -106,6 +106,19 @@ class ClassTable(Mapping[Key, str]):
                 found.setdefault(self.pixel_values[row.name], row.colour)
         return found
 
+    @cached_property
+    def colour_values(self) -> Mapping[int, int]:
+        """Colour, as 0xrrggbb → pixel value of the map, 255 for what is called 'unlabelled'.
+
+        Of a colour that several rows have, that of a class goes before 'unlabelled', and the first before others.
+        """
+        found: dict[int, int] = {}
+        for row in sorted(self.rows, key=lambda row: row.name == UNLABELLED):
+            if row.colour is not None:
+                value = 255 if row.name == UNLABELLED else self.pixel_values[row.name]
+                found.setdefault(int(row.colour[1:], 16), value)
+        return found
+
     @property
     def codes(self) -> dict[int, int]:
         """Pixel value of the map → code, of the classes that have exactly one, and another than that value."""

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import Resampling
-from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject
 from rasterio.windows import Window
 from shapely import STRtree
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.areas.vector_layer import parse_crs
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.opening import described, open_dataset, telling_whose
-from aerial_seg.geo.raster.raster_info import grid_of
+from aerial_seg.geo.raster.opening import telling_whose
 from aerial_seg.geo.systems import require_common
-from aerial_seg.labels.census import Census
-from aerial_seg.labels.classes import ClassMap, Origin, class_map
+from aerial_seg.labels.coding import Coding, coding_of, two_classes, unlabelled_counts
+from aerial_seg.labels.label_file import LabelFile, open_label_file
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
-from aerial_seg.outputs.mask import read_legend
+
+_Axis = NDArray[np.float64]
+_AT_ONCE = 2**26
+"""Pixels of a label raster that are held at a time."""
+_LOOKED_AT = 21
+"""Places on a side of a grid whose pixels in the label raster are looked up."""
 
 
 class _Outlines:
@@ -56,35 +58,38 @@ class _Outlines:
 class RasterLabels:
     """One or more class rasters; where they overlap, the later one lies on top."""
 
-    legend: Legend
-    notes: tuple[str, ...]
-    _paths: tuple[Path, ...]
-    _grids: tuple[Grid, ...]
-    _unlabelled: tuple[int, ...]
-    _classes: ClassMap
+    _files: tuple[LabelFile, ...]
+    _coding: Coding
     _outlines: _Outlines = field(default_factory=_Outlines)
 
     @classmethod
     def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
         """Reads every pixel once to know all values before any work begins."""
-        counts: Counter[int] = Counter()
-        grids: list[Grid] = []
-        notes: list[str] = []
-        for path in paths:
-            grid, found = _scan(path, settings, notes)
-            grids.append(grid)
-            counts.update(found)
-        what = str(paths[0]) if len(paths) == 1 else f"the {len(paths)} label rasters"
-        if legend is None and settings.classes is None:
-            own = read_legend(paths[0])
-            if own is not None and set(counts) <= set(own.values):
-                legend = own
-        another = f"check {setting('unlabelled')} and the file's nodata value"
-        origin = Origin(what, each="pixels", unlabelled=True, another=another)
-        classes = class_map(Census.of_counts(counts), settings.classes, origin, known=legend)
-        return cls(
-            classes.legend, (*notes, *classes.notes), tuple(paths), tuple(grids), settings.unlabelled, classes
-        )
+        files = tuple(open_label_file(path, settings.crs) for path in paths)
+        return cls(files, coding_of(files, settings, legend))
+
+    @property
+    def legend(self) -> Legend:
+        """The classes."""
+        return self._coding.legend
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What counts as unlabelled and why, and what was renumbered."""
+        return self._coding.notes
+
+    @property
+    def _grids(self) -> tuple[Grid, ...]:
+        return tuple(file.grid for file in self._files)
+
+    def beside_one_class(self, present: str) -> str:
+        """What to do where no other class than this one has pixels."""
+        found = unlabelled_counts(self._files)
+        if found:
+            listed = ", ".join(f"{value} ({n} px)" for value, n in sorted(found.items()))
+            numbers = {entry.value: entry.name for entry in self.legend.entries if entry.name == present}
+            return f"{listed} count as unlabelled; if these are classes, name them: {two_classes(numbers, found)}"
+        return "give labels that show other ground, too"
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -129,17 +134,18 @@ class RasterLabels:
         """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
         out = np.full(grid.shape, IGNORE, np.uint8)
         for number in self._near(grid):
-            path, own = self._paths[number], self._grids[number]
-            values, known = _read_plain(path, own, grid) if own.crs is None else _read_warped(path, own, grid)
-            known &= ~np.isin(values, self._unlabelled)
-            out[known] = self._classes.pixels(values)[known]
+            file = self._files[number]
+            place = _paired if file.grid.crs is None else _warped
+            values = place(file, self._coding, grid)
+            np.copyto(out, values, where=values != IGNORE)
         return out
 
     def _near(self, grid: Grid) -> Sequence[int]:
         """Numbers of the label rasters that may lie on the grid, the topmost last."""
-        for path, own in zip(self._paths, self._grids, strict=True):
+        for file in self._files:
+            own = file.grid
             if (own.crs is None) != (grid.crs is None):
-                odd = path if own.crs is None else "the imagery"
+                odd = file.path if own.crs is None else "the imagery"
                 raise InputError(
                     f"{odd} has no CRS while its counterpart has one; give it one (gdal_edit.py -a_srs EPSG:…; "
                     f"labels also with {setting('crs')})"
@@ -147,8 +153,7 @@ class RasterLabels:
         if grid.crs is None:
             return range(len(self._grids))
         if grid.is_local or self._outlines.any_local(self._grids):
-            pairs = zip(self._paths, self._grids, strict=True)
-            return [number for number, (path, own) in enumerate(pairs) if _touch(own, grid, str(path))]
+            return [k for k, file in enumerate(self._files) if _touch(file.grid, grid, str(file.path))]
         return self._outlines.near(grid, self._grids)
 
 
@@ -168,71 +173,92 @@ def _pixel_side(grid: Grid) -> float:
     return max(grid.gsd() or (math.hypot(b, e), math.hypot(a, d)))
 
 
-def _scan(path: Path, settings: LabelSettings, notes: list[str]) -> tuple[Grid, Counter[int]]:
-    """The grid and the labelled values of a label raster with their counts."""
-    counts: Counter[int] = Counter()
-    with described(path) as dataset:
-        if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "iu":
-            raise InputError(
-                f"{path} has {dataset.count} band(s) of {dataset.dtypes[0]}, wanted one band of integer class "
-                "values; convert colours or floats to class numbers first"
-            )
-        for _, window in dataset.block_windows(1):
-            values, known = _read_window(dataset, window)
-            found, numbers = np.unique(values[known], return_counts=True)
-            counts.update(dict(zip(map(int, found), map(int, numbers), strict=True)))
-        grid = grid_of(dataset)
-    if settings.crs is not None:
-        given = parse_crs(settings.crs, setting_name="crs")
-        if grid.crs is not None and grid.crs != given:
-            said = f"{path} says {grid.crs.to_string()}, but was read as {setting('crs', settings.crs)}"
-            notes.append(said)
-        grid = replace(grid, crs=given)
-    for value in (*settings.unlabelled, IGNORE):
-        counts.pop(value, None)
-    return grid, counts
-
-
-def _read_window(dataset: DatasetReader, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    place = f"row {window.row_off}, column {window.col_off}, {window.width} × {window.height} px"
-    damaged = f"could not be read at {place} ({{error}}); the file is damaged or incomplete: copy it again"
-    with telling_whose(dataset.name, damaged):
-        return dataset.read(1, window=window), dataset.dataset_mask(window=window) > 0
-
-
-def _read_warped(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+def _warped(file: LabelFile, coding: Coding, grid: Grid) -> NDArray[np.uint8]:
+    """Map values on the grid; what its pixels mean is looked up first, so that colours and codes never mix."""
+    out = np.full(grid.shape, IGNORE, np.uint8)
+    window = _source_window(file.grid, grid)
+    if window is None:
+        return out
+    if window.width * window.height > _AT_ONCE and max(grid.shape) > 1:
+        for part, rows, cols in _halves(grid):
+            out[rows, cols] = _warped(file, coding, part)
+        return out
+    values = coding.read(file, window)
+    own, crs = file.grid, grid.crs
+    assert own.crs is not None
+    assert crs is not None
     finer = _pixel_side(grid) > 1.5 * _pixel_side(own)
-    with open_dataset(path) as dataset:
-        assert grid.crs is not None
-        assert own.crs is not None
-        with telling_whose(path, "could not be brought onto the image's grid ({error}); check its CRS"):  # noqa: SIM117
-            with WarpedVRT(
-                dataset,
-                src_crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
-                # Two spellings of one local grid would be two CRSs to GDAL.
-                crs=RasterioCRS.from_wkt((own if own.is_local else grid).crs.to_wkt()),  # type: ignore[union-attr]
-                transform=grid.transform,
-                height=grid.height,
-                width=grid.width,
-                resampling=Resampling.mode if finer else Resampling.nearest,
-                tolerance=1e-9,
-                add_alpha=dataset.nodata is None,
-            ) as warped:
-                return warped.read(1), warped.dataset_mask() > 0
+    with telling_whose(file.path, "could not be brought onto the image's grid ({error}); check its CRS"):
+        reproject(
+            values,
+            out,
+            src_transform=own.transform * Affine.translation(window.col_off, window.row_off),
+            src_crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
+            src_nodata=IGNORE,
+            dst_transform=grid.transform,
+            # Two spellings of one local grid would be two CRSs to GDAL.
+            dst_crs=RasterioCRS.from_wkt((own.crs if own.is_local else crs).to_wkt()),
+            dst_nodata=IGNORE,
+            resampling=Resampling.mode if finer else Resampling.nearest,
+            tolerance=0,
+        )
+    return out
 
 
-def _read_plain(path: Path, own: Grid, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+def _halves(grid: Grid) -> Iterator[tuple[Grid, slice, slice]]:
+    """The grid in two parts along its longer side."""
+    rows, cols = grid.shape
+    half = (rows // 2, cols) if rows >= cols else (rows, cols // 2)
+    for top, left in {(0, 0), (half[0] % rows, half[1] % cols)}:
+        height = rows - top if top else half[0]
+        width = cols - left if left else half[1]
+        part = grid.window(top=top, left=left, height=height, width=width)
+        yield part, slice(top, top + height), slice(left, left + width)
+
+
+def _source_window(own: Grid, grid: Grid) -> Window | None:
+    """The pixels of a label raster that lie on the grid, with a rim of a few; None where there are none."""
+    rows, cols = (np.linspace(0, side, _LOOKED_AT) for side in grid.shape)
+    across, down = (axis.ravel() for axis in np.meshgrid(cols, rows))
+    x, y = _applied(grid.transform, across, down)
+    assert own.crs is not None
+    assert grid.crs is not None
+    if own.crs != grid.crs and not own.is_local:
+        x, y = Transformer.from_crs(grid.crs, own.crs, always_xy=True).transform(x, y)
+    if own.crs.is_geographic:
+        # A world may be counted from any meridian.
+        west = own.bounds[0]
+        x = west + (np.asarray(x) - west) % 360.0
+    place = _applied(~own.transform, np.asarray(x), np.asarray(y))
+    spans = []
+    for found, side in zip(place, (own.width, own.height), strict=True):
+        finite = found[np.isfinite(found)]
+        if not len(finite):
+            return None
+        low, high = float(finite.min()), float(finite.max())
+        # Between the places that were looked at an edge of another CRS bends.
+        rim = 3 + (high - low) / _LOOKED_AT
+        spans.append((max(0, math.floor(low - rim)), min(side, math.ceil(high + rim))))
+    (left, right), (top, bottom) = spans
+    if left >= right or top >= bottom:
+        return None
+    return Window(left, top, right - left, bottom - top)
+
+
+def _applied(transform: Affine, x: _Axis, y: _Axis) -> tuple[_Axis, _Axis]:
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return a * x + b * y + c, d * x + e * y + f
+
+
+def _paired(file: LabelFile, coding: Coding, grid: Grid) -> NDArray[np.uint8]:
     """Labels of imagery without CRS: pixel for pixel, so the label raster has the image's own pixels."""
-    if grid.transform.e < 0:
-        own = own.for_polygons()
+    own = file.grid.for_polygons() if grid.transform.e < 0 else file.grid
     left, top = map(round, ~own.transform * (grid.transform.c, grid.transform.f))
-    values = np.zeros(grid.shape, np.int64)
-    known = np.zeros(grid.shape, bool)
+    values = np.full(grid.shape, IGNORE, np.uint8)
     rows = slice(max(top, 0), min(top + grid.height, own.height))
     cols = slice(max(left, 0), min(left + grid.width, own.width))
     if rows.start < rows.stop and cols.start < cols.stop:
         window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         inside = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
-        with open_dataset(path) as dataset:
-            values[inside], known[inside] = _read_window(dataset, window)
-    return values, known
+        values[inside] = coding.read(file, window)
+    return values

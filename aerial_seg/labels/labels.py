@@ -14,7 +14,7 @@ from pyproj import CRS
 from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.inputs import expand_rasters
+from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES, expand_rasters
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.labels.from_raster import RasterLabels
@@ -23,7 +23,7 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 
-_RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".img", ".jp2")
+_RASTERS = (*RASTER_SUFFIXES, ".bmp", ".gif", ".webp")
 
 
 def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
@@ -84,7 +84,7 @@ def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legen
     """
     for path in paths:
         require_file(path)
-    if all(path.suffix.lower() in _RASTER_SUFFIXES or find_subdataset(path) for path in paths):
+    if all(path.suffix.lower() in _RASTERS or find_subdataset(path) for path in paths):
         return RasterLabels.open(paths, settings, legend=legend)
     if len(paths) > 1:
         raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from aerial_seg.labels.class_table import ClassTable, class_table
+from aerial_seg.labels.presets import Preset
 from aerial_seg.settings import Setting, settings
 
 
@@ -58,3 +59,7 @@ class LabelSettings:
     layer: Annotated[str | None, Setting("Layer of the label file, if it holds several.", metavar="NAME")] = (
         None
     )
+    preset: Annotated[
+        Preset | None,
+        Setting("Classes, numbers and colours of label rasters that others publish, in place of `classes`."),
+    ] = None

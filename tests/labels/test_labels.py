@@ -291,9 +291,9 @@ class TestRasters:
             with pytest.raises(InputError, match="no labelled pixel; check `unlabelled`"):
                 burn(path, unlabelled=(0,), **options)
 
-    def test_floats_and_colours_are_refused(self, raster_file: RasterFile) -> None:
-        for image in (self.VALUES.astype("float32"), np.repeat(self.VALUES, 3, axis=0)):
-            with pytest.raises(InputError, match=r"wanted one band of integer class values; convert"):
+    def test_floats_and_two_bands_are_refused(self, raster_file: RasterFile) -> None:
+        for image in (self.VALUES.astype("float32"), np.repeat(self.VALUES, 2, axis=0)):
+            with pytest.raises(InputError, match=r"wanted one band of integer class values, or the colours"):
                 burn(raster_file("l.tif", image))
 
     def test_another_crs_is_warped_without_new_values(self, raster_file: RasterFile) -> None:

@@ -13,7 +13,7 @@ from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.remote import is_remote, url_path
 
-_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
+RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 
 
 def expand_rasters(arguments: Sequence[str]) -> tuple[Path, ...]:
@@ -47,10 +47,10 @@ def _expand(argument: str) -> list[Path]:
         return [path]
     check_input(argument)
     if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES) or _map_tiles(path)
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTER_SUFFIXES) or _map_tiles(path)
         if not inside:
             raise InputError(
-                f"folder {path} holds no raster, wanted one of {', '.join(_SUFFIXES)}; check the path"
+                f"folder {path} holds no raster, wanted one of {', '.join(RASTER_SUFFIXES)}; check the path"
             )
         return inside
     if path.exists():
@@ -70,7 +70,7 @@ def _map_tiles(folder: Path) -> list[Path]:
         path
         for pattern in (("*/*/*", "*/*") if not folder.name.isdecimal() else ("*/*",))
         for path in folder.glob(pattern)
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in RASTER_SUFFIXES
         and all(part.isdecimal() for part in (*path.relative_to(folder).parts[:-1], path.stem))
     ]
     return sorted(
