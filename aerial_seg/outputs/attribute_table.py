@@ -25,6 +25,7 @@ from aerial_seg.outputs.geopackage import FIXED_DATE
 _INTEGER, _REAL, _STRING = 0, 1, 2
 _FIELDS = (("Value", _INTEGER, 5), ("Class", _STRING, 2), ("Count", _REAL, 1))
 _COLOURS = (("Red", _INTEGER, 6), ("Green", _INTEGER, 7), ("Blue", _INTEGER, 8))
+_CODES = (("Code", _STRING, 0),)
 """Name, type and usage as GDAL numbers them. Counts are real: GDAL's integers end at 2³¹, large maps do not."""
 
 _LONGEST = 254
@@ -33,7 +34,10 @@ _LONGEST = 254
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One pixel value of a mask and what it means; colours are 0–255, count is pixels."""
+    """One pixel value of a mask and what it means; colours are 0–255, count is pixels.
+
+    code: the class's number elsewhere, as a text: tables have no NULL for numbers.
+    """
 
     value: int
     name: str
@@ -41,24 +45,30 @@ class ClassRow:
     red: int
     green: int
     blue: int
+    code: str
 
 
 def class_rows(legend: Legend, counts: Mapping[int, int]) -> list[ClassRow]:
     """A row for each class of the legend, by pixel value. counts: pixel value → pixels; 0 where it is not there."""
     entries = sorted(legend.entries, key=lambda entry: entry.value)
-    return [ClassRow(e.value, e.name, counts.get(e.value, 0), *e.rgb) for e in entries]
+    codes = ["" if entry.code is None else str(entry.code) for entry in entries]
+    return [
+        ClassRow(e.value, e.name, counts.get(e.value, 0), *e.rgb, code)
+        for e, code in zip(entries, codes, strict=True)
+    ]
 
 
 def attribute_table(legend: Legend, counts: Mapping[int, int]) -> Xml.Element:
     """The GDALRasterAttributeTable that goes into a band of an .aux.xml."""
     table = Xml.Element("GDALRasterAttributeTable", tableType="thematic")
-    for index, (name, kind, usage) in enumerate((*_FIELDS, *_COLOURS)):
+    fields = (*_FIELDS, *_COLOURS, *(_CODES if legend.has_codes else ()))
+    for index, (name, kind, usage) in enumerate(fields):
         field = Xml.SubElement(table, "FieldDefn", index=str(index))
         for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
             Xml.SubElement(field, tag).text = str(text)
     for index, row in enumerate(class_rows(legend, counts)):
         element = Xml.SubElement(table, "Row", index=str(index))
-        for part in astuple(row):
+        for part in astuple(row)[: len(fields)]:
             Xml.SubElement(element, "F").text = str(part)
     return table
 
@@ -66,8 +76,8 @@ def attribute_table(legend: Legend, counts: Mapping[int, int]) -> Xml.Element:
 def write_value_table(raster: Path, legend: Legend, counts: Mapping[int, int]) -> tuple[Path, Path]:
     """`NAME.tif.vat.dbf` for the raster NAME.tif, and the .cpg that says that its texts are UTF-8.
 
-    Fields VALUE, CLASS (cut at 254 bytes), COUNT, RED, GREEN, BLUE. Raises OutputError when the disk does not take
-    them.
+    Fields VALUE, CLASS (cut at 254 bytes), COUNT, RED, GREEN, BLUE, and CODE where classes have codes.
+    Raises OutputError when the disk does not take them.
     """
     rows = class_rows(legend, counts)
     columns = {
@@ -78,6 +88,8 @@ def write_value_table(raster: Path, legend: Legend, counts: Mapping[int, int]) -
         "GREEN": np.array([row.green for row in rows], np.int32),
         "BLUE": np.array([row.blue for row in rows], np.int32),
     }
+    if legend.has_codes:
+        columns["CODE"] = np.array([row.code for row in rows], object)
     final = raster.with_name(raster.name + ".vat.dbf")
     codepage = final.with_suffix(".cpg")
     with disk_errors(final), TemporaryDirectory(prefix=".vat-", dir=raster.parent) as folder:

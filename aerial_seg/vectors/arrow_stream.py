@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.vectors.schema import Column, Kind, Rows, Text, Values
+from aerial_seg.vectors.schema import NO_INTEGER, Column, Kind, Rows, Text, Values
 
 GEOMETRY = "geometry"
 """Name of the column that holds the WKB."""
@@ -217,12 +217,21 @@ def _array(
     return array
 
 
+def _present(values: NDArray[Any]) -> NDArray[np.bool_]:
+    present = np.ones(len(values), np.bool_)
+    if values.dtype.kind == "f":
+        np.logical_not(np.isnan(values), out=present)
+    elif values.dtype == np.int64:
+        np.not_equal(values, NO_INTEGER, out=present)
+    return present
+
+
 def _column(values: Values) -> _Array:
     if isinstance(values, Text):
         present = values.codes >= 0
         buffers: tuple[NDArray[Any], ...] = values.utf8()
     else:
-        present = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), np.bool_)
+        present = _present(values)
         buffers = (np.ascontiguousarray(values),)
     nulls = int(len(values) - np.count_nonzero(present))
     bitmap = np.packbits(present, bitorder="little") if nulls else None

@@ -19,6 +19,10 @@ LONGEST_NAME = 10
 """Characters of a column's name that a DBF keeps."""
 
 
+NO_INTEGER = -(2**63)
+"""In an INT64 column: NULL."""
+
+
 class Kind(Enum):
     """What a column holds: the numpy type of its values, as GDAL lists it too."""
 
@@ -30,7 +34,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's name of at most 10 characters, and what it holds. NaN in a FLOAT64 column means NULL."""
+    """A column's name of at most 10 characters, and what it holds. NaN in a FLOAT64 column means NULL.
+
+    In an INT64 column NO_INTEGER does.
+    """
 
     name: str
     kind: Kind
@@ -120,6 +127,7 @@ class FeatureSchema:
         return (
             Column("class_id", Kind.INT32),
             Column("class_name", Kind.TEXT),
+            *((Column("code", Kind.INT64),) if self.legend.has_codes else ()),
             Column("area_m2", Kind.FLOAT64),
             Column("perim_m", Kind.FLOAT64),
             *(confidence if self.confidence else ()),
@@ -132,7 +140,7 @@ class FeatureSchema:
     @property
     def measured(self) -> tuple[Column, ...]:
         """The columns whose values `rows` must be given."""
-        known = ("class_id", "class_name", "n_px", "source", "model_id")
+        known = ("class_id", "class_name", "code", "n_px", "source", "model_id")
         return tuple(column for column in self.columns if column.name not in known)
 
     def rows(self, batch: PolygonBatch, measured: Mapping[str, NDArray[Any]]) -> Rows:
@@ -144,6 +152,7 @@ class FeatureSchema:
         known: dict[str, Values] = {
             "class_id": values.astype(np.int32),
             "class_name": Text(self._class_index(values), self.legend.names),
+            **({"code": self._codes()[self._class_index(values)]} if self.legend.has_codes else {}),
             "n_px": batch.n_px,
             "source": _same(self.source, count),
             "model_id": _same(self.model_id, count),
@@ -153,6 +162,10 @@ class FeatureSchema:
         assert all(len(column) == count for column in (*known.values(), *given.values()))
         columns = known | given
         return Rows(multipolygons(batch), {column.name: columns[column.name] for column in self.columns})
+
+    def _codes(self) -> Ints:
+        codes = (entry.code for entry in self.legend.entries)
+        return np.array([NO_INTEGER if code is None else code for code in codes], np.int64)
 
     def _class_index(self, values: Ints) -> Ints:
         classes = np.array(self.legend.values, np.int64)

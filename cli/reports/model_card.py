@@ -65,11 +65,13 @@ def _input(expected: dict[str, Any]) -> None:
 def _output(said: dict[str, Any]) -> None:
     classes = said["classes"]
     biased = any(entry["bias"] for entry in classes)
-    head = ["channel", "value", "colour", *(["bias"] if biased else []), "name"]
+    coded = any("code" in entry for entry in classes)
+    head = ["channel", "value", *(["code"] if coded else []), "colour", *(["bias"] if biased else []), "name"]
     rows = [
         [
             str(entry["channel"]),
             str(entry["value"]),
+            *([str(entry.get("code", ""))] if coded else []),
             entry["colour"],
             *([f"{entry['bias']:+.4g}"] if biased else []),
             entry["name"] + (" (background)" if entry["background"] else ""),

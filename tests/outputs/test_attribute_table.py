@@ -33,6 +33,17 @@ def test_there_is_a_row_per_class_by_value() -> None:
     ]
 
 
+def test_codes_have_a_column_where_there_are_some(tmp_path: Path) -> None:
+    coded = make_legend({0: "background", 1: "forest", 2: "sea"}, codes={1: 311, 2: 523})
+    table, _ = write_value_table(tmp_path / "map.tif", coded, {})
+    read = pyogrio.read_dataframe(table)
+    assert list(read.columns) == ["VALUE", "CLASS", "COUNT", "RED", "GREEN", "BLUE", "CODE"]
+    assert [code or None for code in read.CODE.fillna("")] == [None, "311", "523"]
+    element = attribute_table(coded, {})
+    assert [field.findtext("Name") for field in element.iter("FieldDefn")][-1] == "Code"
+    assert [row.findall("F")[-1].text or "" for row in element.iter("Row")] == ["", "311", "523"]
+
+
 class TestValueTable:
     def test_names_of_any_alphabet_and_large_counts_survive(self, tmp_path: Path) -> None:
         table, codepage = write_value_table(tmp_path / "map.tif", LEGEND, COUNTS)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from laws import examples
 from pyproj import CRS
 
+from aerial_seg.legend import Legend
 from aerial_seg.outputs.geopackage import stored_style
 from aerial_seg.outputs.qgis_style import read_classes, read_style
 from aerial_seg.vectors import geoparquet, ogr_sink
@@ -352,3 +353,21 @@ class TestStyles:
         layers.write(tmp_path / "a.shp", append=True)
         assert "rasterrenderer" in style.read_text()
         assert style not in files
+
+    @pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.fgb", "a.parquet"])
+    def test_classes_with_codes_carry_them_and_null_without(
+        self, layers: Layers, name: str, tmp_path: Path
+    ) -> None:
+        layers.needs(name)
+        first, *others = layers.legend.entries
+        coded = Legend(
+            entries=(first, *(entry.model_copy(update={"code": 65_000 + entry.value}) for entry in others))
+        )
+        schema, batch = FeatureSchema(coded), layers.batch_for(tmp_path / name, 7)
+        with layer_writer(tmp_path / name, layers.spec(tmp_path / name, schema=schema)) as layer:
+            layer.write(batch, {key: layers.measured(batch)[key] for key in ("area_m2", "perim_m")})
+        table = layers.read(tmp_path / name)
+        assert list(table.columns[:3]) == ["class_id", "class_name", "code"]
+        want = [65_000 + value if value != first.value else None for value in table["class_id"]]
+        assert [None if np.isnan(code) else int(code) for code in table["code"].astype(float)] == want
+        assert None in want

@@ -13,6 +13,7 @@ from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.systems import local_note
+from aerial_seg.legend import Legend
 from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, as_path
 
@@ -46,8 +47,15 @@ def _raster(path: Path) -> dict[str, Any]:
         "nodata": facts.nodata,
     }
     if legend is not None:
-        document["classes"] = {str(entry.value): entry.name for entry in legend.entries}
+        document |= _classes(legend)
     return document
+
+
+def _classes(legend: Legend) -> dict[str, Any]:
+    """Names by pixel value, and codes by pixel value where classes have some."""
+    told = {"classes": {str(entry.value): entry.name for entry in legend.entries}}
+    codes = {str(entry.value): str(entry.code) for entry in legend.entries if entry.code is not None}
+    return {**told, "codes": codes} if codes else told
 
 
 def _ground(facts: RasterInfo) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def _dataset(path: Path) -> dict[str, Any]:
         "chips": {split: len(manifest.split(split)) for split in SPLITS},
         "chip_size": document.chip_size,
         "gsd_m": document.gsd,
-        "classes": {str(entry.value): entry.name for entry in document.legend.entries},
+        **_classes(document.legend),
         "class_pixels": document.class_pixels,
         "bands": {
             band.name: f"{band.dtype}, mean {band.mean:.4g}, std {band.std:.4g}" for band in document.bands

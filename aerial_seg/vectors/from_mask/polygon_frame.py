@@ -7,6 +7,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pandas
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -26,7 +27,7 @@ from aerial_seg.vectors.from_mask.polygon_maker import (
 )
 from aerial_seg.vectors.from_mask.settings import VectorizeReport, VectorizeSettings
 from aerial_seg.vectors.placement import Placement
-from aerial_seg.vectors.schema import FeatureSchema, Text
+from aerial_seg.vectors.schema import NO_INTEGER, FeatureSchema, Text
 
 
 def polygon_frame(
@@ -81,10 +82,14 @@ class _Features:
 
     def frame(self, crs: CRS | None) -> geopandas.GeoDataFrame:
         """All of them, in the order in which they were traced."""
-        columns = {
+        columns: dict[str, Any] = {
             column.name: np.concatenate([np.empty(0, column.kind.value), *self._columns[column.name]])
             for column in self._schema.columns
         }
+        codes = columns.get("code")
+        if codes is not None:
+            columns["code"] = pandas.array(codes, dtype="Int64")
+            columns["code"][codes == NO_INTEGER] = pandas.NA
         geometry = np.concatenate([np.empty(0, object), *self._geometries])
         return geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
 
