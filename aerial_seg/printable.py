@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
@@ -53,6 +54,13 @@ def shortened(text: str, longest: int = 80) -> str:
     """The text, printable on one line, its middle left out where it is longer than `longest`."""
     told = printable(" ".join(text.split()), lines=False)
     return told if len(told) <= longest else f"{told[: longest // 2]}…{told[-longest // 4 :]}"
+
+
+def shell_word(text: str) -> str:
+    """As a shell takes it for one: in quotes where it has blanks or letters that mean something there."""
+    if not re.search(r"[\s;&|<>()*?'\[\]{}]", text) or re.search(r'["$`\\!]', text):
+        return text
+    return f'"{text}"'
 
 
 def name_problem(name: str) -> str | None:

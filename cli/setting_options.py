@@ -17,7 +17,7 @@ from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import SettingsError
 from aerial_seg.geo.raster.band_choice import BandChoice, parse_bands
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, Made, Mention, replace_settings
-from aerial_seg.printable import shortened
+from aerial_seg.printable import shell_word, shortened
 from aerial_seg.settings import LARGEST, Definition, definitions, is_settings
 
 from . import COMMANDS
@@ -348,7 +348,8 @@ def _said(mention: Mention, command: click.Command | None) -> str | None:
         return option.secondary_opts[0] if option.secondary_opts else None
     if isinstance(value, tuple) and option.multiple:
         return " ".join(f"{_flag(option)} {_text(one)}" for one in value)
-    return f"{_flag(option)} {_text(value, between=' ' if option.nargs != 1 else ',')}"
+    shown = shell_word(_text(value)) if option.nargs == 1 else _text(value, between=" ")
+    return f"{_flag(option)} {shown}"
 
 
 def _flag(option: click.Option) -> str:

@@ -111,6 +111,7 @@ LOOPS = {
     ("splits.py", "name"): ("val", "test"),
     ("dataset_writer.py", "split"): ("val", "test"),
     ("checks.py", "name"): ("aoi_layer", "aoi_crs"),
+    ("labels.py", "name"): ("class_field", "layer", "outside", "priority", "unlabelled", "preset"),
     ("polygon_maker.py", "kind"): ("instances", "regularize"),
 }
 """Names that a loop or an argument gives: where, and which."""
@@ -254,7 +255,8 @@ COMMANDS_OF = {
     "training": ("train",),
 }  # fmt: skip
 ELSEWHERE = {
-    ("jobs/train/data.py", "val"), ("jobs/train/data.py", "test"),  # after `aerial-seg tile`, whose they are
+    ("jobs/train/data.py", "val"), ("jobs/train/data.py", "test"), ("jobs/train/data.py", "seed"),
+    ("jobs/train/data.py", "block"),  # after `aerial-seg tile`, whose they are
     ("training/validation/monitor.py", "val"),  # likewise
     ("training/validation/outcome.py", "val"), ("training/validation/outcome.py", "block"),  # likewise
     ("vectors/from_mask/class_rows.py", "confidence"),  # of predict(confidence=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerial_seg.printable import cleaned_name, name_problem, printable, shortened
+from aerial_seg.printable import cleaned_name, name_problem, printable, shell_word, shortened
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 TURNING = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -84,3 +85,9 @@ def test_what_is_shown_cannot_steer_a_terminal(text: str) -> None:
 
 def test_a_byte_of_a_name_is_shown_as_that_byte() -> None:
     assert printable(b"caf\xe9.tif".decode("utf-8", "surrogateescape")) == r"caf\xe9.tif"
+
+
+@pytest.mark.parametrize("text", ["311=class 311,523=sea", "a b", "x;y", "(1)", "it's"])
+def test_a_value_with_blanks_is_one_word_to_a_shell(text: str) -> None:
+    assert shlex.split(f"--classes {shell_word(text)}") == ["--classes", text]
+    assert shell_word("0=background,255=building") == "0=background,255=building"

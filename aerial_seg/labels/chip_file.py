@@ -16,12 +16,16 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter, MemoryFile
 
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.outputs.durable import disk_errors
 from aerial_seg.outputs.qgis_style import SUFFIX, class_raster, style_text
+
+_UNKNOWN = 254
+"""Channel of a value that is no class: with 255 classes there is no such value, with fewer no such channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +105,55 @@ def read_chip(
                 f"{image} is {shape[1]} × {shape[0]} px but its labels {labels} are {raster.grid.width} × "
                 f"{raster.grid.height} px; run `aerial-seg tile` again"
             )
-        values = np.empty((len(raster.info.bands), *size), raster.info.dtype)
-        raster.read_into(values, **window)
+        values = _label_values(raster, labels, **window, size=size)
     valid = np.ones(size, np.bool_) if measured is None else measured
-    return pixels, valid, values[0].astype(np.uint8)
+    return pixels, valid, values
 
 
-def read_label_chip(labels: Path) -> NDArray[np.uint8]:
-    """labels (H,W) of one chip: pixel values, 255 = unlabelled."""
+def read_label_chip(labels: Path, *, side: int) -> NDArray[np.uint8]:
+    """labels (side, side) of one chip: pixel values, 255 = unlabelled. Raises InputError for another size."""
     with Raster(labels, georeferenced=False) as raster:
         height, width = raster.grid.shape
-        values, _ = raster.read(top=0, left=0, height=height, width=width)
-    narrow: NDArray[np.uint8] = values[0].astype(np.uint8)
-    return narrow
+        if (height, width) != (side, side):
+            raise InputError(
+                f"{labels} is {width} × {height} px, wanted the chips' {side} × {side}; run `aerial-seg tile` again"
+            )
+        return _label_values(raster, labels, top=0, left=0, size=(side, side))
+
+
+def label_channels(values: NDArray[np.uint8], legend: Legend, labels: Path) -> NDArray[np.uint8]:
+    """Channels of a label chip's pixel values of any shape, 255 = unlabelled.
+
+    Raises InputError, naming the file and each value with its pixels, for what is no class.
+    """
+    table = legend.channel_table()
+    if len(legend) == IGNORE:
+        return np.asarray(table[values])
+    # One comparison tells them, where 255 would be that of an unlabelled pixel.
+    table[(table == IGNORE) & (np.arange(256) != IGNORE)] = _UNKNOWN
+    channels: NDArray[np.uint8] = table[values]
+    if (channels == _UNKNOWN).any():
+        strange, counts = np.unique(values[channels == _UNKNOWN], return_counts=True)
+        told = listed(f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True))
+        known = ", ".join(f"{entry.value}={entry.name}" for entry in legend.entries)
+        raise InputError(
+            f"{labels} holds the value{'s' if len(strange) > 1 else ''} {told}, wanted {known} or {IGNORE} for "
+            "unlabelled; mend the chip, or run `aerial-seg tile` again"
+        )
+    return channels
+
+
+def _label_values(
+    raster: Raster, labels: Path, *, top: int, left: int, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    if len(raster.info.bands) != 1 or raster.info.dtype != "uint8":
+        raise InputError(
+            f"{labels} has {len(raster.info.bands)} band(s) of {raster.info.dtype}, wanted one of uint8 class values; "
+            "run `aerial-seg tile` again"
+        )
+    values = np.empty(size, np.uint8)
+    raster.read_into(values[None], top=top, left=left)
+    return values
 
 
 @contextmanager

@@ -121,14 +121,15 @@ class ClassTable(Mapping[Key, str]):
 
     @property
     def codes(self) -> dict[int, int]:
-        """Pixel value of the map → code, of the classes that have exactly one, and another than that value."""
+        """Pixel value of the map → code, of the classes that have exactly one; empty where all codes are the values."""
         told: dict[str, set[int]] = {}
         for row in self.rows:
             code = row.code if row.code is not None else row.key
             if isinstance(code, int) and row.name != UNLABELLED:
                 told.setdefault(row.name, set()).add(code)
         codes = {self.pixel_values[name]: codes for name, codes in told.items()}
-        return {value: min(many) for value, many in codes.items() if len(many) == 1 and many != {value}}
+        single = {value: min(many) for value, many in codes.items() if len(many) == 1}
+        return single if any(code != value for value, code in single.items()) else {}
 
     def _check(self) -> None:
         if not self.names:
@@ -219,10 +220,12 @@ def parse_classes(text: str | None) -> dict[Key, str] | None:
         left, _, right = part.partition("=") if paired[0] else (str(number), "=", part)
         key, name = key_of(left), right.strip()
         problem = name_problem(name)
-        if problem is not None:
+        if problem is not None and name:
             raise SettingsError(
-                f"{setting('classes')}: '{shortened(part)}' gives no class a name: {problem}; wanted {_FORMS}"
+                f"{setting('classes')}: '{shortened(name)}' cannot be a class's name: {problem}; choose another"
             )
+        if problem is not None:
+            raise SettingsError(f"{setting('classes')}: '{shortened(part)}' has no name; wanted {_FORMS}")
         if key is None or key in classes or (not paired[0] and name in classes.values()):
             raise SettingsError(
                 f"{setting('classes')} has '{shortened(part)}' beside {classes or 'nothing'}; "

@@ -26,7 +26,7 @@ _TOLD = 10
 """Values that one line lists at the most."""
 _SPELLED_OUT = 60
 """Values of a mapping that a message writes out; more of them belong into a table."""
-_NOT_IN_PAIRS = frozenset(',="`')
+_NOT_IN_PAIRS = frozenset((",", "=", '"', chr(96)))
 """Characters that a mapping on the command line cannot hold."""
 
 
@@ -219,7 +219,8 @@ def _unknown(
     unknown = {key: found.counts[key] for key, name in said.items() if name is None}
     words = [key for key in unknown if isinstance(key, str)]
     free = allowed is None
-    complete = {key: name or _suggested(key, names, free=free) for key, name in said.items()}
+    kept = dict(allowed) if isinstance(allowed, ClassTable) else {}
+    complete = kept | {key: name or _suggested(key, names, free=free) for key, name in said.items()}
     if words:
         near = _suggested(words[0], names, free=free)
         hint = f"; did you mean '{near}'?" if near in names else ""
@@ -285,10 +286,13 @@ def _notes(found: Census, names: Mapping[Key, str], legend: Legend, origin: Orig
     yield from _merged(names, origin)
     yield from _alike(found, names, origin)
     renumbered = [
-        f"{entry.code} is {entry.value} ({entry.name})" for entry in legend.entries if entry.code is not None
+        f"{entry.code} is {entry.value} ({entry.name})"
+        for entry in legend.entries
+        if entry.code not in (None, entry.value)
     ]
     if renumbered:
-        yield f"the map's own values are 0 to {LARGEST_VALUE}, `code` keeps the labels': {listed(renumbered, most=5)}"
+        told = listed(renumbered, most=5)
+        yield f"the map's own values are 0 to {LARGEST_VALUE}, the attribute 'code' keeps the labels': {told}"
 
 
 def _merged(names: Mapping[Key, str], origin: Origin) -> Iterator[str]:

@@ -82,7 +82,7 @@ def coding_of(files: Sequence[LabelFile], settings: LabelSettings, known: Legend
     if numbered or not coloured:
         classes = _numbers(numbered, settings, table, known, named, ignored)
         legend = classes.legend
-        notes += classes.notes
+        notes += [*_undeclared(numbered, ignored), *classes.notes]
     if coloured:
         assert table is not None
         of_table = legend_of_table(table)
@@ -110,15 +110,28 @@ def _numbers(
     counts.update(rescued)
     for value in ignored:
         counts.pop(value, None)
-    what = str(files[0].path) if len(files) == 1 else f"the {len(files)} label rasters"
+    what = _called(files)
     if known is None and table is None:
         own = read_legend(files[0].path)
         known = own if own is not None and set(counts) <= set(own.values) else None
     another = f"check {setting('unlabelled')} and the file's nodata value"
     if not counts:
-        another = _whole_remedy(files, ignored) or another
+        another = _whole_remedy(files) or another
     origin = Origin(what, each="pixels", unlabelled=True, another=another)
     return class_map(Census.of_counts(counts), table, origin, known=known)
+
+
+def _called(files: Sequence[LabelFile]) -> str:
+    return str(files[0].path) if len(files) == 1 else f"the {len(files)} label rasters"
+
+
+def _undeclared(files: Sequence[LabelFile], ignored: Set[int]) -> list[str]:
+    """What to say of 255, which counts as unlabelled although no file declares it and nobody said so."""
+    pixels = sum(file.counts[IGNORE] for file in files)
+    if not pixels or IGNORE not in ignored:
+        return []
+    how = f"{setting('classes')} can make it a class"
+    return [f"{pixels} pixels of {_called(files)} are {IGNORE}, which counts as unlabelled; {how}"]
 
 
 def unlabelled_counts(files: Sequence[LabelFile]) -> Counter[int]:
@@ -131,10 +144,10 @@ def unlabelled_counts(files: Sequence[LabelFile]) -> Counter[int]:
     return found
 
 
-def _whole_remedy(files: Sequence[LabelFile], ignored: Set[int]) -> str:
-    """`classes` that takes in what is declared as nodata, or is 255, where nothing else is there."""
+def _whole_remedy(files: Sequence[LabelFile]) -> str:
+    """`classes` that takes in what is declared as nodata, and 255, where nothing else is there."""
     found = unlabelled_counts(files)
-    return "" if not found else f"if these are classes, name them: {two_classes({}, found)}"
+    return "" if len(found) < 2 else f"if these are classes, name them: {two_classes({}, found)}"
 
 
 def two_classes(present: Mapping[int, str], hidden: Mapping[int, int]) -> str:
@@ -191,7 +204,7 @@ def _unknown_colours(files: Sequence[LabelFile], by_colour: Mapping[int, int]) -
     if not unknown:
         return None
     share = sum(unknown.values()) / total
-    what = str(files[0].path) if len(files) == 1 else f"the {len(files)} label rasters"
+    what = _called(files)
     if share <= MOST_UNKNOWN:
         return (
             f"{sum(unknown.values())} pixels ({share:.2%}) of {what} have a colour of no class and count as "

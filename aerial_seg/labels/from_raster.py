@@ -21,6 +21,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.opening import telling_whose
 from aerial_seg.geo.systems import require_common
+from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.coding import Coding, coding_of, two_classes, unlabelled_counts
 from aerial_seg.labels.label_file import LabelFile, open_label_file
 from aerial_seg.labels.settings import LabelSettings
@@ -60,13 +61,14 @@ class RasterLabels:
 
     _files: tuple[LabelFile, ...]
     _coding: Coding
+    _border: int = 0
     _outlines: _Outlines = field(default_factory=_Outlines)
 
     @classmethod
     def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
         """Reads every pixel once to know all values before any work begins."""
         files = tuple(open_label_file(path, settings.crs) for path in paths)
-        return cls(files, coding_of(files, settings, legend))
+        return cls(files, coding_of(files, settings, legend), settings.ignore_border)
 
     @property
     def legend(self) -> Legend:
@@ -128,17 +130,22 @@ class RasterLabels:
 
     def only_value(self, grid: Grid) -> int | None:
         """255 where no label raster lies."""
-        return None if self._near(grid) else IGNORE
+        return None if self._near(grown(grid, self._border)) else IGNORE
+
+    def check_overlaps(self) -> tuple[str, ...]:
+        """A pixel of a raster has one class."""
+        return ()
 
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
-        out = np.full(grid.shape, IGNORE, np.uint8)
-        for number in self._near(grid):
+        wide = grown(grid, self._border)
+        out = np.full(wide.shape, IGNORE, np.uint8)
+        for number in self._near(wide):
             file = self._files[number]
             place = _paired if file.grid.crs is None else _warped
-            values = place(file, self._coding, grid)
+            values = place(file, self._coding, wide)
             np.copyto(out, values, where=values != IGNORE)
-        return out
+        return without_borders(out, self._border)
 
     def _near(self, grid: Grid) -> Sequence[int]:
         """Numbers of the label rasters that may lie on the grid, the topmost last."""

@@ -13,7 +13,6 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import ProjError
-from rasterio.features import rasterize
 from shapely import STRtree
 
 from aerial_seg.errors import InputError, at_work, did_you_mean
@@ -21,6 +20,7 @@ from aerial_seg.geo.areas.polygons import mended, polygons_of
 from aerial_seg.geo.areas.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.systems import require_common, same_local
+from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.census import Census
 from aerial_seg.labels.classes import (
     BACKGROUND,
@@ -30,6 +30,7 @@ from aerial_seg.labels.classes import (
     legend_of_table,
     make_class_legend,
 )
+from aerial_seg.labels.overlaps import Overlaps
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import Placeholder, setting
@@ -53,6 +54,9 @@ class VectorLabels:
     _geometries: NDArray[Any]
     _values: NDArray[np.uint8]
     _outside: int
+    _leaves_outside: bool
+    _overlaps: Overlaps
+    _border: int
     _projected: dict[CRS | None, tuple[NDArray[Any], STRtree]] = field(default_factory=dict)
 
     @property
@@ -89,19 +93,36 @@ class VectorLabels:
     def only_value(self, grid: Grid) -> int | None:
         """The value of what lies outside of all polygons, where there are none."""
         _, tree = self._in_crs(grid.crs)
-        return None if len(tree.query(grid.footprint())) else self._outside
+        return None if len(tree.query(grown(grid, self._border).footprint())) else self._outside
+
+    def check_overlaps(self) -> tuple[str, ...]:
+        """What to say of polygons of different classes that overlap in all that was burnt; see Overlaps.check."""
+        return self._overlaps.check()
+
+    def beside_one_class(self, present: str) -> str:
+        """What to do where no other class than this one has pixels."""
+        if any(entry.name == present and entry.background for entry in self.legend.entries):
+            return "no polygon covers the centre of a measured pixel: check where the labels lie"
+        if self._outside == IGNORE and self._leaves_outside:
+            return f"all other ground is unlabelled: {setting('outside', BACKGROUND)} makes it a class"
+        if self._outside == IGNORE:
+            return (
+                f"ground outside the polygons is unlabelled: call the class of that ground '{BACKGROUND}' in "
+                f"{setting('classes')}"
+            )
+        return "give labels that show other ground, too"
 
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre."""
         geometries, tree = self._in_crs(grid.crs)
-        near = np.sort(tree.query(grid.footprint()))
+        wide = grown(grid, self._border)
+        near = np.sort(tree.query(wide.footprint()))
         if not len(near):
             return np.full(grid.shape, self._outside, np.uint8)
-        shapes = zip(geometries[near], map(int, self._values[near]), strict=True)
-        burnt = rasterize(
-            shapes, out_shape=grid.shape, transform=grid.transform, fill=self._outside, dtype="uint8"
+        burnt = self._overlaps.burn(
+            geometries[near], self._values[near], wide, outside=self._outside, rim=self._border
         )
-        return np.asarray(burnt, np.uint8)
+        return without_borders(burnt, self._border)
 
     def check_pixels(self, grid: Grid, name: str) -> None:
         """Raises InputError unless they lie on the raster `name`, which has no CRS, in its own coordinates."""
@@ -178,7 +199,18 @@ def _read(path: Path, settings: LabelSettings, legend: Legend | None) -> VectorL
     if settings.outside == BACKGROUND and background is None:
         notes.append(f"no class is called {BACKGROUND}: ground outside every polygon counts as unlabelled")
     outside = IGNORE if background is None or settings.outside != BACKGROUND else background
-    return VectorLabels(legend, tuple(notes), path, crs, polygons.geometries, values, outside)
+    return VectorLabels(
+        legend,
+        tuple(notes),
+        path,
+        crs,
+        polygons.geometries,
+        values,
+        outside,
+        _leaves_outside=settings.outside != BACKGROUND,
+        _overlaps=Overlaps(legend, settings.priority),
+        _border=settings.ignore_border,
+    )
 
 
 def _read_layer(path: Path, settings: LabelSettings) -> tuple[VectorLayer, list[str]]:
@@ -203,8 +235,8 @@ def _one_class(
         problem = name_problem(stem)
         if problem is not None:
             raise InputError(
-                f"the name of {layer.path} can be no class's ({problem}); "
-                f"name it with {setting('classes', Placeholder('NAME'))}"
+                f"the name of {layer.path} is one of the names that no class can have ({problem}); name the class with "
+                f"{setting('classes', Placeholder('NAME'))}"
             )
         legend = make_class_legend({1: stem}, around=_has_ground_around(settings))
     elif legend is None and settings.classes is not None:

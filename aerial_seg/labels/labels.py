@@ -11,18 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES, expand_rasters
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
+from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.labels.from_raster import RasterLabels
 from aerial_seg.labels.from_vector import read_vector_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 
+_OF_POLYGONS = ("class_field", "layer", "outside", "priority")
+_OF_RASTERS = ("unlabelled", "preset")
+"""Settings that mean something for one form of labels only."""
 _RASTERS = (*RASTER_SUFFIXES, ".bmp", ".gif", ".webp")
 
 
@@ -68,6 +72,14 @@ class Labels(Protocol):
         """The one value that all pixels of this grid would have, where that is known without burning."""
         ...
 
+    def check_overlaps(self) -> tuple[str, ...]:
+        """What to say of different classes that overlap in all that was burnt. Raises InputError where it is much."""
+        ...
+
+    def beside_one_class(self, present: str) -> str:
+        """What to do where no other class than this one has pixels."""
+        ...
+
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8 on this grid: a class value, or 255 = unlabelled.
 
@@ -85,10 +97,35 @@ def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legen
     for path in paths:
         require_file(path)
     if all(path.suffix.lower() in _RASTERS or find_subdataset(path) for path in paths):
+        _refuse_what_cannot_apply(settings, _OF_POLYGONS, paths[0], "a label raster", "label polygons")
         return RasterLabels.open(paths, settings, legend=legend)
+    _refuse_what_cannot_apply(settings, _OF_RASTERS, paths[0], "a file of polygons", "label rasters")
     if len(paths) > 1:
         raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")
     return read_vector_labels(paths[0], settings, legend=legend)
+
+
+def _refuse_what_cannot_apply(
+    settings: LabelSettings, others: Sequence[str], path: Path, given: str, wanted: str
+) -> None:
+    """Raises SettingsError for a choice that would change nothing. others: settings of the other form of labels."""
+    usual = LabelSettings()
+    for name in others:
+        if getattr(settings, name) != getattr(usual, name):
+            instead = f"; classes that mean nothing are called '{UNLABELLED}' in {setting('classes')}"
+            raise SettingsError(
+                f"{setting(name)} is for {wanted}, but {path} is {given}; leave it out"
+                + (instead if name == "unlabelled" else "")
+            )
+    if settings.priority and settings.class_field is None:
+        raise SettingsError(
+            f"{setting('priority')} is for several classes, but without {setting('class_field')} all polygons are one; "
+            "leave it out, or name the field"
+        )
+    if settings.preset is not None and settings.classes is not None:
+        raise SettingsError(
+            f"{setting('preset', settings.preset)} and {setting('classes')} both say what values mean; pass one of them"
+        )
 
 
 def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]) -> None:

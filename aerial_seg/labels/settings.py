@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from aerial_seg.labels.class_table import ClassTable, class_table
 from aerial_seg.labels.presets import Preset
-from aerial_seg.settings import Setting, settings
+from aerial_seg.settings import Setting, names_in, settings
 
 
 @settings
@@ -61,5 +61,25 @@ class LabelSettings:
     )
     preset: Annotated[
         Preset | None,
-        Setting("Classes, numbers and colours of label rasters that others publish, in place of `classes`."),
+        Setting(
+            "Classes, numbers and colours of label rasters that others publish, in place of a list of classes."
+        ),
     ] = None
+    priority: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Classes whose polygons lie on top of others where they overlap, the topmost first.",
+            wanted="names of classes",
+            read=names_in,
+            metavar="CLASS,...",
+        ),
+    ] = ()
+    ignore_border: Annotated[
+        int,
+        Setting(
+            "Pixels on both sides of a border between classes that count as unlabelled.",
+            low=0,
+            high=256,
+            metavar="PX",
+        ),
+    ] = 0

@@ -113,7 +113,8 @@ def test_a_raster_without_crs_works_only_with_no_georef(
     run: Callable, refused: Refused, models: Callable, raster: Callable
 ) -> None:
     image = raster("in.tif", crs=None)
-    truth = raster("truth.tif", pixels=np.ones((1, 60, 80), np.uint8), crs=None)
+    halves = np.repeat(np.array([[[0, 1]]], np.uint8), 40, axis=2).repeat(60, axis=1)
+    truth = raster("truth.tif", pixels=halves, crs=None)
     predict = ("predict", models(), image, "-o", "map.tif")
     tile = ("tile", image, "--labels", truth, "--chip-size", 32, "--block", 1, "-o", "chips")
     evaluate = ("evaluate", models(), truth, "--raster", image)

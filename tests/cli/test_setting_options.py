@@ -75,7 +75,7 @@ def test_every_option_is_its_definition(option: SettingOption) -> None:
     if one.choices:
         assert isinstance(option.type, click.Choice)
         assert list(option.type.choices) == list(map(str, one.choices))
-        assert option.default == str(one.default)
+        assert option.default == (None if one.default is None else str(one.default))
     elif one.kind is bool:
         assert option.is_flag or option.secondary_opts
         assert bool(option.default) == (bool(one.default) and not one.is_inverted)

@@ -161,7 +161,8 @@ class TestCodes:
         assert classes.indices(values).tolist() == [1, 2, IGNORE, 2]
         np.testing.assert_array_equal(classes.pixels(values.reshape(2, 2)), [[1, 2], [IGNORE, 2]])
         assert any(
-            "`code` keeps the labels': 311 is 1 (forest), 523 is 2 (sea)" in note for note in classes.notes
+            "the attribute 'code' keeps the labels': 311 is 1 (forest), 523 is 2 (sea)" in note
+            for note in classes.notes
         )
         assert any(
             "1 pixels of l.tif are called unlabelled: 65535 (1 times)" in note for note in classes.notes
@@ -173,9 +174,9 @@ class TestCodes:
             "background": 0, "building": 1, "road": 7,
         }  # fmt: skip
         assert {e.name: e.code for e in classes.legend.entries} == {
-            "background": None,
+            "background": 0,
             "building": 255,
-            "road": None,
+            "road": 7,
         }
 
     def test_several_codes_of_one_name_are_one_class_and_that_is_told(self) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from aerial_seg.errors import InputError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, staged_folder
@@ -95,6 +97,7 @@ def tile(
         ):
             cutter = ChipCutter(work, opened, settings, sources.scaled)
             _cut_all(cutter, sources, grids, progress, still)
+            _require_two_classes(cutter)
             gsd = _dataset_gsd(sources.infos, settings)
             document, chips = assemble(work, cutter, sources, gsd, settings)
     notes = (*document.notes, *still.notes)
@@ -118,6 +121,17 @@ def _cut_all(
         raise InputError(
             f"none of the {total} chips holds a pixel that is both measured and labelled; "
             f"check {setting('nodata')}, {setting('unlabelled')} and that the labels lie on the imagery"
+        )
+
+
+def _require_two_classes(cutter: ChipCutter) -> None:
+    """Raises InputError where one class alone has pixels: whatever is trained on that scores 1 and means nothing."""
+    pixels = np.sum([record.counts for record in cutter.records], axis=0)
+    present = [name for name, count in zip(cutter.labels.legend.names, pixels, strict=True) if count]
+    if len(present) < 2:
+        raise InputError(
+            f"class '{present[0]}' alone has pixels in the chips, wanted two classes at least; "
+            f"{cutter.labels.beside_one_class(present[0])}"
         )
 
 

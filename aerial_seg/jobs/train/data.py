@@ -148,6 +148,7 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
         raise InputError(
             f"{root} holds no training chip; run `aerial-seg tile` with smaller {setting('val')} and {setting('test')}"
         )
+    _require_two_classes(root, document.class_pixels, settings.train)
     readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
     kept = stores(*readers[: 2 if val_chips else 1])
     data = TrainingData(
@@ -174,6 +175,24 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
         files=tuple(file for chip in seen for file in (chip.image, chip.labels)),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
+    )
+
+
+def _require_two_classes(root: Path, pixels: Mapping[str, Mapping[str, int]], split: str) -> None:
+    """Raises InputError where the chips show one class only: a network that always says so has an IoU of 1."""
+    held = {name: [key for key, count in of.items() if count] for name, of in pixels.items()}
+    if split not in held or len(held[split]) > 1:
+        return
+    everywhere = {key for keys in held.values() for key in keys}
+    what = f"its only class is '{held[split][0]}'" if held[split] else "they hold no labelled pixel"
+    remedy = (
+        f"run `aerial-seg tile` with another {setting('seed')}, smaller {setting('val')} and {setting('test')} or "
+        f"smaller blocks ({setting('block')})"
+        if len(everywhere) > 1
+        else "run `aerial-seg tile` again, which names the remedy for its labels"
+    )
+    raise InputError(
+        f"{root} cannot be trained on: of its {split} chips {what}, wanted pixels of two classes; {remedy}"
     )
 
 

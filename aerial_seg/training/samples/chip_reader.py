@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aerial_seg.bands import Band
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.labels.chip_file import read_chip
+from aerial_seg.labels.chip_file import label_channels, read_chip
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.training.manifest import Chip
 from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
@@ -40,7 +40,7 @@ class ChipReader:
         """The chosen window of chip `index`; only its blocks are decoded."""
         chip = self.chips[index]
         image, valid, values = read_chip(chip.image, chip.labels, choose)
-        labels = self.legend.channel_table()[values]
+        labels = label_channels(values, self.legend, chip.labels)
         if valid.all():
             return Pixels(image, None, labels)
         labels[~valid] = IGNORE

@@ -25,7 +25,7 @@ from aerial_seg.geo.raster.vrt import (
 )
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.tile_choice import choose_tile
-from aerial_seg.labels.chip_file import read_label_chip
+from aerial_seg.labels.chip_file import label_channels, read_label_chip
 from aerial_seg.legend import Legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
@@ -142,7 +142,7 @@ def _part(chip: Chip, cell: Cell, legend: Legend, *, size: int, height: int, wid
     rows, cols = range(top, min(top + size, height)), range(left, min(left + size, width))
 
     def labels() -> NDArray[np.uint8]:
-        return legend.channel_table()[read_label_chip(chip.labels)]
+        return label_channels(read_label_chip(chip.labels, side=size), legend, chip.labels)
 
     return ScenePart(chip.name, rows, cols, labels)
 

@@ -66,7 +66,12 @@ class TestFailures:
         two_bands, words = raster_file("2.tif", scene(bands=2)), LabelSettings(class_field="knd")
         before = sorted(tmp_path.rglob("*"))
         cases: list[tuple[list[Path], Path, TileSettings, str]] = [
-            ([image], unlabelled, SETTINGS, "no labelled pixel; check `unlabelled`"),
+            (
+                [image],
+                unlabelled,
+                replace(SETTINGS, labels=LabelSettings()),
+                "no labelled pixel; check `unlabelled`",
+            ),
             ([damaged], polygons, SETTINGS, "d.tif could not be read at row"),
             (
                 [image, two_bands],

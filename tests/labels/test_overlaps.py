@@ -1,0 +1,191 @@
+"""Ground that several classes claim is measured once, whatever the windows, and a priority decides it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import examples
+from pyproj import CRS
+from rasterio.features import rasterize
+from shapely import box
+
+from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.geo.grid import Grid
+from aerial_seg.labels.labels import Labels, open_labels
+from aerial_seg.labels.overlaps import Overlaps
+from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.legend import IGNORE, make_legend
+from aerial_seg.mentions import settings_in
+
+if TYPE_CHECKING:
+    from tests.conftest import PolygonFile
+
+SIDE = 40
+GRID = Grid(crs=CRS(32645), transform=Affine(1, 0, 300_000, 0, -1, 3_060_000), height=SIDE, width=SIDE)
+LEGEND = make_legend({0: "background", 1: "a", 2: "b", 3: "c"}, background=[0])
+NAMES = ("a", "b", "c")
+
+
+def ground(left: float, top: float, right: float, bottom: float) -> Any:
+    """A rectangle in pixels of GRID."""
+    return box(300_000 + left, 3_060_000 - bottom, 300_000 + right, 3_060_000 - top)
+
+
+def mask_of(geometry: Any) -> np.ndarray:
+    """The oracle: GDAL burns it alone."""
+    return rasterize([geometry], out_shape=GRID.shape, transform=GRID.transform, dtype="uint8") > 0
+
+
+def burn_in_windows(labels: Labels | Any, step: int) -> np.ndarray:
+    out = np.zeros(GRID.shape, np.uint8)
+    for top in range(0, SIDE, step):
+        for left in range(0, SIDE, step):
+            height, width = min(step, SIDE - top), min(step, SIDE - left)
+            part = labels.burn(GRID.window(top=top, left=left, height=height, width=width))
+            out[top : top + height, left : left + width] = part
+    return out
+
+
+RECTANGLES = st.lists(
+    st.tuples(st.sampled_from([1, 2, 3, IGNORE]), *[st.integers(0, SIDE - 2)] * 2, *[st.integers(1, 20)] * 2),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(drawn=RECTANGLES, priority=st.permutations(NAMES), listed=st.integers(0, 3), rim=st.integers(0, 3))
+def test_every_pixel_that_two_classes_claim_is_counted_once(
+    drawn: list[tuple[int, ...]], priority: list[str], listed: int, rim: int
+) -> None:
+    shapes = np.array([ground(x, y, x + w, y + h) for _, x, y, w, h in drawn], object)
+    values = np.array([value for value, *_ in drawn], np.uint8)
+    overlaps = Overlaps(LEGEND, tuple(priority[:listed]))
+    got = np.zeros(GRID.shape, np.uint8)
+    for top in range(0, SIDE, 20):
+        for left in range(0, SIDE, 20):
+            wide = GRID.window(top=top - rim, left=left - rim, height=20 + 2 * rim, width=20 + 2 * rim)
+            part = overlaps.burn(shapes, values, wide, outside=0, rim=rim)
+            got[top : top + 20, left : left + 20] = part[rim : 20 + rim, rim : 20 + rim]
+    claims = {k: np.zeros(GRID.shape, bool) for k in (1, 2, 3)}
+    want = np.zeros(GRID.shape, np.uint8)
+    rank = {LEGEND.values[LEGEND.names.index(name)]: listed - k for k, name in enumerate(priority[:listed])}
+    for k in sorted(range(len(values)), key=lambda k: rank.get(int(values[k]), 0)):
+        want[mask_of(shapes[k])] = values[k]
+        if values[k] != IGNORE:
+            claims[int(values[k])] |= mask_of(shapes[k])
+    np.testing.assert_array_equal(got, want)
+    pairs = {(i, j): int((claims[i] & claims[j]).sum()) for i, j in ((1, 2), (1, 3), (2, 3))}
+    undecided = sum(
+        n for pair, n in pairs.items() if not {NAMES[k - 1] for k in pair} & set(priority[:listed])
+    )
+    covered = int(np.logical_or.reduce(list(claims.values())).sum())
+    if undecided > 0.001 * covered:
+        with pytest.raises(InputError, match="overlap on"):
+            overlaps.check()
+    else:
+        assert len(overlaps.check()) == (sum(pairs.values()) > 0)
+
+
+class TestPolygons:
+    def write(self, polygon_file: PolygonFile, overlap: float = 6) -> Path:
+        shapes = [ground(0, 0, 20, 40), ground(20 - overlap, 0, 40, 40), ground(2, 2, 4, 4)]
+        return polygon_file("l.gpkg", shapes, {"kind": ["wood", "field", "wood"]})
+
+    def test_the_printed_priority_works(self, polygon_file: PolygonFile) -> None:
+        path = self.write(polygon_file)
+        labels = open_labels([path], LabelSettings(class_field="kind"))
+        burn_in_windows(labels, 7)
+        with pytest.raises(
+            InputError, match=r"overlap on 0.15 of the labelled area \(field × wood 240 m²\)"
+        ) as refusal:
+            labels.check_overlaps()
+        (told,) = [one.value for one in settings_in(str(refusal.value)) if one.has_value]
+        assert told == ("wood", "field")
+        for priority, edge in ((told, 20), (("field",), 14)):
+            decided = open_labels([path], LabelSettings(class_field="kind", priority=priority))
+            got = burn_in_windows(decided, 7)
+            want = np.where(np.arange(SIDE) < edge, 2, 1) * np.ones((SIDE, 1), int)
+            np.testing.assert_array_equal(got, want)
+            assert decided.check_overlaps() == (
+                "overlaps of classes, decided by their priority: field × wood 240 m²",
+            )
+
+    def test_a_little_is_told(self, polygon_file: PolygonFile) -> None:
+        path = polygon_file(
+            "l.gpkg", [ground(0, 0, 40, 39), ground(39, 38, 40, 40)], {"kind": ["wood", "field"]}
+        )
+        labels = open_labels([path], LabelSettings(class_field="kind"))
+        burn_in_windows(labels, 16)
+        assert labels.check_overlaps() == (
+            "overlaps of classes, the later polygon on top: field × wood 1 m²",
+        )
+
+    def test_overlaps_of_one_class_are_none(self, polygon_file: PolygonFile) -> None:
+        path = polygon_file("l.gpkg", [ground(0, 0, 30, 30), ground(10, 10, 40, 40)])
+        labels = open_labels([path], LabelSettings())
+        burn_in_windows(labels, 16)
+        assert labels.check_overlaps() == ()
+
+    @pytest.mark.parametrize(
+        ("priority", "told"),
+        [
+            (("wod",), "names 'wod', which is no class; known: background, field, wood; did you mean 'wood'"),
+            (("wood", "wood"), "names a class twice"),
+        ],
+    )
+    def test_a_priority_of_what_is_no_class(
+        self, polygon_file: PolygonFile, priority: tuple[str, ...], told: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=told):
+            open_labels([self.write(polygon_file)], LabelSettings(class_field="kind", priority=priority))
+
+    @pytest.mark.parametrize(
+        ("how", "told"),
+        [
+            (
+                {"unlabelled": (0,)},
+                r"`unlabelled` is for label rasters, but .*l.gpkg is a file of polygons; leave it",
+            ),
+            ({"preset": "voc"}, r"`preset` is for label rasters"),
+            (
+                {"priority": ("a",)},
+                r"`priority` is for several classes, but without `class_field` all polygons",
+            ),
+        ],
+    )
+    def test_options_that_cannot_apply(
+        self, polygon_file: PolygonFile, how: dict[str, Any], told: str
+    ) -> None:
+        """Until now `unlabelled` was ignored here, and the error that recommended it repeated itself."""
+        with pytest.raises(SettingsError, match=told):
+            open_labels([self.write(polygon_file)], LabelSettings(**how))
+
+    def test_what_is_recommended_in_its_place_works(self, polygon_file: PolygonFile) -> None:
+        path = polygon_file("l.gpkg", [ground(0, 0, 20, 40), ground(20, 0, 40, 40)], {"code": [9, 1]})
+        labels = open_labels([path], LabelSettings(class_field="code", classes={9: "unlabelled", 1: "wood"}))
+        got = labels.burn(GRID)
+        np.testing.assert_array_equal(
+            got, np.where(np.arange(SIDE) < 20, IGNORE, 1) * np.ones((SIDE, 1), int)
+        )
+
+    def test_borders_between_polygons_are_left_out_and_overlaps_counted_once(
+        self, polygon_file: PolygonFile
+    ) -> None:
+        labels = open_labels(
+            [self.write(polygon_file)], LabelSettings(class_field="kind", priority=("wood",), ignore_border=2)
+        )
+        got = burn_in_windows(labels, 9)
+        columns = np.arange(SIDE)
+        want = np.where((columns >= 18) & (columns < 22), IGNORE, np.where(columns < 20, 2, 1))
+        inner = slice(2, SIDE - 2)  # beyond the first and last row lies background
+        np.testing.assert_array_equal(got[inner, inner], np.broadcast_to(want, (SIDE, SIDE))[inner, inner])
+        assert labels.check_overlaps() == (
+            "overlaps of classes, decided by their priority: field × wood 240 m²",
+        )
