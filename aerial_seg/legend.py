@@ -35,7 +35,7 @@ _CYCLE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc
 class LegendEntry(BaseModel):
     """Name one class: `value` is its pixel value in labels and masks, `colour` is #rrggbb.
 
-    code: the class's number elsewhere, as 311 of CORINE, where it is another one than the value.
+    code: the class's number elsewhere, as 311 of CORINE, where classes have such numbers at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Examples:
   aerial-seg evaluate map.tif buildings.gpkg
   aerial-seg evaluate map.tif buildings.gpkg --error-map errors.tif
+  aerial-seg evaluate theirs.tif buildings.gpkg --classes 0=background,255=building
   aerial-seg evaluate run/best.safetensors chips --split test
   aerial-seg evaluate run/best.safetensors truth.gpkg --raster ortho.tif --class-field type""",
 )
@@ -120,6 +121,10 @@ def command(
             "--error-map is laid on a mask's grid, which chips do not have; pass a mask, or --raster and its labels."
         )
     elif len(labels) == 1 and Path(labels[0]).is_dir():
+        if label_settings != LabelSettings():
+            raise click.UsageError(
+                "a chip dataset tells its own classes: options on how labels are read do not apply; leave them out."
+            )
         report = evaluate_model_on_chips(subject, Path(labels[0]), split=split, device=device, on=on)
     else:
         raise click.UsageError("a model needs imagery: pass --raster, or a chip dataset as LABELS.")

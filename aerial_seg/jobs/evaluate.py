@@ -26,6 +26,7 @@ from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
+from aerial_seg.labels.foreign_mask import ForeignMask
 from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, open_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
@@ -105,31 +106,46 @@ def evaluate_mask(
     settings, error_map = chosen(settings, LabelSettings), _error_map(error_map)
     if error_map is not None:
         _check_error_map(error_map, [mask, *expand_labels(labels)])
-    legend = read_legend(mask)
-    if legend is None:
-        raise InputError(
-            f"{mask} tells no class names (neither an aerial-seg tag nor GDAL category names); "
-            "wanted a mask that `aerial-seg predict` wrote, or a model file (.safetensors)"
-        )
+    legend, foreign, notes = _classes_of(mask, settings)
     files = expand_labels(labels)
     still = _held([mask], files)
     opened = open_labels(files, settings, legend=legend)
     check_overlap(opened, [raster_info(mask).grid], names=[str(mask)])
-    truth = _Truth(opened, legend, tuple(file.name for file in files), still)
+    truth = _Truth(opened, legend, tuple(file.name for file in files), still, foreign)
     scores = _score(mask, truth, mask.name, error_map, progress)
-    notes = (*opened.notes, *still.notes)
+    notes = (*notes, *opened.notes, *opened.check_overlaps(), *still.notes)
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(mask), ", ".join(labels), scores, legend, notes, made)
 
 
+def _classes_of(mask: Path, settings: LabelSettings) -> tuple[Legend, ForeignMask | None, tuple[str, ...]]:
+    """A mask's classes: its own, else what the settings say of its values; and what to say about these."""
+    legend = read_legend(mask)
+    if legend is not None:
+        return legend, None, ()
+    if settings.classes is None and settings.preset is None:
+        raise InputError(
+            f"{mask} tells no class names (neither an aerial-seg tag nor GDAL category names); "
+            "wanted a mask that `aerial-seg predict` wrote, or a model file (.safetensors); of another mask say what "
+            f"its values mean with {setting('classes')}"
+        )
+    foreign = ForeignMask.open(mask, settings)
+    return foreign.legend, foreign, foreign.notes
+
+
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    """The labels that a mask is held against, in its classes; names: of their files; still: all files read."""
+    """What a mask is held against.
+
+    labels: in the mask's classes, its legend. names: of their files. still: all files read. foreign: the mask, where
+    its values are not the legend's.
+    """
 
     labels: Labels
     legend: Legend
     names: tuple[str, ...]
     still: Unchanged
+    foreign: ForeignMask | None = None
 
 
 def _held(rasters: Sequence[Path], labels: Sequence[Path]) -> Unchanged:
@@ -155,7 +171,8 @@ def _score_mask(
     table, legend = truth.legend.channel_table(), truth.legend
     matrix = ConfusionMatrix(len(legend))
     with Raster(mask, georeferenced=False) as raster:
-        if len(raster.info.bands) != 1 or raster.info.dtype != "uint8":
+        plain = len(raster.info.bands) == 1 and raster.info.dtype == "uint8"
+        if not plain and truth.foreign is None:
             raise InputError(
                 f"{mask} has {len(raster.info.bands)} band(s) of {raster.info.dtype}, wanted a mask: one of uint8; "
                 "extract the class band (gdal_translate -b 1 -ot Byte)"
@@ -165,7 +182,7 @@ def _score_mask(
         errors = None if error_map is None else ErrorMap(error_map.with_suffix(".pieces"), grid, legend, held)
         with progress("evaluate", total=grid.height * grid.width, unit="px") as bar:
             for panel, rows, cols in _pieces(held, errors):
-                said = _said(raster, mask, legend, Extent(rows, cols))
+                said = _said(raster, mask, truth, Extent(rows, cols))
                 true = table[truth.labels.burn(_window(grid, Extent(rows, cols)))]
                 matrix.add(true, said)
                 if errors is not None:
@@ -181,9 +198,11 @@ def _score_mask(
     return scores
 
 
-def _said(raster: Raster, mask: Path, legend: Legend, where: Extent) -> NDArray[np.uint8]:
+def _said(raster: Raster, mask: Path, truth: _Truth, where: Extent) -> NDArray[np.uint8]:
     """Channels (h, w) of a piece of the mask, 255 where it is nodata. Raises InputError for values of no class."""
-    rows, cols = where.rows, where.cols
+    rows, cols, legend = where.rows, where.cols, truth.legend
+    if truth.foreign is not None:
+        return np.asarray(legend.channel_table()[truth.foreign.read(rows, cols)])
     values, valid = raster.read(top=rows.start, left=cols.start, height=len(rows), width=len(cols))
     said = np.where(valid, legend.channel_table()[values[0]], IGNORE)
     strange = valid & (said == IGNORE)
@@ -341,6 +360,6 @@ def evaluate_model_on_rasters(
         truth = _Truth(opened, legend, tuple(file.name for file in files), still)
         scores = _score(mask, truth, model_path.name, error_map, progress)
     # What predict says of the rasters need not be said again.
-    notes = tuple(dict.fromkeys((*report.notes, *opened.notes, *still.notes)))
+    notes = tuple(dict.fromkeys((*report.notes, *opened.notes, *opened.check_overlaps(), *still.notes)))
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes, made)
