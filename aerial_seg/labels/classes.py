@@ -58,8 +58,8 @@ class ClassMap:
         known = {key: self.value_of(key) for key in self.names if isinstance(key, int)}
         if values.dtype == np.uint8:
             table = np.full(256, IGNORE, np.uint8)
-            for key, value in known.items():
-                table[key] = value if 0 <= key < 256 else table[key]
+            for key in known.keys() & set(range(256)):
+                table[key] = known[key]
             return np.asarray(table[values])
         held = np.iinfo(values.dtype)
         keys = np.array(sorted(key for key in known if held.min <= key <= held.max), values.dtype)

@@ -242,7 +242,8 @@ def _one_class(
     elif legend is None and settings.classes is not None:
         legend = legend_of_table(settings.classes, around=_has_ground_around(settings))
     assert legend is not None
-    real = [entry for entry in legend.entries if not entry.background]
+    meant = legend.names if settings.classes is None else settings.classes.names
+    real = [entry for entry in legend.entries if not entry.background and entry.name in meant]
     if len(real) != 1:
         raise InputError(
             f"{layer.path} was given no {setting('class_field')} to tell the {len(real)} classes apart "

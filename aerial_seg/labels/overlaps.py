@@ -60,7 +60,14 @@ class Overlaps:
         order = np.argsort(self._ranks(values), kind="stable")
         labels = _burnt(geometries[order], values[order], grid, fill=outside)
         inner = slice(rim, grid.height - rim), slice(rim, grid.width - rim)
-        self._count(geometries, values, grid, inner)
+        classes = [int(value) for value in np.unique(values)]
+        if len(classes) == 1 and classes[0] not in (outside, IGNORE):
+            # What covers the ground is what was burnt.
+            pixels = int((labels[inner] == classes[0]).sum())
+            self._covered += pixels
+            self._of_class[classes[0]] += pixels
+        else:
+            self._count(geometries, values, grid, inner)
         return labels
 
     def _ranks(self, values: NDArray[np.uint8]) -> NDArray[np.int64]:

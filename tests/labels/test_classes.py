@@ -179,6 +179,11 @@ class TestCodes:
             "road": 7,
         }
 
+    def test_a_narrow_raster_beside_a_wide_one(self) -> None:
+        classes = mapped(7, 311, classes="7=road,311=forest", origin=PIXELS)
+        assert classes.pixels(np.array([[7, 55]], np.uint8)).tolist() == [[7, IGNORE]]
+        assert classes.pixels(np.array([[7, 311]], np.uint16)).tolist() == [[7, 1]]
+
     def test_several_codes_of_one_name_are_one_class_and_that_is_told(self) -> None:
         classes = mapped(311, 312, 523, classes="311=forest,312=forest,523=sea", origin=PIXELS)
         assert {e.name: e.code for e in classes.legend.entries} == {"forest": None, "sea": 523}

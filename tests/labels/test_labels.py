@@ -200,6 +200,10 @@ class TestPolygons:
         ):
             burn(path, legend=KNOWN)
 
+    def test_compared_with_a_legend_one_class_may_be_named(self, polygon_file: PolygonFile) -> None:
+        path = polygon_file("l.gpkg", [HOUSE])
+        np.testing.assert_array_equal(burn(path, legend=KNOWN, classes="road"), oracle([(HOUSE, 2)]))
+
     def test_compared_with_a_legend_words_take_its_values(self, polygon_file: PolygonFile) -> None:
         path = polygon_file("l.gpkg", [HOUSE], {"kind": ["road"]})
         np.testing.assert_array_equal(burn(path, legend=KNOWN, class_field="kind"), oracle([(HOUSE, 2)]))
