@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.labels.census import Census
-from aerial_seg.labels.class_table import class_table
+from aerial_seg.labels.class_table import class_table, parse_classes
 from aerial_seg.labels.class_value import key_of
 from aerial_seg.labels.classes import ClassMap, Origin, class_map
 from aerial_seg.labels.settings import LabelSettings
@@ -321,3 +321,19 @@ def test_whatever_a_column_holds_ends_in_classes_or_is_refused(values: list[Any]
         indices = classes.indices(column(*values))
         labelled = [key_of(value) is not None and key_of(value) != "unlabelled" for value in values]
         np.testing.assert_array_equal(indices != IGNORE, labelled)
+
+
+def test_classes_are_names_or_pairs() -> None:
+    assert parse_classes(None) is None
+    assert parse_classes("building, road") == {1: "building", 2: "road"}
+    assert parse_classes("1=water,7= sand ") == {1: "water", 7: "sand"}
+    assert parse_classes("0=background,255=building") == {0: "background", 255: "building"}
+    assert parse_classes("-1=a,65535=a,x=b") == {-1: "a", 65535: "a", "x": "b"}
+
+
+@pytest.mark.parametrize("text", ["", ",", "1=a,b", "1=", "=a", "1=a,1=b", "a,a", "1=a,01=b", "1=a\x07b"])
+def test_other_classes_are_refused_in_one_line(text: str) -> None:
+    with pytest.raises(SettingsError, match="`classes`") as caught:
+        parse_classes(text)
+    assert isinstance(caught.value, AerialSegError)
+    assert "\n" not in str(caught.value)

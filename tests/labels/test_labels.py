@@ -16,9 +16,8 @@ from pyproj import CRS
 from rasterio.features import rasterize
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
-from aerial_seg.errors import AerialSegError, InputError, SettingsError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.labels.class_table import parse_classes
 from aerial_seg.labels.labels import check_overlap, open_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, make_legend
@@ -384,19 +383,3 @@ class TestRasters:
         with rasterio.open(path, "r+") as file:
             file.update_tags(AERIAL_SEG_LEGEND=legend.model_dump_json())
         assert open_labels([path], LabelSettings()).legend == legend
-
-
-def test_classes_are_names_or_pairs() -> None:
-    assert parse_classes(None) is None
-    assert parse_classes("building, road") == {1: "building", 2: "road"}
-    assert parse_classes("1=water,7= sand ") == {1: "water", 7: "sand"}
-    assert parse_classes("0=background,255=building") == {0: "background", 255: "building"}
-    assert parse_classes("-1=a,65535=a,x=b") == {-1: "a", 65535: "a", "x": "b"}
-
-
-@pytest.mark.parametrize("text", ["", ",", "1=a,b", "1=", "=a", "1=a,1=b", "a,a", "1=a,01=b", "1=a\x07b"])
-def test_other_classes_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(SettingsError, match="`classes`") as caught:
-        parse_classes(text)
-    assert isinstance(caught.value, AerialSegError)
-    assert "\n" not in str(caught.value)
