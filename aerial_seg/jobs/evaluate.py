@@ -109,11 +109,12 @@ def evaluate_mask(
     legend, foreign, notes = _classes_of(mask, settings)
     files = expand_labels(labels)
     still = _held([mask], files)
-    opened = open_labels(files, settings, legend=legend)
-    check_overlap(opened, [raster_info(mask).grid], names=[str(mask)])
+    grid = raster_info(mask).grid
+    opened = open_labels(files, settings, legend=legend, near=[grid])
+    check_overlap(opened, [grid], names=[str(mask)])
     truth = _Truth(opened, legend, tuple(file.name for file in files), still, foreign)
     scores = _score(mask, truth, mask.name, error_map, progress)
-    notes = (*notes, *opened.notes, *opened.check_overlaps(), *still.notes)
+    notes = (*notes, *opened.notes, *opened.later_notes, *opened.check_overlaps(), *still.notes)
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(mask), ", ".join(labels), scores, legend, notes, made)
 
@@ -351,8 +352,8 @@ def evaluate_model_on_rasters(
     legend = read_card(model_path).legend
     files = expand_labels(labels)
     still = _held(expand_rasters(rasters), files)
-    opened = open_labels(files, settings, legend=legend)
     infos = [raster_info(path) for path in expand_rasters(rasters)]
+    opened = open_labels(files, settings, legend=legend, near=[info.grid for info in infos])
     check_overlap(opened, [info.grid for info in infos], names=[info.path for info in infos])
     with tempfile.TemporaryDirectory() as folder:
         mask = Path(folder) / "mask.tif"
@@ -360,6 +361,7 @@ def evaluate_model_on_rasters(
         truth = _Truth(opened, legend, tuple(file.name for file in files), still)
         scores = _score(mask, truth, model_path.name, error_map, progress)
     # What predict says of the rasters need not be said again.
-    notes = tuple(dict.fromkeys((*report.notes, *opened.notes, *opened.check_overlaps(), *still.notes)))
+    told = (*opened.notes, *opened.later_notes, *opened.check_overlaps(), *still.notes)
+    notes = tuple(dict.fromkeys((*report.notes, *told)))
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes, made)

@@ -98,6 +98,11 @@ class RasterLabels:
         """(height, width) of every label raster."""
         return tuple(grid.shape for grid in self._grids)
 
+    @property
+    def later_notes(self) -> tuple[str, ...]:
+        """Nothing: all is known when they are opened."""
+        return ()
+
     def check_pixels(self, grid: Grid, name: str) -> None:
         """Raises InputError unless the one label raster has the pixels of the raster `name`, which has no CRS."""
         if self.shapes[0] != grid.shape:

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import geopandas
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
-from pyproj.exceptions import ProjError
-from shapely import STRtree
 
-from aerial_seg.errors import InputError, at_work, did_you_mean
-from aerial_seg.geo.areas.polygons import mended, polygons_of
-from aerial_seg.geo.areas.vector_layer import VectorLayer, crs_of, layer_names, no_crs, read_layer
+from aerial_seg.errors import InputError, at_work
+from aerial_seg.geo.areas.buffering import Buffer
+from aerial_seg.geo.areas.features import require_field
+from aerial_seg.geo.areas.polygons import Ground
+from aerial_seg.geo.areas.vector_layer import LayerNames, VectorLayer, crs_of, open_layer
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.systems import require_common, same_local
 from aerial_seg.labels.borders import grown, without_borders
+from aerial_seg.labels.burning import NOWHERE, burnt_polygons
 from aerial_seg.labels.census import Census
 from aerial_seg.labels.classes import (
     BACKGROUND,
@@ -30,14 +27,15 @@ from aerial_seg.labels.classes import (
     legend_of_table,
     make_class_legend,
 )
+from aerial_seg.labels.labelled_area import read_labelled_area
 from aerial_seg.labels.overlaps import Overlaps
 from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.labels.vector_file import Column, VectorFile
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import Placeholder, setting
 from aerial_seg.printable import name_problem
 
-_LONGEST_EDGE = {True: 0.01, False: 1000.0}
-"""Edges are cut to about 1 km (geographic: degrees) before they are projected: they follow the ground."""
+_OR_RASTER = ", or a class raster (.tif)"
 
 
 @dataclass(slots=True)
@@ -49,15 +47,15 @@ class VectorLabels:
 
     legend: Legend
     notes: tuple[str, ...]
-    _path: Path
-    _crs: CRS | None
-    _geometries: NDArray[Any]
+    _file: VectorFile
     _values: NDArray[np.uint8]
+    """Pixel value of each different value of the class field, and at last that of features without one."""
     _outside: int
-    _leaves_outside: bool
+    _settings: LabelSettings
     _overlaps: Overlaps
-    _border: int
-    _projected: dict[CRS | None, tuple[NDArray[Any], STRtree]] = field(default_factory=dict)
+    _area: VectorFile | None
+    _implied: list[int] = field(default_factory=lambda: [0, 0])
+    """Pixels that were burnt as what lies outside of every polygon, and labelled pixels in all."""
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -67,33 +65,55 @@ class VectorLabels:
     @property
     def systems(self) -> tuple[CRS | None, ...]:
         """The layer's CRS."""
-        return (self._crs,)
+        return (self._file.crs,)
+
+    @property
+    def later_notes(self) -> tuple[str, ...]:
+        """What burning has shown so far: polygons that have no place on the imagery."""
+        return self._file.later_notes
+
+    @property
+    def implied_notes(self) -> tuple[str, ...]:
+        """The share of ground that is background only because it lies outside of every polygon."""
+        implied, labelled = self._implied
+        if not implied or self._outside == IGNORE:
+            return ()
+        told = (
+            f"{100 * implied / labelled:.3g} % of the labelled pixels lie outside every polygon and count as "
+            f"{self.legend.by_value()[self._outside].name}"
+        )
+        if self._area is None:
+            told += (
+                "; if not everything was drawn, say where it was with "
+                f"{setting('labelled_area', Placeholder('LAYER'))}, or pass {setting('outside', 'unlabelled')}"
+            )
+        return (told,)
 
     def extent(self) -> tuple[float, float, float, float]:
         """west, south, east, north of all polygons in their own coordinates."""
-        west, south, east, north = map(float, shapely.total_bounds(self._geometries))
-        return west, south, east, north
+        return self._file.extent()
 
     def extent_lonlat(self) -> tuple[float, float, float, float] | None:
         """west, south, east, north of all polygons."""
-        west, south, east, north = map(float, shapely.total_bounds(self._project(CRS("OGC:CRS84"))))
-        return west, south, east, north
+        return self._file.extent_lonlat()
 
     def _misplaced(self, raster: str) -> InputError:
+        if self._file.crs is None:
+            return self._file.no_crs()
         return InputError(
-            f"vector labels in {self._own_crs().name} ({self._path}) need georeferenced imagery, but {raster} has no "
-            "CRS; give it one (gdal_edit.py -a_srs EPSG:…), or labels without a CRS that were drawn on its pixels"
+            f"vector labels in {self._file.crs.name} ({self._file.layer.path}) need georeferenced imagery, but "
+            f"{raster} has no CRS; give it one (gdal_edit.py -a_srs EPSG:…), or labels without a CRS that were drawn "
+            "on its pixels"
         )
 
-    def _own_crs(self) -> CRS:
-        if self._crs is not None:
-            return self._crs
-        raise no_crs(str(self._path), self._geometries, setting_name="crs")
-
     def only_value(self, grid: Grid) -> int | None:
-        """The value of what lies outside of all polygons, where there are none."""
-        _, tree = self._in_crs(grid.crs)
-        return None if len(tree.query(grown(grid, self._border).footprint())) else self._outside
+        """The value of what lies outside of all polygons, where there are none; 255 outside the labelled area."""
+        self._check_place(grid)
+        if self._area is not None and not self._area.meets(grid):
+            return IGNORE
+        if self._area is not None or self._file.meets(grown(grid, self._settings.ignore_border)):
+            return None
+        return self._outside
 
     def check_overlaps(self) -> tuple[str, ...]:
         """What to say of polygons of different classes that overlap in all that was burnt; see Overlaps.check."""
@@ -103,7 +123,7 @@ class VectorLabels:
         """What to do where no other class than this one has pixels."""
         if any(entry.name == present and entry.background for entry in self.legend.entries):
             return "no polygon covers the centre of a measured pixel: check where the labels lie"
-        if self._outside == IGNORE and self._leaves_outside:
+        if self._outside == IGNORE and self._settings.outside != BACKGROUND:
             return f"all other ground is unlabelled: {setting('outside', BACKGROUND)} makes it a class"
         if self._outside == IGNORE:
             return (
@@ -113,25 +133,50 @@ class VectorLabels:
         return "give labels that show other ground, too"
 
     def burn(self, grid: Grid) -> NDArray[np.uint8]:
-        """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre."""
-        geometries, tree = self._in_crs(grid.crs)
-        wide = grown(grid, self._border)
-        near = np.sort(tree.query(wide.footprint()))
-        if not len(near):
-            return np.full(grid.shape, self._outside, np.uint8)
+        """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre, or touches it at all."""
+        self._check_place(grid)
+        rim = self._settings.ignore_border
+        wide = grown(grid, rim)
+        window = self._file.window(wide)
+        known = self._known(wide)
         burnt = self._overlaps.burn(
-            geometries[near], self._values[near], wide, outside=self._outside, rim=self._border
+            window.geometries,
+            self._values[window.codes],
+            wide,
+            rim=rim,
+            all_touched=self._settings.all_touched,
+            known=known,
         )
-        return without_borders(burnt, self._border)
+        implied = burnt == NOWHERE
+        labels = np.where(implied, self._outside, burnt).astype(np.uint8)
+        if known is not None:
+            labels[~known] = IGNORE
+        labels = without_borders(labels, rim)
+        inner = implied[rim : rim + grid.height, rim : rim + grid.width]
+        self._implied[0] += int((inner & (labels != IGNORE)).sum())
+        self._implied[1] += int((labels != IGNORE).sum())
+        return labels
+
+    def _known(self, grid: Grid) -> NDArray[np.bool_] | None:
+        """(H,W) where everything was drawn; None for everywhere."""
+        if self._area is None:
+            return None
+        area = self._area.window(grid)
+        ones = np.ones(len(area.geometries), np.uint8)
+        return burnt_polygons(area.geometries, ones, grid.shape) != NOWHERE
+
+    def _check_place(self, grid: Grid) -> None:
+        if (self._file.crs is None) != (grid.crs is None):
+            raise self._misplaced("the raster")
 
     def check_pixels(self, grid: Grid, name: str) -> None:
         """Raises InputError unless they lie on the raster `name`, which has no CRS, in its own coordinates."""
-        if self._crs is not None:
+        if self._file.crs is not None:
             raise self._misplaced(name)
-        west, south, east, north = map(float, shapely.total_bounds(self._geometries))
+        west, south, east, north = self._file.extent()
         shown = grid.for_polygons()
         left, bottom, right, top = shown.bounds
-        got = f"{self._path} reaches over x {west:.6g}..{east:.6g}, y {south:.6g}..{north:.6g}"
+        got = f"{self._file.layer.path} reaches over x {west:.6g}..{east:.6g}, y {south:.6g}..{north:.6g}"
         wanted = f"{name} over x {left:.6g}..{right:.6g}, y {bottom:.6g}..{top:.6g}"
         share = min(top, north) - max(bottom, south)
         if shown != grid and share < min(-bottom, north) - max(0.0, south):
@@ -144,92 +189,64 @@ class VectorLabels:
                 f"the labels do not overlap {name}: {got}, {wanted}; check where they were drawn"
             )
 
-    def _in_crs(self, crs: CRS | None) -> tuple[NDArray[Any], STRtree]:
-        if crs not in self._projected:
-            geometries = self._geometries if self._is_own(crs) else self._project(crs)
-            self._projected[crs] = geometries, STRtree(geometries)
-        return self._projected[crs]
 
-    def _is_own(self, crs: CRS | None) -> bool:
-        return crs == self._crs or same_local(crs, self._crs)
+def read_vector_labels(
+    path: Path, settings: LabelSettings, *, legend: Legend | None, near: Sequence[Grid] = ()
+) -> VectorLabels:
+    """The polygons of one layer with their classes; with `near`, those that may meet one of these grids.
 
-    def _project(self, crs: CRS | None) -> NDArray[Any]:
-        own = self._own_crs()
-        if crs is None:
-            raise self._misplaced("the raster")
-        require_common(own, "the label layer", crs, "the imagery", setting_name="crs")
-        dense = shapely.segmentize(self._geometries, _LONGEST_EDGE[own.is_geographic])
-        try:
-            geometries = np.asarray(geopandas.GeoSeries(dense, crs=own).to_crs(crs).values)
-        except ProjError as error:
-            raise InputError(
-                f"the labels cannot be brought from their CRS '{own.name}' to '{crs.name}' ({error}); "
-                f"pass the labels' true CRS with {setting('crs', 'EPSG:xxxx')}"
-            ) from error
-        if not np.isfinite(shapely.total_bounds(geometries)).all():
-            raise InputError(
-                f"the labels' coordinates lie outside of what their CRS '{own.name}' covers; "
-                f"pass their true CRS with {setting('crs', 'EPSG:xxxx')}"
-            )
-        # Straight edges of one CRS may cross in another, and burning has its own rule for overlaps.
-        return mended(geometries)
-
-
-def read_vector_labels(path: Path, settings: LabelSettings, *, legend: Legend | None) -> VectorLabels:
-    """All polygons of one layer with their classes. Raises InputError for what cannot be read or understood."""
+    Raises InputError for what cannot be read or understood.
+    """
     with at_work(path):
-        return _read(path, settings, legend)
+        return _read(path, settings, legend, near)
 
 
-def _read(path: Path, settings: LabelSettings, legend: Legend | None) -> VectorLabels:
-    layer, notes = _read_layer(path, settings)
-    polygons = polygons_of(layer.wkb, layer.fids.tolist(), str(path))
-    crs = None
-    if layer.crs is not None or settings.crs is not None:
-        crs, more = crs_of(layer, settings.crs, polygons.geometries, setting_name="crs")
-        notes += more
-    notes += polygons.notes
-    if settings.class_field is None:
-        values, legend = _one_class(layer, len(polygons.rows), settings, legend)
-    else:
-        values, classes = _class_values(layer, polygons.rows, settings, legend)
-        legend = classes.legend
-        notes += classes.notes
+def _read(path: Path, settings: LabelSettings, legend: Legend | None, near: Sequence[Grid]) -> VectorLabels:
+    layer = open_layer(
+        str(path), layer=settings.layer, encoding=settings.encoding, names=LayerNames(wanted=_OR_RASTER)
+    )
+    crs, notes = crs_of(layer, settings.crs, setting_name="crs")
+    file = _file_of(layer, crs, settings)
+    file.read(near)
+    values, legend, told = _classes_of(file, settings, legend)
+    notes += (*file.notes, *told)
     background = next((entry.value for entry in legend.entries if entry.background), None)
     if settings.outside == BACKGROUND and background is None:
-        notes.append(f"no class is called {BACKGROUND}: ground outside every polygon counts as unlabelled")
+        notes += (f"no class is called {BACKGROUND}: ground outside every polygon counts as unlabelled",)
     outside = IGNORE if background is None or settings.outside != BACKGROUND else background
-    return VectorLabels(
-        legend,
-        tuple(notes),
-        path,
-        crs,
-        polygons.geometries,
-        values,
-        outside,
-        _leaves_outside=settings.outside != BACKGROUND,
-        _overlaps=Overlaps(legend, settings.priority),
-        _border=settings.ignore_border,
+    area = None
+    if settings.labelled_area is not None:
+        area, more = read_labelled_area(path, settings, near)
+        notes += more
+    overlaps = Overlaps(legend, settings.priority)
+    return VectorLabels(legend, notes, file, values, outside, settings, overlaps, area)
+
+
+def _file_of(layer: VectorLayer, crs: CRS | None, settings: LabelSettings) -> VectorFile:
+    """The features, not yet read; their class field is there."""
+    if settings.class_field is not None:
+        require_field(layer, settings.class_field)
+    remedy = f"give lines and points their width with {setting('buffer', Placeholder('METRES'))}"
+    widen = None if settings.buffer is None else Buffer(settings.buffer, crs, layer.path)
+    return VectorFile(
+        layer, crs, Ground(str(layer.path), crs, widen=widen, remedy=remedy), settings.class_field
     )
 
 
-def _read_layer(path: Path, settings: LabelSettings) -> tuple[VectorLayer, list[str]]:
-    """The layer that the settings name, else the first one, and what to say about that."""
-    file, or_raster = str(path), ", or a class raster (.tif)"
-    names = layer_names(file, layer=settings.layer, wanted=or_raster)
-    name = settings.layer or names[0]
-    fields = () if settings.class_field is None else (settings.class_field,)
-    layer = read_layer(file, name, fields=fields, wanted=or_raster)
-    if len(names) == 1 or settings.layer is not None:
-        return layer, []
-    return layer, [
-        f"{path} holds {len(names)} layers ({', '.join(names)}); '{name}' was read, see {setting('layer')}"
-    ]
+def _classes_of(
+    file: VectorFile, settings: LabelSettings, legend: Legend | None
+) -> tuple[NDArray[np.uint8], Legend, tuple[str, ...]]:
+    """A pixel value for each different value of the class field, 255 at the end for NULL; the legend; what to say."""
+    if file.column is None:
+        value, legend = _one_class(file.layer, settings, legend)
+        return np.array([value], np.uint8), legend, ()
+    classes = _class_map(file.column, file.layer, settings, legend)
+    distinct = np.full(len(file.column.values) + 1, None, object)
+    distinct[:-1] = file.column.values
+    return classes.indices(distinct), classes.legend, classes.notes
 
 
-def _one_class(
-    layer: VectorLayer, features: int, settings: LabelSettings, legend: Legend | None
-) -> tuple[NDArray[np.uint8], Legend]:
+def _one_class(layer: VectorLayer, settings: LabelSettings, legend: Legend | None) -> tuple[int, Legend]:
     if legend is None and settings.classes is None:
         stem = Path(layer.path).stem
         problem = name_problem(stem)
@@ -248,34 +265,26 @@ def _one_class(
         raise InputError(
             f"{layer.path} was given no {setting('class_field')} to tell the {len(real)} classes apart "
             f"({', '.join(entry.name for entry in real)}); pass {setting('class_field')}, one of: "
-            f"{_listed(layer.fields)}"
+            f"{', '.join(layer.fields) or 'none'}"
         )
-    return np.full(features, real[0].value, np.uint8), legend
+    return real[0].value, legend
 
 
-def _class_values(
-    layer: VectorLayer, rows: NDArray[np.int64], settings: LabelSettings, legend: Legend | None
-) -> tuple[NDArray[np.uint8], ClassMap]:
-    """A pixel value per feature of `rows`, 255 where the field is NULL, and the map that tells what they mean."""
-    name, path = str(settings.class_field), layer.path
-    if name not in layer.columns:
-        raise InputError(
-            f"{path} has no field '{name}'; its fields are: {_listed(layer.fields)}"
-            f"{did_you_mean(name, layer.fields)}"
-        )
-    column = layer.columns[name][rows]
+def _class_map(
+    column: Column, layer: VectorLayer, settings: LabelSettings, legend: Legend | None
+) -> ClassMap:
+    """What the values of the class field mean."""
+    found = Census()
+    for value, count in zip(column.values, column.counts, strict=True):
+        found.add(value, count)
+    found.add(None, column.nulls)
     origin = Origin(
-        f"field '{name}' of {path}",
-        another=f"mend them in '{name}', or pass another field with {setting('class_field')}",
+        f"field '{column.name}' of {layer.path}",
+        another=f"mend them in '{column.name}', or pass another field with {setting('class_field')}",
         around=_has_ground_around(settings),
     )
-    classes = class_map(Census.of_column(column), settings.classes, origin, known=legend)
-    return classes.indices(column), classes
+    return class_map(found, settings.classes, origin, known=legend)
 
 
 def _has_ground_around(settings: LabelSettings) -> bool:
     return settings.outside == BACKGROUND
-
-
-def _listed(fields: Sequence[str]) -> str:
-    return ", ".join(fields) or "none"

@@ -24,7 +24,16 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 
-_OF_POLYGONS = ("class_field", "layer", "outside", "priority")
+_OF_POLYGONS = (
+    "class_field",
+    "layer",
+    "encoding",
+    "outside",
+    "labelled_area",
+    "buffer",
+    "all_touched",
+    "priority",
+)
 _OF_RASTERS = ("unlabelled", "preset")
 """Settings that mean something for one form of labels only."""
 _RASTERS = (*RASTER_SUFFIXES, ".bmp", ".gif", ".webp")
@@ -32,9 +41,14 @@ _RASTERS = (*RASTER_SUFFIXES, ".bmp", ".gif", ".webp")
 
 def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
     """List label files: vector files as they are, folders and globs of rasters expanded."""
-    if len(labels) == 1 and os.path.isfile(labels[0]):  # noqa: PTH113 - a Path raises for some names
+    if len(labels) == 1 and (os.path.isfile(labels[0]) or _is_geodatabase(labels[0])):  # noqa: PTH113 - a Path raises
         return (Path(labels[0]),)
     return expand_rasters(labels)
+
+
+def _is_geodatabase(name: str) -> bool:
+    """Whether it is a file geodatabase: a folder that is one vector file."""
+    return name.rstrip("/\\").lower().endswith(".gdb") and os.path.isdir(name)  # noqa: PTH112 - as above
 
 
 class Labels(Protocol):
@@ -45,6 +59,11 @@ class Labels(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+    @property
+    def later_notes(self) -> tuple[str, ...]:
+        """What burning has shown so far, with counts; asked for when all is burnt."""
+        ...
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -88,10 +107,17 @@ class Labels(Protocol):
         ...
 
 
-def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None = None) -> Labels:
+def open_labels(
+    paths: Sequence[Path],
+    settings: LabelSettings,
+    *,
+    legend: Legend | None = None,
+    near: Sequence[Grid] = (),
+) -> Labels:
     """The labels at these paths: one vector layer, or one or more class rasters.
 
-    With a `legend` (of a mask or model to compare with) the labels' classes are matched to it by name or value.
+    near: the grids that they will be burnt on; what lies elsewhere need not be read. With a `legend` (of a mask or
+    model to compare with) the labels' classes are matched to it by name or value.
     Raises InputError for whatever does not fit, telling the remedy.
     """
     for path in paths:
@@ -102,7 +128,7 @@ def open_labels(paths: Sequence[Path], settings: LabelSettings, *, legend: Legen
     _refuse_what_cannot_apply(settings, _OF_RASTERS, paths[0], "a file of polygons", "label rasters")
     if len(paths) > 1:
         raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")
-    return read_vector_labels(paths[0], settings, legend=legend)
+    return read_vector_labels(paths[0], settings, legend=legend, near=near)
 
 
 def _refuse_what_cannot_apply(
@@ -144,8 +170,10 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
         return
     west, south, east, north = box
     images = np.array([grid.footprint_lonlat().bounds for grid in grids])
-    apart = (images[:, 0] > east) | (images[:, 2] < west) | (images[:, 1] > north) | (images[:, 3] < south)
-    if not apart.all():
+    level = (images[:, 1] <= north) & (images[:, 3] >= south)
+    # Longitudes of 179 and −181 are one place.
+    turns = np.floor((images[:, 2] - west) / 360) - np.ceil((images[:, 0] - east) / 360)
+    if (level & (turns >= 0)).any():
         return
     left, bottom = images[:, :2].min(axis=0)
     right, top = images[:, 2:].max(axis=0)

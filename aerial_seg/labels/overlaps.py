@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.geo.grid import Grid
+from aerial_seg.labels.burning import NOWHERE, burnt_polygons
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
 from aerial_seg.printable import shortened
@@ -50,24 +49,35 @@ class Overlaps:
             )
 
     def burn(
-        self, geometries: NDArray[Any], values: NDArray[np.uint8], grid: Grid, *, outside: int, rim: int = 0
-    ) -> NDArray[np.uint8]:
-        """Pixel values (H, W) uint8 of polygons (n,) with a value each, the topmost class on top, else the last one.
+        self,
+        geometries: NDArray[np.object_],
+        values: NDArray[np.uint8],
+        grid: Grid,
+        *,
+        rim: int = 0,
+        all_touched: bool = False,
+        known: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.int16]:
+        """Pixel values (H, W) of polygons (n,) with a value each, the topmost class on top, else the last one.
 
-        outside: the value of what no polygon covers. rim: pixels around the grid that are burnt and not counted, since
-        other windows count them.
+        geometries: in pixels (column, row) of the grid. rim: pixels around the grid that are burnt and not counted,
+        since other windows count them. all_touched: as burnt_polygons has it; neighbours, which then share pixels, do
+        not overlap for that. known: (H, W) where overlaps count; elsewhere the ground is unlabelled.
         """
         order = np.argsort(self._ranks(values), kind="stable")
-        labels = _burnt(geometries[order], values[order], grid, fill=outside)
-        inner = slice(rim, grid.height - rim), slice(rim, grid.width - rim)
+        labels = burnt_polygons(geometries[order], values[order], grid.shape, all_touched=all_touched)
+        counted = np.zeros(grid.shape, bool)
+        counted[rim : grid.height - rim, rim : grid.width - rim] = True
+        if known is not None:
+            counted &= known
         classes = [int(value) for value in np.unique(values)]
-        if len(classes) == 1 and classes[0] not in (outside, IGNORE):
+        if len(classes) == 1 and classes[0] != IGNORE:
             # What covers the ground is what was burnt.
-            pixels = int((labels[inner] == classes[0]).sum())
+            pixels = int((labels[counted] == classes[0]).sum())
             self._covered += pixels
             self._of_class[classes[0]] += pixels
-        else:
-            self._count(geometries, values, grid, inner)
+        elif classes:
+            self._count(geometries, values, grid, counted)
         return labels
 
     def _ranks(self, values: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -79,23 +89,24 @@ class Overlaps:
         return ranks[values]
 
     def _count(
-        self, geometries: NDArray[Any], values: NDArray[np.uint8], grid: Grid, inner: tuple[slice, slice]
+        self,
+        geometries: NDArray[np.object_],
+        values: NDArray[np.uint8],
+        grid: Grid,
+        counted: NDArray[np.bool_],
     ) -> None:
-        classes = [int(value) for value in np.unique(values) if value != IGNORE]
-        masks = {
-            value: _burnt(geometries[values == value], np.ones((values == value).sum(), np.uint8), grid)[
-                inner
-            ]
-            > 0
-            for value in classes
-        }
+        masks = {}
+        for value in map(int, np.unique(values[values != IGNORE])):
+            own = geometries[values == value]
+            covers = burnt_polygons(own, np.ones(len(own), np.uint8), grid.shape) != NOWHERE
+            masks[value] = covers & counted
         if not masks:
             return
         self._covered += int(np.logical_or.reduce(list(masks.values())).sum())
         for value, mask in masks.items():
             self._of_class[value] += int(mask.sum())
         gsd = grid.gsd() if grid.crs is not None else None
-        for one, other in combinations(classes, 2):
+        for one, other in combinations(masks, 2):
             pixels = int((masks[one] & masks[other]).sum())
             if pixels:
                 self._pixels[one, other] += pixels
@@ -146,14 +157,3 @@ class Overlaps:
             {value for pair in pairs for value in pair}, key=lambda value: (self._of_class[value], value)
         )
         return (*self.priority, *(names[value] for value in values))
-
-
-def _burnt(
-    geometries: NDArray[Any], values: NDArray[np.uint8], grid: Grid, *, fill: int = 0
-) -> NDArray[np.uint8]:
-    """A pixel belongs to the polygon that holds its centre."""
-    if not len(geometries):
-        return np.full(grid.shape, fill, np.uint8)
-    shapes = zip(geometries, map(int, values), strict=True)
-    burnt = rasterize(shapes, out_shape=grid.shape, transform=grid.transform, fill=fill, dtype="uint8")
-    return np.asarray(burnt, np.uint8)

@@ -56,9 +56,39 @@ class LabelSettings:
             metavar="EPSG:CODE",
         ),
     ] = None
-    layer: Annotated[str | None, Setting("Layer of the label file, if it holds several.", metavar="NAME")] = (
-        None
-    )
+    layer: Annotated[
+        str | None,
+        Setting(
+            "Layer of a vector label file; without it the only one, or the only one of polygons.",
+            metavar="NAME",
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        Setting(
+            "Encoding of texts in vector labels that state none, as Shapefiles without .cpg, or a wrong one.",
+            metavar="NAME",
+        ),
+    ] = None
+    buffer: Annotated[
+        float | None,
+        Setting(
+            "Widen vector labels by M metres on the ground: lines and points need it, polygons may have it.",
+            low=1e-3,
+            high=1e5,
+            metavar="M",
+        ),
+    ] = None
+    all_touched: Annotated[
+        bool, Setting("Count every pixel that a polygon touches, not only those whose centre it holds.")
+    ] = False
+    labelled_area: Annotated[
+        str | None,
+        Setting(
+            "Polygons in which everything was drawn; outside is unlabelled. A file, or a layer of the labels' file.",
+            metavar="LAYER",
+        ),
+    ] = None
     preset: Annotated[
         Preset | None,
         Setting(

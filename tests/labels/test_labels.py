@@ -159,17 +159,21 @@ class TestPolygons:
         )
         want = oracle([(LAKE, 1), (halves, 1), (on_ground(box(14, 14, 20, 20)), 1)])
         np.testing.assert_array_equal(labels.burn(GRID), want)
-        assert labels.notes == ("2 invalid polygons were made valid (the first is feature 2)",)
+        assert labels.notes == ("2 invalid polygons were made valid (features 2, 3)",)
 
     def test_lines_points_and_nothing_are_counted_or_refused(self, polygon_file: PolygonFile) -> None:
         line, flat = LineString([(X, Y), (X + 9, Y - 9)]), Polygon([(X, Y), (X + 9, Y), (X + 4, Y)])
         mixed = shapely.GeometryCollection([LAKE, line])
         path = polygon_file("l.gpkg", [HOUSE, line, Point(X, Y), None, flat, mixed, line])
         labels = open_labels([path], LabelSettings())
-        assert labels.notes == ("left out: 2 × LineString, 1 × Point, 1 × Polygon, 1 × no geometry",)
+        assert labels.notes == (
+            "left out: 2 × LineString (features 2, 7), 1 × Point (feature 3), 1 × Polygon without an area (feature 5), "
+            "1 × no geometry (feature 4)",
+        )
         np.testing.assert_array_equal(labels.burn(GRID), oracle([(HOUSE, 1), (LAKE, 1)]))
         with pytest.raises(
-            InputError, match="holds 1 × LineString, wanted polygons with an area; buffer lines"
+            InputError,
+            match=r"holds 1 × LineString \(feature 1\), wanted polygons .* width with `buffer=METRES`",
         ):
             burn(polygon_file("lines.gpkg", [line]))
         with pytest.raises(InputError, match="no geometry"):
@@ -177,7 +181,7 @@ class TestPolygons:
         empty = polygon_file("empty.gpkg", [Polygon()])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(InputError, match="holds 1 × empty Polygon, wanted"):
+            with pytest.raises(InputError, match=r"holds 1 × empty Polygon \(feature 1\), wanted"):
                 burn(empty)
 
     def test_partial_annotation_leaves_the_outside_unlabelled(self, polygon_file: PolygonFile) -> None:
@@ -211,10 +215,15 @@ class TestPolygons:
         path = tmp_path / "l.gpkg"
         for layer, shape in (("one", HOUSE), ("two", LAKE)):
             geopandas.GeoDataFrame(geometry=[shape], crs=GRID.crs).to_file(path, layer=layer)
-        assert "2 layers (one, two); 'one' was read" in open_labels([path], LabelSettings()).notes[0]
+        with pytest.raises(
+            InputError,
+            match=r"2 layers of geometries \(one \(Polygon\), two \(Polygon\)\), wanted one.*`layer=.NAME.`",
+        ):
+            open_labels([path], LabelSettings())
         np.testing.assert_array_equal(burn(path, layer="two"), oracle([(LAKE, 1)]))
         with pytest.raises(
-            InputError, match="no layer 'twoo' of geometries; it has: one, two; did you mean 'two'"
+            InputError,
+            match=r"no layer 'twoo' of geometries; it has: one \(Polygon\), two \(Polygon\); did you mean 'two'",
         ):
             burn(path, layer="twoo")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from shapely import box
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.labels.burning import NOWHERE
 from aerial_seg.labels.labels import Labels, open_labels
 from aerial_seg.labels.overlaps import Overlaps
 from aerial_seg.labels.settings import LabelSettings
@@ -71,7 +73,10 @@ def test_every_pixel_that_two_classes_claim_is_counted_once(
     for top in range(0, SIDE, 20):
         for left in range(0, SIDE, 20):
             wide = GRID.window(top=top - rim, left=left - rim, height=20 + 2 * rim, width=20 + 2 * rim)
-            part = overlaps.burn(shapes, values, wide, outside=0, rim=rim)
+            corner = np.array([wide.transform.c, wide.transform.f])
+            pixels = shapely.transform(shapes, lambda points, c=corner: (points - c) * (1, -1))
+            part = overlaps.burn(pixels, values, wide, rim=rim)
+            part = np.where(part == NOWHERE, 0, part)
             got[top : top + 20, left : left + 20] = part[rim : 20 + rim, rim : 20 + rim]
     claims = {k: np.zeros(GRID.shape, bool) for k in (1, 2, 3)}
     want = np.zeros(GRID.shape, np.uint8)

@@ -89,7 +89,7 @@ def tile(
         _check_alike(placed.infos, settings)
         sources = find_sources(placed, settings, Path(folder))
         grids = _run_grids(sources.infos, settings)
-        opened = open_labels(truth, settings.labels)
+        opened = open_labels(truth, settings.labels, near=grids)
         check_overlap(opened, grids, names=[info.path for info in sources.infos])
         with (
             staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN) as work,

@@ -172,7 +172,7 @@ def test_invalid_polygons_are_mended_and_counted(tmp_path: Path) -> None:
     corner = np.array([500_000, 5_199_980])
     file = write(tmp_path / "a.gpkg", [shapely.transform(bowtie, lambda p: p + corner)])
     area = read_area(file)
-    assert area.notes == (f"{file}: 1 invalid polygons were made valid (the first is feature 1)",)
+    assert area.notes == (f"{file}: 1 invalid polygons were made valid (feature 1)",)
     assert area.on(GRID, "in.tif").inside(range(50), range(70)).sum() == pytest.approx(4 * 200, abs=41)
 
 
@@ -180,14 +180,16 @@ def test_layers_are_named_as_in_qgis(tmp_path: Path) -> None:
     file = write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)], layer="north")
     write(file, [shapely.box(0, 0, 2, 2)], layer="south")
     with pytest.raises(
-        InputError, match=r"holds 2 layers of geometries \(north, south\).*`aoi_layer=\"NAME\"`"
+        InputError,
+        match=r"holds 2 layers of geometries \(north \(Polygon\), south \(Polygon\)\).*`aoi_layer=\"NAME\"`",
     ):
         read_area(file)
     assert read_area(f"{file}|layername=south").geometry.area == 4
     assert read_area(file, layer="south").identity == read_area(f"{file}|layername=south").identity
     for wrong in ({"path": f"{file}|layername=suth"}, {"path": file, "layer": "suth"}):
         with pytest.raises(
-            InputError, match=r"no layer 'suth' of geometries; it has: north, south; did you mean 'south'"
+            InputError,
+            match=r"no layer 'suth' of geometries; it has: north \(Polygon\), south \(Polygon\); did you mean 'south'",
         ):
             read_area(**wrong)
     with pytest.raises(SettingsError, match=r"names another layer than `aoi_layer=\"north\"`"):
@@ -203,13 +205,16 @@ def test_what_is_no_area_is_named_with_its_remedy(tmp_path: Path) -> None:
         (text, r"a\.txt is not a vector layer that GDAL can read"),
         (
             write(tmp_path / "points.gpkg", [shapely.Point(1, 1), shapely.Point(0, 0)]),
-            r"holds 2 × Point, wanted polygons with an area; buffer",
+            r"holds 2 × Point \(features 1, 2\), wanted polygons with an area; buffer",
         ),
         (
             write(tmp_path / "none.shp", [box], None),
             r"none\.shp has no CRS.*`aoi_crs=\"EPSG:xxxx\"`, or `bounds`.*look like degrees, try EPSG:4326",
         ),
-        (write(tmp_path / "empty.gpkg", [shapely.Polygon()]), r"holds 1 × empty Polygon, wanted polygons"),
+        (
+            write(tmp_path / "empty.gpkg", [shapely.Polygon()]),
+            r"holds 1 × empty Polygon \(feature 1\), wanted",
+        ),
         (write(tmp_path / "nothing.gpkg", []), r"holds no feature with a geometry; wanted polygons"),
     ):
         with pytest.raises(InputError, match=message) as caught:
