@@ -111,7 +111,10 @@ LOOPS = {
     ("splits.py", "name"): ("val", "test"),
     ("dataset_writer.py", "split"): ("val", "test"),
     ("checks.py", "name"): ("aoi_layer", "aoi_crs"),
-    ("labels.py", "name"): ("class_field", "layer", "outside", "priority", "unlabelled", "preset"),
+    ("labels.py", "name"): (
+        "class_field", "layer", "encoding", "outside", "labelled_area", "buffer", "all_touched", "priority",
+        "unlabelled", "preset",
+    ),
     ("polygon_maker.py", "kind"): ("instances", "regularize"),
 }
 """Names that a loop or an argument gives: where, and which."""

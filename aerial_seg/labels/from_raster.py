@@ -103,6 +103,11 @@ class RasterLabels:
         """Nothing: all is known when they are opened."""
         return ()
 
+    @property
+    def implied_notes(self) -> tuple[str, ...]:
+        """Nothing: outside of them all is unlabelled."""
+        return ()
+
     def check_pixels(self, grid: Grid, name: str) -> None:
         """Raises InputError unless the one label raster has the pixels of the raster `name`, which has no CRS."""
         if self.shapes[0] != grid.shape:

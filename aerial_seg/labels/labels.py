@@ -66,6 +66,11 @@ class Labels(Protocol):
         ...
 
     @property
+    def implied_notes(self) -> tuple[str, ...]:
+        """How much of all that was burnt counts as background because nothing was drawn there."""
+        ...
+
+    @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of every label raster; empty for polygons."""
         ...

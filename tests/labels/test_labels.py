@@ -211,22 +211,6 @@ class TestPolygons:
         path = polygon_file("l.gpkg", [HOUSE], {"kind": ["road"]})
         np.testing.assert_array_equal(burn(path, legend=KNOWN, class_field="kind"), oracle([(HOUSE, 2)]))
 
-    def test_several_layers_are_named(self, tmp_path: Path) -> None:
-        path = tmp_path / "l.gpkg"
-        for layer, shape in (("one", HOUSE), ("two", LAKE)):
-            geopandas.GeoDataFrame(geometry=[shape], crs=GRID.crs).to_file(path, layer=layer)
-        with pytest.raises(
-            InputError,
-            match=r"2 layers of geometries \(one \(Polygon\), two \(Polygon\)\), wanted one.*`layer=.NAME.`",
-        ):
-            open_labels([path], LabelSettings())
-        np.testing.assert_array_equal(burn(path, layer="two"), oracle([(LAKE, 1)]))
-        with pytest.raises(
-            InputError,
-            match=r"no layer 'twoo' of geometries; it has: one \(Polygon\), two \(Polygon\); did you mean 'two'",
-        ):
-            burn(path, layer="twoo")
-
     def test_what_is_no_polygon_layer_is_one_line(self, tmp_path: Path, polygon_file: PolygonFile) -> None:
         (tmp_path / "text.gpkg").write_text("nothing")
         with pytest.raises(InputError, match="not a vector layer"):

@@ -123,7 +123,8 @@ def assemble(
 def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:
     """What was mended, taken for granted or left out so far."""
     infos, members = sources.infos, [info for source in sources.each for info in source.members]
-    notes = [*cutter.labels.notes, *cutter.labels.later_notes, *cutter.labels.check_overlaps()]
+    labels = cutter.labels
+    notes = [*labels.notes, *labels.later_notes, *labels.implied_notes, *labels.check_overlaps()]
     notes += (note for source in sources.each for note in source.notes)
     notes += renamed_bands(members[0].path)
     if len({info.names for info in infos}) > 1:
