@@ -23,7 +23,7 @@ SPACING, SIDE = 20.0, 12.0
 FORMATS = {"gpkg": "GPKG", "shp": "ESRI Shapefile", "fgb": "FlatGeobuf", "geojson": "GeoJSON"}
 
 PROBE = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 from affine import Affine
 from pyproj import CRS
@@ -31,20 +31,20 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.labels import open_labels
 from aerial_seg.labels.settings import LabelSettings
 from pathlib import Path
-path, side, chip, mode = sys.argv[1], int(sys.argv[2]), 512, sys.argv[3]
-kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+path, side, chip = sys.argv[1], int(sys.argv[2]), 512
+# Not ru_maxrss, which begins with what the process was forked from.
+kib = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 grid = Grid(CRS(32645), Affine(0.5, 0, 300_000, 0, -0.5, 3_060_000), side, side)
 before, begun = kib(), time.process_time()
-if mode != "nothing":
-    labels = open_labels([Path(path)], LabelSettings(class_field="kind"), near=[grid])
-    opened = time.process_time()
-    pixels = 0
-    for top in range(0, side, chip):
-        for left in range(0, side, chip):
-            size = min(chip, side)
-            pixels += int((labels.burn(grid.window(top=top, left=left, height=size, width=size)) != 0).sum())
-    print(json.dumps({"MB": (kib() - before) / 1024, "open": opened - begun, "burn": time.process_time() - opened,
-                      "pixels": pixels}))
+labels = open_labels([Path(path)], LabelSettings(class_field="kind"), near=[grid])
+opened = time.process_time()
+pixels = 0
+for top in range(0, side, chip):
+    for left in range(0, side, chip):
+        size = min(chip, side)
+        pixels += int((labels.burn(grid.window(top=top, left=left, height=size, width=size)) != 0).sum())
+print(json.dumps({"MB": (kib() - before) / 1024, "open": opened - begun, "burn": time.process_time() - opened,
+                  "pixels": pixels}))
 """
 
 
@@ -67,7 +67,7 @@ def write(path: Path, count: int) -> int:
 
 def probe(path: Path, side: int) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "ignore", "-c", PROBE, str(path), str(side), "all"],
+        [sys.executable, "-P", "-W", "ignore", "-c", PROBE, str(path), str(side)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     found: dict[str, float] = json.loads(done.stdout)
@@ -83,15 +83,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind in most.formats.split(","):
             for count in (1000, most.polygons // 8, most.polygons):
-                path = Path(folder) / f"{kind}{count}.{kind}"
+                path = Path(folder) / f"l{count}.{kind}"
                 whole = write(path, count)
                 sides = (256, whole) if kind == "gpkg" and whole * whole < 4e8 else (256,)
                 for side in sides:
                     found = probe(path, side)
-                    print(
-                        f"{kind:8} {count:9,} {side:6}²      {found['MB']:8.0f} {found['open']:7.2f} {found['burn']:7.2f}",
-                        flush=True,
-                    )
+                    figures = f"{found['MB']:8.0f} {found['open']:7.2f} {found['burn']:7.2f}"
+                    print(f"{kind:8} {count:9,} {side:6}²      {figures}", flush=True)
 
 
 if __name__ == "__main__":
