@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from aerial_seg.errors import InputError, at_work
-from aerial_seg.geo.areas.buffering import Buffer
 from aerial_seg.geo.areas.features import require_field
 from aerial_seg.geo.areas.polygons import Ground
 from aerial_seg.geo.areas.vector_layer import LayerNames, VectorLayer, crs_of, open_layer
 from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.borders import grown, without_borders
+from aerial_seg.labels.buffering import Buffer
 from aerial_seg.labels.burning import NOWHERE, burnt_polygons
 from aerial_seg.labels.census import Census
 from aerial_seg.labels.classes import (

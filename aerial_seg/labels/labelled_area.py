@@ -47,7 +47,7 @@ def read_labelled_area(
     if any(name.lower() == _SPLIT for name in opened.fields):
         raise InputError(
             f"the labelled area {opened.path} has a field '{_SPLIT}', which does not say yet what chips are for; "
-            f"rename it, and say it with {setting('val')} and {setting('test')}"
+            "rename it, and name the splits by their own settings"
         )
     # A CRS that was given for the labels says nothing of another file that has one.
     given = settings.crs if opened.crs is None or path == labels else None

@@ -174,7 +174,7 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
     if box is None:
         return
     west, south, east, north = box
-    images = np.array([grid.footprint_lonlat().bounds for grid in grids])
+    images = np.array([_lonlat_box(grid) for grid in grids])
     level = (images[:, 1] <= north) & (images[:, 3] >= south)
     # Longitudes of 179 and −181 are one place.
     turns = np.floor((images[:, 2] - west) / 360) - np.ceil((images[:, 0] - east) / 360)
@@ -193,6 +193,13 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
         f"labels lon {west:.5f}..{east:.5f}, lat {south:.5f}..{north:.5f}; "
         f"imagery lon {left:.5f}..{right:.5f}, lat {bottom:.5f}..{top:.5f}; {remedy}"
     )
+
+
+def _lonlat_box(grid: Grid) -> tuple[float, float, float, float]:
+    """west, south, east, north; beyond ±180 where the grid lies across the antimeridian."""
+    lon, lat = np.asarray(grid.footprint_lonlat().exterior.coords).T
+    lon = np.unwrap(lon, period=360)
+    return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
 
 def _check_local(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo.areas.features import Features, read_features
 from aerial_seg.geo.areas.placing import Bounds, Placed, Way
 from aerial_seg.geo.areas.polygons import Ground, Told
+from aerial_seg.geo.areas.turns import turned
 from aerial_seg.geo.areas.vector_layer import VectorLayer, no_crs, shown
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.remote import is_remote
@@ -178,7 +179,11 @@ class VectorFile:
             return None
         found: list[Bounds] = []
         for grid in near:
-            found += self.way(grid.crs).boxes(grid.for_polygons(), self.layer.bounds)
+            try:
+                way = self.way(grid.crs)
+            except InputError:
+                return None  # it is told where labels and imagery are compared, by the raster's name
+            found += way.boxes(grid.for_polygons(), self.layer.bounds)
         if any(not math.isfinite(box[0]) for box in found):
             return None
         if len(found) > _BOXES:
@@ -252,7 +257,8 @@ class VectorFile:
         there = np.isfinite(x) & np.isfinite(y)
         if not there.any():
             raise self._outside()
-        return float(x[there].min()), float(y[there].min()), float(x[there].max()), float(y[there].max())
+        x, y = turned(x[there], x[there][len(x[there]) // 2], 360.0), y[there]
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
     def _outside(self) -> InputError:
         return InputError(

@@ -58,7 +58,7 @@ def test_it_is_a_layer_of_the_labels_file_or_a_file(tmp_path: Path, polygon_file
 def test_what_contradicts_it_is_refused(polygon_file: PolygonFile) -> None:
     path = polygon_file("l.gpkg", [HOUSE])
     area = polygon_file("a.gpkg", [DRAWN], {"Split": ["train"]})
-    with pytest.raises(InputError, match=r"has a field 'split', which does not say yet.*`val` and `test`"):
+    with pytest.raises(InputError, match=r"has a field 'split', which does not say yet.*rename it"):
         open_labels([path], LabelSettings(labelled_area=str(area)))
     plain = str(polygon_file("b.gpkg", [DRAWN]))
     with pytest.raises(

@@ -50,7 +50,8 @@ class ParquetLayer:
         self._column: Mapping[str, Any] = self._geo["columns"][self._geo["primary_column"]]
 
     def _metadata(self) -> dict[str, Any]:
-        raw = (self._file.schema_arrow.metadata or {}).get(b"geo")
+        # Of the file, not of its schema: there it stands only where it was known before the first row.
+        raw = (self._file.metadata.metadata or {}).get(b"geo")
         try:
             geo = json.loads(raw) if raw is not None else {}
             name = geo["primary_column"]

@@ -18,15 +18,14 @@ AS_BYTES = "ISO-8859-1"
 _WESTERN = "cp1252"
 
 
-def check_encoding(name: str) -> str:
-    """The name of an encoding of texts. Raises SettingsError for any other."""
+def check_encoding(name: str, *, setting_name: str) -> None:
+    """Raises SettingsError unless this is the name of an encoding of texts."""
     try:
         b"a".decode(codecs.lookup(name).name)
     except (LookupError, ValueError) as error:  # a codec of bytes, as base64, is a LookupError too
         raise SettingsError(
-            f"{setting('encoding', name)} is no encoding of texts; wanted for example UTF-8, ISO-8859-1 or cp1251"
+            f"{setting(setting_name, name)} is no encoding of texts; wanted for example UTF-8, ISO-8859-1 or cp1251"
         ) from error
-    return name
 
 
 @dataclass(slots=True)

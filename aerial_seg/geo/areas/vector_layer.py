@@ -76,7 +76,7 @@ def open_layer(
     """
     names = names or LayerNames()
     if encoding is not None:
-        check_encoding(encoding)
+        check_encoding(encoding, setting_name=names.encoding)
     if is_parquet(path) and not is_remote(path):
         return _open_parquet(path, layer, names)
     chosen, notes = _choose(path, layer, names)

@@ -11,7 +11,7 @@ import shapely
 from pyproj import CRS, Geod, Transformer
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.areas.buffering import Buffer
+from aerial_seg.labels.buffering import Buffer
 
 GEOD = Geod(ellps="WGS84")
 PLACES = {
