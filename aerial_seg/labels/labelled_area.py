@@ -17,13 +17,16 @@ from aerial_seg.labels.vector_file import VectorFile
 from aerial_seg.mentions import setting
 
 _SPLIT = "split"
+_SUFFIXES = (".gpkg", ".shp", ".geojson", ".json", ".fgb", ".gdb", ".parquet", ".kml", ".zip")
+"""What no layer is called: a file of this name that is not there is a slip."""
 _NAMES = LayerNames(layer="labelled_area", wanted=", or the name of a layer in the labels' file")
 
 
 def labelled_area_file(labels: Path, named: str) -> tuple[Path, str | None]:
     """The file and the layer that the setting names: a file, FILE|layername=LAYER, or a layer in the labels' file."""
     file, layer = split_layer(named)
-    if layer or os.path.lexists(file) or file.startswith("/vsi") or "://" in file:
+    is_file = os.path.lexists(file) or file.lower().endswith(_SUFFIXES)
+    if layer or is_file or file.startswith("/vsi") or "://" in file:
         return Path(file), layer or None
     return labels, named
 

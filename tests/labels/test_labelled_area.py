@@ -53,6 +53,8 @@ def test_it_is_a_layer_of_the_labels_file_or_a_file(tmp_path: Path, polygon_file
     check(both, str(polygon_file("area.geojson", [lonlat], crs="EPSG:4326")))
     with pytest.raises(InputError, match=r"no layer 'drwn' of geometries.*did you mean 'drawn'"):
         open_labels([both], LabelSettings(labelled_area="drwn", layer="houses"))
+    with pytest.raises(InputError, match=r"drawn\.gpkg does not exist"):
+        open_labels([both], LabelSettings(labelled_area="drawn.gpkg", layer="houses"))
 
 
 def test_what_contradicts_it_is_refused(polygon_file: PolygonFile) -> None:
