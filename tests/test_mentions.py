@@ -112,8 +112,16 @@ LOOPS = {
     ("dataset_writer.py", "split"): ("val", "test"),
     ("checks.py", "name"): ("aoi_layer", "aoi_crs"),
     ("labels.py", "name"): (
-        "class_field", "layer", "encoding", "outside", "labelled_area", "buffer", "all_touched", "priority",
-        "unlabelled", "preset",
+        "class_field",
+        "layer",
+        "encoding",
+        "outside",
+        "labelled_area",
+        "buffer",
+        "all_touched",
+        "priority",
+        "unlabelled",
+        "preset",
     ),
     ("polygon_maker.py", "kind"): ("instances", "regularize"),
 }
