@@ -142,7 +142,7 @@ class RasterLabels:
         """255 where no label raster lies."""
         return None if self._near(grown(grid, self._border)) else IGNORE
 
-    def check_overlaps(self) -> tuple[str, ...]:
+    def check_overlaps(self, *, of: int = 0) -> tuple[str, ...]:
         """A pixel of a raster has one class."""
         return ()
 

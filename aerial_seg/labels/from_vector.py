@@ -115,9 +115,9 @@ class VectorLabels:
             return None
         return self._outside
 
-    def check_overlaps(self) -> tuple[str, ...]:
+    def check_overlaps(self, *, of: int = 0) -> tuple[str, ...]:
         """What to say of polygons of different classes that overlap in all that was burnt; see Overlaps.check."""
-        return self._overlaps.check()
+        return self._overlaps.check(of=of)
 
     def beside_one_class(self, present: str) -> str:
         """What to do where no other class than this one has pixels."""

@@ -96,8 +96,11 @@ class Labels(Protocol):
         """The one value that all pixels of this grid would have, where that is known without burning."""
         ...
 
-    def check_overlaps(self) -> tuple[str, ...]:
-        """What to say of different classes that overlap in all that was burnt. Raises InputError where it is much."""
+    def check_overlaps(self, *, of: int = 0) -> tuple[str, ...]:
+        """What to say of different classes that overlap in all that was burnt. Raises InputError where it is much.
+
+        of: pixels that will be burnt in all; before the end it raises only where no more of them can mend it.
+        """
         ...
 
     def beside_one_class(self, present: str) -> str:

@@ -14,6 +14,7 @@ from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.burning import NOWHERE, burnt_polygons
+from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
 from aerial_seg.printable import shortened
@@ -26,7 +27,10 @@ _Pair = tuple[int, int]
 
 @dataclass(slots=True)
 class Overlaps:
-    """What has been burnt so far. priority: classes by name, the topmost first; the others lie below all of them."""
+    """What has been burnt so far. priority: classes by name, the topmost first; the others lie below all of them.
+
+    Polygons that say that their ground is unlabelled take labels away, and so count as one class more.
+    """
 
     legend: Legend
     priority: tuple[str, ...]
@@ -38,7 +42,7 @@ class Overlaps:
     def __post_init__(self) -> None:
         """Raises SettingsError for a priority of what is no class."""
         for name in self.priority:
-            if name not in self.legend.names:
+            if name not in self._values:
                 raise SettingsError(
                     f"{setting('priority')} names '{shortened(name)}', which is no class; known: "
                     f"{', '.join(self.legend.names)}{did_you_mean(name, self.legend.names)}"
@@ -71,7 +75,7 @@ class Overlaps:
         if known is not None:
             counted &= known
         classes = [int(value) for value in np.unique(values)]
-        if len(classes) == 1 and classes[0] != IGNORE:
+        if len(classes) == 1 and not all_touched:
             # What covers the ground is what was burnt.
             pixels = int((labels[counted] == classes[0]).sum())
             self._covered += pixels
@@ -83,10 +87,17 @@ class Overlaps:
     def _ranks(self, values: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The higher, the later it is burnt; equal for classes without a priority."""
         ranks = np.zeros(256, np.int64)
-        known = dict(zip(self.legend.names, self.legend.values, strict=True))
         for place, name in enumerate(reversed(self.priority), start=1):
-            ranks[known[name]] = place
+            ranks[self._values[name]] = place
         return ranks[values]
+
+    @property
+    def _values(self) -> dict[str, int]:
+        return {UNLABELLED: IGNORE, **dict(zip(self.legend.names, self.legend.values, strict=True))}
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {value: name for name, value in self._values.items()}
 
     def _count(
         self,
@@ -96,12 +107,10 @@ class Overlaps:
         counted: NDArray[np.bool_],
     ) -> None:
         masks = {}
-        for value in map(int, np.unique(values[values != IGNORE])):
+        for value in map(int, np.unique(values)):
             own = geometries[values == value]
             covers = burnt_polygons(own, np.ones(len(own), np.uint8), grid.shape) != NOWHERE
             masks[value] = covers & counted
-        if not masks:
-            return
         self._covered += int(np.logical_or.reduce(list(masks.values())).sum())
         for value, mask in masks.items():
             self._of_class[value] += int(mask.sum())
@@ -113,13 +122,18 @@ class Overlaps:
                 # In square millimetres, which are whole: the order of the windows changes no sum.
                 self._area[one, other] += round(pixels * gsd[0] * gsd[1] * 1e6) if gsd is not None else 0
 
-    def check(self) -> tuple[str, ...]:
-        """What to say of all that has been burnt. Raises InputError where it is too much to be left to chance."""
-        names = {entry.value: entry.name for entry in self.legend.entries}
+    def check(self, *, of: int = 0) -> tuple[str, ...]:
+        """What to say of all that has been burnt. Raises InputError where it is too much to be left to chance.
+
+        of: pixels that will have been burnt in the end; asked before that, it raises only for what will be too much
+        whatever else comes.
+        """
+        names = self._names
         decided = [pair for pair in self._pixels if {names[value] for value in pair} & set(self.priority)]
         open_pairs = [pair for pair in self._pixels if pair not in decided]
-        share = sum(self._pixels[pair] for pair in open_pairs) / max(1, self._covered)
-        if share > MOST_OVERLAP:
+        undecided = sum(self._pixels[pair] for pair in open_pairs)
+        if undecided > MOST_OVERLAP * max(1, self._covered, of):
+            share = undecided / self._covered
             told = listed(self._told(open_pairs), most=3)
             raise InputError(
                 f"polygons of different classes overlap on {share:.2g} of the labelled area ({told}), wanted at most "
@@ -138,7 +152,7 @@ class Overlaps:
 
     def _told(self, pairs: Sequence[_Pair]) -> Iterator[str]:
         """`road × building 1.2 ha`, the largest first."""
-        names = {entry.value: entry.name for entry in self.legend.entries}
+        names = self._names
         for pair in sorted(pairs, key=lambda pair: -self._pixels[pair]):
             area = self._area[pair] / 1e6
             size = (
@@ -152,7 +166,7 @@ class Overlaps:
 
     def _suggested(self, pairs: Sequence[_Pair]) -> tuple[str, ...]:
         """The classes of these pairs, the smaller on top of the larger, behind those that have a priority."""
-        names = {entry.value: entry.name for entry in self.legend.entries}
+        names = self._names
         values = sorted(
             {value for pair in pairs for value in pair}, key=lambda value: (self._of_class[value], value)
         )

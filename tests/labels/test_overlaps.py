@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 SIDE = 40
 GRID = Grid(crs=CRS(32645), transform=Affine(1, 0, 300_000, 0, -1, 3_060_000), height=SIDE, width=SIDE)
 LEGEND = make_legend({0: "background", 1: "a", 2: "b", 3: "c"}, background=[0])
-NAMES = ("a", "b", "c")
+NAMES = {1: "a", 2: "b", 3: "c", IGNORE: "unlabelled"}
 
 
 def ground(left: float, top: float, right: float, bottom: float) -> Any:
@@ -62,7 +64,12 @@ RECTANGLES = st.lists(
 
 
 @settings(max_examples=examples(40), deadline=None)
-@given(drawn=RECTANGLES, priority=st.permutations(NAMES), listed=st.integers(0, 3), rim=st.integers(0, 3))
+@given(
+    drawn=RECTANGLES,
+    priority=st.permutations(tuple(NAMES.values())),
+    listed=st.integers(0, 4),
+    rim=st.integers(0, 3),
+)
 def test_every_pixel_that_two_classes_claim_is_counted_once(
     drawn: list[tuple[int, ...]], priority: list[str], listed: int, rim: int
 ) -> None:
@@ -78,18 +85,15 @@ def test_every_pixel_that_two_classes_claim_is_counted_once(
             part = overlaps.burn(pixels, values, wide, rim=rim)
             part = np.where(part == NOWHERE, 0, part)
             got[top : top + 20, left : left + 20] = part[rim : 20 + rim, rim : 20 + rim]
-    claims = {k: np.zeros(GRID.shape, bool) for k in (1, 2, 3)}
+    claims = {k: np.zeros(GRID.shape, bool) for k in NAMES}
     want = np.zeros(GRID.shape, np.uint8)
-    rank = {LEGEND.values[LEGEND.names.index(name)]: listed - k for k, name in enumerate(priority[:listed])}
+    rank = {k: listed - priority.index(name) for k, name in NAMES.items() if name in priority[:listed]}
     for k in sorted(range(len(values)), key=lambda k: rank.get(int(values[k]), 0)):
         want[mask_of(shapes[k])] = values[k]
-        if values[k] != IGNORE:
-            claims[int(values[k])] |= mask_of(shapes[k])
+        claims[int(values[k])] |= mask_of(shapes[k])
     np.testing.assert_array_equal(got, want)
-    pairs = {(i, j): int((claims[i] & claims[j]).sum()) for i, j in ((1, 2), (1, 3), (2, 3))}
-    undecided = sum(
-        n for pair, n in pairs.items() if not {NAMES[k - 1] for k in pair} & set(priority[:listed])
-    )
+    pairs = {(i, j): int((claims[i] & claims[j]).sum()) for i, j in combinations(NAMES, 2)}
+    undecided = sum(n for pair, n in pairs.items() if not {NAMES[k] for k in pair} & set(priority[:listed]))
     covered = int(np.logical_or.reduce(list(claims.values())).sum())
     if undecided > 0.001 * covered:
         with pytest.raises(InputError, match="overlap on"):
@@ -131,6 +135,47 @@ class TestPolygons:
         assert labels.check_overlaps() == (
             "overlaps of classes, the later polygon on top: field × wood 1 m²",
         )
+
+    def test_ground_that_is_called_unlabelled_takes_labels_away(self, polygon_file: PolygonFile) -> None:
+        path = self.write(polygon_file)
+        how = LabelSettings(class_field="kind", classes={"wood": "wood", "field": "unlabelled"})
+        labels = open_labels([path], how)
+        burn_in_windows(labels, 7)
+        with pytest.raises(InputError, match=r"\(wood × unlabelled 240 m²\)") as refusal:
+            labels.check_overlaps()
+        (told,) = [one.value for one in settings_in(str(refusal.value)) if one.has_value]
+        for priority, edge in ((told, 20), (("unlabelled",), 14)):
+            decided = open_labels([path], replace(how, priority=priority))
+            got = burn_in_windows(decided, 7)
+            want = np.where(np.arange(SIDE) < edge, 1, IGNORE) * np.ones((SIDE, 1), int)
+            np.testing.assert_array_equal(got, want)
+
+    def test_before_the_end_only_what_will_be_too_much_is(self, polygon_file: PolygonFile) -> None:
+        labels = open_labels([self.write(polygon_file)], LabelSettings(class_field="kind"))
+        labels.burn(GRID.window(top=0, left=0, height=1, width=SIDE))  # 6 of 40 pixels
+        assert labels.check_overlaps(of=6000) != ()
+        with pytest.raises(InputError, match=r"overlap on 0.15 of"):
+            labels.check_overlaps(of=5999)
+
+    def test_neighbours_of_which_all_touched_pixels_count_do_not_overlap(
+        self, polygon_file: PolygonFile
+    ) -> None:
+        shapes = [ground(0, 0, 20.3, 40), ground(20.3, 0, 40, 40)]
+        path = polygon_file("l.gpkg", shapes, {"kind": ["wood", "field"]})
+        labels = open_labels([path], LabelSettings(class_field="kind", all_touched=True))
+        got = burn_in_windows(labels, 16)
+        assert (got == 1).sum() == 20 * SIDE
+        assert labels.check_overlaps() == ()
+
+    def test_what_overlaps_beyond_the_labelled_area_is_no_matter(self, polygon_file: PolygonFile) -> None:
+        area = polygon_file("area.gpkg", [ground(0, 0, 14, 40)])
+        how = LabelSettings(class_field="kind", labelled_area=str(area))
+        labels = open_labels([self.write(polygon_file)], how)
+        got = burn_in_windows(labels, 16)
+        np.testing.assert_array_equal(
+            got, np.where(np.arange(SIDE) < 14, 2, IGNORE) * np.ones((SIDE, 1), int)
+        )
+        assert labels.check_overlaps() == ()
 
     def test_overlaps_of_one_class_are_none(self, polygon_file: PolygonFile) -> None:
         path = polygon_file("l.gpkg", [ground(0, 0, 30, 30), ground(10, 10, 40, 40)])

@@ -116,6 +116,8 @@ def _cut_all(
         for index, (source, grid) in enumerate(zip(sources.each, grids, strict=True)):
             for _ in cutter.cut(index, source, grid):
                 bar.update()
+                # What will be refused whatever else is cut need not wait for all of it.
+                cutter.labels.check_overlaps(of=total * size**2)
                 still.check_now_and_then()
     if not cutter.records:
         raise InputError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from shapely import box
 from tile_town import HEIGHT, SETTINGS, WIDTH, X, Y, run, scene
 
 from aerial_seg.errors import InputError
+from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.data import open_dataset
 from aerial_seg.labels.chip_file import read_label_chip
@@ -79,6 +82,19 @@ def test_overlaps_stop_tile_and_the_printed_priority_goes_on(image: Path, polygo
     report = remedied(image, labels, class_field="kind")
     assert pixels(report)["wood"] + pixels(report)["field"] == 80 * 90
     assert any("decided by their priority: field × wood 200 m²" in note for note in report.notes)
+
+
+def test_what_overlaps_at_once_is_told_before_all_is_cut(image: Path, polygon_file: PolygonFile) -> None:
+    labels = polygon_file("l.gpkg", [box(X, Y - 40, X + 60, Y)] * 2, {"kind": ["wood", "field"]})
+    cut: list[int] = []
+
+    @contextmanager
+    def count(label: str, *, total: int, unit: str) -> Any:
+        yield SimpleNamespace(update=lambda n=1: cut.append(n))
+
+    with pytest.raises(InputError, match="overlap on 1 of the labelled area"):
+        tile([image], [labels], labels.with_name("chips"), settings(class_field="kind"), count)
+    assert len(cut) == 1
 
 
 def test_text_numbers_and_numbers_give_one_dataset(image: Path, polygon_file: PolygonFile) -> None:
