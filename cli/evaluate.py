@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from click.core import ParameterSource
 
 from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.labels.settings import LabelSettings
@@ -83,6 +84,7 @@ def command(
     """
     from aerial_seg.files.protect import Inputs
     from aerial_seg.files.staging import check_writable
+    from aerial_seg.geo.raster.read_files import vector_files
     from aerial_seg.jobs.evaluate import (
         evaluate_mask,
         evaluate_model_on_chips,
@@ -96,13 +98,16 @@ def command(
             raise click.UsageError(
                 f"-o and --error-map are both {output}; the scores are a file of their own."
             )
-        Inputs([subject, *labels, *rasters]).refuse([output])
+        areas = [] if label_settings.labelled_area is None else [label_settings.labelled_area]
+        read = [file for name in (*labels, *areas) for file in vector_files(name)]
+        Inputs([subject, *labels, *rasters, *read]).refuse([output])
     is_model = subject.suffix.lower() == ".safetensors"
     if rasters and not is_model:
         raise click.UsageError(
             f"--raster is imagery to run a model on, but {subject} is no .safetensors file; leave it out."
         )
     wanted = None if error_map is None else ErrorMapSettings(error_map, overwrite)
+    _refuse_idle("raster" if is_model and rasters else "chips" if is_model else "mask")
     if not is_model:
         report = evaluate_mask(subject, labels, label_settings, console.bar, error_map=wanted)
     elif rasters:
@@ -129,6 +134,25 @@ def command(
     else:
         raise click.UsageError("a model needs imagery: pass --raster, or a chip dataset as LABELS.")
     _print_report(report, output, as_json)
+
+
+_MEAN_SOMETHING = {
+    "mask": ("a mask is compared as it is", ()),
+    "raster": ("with --raster a model maps imagery", ("nodata", "no_georef", "device")),
+    "chips": ("without --raster a model is scored on a chip dataset", ("split", "on", "device")),
+}
+"""What is scored, and which of the options on that say anything of it."""
+
+
+def _refuse_idle(subject: str) -> None:
+    """Raises UsageError for an option that would change nothing."""
+    context = click.get_current_context()
+    why, able = _MEAN_SOMETHING[subject]
+    for name in ("split", "on", "nodata", "no_georef", "device"):
+        if name in able or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        option = next(one for one in context.command.params if one.name == name)
+        raise click.UsageError(f"{option.opts[0]} would change nothing: {why}; leave it out.")
 
 
 def _print_report(report: EvaluateReport, output: Path | None, as_json: bool) -> None:

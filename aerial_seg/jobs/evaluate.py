@@ -27,7 +27,7 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.labels.foreign_mask import ForeignMask
-from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, open_labels
+from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, label_sources, open_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
@@ -105,10 +105,10 @@ def evaluate_mask(
     mask, labels = as_path(mask, "mask"), as_names(labels, "labels")
     settings, error_map = chosen(settings, LabelSettings), _error_map(error_map)
     if error_map is not None:
-        _check_error_map(error_map, [mask, *expand_labels(labels)])
+        _check_error_map(error_map, [mask, *label_sources(expand_labels(labels), settings)])
     legend, foreign, notes = _classes_of(mask, settings)
     files = expand_labels(labels)
-    still = _held([mask], files)
+    still = _held([mask], label_sources(files, settings))
     grid = raster_info(mask).grid
     opened = open_labels(files, settings, legend=legend, near=[grid])
     check_overlap(opened, [grid], names=[str(mask)])
@@ -348,10 +348,11 @@ def evaluate_model_on_rasters(
     labels, settings = as_names(labels, "labels"), chosen(settings, LabelSettings)
     prediction, error_map = with_device(prediction or PredictSettings(), device), _error_map(error_map)
     if error_map is not None:
-        _check_error_map(error_map, [model_path, *expand_rasters(rasters), *expand_labels(labels)])
+        read = label_sources(expand_labels(labels), settings)
+        _check_error_map(error_map, [model_path, *expand_rasters(rasters), *read])
     legend = read_card(model_path).legend
     files = expand_labels(labels)
-    still = _held(expand_rasters(rasters), files)
+    still = _held(expand_rasters(rasters), label_sources(files, settings))
     infos = [raster_info(path) for path in expand_rasters(rasters)]
     opened = open_labels(files, settings, legend=legend, near=[info.grid for info in infos])
     check_overlap(opened, [info.grid for info in infos], names=[info.path for info in infos])

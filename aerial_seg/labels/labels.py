@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.names import split_layer
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES, expand_rasters
@@ -20,6 +22,7 @@ from aerial_seg.geo.systems import is_local, require_common
 from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.labels.from_raster import RasterLabels
 from aerial_seg.labels.from_vector import read_vector_labels
+from aerial_seg.labels.labelled_area import labelled_area_file
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
@@ -40,10 +43,27 @@ _RASTERS = (*RASTER_SUFFIXES, ".bmp", ".gif", ".webp")
 
 
 def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
-    """List label files: vector files as they are, folders and globs of rasters expanded."""
-    if len(labels) == 1 and (os.path.isfile(labels[0]) or _is_geodatabase(labels[0])):  # noqa: PTH113 - a Path raises
-        return (Path(labels[0]),)
+    """List label files: vector files as they are, or as FILE|layername=LAYER; folders and globs of rasters expanded."""
+    if len(labels) == 1:
+        file, layer = split_layer(labels[0])
+        if layer or os.path.isfile(file) or _is_geodatabase(file):  # noqa: PTH113 - a Path raises
+            return (Path(labels[0]),)
     return expand_rasters(labels)
+
+
+def label_sources(labels: Sequence[Path], settings: LabelSettings) -> tuple[Path, ...]:
+    """The files that labels are read from, without the names of layers: in a geodatabase one by one, and the area's."""
+    files = [Path(split_layer(path)[0]) for path in labels]
+    if settings.labelled_area is not None and files:
+        files.append(labelled_area_file(files[0], settings.labelled_area)[0])
+    return tuple(part for file in dict.fromkeys(files) for part in _parts(file))
+
+
+def _parts(file: Path) -> list[Path]:
+    if not _is_geodatabase(str(file)):
+        return [file]
+    # Who looks into it puts locks there.
+    return sorted(part for part in file.iterdir() if part.suffix != ".lock")
 
 
 def _is_geodatabase(name: str) -> bool:
@@ -129,14 +149,20 @@ def open_labels(
     Raises InputError for whatever does not fit, telling the remedy.
     """
     for path in paths:
-        require_file(path)
+        require_file(split_layer(path)[0])
     if all(path.suffix.lower() in _RASTERS or find_subdataset(path) for path in paths):
         _refuse_what_cannot_apply(settings, _OF_POLYGONS, paths[0], "a label raster", "label polygons")
         return RasterLabels.open(paths, settings, legend=legend)
     _refuse_what_cannot_apply(settings, _OF_RASTERS, paths[0], "a file of polygons", "label rasters")
     if len(paths) > 1:
         raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")
-    return read_vector_labels(paths[0], settings, legend=legend, near=near)
+    file, layer = split_layer(paths[0])
+    if layer and settings.layer not in (None, layer):
+        raise SettingsError(
+            f"{paths[0]} names another layer than {setting('layer', settings.layer)}; name one of them"
+        )
+    named = replace(settings, layer=layer or settings.layer)
+    return read_vector_labels(Path(file), named, legend=legend, near=near)
 
 
 def _refuse_what_cannot_apply(

@@ -371,6 +371,17 @@ def test_wrong_use_is_exit_code_2(refused: Refused, models: Callable, raster: Ca
         (("vectorize", "m.tif", "o.gpkg", "--min-area", "25furlongs"), "25m2"),
         (("evaluate", models(), labels), "pass --raster"),
         (("evaluate", "map.tif", labels, "--raster", "in.tif"), "leave it out"),
+        (
+            ("evaluate", "map.tif", labels, "--split", "test"),
+            "--split would change nothing: a mask is compared",
+        ),
+        (("evaluate", "map.tif", labels, "--on", "scenes"), "--on would change nothing: a mask"),
+        (("evaluate", "map.tif", labels, "--nodata", 0), "--nodata would change nothing: a mask"),
+        (
+            ("evaluate", models(), labels, "--raster", "in.tif", "--on", "chips"),
+            "--on would change nothing: with",
+        ),
+        (("evaluate", models(), "chips", "--nodata", 0), "--nodata would change nothing: without --raster"),
         (("predict", models(), raster("in.tif"), "-o", "x.tif", "--device", "tpu"), "auto, cpu, cuda"),
     ):
         assert wanted in refused(*command, code=2)

@@ -12,9 +12,11 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 
-from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.errors import InputError, OutputError, SettingsError
+from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.grid import Grid
-from aerial_seg.labels.labels import open_labels
+from aerial_seg.geo.raster.unchanged import Unchanged, label_files
+from aerial_seg.labels.labels import expand_labels, label_sources, open_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE
 
@@ -55,6 +57,43 @@ def test_it_is_a_layer_of_the_labels_file_or_a_file(tmp_path: Path, polygon_file
         open_labels([both], LabelSettings(labelled_area="drwn", layer="houses"))
     with pytest.raises(InputError, match=r"drawn\.gpkg does not exist"):
         open_labels([both], LabelSettings(labelled_area="drawn.gpkg", layer="houses"))
+
+
+def test_all_files_that_are_read_are_known(tmp_path: Path, polygon_file: PolygonFile) -> None:
+    both, area = tmp_path / "houses.gpkg", polygon_file("area.gpkg", [DRAWN])
+    base = tmp_path / "houses.gdb"
+    for path in (both, base):
+        driver = "OpenFileGDB" if path == base else "GPKG"
+        geopandas.GeoDataFrame(geometry=[HOUSE], crs=GRID.crs).to_file(path, layer="houses", driver=driver)
+    geopandas.GeoDataFrame(geometry=[DRAWN], crs=GRID.crs).to_file(both, layer="drawn")
+    named = expand_labels([f"{both}|layername=houses"])
+    assert label_sources(named, LabelSettings(labelled_area="drawn")) == (both,)
+    assert label_sources(named, LabelSettings(labelled_area=f"{area}|layername=area")) == (both, area)
+    parts = set(base.glob("*.gdbtable"))
+    assert parts
+    for files in ([str(base)], [f"{base}|layername=houses"]):
+        read = label_sources(expand_labels(files), LabelSettings())
+        assert parts <= set(read)
+        assert not label_files(read)  # GDAL reads none of them by itself
+        Unchanged(read).check()
+        with pytest.raises(OutputError, match="lies in it and is read"):
+            Inputs(read).refuse_folder(tmp_path)
+
+
+def test_a_layer_may_be_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "l.gpkg"
+    for layer, shape in (("houses", HOUSE), ("drawn", DRAWN)):
+        geopandas.GeoDataFrame(geometry=[shape], crs=GRID.crs).to_file(path, layer=layer)
+    for layer, pixels in (("houses", 120), ("drawn", 12 * SIDE)):
+        files = expand_labels([f"{path}|layername={layer}"])
+        for settings in (LabelSettings(), LabelSettings(layer=layer)):
+            assert (open_labels(files, settings).burn(GRID) == 1).sum() == pixels
+    with pytest.raises(SettingsError, match=r"names another layer than `layer=.drawn.`; name one of them"):
+        open_labels([Path(f"{path}|layername=houses")], LabelSettings(layer="drawn"))
+    with pytest.raises(InputError, match=r"no layer 'house' of geometries.*did you mean 'houses'"):
+        open_labels([Path(f"{path}|layername=house")], LabelSettings())
+    with pytest.raises(InputError, match=r"gone\.gpkg does not exist"):
+        open_labels(expand_labels([f"{tmp_path}/gone.gpkg|layername=houses"]), LabelSettings())
 
 
 def test_what_contradicts_it_is_refused(polygon_file: PolygonFile) -> None:

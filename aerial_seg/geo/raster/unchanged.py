@@ -86,9 +86,13 @@ def files_of(paths: Iterable[Path | str]) -> list[str]:
 def label_files(paths: Iterable[Path]) -> list[str]:
     """As files_of, for labels: rasters, and vector files with those that belong to a Shapefile."""
     paths = list(paths)
-    vectors = [path for path in paths if path.suffix.lower() in _VECTORS]
+    vectors = [path for path in paths if path.suffix.lower() in _VECTORS or _is_in_geodatabase(path)]
     parts = [path.with_suffix(suffix) for path in vectors for suffix in _SHAPEFILE]
     return [*files_of(path for path in paths if path not in vectors), *(str(p) for p in parts if p.is_file())]
+
+
+def _is_in_geodatabase(path: Path) -> bool:
+    return path.parent.suffix.lower() == ".gdb"
 
 
 def _versions(names: Iterable[Path | str]) -> dict[str, tuple[str, ...]]:

@@ -31,7 +31,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits import match_sources
 from aerial_seg.jobs.tile.tile_sources import Sources, find_sources
 from aerial_seg.labels.chip_file import chip_count
-from aerial_seg.labels.labels import check_overlap, expand_labels, open_labels
+from aerial_seg.labels.labels import check_overlap, expand_labels, label_sources, open_labels
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
@@ -75,12 +75,13 @@ def tile(
     rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN)
     paths, truth = expand_rasters(rasters), expand_labels(labels)
+    read = label_sources(truth, settings.labels)
     still = Unchanged(
-        [*paths, *truth, *settings.bands.stack],
-        [*files_of((*paths, *settings.bands.stack)), *label_files(truth)],
+        [*paths, *read, *settings.bands.stack],
+        [*files_of((*paths, *settings.bands.stack)), *label_files(read)],
     )
     infos = chosen_infos(paths, settings.bands)
-    Inputs(_files_read(infos, truth, settings)).refuse_folder(dataset)
+    Inputs(_files_read(infos, read, settings)).refuse_folder(dataset)
     match_sources([public_name(info.path) for info in infos], **settings.shares())
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
         placed = place_tiles(
