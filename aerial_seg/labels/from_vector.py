@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,7 +208,7 @@ def _read(path: Path, settings: LabelSettings, legend: Legend | None, near: Sequ
     )
     crs, notes = crs_of(layer, settings.crs, setting_name="crs")
     file = _file_of(layer, crs, settings)
-    file.read(near)
+    file.read(_wide(near, settings))
     values, legend, told = _classes_of(file, settings, legend)
     notes += (*file.notes, *told)
     background = next((entry.value for entry in legend.entries if entry.background), None)
@@ -220,6 +221,21 @@ def _read(path: Path, settings: LabelSettings, legend: Legend | None, near: Sequ
         notes += more
     overlaps = Overlaps(legend, settings.priority)
     return VectorLabels(legend, notes, file, values, outside, settings, overlaps, area)
+
+
+def _wide(near: Sequence[Grid], settings: LabelSettings) -> Sequence[Grid]:
+    """The grids with the ground from which a polygon reaches into them, once it is widened or has a border."""
+    found = []
+    for grid in near:
+        pixels = settings.ignore_border
+        if settings.buffer is not None:
+            gsd = grid.gsd()
+            if gsd is None:
+                return ()  # everything is read
+            # A pixel of degrees has not the same metres everywhere.
+            pixels += math.ceil(2 * settings.buffer / min(gsd)) + 1
+        found.append(grown(grid, pixels))
+    return found
 
 
 def _file_of(layer: VectorLayer, crs: CRS | None, settings: LabelSettings) -> VectorFile:

@@ -28,6 +28,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.labels import check_overlap, expand_labels, open_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.labels.vector_file import Column
+from aerial_seg.legend import IGNORE
 
 if TYPE_CHECKING:
     from tests.conftest import PolygonFile, RasterFile
@@ -332,6 +333,20 @@ def test_only_what_meets_the_imagery_is_read_and_the_rest_is_counted(
     away = open_labels([path], LabelSettings(), near=[nowhere])
     with pytest.raises(InputError, match="do not overlap"):
         check_overlap(away, [nowhere], names=["i.tif"])
+
+
+@pytest.mark.parametrize("few", [0, 100])
+def test_what_reaches_into_the_imagery_is_read(
+    polygon_file: PolygonFile, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("aerial_seg.labels.vector_file._FEW", few)
+    road = shapely.LineString([(X - 3, Y + 9), (X - 3, Y - 99)])
+    path = polygon_file("l.gpkg", [road])
+    got = open_labels([path], LabelSettings(buffer=5.0), near=[GRID]).burn(GRID)
+    assert (got == (np.arange(SIDE) < 4)).all()
+    field = polygon_file("f.gpkg", [shapely.box(X - 9, Y - 99, X, Y + 9)], {"kind": ["field"]})
+    labels = open_labels([field], LabelSettings(class_field="kind", ignore_border=2), near=[GRID])
+    assert (labels.burn(GRID) == np.where(np.arange(SIDE) < 2, IGNORE, 0)).all()
 
 
 def test_a_full_folder_for_temporary_files_is_one_line(
