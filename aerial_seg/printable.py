@@ -58,7 +58,7 @@ def shortened(text: str, longest: int = 80) -> str:
 
 def shell_word(text: str) -> str:
     """As a shell takes it for one: in quotes where it has blanks or letters that mean something there."""
-    if not re.search(r"[\s;&|<>()*?'\[\]{}]", text) or re.search(r'["$`\\!]', text):
+    if not re.search(r"[\s;&|<>()*?'\[\]{}]", text) or re.search(r'["$\x60\\!]', text):
         return text
     return f'"{text}"'
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
+import pandas
 import pytest
 import shapely
 from affine import Affine
@@ -223,6 +224,17 @@ class TestTexts:
             )
             labels = open_labels([tmp_path / name], LabelSettings(class_field="Straße"))
             assert labels.legend.names == ("background", "a", "b")
+
+
+def test_values_of_a_field_are_told_as_they_are_written(tmp_path: Path) -> None:
+    """NULL among yes and no makes floats of them, and 0.1 in 32 bits is no 0.1 in 64."""
+    path = tmp_path / "l.gpkg"
+    for field, kept, wanted in (
+        ("yes", pandas.array([True, None], dtype="boolean"), ("background", "True")),
+        ("share", np.array([0.1, 0.25], np.float32), ("background", "0.1", "0.25")),
+    ):
+        geopandas.GeoDataFrame({field: kept}, geometry=[HOUSE, LAKE], crs=GRID.crs).to_file(path)
+        assert open_labels([path], LabelSettings(class_field=field)).legend.names == wanted
 
 
 values = st.one_of(
