@@ -164,7 +164,8 @@ class VectorLabels:
             return None
         area = self._area.window(grid)
         ones = np.ones(len(area.geometries), np.uint8)
-        return burnt_polygons(area.geometries, ones, grid.shape) != NOWHERE
+        known: NDArray[np.bool_] = burnt_polygons(area.geometries, ones, grid.shape) != NOWHERE
+        return known
 
     def _check_place(self, grid: Grid) -> None:
         if (self._file.crs is None) != (grid.crs is None):
