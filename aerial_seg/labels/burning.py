@@ -10,6 +10,10 @@ from rasterio.features import rasterize
 NOWHERE = -1
 """What a pixel has that no polygon covers."""
 _PARTS = 2.0**20
+_ASIDE = 2.0**-13 * np.array([1.0, 0.6180339887])
+"""Pixels by which all polygons are moved before it is asked which pixels they touch. Lines through the very corners of
+pixels are common (corners are where people snap to), and there the rounding of a window's own coordinates would decide;
+a hundredth of a pixel is what GDAL leaves out of account anyway."""
 
 
 def burnt_polygons(
@@ -27,6 +31,8 @@ def burnt_polygons(
         return np.full(shape, NOWHERE, np.int16)
     # Windows have corners of their own, which rounds coordinates differently; a millionth of a pixel hides it.
     whole = shapely.transform(geometries, lambda points: np.rint(points * _PARTS) / _PARTS)
+    if all_touched:
+        whole = shapely.transform(whole, lambda points: points + _ASIDE)
     burnt = rasterize(
         zip(whole, map(int, values), strict=True),
         out_shape=shape,

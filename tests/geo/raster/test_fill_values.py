@@ -186,7 +186,7 @@ def test_undeclared_numbers_that_nothing_measures_are_unmeasured_and_refused_whe
         np.testing.assert_allclose(got[:, known], mean[:, known], rtol=1e-5)
 
 
-def test_undeclared_fillers_are_counted_band_by_band_and_declared_ones_are_no_news() -> None:
+def test_undeclared_fillers_are_counted_band_by_band_and_declared_ones_are_no_fillers() -> None:
     image = noise("float32", 2)
     image[0, :2], image[1, 5], image[1, 6, :3] = -9999, -3.4e38, np.nan
     valid = np.ones((SIDE, SIDE), bool)
@@ -202,7 +202,10 @@ def test_undeclared_fillers_are_counted_band_by_band_and_declared_ones_are_no_ne
     assert "--nodata -9999" in usual
     declared = FillerTally((-9999.0, float(np.float32(-3.4e38))))
     declared.add(image, valid)
-    assert declared.notes("a.tif", ("red", "nir"), str) == []
+    assert declared.notes("a.tif", ("red", "nir"), str) == [
+        "72 of the 576 pixels of a.tif that were looked at have the nodata value in some bands, not in all, and count "
+        "as not measured"
+    ]
     whole = FillerTally((None,))
     whole.add(np.full((1, 4), 65535, "uint16"), np.ones(4, bool))
     assert whole.notes("a.tif", ("red",), str) == []
