@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,24 +31,54 @@ _UNKNOWN = 254
 
 @dataclass(frozen=True, slots=True)
 class ChipWindow:
-    """One cell of the regular chip grid over a raster; at the south and east edge it reaches beyond the raster."""
+    """One cell of the regular chip grid over a raster; at the south and east edge it reaches beyond the raster.
+
+    row, col: its place in steps, see chip_step. on_stride: whether it is one of those that begin every stride. apart:
+    whether it is one of those that lie side by side, which share no pixel.
+    """
 
     row: int
     col: int
     top: int
     left: int
+    on_stride: bool = True
+    apart: bool = True
 
 
-def chip_windows(*, height: int, width: int, size: int) -> Iterator[ChipWindow]:
-    """Windows of size × size that partition the raster: no pixel twice, none left out."""
-    for row, top in enumerate(range(0, height, size)):
-        for col, left in enumerate(range(0, width, size)):
-            yield ChipWindow(row, col, top, left)
+def chip_step(size: int, stride: int | None = None) -> int:
+    """Pixels that a chip's row and column count: the side of a chip, or with a stride what divides both."""
+    return math.gcd(size, stride or size)
 
 
-def chip_count(*, height: int, width: int, size: int) -> int:
+def chip_windows(*, height: int, width: int, size: int, stride: int | None = None) -> Iterator[ChipWindow]:
+    """Windows of size × size that partition the raster: no pixel twice, none left out.
+
+    With a stride below `size`, beside them those that begin every `stride` pixels, to the first that reach the edge.
+    """
+    step, every = chip_step(size, stride), stride or size
+    for top, row_on_stride, row_apart in _begins(height, size, every):
+        for left, col_on_stride, col_apart in _begins(width, size, every):
+            on_stride, apart = row_on_stride and col_on_stride, row_apart and col_apart
+            if on_stride or apart:
+                yield ChipWindow(top // step, left // step, top, left, on_stride, apart)
+
+
+def chip_count(*, height: int, width: int, size: int, stride: int | None = None) -> int:
     """How many windows `chip_windows` gives."""
-    return -(-height // size) * -(-width // size)
+    every = stride or size
+    apart = -(-height // size) * -(-width // size)
+    if every == size:
+        return apart
+    rows, cols = (list(_begins(length, size, every)) for length in (height, width))
+    on_stride = math.prod(sum(one for _, one, _ in axis) for axis in (rows, cols))
+    both = math.prod(sum(one and other for _, one, other in axis) for axis in (rows, cols))
+    return on_stride + apart - both
+
+
+def _begins(length: int, size: int, stride: int) -> Iterator[tuple[int, bool, bool]]:
+    """Where windows begin along a side, and whether that is on the stride, and one of those side by side."""
+    for begin in sorted({*range(0, length, size), *range(0, max(1, length - size + stride), stride)}):
+        yield begin, begin % stride == 0 and begin < max(1, length - size + stride), begin % size == 0
 
 
 def write_image(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.errors import SettingsError
 from aerial_seg.files.names import split_layer
 from aerial_seg.geo.areas.polygons import Ground
 from aerial_seg.geo.areas.vector_layer import LayerNames, crs_of, open_layer
@@ -16,7 +16,6 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.labels.vector_file import VectorFile
 from aerial_seg.mentions import setting
 
-_SPLIT = "split"
 _SUFFIXES = (".gpkg", ".shp", ".geojson", ".json", ".fgb", ".gdb", ".parquet", ".kml", ".zip")
 """What no layer is called: a file of this name that is not there is a slip."""
 _NAMES = LayerNames(layer="labelled_area", wanted=", or the name of a layer in the labels' file")
@@ -36,7 +35,7 @@ def read_labelled_area(
 ) -> tuple[VectorFile, tuple[str, ...]]:
     """The polygons of the labelled area, and what to say about them.
 
-    Raises InputError for what cannot be read, and for a column of splits, which nothing follows yet.
+    A field `split` is for who cuts chips (jobs/tile/splits/areas.py). Raises InputError for what cannot be read.
     """
     assert settings.labelled_area is not None
     if settings.outside == "unlabelled":
@@ -47,11 +46,6 @@ def read_labelled_area(
     path, layer = labelled_area_file(labels, settings.labelled_area)
     require_file(path)
     opened = open_layer(str(path), layer=layer, names=_NAMES)
-    if any(name.lower() == _SPLIT for name in opened.fields):
-        raise InputError(
-            f"the labelled area {opened.path} has a field '{_SPLIT}', which does not say yet what chips are for; "
-            "rename it, and name the splits by their own settings"
-        )
     # A CRS that was given for the labels says nothing of another file that has one.
     given = settings.crs if opened.crs is None or path == labels else None
     crs, notes = crs_of(opened, given, setting_name="crs")

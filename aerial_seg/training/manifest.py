@@ -103,7 +103,9 @@ def class_statistics(names: Sequence[str], counts: NDArray[np.int64]) -> dict[st
 class DatasetDocument(BaseModel):
     """All facts about a chip dataset that are not per chip. Statistics are over valid training pixels.
 
-    statistics: None in datasets of before they were told.
+    stride: pixels from one training chip to the next, None for the chip's side. folds, fold: into how many the ground
+    beside the test's was divided, and which of them, from 1, is for validation. statistics: None in datasets of before
+    they were told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -114,7 +116,10 @@ class DatasetDocument(BaseModel):
     bands: Annotated[tuple[Band, ...], Field(min_length=1)]
     gsd: Gsd | None
     chip_size: Annotated[int, Field(gt=0)]
+    stride: Annotated[int, Field(gt=0)] | None = None
     split_by: str
+    folds: Annotated[int, Field(gt=1)] | None = None
+    fold: Annotated[int, Field(gt=0)] | None = None
     seed: int
     sources: tuple[Source, ...]
     class_pixels: dict[str, dict[str, Annotated[int, Field(ge=0)]]]
@@ -134,7 +139,10 @@ class ChipPlace:
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One chip of the index. place, block: where it was cut and in which split block, as far as the index says so."""
+    """One chip of the index. place, block: where it was cut and in which split block, as far as the index says so.
+
+    pixels: how many are labelled, by channel of the legend; None where the index does not tell.
+    """
 
     name: str
     split: str
@@ -142,6 +150,7 @@ class Chip:
     labels: Path
     place: ChipPlace | None = None
     block: int | None = None
+    pixels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,7 @@ def open_manifest(root: Path) -> Manifest:
     with at_work(root / DOCUMENT):
         document = _read_document(root)
     with at_work(root / INDEX):
-        chips = _read_index(root)
+        chips = _read_index(root, document.legend)
     if not chips:
         raise InputError(f"{root} holds no chip; run `aerial-seg tile` on imagery that the labels cover")
     missing = [file for chip in chips for file in (chip.image, chip.labels) if not file.is_file()]
@@ -192,7 +201,17 @@ def _read_document(root: Path) -> DatasetDocument:
         raise InputError(f"{path}: {problem_of(error)}; run `aerial-seg tile` again") from error
 
 
-def _read_index(root: Path) -> tuple[Chip, ...]:
+def pixel_columns(legend: Legend) -> tuple[str, ...]:
+    """What the index calls the pixels of each class."""
+    lower = [name.lower() for name in legend.names]
+    # GeoPackage columns differ by more than capitals.
+    return tuple(
+        f"px_{entry.name}" + (f"_{entry.value}" if lower.count(entry.name.lower()) > 1 else "")
+        for entry in legend.entries
+    )
+
+
+def _read_index(root: Path, legend: Legend) -> tuple[Chip, ...]:
     path = root / INDEX
     if not path.is_file():
         raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
@@ -210,10 +229,16 @@ def _read_index(root: Path) -> tuple[Chip, ...]:
     _check_names(path, names)
     _check_splits(path, names, splits)
     places, blocks = _places(index), _whole_numbers(index, "block")
+    columns = [_whole_numbers(index, column) for column in pixel_columns(legend)]
     return tuple(
-        Chip(name, split, *chip_paths(root, name), place, block)
-        for name, split, place, block in zip(names, splits, places, blocks, strict=True)
+        Chip(name, split, *chip_paths(root, name), place, block, _all_known(pixels))
+        for name, split, place, block, *pixels in zip(names, splits, places, blocks, *columns, strict=True)
     )
+
+
+def _all_known(pixels: Sequence[int | None]) -> tuple[int, ...] | None:
+    known = tuple(count for count in pixels if count is not None)
+    return known if len(known) == len(pixels) else None
 
 
 def _places(index: Any) -> list[ChipPlace | None]:

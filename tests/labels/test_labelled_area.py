@@ -98,9 +98,6 @@ def test_a_layer_may_be_named_with_the_file(tmp_path: Path) -> None:
 
 def test_what_contradicts_it_is_refused(polygon_file: PolygonFile) -> None:
     path = polygon_file("l.gpkg", [HOUSE])
-    area = polygon_file("a.gpkg", [DRAWN], {"Split": ["train"]})
-    with pytest.raises(InputError, match=r"has a field 'split', which does not say yet.*rename it"):
-        open_labels([path], LabelSettings(labelled_area=str(area)))
     plain = str(polygon_file("b.gpkg", [DRAWN]))
     with pytest.raises(
         SettingsError, match=r"`outside=.unlabelled.` and `labelled_area=.*` exclude each other"

@@ -21,6 +21,7 @@ from aerial_seg.jobs.tile.tile_sources import TileSource
 from aerial_seg.labels.chip_file import ChipWindow, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE
+from aerial_seg.mentions import setting
 from aerial_seg.training.manifest import chip_paths
 
 
@@ -47,6 +48,8 @@ class ChipCutter:
         self.records: list[ChipRecord] = []
         self.unmeasured = 0
         self.unlabelled = 0
+        self.too_few_valid = 0
+        self.too_few_labelled = 0
         self.partly: list[str] = []
         self.collars: list[str] = []
         self.fillers: list[str] = []
@@ -58,6 +61,7 @@ class ChipCutter:
     def cut(self, index: int, source: TileSource, grid: Grid) -> Iterator[ChipWindow]:
         """Yield each window of one source after its chip, if any, is written."""
         size, georeferenced = self.settings.chip_size, self.settings.georeferenced
+        stride = self.settings.stride
         stem = self._unused_stem(output_stem(source.opened_as))
         nodata, choice, info = source.nodata, self.settings.bands, source.info
         with Raster(source.opened_as, nodata=nodata, georeferenced=georeferenced, choice=choice) as raster:
@@ -71,7 +75,7 @@ class ChipCutter:
             # Footprints, labels and chips lie where QGIS shows the raster.
             grid = grid.for_polygons()
             self.shapes[index] = grid.shape
-            for window in chip_windows(height=grid.height, width=grid.width, size=size):
+            for window in chip_windows(height=grid.height, width=grid.width, size=size, stride=stride):
                 box = grid.window(top=window.top, left=window.left, height=size, width=size)
                 image, valid = raster.read(top=window.top, left=window.left, height=size, width=size)
                 if as_stored:
@@ -89,15 +93,39 @@ class ChipCutter:
             # Counted in every pixel where these come as they are stored, else in the windows that were looked at.
             self.fillers.extend(filler_notes(tally, raster) if as_stored else doubts.fillers)
 
+    def left_out(self) -> Iterator[str]:
+        """How many chips are not there, and why."""
+        settings = self.settings
+        for count, why in (
+            (self.unmeasured, "no measured pixel"),
+            (
+                self.too_few_valid,
+                f"less than {setting('min_valid', settings.min_valid)} of their pixels measured",
+            ),
+            (self.unlabelled, "no labelled pixel"),
+            (
+                self.too_few_labelled,
+                f"less than {setting('min_labelled', settings.min_labelled)} of their pixels labelled",
+            ),
+        ):
+            if count:
+                yield f"{count} chips with {why} were left out"
+
     def _labels(self, box: Grid, valid: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
         """The labels of a chip's measured pixels; None, counted, for a chip that teaches nothing."""
         if not valid.any():
             self.unmeasured += 1
             return None
+        if valid.mean() < self.settings.min_valid:
+            self.too_few_valid += 1
+            return None
         labels = self.labels.burn(box)
         labels[~valid] = IGNORE
         if (labels == IGNORE).all():
             self.unlabelled += 1
+            return None
+        if (labels != IGNORE).mean() < self.settings.min_labelled:
+            self.too_few_labelled += 1
             return None
         return labels
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
-import shapely
 from pyproj import CRS
 
-from aerial_seg.errors import InputError
 from aerial_seg.files.subdatasets import find_subdataset
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
-from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.values.accumulator import BandAccumulator
 from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, scaling_notes
 from aerial_seg.geo.systems import local_note
@@ -26,11 +24,12 @@ from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.splits import assign_splits, overlapping
+from aerial_seg.jobs.tile.splits.areas import SplitAreas
+from aerial_seg.jobs.tile.splits.assign import Assigned, CutChips, assign_splits
+from aerial_seg.jobs.tile.splits.doubts import KeptChips, split_notes
 from aerial_seg.jobs.tile.tile_sources import Sources, TileSource
 from aerial_seg.labels.chip_file import label_style, read_chip
 from aerial_seg.legend import Legend
-from aerial_seg.mentions import setting
 from aerial_seg.outputs.geopackage import write_geopackage
 from aerial_seg.outputs.qgis_style import StyleClass, class_polygons, style_text
 from aerial_seg.training.manifest import (
@@ -43,12 +42,11 @@ from aerial_seg.training.manifest import (
     TrainingStatistics,
     chip_paths,
     class_statistics,
+    pixel_columns,
 )
-from aerial_seg.training.validation.ground import count_pieces, touching
 from aerial_seg.vectors.files import write_errors
 from aerial_seg.version import __version__
 
-_USUAL_BLOCK, _FEWEST_BLOCKS = 2, 4
 _SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
 """Told apart by eyes of any kind, on green and on grey ground."""
 _SPLIT_STYLE = class_polygons(
@@ -65,30 +63,41 @@ class _Chips:
     splits: list[str]
     places: list[Any]
     blocks: list[int]
+    assigned: Assigned
 
     def of(self, split: str) -> list[ChipRecord]:
         return [record for record, own in zip(self.records, self.splits, strict=True) if own == split]
 
 
 def assemble(
-    work: Path, cutter: ChipCutter, sources: Sources, gsd: float | None, settings: TileSettings
+    work: Path,
+    cutter: ChipCutter,
+    sources: Sources,
+    gsd: float | None,
+    settings: TileSettings,
+    grids: Sequence[Grid],
+    areas: SplitAreas | None,
 ) -> tuple[DatasetDocument, dict[str, int]]:
-    """Split and describe the written chips: `work` then holds their index and document. Returns chips per split."""
+    """Split and describe the written chips: `work` then holds their index and document. Returns chips per split.
+
+    grids: that each source was cut on. areas: what polygons say of splits.
+    """
     infos = sources.infos
     legend, notes = cutter.labels.legend, _notes(cutter, sources, settings.gsd)
     places, crs, note = _common_places(cutter.records, infos)
     notes += [note] if note else []
-    chips = _split(cutter.records, infos, places, settings, notes, work)
-    notes += _note_on_pieces(chips, settings)
+    chips = _split(CutChips(cutter.records, places, infos, grids), settings, areas, notes, work)
+    counts = np.array([record.counts for record in chips.records]).reshape(-1, len(legend))
+    kept = KeptChips(chips.splits, chips.blocks, chips.places, counts, legend.names)
+    notes += [
+        *chips.assigned.notes,
+        *(areas.notes if areas else ()),
+        *split_notes(kept, chips.assigned, settings),
+    ]
     class_pixels = {
         split: {name: sum(int(r.counts[k]) for r in chips.of(split)) for k, name in enumerate(legend.names)}
         for split in SPLITS
     }
-    absent = [name for name, pixels in class_pixels["train"].items() if not pixels]
-    if absent:
-        notes.append(
-            f"no training chip holds class {', '.join(absent)}: it cannot be learnt from these labels"
-        )
     bands = BandAccumulator(
         infos[0].names, SCALED_DTYPE if any(cutter.scaled) else infos[0].dtype, cutter.scaled
     )
@@ -105,6 +114,9 @@ def assemble(
         bands=bands.bands(),
         gsd=gsd,
         chip_size=settings.chip_size,
+        stride=settings.stride,
+        folds=settings.folds,
+        fold=settings.fold,
         split_by=settings.split_by,
         seed=settings.seed,
         sources=tuple(_source(source, cutter.shapes[k]) for k, source in enumerate(sources.each)),
@@ -150,9 +162,7 @@ def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> li
             others = len(told) - 1
             notes.append(told[0] + (f" ({others} other rasters have {what}, too)" if others else ""))
     notes += scaling_notes([(info.path, info.scalings) for info in members], cutter.scaled)
-    for count, why in ((cutter.unmeasured, "no measured pixel"), (cutter.unlabelled, "no labelled pixel")):
-        if count:
-            notes.append(f"{count} chips with {why} were left out")
+    notes += cutter.left_out()
     return notes
 
 
@@ -173,101 +183,24 @@ def _common_places(
 
 
 def _split(
-    records: Sequence[ChipRecord],
-    infos: Sequence[RasterInfo],
-    places: Sequence[Any],
-    settings: TileSettings,
-    notes: list[str],
-    work: Path,
+    cut: CutChips, settings: TileSettings, areas: SplitAreas | None, notes: list[str], work: Path
 ) -> _Chips:
-    """The chips that stay; those that overlap a weightier split are deleted and counted."""
-    shares = settings.shares()
-    units = _units(records, places, len(infos), settings, notes)
-    splits = assign_splits(
-        units,
-        [public_name(infos[record.source].path) for record in records],
-        np.array([record.counts for record in records]),
-        **shares,
-        seed=settings.seed,
-        touching=touching(places),
-    )
-    left_out = set(overlapping(places, splits))
-    if left_out:
-        notes.append(f"{len(left_out)} chips that overlap another split's ground were left out")
-    for i in left_out:
-        image, labels = chip_paths(work, records[i].name)
-        for path in (image, labels, label_style(labels)):
-            path.unlink()
-    stay = [i for i in range(len(records)) if i not in left_out]
-    if "train" not in (splits[i] for i in stay):
-        raise InputError(
-            f"no chip is left for training after the splits; use smaller {setting('val')} and {setting('test')} "
-            f"shares, smaller chips ({setting('chip_size')}) or smaller blocks ({setting('block')})"
-        )
-    for name, share in shares.items():
-        if (share.fraction or share.pattern) and name not in (splits[i] for i in stay):
-            notes.append(
-                f"no chip is left for {name}: there are too few {settings.split_by}s; "
-                f"use smaller chips ({setting('chip_size')}) or smaller blocks ({setting('block')})"
-            )
-    numbers = {unit: k for k, unit in enumerate(dict.fromkeys(units))}
+    """The chips that stay; the others are deleted."""
+    assigned = assign_splits(cut, settings, areas)
+    stay = [i for i, split in enumerate(assigned.splits) if split]
+    for i, record in enumerate(cut.records):
+        if not assigned.splits[i]:
+            image, labels = chip_paths(work, record.name)
+            for path in (image, labels, label_style(labels)):
+                path.unlink()
+    numbers = {unit: k for k, unit in enumerate(dict.fromkeys(assigned.units))}
     return _Chips(
-        [records[i] for i in stay],
-        [splits[i] for i in stay],
-        [places[i] for i in stay],
-        [numbers[units[i]] for i in stay],
+        [cut.records[i] for i in stay],
+        [assigned.splits[i] for i in stay],
+        [cut.places[i] for i in stay],
+        [numbers[assigned.units[i]] for i in stay],
+        assigned,
     )
-
-
-def _units(
-    records: Sequence[ChipRecord],
-    places: Sequence[Any],
-    sources: int,
-    settings: TileSettings,
-    notes: list[str],
-) -> list[Hashable]:
-    """What is never divided, per chip: its source, or the square of ground that its centre lies in."""
-    if settings.split_by == "source":
-        return [record.source for record in records]
-    if settings.block is not None:
-        return _blocks(records, places, sources, side=settings.block)
-    usual = _blocks(records, places, sources, side=_USUAL_BLOCK)
-    least = min((share.fraction for share in settings.shares().values() if share.fraction), default=1.0)
-    if least * len(set(usual)) >= _FEWEST_BLOCKS:
-        return usual
-    notes.append(
-        f"split blocks are single chips: of {_USUAL_BLOCK} × {_USUAL_BLOCK} chips there are {len(set(usual))}, too few "
-        f"to spread validation and test over the ground ({setting('block', _USUAL_BLOCK)} takes them all the same)"
-    )
-    return _blocks(records, places, sources, side=1)
-
-
-def _blocks(
-    records: Sequence[ChipRecord], places: Sequence[Any], sources: int, *, side: int
-) -> list[Hashable]:
-    """The square of side × side chips that each chip lies in."""
-    if sources == 1:
-        cells = [record.window for record in records]
-        return [(cell.row // side, cell.col // side) for cell in cells]
-    # Blocks of several rasters are squares of one common ground, laid out from its south-west corner.
-    left, bottom, right, top = shapely.bounds(np.asarray(places, dtype=object)).T
-    length = side * max((right - left).max(), (top - bottom).max())
-    cols = ((left + right) / 2 - left.min()) // length
-    rows = ((bottom + top) / 2 - bottom.min()) // length
-    return list(zip(rows.tolist(), cols.tolist(), strict=True))
-
-
-def _note_on_pieces(chips: _Chips, settings: TileSettings) -> Iterator[str]:
-    """A split that lies in one place says little of the others."""
-    for split, name in (("val", "validation"), ("test", "test")):
-        own = [place for place, its in zip(chips.places, chips.splits, strict=True) if its == split]
-        if own and count_pieces(own) == 1 and len(own) < len(chips.places):
-            by_blocks = settings.split_by == "block" and settings.shares()[split].pattern is None
-            block = f", smaller {setting('block')}" if by_blocks else ""
-            yield (
-                f"all {name} chips ({len(own)}) are one adjacent piece of ground: a score on it can be far off on "
-                f"ground that looks different; use more {setting(split)}{block}, or keep another raster for it"
-            )
 
 
 def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[str, list[Any]]:
@@ -281,12 +214,8 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
         "block": chips.blocks,
         "valid_px": [r.valid for r in records],
     }
-    for k, entry in enumerate(legend.entries):
-        # GeoPackage columns differ by more than capitals.
-        alike = sum(name.lower() == entry.name.lower() for name in legend.names) > 1
-        columns[f"px_{entry.name}" + (f"_{entry.value}" if alike else "")] = [
-            int(r.counts[k]) for r in records
-        ]
+    for k, column in enumerate(pixel_columns(legend)):
+        columns[column] = [int(r.counts[k]) for r in records]
     return columns
 
 

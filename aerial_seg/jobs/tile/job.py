@@ -19,7 +19,6 @@ from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.raster.read_files import raster_files, vector_files
-from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import chosen_infos
@@ -28,7 +27,8 @@ from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
 from aerial_seg.jobs.tile.map_tiles import place_tiles
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.splits import match_sources
+from aerial_seg.jobs.tile.splits.areas import open_split_areas, split_area_files
+from aerial_seg.jobs.tile.splits.assign import check_shares
 from aerial_seg.jobs.tile.tile_sources import Sources, find_sources
 from aerial_seg.labels.chip_file import chip_count
 from aerial_seg.labels.labels import check_overlap, expand_labels, label_sources, open_labels
@@ -72,17 +72,17 @@ def tile(
     inputs do not fit; nothing is left behind then.
     """
     settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
+    settings.check_together()
     rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN)
     paths, truth = expand_rasters(rasters), expand_labels(labels)
-    read = label_sources(truth, settings.labels)
+    read = (*label_sources(truth, settings.labels), *split_area_files(truth, settings))
     still = Unchanged(
         [*paths, *read, *settings.bands.stack],
         [*files_of((*paths, *settings.bands.stack)), *label_files(read)],
     )
     infos = chosen_infos(paths, settings.bands)
     Inputs(_files_read(infos, read, settings)).refuse_folder(dataset)
-    match_sources([public_name(info.path) for info in infos], **settings.shares())
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
         placed = place_tiles(
             infos, settings, Path(folder), lambda: open_labels(truth, settings.labels).extent_lonlat()
@@ -92,6 +92,8 @@ def tile(
         grids = _run_grids(sources.infos, settings)
         opened = open_labels(truth, settings.labels, near=grids)
         check_overlap(opened, grids, names=[info.path for info in sources.infos])
+        areas = open_split_areas(truth, settings, grids)
+        check_shares(settings, sources.infos, areas)
         with (
             staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN) as work,
             still.holding(),
@@ -100,7 +102,8 @@ def tile(
             _cut_all(cutter, sources, grids, progress, still)
             _require_two_classes(cutter)
             gsd = _dataset_gsd(sources.infos, settings)
-            document, chips = assemble(work, cutter, sources, gsd, settings)
+            cut = [grid.for_polygons() for grid in grids]
+            document, chips = assemble(work, cutter, sources, gsd, settings, cut, areas)
     notes = (*document.notes, *still.notes)
     return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.statistics, notes)
 
@@ -109,10 +112,10 @@ def _cut_all(
     cutter: ChipCutter, sources: Sources, grids: Sequence[Grid], progress: Progress, still: Unchanged
 ) -> None:
     """Raises InputError where no chip is left."""
-    size = cutter.settings.chip_size
+    size, stride = cutter.settings.chip_size, cutter.settings.stride
     for folder in ("images", "labels"):
         (cutter.root / folder).mkdir()
-    total = sum(chip_count(height=grid.height, width=grid.width, size=size) for grid in grids)
+    total = sum(chip_count(height=grid.height, width=grid.width, size=size, stride=stride) for grid in grids)
     with progress("cut chips", total=total, unit="chip") as bar:
         for index, (source, grid) in enumerate(zip(sources.each, grids, strict=True)):
             for _ in cutter.cut(index, source, grid):
@@ -124,6 +127,8 @@ def _cut_all(
         raise InputError(
             f"none of the {total} chips holds a pixel that is both measured and labelled; "
             f"check {setting('nodata')}, {setting('unlabelled')} and that the labels lie on the imagery"
+            if not cutter.too_few_valid + cutter.too_few_labelled
+            else f"none of the {total} chips is left: {', '.join(cutter.left_out())}; use less"
         )
 
 

@@ -7,12 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aerial_seg.choices import Georeferenced, Nodata, Overwrite, Scale
+from aerial_seg.errors import SettingsError
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
 from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.mentions import setting
 from aerial_seg.settings import MOST_PIXELS, Setting, settings
 
 if TYPE_CHECKING:
-    from aerial_seg.jobs.tile.splits import Share
+    from aerial_seg.jobs.tile.shares import Share
+
+
+_USUAL = "0.15"
+"""Of the chips for validation, and for test."""
 
 
 def _as_text(value: Any) -> Any:
@@ -21,7 +27,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _check_share(setting_name: str, text: str) -> None:
-    from aerial_seg.jobs.tile.splits import parse_share
+    from aerial_seg.jobs.tile.shares import parse_share
 
     parse_share(text, setting_name=setting_name)
 
@@ -57,6 +63,28 @@ class TileSettings:
     chip_size: Annotated[
         int, Setting("Side of a chip.", low=1, high=MOST_PIXELS, mistyped_below=16, metavar="PX")
     ] = 512
+    stride: Annotated[
+        int | None,
+        Setting(
+            "Pixels from one training chip to the next; below the chip's side they overlap, each other only. Default: "
+            "the chip's side.",
+            low=1,
+            high=MOST_PIXELS,
+            metavar="PX",
+        ),
+    ] = None
+    min_valid: Annotated[
+        float,
+        Setting(
+            "Leave out chips of whose pixels a smaller share is measured.", low=0, high=1, metavar="SHARE"
+        ),
+    ] = 0.0
+    min_labelled: Annotated[
+        float,
+        Setting(
+            "Leave out chips of whose pixels a smaller share is labelled.", low=0, high=1, metavar="SHARE"
+        ),
+    ] = 0.0
     split_by: Annotated[
         Literal["block", "source"],
         Setting(
@@ -72,16 +100,46 @@ class TileSettings:
             metavar="CHIPS",
         ),
     ] = None
+    split_layer: Annotated[
+        str | None,
+        Setting(
+            "Polygons whose field 'split' says train, val or test. A file, or a layer of the labels' file. A labelled "
+            "area with such a field is one by itself.",
+            metavar="LAYER",
+        ),
+    ] = None
+    split_field: Annotated[
+        str | None,
+        Setting(
+            "Field of the split layer, or without one of the label polygons: train, val, test, or names of groups that "
+            "are never divided.",
+            metavar="FIELD",
+        ),
+    ] = None
+    folds: Annotated[
+        int | None,
+        Setting(
+            "Divide what is not test ground into K folds, one of them for validation.",
+            low=2,
+            high=1000,
+            metavar="K",
+        ),
+    ] = None
+    fold: Annotated[
+        int | None,
+        Setting("The fold that is for validation, from 1 to K.", low=1, high=1000, metavar="I"),
+    ] = None
     val: Annotated[
         str,
         Setting(
-            "Validation chips: a fraction, or the sources whose file name matches.",
+            "Validation chips: a fraction of those that no name, area or fold decides, or the sources (or groups) "
+            "whose name matches.",
             wanted="a fraction from 0 to below 1, or a glob on file names",
             read=_as_text,
             check=partial(_check_share, "val"),
             metavar="FRACTION|GLOB",
         ),
-    ] = "0.15"
+    ] = _USUAL
     test: Annotated[
         str,
         Setting(
@@ -91,7 +149,7 @@ class TileSettings:
             check=partial(_check_share, "test"),
             metavar="FRACTION|GLOB",
         ),
-    ] = "0.15"
+    ] = _USUAL
     seed: Annotated[int, Setting("Seed of the split.", low=0, high=2**63 - 1)] = 0
     bands: Bands = ALL_BANDS
     nodata: Nodata = None
@@ -99,9 +157,38 @@ class TileSettings:
     georeferenced: Georeferenced = True
     overwrite: Overwrite = False
 
+    def check_together(self) -> None:
+        """Raises SettingsError for settings that contradict each other."""
+        if self.stride is not None and self.stride > self.chip_size:
+            raise SettingsError(
+                f"{setting('stride', self.stride)} would leave ground between chips of {self.chip_size} px out; wanted "
+                f"at most the chip's side"
+            )
+        if (self.folds is None) != (self.fold is None):
+            there, absent = ("folds", "fold") if self.fold is None else ("fold", "folds")
+            raise SettingsError(
+                f"{setting(there)} needs {setting(absent)}, too: fold 1 of 5, fold 2 of 5 and so on"
+            )
+        if self.folds is not None and self.fold is not None:
+            if self.fold > self.folds:
+                raise SettingsError(
+                    f"{setting('fold', self.fold)} is none of the {self.folds} folds, wanted 1 to {self.folds}"
+                )
+            if self.val != _USUAL:
+                raise SettingsError(
+                    f"{setting('val', self.val)} and {setting('fold', self.fold)} both say what is for validation; "
+                    "leave one of them out"
+                )
+        if (self.split_field or self.split_layer) and self.split_by != "block":
+            raise SettingsError(
+                f"{setting('split_by', self.split_by)} and "
+                f"{setting('split_layer' if self.split_layer else 'split_field')} both say what is never divided; "
+                "leave one of them out"
+            )
+
     def shares(self) -> dict[str, Share]:
         """What goes into `val` and `test`."""
-        from aerial_seg.jobs.tile.splits import parse_share
+        from aerial_seg.jobs.tile.shares import parse_share
 
         return {
             "val": parse_share(self.val, setting_name="val"),

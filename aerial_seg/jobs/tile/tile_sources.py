@@ -81,10 +81,8 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
 def _check_one_source(settings: TileSettings) -> None:
     """Raises SettingsError for what tells rasters apart that become one."""
     shares, apart = settings.shares(), []
-    if shares["val"].pattern is not None:
-        apart.append(setting("val", shares["val"].pattern))
-    if shares["test"].pattern is not None:
-        apart.append(setting("test", shares["test"].pattern))
+    if settings.split_field is None:  # else the patterns are of what stands there
+        apart = [setting(name, one.pattern) for name, one in shares.items() if one.pattern is not None]
     if settings.split_by == "source":
         apart.append(setting("split_by", "source"))
     if apart:

@@ -25,7 +25,7 @@ from aerial_seg.geo.raster.vrt import (
 )
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.tile_choice import choose_tile
-from aerial_seg.labels.chip_file import label_channels, read_label_chip
+from aerial_seg.labels.chip_file import chip_step, label_channels, read_label_chip
 from aerial_seg.legend import Legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
@@ -55,9 +55,11 @@ def chip_scenes(
     is there wherever the dataset is, whatever became of the rasters, and pixels are those that were trained on. Only
     the split's own chips count; of the others the images are seen around them, as `predict` sees them, never the
     labels. side: of the tiles, which says how far around. Ground of no chip is not measured, and counted in a note.
+    Of chips that overlap, those that lie side by side are shown; validation and test have no others.
     Raises InputError for a dataset whose index does not tell where chips were cut.
     """
     size, document = manifest.document.chip_size, manifest.document
+    each = size // chip_step(size, document.stride)
     cells: dict[str, dict[Cell, Chip]] = defaultdict(dict)
     for chip in manifest.chips:
         if chip.place is None:
@@ -65,7 +67,8 @@ def chip_scenes(
                 f"{manifest.root} does not tell where {chip.name} was cut, so no scene can be put together from its "
                 'chips; run `aerial-seg tile` again, or train with training.validate_on = "chips"'
             )
-        cells[chip.place.source][chip.place.row, chip.place.col] = chip
+        if chip.place.row % each == chip.place.col % each == 0:
+            cells[chip.place.source][chip.place.row // each, chip.place.col // each] = chip
     shapes = {one.path: (one.cut_height, one.cut_width) for one in document.sources}
     reach, scenes, absent, unknown = -(-side // size), [], 0, 0
     for number, (source, chips) in enumerate(cells.items()):

@@ -20,7 +20,7 @@ from tile_town import X, Y, at, index, scene
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.tile.job import TileReport, tile
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.splits import overlapping
+from aerial_seg.jobs.tile.splits.ground import overlapping
 from aerial_seg.training.manifest import open_manifest
 
 if TYPE_CHECKING:
@@ -197,5 +197,6 @@ def test_a_shared_corner_is_ground_in_two_splits_and_a_seam_is_not(shared: float
     chip = box(0, 0, 512, 512)
     corner = box(512 - shared, 512 - shared, 1024 - shared, 1024 - shared)
     beside = box(512 - min(shared, 0.3), 0, 1024, 512)
-    assert overlapping([chip, corner], ["train", "val"]) == out
-    assert overlapping([chip, beside], ["train", "val"]) == []
+    ranks = {"train": 0, "val": 1}
+    assert overlapping([chip, corner], ["train", "val"], ranks) == out
+    assert overlapping([chip, beside], ["train", "val"], ranks) == []
