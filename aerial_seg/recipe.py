@@ -193,6 +193,17 @@ class AugmentationSettings(Section):
     band_noise: Annotated[float, Field(ge=0, le=100)] = 0.25
 
 
+class SamplingSettings(Section):
+    """Which training chips are taken how often; validation takes each once.
+
+    repeat_threshold: a class that a smaller share of the training chips holds is rare, and chips that hold it come
+    √(threshold / share) times as often as others (LVIS' repeat factor sampling); 0: every chip as often as any other.
+    It raises no class's weight in the loss, see training.class_weights.
+    """
+
+    repeat_threshold: Fraction = 0.0
+
+
 class PredictionSettings(Section):
     """How the trained model is tiled unless `predict` is told otherwise; None: derived from the network."""
 
@@ -208,6 +219,7 @@ class Recipe(Section):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    sampling: SamplingSettings = SamplingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     prediction: PredictionSettings = PredictionSettings()
 

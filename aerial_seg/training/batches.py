@@ -10,6 +10,7 @@ from aerial_seg.recipe import Recipe
 from aerial_seg.training.crops import ChipStore, CropDataset
 from aerial_seg.training.loader import Loader, Share
 from aerial_seg.training.processes import count, rank
+from aerial_seg.training.samples.repeats import Repeats
 from aerial_seg.training.validation.validator import Validator
 
 _NAMED = 8
@@ -20,7 +21,7 @@ _NAMED = 8
 class TrainingData:
     """The chips of a run and what their channels are called. val_names: of the validation chips.
 
-    validator: judges checkpoints; only the process that writes has one.
+    validator: judges checkpoints; only the process that writes has one. repeats: training chips that come more often.
     """
 
     train: ChipStore
@@ -28,17 +29,19 @@ class TrainingData:
     names: tuple[str, ...]
     val_names: tuple[str, ...] = ()
     validator: Validator | None = None
+    repeats: Repeats | None = None
 
 
-def training_crops(store: ChipStore, recipe: Recipe) -> CropDataset:
+def training_crops(data: TrainingData, recipe: Recipe) -> CropDataset:
     """All crops of a run: number i is the i-th that is trained on."""
     settings = recipe.training
     return CropDataset(
-        store,
+        data.train,
         length=settings.iterations * settings.batch_size,
         crop=settings.crop,
         augmentation=recipe.augmentation,
         seed=settings.seed,
+        repeats=data.repeats,
     )
 
 

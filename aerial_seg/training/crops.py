@@ -22,6 +22,7 @@ from aerial_seg.training.samples.chip_store import ChipStore
 from aerial_seg.training.samples.draws import Draw, Place, draw, place
 from aerial_seg.training.samples.order import ChipOrder
 from aerial_seg.training.samples.pixels import Pixels, Sample, Samples, Window
+from aerial_seg.training.samples.repeats import Repeats
 
 __all__ = ["ChipReader", "ChipStore", "CropDataset", "Sample", "Samples", "cut"]
 
@@ -34,15 +35,23 @@ Values = TypeVar("Values", bound=np.generic)
 class CropDataset(Dataset[Sample]):
     """Sample i of a training run: its image, place and changes depend on (seed, i) only, not on workers or batches.
 
-    Every image is used once before any is used again, in a new order each time.
+    Every image is used once before any is used again, in a new order each time. repeats: those that are used more
+    often; then every image is used at least once in each turn.
     """
 
     def __init__(
-        self, store: ChipStore, *, length: int, crop: int, augmentation: AugmentationSettings, seed: int
+        self,
+        store: ChipStore,
+        *,
+        length: int,
+        crop: int,
+        augmentation: AugmentationSettings,
+        seed: int,
+        repeats: Repeats | None = None,
     ) -> None:
         self._store, self._length, self._crop = store, length, crop
         self._augmentation, self._seed = augmentation, seed
-        self._order = ChipOrder(len(store), seed)
+        self._order = ChipOrder(len(store), seed, repeats)
         self._are_bytes = all(band.dtype == "uint8" for band in store.bands)
 
     def __len__(self) -> int:

@@ -131,7 +131,7 @@ def _go_on(state: TrainingState, run: _Run) -> None:
     for one in (run.log, *run.callbacks):
         one.on_start(state.iteration, run.recipe.training.iterations)
     _validate_if_due(state, run)
-    crops = training_crops(run.data.train, run.recipe)
+    crops = training_crops(run.data, run.recipe)
     for batch in batches(crops, run.recipe, run.computing.device, done=state.iteration):
         if state.search.is_patience_over(run.recipe.training.patience):
             break

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
@@ -20,8 +22,9 @@ from aerial_seg.mentions import setting
 from aerial_seg.recipe import DataSettings, Recipe
 from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
-from aerial_seg.training.manifest import DOCUMENT, SPLITS, open_manifest
+from aerial_seg.training.manifest import DOCUMENT, SPLITS, Chip, open_manifest
 from aerial_seg.training.samples.chip_store import stores
+from aerial_seg.training.samples.repeats import Repeats, repeat_factors, repeat_note
 from aerial_seg.training.validation.chip_scenes import chip_scenes
 from aerial_seg.training.validation.ground import ground_of
 from aerial_seg.training.validation.outcome import ValidationGround
@@ -47,7 +50,8 @@ class Dataset:
 
     gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
     its images and labels, which are read again and again. overfit: how many chips it was cut down to, see overfit.
-    validation: None without validation chips. class_weights: by median frequency; None where that is not known.
+    validation: None without validation chips. class_weights: by median frequency; None where that is not known. notes:
+    on how it is taken.
     """
 
     data: TrainingData
@@ -59,6 +63,7 @@ class Dataset:
     overfit: int | None = None
     validation: ValidationData | None = None
     class_weights: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
 
     def extent(self) -> dict[str, Any]:
         """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.
@@ -97,11 +102,16 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
                 f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; "
                 f"use a recipe for it such as {found.name}/deeplabv3"
             )
-        return _open_chips(root, settings, by_scenes=recipe.training.validate_on == "scenes")
+        return _open_chips(root, recipe)
     if holds_chips:
         raise InputError(
             f"{root} is a chip dataset, but the recipe trains on the benchmark {settings.benchmark}; "
             "use a recipe for chips such as deeplabv3, or name the folder of the benchmark"
+        )
+    if recipe.sampling.repeat_threshold:
+        raise SettingsError(
+            f"sampling.repeat_threshold is {recipe.sampling.repeat_threshold:g}, but nobody has counted the classes of "
+            f"{settings.benchmark}'s images; wanted chips of `aerial-seg tile`: leave it out"
         )
     return _open_examples(open_benchmark(settings.benchmark, root), settings)
 
@@ -134,7 +144,27 @@ def _recognise(root: Path) -> Benchmark | None:
     return None
 
 
-def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Dataset:
+def _repeats(
+    chips: Sequence[Chip], recipe: Recipe, root: Path, names: Sequence[str]
+) -> tuple[Repeats | None, str]:
+    """Which chips come more often, and what to say of it. Raises InputError where the index counts no pixels."""
+    threshold, training = recipe.sampling.repeat_threshold, recipe.training
+    if not threshold:
+        return None, ""
+    counted = [chip.pixels for chip in chips if chip.pixels is not None]
+    if len(counted) < len(chips):
+        raise InputError(
+            f"sampling.repeat_threshold is {threshold:g}, but the index of {root} does not count the classes of "
+            f"{len(chips) - len(counted)} training chips; run `aerial-seg tile` again, or leave it out"
+        )
+    pixels = np.array(counted, np.int64)
+    repeats = Repeats.of(repeat_factors(pixels, threshold))
+    crops = training.iterations * training.batch_size
+    return repeats, repeat_note(names, pixels, threshold, crops=crops, turn=repeats.turn)
+
+
+def _open_chips(root: Path, recipe: Recipe) -> Dataset:
+    settings, by_scenes = recipe.data, recipe.training.validate_on == "scenes"
     manifest = open_manifest(root)
     document = manifest.document
     for key, name in (("train", settings.train), ("val", settings.val)):
@@ -151,11 +181,13 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
     _require_two_classes(root, document.class_pixels, settings.train)
     readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
     kept = stores(*readers[: 2 if val_chips else 1])
+    repeats, note = _repeats(train_chips, recipe, root, document.legend.names)
     data = TrainingData(
         train=kept[0],
         val=kept[1] if val_chips else None,
         names=document.legend.names,
         val_names=tuple(chip.name for chip in val_chips),
+        repeats=repeats,
     )
     validation = None
     if val_chips:
@@ -175,6 +207,7 @@ def _open_chips(root: Path, settings: DataSettings, *, by_scenes: bool) -> Datas
         files=tuple(file for chip in seen for file in (chip.image, chip.labels)),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
+        notes=(note,) if note else (),
     )
 
 

@@ -156,7 +156,7 @@ def forecast_training(
         gpu_memory=gpu_memory,
         files=_files(network, recipe, has_chips=opened.data.val is not None),
         picture=picture,
-        notes=(*ready.beginning.notes, *plan.notes, *missing(events=settings.tensorboard)),
+        notes=(*opened.notes, *ready.beginning.notes, *plan.notes, *missing(events=settings.tensorboard)),
     )
 
 
@@ -193,7 +193,7 @@ def _peaks(device: torch.device, work: Callable[[], object]) -> tuple[int, int |
 
 
 def _draw(dataset: Dataset, recipe: Recipe, picture: Path) -> None:
-    crops = training_crops(dataset.data.train, recipe)
+    crops = training_crops(dataset.data, recipe)
     batch = [crops[k] for k in range(recipe.training.batch_size)]
     images, labels = (np.stack([one.numpy() for one in part]) for part in zip(*batch, strict=True))
     title = f"The first {len(batch)} training crops, after augmentation"

@@ -205,7 +205,7 @@ def _first_facts(
         "tool_version": __version__,
         "iteration": 0,
         "iterations": iterations,
-        "notes": (*beginning.notes, *plan.notes),
+        "notes": (*dataset.notes, *beginning.notes, *plan.notes),
         "weights_sha256": beginning.sha256,
         "environment": environment(plan.device, plan.precision),
         **plan.facts(),

@@ -67,8 +67,9 @@ def few_chips(dataset: Dataset, count: int) -> Dataset:
         train=ChipStore(Subset(train, numbers)),
         val=ChipStore(Subset(train, numbers)),
         val_names=tuple(map(train.name, numbers)),
+        repeats=None,
     )
-    return replace(dataset, data=data, overfit=count)
+    return replace(dataset, data=data, overfit=count, notes=())
 
 
 def _worth(sample: Sample) -> tuple[int, int]:

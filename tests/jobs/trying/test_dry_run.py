@@ -69,7 +69,7 @@ def test_the_picture_shows_the_crops_that_are_trained_on_first(
     )
     forecast_training(chips, turning, tmp_path / "run", CPU, picture=tmp_path / "batch.png")
     opened = open_dataset(chips, turning)
-    crops = training_crops(opened.data.train, turning)
+    crops = training_crops(opened.data, turning)
     mean, std = (np.array([getattr(band, key) for band in opened.bands]) for key in ("mean", "std"))
     colours = [np.array(entry.rgb) for entry in opened.legend.entries]
     with Image.open(tmp_path / "batch.png") as file:
