@@ -33,15 +33,14 @@ _UNKNOWN = 254
 class ChipWindow:
     """One cell of the regular chip grid over a raster; at the south and east edge it reaches beyond the raster.
 
-    row, col: its place in steps, see chip_step. on_stride: whether it is one of those that begin every stride. apart:
-    whether it is one of those that lie side by side, which share no pixel.
+    row, col: its place in steps, see chip_step. apart: whether it is one of those that lie side by side, which share
+    no pixel.
     """
 
     row: int
     col: int
     top: int
     left: int
-    on_stride: bool = True
     apart: bool = True
 
 
@@ -56,29 +55,31 @@ def chip_windows(*, height: int, width: int, size: int, stride: int | None = Non
     With a stride below `size`, beside them those that begin every `stride` pixels, to the first that reach the edge.
     """
     step, every = chip_step(size, stride), stride or size
-    for top, row_on_stride, row_apart in _begins(height, size, every):
-        for left, col_on_stride, col_apart in _begins(width, size, every):
-            on_stride, apart = row_on_stride and col_on_stride, row_apart and col_apart
-            if on_stride or apart:
-                yield ChipWindow(top // step, left // step, top, left, on_stride, apart)
+    for top, of_row in _begins(height, size, every):
+        for left, of_col in _begins(width, size, every):
+            if both := of_row & of_col:
+                yield ChipWindow(top // step, left // step, top, left, _APART in both)
 
 
 def chip_count(*, height: int, width: int, size: int, stride: int | None = None) -> int:
     """How many windows `chip_windows` gives."""
     every = stride or size
-    apart = -(-height // size) * -(-width // size)
-    if every == size:
-        return apart
     rows, cols = (list(_begins(length, size, every)) for length in (height, width))
-    on_stride = math.prod(sum(one for _, one, _ in axis) for axis in (rows, cols))
-    both = math.prod(sum(one and other for _, one, other in axis) for axis in (rows, cols))
+    on_stride, apart, both = (
+        math.prod(sum(kind <= flags for _, flags in axis) for axis in (rows, cols))
+        for kind in ({_ON_STRIDE}, {_APART}, {_ON_STRIDE, _APART})
+    )
     return on_stride + apart - both
 
 
-def _begins(length: int, size: int, stride: int) -> Iterator[tuple[int, bool, bool]]:
+_ON_STRIDE, _APART = "on stride", "apart"
+
+
+def _begins(length: int, size: int, stride: int) -> Iterator[tuple[int, set[str]]]:
     """Where windows begin along a side, and whether that is on the stride, and one of those side by side."""
     for begin in sorted({*range(0, length, size), *range(0, max(1, length - size + stride), stride)}):
-        yield begin, begin % stride == 0 and begin < max(1, length - size + stride), begin % size == 0
+        kinds = {_ON_STRIDE: begin % stride == 0, _APART: begin % size == 0}
+        yield begin, {kind for kind, own in kinds.items() if own}
 
 
 def write_image(

@@ -15,7 +15,14 @@ from rasterio.enums import ColorInterp
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.labels.chip_file import chip_windows, read_chip, write_image, write_labels
+from aerial_seg.labels.chip_file import (
+    chip_count,
+    chip_step,
+    chip_windows,
+    read_chip,
+    write_image,
+    write_labels,
+)
 from aerial_seg.legend import IGNORE, make_legend
 
 SIDE = 32
@@ -34,6 +41,24 @@ def test_chip_windows_partition_any_raster(height: int, width: int, size: int) -
         places.add((window.row, window.col))
     assert (count == 1).all()
     assert len(places) == -(-height // size) * -(-width // size)
+
+
+@given(height=st.integers(1, 60), width=st.integers(1, 60), size=st.integers(1, 30), part=st.floats(0.1, 1))
+def test_a_stride_adds_windows_to_those_side_by_side(height: int, width: int, size: int, part: float) -> None:
+    stride = max(1, round(part * size))
+    windows = list(chip_windows(height=height, width=width, size=size, stride=stride))
+    assert len(windows) == chip_count(height=height, width=width, size=size, stride=stride)
+    step = chip_step(size, stride)
+    assert all((window.top, window.left) == (window.row * step, window.col * step) for window in windows)
+    assert len({(window.row, window.col) for window in windows}) == len(windows)
+    plain = {(w.top, w.left) for w in chip_windows(height=height, width=width, size=size)}
+    assert {(w.top, w.left) for w in windows if w.apart} == plain
+    every = {(w.top, w.left) for w in windows}
+    within = (
+        range(0, max(1, height - size + stride), stride), range(0, max(1, width - size + stride), stride)
+    )  # fmt: skip
+    assert {(top, left) for top in within[0] for left in within[1]} <= every
+    assert all(top % stride == left % stride == 0 for top, left in every - plain)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "float32", "float64"])

@@ -321,12 +321,12 @@ def _without_common_ground(
             split = label if window.apart and number not in gone else _OUT
             splits.append("val" if split == val else split)
         else:
-            splits.append("train" if label and window.on_stride else _OUT)
+            splits.append("train" if label else _OUT)
     lost = {i for i in gone if labels[i] in ("test", val)}
     late = overlapping(chips.places, splits, {"train": 0, "val": 1, "test": 1})
     for number in late:
         splits[number] = _OUT
-    lost |= {i for i in late if windows[i].on_stride}
+    lost |= set(late)
     if lost:
         notes.append(f"{len(lost)} chips that overlap another split's ground were left out")
     return splits
