@@ -136,10 +136,12 @@ def test_each_option_sets_its_setting() -> None:
     assert parsed(
         TileSettings, "--class-field", "f", "--classes", "1=a,7=b", "--unlabelled", 0, "--unlabelled", -9, "--outside",
         "unlabelled", "--labels-crs", "EPSG:1", "--layer", "l", "--gsd", 0.25, "--chip-size", 64, "--split-by",
-        "source", "--block", 3, "--val", "10%", "--test", "n*", "--seed", 5,
+        "source", "--block", 3, "--val", "10%", "--test", "n*", "--seed", 5, "--stride", 32, "--min-valid", 0.5,
+        "--min-labelled", 0.25, "--split-layer", "areas", "--split-field", "site", "--folds", 5, "--fold", 2,
     ) == TileSettings(
         labels=LabelSettings("f", {1: "a", 7: "b"}, (0, -9), "unlabelled", "EPSG:1", "l"),
-        gsd=0.25, chip_size=64, split_by="source", block=3, val="10%", test="n*", seed=5,
+        gsd=0.25, chip_size=64, split_by="source", block=3, val="10%", test="n*", seed=5, stride=32, min_valid=0.5,
+        min_labelled=0.25, split_layer="areas", split_field="site", folds=5, fold=2,
     )  # fmt: skip
     assert parsed(
         VectorizeSettings, "--min-area", "25m2", "--fill-holes", "9px", "--smooth-mask", 5, "--simplify", "0",

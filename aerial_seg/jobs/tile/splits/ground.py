@@ -39,8 +39,10 @@ def overlapping(footprints: Sequence[Any], splits: Sequence[str], ranks: Mapping
     """
     shapes = np.asarray(footprints, dtype=object)
     rank = np.array([ranks.get(split, -1) for split in splits], np.int64)
-    first, second = STRtree(shapes).query(shapes, predicate="intersects")
-    pairs = np.column_stack([first, second])[(rank[first] < rank[second]) & (rank[first] >= 0)]
+    below, above = np.flatnonzero(rank >= 0), np.flatnonzero(rank > 0)
+    first, second = STRtree(shapes[above]).query(shapes[below], predicate="intersects")
+    pairs = np.column_stack([below[first], above[second]])
+    pairs = pairs[rank[pairs[:, 0]] < rank[pairs[:, 1]]]
     if not len(pairs):
         return []
     pairs = pairs[_shares_ground(shapes, pairs)]
