@@ -108,8 +108,12 @@ RUN_AS_THEY_ARE = frozenset({
 })  # fmt: skip
 """Whole command lines of other programs, which remedies name."""
 LOOPS = {
-    ("splits.py", "name"): ("val", "test"),
-    ("dataset_writer.py", "split"): ("val", "test"),
+    ("shares.py", "name"): ("val", "test"),
+    ("assign.py", "name"): ("val", "test"),
+    ("doubts.py", "split"): ("val", "test"),
+    ("tile_sources.py", "name"): ("val", "test"),
+    ("settings.py", "there"): ("folds", "fold"),
+    ("settings.py", "absent"): ("folds", "fold"),
     ("checks.py", "name"): ("aoi_layer", "aoi_crs"),
     ("labels.py", "name"): (
         "class_field",

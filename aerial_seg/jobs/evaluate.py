@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
+from aerial_seg.files.names import split_layer
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.grid import Grid
@@ -27,10 +28,11 @@ from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.labels.foreign_mask import ForeignMask
+from aerial_seg.labels.labelled_area import split_column
 from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, label_sources, open_labels
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
-from aerial_seg.mentions import setting
+from aerial_seg.mentions import Placeholder, setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import TrainedModel, load_model, read_card
@@ -114,9 +116,21 @@ def evaluate_mask(
     check_overlap(opened, [grid], names=[str(mask)])
     truth = _Truth(opened, legend, tuple(file.name for file in files), still, foreign)
     scores = _score(mask, truth, mask.name, error_map, progress)
-    notes = (*notes, *opened.notes, *opened.later_notes, *opened.check_overlaps(), *still.notes)
+    notes = (*notes, *opened.notes, *_areas_note(files, settings), *opened.later_notes)
+    notes = (*notes, *opened.check_overlaps(), *still.notes)
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(mask), ", ".join(labels), scores, legend, notes, made)
+
+
+def _areas_note(labels: Sequence[Path], settings: LabelSettings) -> tuple[str, ...]:
+    """Say that areas for training are scored, too, where the labelled area tells them apart."""
+    found = split_column(Path(split_layer(labels[0])[0]), settings)
+    if found is None:
+        return ()
+    return (
+        f"all of the labelled area is scored, whatever its field '{found[1]}' says: ground that was trained on makes "
+        f"scores too good; a {setting('labelled_area', Placeholder('LAYER'))} of test areas alone leaves it out",
+    )
 
 
 def _classes_of(mask: Path, settings: LabelSettings) -> tuple[Legend, ForeignMask | None, tuple[str, ...]]:
@@ -362,7 +376,8 @@ def evaluate_model_on_rasters(
         truth = _Truth(opened, legend, tuple(file.name for file in files), still)
         scores = _score(mask, truth, model_path.name, error_map, progress)
     # What predict says of the rasters need not be said again.
-    told = (*opened.notes, *opened.later_notes, *opened.check_overlaps(), *still.notes)
+    told = (*opened.notes, *_areas_note(files, settings), *opened.later_notes)
+    told = (*told, *opened.check_overlaps(), *still.notes)
     notes = tuple(dict.fromkeys((*report.notes, *told)))
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes, made)

@@ -137,6 +137,26 @@ def test_polygons_are_burnt_on_the_masks_own_grid(write_mask: Callable, tmp_path
     assert scores.miou == 1.0
 
 
+def test_areas_that_say_what_was_trained_on_are_scored_all_the_same_and_that_is_told(
+    write_mask: Callable, tmp_path: Path
+) -> None:
+    said = np.zeros((40, 50), np.uint8)
+    said[10:20, 5:25] = 3
+    mask = write_mask(tmp_path / "mask.tif", said, make_legend({0: "background", 3: "road"}, background=[0]))
+    outline = box(500_005, 5_200_000 - 20, 500_025, 5_200_000 - 10)
+    geopandas.GeoDataFrame({"class": ["road"]}, geometry=[outline], crs="EPSG:32633").to_file(
+        tmp_path / "truth.gpkg"
+    )
+    areas = [box(500_000, 5_199_960, 500_010, 5_200_000), box(500_010, 5_199_960, 500_030, 5_200_000)]
+    for name, columns in (("split.gpkg", {"split": ["train", "test"]}), ("plain.gpkg", {"name": ["a", "b"]})):
+        geopandas.GeoDataFrame(columns, geometry=areas, crs="EPSG:32633").to_file(tmp_path / name)
+        settings = LabelSettings(class_field="class", labelled_area=str(tmp_path / name))
+        report = evaluate_mask(mask, [str(tmp_path / "truth.gpkg")], settings)
+        assert np.sum(report.scores.confusion) == 30 * 40
+        told = [note for note in report.notes if "all of the labelled area is scored" in note]
+        assert bool(told) == ("split" in columns)
+
+
 def test_labels_of_another_class_are_refused_by_name(
     write_mask: Callable, write_raster: Callable, tmp_path: Path
 ) -> None:

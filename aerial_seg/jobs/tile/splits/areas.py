@@ -20,7 +20,7 @@ from aerial_seg.geo.raster.present import require_file
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.buffering import Buffer
 from aerial_seg.labels.burning import NOWHERE, burnt_polygons
-from aerial_seg.labels.labelled_area import labelled_area_file
+from aerial_seg.labels.labelled_area import labelled_area_file, named_split, split_column
 from aerial_seg.labels.vector_file import VectorFile
 from aerial_seg.mentions import Placeholder, setting
 from aerial_seg.training.manifest import SPLITS
@@ -78,7 +78,7 @@ def open_split_areas(
     labels: the label files. near: the grids that chips are cut on. Raises InputError for what cannot be read or
     understood, SettingsError for settings that contradict each other.
     """
-    drawn = _field_of_labelled_area(labels, settings)
+    drawn = split_column(_file(labels), settings.labels)
     if settings.split_layer is None and settings.split_field is None:
         return None if drawn is None else _read(*drawn, settings, near, whole=False, outside=None)
     if drawn is not None:
@@ -94,7 +94,7 @@ def open_split_areas(
     file, name = labelled_area_file(_file(labels), settings.split_layer)
     require_file(file)
     layer = open_layer(str(file), layer=name, names=LayerNames(layer="split_layer"))
-    field = settings.split_field or _named_split(layer)
+    field = settings.split_field or named_split(layer)
     if field is None:
         raise InputError(
             f"{shown(layer.path)} has no field '{_FIELD}'; its fields are: {', '.join(layer.fields) or 'none'}; name "
@@ -106,21 +106,6 @@ def open_split_areas(
 
 def _file(labels: Sequence[Path]) -> Path:
     return Path(split_layer(labels[0])[0])
-
-
-def _named_split(layer: VectorLayer) -> str | None:
-    return next((name for name in layer.fields if name.lower() == _FIELD), None)
-
-
-def _field_of_labelled_area(labels: Sequence[Path], settings: TileSettings) -> tuple[VectorLayer, str] | None:
-    """The labelled area's layer and its field `split`, if it has one."""
-    if settings.labels.labelled_area is None:
-        return None
-    file, name = labelled_area_file(_file(labels), settings.labels.labelled_area)
-    require_file(file)
-    layer = open_layer(str(file), layer=name, names=LayerNames(layer="labelled_area"))
-    field = _named_split(layer)
-    return None if field is None else (layer, field)
 
 
 def _label_layer(labels: Sequence[Path], settings: TileSettings) -> VectorLayer:
