@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.labels.census import Census, keys_of
+from aerial_seg.labels.census import Census, Key, keys_of
 from aerial_seg.labels.class_table import LARGEST_VALUE, UNLABELLED, ClassTable
-from aerial_seg.labels.class_value import Key
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.mentions import setting
 from aerial_seg.printable import name_problem, shortened
@@ -81,6 +80,7 @@ class Origin:
 
     what: as "field 'kind' of l.gpkg"; each: what is counted, as features or pixels. unlabelled: whether `unlabelled`
     can name values. another: what else may be done, as another field. around: whether what lies around is background.
+    beside: numbers that the labels hold, too, and that count as unlabelled as long as no class is given to them.
     """
 
     what: str
@@ -88,6 +88,7 @@ class Origin:
     unlabelled: bool = False
     another: str = ""
     around: bool = False
+    beside: tuple[int, ...] = ()
 
 
 def class_map(
@@ -221,6 +222,7 @@ def _unknown(
     free = allowed is None
     kept = dict(allowed) if isinstance(allowed, ClassTable) else {}
     complete = kept | {key: name or _suggested(key, names, free=free) for key, name in said.items()}
+    complete = _in_order(said, kept, origin) or complete
     if words:
         near = _suggested(words[0], names, free=free)
         hint = f"; did you mean '{near}'?" if near in names else ""
@@ -237,6 +239,19 @@ def _unknown(
     if origin.unlabelled and not words and len(numbers) <= _TOLD:
         remedy += f", or pass {setting('unlabelled', numbers)} if they mean nothing"
     return InputError(f"{origin.what} holds {told}; {remedy}")
+
+
+def _in_order(
+    said: Mapping[Key, str | None], kept: Mapping[Key, str], origin: Origin
+) -> dict[Key, str] | None:
+    """The names of a list, which counts from 1, given to the numbers that are there, where these are as many."""
+    if not all(isinstance(key, int) for key in said) or set(kept) != set(range(1, len(kept) + 1)):
+        return None
+    held = {key for key in said if isinstance(key, int)}
+    for numbers in (held | set(origin.beside), held):
+        if len(numbers) == len(kept) > 0:
+            return dict(zip(sorted(numbers), (kept[k] for k in sorted(kept, key=int)), strict=True))
+    return None
 
 
 def _suggested(key: Key, names: Sequence[str], *, free: bool) -> str:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from aerial_seg.documents import listed
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.labels.census import Census
-from aerial_seg.labels.class_table import ClassTable
+from aerial_seg.labels.class_table import UNLABELLED, ClassTable
 from aerial_seg.labels.classes import ClassMap, Origin, class_map, legend_of_table, mapping_setting
 from aerial_seg.labels.label_file import LabelFile
+from aerial_seg.labels.names_of_files import legend_of_files
 from aerial_seg.labels.presets import preset_table, presets_of
 from aerial_seg.labels.settings import LabelSettings
-from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.mentions import setting
-from aerial_seg.outputs.mask import read_legend
 
 MOST_UNKNOWN = 0.005
 """Share of the pixels whose colour may be none of the table's: beyond it the table or the file is wrong."""
 _SHOWN = 5
+_SPECK, _MANY_SPECKS = 0.001, 8
+"""Share of the pixels that a class rarely has so little of; so many values of so few are rather noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def coding_of(files: Sequence[LabelFile], settings: LabelSettings, known: Legend
     """What the pixels mean: by colour where `classes` or `preset` tell the colours, else by number.
 
     known: the classes of a mask or model that the labels are matched with. Raises InputError for numbers and colours
-    that are no class, with the remedy.
+    that are no class, with the remedy; SettingsError where `unlabelled` and the table contradict each other.
     """
     table = preset_table(settings.preset) if settings.preset is not None else settings.classes
     by_colour = dict(table.colour_values) if table is not None else {}
@@ -75,14 +77,16 @@ def coding_of(files: Sequence[LabelFile], settings: LabelSettings, known: Legend
         if file.colours:
             raise _needs_colours(file)
     _check_palettes(numbered)
+    _check_unlabelled(settings, table, numbered, coloured)
     notes = [note for file in files for note in file.notes]
+    notes += _hidden_notes(files, settings, table, {str(file.path) for file in coloured})
     classes, legend = None, known
     named = frozenset(key for key in table or () if isinstance(key, int))
     ignored = frozenset(settings.unlabelled) | ({IGNORE} - named)
     if numbered or not coloured:
         classes = _numbers(numbered, settings, table, known, named, ignored)
         legend = classes.legend
-        notes += [*_undeclared(numbered, ignored), *classes.notes]
+        notes += [*_undeclared(numbered, ignored), *classes.notes, *_doubts(numbered, table, known)]
     if coloured:
         assert table is not None
         of_table = legend_of_table(table)
@@ -112,13 +116,20 @@ def _numbers(
         counts.pop(value, None)
     what = _called(files)
     if known is None and table is None:
-        own = read_legend(files[0].path)
-        known = own if own is not None and set(counts) <= set(own.values) else None
+        known = legend_of_files(files, counts)
     another = f"check {setting('unlabelled')} and the file's nodata value"
     if not counts:
         another = _whole_remedy(files) or another
-    origin = Origin(what, each="pixels", unlabelled=True, another=another)
-    return class_map(Census.of_counts(counts), table, origin, known=known)
+    beside = tuple(sorted(unlabelled_counts(files).keys() - named - set(settings.unlabelled)))
+    origin = Origin(what, each="pixels", unlabelled=True, another=another, beside=beside)
+    found = class_map(Census.of_counts(counts), table, origin, known=known)
+    if known is None and table is None and all(file.palette is not None for file in files):
+        palette = {k: f"#{colour:06x}" for file in files for k, colour in (file.palette or {}).items()}
+        names = {entry.value: entry.name for entry in found.legend.entries}
+        found = replace(
+            found, legend=make_legend(names, colours={k: palette[k] for k in names if k in palette})
+        )
+    return found
 
 
 def _called(files: Sequence[LabelFile]) -> str:
@@ -134,10 +145,83 @@ def _undeclared(files: Sequence[LabelFile], ignored: Set[int]) -> list[str]:
     return [f"{pixels} pixels of {_called(files)} are {IGNORE}, which counts as unlabelled; {how}"]
 
 
+def _check_unlabelled(
+    settings: LabelSettings,
+    table: ClassTable | None,
+    numbered: Sequence[LabelFile],
+    coloured: Sequence[LabelFile],
+) -> None:
+    """Raises SettingsError for numbers that the table gives a meaning, and where only colours have one."""
+    given = setting("unlabelled", settings.unlabelled)
+    for value in settings.unlabelled:
+        name = None if table is None else table.get(value)
+        if name not in (None, UNLABELLED):
+            raise SettingsError(
+                f"{given} says that {value} means nothing, and "
+                f"{setting('classes' if settings.preset is None else 'preset')} that it is '{name}'; "
+                "leave it out of one of them"
+            )
+    if settings.unlabelled and coloured and not numbered:
+        raise SettingsError(
+            f"{given} is for numbers, but the colours of {_called(coloured)} tell its classes; leave it out, and call "
+            f"colours that mean nothing '{UNLABELLED}' in {setting('classes')}"
+        )
+
+
+def _hidden_notes(
+    files: Sequence[LabelFile], settings: LabelSettings, table: ClassTable | None, coloured: Set[str]
+) -> Iterator[str]:
+    """What files hide that may be meant as a class, and what was said of numbers that are nowhere."""
+    hidden: Counter[int] = Counter()
+    for file in files:
+        hidden.update(file.hidden)
+    for value, pixels in sorted(hidden.items()):
+        # 255 has no other meaning, and what somebody spoke of needs no word.
+        if value not in (IGNORE, *settings.unlabelled) and value not in (table or ()):
+            yield (
+                f"{pixels} pixels of {_called(files)} are {value}, which is declared as nodata and counts as "
+                f"unlabelled; {setting('classes')} can make it a class"
+            )
+    masked = sum(file.masked for file in files)
+    if masked:
+        yield (
+            f"{masked} pixels of {_called(files)} count as unlabelled: a mask, an alpha band or a nodata value of "
+            "colours hides them"
+        )
+    numbered = [file.plain if file.is_grey else file for file in files if str(file.path) not in coloured]
+    for value in settings.unlabelled:
+        if not any(file.counts[value] or file.hidden[value] for file in numbered):
+            yield f"no pixel of {_called(files)} is {value}, which {setting('unlabelled')} names"
+
+
+def _doubts(files: Sequence[LabelFile], table: ClassTable | None, known: Legend | None) -> Iterator[str]:
+    """What numbers that nobody explained rather look like."""
+    if table is not None or known is not None:
+        return
+    colours: Counter[int] = Counter()
+    for file in files:
+        colours.update(_colours_of(file) if file.palette is not None else {})
+    fitting = presets_of(colours, share=MOST_UNKNOWN) if len(colours) > 2 else []
+    if fitting:
+        yield (
+            f"the palette of {_called(files)} has the colours of {setting('preset', fitting[0])}, "
+            "which tells the names of its classes"
+        )
+    counts: Counter[int] = Counter()
+    for file in files:
+        counts.update(file.counts)
+    rare = [value for value, pixels in counts.items() if pixels <= _SPECK * counts.total()]
+    if len(rare) >= _MANY_SPECKS and 2 * len(rare) > len(counts):
+        yield (
+            f"{len(rare)} of the {len(counts)} values of {_called(files)} hold less than {_SPECK:.1%} of its pixels "
+            "each: was it compressed with losses, or resized, once? Then get it as it was before"
+        )
+
+
 def unlabelled_counts(files: Sequence[LabelFile]) -> Counter[int]:
     """Pixels by number that are not labelled although the files hold something there: 255 and declared nodata."""
     found: Counter[int] = Counter()
-    for file in files:
+    for file in (one.plain if one.is_grey else one for one in files):
         found.update(file.hidden)
         if not file.colours:
             found.update({IGNORE: file.counts[IGNORE]} if file.counts[IGNORE] else {})
@@ -207,7 +291,7 @@ def _unknown_colours(files: Sequence[LabelFile], by_colour: Mapping[int, int]) -
     what = _called(files)
     if share <= MOST_UNKNOWN:
         return (
-            f"{sum(unknown.values())} pixels ({share:.2%}) of {what} have a colour of no class and count as "
+            f"{sum(unknown.values())} pixels ({100 * share:.2g} %) of {what} have a colour of no class and count as "
             f"unlabelled: {_listed(unknown)}"
         )
     raise InputError(
@@ -246,9 +330,12 @@ def _check_palettes(files: Sequence[LabelFile]) -> None:
             colour = (file.palette or {}).get(index, 0)
             other, first = seen.setdefault(index, (colour, file))
             if other != colour:
+                colours = sum((_colours_of(one) for one in files if one.palette is not None), Counter[int]())
+                fitting = presets_of(colours, share=MOST_UNKNOWN)
+                preset = setting("preset", fitting[0]) if fitting else setting("preset")
                 raise InputError(
                     f"value {index} is #{other:06x} in the palette of {first.path}, but #{colour:06x} in that of "
-                    f"{file.path}: the numbers mean no class; tell classes by colour with {setting('preset')} or "
+                    f"{file.path}: the numbers mean no class; tell classes by colour with {preset} or "
                     f"{setting('classes', 'classes.csv')}, a table with the columns colour and name"
                 )
 

@@ -86,7 +86,9 @@ class RasterLabels:
 
     def beside_one_class(self, present: str) -> str:
         """What to do where no other class than this one has pixels."""
-        found = unlabelled_counts(self._files)
+        found = unlabelled_counts(
+            [file for file in self._files if str(file.path) not in self._coding.coloured]
+        )
         if found:
             listed = ", ".join(f"{value} ({n} px)" for value, n in sorted(found.items()))
             numbers = {entry.value: entry.name for entry in self.legend.entries if entry.name == present}

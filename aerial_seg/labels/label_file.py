@@ -28,6 +28,8 @@ _AT_ONCE = 2**23
 """Pixels that are looked at together, if the raster's blocks allow it."""
 _LOSSY_DRIVERS = ("JPEG",)
 _LOSSY_CODECS = ("JPEG", "YCbCr JPEG")
+_BESIDE = (".xml", ".ovr", ".msk", ".tfw", ".wld", ".pgw", ".jgw", ".prj")
+"""What GDAL lists among the files of a raster though it holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +112,33 @@ def _holds_colours(dataset: DatasetReader, path: Path) -> bool:
 
 
 def _refuse_lossy(dataset: DatasetReader, path: Path) -> None:
-    """JPEG gives the borders of classes colours and numbers of its own."""
-    structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    codec = structure.get("COMPRESSION", "")
-    lossy = structure.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY")
-    if dataset.driver in _LOSSY_DRIVERS or codec in _LOSSY_CODECS or lossy:
+    """JPEG gives the borders of classes colours and numbers of its own, also where a VRT stands before it."""
+    found = _lossy(dataset, set())
+    if found is not None:
+        codec, file = found
+        whose = f"{path} is" if file == dataset.name else f"{path} is made of {file}, which is"
         raise InputError(
-            f"{path} is compressed as {codec or dataset.driver} with losses, which changes class values along every "
+            f"{whose} compressed as {codec} with losses, which changes class values along every "
             "border; get the labels in a lossless form (PNG, or GeoTIFF with DEFLATE): converting this file does not "
             "bring them back"
         )
+
+
+def _lossy(dataset: DatasetReader, seen: set[str]) -> tuple[str, str] | None:
+    """How an opened raster, or a file that it is made of, was compressed with losses, and that file."""
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    codec = structure.get("COMPRESSION", "")
+    lossy = structure.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY")
+    if dataset.driver in _LOSSY_DRIVERS or codec in _LOSSY_CODECS or lossy or "MAX_Z_ERROR" in structure:
+        return codec or dataset.driver, str(dataset.name)
+    seen.add(str(dataset.name))
+    members = [file for file in dataset.files if file not in seen and not file.endswith(_BESIDE)]
+    for file in members if dataset.driver == "VRT" else ():
+        with open_dataset(file) as member:
+            found = _lossy(member, seen)
+        if found is not None:
+            return found
+    return None
 
 
 def _windows(dataset: DatasetReader) -> Iterator[Window]:

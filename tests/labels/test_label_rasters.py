@@ -207,7 +207,7 @@ class TestColours:
                 opened(path, preset="dubai")
             return
         labels = opened(path, preset="dubai")
-        assert "8 pixels (0.50%)" in labels.notes[0]
+        assert "8 pixels (0.5 %)" in labels.notes[0]
         assert "#fe0100 (8 px)" in labels.notes[0]
         want = self.VALUES.copy()
         want[0, :8] = IGNORE
