@@ -67,7 +67,7 @@ class TestKeys:
             (np.float32(0.1), "0.1"), (True, "True"), (np.False_, "False"), (date(2020, 5, 1), "2020-05-01"),
             (datetime(2020, 5, 1, 7), "2020-05-01T07:00:00"), (np.datetime64("2020-05-01"), "2020-05-01"),
             (np.datetime64("2020-05-01T00:00:00.000"), "2020-05-01"), ("", None), (" ", None), (None, None),
-            (float("nan"), None), (np.datetime64("NaT"), None), ("²", "²"), ("Wald", "Wald"),
+            (float("nan"), None), (float("-inf"), None), (np.datetime64("NaT"), None), ("²", "²"), ("Wald", "Wald"),
         ],
     )  # fmt: skip
     def test_a_value_has_one_spelling(self, value: object, key: object) -> None:
