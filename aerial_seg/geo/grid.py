@@ -12,7 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
-from shapely import Polygon, segmentize
+from shapely import Polygon, box, segmentize
 from shapely import transform as transform_geometry
 
 from aerial_seg.errors import InputError
@@ -235,6 +235,21 @@ class Grid:
 def _reduction(ratio: float) -> float:
     whole = round(ratio)
     return whole if whole >= 1 and abs(ratio / whole - 1) <= 0.03 else ratio
+
+
+def whole_outline(grid: Grid) -> Polygon:
+    """The outline of a grid in longitude, latitude, in one piece: beyond ±180 where it lies across the antimeridian.
+
+    Around a pole it is all that lies on the pole's side of it. Raises InputError as Grid.footprint_lonlat.
+    """
+    lon, lat = np.asarray(grid.footprint_lonlat().exterior.coords).T
+    lon = np.unwrap(lon, period=360)
+    if abs(lon[-1] - lon[0]) < 180:
+        return Polygon(np.column_stack([lon, lat]))
+    # Once around a pole, which is the one that it lies nearer to.
+    west, east = float(lon.min()), float(lon.max())
+    north = float(np.mean(lat)) > 0
+    return box(west, float(lat.min()) if north else -90.0, east, 90.0 if north else float(lat.max()))
 
 
 def describe_extent(grid: Grid) -> str:

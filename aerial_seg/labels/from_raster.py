@@ -16,9 +16,11 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 from rasterio.windows import Window
 from shapely import STRtree
+from shapely.affinity import translate
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.areas.turns import copies, turn_of, turned
+from aerial_seg.geo.grid import Grid, whole_outline
 from aerial_seg.geo.raster.opening import telling_whose
 from aerial_seg.geo.systems import require_common
 from aerial_seg.labels.borders import grown, without_borders
@@ -31,6 +33,8 @@ from aerial_seg.mentions import setting
 _Axis = NDArray[np.float64]
 _AT_ONCE = 2**26
 """Pixels of a label raster that are held at a time."""
+_TURNS = tuple(360.0 * k for k in range(-2, 3))
+"""Degrees by which two places may count their longitudes apart."""
 _LOOKED_AT = 21
 """Places on a side of a grid whose pixels in the label raster are looked up."""
 
@@ -51,8 +55,10 @@ class _Outlines:
     def near(self, grid: Grid, grids: Sequence[Grid]) -> list[int]:
         """Places in `grids`, ascending, of those that share ground with the grid; all of them have a CRS."""
         if self._tree is None:
-            self._tree = STRtree([own.footprint_lonlat() for own in grids])
-        return sorted(map(int, self._tree.query(grid.footprint_lonlat(), predicate="intersects")))
+            self._tree = STRtree([whole_outline(own) for own in grids])
+        here = whole_outline(grid)
+        around = [translate(here, turn) for turn in _TURNS]
+        return sorted({int(k) for k in self._tree.query(around, predicate="intersects")[1]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,7 @@ class RasterLabels:
         """west, south, east, north of all label rasters; None when one has no CRS."""
         if any(grid.crs is None for grid in self._grids):
             return None
-        boxes = np.array([grid.footprint_lonlat().bounds for grid in self._grids])
+        boxes = np.array([whole_outline(grid).bounds for grid in self._grids])
         west, south = map(float, boxes[:, :2].min(axis=0))
         east, north = map(float, boxes[:, 2:].max(axis=0))
         return west, south, east, north
@@ -183,7 +189,8 @@ def _touch(own: Grid, grid: Grid, name: str) -> bool:
     require_common(own.crs, name, grid.crs, "the imagery")
     if own.is_local:
         return bool(own.footprint().intersects(grid.footprint()))
-    return bool(own.footprint_lonlat().intersects(grid.footprint_lonlat()))
+    mine, other = whole_outline(own), whole_outline(grid)
+    return any(bool(mine.intersects(translate(other, turn))) for turn in _TURNS)
 
 
 def _pixel_side(grid: Grid) -> float:
@@ -195,23 +202,34 @@ def _pixel_side(grid: Grid) -> float:
 def _warped(file: LabelFile, coding: Coding, grid: Grid) -> NDArray[np.uint8]:
     """Map values on the grid; what its pixels mean is looked up first, so that colours and codes never mix."""
     out = np.full(grid.shape, IGNORE, np.uint8)
-    window = _source_window(file.grid, grid)
-    if window is None:
-        return out
-    if window.width * window.height > _AT_ONCE and max(grid.shape) > 1:
+    places = _places(file.grid, grid)
+    if sum(place.window.width * place.window.height for place in places) > _AT_ONCE and max(grid.shape) > 1:
         for part, rows, cols in _halves(grid):
             out[rows, cols] = _warped(file, coding, part)
         return out
-    values = coding.read(file, window)
+    for place in places:
+        values = coding.read(file, place.window)
+        for move in place.moves:
+            found = _brought(values, file, place.window, move, grid)
+            np.copyto(out, found, where=found != IGNORE)
+    return out
+
+
+def _brought(
+    values: NDArray[np.uint8], file: LabelFile, window: Window, move: float, grid: Grid
+) -> NDArray[np.uint8]:
+    """Map values of a window of the file on the grid, all of the file moved along x."""
     own, crs = file.grid, grid.crs
     assert own.crs is not None
     assert crs is not None
+    out = np.full(grid.shape, IGNORE, np.uint8)
     finer = _pixel_side(grid) > 1.5 * _pixel_side(own)
+    moved = Affine.translation(move, 0) * own.transform if move else own.transform
     with telling_whose(file.path, "could not be brought onto the image's grid ({error}); check its CRS"):
         reproject(
             values,
             out,
-            src_transform=own.transform * Affine.translation(window.col_off, window.row_off),
+            src_transform=moved * Affine.translation(window.col_off, window.row_off),
             src_crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
             src_nodata=IGNORE,
             dst_transform=grid.transform,
@@ -235,8 +253,16 @@ def _halves(grid: Grid) -> Iterator[tuple[Grid, slice, slice]]:
         yield part, slice(top, top + height), slice(left, left + width)
 
 
-def _source_window(own: Grid, grid: Grid) -> Window | None:
-    """The pixels of a label raster that lie on the grid, with a rim of a few; None where there are none."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A window of a label raster that lies on a grid. moves: along x, in its CRS, with which GDAL finds it there."""
+
+    window: Window
+    moves: tuple[float, ...]
+
+
+def _places(own: Grid, grid: Grid) -> list[_Place]:
+    """Where pixels of a label raster lie on the grid, each with a rim of a few; where the earth comes round, twice."""
     rows, cols = (np.linspace(0, side, _LOOKED_AT) for side in grid.shape)
     across, down = (axis.ravel() for axis in np.meshgrid(cols, rows))
     x, y = _applied(grid.transform, across, down)
@@ -244,17 +270,33 @@ def _source_window(own: Grid, grid: Grid) -> Window | None:
     assert grid.crs is not None
     if own.crs != grid.crs and not own.is_local:
         x, y = Transformer.from_crs(grid.crs, own.crs, always_xy=True).transform(x, y)
-    if own.crs.is_geographic:
-        # A world may be counted from any meridian.
-        west = own.bounds[0]
-        x = west + (np.asarray(x) - west) % 360.0
-    place = _applied(~own.transform, np.asarray(x), np.asarray(y))
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    there = np.isfinite(x) & np.isfinite(y)
+    if not there.any():
+        return []
+    x, y, turn = x[there], y[there], turn_of(own.crs)
+    if turn is None:
+        window = _window(own, x, y)
+        return [] if window is None else [_Place(window, (0.0,))]
+    # PROJ cuts the world where it likes: first the place as one piece, then where GDAL looks for its parts.
+    whole = turned(x, x[len(x) // 2], turn)
+    told = np.unique(np.round((x - whole) / turn)) * turn
+    box = np.array([own.bounds])
+    reach = (whole.max() - whole.min()) / _LOOKED_AT
+    _, moves = copies(box, float(whole.min()) - reach, float(whole.max()) + reach, turn)
+    found = []
+    for move in moves.tolist():
+        window = _window(own, whole - move, y)
+        if window is not None:
+            found.append(_Place(window, tuple(move + one for one in told.tolist())))
+    return found
+
+
+def _window(own: Grid, x: _Axis, y: _Axis) -> Window | None:
+    """The pixels of a label raster around these places of its CRS, with a rim of a few; None where there are none."""
     spans = []
-    for found, side in zip(place, (own.width, own.height), strict=True):
-        finite = found[np.isfinite(found)]
-        if not len(finite):
-            return None
-        low, high = float(finite.min()), float(finite.max())
+    for found, side in zip(_applied(~own.transform, x, y), (own.width, own.height), strict=True):
+        low, high = float(found.min()), float(found.max())
         # Between the places that were looked at an edge of another CRS bends.
         rim = 3 + (high - low) / _LOOKED_AT
         spans.append((max(0, math.floor(low - rim)), min(side, math.ceil(high + rim))))

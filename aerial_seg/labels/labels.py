@@ -15,7 +15,7 @@ from pyproj import CRS
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.names import split_layer
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.grid import Grid, whole_outline
 from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES, expand_rasters
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
@@ -203,7 +203,7 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
     if box is None:
         return
     west, south, east, north = box
-    images = np.array([_lonlat_box(grid) for grid in grids])
+    images = np.array([whole_outline(grid).bounds for grid in grids])
     level = (images[:, 1] <= north) & (images[:, 3] >= south)
     # Longitudes of 179 and −181 are one place.
     turns = np.floor((images[:, 2] - west) / 360) - np.ceil((images[:, 0] - east) / 360)
@@ -222,13 +222,6 @@ def check_overlap(labels: Labels, grids: Sequence[Grid], *, names: Sequence[str]
         f"labels lon {west:.5f}..{east:.5f}, lat {south:.5f}..{north:.5f}; "
         f"imagery lon {left:.5f}..{right:.5f}, lat {bottom:.5f}..{top:.5f}; {remedy}"
     )
-
-
-def _lonlat_box(grid: Grid) -> tuple[float, float, float, float]:
-    """west, south, east, north; beyond ±180 where the grid lies across the antimeridian."""
-    lon, lat = np.asarray(grid.footprint_lonlat().exterior.coords).T
-    lon = np.unwrap(lon, period=360)
-    return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
 
 def _check_local(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
+import numpy as np
 from affine import Affine
 from rasterio.enums import MaskFlags
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.areas.turns import turn_of
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import role
 from aerial_seg.geo.raster.chosen_bands import add_declared, nodata_differs
@@ -79,6 +81,11 @@ def write_mosaic(
         _check_alike(info, infos[0], nodata)
     if len(infos) > 1:
         _check_no_palette(infos)
+    looked = [
+        replace(one, info=replace(one.info, grid=grid))
+        for one, grid in zip(looked, _together(infos), strict=True)
+    ]
+    infos = [one.info for one in looked]
     grid = _common_grid([info.grid for info in infos])
     apply = any(scaled) and len({info.scalings for info in infos}) > 1
     root = _imagery(infos, grid, None if apply else nodata, is_scaled=apply)
@@ -187,6 +194,29 @@ def _check_no_palette(infos: Sequence[RasterInfo]) -> None:
 
 def _crs_name(grid: Grid) -> str:
     return grid.crs.to_string() if grid.crs is not None else "none"
+
+
+def _together(infos: Sequence[RasterInfo]) -> list[Grid]:
+    """The rasters' grids; where longitudes come round, those west of the widest gap moved once around to the east.
+
+    What lies on both sides of 180° is one piece of ground then, and not as wide as the earth.
+    """
+    grids = [info.grid for info in infos]
+    turn = turn_of(grids[0].crs)
+    if turn is None:
+        return grids
+    west = np.array([grid.bounds[0] for grid in grids])
+    east = np.array([grid.bounds[2] for grid in grids])
+    order = np.argsort(west)
+    gaps = west[order][1:] - np.maximum.accumulate(east[order])[:-1]
+    if not len(gaps) or gaps.max() <= turn / 2:
+        return grids
+    beyond = np.zeros(len(grids), bool)
+    beyond[order[: gaps.argmax() + 1]] = True
+    return [
+        replace(grid, transform=Affine.translation(turn, 0) * grid.transform) if moves else grid
+        for grid, moves in zip(grids, beyond.tolist(), strict=True)
+    ]
 
 
 def _common_grid(grids: Sequence[Grid]) -> Grid:
