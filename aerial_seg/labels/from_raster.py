@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import Resampling
-from rasterio.warp import reproject
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from shapely import STRtree
 from shapely.affinity import translate
@@ -22,6 +23,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.turns import copies, turn_of, turned
 from aerial_seg.geo.grid import Grid, whole_outline
 from aerial_seg.geo.raster.opening import telling_whose
+from aerial_seg.geo.raster.raster import EXACT
 from aerial_seg.geo.systems import require_common
 from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.coding import Coding, coding_of, two_classes, unlabelled_counts
@@ -222,24 +224,44 @@ def _brought(
     own, crs = file.grid, grid.crs
     assert own.crs is not None
     assert crs is not None
-    out = np.full(grid.shape, IGNORE, np.uint8)
     finer = _pixel_side(grid) > 1.5 * _pixel_side(own)
     moved = Affine.translation(move, 0) * own.transform if move else own.transform
-    with telling_whose(file.path, "could not be brought onto the image's grid ({error}); check its CRS"):
-        reproject(
-            values,
-            out,
-            src_transform=moved * Affine.translation(window.col_off, window.row_off),
-            src_crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
-            src_nodata=IGNORE,
-            dst_transform=grid.transform,
-            # Two spellings of one local grid would be two CRSs to GDAL.
-            dst_crs=RasterioCRS.from_wkt((own.crs if own.is_local else crs).to_wkt()),
-            dst_nodata=IGNORE,
-            resampling=Resampling.mode if finer else Resampling.nearest,
-            tolerance=0,
-        )
-    return out
+    height, width = values.shape
+    profile = {
+        "driver": "GTiff",
+        "count": 1,
+        "dtype": "uint8",
+        "height": height,
+        "width": width,
+        "nodata": IGNORE,
+    }
+    with (
+        telling_whose(file.path, "could not be brought onto the image's grid ({error}); check its CRS"),
+        MemoryFile() as memory,
+    ):
+        with memory.open(
+            **profile,
+            crs=RasterioCRS.from_wkt(own.crs.to_wkt()),
+            transform=moved * Affine.translation(window.col_off, window.row_off),
+        ) as held:
+            held.write(values, 1)
+        # rasterio's reproject takes places within an eighth of a pixel, other ones in every window.
+        with (
+            memory.open() as held,
+            WarpedVRT(
+                held,
+                # Two spellings of one local grid would be two CRSs to GDAL.
+                crs=RasterioCRS.from_wkt((own.crs if own.is_local else crs).to_wkt()),
+                transform=grid.transform,
+                height=grid.height,
+                width=grid.width,
+                resampling=Resampling.mode if finer else Resampling.nearest,
+                tolerance=EXACT,
+                src_nodata=IGNORE,
+                nodata=IGNORE,
+            ) as warped,
+        ):
+            return np.asarray(warped.read(1))
 
 
 def _halves(grid: Grid) -> Iterator[tuple[Grid, slice, slice]]:

@@ -37,7 +37,7 @@ from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, apply_scalings
 from aerial_seg.mentions import SAME_CALL
 from aerial_seg.paths import StrPath, as_name
 
-_EXACT = 1e-9
+EXACT = 1e-9
 """Warp tolerance in pixels that leaves GDAL's window-dependent approximation no room; 0 itself makes rasterio fail."""
 
 _BLOCK_BY_BLOCK = {"GDAL_VRT_WARP_USE_DATASET_RASTERIO": "NO"}
@@ -212,7 +212,7 @@ class Raster:
             height=grid.height,
             width=grid.width,
             resampling=_resampling(own, grid),
-            tolerance=_EXACT,
+            tolerance=EXACT,
             src_nodata=nodata,
             # What is measured comes out as alpha: with a nodata value GDAL would move valid pixels off that value. But
             # one band that is no number is enough, and alpha tells of all bands together: each shows its own.
