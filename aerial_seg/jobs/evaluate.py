@@ -29,7 +29,14 @@ from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.labels.foreign_mask import ForeignMask
 from aerial_seg.labels.labelled_area import split_column
-from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, label_sources, open_labels
+from aerial_seg.labels.labels import (
+    Labels,
+    are_rasters,
+    check_overlap,
+    expand_labels,
+    label_sources,
+    open_labels,
+)
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import Placeholder, setting
@@ -112,6 +119,8 @@ def evaluate_mask(
     files = expand_labels(labels)
     still = _held([mask], label_sources(files, settings))
     grid = raster_info(mask).grid
+    if foreign is not None and not are_rasters(files):
+        settings = replace(settings, preset=None)  # it explains the mask
     opened = open_labels(files, settings, legend=legend, near=[grid])
     check_overlap(opened, [grid], names=[str(mask)])
     truth = _Truth(opened, legend, tuple(file.name for file in files), still, foreign)

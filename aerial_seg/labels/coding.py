@@ -77,7 +77,8 @@ def coding_of(files: Sequence[LabelFile], settings: LabelSettings, known: Legend
         if file.colours:
             raise _needs_colours(file)
     _check_palettes(numbered)
-    _check_unlabelled(settings, table, numbered, coloured)
+    # The classes of a mask say nothing of what its labels leave out.
+    _check_unlabelled(settings, table if known is None else None, numbered, coloured)
     notes = [note for file in files for note in file.notes]
     notes += _hidden_notes(files, settings, table, {str(file.path) for file in coloured})
     classes, legend = None, known

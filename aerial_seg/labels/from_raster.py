@@ -156,7 +156,7 @@ class RasterLabels:
         """A pixel of a raster has one class."""
         return ()
 
-    def burn(self, grid: Grid) -> NDArray[np.uint8]:
+    def burn(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
         wide = grown(grid, self._border)
         out = np.full(wide.shape, IGNORE, np.uint8)

@@ -133,20 +133,23 @@ class VectorLabels:
             )
         return "give labels that show other ground, too"
 
-    def burn(self, grid: Grid) -> NDArray[np.uint8]:
+    def burn(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre, or touches it at all."""
         self._check_place(grid)
         rim = self._settings.ignore_border
         wide = grown(grid, rim)
         window = self._file.window(wide)
         known = self._known(wide)
+        counted = None if measured is None else np.pad(measured, rim)
+        if known is not None:
+            counted = known if counted is None else known & counted
         burnt = self._overlaps.burn(
             window.geometries,
             self._values[window.codes],
             wide,
             rim=rim,
             all_touched=self._settings.all_touched,
-            known=known,
+            known=counted,
         )
         implied = burnt == NOWHERE
         labels = np.where(implied, self._outside, burnt).astype(np.uint8)
@@ -154,8 +157,9 @@ class VectorLabels:
             labels[~known] = IGNORE
         labels = without_borders(labels, rim)
         inner = implied[rim : rim + grid.height, rim : rim + grid.width]
-        self._implied[0] += int((inner & (labels != IGNORE)).sum())
-        self._implied[1] += int((labels != IGNORE).sum())
+        counts = labels != IGNORE if measured is None else (labels != IGNORE) & measured
+        self._implied[0] += int((inner & counts).sum())
+        self._implied[1] += int(counts.sum())
         return labels
 
     def _known(self, grid: Grid) -> NDArray[np.bool_] | None:

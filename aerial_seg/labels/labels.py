@@ -127,10 +127,11 @@ class Labels(Protocol):
         """What to do where no other class than this one has pixels."""
         ...
 
-    def burn(self, grid: Grid) -> NDArray[np.uint8]:
+    def burn(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8 on this grid: a class value, or 255 = unlabelled.
 
-        grid: of a raster without geotransform that of Grid.for_polygons, or a window of it.
+        grid: of a raster without geotransform that of Grid.for_polygons, or a window of it. measured: (H,W) where there
+        is imagery: what lies elsewhere is burnt, but counts for no overlap and no share; None: everywhere.
         """
         ...
 
@@ -150,12 +151,20 @@ def open_labels(
     """
     for path in paths:
         require_file(split_layer(path)[0])
-    if all(path.suffix.lower() in _RASTERS or find_subdataset(path) for path in paths):
+    if are_rasters(paths):
         _refuse_what_cannot_apply(settings, _OF_POLYGONS, paths[0], "a label raster", "label polygons")
         return RasterLabels.open(paths, settings, legend=legend)
     _refuse_what_cannot_apply(settings, _OF_RASTERS, paths[0], "a file of polygons", "label rasters")
     if len(paths) > 1:
-        raise InputError(f"{len(paths)} vector label files were given, wanted one layer; merge them first")
+        rasters = [path for path in paths if path.suffix.lower() in _RASTERS]
+        others = [path for path in paths if path not in rasters]
+        raise InputError(
+            f"{others[0]} was given beside the label raster {rasters[0]}, wanted label rasters or one layer of "
+            "polygons; name one kind"
+            if rasters
+            else f"{len(paths)} vector label files were given, wanted one layer; merge them first "
+            "(ogrmerge.py -single -o labels.gpkg FILES)"
+        )
     file, layer = split_layer(paths[0])
     if layer and settings.layer not in (None, layer):
         raise SettingsError(
@@ -163,6 +172,11 @@ def open_labels(
         )
     named = replace(settings, layer=layer or settings.layer)
     return read_vector_labels(Path(file), named, legend=legend, near=near)
+
+
+def are_rasters(paths: Sequence[Path]) -> bool:
+    """Whether labels at these paths are class rasters, and not polygons."""
+    return all(path.suffix.lower() in _RASTERS or find_subdataset(path) for path in paths)
 
 
 def _refuse_what_cannot_apply(

@@ -66,7 +66,7 @@ class Overlaps:
 
         geometries: in pixels (column, row) of the grid. rim: pixels around the grid that are burnt and not counted,
         since other windows count them. all_touched: as burnt_polygons has it; neighbours, which then share pixels, do
-        not overlap for that. known: (H, W) where overlaps count; elsewhere the ground is unlabelled.
+        not overlap for that. known: (H, W) where overlaps count; elsewhere the ground is unlabelled or not measured.
         """
         order = np.argsort(self._ranks(values), kind="stable")
         labels = burnt_polygons(geometries[order], values[order], grid.shape, all_touched=all_touched)

@@ -30,10 +30,14 @@ class _Unreadable(ValueError):
 
 @dataclass(slots=True)
 class Rescued:
-    """What was found. polygon: None without a ring that encloses ground. dropped: rings of fewer than three points."""
+    """What was found. polygon: None without a ring that encloses ground. dropped: rings of fewer than three points.
+
+    numbers: whether all coordinates are some; else there is no polygon.
+    """
 
     polygon: shapely.MultiPolygon | None
     dropped: int
+    numbers: bool = True
 
 
 def rescued(wkb: bytes) -> Rescued | None:
@@ -48,6 +52,8 @@ def rescued(wkb: bytes) -> Rescued | None:
         return None
     if not reader.polygons:
         return Rescued(None, reader.dropped)
+    if not all(np.isfinite(ring).all() for rings in reader.polygons for ring in rings):
+        return Rescued(None, reader.dropped, numbers=False)
     polygons = [shapely.Polygon(rings[0], rings[1:]) for rings in reader.polygons]
     return Rescued(shapely.MultiPolygon(polygons), reader.dropped)
 

@@ -82,10 +82,13 @@ class Ground:
         broken = ~shapely.is_valid(geometries)
         present = np.array([one is not None for one in wkb], bool)
         unreadable = np.flatnonzero(shapely.is_missing(geometries) & present)
+        unmeasured = {}
         for row in unreadable.tolist():
             found = rescued(wkb[row])
             geometries[row] = None if found is None else found.polygon
-        reasons = self._beyond(geometries, broken)
+            if found is not None and not found.numbers:
+                unmeasured[row] = f"{_kind_of(wkb[row])} with coordinates that are no numbers"
+        reasons = unmeasured | self._beyond(geometries, broken)
         measured = geometries.copy()
         measured[list(reasons)] = None
         ground = mended(measured if self._widen is None else self._widened(measured))
@@ -227,11 +230,15 @@ def _why(wkb: bytes | None, geometry: BaseGeometry | None) -> str:
 
 def _unreadable(wkb: bytes) -> str:
     """The kind that the WKB names, and what GEOS says of it."""
-    number = int.from_bytes(wkb[1:5], "little" if wkb[:1] == b"\1" else "big") & 0x0FFFFFFF
-    kind = number % 1000
     try:
         shapely.from_wkb(wkb)
         reason = "no reason was told"
     except (GEOSException, ValueError) as error:
         reason = " ".join(str(error).partition(": ")[2].split()) or str(error)
-    return f"{_KINDS[kind] if kind < len(_KINDS) else f'geometry of kind {number}'} that cannot be read ({reason})"
+    return f"{_kind_of(wkb)} that cannot be read ({reason})"
+
+
+def _kind_of(wkb: bytes) -> str:
+    number = int.from_bytes(wkb[1:5], "little" if wkb[:1] == b"\1" else "big") & 0x0FFFFFFF
+    kind = number % 1000
+    return _KINDS[kind] if kind < len(_KINDS) else f"geometry of kind {number}"

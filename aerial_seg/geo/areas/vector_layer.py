@@ -208,9 +208,9 @@ def _bounds(found: Any) -> Bounds | None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without warnings that ground has no M, where nothing is lost, and of servers' answers, which errors tell."""
+    """Without warnings of what notes and errors tell: servers' answers, unclosed rings; and that ground has no M."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types|HTTP response code")
+        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types|HTTP response code|Non closed ring")
         yield
 
 

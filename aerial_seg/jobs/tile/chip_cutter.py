@@ -119,7 +119,7 @@ class ChipCutter:
         if valid.mean() < self.settings.min_valid:
             self.too_few_valid += 1
             return None
-        labels = self.labels.burn(box)
+        labels = self.labels.burn(box, valid)
         labels[~valid] = IGNORE
         if (labels == IGNORE).all():
             self.unlabelled += 1

@@ -19,8 +19,12 @@ PLAUSIBLE = 1e30
 """Beyond it, on either side, nothing was measured: files hold −3.4e38 and 1e37 for what is missing, declared or not."""
 _LEAST = -999.0
 """Negative brightness, heights and decibels end far above; what people fill rasters with begins here."""
-_USUAL = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -2147483647.0, 9999.0, 99999.0, 999999.0)
+_USUAL = (
+    -999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0, 9999.0, 99999.0, 999999.0,
+)  # fmt: skip
 """Fillers of long tradition. The positive ones may also be measured: all are only looked for, see `suspects`."""
+_HUGE = 1e10
+"""No unit in use has brightness or heights beyond it; climate models write 1e15 and 1e20 for what is missing."""
 
 Pixels = NDArray[np.generic]
 Valid = NDArray[np.bool_]
@@ -109,6 +113,10 @@ def suspects(pixels: Pixels) -> dict[float, int]:
     if kind.kind == "i":
         ends = np.iinfo(kind)
         looked_for += [float(end) for end in (ends.min, ends.max) if low <= end <= high]
+    else:
+        looked_for += [end for end in sorted({low, high}) if abs(end) > _HUGE]
+        # As the pixels hold them: two of the usual ones are one number in float32.
+        looked_for = list(dict.fromkeys(as_held(value, kind) for value in looked_for))
     counts = {value: int(np.count_nonzero(pixels == value)) for value in looked_for}
     return {value: count for value, count in counts.items() if count}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class Scaling:
 
     scale: float = 1.0
     offset: float = 0.0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether stored numbers mean different ones: scale 0 makes them all one, NaN none."""
+        return math.isfinite(self.scale) and math.isfinite(self.offset) and self.scale != 0
 
     @property
     def says_nothing(self) -> bool:
@@ -65,10 +71,17 @@ def scaled_by_all(rasters: Declared, names: Sequence[str]) -> tuple[bool, ...]:
     """Of each band whether the rasters declare what its numbers mean: all of them, or none.
 
     names: of the bands. Raises InputError, with both kinds, for a band of which some do and some do not: their numbers
-    would be mixed though they mean different things.
+    would be mixed though they mean different things; and for a scale that is 0 or no number.
     """
     found = []
     for band, name in enumerate(names):
+        broken = [(path, own[band]) for path, own in rasters if not own[band].is_usable]
+        if broken:
+            path, scaling = broken[0]
+            raise InputError(
+                f"{path} declares {scaling} for band '{name}', which gives its numbers no meaning; write what is true "
+                f"into it ({_WRITE_IT}), or pass {setting('scale', 'off')} to take all numbers as stored"
+            )
         telling = [(path, own[band]) for path, own in rasters if not own[band].says_nothing]
         if telling and len(telling) < len(rasters):
             silent = [path for path, own in rasters if own[band].says_nothing]
@@ -119,7 +132,9 @@ def require_scalings(
     names, wanted: of the model's bands, and whether they were.
     """
     lacking = [
-        name for name, own, scaled in zip(names, scalings, wanted, strict=True) if scaled and own.says_nothing
+        name
+        for name, own, scaled in zip(names, scalings, wanted, strict=True)
+        if scaled and (own.says_nothing or not own.is_usable)
     ]
     if lacking:
         raise InputError(
