@@ -19,6 +19,7 @@ from rasterio.windows import Window
 from shapely import STRtree
 from shapely.affinity import translate
 
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.turns import copies, turn_of, turned
 from aerial_seg.geo.grid import Grid, whole_outline
@@ -35,6 +36,8 @@ from aerial_seg.mentions import setting
 _Axis = NDArray[np.float64]
 _AT_ONCE = 2**26
 """Pixels of a label raster that are held at a time."""
+_SAME_SIZE = 1.5
+"""How much longer the one's pixels are than the other's from which on a word about it is said."""
 _TURNS = tuple(360.0 * k for k in range(-2, 3))
 """Degrees by which two places may count their longitudes apart."""
 _LOOKED_AT = 21
@@ -71,6 +74,8 @@ class RasterLabels:
     _coding: Coding
     _border: int = 0
     _outlines: _Outlines = field(default_factory=_Outlines)
+    _sizes: set[tuple[str, str]] = field(default_factory=set)
+    """GSDs of labels and imagery that differ, as they are told."""
 
     @classmethod
     def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
@@ -110,8 +115,12 @@ class RasterLabels:
 
     @property
     def later_notes(self) -> tuple[str, ...]:
-        """Nothing: all is known when they are opened."""
-        return ()
+        """What burning has shown so far: labels whose pixels are of another size than the imagery's."""
+        told = listed((f"{own} m on imagery of {wanted} m" for own, wanted in sorted(self._sizes)), most=3)
+        how = "of finer labels each pixel takes the most frequent class, of coarser ones the nearest"
+        return (
+            (f"the label rasters have other pixels than the imagery, {told}: {how}",) if self._sizes else ()
+        )
 
     @property
     def implied_notes(self) -> tuple[str, ...]:
@@ -164,8 +173,15 @@ class RasterLabels:
             file = self._files[number]
             place = _paired if file.grid.crs is None else _warped
             values = place(file, self._coding, wide)
+            if file.grid.crs is not None and (values != IGNORE).any():
+                self._compare(file.grid, grid)
             np.copyto(out, values, where=values != IGNORE)
         return without_borders(out, self._border)
+
+    def _compare(self, own: Grid, grid: Grid) -> None:
+        mine, other = _pixel_side(own), _pixel_side(grid)
+        if max(mine, other) > _SAME_SIZE * min(mine, other):
+            self._sizes.add((f"{mine:.2g}", f"{other:.2g}"))
 
     def _near(self, grid: Grid) -> Sequence[int]:
         """Numbers of the label rasters that may lie on the grid, the topmost last."""

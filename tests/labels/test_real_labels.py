@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.features import rasterize
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.raster.raster import raster_info
@@ -84,3 +86,24 @@ def test_sparse_labels_of_shallow_water(number: int, counts: dict[int, int]) -> 
         want = file.read(1, window=window, boundless=True, fill_value=0)
     large = open_labels([sparse], LabelSettings(unlabelled=(0,))).burn(grid)
     np.testing.assert_array_equal(large, np.where(want == 0, IGNORE, want))
+
+
+@pytest.mark.skipif(not (DATA / "banepa").is_dir(), reason="../shared/data/banepa is not here")
+class TestBanepa:
+    LABELS = DATA / "banepa" / "buildings.geojson"
+
+    def test_buildings_of_all_tiles_are_those_that_gdal_burns(self) -> None:
+        """1,466 footprints, of which 11 pairs overlap, on 48 tiles whose pixels differ in height from row to row."""
+        labels = open_labels([self.LABELS], LabelSettings())
+        shapes = geopandas.read_file(self.LABELS).geometry
+        assert len(shapes) == 1466
+        totals: Counter[int] = Counter()
+        for path in sorted((DATA / "banepa" / "train").glob("*.tif")):
+            grid = raster_info(path).grid
+            got, want = labels.burn(grid), rasterize(shapes, grid.shape, transform=grid.transform)
+            np.testing.assert_array_equal(got, want)
+            totals.update(
+                dict(zip(*(part.tolist() for part in np.unique(got, return_counts=True)), strict=True))
+            )
+        assert totals == {0: 6883922, 1: 5698990}
+        assert labels.check_overlaps() == ()

@@ -215,8 +215,11 @@ def quietly() -> Iterator[None]:
 
 
 def source_name(path: str) -> Any:
-    """What pyogrio is told to open."""
-    return ogr_name(gdal_name(path))
+    """What pyogrio is told to open: of an archive on a server, too, what is in it."""
+    name = gdal_name(path)
+    if is_remote(path) and name.partition("?")[0].lower().endswith(".zip"):
+        return f"/vsizip/{{{name}}}"
+    return ogr_name(name)
 
 
 def shown(path: str) -> str:
