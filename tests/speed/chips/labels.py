@@ -1,6 +1,6 @@
 """What polygons cost as labels: peak memory and CPU seconds, for more and more of them around the same small image.
 
-    python tests/speed/labels.py [--polygons 400000]
+    python tests/speed/chips/labels.py [--polygons 400000]
 
 Memory is to be flat in the polygons that lie elsewhere, and nearly so in those that meet the imagery: 52 bytes each are
 kept, the geometries lie in a file. Before the door was one (0.1.0), 400,000 polygons cost 580 MB for 256 × 256 pixels.
