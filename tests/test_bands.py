@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from laws import examples
 
 from aerial_seg.bands import normalise
-from aerial_seg.geo.raster.values.accumulator import BandAccumulator
+from aerial_seg.geo.raster.values.accumulator import BandAccumulator, value_counts
 
 
 @given(
@@ -59,3 +60,43 @@ def test_no_pixel_has_no_statistics() -> None:
     accumulator.add(np.zeros((1, 3, 3), np.uint8), np.zeros((3, 3), bool))
     with pytest.raises(ValueError, match="no valid pixel"):
         accumulator.bands()
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(
+    dtype=st.sampled_from(["uint8", "int8"]),
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=5),
+    share=st.sampled_from([0.5, 1.0]),
+)
+def test_counted_chips_give_the_same_statistics_in_any_order_to_the_bit(
+    dtype: str, seeds: list[int], share: float
+) -> None:
+    limits = np.iinfo(dtype)
+    forth, back = BandAccumulator(("a", "b"), dtype), BandAccumulator(("a", "b"), dtype)
+    chips = []
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        image = random.integers(limits.min, limits.max, (2, 9, 8), dtype=dtype, endpoint=True)
+        valid = random.random((9, 8)) < share
+        valid[0, 0] = True
+        chips.append((image, valid))
+    for image, valid in chips:
+        forth.add(image, valid)
+    for image, valid in reversed(chips):
+        counts = value_counts(image, valid)
+        assert counts is not None
+        assert counts.sum() == 2 * valid.sum()
+        back.add_counts(counts)
+    assert forth.statistics() == back.statistics()
+    pixels = np.concatenate([image[:, valid] for image, valid in chips], axis=1).astype(np.float64)
+    told = forth.statistics()
+    assert [one.mean for one in told] == pytest.approx(pixels.mean(axis=1), rel=1e-12, abs=1e-12)
+    assert [one.std for one in told] == pytest.approx(pixels.std(axis=1), rel=1e-12, abs=1e-12)
+    assert [(one.minimum, one.maximum) for one in told] == [(p.min(), p.max()) for p in pixels]
+
+
+def test_only_what_takes_little_is_kept_of_a_chip() -> None:
+    valid = np.ones((3, 3), bool)
+    assert value_counts(np.zeros((1, 3, 3), np.uint16), valid) is None
+    assert value_counts(np.zeros((1, 3, 3), np.float32), valid) is None
+    assert value_counts(np.zeros((200, 3, 3), np.uint8), valid) is None

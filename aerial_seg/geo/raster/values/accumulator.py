@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import LARGEST, PERCENTS, SMALLEST, Band, BandStatistics
 from aerial_seg.errors import InputError
-from aerial_seg.geo.raster.values.percentiles import percentiles_of
+from aerial_seg.geo.raster.values.percentiles import RankSketch, ValueCounts, percentiles_of
 from aerial_seg.mentions import setting
 from aerial_seg.printable import shortened
 
 _EPS = np.finfo(np.float32).eps
+
+
+_MOST_BANDS = 16
+"""Of a chip whose counts are worth keeping: they take 2 KB a band, which of hundreds would be much."""
+
+Pixels = NDArray[np.generic]
+Valid = NDArray[np.bool_]
+
+
+def value_counts(image: Pixels, valid: Valid) -> NDArray[np.uint32] | None:
+    """Count each value of the valid pixels of image (C,H,W), of 8 bits: (C,256), from the least on; else None.
+
+    None also for many bands: what is kept of each chip is to be little.
+    """
+    if image.dtype.itemsize != 1 or len(image) > _MOST_BANDS:
+        return None
+    whole = bool(valid.all())
+    least = np.iinfo(image.dtype).min if image.dtype.kind == "i" else 0
+    counts = np.zeros((len(image), 256), np.uint32)
+    for row, band in zip(counts, image, strict=True):
+        values = band.ravel() if whole else band[valid]
+        row[:] = np.bincount(values.astype(np.int16) - least if least else values, minlength=256)
+    return counts
 
 
 class BandAccumulator:
@@ -28,59 +52,46 @@ class BandAccumulator:
         self._names = tuple(names)
         self._scaled = tuple(scaled) or (False,) * len(self._names)
         self._dtype = dtype
-        self._count = 0
-        self._mean = np.zeros(len(self._names))
-        self._squares = np.zeros(len(self._names))
-        self._least = np.full(len(self._names), np.inf)
-        self._most = np.full(len(self._names), -np.inf)
-        self._ranks = [percentiles_of(dtype) for _ in self._names]
+        self._bands = [_band(percentiles_of(dtype)) for _ in self._names]
 
     @property
     def pixels(self) -> int:
         """Valid pixels counted so far."""
-        return self._count
+        return self._bands[0].moments().count
 
-    def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+    def add(self, image: Pixels, valid: Valid) -> None:
         """Count the valid pixels of image (C,H,W)."""
-        stored = image[:, valid]
-        pixels = stored.astype(np.float64, order="C")  # sums run the same whatever the image's strides
-        count = pixels.shape[1]
-        if count == 0:
-            return
-        # Chan's parallel update: no catastrophic cancellation on uint16 data. What is no number is told at the end.
-        with np.errstate(invalid="ignore", over="ignore"):
-            mean = pixels.mean(axis=1)
-            delta = mean - self._mean
-            total = self._count + count
-            self._squares += ((pixels - mean[:, None]) ** 2).sum(
-                axis=1
-            ) + delta**2 * self._count * count / total
-            self._mean += delta * count / total
-        self._count = total
-        self._least = np.minimum(self._least, pixels.min(axis=1))
-        self._most = np.maximum(self._most, pixels.max(axis=1))
-        for ranks, band in zip(self._ranks, stored, strict=True):
-            ranks.add(np.ascontiguousarray(band))
+        for band, pixels in zip(self._bands, image, strict=True):
+            band.add(pixels[valid])
+
+    def add_counts(self, counts: NDArray[np.uint32]) -> None:
+        """Count what `value_counts` has counted, of images of the accumulator's type."""
+        for band, row in zip(self._bands, counts, strict=True):
+            assert isinstance(band, _Counted)
+            band.ranks.include(row.astype(np.int64))
 
     def statistics(self) -> tuple[BandStatistics, ...]:
         """All that is known so far. Raises ValueError where no pixel was counted, InputError for what is no number."""
-        if self._count == 0:
+        if self.pixels == 0:
             raise ValueError("no valid pixel was counted")
-        std = np.sqrt(self._squares / self._count)
-        self._require_numbers(std)
-        return tuple(
-            BandStatistics(
-                name=name,
-                pixels=self._count,
-                mean=float(self._mean[i]),
-                std=float(std[i]),
-                minimum=float(self._least[i]),
-                maximum=float(self._most[i]),
-                percentiles=dict(zip(map(str, PERCENTS), self._ranks[i].at(PERCENTS), strict=True)),
-                rank_error=self._ranks[i].rank_error,
+        told = []
+        for name, band in zip(self._names, self._bands, strict=True):
+            moments = band.moments()
+            std = float(np.sqrt(moments.squares / moments.count))
+            _require_numbers(name, moments.mean, std)
+            told.append(
+                BandStatistics(
+                    name=name,
+                    pixels=moments.count,
+                    mean=moments.mean,
+                    std=std,
+                    minimum=moments.least,
+                    maximum=moments.most,
+                    percentiles=dict(zip(map(str, PERCENTS), band.ranks.at(PERCENTS), strict=True)),
+                    rank_error=band.ranks.rank_error,
+                )
             )
-            for i, name in enumerate(self._names)
-        )
+        return tuple(told)
 
     def bands(self) -> tuple[Band, ...]:
         """The statistics so far; a constant band gets std 1 so that it normalises to 0."""
@@ -98,11 +109,70 @@ class BandAccumulator:
             for one, scaled in zip(self.statistics(), self._scaled, strict=True)
         )
 
-    def _require_numbers(self, std: NDArray[np.float64]) -> None:
-        for name, *facts in zip(self._names, self._mean, std, strict=True):
-            if not np.isfinite(facts).all() or np.abs(facts).max() > LARGEST:
-                raise InputError(
-                    f"band '{shortened(name)}' has a mean of {facts[0]:g} and a deviation of {facts[1]:g} over its "
-                    f"valid pixels; declare what is no measurement as nodata ({setting('nodata')}, "
-                    "gdal_edit.py -a_nodata)"
-                )
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """squares: the sum of squared distances from the mean."""
+
+    count: int
+    mean: float
+    squares: float
+    least: float
+    most: float
+
+
+class _Counted:
+    """A band of a type with few values: from how often each is there all else follows."""
+
+    def __init__(self, ranks: ValueCounts) -> None:
+        self.ranks = ranks
+
+    def add(self, values: Pixels) -> None:
+        self.ranks.add(values)
+
+    def moments(self) -> _Moments:
+        return _Moments(*self.ranks.moments())
+
+
+class _Streamed:
+    """A band of another type, chip by chip."""
+
+    def __init__(self, ranks: RankSketch) -> None:
+        self.ranks = ranks
+        self._count = 0
+        self._mean, self._squares, self._least, self._most = 0.0, 0.0, np.inf, -np.inf
+
+    def add(self, values: Pixels) -> None:
+        pixels = np.ascontiguousarray(values, np.float64)  # sums run the same whatever the strides
+        count = len(pixels)
+        if count == 0:
+            return
+        # Chan's parallel update: no catastrophic cancellation. What is no number is told at the end.
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = pixels.mean()
+            delta = mean - self._mean
+            total = self._count + count
+            self._squares += ((pixels - mean) ** 2).sum() + delta**2 * self._count * count / total
+            self._mean += delta * count / total
+        self._count = total
+        self._least = min(self._least, pixels.min())
+        self._most = max(self._most, pixels.max())
+        self.ranks.add(values)
+
+    def moments(self) -> _Moments:
+        return _Moments(
+            self._count, float(self._mean), float(self._squares), float(self._least), float(self._most)
+        )
+
+
+def _band(ranks: ValueCounts | RankSketch) -> _Counted | _Streamed:
+    return _Counted(ranks) if isinstance(ranks, ValueCounts) else _Streamed(ranks)
+
+
+def _require_numbers(name: str, mean: float, std: float) -> None:
+    if not np.isfinite([mean, std]).all() or max(abs(mean), abs(std)) > LARGEST:
+        raise InputError(
+            f"band '{shortened(name)}' has a mean of {mean:g} and a deviation of {std:g} over its "
+            f"valid pixels; declare what is no measurement as nodata ({setting('nodata')}, "
+            "gdal_edit.py -a_nodata)"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,25 +13,10 @@ values for each doubling of their number beyond that: by 0.01 % of a billion."""
 _COUNTED = ("uint8", "int8", "uint16", "int16")
 """Types with so few values that each is counted."""
 
-
-class Percentiles(Protocol):
-    """Take values of one band, piece by piece, and answer where a share of them lies."""
-
-    @property
-    def rank_error(self) -> float:
-        """By which share of all values the rank of an answer may be off; 0: as numpy.percentile has it."""
-        ...
-
-    def add(self, values: NDArray[np.generic]) -> None:
-        """Count values (n,), numbers all."""
-        ...
-
-    def at(self, percents: Sequence[float]) -> list[float]:
-        """The values below which so many per cent of all lie. Raises ValueError where there is none."""
-        ...
+Counts = NDArray[np.int64]
 
 
-def percentiles_of(dtype: str) -> Percentiles:
+def percentiles_of(dtype: str) -> ValueCounts | RankSketch:
     """What suits values of this type: a count of each for 8 and 16 bits, a sketch of ranks for others."""
     return ValueCounts(dtype) if dtype in _COUNTED else RankSketch()
 
@@ -47,13 +31,30 @@ class ValueCounts:
 
     @property
     def rank_error(self) -> float:
-        """None."""
+        """By which share of all values the rank of an answer may be off: none, as numpy.percentile has it."""
         return 0.0
 
     def add(self, values: NDArray[np.generic]) -> None:
         """Count values (n,) of the type."""
         places = np.asarray(values).astype(np.int64) - self._least if self._least else values
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        self.include(np.bincount(places, minlength=len(self._counts)))
+
+    def include(self, counts: Counts) -> None:
+        """Count so many of each value (256,) or (65536,), from the type's least on."""
+        self._counts += counts
+
+    def moments(self) -> tuple[int, float, float, int, int]:
+        """How many values there are, their mean, the sum of squared distances from it, the least and the largest.
+
+        From whole numbers, so that no order of adding changes a bit of them.
+        """
+        (there,) = np.nonzero(self._counts)
+        counts, values = self._counts[there], there + self._least
+        count = int(counts.sum())
+        if not count:
+            return 0, 0.0, 0.0, 0, 0
+        mean = int(counts @ values) / count
+        return count, mean, float(counts @ (values - mean) ** 2), int(values[0]), int(values[-1])
 
     def at(self, percents: Sequence[float]) -> list[float]:
         """As numpy.percentile of all values, between two of them on the line."""
@@ -85,7 +86,9 @@ class RankSketch:
 
     @property
     def rank_error(self) -> float:
-        """Of all that was thinned out so far: half of a pair's ranks each time, and what one kept value stands for."""
+        """As that of counts. Of all that was thinned out so far: half of a pair's ranks each time, and what one kept
+        value stands for.
+        """
         if not self._error:
             return 0.0
         largest: int = 1 << (len(self._levels) - 1)
