@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -16,6 +20,67 @@ pixels are common (corners are where people snap to), and there the rounding of 
 a hundredth of a pixel is what GDAL leaves out of account anyway."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """Polygons (n,) of a window as GDAL takes them: burnt more than once, they are brought into that form once.
+
+    parts: the polygons that they consist of, as GeoJSON has them. owners: (m,) which of the n each belongs to.
+    all_touched: whether a pixel belongs to a polygon that touches it at all, not only to one that holds its centre.
+    """
+
+    parts: tuple[dict[str, Any], ...]
+    owners: NDArray[np.int64]
+    all_touched: bool
+
+    @classmethod
+    def of(cls, geometries: NDArray[np.object_], *, all_touched: bool = False) -> Outlines:
+        """geometries: (n,) polygons in pixels (column, row) of the window."""
+        # Of all at once: shapely's own form of one polygon costs as much as burning it.
+        polygons, owners = shapely.get_parts(geometries, return_index=True)
+        rings, ring_owners = shapely.get_rings(polygons, return_index=True)
+        points, point_owners = shapely.get_coordinates(rings, return_index=True)
+        # Windows have corners of their own, which rounds coordinates differently; a millionth of a pixel hides it.
+        points = np.rint(points * _PARTS) / _PARTS
+        # Pairs, which Python's garbage collector looks at once; lists it would go through again and again.
+        places = list(zip(*(points + _ASIDE if all_touched else points).T.tolist(), strict=True))
+        ends = np.searchsorted(point_owners, np.arange(len(rings) + 1)).tolist()
+        found: list[list[Any]] = [[] for _ in polygons]
+        for ring, polygon in enumerate(ring_owners.tolist()):
+            found[polygon].append(places[ends[ring] : ends[ring + 1]])
+        whole = [k for k, coordinates in enumerate(found) if coordinates]
+        parts = tuple({"type": "Polygon", "coordinates": found[k]} for k in whole)
+        return cls(parts, np.asarray(owners, np.int64)[whole], all_touched)
+
+    def burnt(
+        self,
+        values: NDArray[np.uint8],
+        shape: tuple[int, int],
+        *,
+        ranks: NDArray[np.integer[Any]] | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.int16]:
+        """Values (H,W) of the polygons (n,), NOWHERE where none lies.
+
+        ranks: (n,) those of higher ones lie on top, of equal ones the later. only: (n,) those that are burnt.
+        """
+        order = np.arange(len(self.parts))
+        if ranks is not None:
+            order = np.argsort(ranks[self.owners], kind="stable")
+        if only is not None:
+            order = order[only[self.owners[order]]]
+        if not len(order):
+            return np.full(shape, NOWHERE, np.int16)
+        chosen = values[self.owners[order]].tolist()
+        burnt = rasterize(
+            [(self.parts[k], value) for k, value in zip(order.tolist(), chosen, strict=True)],
+            out_shape=shape,
+            fill=NOWHERE,
+            all_touched=self.all_touched,
+            dtype="int16",
+        )
+        return np.asarray(burnt, np.int16)
+
+
 def burnt_polygons(
     geometries: NDArray[np.object_],
     values: NDArray[np.uint8],
@@ -27,17 +92,43 @@ def burnt_polygons(
 
     A pixel belongs to the polygon that holds its centre; all_touched: or that touches it at all.
     """
-    if not len(geometries):
-        return np.full(shape, NOWHERE, np.int16)
-    # Windows have corners of their own, which rounds coordinates differently; a millionth of a pixel hides it.
-    whole = shapely.transform(geometries, lambda points: np.rint(points * _PARTS) / _PARTS)
-    if all_touched:
-        whole = shapely.transform(whole, lambda points: points + _ASIDE)
-    burnt = rasterize(
-        zip(whole, map(int, values), strict=True),
-        out_shape=shape,
-        fill=NOWHERE,
-        all_touched=all_touched,
-        dtype="int16",
-    )
-    return np.asarray(burnt, np.int16)
+    return Outlines.of(geometries, all_touched=all_touched).burnt(values, shape)
+
+
+@dataclass(slots=True)
+class OverlapCount:
+    """Count ground that polygons of several classes, given by their values, cover.
+
+    pixels, area: of each two that overlap, the area in square millimetres. of_class: pixels of each. covered: of any.
+    """
+
+    pixels: Counter[tuple[int, int]] = field(default_factory=Counter)
+    area: Counter[tuple[int, int]] = field(default_factory=Counter)
+    of_class: Counter[int] = field(default_factory=Counter)
+    covered: int = 0
+
+    def add(self, other: OverlapCount) -> None:
+        """Count that of other windows, too."""
+        self.pixels.update(other.pixels)
+        self.area.update(other.area)
+        self.of_class.update(other.of_class)
+        self.covered += other.covered
+
+
+def _no_fids() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Burnt:
+    """Hold the labels of a window, and what is to be counted of it.
+
+    labels: (H,W) pixel values, 255 = unlabelled. implied: pixels that are labelled because no polygon lies there.
+    labelled: pixels that are labelled at all. nowhere: fids of polygons that the window's CRS has no coordinates for.
+    """
+
+    labels: NDArray[np.uint8]
+    overlaps: OverlapCount = field(default_factory=OverlapCount)
+    implied: int = 0
+    labelled: int = 0
+    nowhere: NDArray[np.int64] = field(default_factory=_no_fids)

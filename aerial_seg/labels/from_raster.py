@@ -27,6 +27,7 @@ from aerial_seg.geo.raster.opening import telling_whose
 from aerial_seg.geo.raster.raster import EXACT
 from aerial_seg.geo.systems import require_common
 from aerial_seg.labels.borders import grown, without_borders
+from aerial_seg.labels.burning import Burnt
 from aerial_seg.labels.coding import Coding, coding_of, two_classes, unlabelled_counts
 from aerial_seg.labels.label_file import LabelFile, open_label_file
 from aerial_seg.labels.settings import LabelSettings
@@ -166,6 +167,13 @@ class RasterLabels:
         return ()
 
     def burn(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+        """Pixel values (H,W) uint8 on this grid; see `burnt`."""
+        return self.burnt(grid, measured).labels
+
+    def add(self, burnt: Burnt) -> None:
+        """Nothing is to be counted."""
+
+    def burnt(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> Burnt:
         """Pixel values (H,W) uint8: NEAREST from labels as coarse as the grid, MODE from finer ones."""
         wide = grown(grid, self._border)
         out = np.full(wide.shape, IGNORE, np.uint8)
@@ -176,7 +184,7 @@ class RasterLabels:
             if file.grid.crs is not None and (values != IGNORE).any():
                 self._compare(file.grid, grid)
             np.copyto(out, values, where=values != IGNORE)
-        return without_borders(out, self._border)
+        return Burnt(without_borders(out, self._border))
 
     def _compare(self, own: Grid, grid: Grid) -> None:
         mine, other = _pixel_side(own), _pixel_side(grid)

@@ -18,7 +18,7 @@ from aerial_seg.geo.areas.vector_layer import LayerNames, VectorLayer, crs_of, o
 from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.buffering import Buffer
-from aerial_seg.labels.burning import NOWHERE, burnt_polygons
+from aerial_seg.labels.burning import NOWHERE, Burnt, burnt_polygons
 from aerial_seg.labels.census import Census
 from aerial_seg.labels.classes import (
     BACKGROUND,
@@ -135,6 +135,12 @@ class VectorLabels:
 
     def burn(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Pixel values (H,W) uint8: a pixel belongs to the polygon that holds its centre, or touches it at all."""
+        burnt = self.burnt(grid, measured)
+        self.add(burnt)
+        return burnt.labels
+
+    def burnt(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> Burnt:
+        """As `burn`, nothing of it counted yet; several threads may ask at once."""
         self._check_place(grid)
         rim = self._settings.ignore_border
         wide = grown(grid, rim)
@@ -143,7 +149,7 @@ class VectorLabels:
         counted = None if measured is None else np.pad(measured, rim)
         if known is not None:
             counted = known if counted is None else known & counted
-        burnt = self._overlaps.burn(
+        burnt, overlaps = self._overlaps.burn(
             window.geometries,
             self._values[window.codes],
             wide,
@@ -158,9 +164,14 @@ class VectorLabels:
         labels = without_borders(labels, rim)
         inner = implied[rim : rim + grid.height, rim : rim + grid.width]
         counts = labels != IGNORE if measured is None else (labels != IGNORE) & measured
-        self._implied[0] += int((inner & counts).sum())
-        self._implied[1] += int(counts.sum())
-        return labels
+        return Burnt(labels, overlaps, int((inner & counts).sum()), int(counts.sum()), window.nowhere)
+
+    def add(self, burnt: Burnt) -> None:
+        """Count what was burnt."""
+        self._overlaps.add(burnt.overlaps)
+        self._file.add(burnt.nowhere)
+        self._implied[0] += burnt.implied
+        self._implied[1] += burnt.labelled
 
     def _known(self, grid: Grid) -> NDArray[np.bool_] | None:
         """(H,W) where everything was drawn; None for everywhere."""

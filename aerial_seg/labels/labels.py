@@ -19,6 +19,7 @@ from aerial_seg.geo.grid import Grid, whole_outline
 from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES, expand_rasters
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.geo.systems import is_local, require_common
+from aerial_seg.labels.burning import Burnt
 from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.labels.from_raster import RasterLabels
 from aerial_seg.labels.from_vector import read_vector_labels
@@ -133,6 +134,14 @@ class Labels(Protocol):
         grid: of a raster without geotransform that of Grid.for_polygons, or a window of it. measured: (H,W) where there
         is imagery: what lies elsewhere is burnt, but counts for no overlap and no share; None: everywhere.
         """
+        ...
+
+    def burnt(self, grid: Grid, measured: NDArray[np.bool_] | None = None) -> Burnt:
+        """As `burn`, nothing of it counted yet; several threads may ask at once."""
+        ...
+
+    def add(self, burnt: Burnt) -> None:
+        """Count what was burnt, so that notes and checks know of it; in one thread, in any order."""
         ...
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.geo.grid import Grid
-from aerial_seg.labels.burning import NOWHERE, burnt_polygons
+from aerial_seg.labels.burning import NOWHERE, Outlines, OverlapCount
 from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
@@ -34,10 +34,7 @@ class Overlaps:
 
     legend: Legend
     priority: tuple[str, ...]
-    _pixels: Counter[_Pair] = field(default_factory=Counter)
-    _area: Counter[_Pair] = field(default_factory=Counter)
-    _of_class: Counter[int] = field(default_factory=Counter)
-    _covered: int = 0
+    _found: OverlapCount = field(default_factory=OverlapCount)
 
     def __post_init__(self) -> None:
         """Raises SettingsError for a priority of what is no class."""
@@ -61,28 +58,40 @@ class Overlaps:
         rim: int = 0,
         all_touched: bool = False,
         known: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.int16]:
+    ) -> tuple[NDArray[np.int16], OverlapCount]:
         """Pixel values (H, W) of polygons (n,) with a value each, the topmost class on top, else the last one.
+
+        With them what `add` is to count; nothing is counted yet, so that several threads may ask at once.
 
         geometries: in pixels (column, row) of the grid. rim: pixels around the grid that are burnt and not counted,
         since other windows count them. all_touched: as burnt_polygons has it; neighbours, which then share pixels, do
         not overlap for that. known: (H, W) where overlaps count; elsewhere the ground is unlabelled or not measured.
         """
-        order = np.argsort(self._ranks(values), kind="stable")
-        labels = burnt_polygons(geometries[order], values[order], grid.shape, all_touched=all_touched)
+        outlines = Outlines.of(geometries)
         counted = np.zeros(grid.shape, bool)
         counted[rim : grid.height - rim, rim : grid.width - rim] = True
         if known is not None:
             counted &= known
-        classes = [int(value) for value in np.unique(values)]
-        if len(classes) == 1 and not all_touched:
-            # What covers the ground is what was burnt.
-            pixels = int((labels[counted] == classes[0]).sum())
-            self._covered += pixels
-            self._of_class[classes[0]] += pixels
-        elif classes:
-            self._count(geometries, values, grid, counted)
-        return labels
+        # Where the highest value on top looks like the lowest on top, no two classes meet, and that is the picture.
+        highest = outlines.burnt(values, grid.shape, ranks=values)
+        several = len(np.unique(values)) > 1
+        lowest = outlines.burnt(values, grid.shape, ranks=-values.astype(np.int16)) if several else highest
+        contested = highest != lowest
+        labels = highest
+        if all_touched or contested.any():
+            shown = Outlines.of(geometries, all_touched=True) if all_touched else outlines
+            labels = shown.burnt(values, grid.shape, ranks=self._ranks(values))
+        plain = np.bincount(highest[counted & ~contested & (highest != NOWHERE)], minlength=256)
+        found = OverlapCount(covered=int((counted & (highest != NOWHERE)).sum()))
+        found.of_class.update({value: int(plain[value]) for value in np.flatnonzero(plain).tolist()})
+        contested &= counted
+        if contested.any():
+            _count_contested(found, outlines, shapely.bounds(geometries), values, grid, contested)
+        return labels, found
+
+    def add(self, found: OverlapCount) -> None:
+        """Count what `burn` has found in a window."""
+        self._found.add(found)
 
     def _ranks(self, values: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The higher, the later it is burnt; equal for classes without a priority."""
@@ -99,29 +108,6 @@ class Overlaps:
     def _names(self) -> dict[int, str]:
         return {value: name for name, value in self._values.items()}
 
-    def _count(
-        self,
-        geometries: NDArray[np.object_],
-        values: NDArray[np.uint8],
-        grid: Grid,
-        counted: NDArray[np.bool_],
-    ) -> None:
-        masks = {}
-        for value in map(int, np.unique(values)):
-            own = geometries[values == value]
-            covers = burnt_polygons(own, np.ones(len(own), np.uint8), grid.shape) != NOWHERE
-            masks[value] = covers & counted
-        self._covered += int(np.logical_or.reduce(list(masks.values())).sum())
-        for value, mask in masks.items():
-            self._of_class[value] += int(mask.sum())
-        gsd = grid.gsd() if grid.crs is not None else None
-        for one, other in combinations(masks, 2):
-            pixels = int((masks[one] & masks[other]).sum())
-            if pixels:
-                self._pixels[one, other] += pixels
-                # In square millimetres, which are whole: the order of the windows changes no sum.
-                self._area[one, other] += round(pixels * gsd[0] * gsd[1] * 1e6) if gsd is not None else 0
-
     def check(self, *, of: int = 0) -> tuple[str, ...]:
         """What to say of all that has been burnt. Raises InputError where it is too much to be left to chance.
 
@@ -129,11 +115,13 @@ class Overlaps:
         whatever else comes.
         """
         names = self._names
-        decided = [pair for pair in self._pixels if {names[value] for value in pair} & set(self.priority)]
-        open_pairs = [pair for pair in self._pixels if pair not in decided]
-        undecided = sum(self._pixels[pair] for pair in open_pairs)
-        if undecided > MOST_OVERLAP * max(1, self._covered, of):
-            share = undecided / self._covered
+        decided = [
+            pair for pair in self._found.pixels if {names[value] for value in pair} & set(self.priority)
+        ]
+        open_pairs = [pair for pair in self._found.pixels if pair not in decided]
+        undecided = sum(self._found.pixels[pair] for pair in open_pairs)
+        if undecided > MOST_OVERLAP * max(1, self._found.covered, of):
+            share = undecided / self._found.covered
             told = listed(self._told(open_pairs), most=3)
             raise InputError(
                 f"polygons of different classes overlap on {share:.2g} of the labelled area ({told}), wanted at most "
@@ -153,10 +141,10 @@ class Overlaps:
     def _told(self, pairs: Sequence[_Pair]) -> Iterator[str]:
         """`road × building 1.2 ha`, the largest first."""
         names = self._names
-        for pair in sorted(pairs, key=lambda pair: -self._pixels[pair]):
-            area = self._area[pair] / 1e6
+        for pair in sorted(pairs, key=lambda pair: (-self._found.pixels[pair], pair)):
+            area = self._found.area[pair] / 1e6
             size = (
-                f"{self._pixels[pair]} px"
+                f"{self._found.pixels[pair]} px"
                 if not area
                 else f"{area / 1e4:.3g} ha"
                 if area >= 1e4
@@ -168,6 +156,33 @@ class Overlaps:
         """The classes of these pairs, the smaller on top of the larger, behind those that have a priority."""
         names = self._names
         values = sorted(
-            {value for pair in pairs for value in pair}, key=lambda value: (self._of_class[value], value)
+            {value for pair in pairs for value in pair},
+            key=lambda value: (self._found.of_class[value], value),
         )
         return (*self.priority, *(names[value] for value in values))
+
+
+def _count_contested(
+    found: OverlapCount,
+    outlines: Outlines,
+    bounds: NDArray[np.float64],
+    values: NDArray[np.uint8],
+    grid: Grid,
+    contested: NDArray[np.bool_],
+) -> None:
+    """Count the pixels (H, W) that several classes cover. bounds: (n, 4) of the polygons, in pixels."""
+    rows, cols = (np.flatnonzero(contested.any(axis=axis)) for axis in (1, 0))
+    across = (bounds[:, 0] <= cols[-1] + 1) & (bounds[:, 2] >= cols[0])
+    near = across & (bounds[:, 1] <= rows[-1] + 1) & (bounds[:, 3] >= rows[0])
+    masks = {}
+    for value in map(int, np.unique(values[near])):
+        covers = outlines.burnt(values, grid.shape, only=near & (values == value)) != NOWHERE
+        masks[value] = covers & contested
+        found.of_class[value] += int(masks[value].sum())
+    gsd = grid.gsd() if grid.crs is not None else None
+    for one, other in combinations(masks, 2):
+        pixels = int((masks[one] & masks[other]).sum())
+        if pixels:
+            found.pixels[one, other] += pixels
+            # In square millimetres, which are whole: the order of the windows changes no sum.
+            found.area[one, other] += round(pixels * gsd[0] * gsd[1] * 1e6) if gsd is not None else 0

@@ -89,12 +89,13 @@ class Window:
     """The features that meet a grid, in the order of their file: the later lies on top.
 
     geometries: (k,) valid polygons in pixels (column, row) of the grid. codes: (k,) places in the column's values, NULL
-    without one. fids: (k,) their numbers in the file.
+    without one. fids: (k,) their numbers in the file. nowhere: (m,) those that the grid's CRS has no coordinates for.
     """
 
     geometries: Geometries
     codes: NDArray[np.int32]
     fids: NDArray[np.int64]
+    nowhere: NDArray[np.int64]
 
 
 class VectorFile:
@@ -205,7 +206,7 @@ class VectorFile:
 
     @property
     def later_notes(self) -> tuple[str, ...]:
-        """What windows have shown so far."""
+        """What was added of windows so far."""
         if not self._nowhere:
             return ()
         told = Told()
@@ -271,12 +272,19 @@ class VectorFile:
         return bool(len(self.way(grid.crs).near(self._store.bounds, grid)[0]))
 
     def window(self, grid: Grid) -> Window:
-        """The features that meet the grid; the same in every window of a raster that sees them."""
+        """The features that meet the grid; the same in every window of a raster that sees them.
+
+        Several threads may ask at once.
+        """
         way = self.way(grid.crs)
         rows, moves = way.near(self._store.bounds, grid)
         found: Placed = way.place(self._store.geometries(rows), rows, moves, grid)
-        self._nowhere.update(dict.fromkeys(self._store.fids[found.nowhere].tolist()))
-        return Window(found.geometries, self._store.codes[found.rows], self._store.fids[found.rows])
+        fids = self._store.fids
+        return Window(found.geometries, self._store.codes[found.rows], fids[found.rows], fids[found.nowhere])
+
+    def add(self, nowhere: NDArray[np.int64]) -> None:
+        """Count features (m,), by their fids, that a window has no place for."""
+        self._nowhere.update(dict.fromkeys(nowhere.tolist()))
 
 
 class _Store:
