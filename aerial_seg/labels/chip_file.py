@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter, MemoryFile
 
 from aerial_seg.documents import listed
@@ -106,9 +105,20 @@ def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Lege
     """
     with _new_file(path, grid, count=1, dtype="uint8") as file:
         file.nodata = IGNORE
+        # Before the pixels: GDAL cannot change the kind of a file once it has begun to write them.
+        file.write_colormap(1, _palette(legend))
         file.write(labels, 1)
-        file.write_colormap(1, legend.palette())
-    label_style(path).write_bytes(style_text(class_raster(legend)).encode())
+    label_style(path).write_bytes(_style(legend))
+
+
+@lru_cache(8)
+def _palette(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
+    return legend.palette()
+
+
+@lru_cache(8)
+def _style(legend: Legend) -> bytes:
+    return style_text(class_raster(legend)).encode()
 
 
 def label_style(labels: Path) -> Path:
@@ -190,9 +200,7 @@ def _label_values(
 
 @contextmanager
 def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[DatasetWriter]:
-    with ExitStack() as memory, warnings.catch_warnings():
-        # Chips of rasters without CRS were asked for with georeferenced=False.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ExitStack() as memory:
         # GDAL is silent about much of what a full disk does not take; a chip is small enough to be made in memory.
         content = memory.enter_context(MemoryFile())
         file = content.open(

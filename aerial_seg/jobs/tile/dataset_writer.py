@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
+from aerial_seg.jobs.tile.in_order import in_order
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import SplitAreas
 from aerial_seg.jobs.tile.splits.assign import Assigned, CutChips, assign_splits
@@ -101,9 +103,7 @@ def assemble(
     bands = BandAccumulator(
         infos[0].names, SCALED_DTYPE if any(cutter.scaled) else infos[0].dtype, cutter.scaled
     )
-    for record in chips.of("train"):
-        image, valid, _ = read_chip(*chip_paths(work, record.name))
-        bands.add(image, valid)
+    _count_values(bands, chips.of("train"), work, cutter.threads_for(infos[0]))
     frame = _index(chips, infos, legend)
     table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
     with write_errors(work / INDEX):
@@ -130,6 +130,18 @@ def assemble(
     )
     (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
     return document, {split: len(chips.of(split)) for split in SPLITS}
+
+
+def _count_values(bands: BandAccumulator, records: Sequence[ChipRecord], work: Path, threads: int) -> None:
+    """Count the pixels of these chips; what was not counted while they were cut is read once more."""
+    for record in records:
+        if record.values is not None:
+            bands.add_counts(record.values)
+    others = (chip_paths(work, record.name) for record in records if record.values is None)
+    # Threads that open files may not take turns at what is ignored.
+    with warnings.catch_warnings(), in_order(lambda one: read_chip(*one), others, threads=threads) as chips:
+        for image, valid, _ in chips:
+            bands.add(image, valid)
 
 
 def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:

@@ -118,11 +118,12 @@ def _cut_all(
     total = sum(chip_count(height=grid.height, width=grid.width, size=size, stride=stride) for grid in grids)
     with progress("cut chips", total=total, unit="chip") as bar:
         for index, (source, grid) in enumerate(zip(sources.each, grids, strict=True)):
-            for _ in cutter.cut(index, source, grid):
-                bar.update()
-                # What will be refused whatever else is cut need not wait for all of it.
-                cutter.labels.check_overlaps(of=total * size**2)
-                still.check_now_and_then()
+            with cutter.cut(index, source, grid) as chips:
+                for _ in chips:
+                    bar.update()
+                    # What will be refused whatever else is cut need not wait for all of it.
+                    cutter.labels.check_overlaps(of=total * size**2)
+                    still.check_now_and_then()
     if not cutter.records:
         raise InputError(
             f"none of the {total} chips holds a pixel that is both measured and labelled; "

@@ -148,6 +148,13 @@ class FillerTally:
                 if far.any():
                     self._beyond[band, float(pixels[far][0])] += int(np.count_nonzero(far))
 
+    def include(self, other: FillerTally) -> None:
+        """Count what another one has looked at, too."""
+        self._suspects.update(other._suspects)
+        self._beyond.update(other._beyond)
+        self._partly += other._partly
+        self._pixels += other._pixels
+
     def _in_some_bands(self, image: Pixels) -> int:
         """Pixels that one band's own value makes unmeasured while another band was measured."""
         here = [
