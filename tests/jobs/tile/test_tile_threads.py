@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from shapely import box
-from tile_town import SETTINGS, X, Y, run, scene
+from tile_town import SETTINGS, X, Y, at, run, scene
 
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.jobs.tile import chip_cutter
@@ -70,6 +70,27 @@ def test_the_dataset_is_the_same_whatever_the_number_of_threads(
     for other in made[1:]:
         assert other.keys() == made[0].keys()
         assert [name for name in other if other[name] != made[0][name]] == []
+
+
+def test_the_members_of_a_mosaic_are_read_alike_by_many_threads(
+    raster_file: RasterFile, busy_polygons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At another GSD, so that chips share pixels of a member with their neighbours.
+    images = [raster_file(f"{k}.tif", scene(seed=k), transform=at(60 * k, 0)) for k in range(2)]
+    wanted = replace(
+        SETTINGS,
+        overwrite=True,
+        mosaic=True,
+        gsd=0.4,
+        labels=replace(SETTINGS.labels, priority=("roof", "road")),
+    )
+    made = []
+    for threads in (1, 6):
+        monkeypatch.setattr(chip_cutter, "usable_cores", lambda n=threads: n)
+        made.append(everything(run(images, busy_polygons, wanted)))
+    assert len(made[0]) > 100
+    assert [name for name in made[1] if made[1][name] != made[0][name]] == []
+    assert made[1].keys() == made[0].keys()
 
 
 def left(folder: Path) -> list[str]:

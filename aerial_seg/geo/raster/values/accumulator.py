@@ -15,10 +15,8 @@ from aerial_seg.mentions import setting
 from aerial_seg.printable import shortened
 
 _EPS = np.finfo(np.float32).eps
-
-
 _MOST_BANDS = 16
-"""Of a chip whose counts are worth keeping: they take 2 KB a band, which of hundreds would be much."""
+"""Of a chip whose counts are worth keeping: they take 1 KB a band, which of hundreds would be much."""
 
 Pixels = NDArray[np.generic]
 Valid = NDArray[np.bool_]
@@ -32,7 +30,7 @@ def value_counts(image: Pixels, valid: Valid) -> NDArray[np.uint32] | None:
     if image.dtype.itemsize != 1 or len(image) > _MOST_BANDS:
         return None
     whole = bool(valid.all())
-    least = np.iinfo(image.dtype).min if image.dtype.kind == "i" else 0
+    least = -128 if image.dtype.kind == "i" else 0
     counts = np.zeros((len(image), 256), np.uint32)
     for row, band in zip(counts, image, strict=True):
         values = band.ravel() if whole else band[valid]
