@@ -135,6 +135,11 @@ class ChipCutter:
             # Counted in every pixel where these come as they are stored, else in the windows that were looked at.
             self.fillers.extend(filler_notes(tally, raster) if cutting.as_stored else doubts.fillers)
 
+    @property
+    def too_little(self) -> int:
+        """How many chips are not there because less of them is measured or labelled than was asked for."""
+        return self._left_out["too_few_valid"] + self._left_out["too_few_labelled"]
+
     def left_out(self) -> Iterator[str]:
         """How many chips are not there, and why."""
         settings = self.settings

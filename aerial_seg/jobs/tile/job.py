@@ -128,7 +128,7 @@ def _cut_all(
         raise InputError(
             f"none of the {total} chips holds a pixel that is both measured and labelled; "
             f"check {setting('nodata')}, {setting('unlabelled')} and that the labels lie on the imagery"
-            if not cutter.too_few_valid + cutter.too_few_labelled
+            if not cutter.too_little
             else f"none of the {total} chips is left: {', '.join(cutter.left_out())}; use less"
         )
 
