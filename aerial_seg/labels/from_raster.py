@@ -21,11 +21,11 @@ from shapely.affinity import translate
 
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError
-from aerial_seg.geo.areas.turns import copies, turn_of, turned
 from aerial_seg.geo.grid import Grid, whole_outline
 from aerial_seg.geo.raster.opening import telling_whose
 from aerial_seg.geo.raster.raster import EXACT
 from aerial_seg.geo.systems import require_common
+from aerial_seg.geo.turns import copies, turn_of, turned
 from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.burning import Burnt
 from aerial_seg.labels.coding import Coding, coding_of, two_classes, unlabelled_counts

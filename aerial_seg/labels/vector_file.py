@@ -20,11 +20,11 @@ from aerial_seg.errors import InputError, OutputError
 from aerial_seg.geo.areas.features import Features, read_features
 from aerial_seg.geo.areas.placing import Bounds, Placed, Way
 from aerial_seg.geo.areas.polygons import Ground, Told
-from aerial_seg.geo.areas.turns import turned
 from aerial_seg.geo.areas.vector_layer import VectorLayer, no_crs, shown
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.remote import is_remote
 from aerial_seg.geo.systems import require_common, same_local
+from aerial_seg.geo.turns import turned
 from aerial_seg.mentions import setting
 
 Geometries = NDArray[np.object_]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from aerial_seg.geo.areas.polygons import mended
-from aerial_seg.geo.areas.turns import TURNS, Floats, copies, limits_of, turn_of, turned
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.systems import same_local
+from aerial_seg.geo.turns import TURNS, Floats, copies, limits_of, turn_of, turned
 
 Bounds = tuple[float, float, float, float]
 Geometries = NDArray[np.object_]

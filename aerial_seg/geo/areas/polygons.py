@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.broken_wkb import rescued
-from aerial_seg.geo.areas.turns import limits_of, turn_of
+from aerial_seg.geo.turns import limits_of, turn_of
 from aerial_seg.mentions import setting
 
 Geometries = NDArray[np.object_]

@@ -13,7 +13,6 @@ from affine import Affine
 from rasterio.enums import MaskFlags
 
 from aerial_seg.errors import InputError
-from aerial_seg.geo.areas.turns import turn_of
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_choice import role
 from aerial_seg.geo.raster.chosen_bands import add_declared, nodata_differs
@@ -33,6 +32,7 @@ from aerial_seg.geo.raster.vrt import (
     source_name,
     take_least,
 )
+from aerial_seg.geo.turns import turn_of
 
 _INEXACT = ("int64", "uint64")
 """GDAL combines sources as float64, which holds no more than 53 bits."""

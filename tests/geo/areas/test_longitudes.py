@@ -17,8 +17,8 @@ from rasterio.features import rasterize
 
 from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.area import Area, area_of_bounds
-from aerial_seg.geo.areas.turns import copies, turn_of
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.turns import copies, turn_of
 from aerial_seg.labels.labels import check_overlap, open_labels
 from aerial_seg.labels.settings import LabelSettings
 
