@@ -309,7 +309,7 @@ def evaluate_model_on_chips(
             f"{dataset} has no chip in split '{split}'; it has {', '.join(present)}: pass {setting('split')}"
         )
     seen = manifest.chips if on == "scenes" else chips
-    still.add([file for chip in seen for file in (chip.image, chip.labels)])
+    still.add([*manifest.files(seen), *manifest.addresses])
     with still.holding():
         outcome = _on_chips(model, manifest, split, on=on, target=pick_device(device))
     return EvaluateReport(

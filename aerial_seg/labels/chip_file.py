@@ -20,6 +20,7 @@ from aerial_seg.documents import listed
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.windows.source import SourceWindow
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.outputs.durable import disk_errors
 from aerial_seg.outputs.qgis_style import SUFFIX, class_raster, style_text
@@ -126,30 +127,43 @@ def label_style(labels: Path) -> Path:
     return labels.with_suffix(SUFFIX)
 
 
+Choose = Callable[[int, int], tuple[slice, slice]]
+"""From a chip's height and width to the rows and columns that are wanted."""
+
+
 def read_chip(
-    image: Path, labels: Path, choose: Callable[[int, int], tuple[slice, slice]] | None = None
+    image: Path | SourceWindow, labels: Path, choose: Choose | None = None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
     """image (C,h,w), the bands of a pixel side by side in memory, valid (h,w) and labels (h,w) of one chip.
 
-    choose: from the chip's height and width to the rows and columns that are wanted; None: all.
-    Raises InputError when image and labels differ in size.
+    image: the chip's file, or the window of a raster that it would be cut from: the same to the bit. choose: what of it
+    is wanted; None: all. Raises InputError when image and labels differ in size.
     """
-    with Raster(image, georeferenced=False) as raster:
-        shape = raster.grid.shape
-        rows, cols = (slice(0, shape[0]), slice(0, shape[1])) if choose is None else choose(*shape)
-        window = {"top": rows.start, "left": cols.start}
-        size = rows.stop - rows.start, cols.stop - cols.start
-        pixels = np.empty((*size, len(raster.info.bands)), raster.info.dtype).transpose(2, 0, 1)
-        measured = raster.read_into(pixels, **window)
+    if isinstance(image, SourceWindow):
+        shape = image.shape
+        rows, cols = _chosen(shape, choose)
+        pixels, measured = image.read(rows, cols)
+    else:
+        with Raster(image, georeferenced=False) as raster:
+            shape = raster.grid.shape
+            rows, cols = _chosen(shape, choose)
+            size = rows.stop - rows.start, cols.stop - cols.start
+            pixels = np.empty((*size, len(raster.info.bands)), raster.info.dtype).transpose(2, 0, 1)
+            measured = raster.read_into(pixels, top=rows.start, left=cols.start)
+    size = pixels.shape[1:]
     with Raster(labels, georeferenced=False) as raster:
         if raster.grid.shape != shape:
             raise InputError(
                 f"{image} is {shape[1]} × {shape[0]} px but its labels {labels} are {raster.grid.width} × "
                 f"{raster.grid.height} px; run `aerial-seg tile` again"
             )
-        values = _label_values(raster, labels, **window, size=size)
+        values = _label_values(raster, labels, top=rows.start, left=cols.start, size=(size[0], size[1]))
     valid = np.ones(size, np.bool_) if measured is None else measured
     return pixels, valid, values
+
+
+def _chosen(shape: tuple[int, int], choose: Choose | None) -> tuple[slice, slice]:
+    return (slice(0, shape[0]), slice(0, shape[1])) if choose is None else choose(*shape)
 
 
 def read_label_chip(labels: Path, *, side: int) -> NDArray[np.uint8]:

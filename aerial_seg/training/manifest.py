@@ -3,6 +3,8 @@
 DATASET/dataset.json   the document below
 DATASET/chips.gpkg     one footprint per chip: chip, split, source, row, column, valid and class pixel counts
 DATASET/images/*.tif   image chips with an internal mask      DATASET/labels/*.tif  label chips, 255 = unlabelled
+
+Without images, where `tile` was to write an index only: these are windows of the rasters that were cut, see imagery.py.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from aerial_seg.bands import Band, BandStatistics, Gsd
 from aerial_seg.documents import DocumentError, listed, parse_json, problem_of, read_text
 from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.files.names import check_input, ogr_name
+from aerial_seg.geo.windows.source import SourceWindow, WindowSource
 from aerial_seg.legend import Legend
 from aerial_seg.printable import shortened
+from aerial_seg.training.imagery import Imagery
 
 DOCUMENT = "dataset.json"
 INDEX = "chips.gpkg"
@@ -105,7 +109,7 @@ class DatasetDocument(BaseModel):
 
     stride: pixels from one training chip to the next, None for the chip's side. folds, fold: into how many the ground
     beside the test's was divided, and which of them, from 1, is for validation. statistics: None in datasets of before
-    they were told.
+    they were told. imagery: where images are read from; None for chips of the dataset itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -126,6 +130,7 @@ class DatasetDocument(BaseModel):
     statistics: TrainingStatistics | None = None
     notes: tuple[str, ...]
     fingerprint: str
+    imagery: Imagery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +144,24 @@ class ChipPlace:
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One chip of the index. place, block: where it was cut and in which split block, as far as the index says so.
+    """One chip of the index. image: its file, or the window of a source that it is; see labels.chip_file.read_chip.
 
-    pixels: how many are labelled, by channel of the legend; None where the index does not tell.
+    place, block: where it was cut and in which split block, as far as the index says so. pixels: how many are labelled,
+    by channel of the legend; None where the index does not tell.
     """
 
     name: str
     split: str
-    image: Path
+    image: Path | SourceWindow
     labels: Path
     place: ChipPlace | None = None
     block: int | None = None
     pixels: tuple[int, ...] | None = None
+
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """What lies in the dataset's folders of it."""
+        return (self.labels,) if isinstance(self.image, SourceWindow) else (self.image, self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +176,16 @@ class Manifest:
         """The chips of one split: train, val or test."""
         return tuple(chip for chip in self.chips if chip.split == name)
 
+    def files(self, chips: Sequence[Chip]) -> tuple[Path, ...]:
+        """The files of this machine that these chips are read from; where images are windows, all of the sources."""
+        imagery = self.document.imagery
+        return (*(file for chip in chips for file in chip.own_files), *(imagery.files if imagery else ()))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The rasters on servers that images are read from."""
+        return self.document.imagery.addresses if self.document.imagery else ()
+
 
 def chip_paths(root: Path, name: str) -> tuple[Path, Path]:
     """Where a chip's image and labels lie."""
@@ -172,20 +193,37 @@ def chip_paths(root: Path, name: str) -> tuple[Path, Path]:
 
 
 def open_manifest(root: Path) -> Manifest:
-    """The dataset in folder `root`. Raises InputError when there is none, or it is empty, damaged or incomplete."""
+    """The dataset in folder `root`. Raises InputError when there is none, or it is empty, damaged or incomplete.
+
+    Also where images are read from rasters, and one of these is gone or is another now.
+    """
     check_input(root)
     with at_work(root / DOCUMENT):
         document = _read_document(root)
+        sources = _sources(root, document)
     with at_work(root / INDEX):
-        chips = _read_index(root, document.legend)
+        chips = _read_index(root, document, sources)
     if not chips:
         raise InputError(f"{root} holds no chip; run `aerial-seg tile` on imagery that the labels cover")
-    missing = [file for chip in chips for file in (chip.image, chip.labels) if not file.is_file()]
+    missing = [file for chip in chips for file in chip.own_files if not file.is_file()]
     if missing:
         raise InputError(
             f"{root} lacks {len(missing)} chip files, first {missing[0]}; run `aerial-seg tile` again"
         )
+    if document.imagery is not None:
+        document.imagery.states.require_same(root)
     return Manifest(root=root, document=document, chips=chips)
+
+
+def _sources(root: Path, document: DatasetDocument) -> dict[str, WindowSource] | None:
+    """By name what images are windows of; None where they are files."""
+    if document.imagery is None:
+        return None
+    told = [(one.path, one.cut_height, one.cut_width) for one in document.sources]
+    try:
+        return document.imagery.sources(root, told)
+    except ValueError as error:
+        raise InputError(f"{root / DOCUMENT} is damaged: {error}; run `aerial-seg tile` again") from error
 
 
 def _read_document(root: Path) -> DatasetDocument:
@@ -211,7 +249,9 @@ def pixel_columns(legend: Legend) -> tuple[str, ...]:
     )
 
 
-def _read_index(root: Path, legend: Legend) -> tuple[Chip, ...]:
+def _read_index(
+    root: Path, document: DatasetDocument, sources: dict[str, WindowSource] | None
+) -> tuple[Chip, ...]:
     path = root / INDEX
     if not path.is_file():
         raise InputError(f"{root} has no {INDEX}; run `aerial-seg tile` again")
@@ -229,11 +269,34 @@ def _read_index(root: Path, legend: Legend) -> tuple[Chip, ...]:
     _check_names(path, names)
     _check_splits(path, names, splits)
     places, blocks = _places(index), _whole_numbers(index, "block")
-    columns = [_whole_numbers(index, column) for column in pixel_columns(legend)]
-    return tuple(
-        Chip(name, split, *chip_paths(root, name), place, block, _all_known(pixels))
-        for name, split, place, block, *pixels in zip(names, splits, places, blocks, *columns, strict=True)
+    columns = [_whole_numbers(index, column) for column in pixel_columns(document.legend)]
+    files = [chip_paths(root, name) for name in names]
+    images = (
+        [image for image, _ in files]
+        if sources is None
+        else _windows(index, document.chip_size, places, sources, path)
     )
+    return tuple(
+        Chip(name, split, image, labels, place, block, _all_known(pixels))
+        for name, split, image, (_, labels), place, block, *pixels in zip(
+            names, splits, images, files, places, blocks, *columns, strict=True
+        )
+    )
+
+
+def _windows(
+    index: Any, side: int, places: list[ChipPlace | None], sources: dict[str, WindowSource], path: Path
+) -> list[SourceWindow]:
+    """Of each chip the window of its source. Raises InputError where the index does not tell it."""
+    corners = zip(_whole_numbers(index, "top"), _whole_numbers(index, "left"), strict=True)
+    found = []
+    for name, place, (top, left) in zip(index["chip"], places, corners, strict=True):
+        if place is None or place.source not in sources or top is None or left is None or min(top, left) < 0:
+            raise InputError(
+                f"{path} does not tell which window of which source {name} is; run `aerial-seg tile` again"
+            )
+        found.append(SourceWindow(sources[place.source], top, left, side))
+    return found
 
 
 def _all_known(pixels: Sequence[int | None]) -> tuple[int, ...] | None:

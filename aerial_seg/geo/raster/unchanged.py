@@ -60,7 +60,7 @@ def state_of(paths: Iterable[Path | str], files: Iterable[str] = (), *, without:
     stats = {str(file): file.stat() for file in sorted(found) if file.name != without}
     return {
         **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-        **{_told(name): list(version) for name, version in _versions(names).items()},
+        **{_told(name): list(version) for name, version in versions(names).items()},
     }
 
 
@@ -95,7 +95,7 @@ def _is_in_geodatabase(path: Path) -> bool:
     return path.parent.suffix.lower() == ".gdb"
 
 
-def _versions(names: Iterable[Path | str]) -> dict[str, tuple[str, ...]]:
+def versions(names: Iterable[Path | str]) -> dict[str, tuple[str, ...]]:
     """What servers tell of their rasters, by GDAL's name for each."""
     remote = list(dict.fromkeys(gdal_name(name) for name in names if is_remote(name)))
     if not remote:
@@ -137,7 +137,7 @@ class Unchanged:
                 for one in (file, file.with_name(file.name + _FACTS)):
                     self._local.setdefault(one, _looks(one))
         remote = [name for name in names if is_remote(name)]
-        self._remote |= _versions(name for name in remote if gdal_name(name) not in self._remote)
+        self._remote |= versions(name for name in remote if gdal_name(name) not in self._remote)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ class Unchanged:
             now = _looks(file)
             if now != before:
                 raise _changed(shown(file), _difference(before, now))
-        for name, now in _versions(self._remote).items():
+        for name, now in versions(self._remote).items():
             before = self._remote[name]
             if not same_version(before, now) and not self._is_back(name, before):
                 told = ", ".join(filter(None, before)), ", ".join(filter(None, now))
@@ -201,6 +201,12 @@ def kept_only_if(still: Unchanged, work: Path) -> Iterator[None]:
     except ChangedError:
         forget(work)
         raise
+
+
+def facts_beside(raster: Path) -> str | None:
+    """A sum of what the .aux.xml beside a raster says, as far as that is no statistics; None where it says nothing."""
+    looks = _looks(raster.with_name(raster.name + _FACTS))
+    return None if looks is None else str(looks[0])
 
 
 def _looks(file: Path) -> _Looks:

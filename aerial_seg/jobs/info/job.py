@@ -107,6 +107,7 @@ def _dataset(path: Path) -> dict[str, Any]:
         "statistics": None if document.statistics is None else document.statistics.model_dump(),
         "class_weights": {} if document.statistics is None else document.statistics.class_weights(),
         "sources": len(document.sources),
+        "images": "chips" if document.imagery is None else "windows of the sources",
         "notes": list(document.notes),
         "tool_version": document.tool_version,
     }

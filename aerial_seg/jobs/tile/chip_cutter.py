@@ -190,7 +190,8 @@ class ChipCutter:
             return _Cut(window, tally, burnt=burnt, left_out="too_few_labelled")
         name = f"{cutting.stem}_{window.row:04d}_{window.col:04d}"
         image_path, label_path = chip_paths(self.root, name)
-        write_image(image_path, image, valid, box, cutting.names)
+        if not self.settings.index_only:
+            write_image(image_path, image, valid, box, cutting.names)
         write_labels(label_path, labels, box, self.labels.legend)
         place = _inside(grid, window, size).footprint()
         found = self._count(labels), value_counts(image, valid)

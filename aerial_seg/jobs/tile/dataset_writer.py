@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+from numpy.typing import NDArray
 from pyproj import CRS
 
 from aerial_seg.files.subdatasets import find_subdataset
@@ -25,6 +27,7 @@ from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.in_order import in_order
+from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import SplitAreas
 from aerial_seg.jobs.tile.splits.assign import Assigned, CutChips, assign_splits
@@ -49,6 +52,9 @@ from aerial_seg.training.manifest import (
 from aerial_seg.vectors.files import write_errors
 from aerial_seg.version import __version__
 
+_Read = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]
+"""A chip: image (C,h,w), measured pixels (h,w), labels (h,w)."""
+_DERIVED = ("source", "block", "top", "left")
 _SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
 """Told apart by eyes of any kind, on green and on grey ground."""
 _SPLIT_STYLE = class_polygons(
@@ -79,10 +85,12 @@ def assemble(
     settings: TileSettings,
     grids: Sequence[Grid],
     areas: SplitAreas | None,
+    indexed: IndexedImages | None = None,
 ) -> tuple[DatasetDocument, dict[str, int]]:
     """Split and describe the written chips: `work` then holds their index and document. Returns chips per split.
 
-    grids: that each source was cut on. areas: what polygons say of splits.
+    grids: that each source was cut on. areas: what polygons say of splits. indexed: what images are windows of, where
+    they were not written.
     """
     infos = sources.infos
     legend, notes = cutter.labels.legend, _notes(cutter, sources, settings.gsd)
@@ -103,11 +111,15 @@ def assemble(
     bands = BandAccumulator(
         infos[0].names, SCALED_DTYPE if any(cutter.scaled) else infos[0].dtype, cutter.scaled
     )
-    _count_values(bands, chips.of("train"), work, cutter.threads_for(infos[0]))
+    # A window's raster is open once, for one reader.
+    threads = cutter.threads_for(infos[0]) if indexed is None else 1
+    _count_values(bands, chips.of("train"), partial(_chip, work, indexed), threads)
     frame = _index(chips, infos, legend)
     table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
     with write_errors(work / INDEX):
         write_geopackage(table, work / INDEX, layer=INDEX_LAYER, style=style_text(_SPLIT_STYLE))
+    imagery, more = (None, []) if indexed is None else indexed.document(work, sources, settings)
+    notes += more
     document = DatasetDocument(
         tool_version=__version__,
         legend=legend,
@@ -127,19 +139,28 @@ def assemble(
         ),
         notes=tuple(notes),
         fingerprint=_fingerprint(frame, bands),
+        imagery=imagery,
     )
     (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
-def _count_values(bands: BandAccumulator, records: Sequence[ChipRecord], work: Path, threads: int) -> None:
+def _chip(work: Path, indexed: IndexedImages | None, record: ChipRecord) -> _Read:
+    """The chip, or the window that stands for it."""
+    image, labels = chip_paths(work, record.name)
+    return read_chip(image if indexed is None else indexed.image(record.source, record.window), labels)
+
+
+def _count_values(
+    bands: BandAccumulator, records: Sequence[ChipRecord], read: Callable[[ChipRecord], _Read], threads: int
+) -> None:
     """Count the pixels of these chips; what was not counted while they were cut is read once more."""
     for record in records:
         if record.values is not None:
             bands.add_counts(record.values)
-    others = (chip_paths(work, record.name) for record in records if record.values is None)
+    others = (record for record in records if record.values is None)
     # Threads that open files may not take turns at what is ignored.
-    with warnings.catch_warnings(), in_order(lambda one: read_chip(*one), others, threads=threads) as chips:
+    with warnings.catch_warnings(), in_order(read, others, threads=threads) as chips:
         for image, valid, _ in chips:
             bands.add(image, valid)
 
@@ -204,7 +225,7 @@ def _split(
         if not assigned.splits[i]:
             image, labels = chip_paths(work, record.name)
             for path in (image, labels, label_style(labels)):
-                path.unlink()
+                path.unlink(missing_ok=settings.index_only)
     numbers = {unit: k for k, unit in enumerate(dict.fromkeys(assigned.units))}
     return _Chips(
         [cut.records[i] for i in stay],
@@ -223,6 +244,8 @@ def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[s
         "source": [infos[r.source].path for r in records],
         "row": [r.window.row for r in records],
         "col": [r.window.col for r in records],
+        "top": [r.window.top for r in records],
+        "left": [r.window.left for r in records],
         "block": chips.blocks,
         "valid_px": [r.valid for r in records],
     }
@@ -250,8 +273,8 @@ def _source(source: TileSource, cut: tuple[int, int]) -> Source:
 def _fingerprint(frame: dict[str, list[Any]], bands: BandAccumulator) -> str:
     """SHA-256 over the index and the statistics: equal for equal chips, wherever they lie."""
     facts = {
-        # The block follows from the others: datasets of before it was told have the fingerprints that they had.
-        "index": {key: column for key, column in frame.items() if key not in ("source", "block")},
+        # What follows from the others is left out: datasets of before it was told have the fingerprints that they had.
+        "index": {key: column for key, column in frame.items() if key not in _DERIVED},
         "bands": [band.model_dump() for band in bands.bands()],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

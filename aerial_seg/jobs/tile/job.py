@@ -25,6 +25,7 @@ from aerial_seg.inference.match_bands import chosen_infos
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
+from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.map_tiles import place_tiles
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import open_split_areas, split_area_files
@@ -103,7 +104,10 @@ def tile(
             _require_two_classes(cutter)
             gsd = _dataset_gsd(sources.infos, settings)
             cut = [grid.for_polygons() for grid in grids]
-            document, chips = assemble(work, cutter, sources, gsd, settings, cut, areas)
+            indexed = (
+                IndexedImages.of(sources, grids, settings, Path(folder)) if settings.index_only else None
+            )
+            document, chips = assemble(work, cutter, sources, gsd, settings, cut, areas, indexed)
     notes = (*document.notes, *still.notes)
     return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.statistics, notes)
 
@@ -113,7 +117,7 @@ def _cut_all(
 ) -> None:
     """Raises InputError where no chip is left."""
     size, stride = cutter.settings.chip_size, cutter.settings.stride
-    for folder in ("images", "labels"):
+    for folder in ("labels",) if cutter.settings.index_only else ("images", "labels"):
         (cutter.root / folder).mkdir()
     total = sum(chip_count(height=grid.height, width=grid.width, size=size, stride=stride) for grid in grids)
     with progress("cut chips", total=total, unit="chip") as bar:

@@ -155,6 +155,12 @@ class TileSettings:
     nodata: Nodata = None
     scale: Scale = "auto"
     georeferenced: Georeferenced = True
+    index_only: Annotated[
+        bool,
+        Setting(
+            "Write no images, only labels and index: training reads windows of the rasters, the same to the bit."
+        ),
+    ] = False
     overwrite: Overwrite = False
 
     def check_together(self) -> None:

@@ -49,9 +49,9 @@ class Dataset:
     """Hold what a run needs to know about its data, be they chips or a benchmark.
 
     gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
-    its images and labels, which are read again and again. overfit: how many chips it was cut down to, see overfit.
-    validation: None without validation chips. class_weights: by median frequency; None where that is not known. notes:
-    on how it is taken.
+    its images and labels, which are read again and again. addresses: of images on servers. overfit: how many chips it
+    was cut down to, see overfit. validation: None without validation chips. class_weights: by median frequency; None
+    where that is not known. notes: on how it is taken.
     """
 
     data: TrainingData
@@ -64,6 +64,7 @@ class Dataset:
     validation: ValidationData | None = None
     class_weights: Mapping[str, float] | None = None
     notes: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
     def extent(self) -> dict[str, Any]:
         """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.
@@ -204,10 +205,11 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         bands=document.bands,
         gsd=document.gsd,
         fingerprint=document.fingerprint,
-        files=tuple(file for chip in seen for file in (chip.image, chip.labels)),
+        files=manifest.files(seen),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
         notes=(note,) if note else (),
+        addresses=manifest.addresses,
     )
 
 

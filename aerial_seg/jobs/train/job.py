@@ -162,7 +162,7 @@ def prepare(
     recipe = with_class_weights(recipe, opened)
     if settings.overfit is not None:
         opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
-    still.add(opened.files)
+    still.add([*opened.files, *opened.addresses])
     job = {
         "recipe": recipe.model_dump(mode="json"),
         "data_fingerprint": opened.fingerprint,

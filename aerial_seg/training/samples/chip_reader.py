@@ -1,4 +1,4 @@
-"""The chips of a dataset, read from their files."""
+"""The chips of a dataset, read from their files or from the rasters that they are windows of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aerial_seg.bands import Band
 from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.windows.source import SourceWindow
 from aerial_seg.labels.chip_file import label_channels, read_chip
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.training.manifest import Chip
@@ -32,8 +33,11 @@ class ChipReader:
         return self.chips[index].name
 
     def shape(self, index: int) -> tuple[int, int]:
-        """Height and width of chip `index`; only the header is read."""
-        with Raster(self.chips[index].image, georeferenced=False) as raster:
+        """Height and width of chip `index`; of a file only the header is read."""
+        image = self.chips[index].image
+        if isinstance(image, SourceWindow):
+            return image.shape
+        with Raster(image, georeferenced=False) as raster:
             return raster.grid.height, raster.grid.width
 
     def read(self, index: int, choose: Choose = whole) -> Pixels:

@@ -23,6 +23,7 @@ from aerial_seg.geo.raster.vrt import (
     new_vrt,
     place_source,
 )
+from aerial_seg.geo.windows.source import SourceWindow
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.labels.chip_file import chip_step, label_channels, read_label_chip
@@ -31,6 +32,7 @@ from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.training.manifest import Chip, Manifest
 from aerial_seg.training.validation.scenes import Rectangle, Scene, ScenePart
+from aerial_seg.training.validation.seen_raster import opens_seen
 
 Cell = tuple[int, int]
 
@@ -52,7 +54,7 @@ def chip_scenes(
     """Give the scenes that the split's chips lie in, and notes. folder: where their VRTs are written, while they last.
 
     A scene is a source raster of the dataset, on the grid that it was cut on, shown by the chips of all splits: so it
-    is there wherever the dataset is, whatever became of the rasters, and pixels are those that were trained on. Only
+    is there wherever the chips are, whatever became of the rasters, and pixels are those that were trained on. Only
     the split's own chips count; of the others the images are seen around them, as `predict` sees them, never the
     labels. side: of the tiles, which says how far around. Ground of no chip is not measured, and counted in a note.
     Of chips that overlap, those that lie side by side are shown; validation and test have no others.
@@ -81,17 +83,23 @@ def chip_scenes(
         around = set(_around(own, reach, rows=-(-height // size), cols=-(-width // size)))
         absent += len(around - chips.keys())
         shown = {cell: chip for cell, chip in chips.items() if cell in around}
-        vrt = folder / f"{number}.vrt"
-        _write_vrt(vrt, shown, manifest, height=height, width=width)
+        opens = _opens(shown, manifest, folder / f"{number}.vrt", height=height, width=width)
         parts = {
             cell: _part(chips[cell], cell, document.legend, size=size, height=height, width=width)
             for cell in sorted(own)
         }
-        scenes.append(Scene(source, height, width, _opens(vrt), tuple(rectangles(parts))))
+        scenes.append(Scene(source, height, width, opens, tuple(rectangles(parts))))
     return tuple(scenes), _notes(absent, unknown)
 
 
-def _opens(vrt: Path) -> Callable[[], AbstractContextManager[Raster]]:
+def _opens(
+    shown: dict[Cell, Chip], manifest: Manifest, vrt: Path, *, height: int, width: int
+) -> Callable[[], AbstractContextManager[Raster]]:
+    """What opens the scene: a VRT of the chips' files, or the source itself where chips are windows of it."""
+    image = next(iter(shown.values())).image
+    if isinstance(image, SourceWindow):
+        return opens_seen(image.source, shown.keys(), size=manifest.document.chip_size)
+    _write_vrt(vrt, shown, manifest, height=height, width=width)
     return partial(Raster, vrt, georeferenced=False)
 
 
@@ -123,7 +131,9 @@ def _write_vrt(path: Path, chips: dict[Cell, Chip], manifest: Manifest, *, heigh
     size, bands = manifest.document.chip_size, manifest.document.bands
     root = new_vrt(height=height, width=width)
     shown = [
-        (str(chip.image.absolute()), (col * size, row * size)) for (row, col), chip in sorted(chips.items())
+        (str(chip.image.absolute()), (col * size, row * size))
+        for (row, col), chip in sorted(chips.items())
+        if isinstance(chip.image, Path)
     ]
     for number, band in enumerate(bands, start=1):
         made = add_band(root, band.dtype, name=band.name)

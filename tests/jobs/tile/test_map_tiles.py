@@ -18,6 +18,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.tile_names import TileName, read_names
 from aerial_seg.jobs.tile.job import TileReport, tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.chip_file import read_chip
 from aerial_seg.training.manifest import open_manifest
 
 if TYPE_CHECKING:
@@ -115,6 +116,22 @@ def test_chips_of_map_tiles_are_those_of_one_raster_of_the_same_ground(
     assert ("counted from the south" in note) == (kind == "from the south")
     (source,) = open_manifest(got.dataset).document.sources
     assert all(Path(member).is_file() for member in source.members)
+
+
+@pytest.mark.parametrize("options", [{"nodata": 7}, {"gsd": 0.2}])
+def test_windows_of_a_mosaic_of_map_tiles_are_its_chips(
+    image: Any, labels: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """The VRTs of placed tiles and of their mosaic come along, and may be moved: they name each other."""
+    write(image, NAMES["folders"], tmp_path / "tiles", alpha=True)
+    want = cut([tmp_path / "tiles"], labels, "want", mosaic=True, **options)
+    got = cut([tmp_path / "tiles"], labels, "got", mosaic=True, index_only=True, **options)
+    moved = got.dataset.rename(tmp_path / "moved")
+    pairs = zip(open_manifest(moved).chips, open_manifest(want.dataset).chips, strict=True)
+    for one, other in pairs:
+        found, wanted = read_chip(one.image, one.labels), read_chip(other.image, other.labels)
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_without_mosaic_each_tile_is_a_source_of_its_own_name(
