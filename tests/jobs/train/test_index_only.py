@@ -20,6 +20,7 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.recipe import parse_recipe
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.validation.chip_scenes import chip_scenes
@@ -45,15 +46,16 @@ SIDE = 160
 
 @pytest.fixture
 def datasets(raster_file: RasterFile, polygon_file: PolygonFile) -> list[Path]:
-    """Of one image, with a hole in the middle that no chip was cut of: chips, and an index only."""
+    """Of one image, in whose middle is ground that nobody labelled: chips, and an index only."""
     pixels = np.random.default_rng(0).integers(1, 90, (3, SIDE, SIDE), dtype=np.uint8)
     pixels[:, :, ::3] += 100
-    pixels[:, 64:96, 64:96] = 0
-    pixels[:, 0, 0] = 0
+    pixels[:, 3:9, 5:30] = 0
     image = raster_file("image.tif", pixels, nodata=0)
-    squares = [box(300_000 + x, 3_059_920, 300_006 + x, 3_060_000) for x in range(0, 80, 12)]
-    labels = polygon_file("labels.gpkg", squares)
-    wanted = TileSettings(chip_size=32, block=1, val="0.2", test="0.2")
+    cells = [(x, y) for x in range(0, 80, 8) for y in range(0, 80, 8) if not (32 <= x < 48 and 32 <= y < 48)]
+    squares = [box(300_000 + x, 3_059_992 - y, 300_008 + x, 3_060_000 - y) for x, y in cells]
+    labels = polygon_file("labels.gpkg", squares, {"kind": [("roof", "road")[x // 8 % 2] for x, _ in cells]})
+    named = LabelSettings(class_field="kind", outside="unlabelled")
+    wanted = TileSettings(chip_size=32, block=1, val="0.2", test="0.2", labels=named)
     made = []
     for name, only in (("chips", False), ("indexed", True)):
         folder = image.parent / name
