@@ -134,10 +134,11 @@ Choose = Callable[[int, int], tuple[slice, slice]]
 def read_chip(
     image: Path | SourceWindow, labels: Path, choose: Choose | None = None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
-    """image (C,h,w), the bands of a pixel side by side in memory, valid (h,w) and labels (h,w) of one chip.
+    """image (C,h,w), valid (h,w) and labels (h,w) of one chip.
 
-    image: the chip's file, or the window of a raster that it would be cut from: the same to the bit. choose: what of it
-    is wanted; None: all. Raises InputError when image and labels differ in size.
+    image: the chip's file, of which a pixel's bands come side by side in memory, or the window of a raster that it would
+    be cut from: the same to the bit. choose: what of it is wanted; None: all. Raises InputError when image and labels
+    differ in size.
     """
     if isinstance(image, SourceWindow):
         shape = image.shape

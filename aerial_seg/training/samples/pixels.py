@@ -34,8 +34,8 @@ class Samples(Protocol):
 class Pixels:
     """Hold a labelled image in its file's own dtype.
 
-    image (C,H,W), in memory with the bands of a pixel side by side; valid (H,W), True = measured, None where all are;
-    labels (H,W) uint8 channels, 255 where nothing is labelled or measured.
+    image (C,H,W), of most files with a pixel's bands side by side in memory; valid (H,W), True = measured, None where
+    all are; labels (H,W) uint8 channels, 255 where nothing is labelled or measured.
     """
 
     image: NDArray[np.generic]
