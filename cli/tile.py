@@ -48,8 +48,8 @@ def command(
     """Cut rasters and labels into a chip dataset for training.
 
     RASTER is one or more GeoTIFFs, VRTs, folders or globs. The dataset holds image and label chips, the index layer
-    chips.gpkg for QGIS (footprint, split, source, class pixels) and dataset.json. Training, validation and test
-    chips never overlap on the ground.
+    chips.gpkg for QGIS (footprint, split, source, class pixels) and dataset.json; with --index-only no images, which
+    are read from the rasters then. Training, validation and test chips never overlap on the ground.
     """
     from aerial_seg.jobs.tile.job import tile
 

@@ -104,12 +104,17 @@ def write_labels(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Lege
 
     A palette in a TIFF has 256 rows whatever one writes: the .qml beside it tells QGIS which of them are classes.
     """
+    write_label_file(path, labels, grid, legend)
+    label_style(path).write_bytes(_style(legend))
+
+
+def write_label_file(path: Path, labels: NDArray[np.uint8], grid: Grid, legend: Legend) -> None:
+    """As write_labels, the file alone."""
     with _new_file(path, grid, count=1, dtype="uint8") as file:
         file.nodata = IGNORE
         # Before the pixels: GDAL cannot change the kind of a file once it has begun to write them.
         file.write_colormap(1, _palette(legend))
         file.write(labels, 1)
-    label_style(path).write_bytes(_style(legend))
 
 
 @lru_cache(8)
@@ -136,9 +141,9 @@ def read_chip(
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.uint8]]:
     """image (C,h,w), valid (h,w) and labels (h,w) of one chip.
 
-    image: the chip's file, of which a pixel's bands come side by side in memory, or the window of a raster that it would
-    be cut from: the same to the bit. choose: what of it is wanted; None: all. Raises InputError when image and labels
-    differ in size.
+    image: the chip's file, of which a pixel's bands come side by side in memory, or the window of a raster that it
+    would be cut from: the same to the bit. choose: what of it is wanted; None: all. Raises InputError when image and
+    labels differ in size.
     """
     if isinstance(image, SourceWindow):
         shape = image.shape

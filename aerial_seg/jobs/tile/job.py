@@ -26,6 +26,7 @@ from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
 from aerial_seg.jobs.tile.index_only import IndexedImages
+from aerial_seg.jobs.tile.layouts.lay_out import check_layout, lay_out
 from aerial_seg.jobs.tile.map_tiles import place_tiles
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import open_split_areas, split_area_files
@@ -75,6 +76,7 @@ def tile(
     settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
     settings.check_together()
     rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
+    check_layout(settings)
     check_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=_OWN)
     paths, truth = expand_rasters(rasters), expand_labels(labels)
     read = (*label_sources(truth, settings.labels), *split_area_files(truth, settings))
@@ -108,7 +110,8 @@ def tile(
                 IndexedImages.of(sources, grids, settings, Path(folder)) if settings.index_only else None
             )
             document, chips = assemble(work, cutter, sources, gsd, settings, cut, areas, indexed)
-    notes = (*document.notes, *still.notes)
+            laid_out = lay_out(work, settings.layout)
+    notes = (*document.notes, *laid_out, *still.notes)
     return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.statistics, notes)
 
 

@@ -161,6 +161,12 @@ class TileSettings:
             "Write no images, only labels and index: training reads windows of the rasters, the same to the bit."
         ),
     ] = False
+    layout: Annotated[
+        Literal["chips", "folders", "coco"],
+        Setting(
+            "Lay the chips out for other programs besides: folders {train,val,test}/{images,labels}, or COCO polygons."
+        ),
+    ] = "chips"
     overwrite: Overwrite = False
 
     def check_together(self) -> None:
