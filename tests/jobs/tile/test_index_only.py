@@ -44,6 +44,11 @@ def both(rasters: list[Path], labels: Path, wanted: TileSettings = SETTINGS) -> 
     return chips, cut(rasters, labels, replace(wanted, index_only=True))
 
 
+def anywhere(text: str) -> str:
+    """A message without the folder that a run makes for its mosaic."""
+    return re.sub(r"/\S*aerial-seg-\w+/", "", text)
+
+
 def check_same(chips: Path, indexed: Path) -> Manifest:
     """Documents but for what says where images are; and all that is read of every chip, whole and in part."""
     one, other = open_manifest(chips), open_manifest(indexed)
@@ -51,7 +56,8 @@ def check_same(chips: Path, indexed: Path) -> Manifest:
     assert other.document.imagery is not None
     added = {"imagery": None, "notes": ()}
     assert other.document.model_copy(update=added) == one.document.model_copy(update={"notes": ()})
-    told = [note for note in other.document.notes if note not in one.document.notes]
+    before = set(map(anywhere, one.document.notes))
+    told = [note for note in map(anywhere, other.document.notes) if note not in before]
     assert [note.partition(":")[0] for note in told] == ["images are not written"], told
     assert len(one.chips) == len(other.chips)
     random = np.random.default_rng(0)
@@ -153,14 +159,18 @@ def test_windows_of_the_rasters_are_the_chips_to_the_bit(
         val="0",
         test="0",
     )
-    try:
-        chips = cut(rasters, labels, wanted)
-    except InputError as error:
+    refused = []
+    for only in (False, True):
+        try:
+            chips = cut(rasters, labels, replace(wanted, index_only=only))
+        except InputError as error:
+            refused.append(anywhere(str(error)))
+    if refused:
         # What cannot be cut cannot be indexed either.
-        with pytest.raises(InputError, match=re.escape(str(error))):
-            cut(rasters, labels, replace(wanted, index_only=True))
+        assert len(refused) == 2
+        assert refused[0] == refused[1]
         return
-    indexed = cut(rasters, labels, replace(wanted, index_only=True))
+    chips, indexed = chips.with_name("chips"), chips
     # Wherever it is moved to: names in it are its own, or whole.
     moved = indexed.with_name("moved")
     shutil.rmtree(moved, ignore_errors=True)
