@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aerial_seg.bands import Band
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.report.chip_sheet import Column, Pixels, Row, channel_colours, draw_sheet, smaller
-from aerial_seg.report.chip_views import natural_colours
+from aerial_seg.report.colours import natural_colours
 
 MOST_CROPS = 16
 _COLUMNS = 4

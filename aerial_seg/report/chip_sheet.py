@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from aerial_seg.legend import IGNORE, Legend
 
 Pixels = NDArray[np.uint8]
+Swatch = tuple[int, int, int] | Pixels
+"""What the key shows of something: its colour, or a piece (14,16,3) of its pattern."""
 
 SIDE = 256
 """Pixels of the longer side of a panel."""
@@ -26,7 +28,7 @@ _NAMED_CLASSES = 24
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One chip: what is said of it, and its panels (H,W,3) of one size, at most SIDE long."""
+    """One chip: what is said of it, and its panels (H,W,3) of one size."""
 
     caption: str
     panels: Sequence[Pixels]
@@ -48,7 +50,7 @@ def draw_sheet(
     path: Path,
     *,
     title: str,
-    more: Sequence[tuple[tuple[int, int, int], str]] = (),
+    more: Sequence[tuple[Swatch, str]] = (),
 ) -> None:
     """PNG of the columns that hold rows. shown: the channels that the key names; more: its other colours."""
     columns = [column for column in columns if column.rows]
@@ -84,10 +86,10 @@ def _depth(row: Row) -> int:
     return max(len(panel) for panel in row.panels)
 
 
-def smaller(image: Pixels, *masks: Pixels) -> tuple[Pixels, ...]:
-    """Image (H,W,3) and masks (H,W) no longer than SIDE: the image averaged, of the masks some pixels."""
+def smaller(image: Pixels, *masks: Pixels, side: int = SIDE) -> tuple[Pixels, ...]:
+    """Image (H,W,3) and masks (H,W) no longer than `side`: the image averaged, of the masks some pixels."""
     height, width = image.shape[:2]
-    zoom = SIDE / max(height, width)
+    zoom = side / max(height, width)
     if zoom >= 1:
         return image, *masks
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
@@ -103,11 +105,13 @@ def channel_colours(legend: Legend) -> Pixels:
 
 
 def _key(
-    shown: Collection[int], legend: Legend, width: int, more: Sequence[tuple[tuple[int, int, int], str]]
+    shown: Collection[int], legend: Legend, width: int, more: Sequence[tuple[Swatch, str]]
 ) -> Image.Image:
     """The colours' names, in as many lines of this width as they need."""
     present = sorted(set(shown) - {IGNORE})
-    entries = [(legend.entries[k].rgb, legend.entries[k].name) for k in present[:_NAMED_CLASSES]]
+    entries: list[tuple[Swatch, str]] = [
+        (legend.entries[k].rgb, legend.entries[k].name) for k in present[:_NAMED_CLASSES]
+    ]
     if len(present) > _NAMED_CLASSES:
         entries.append(((0, 0, 0), f"and {len(present) - _NAMED_CLASSES} more classes"))
     entries += more
@@ -122,7 +126,10 @@ def _key(
     key = Image.new("RGB", (width, (line + 1) * _KEY), "white")
     write = ImageDraw.Draw(key)
     for (colour, name), (x, y) in zip(entries, places, strict=True):
-        write.rectangle((x, y + 5, x + 16, y + 19), fill=colour, outline="#444444")
+        if isinstance(colour, np.ndarray):
+            key.paste(Image.fromarray(colour[:14, :16]), (x, y + 5))
+        flat = None if isinstance(colour, np.ndarray) else colour
+        write.rectangle((x, y + 5, x + 16, y + 19), fill=flat, outline="#444444")
         write.text((x + 22, y + 5), name, fill="black", font=font)
     return key
 

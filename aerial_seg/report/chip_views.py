@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
-from aerial_seg.crf.guide import guide_image
 from aerial_seg.legend import Legend
+from aerial_seg.report.colours import natural_colours
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.crops import Samples
 
@@ -37,17 +37,3 @@ class ChipViews:
     def maps(self, checkpoint: Checkpoint, numbers: Sequence[int]) -> list[Pixels]:
         """What the checkpoint's network makes of these chips: (H,W) channels."""
         return self._maps(checkpoint, numbers)
-
-
-def natural_colours(image: NDArray[np.float32], bands: Sequence[Band]) -> Pixels:
-    """(H,W,3) of a normalised image (C,H,W): red, green and blue where bands are called so, else the first three.
-
-    Of one or two bands the first, in grey. Unmeasured pixels, which are 0 in all bands, are white.
-    """
-    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
-    std = np.array([band.std for band in bands], np.float32)[:, None, None]
-    shown = guide_image(image * std + mean, bands)
-    shown = shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0)
-    shown[:, (image == 0).all(axis=0)] = 255
-    picture: Pixels = np.clip(np.rint(np.moveaxis(shown, 0, -1)), 0, 255).astype(np.uint8)
-    return picture

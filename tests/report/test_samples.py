@@ -19,7 +19,8 @@ from PIL import Image
 from aerial_seg.bands import Band, normalise
 from aerial_seg.legend import make_legend
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.report.chip_views import ChipViews, natural_colours
+from aerial_seg.report.chip_views import ChipViews
+from aerial_seg.report.colours import natural_colours
 from aerial_seg.report.samples import SamplesPicture, Shown, caption, choose_chips, draw_samples
 from aerial_seg.training.callbacks import Checkpoint
 

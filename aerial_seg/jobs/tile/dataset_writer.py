@@ -33,10 +33,13 @@ from aerial_seg.jobs.tile.splits.areas import SplitAreas
 from aerial_seg.jobs.tile.splits.assign import Assigned, CutChips, assign_splits
 from aerial_seg.jobs.tile.splits.doubts import KeptChips, split_notes
 from aerial_seg.jobs.tile.tile_sources import Sources, TileSource
-from aerial_seg.labels.chip_file import label_style, read_chip
+from aerial_seg.labels.chip_file import label_channels, label_style, read_chip
 from aerial_seg.legend import Legend
 from aerial_seg.outputs.geopackage import write_geopackage
 from aerial_seg.outputs.qgis_style import StyleClass, class_polygons, style_text
+from aerial_seg.report.qa.chips import QaChip
+from aerial_seg.report.qa.split_map import SPLIT_COLOURS
+from aerial_seg.report.qa.write import write_qa
 from aerial_seg.training.manifest import (
     DOCUMENT,
     INDEX,
@@ -55,10 +58,8 @@ from aerial_seg.version import __version__
 _Read = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]
 """A chip: image (C,h,w), measured pixels (h,w), labels (h,w)."""
 _DERIVED = ("source", "block", "top", "left")
-_SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#cc3d8f"}
-"""Told apart by eyes of any kind, on green and on grey ground."""
 _SPLIT_STYLE = class_polygons(
-    [StyleClass(split, split, _SPLIT_COLOURS[split]) for split in SPLITS], column="split", veil=True
+    [StyleClass(split, split, SPLIT_COLOURS[split]) for split in SPLITS], column="split", veil=True
 )
 """How QGIS draws the index: by split, with the imagery below shining through."""
 
@@ -142,6 +143,7 @@ def assemble(
         imagery=imagery,
     )
     (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
+    _draw(work, chips, infos, document)
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
@@ -163,6 +165,21 @@ def _count_values(
     with warnings.catch_warnings(), in_order(read, others, threads=threads) as chips:
         for image, valid, _ in chips:
             bands.add(image, valid)
+
+
+def _draw(work: Path, chips: _Chips, infos: Sequence[RasterInfo], document: DatasetDocument) -> None:
+    """What people look at before they train on it."""
+
+    def read(name: str) -> tuple[Any, Any, Any]:
+        image, labels = chip_paths(work, name)
+        pixels, valid, values = read_chip(image, labels)
+        return pixels, valid, label_channels(values, document.legend, labels)
+
+    shown = [
+        QaChip(record.name, split, infos[record.source].path, place, record.valid, record.counts)
+        for record, split, place in zip(chips.records, chips.splits, chips.places, strict=True)
+    ]
+    write_qa(work, document, shown, read)
 
 
 def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:

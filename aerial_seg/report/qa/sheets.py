@@ -1,0 +1,110 @@
+"""The contact sheets: chips with their labels, as many as one looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aerial_seg.bands import Band
+from aerial_seg.legend import Legend
+from aerial_seg.report.chip_sheet import Column, Pixels, Row, draw_sheet
+from aerial_seg.report.colours import stored_colours
+from aerial_seg.report.qa.chips import QaChip
+from aerial_seg.report.qa.panels import PANEL, chip_panels, unlabelled_pattern, unmeasured_pattern
+
+ReadChip: TypeAlias = Callable[[str], tuple[NDArray[np.generic], NDArray[np.bool_], Pixels]]
+"""By a chip's name its image (C,H,W), valid (H,W), and labels (H,W) as channels, 255 = unlabelled."""
+_COLUMNS = 2
+_NAMED = 4
+_PANELS = ("image", "labels", "both")
+_DARK, _BRIGHT = 0.25, 0.4
+"""Of white: a mean below the first is raised to the second."""
+
+
+def draw_contact_sheet(
+    chosen: Sequence[tuple[QaChip, int | None]],
+    path: Path,
+    *,
+    read: ReadChip,
+    bands: Sequence[Band],
+    legend: Legend,
+    title: str,
+) -> None:
+    """PNG of these chips. With a channel a chip is shown at full size where it holds most of that class."""
+    rows, shown = [], set[int]()
+    for chip, channel in chosen:
+        row, channels = _row(chip, channel, read, bands, legend)
+        rows.append(row)
+        shown |= channels
+    deep = max(1, -(-len(rows) // _COLUMNS))
+    columns = [Column("", _PANELS, rows[first : first + deep]) for first in range(0, len(rows), deep)]
+    more = (
+        (unlabelled_pattern(14, 16), "unlabelled (255)"),
+        (unmeasured_pattern(14, 16), "not measured (nodata)"),
+    )
+    draw_sheet(columns, shown, legend, path, title=title, more=more)
+
+
+def _row(
+    chip: QaChip, channel: int | None, read: ReadChip, bands: Sequence[Band], legend: Legend
+) -> tuple[Row, set[int]]:
+    image, valid, channels = read(chip.name)
+    size = channels.size
+    if channel is not None:
+        rows, cols = fullest_window(channels == channel, side=PANEL)
+        image, valid, channels = image[:, rows, cols], valid[rows, cols], channels[rows, cols]
+    seen = _brightened(stored_colours(image, valid, bands), bands)
+    panels = chip_panels(seen, valid, channels, legend)
+    return Row(f"{chip.split} · {chip.name} · {_shares(chip, size, legend)}", panels), set(
+        map(int, np.unique(channels))
+    )
+
+
+def _brightened(picture: Pixels, bands: Sequence[Band]) -> Pixels:
+    """Dark 8-bit imagery, as of water, so that one sees what is there; the curve is the same for a whole dataset."""
+    level = float(np.mean([band.mean for band in bands])) / 255
+    if any(band.dtype != "uint8" for band in bands) or not 0 < level < _DARK:
+        return picture
+    curve = np.rint(255 * (np.arange(256) / 255) ** (np.log(_BRIGHT) / np.log(level))).astype(np.uint8)
+    brightened: Pixels = curve[picture]
+    return brightened
+
+
+def _shares(chip: QaChip, size: int, legend: Legend) -> str:
+    """Per cent of the chip's pixels by class, the largest first, and of those without any."""
+    order = sorted(np.flatnonzero(chip.counts).tolist(), key=lambda k: -int(chip.counts[k]))
+    told = [f"{legend.entries[k].name} {_percent(chip.counts[k], size)}" for k in order[:_NAMED]]
+    told += (
+        [f"{others} more class{'es' if others > 1 else ''}"] if (others := len(order) - _NAMED) > 0 else []
+    )
+    unlabelled, unmeasured = chip.valid - int(chip.counts.sum()), size - chip.valid
+    told += [f"unlabelled {_percent(unlabelled, size)}"] if unlabelled > 0 else []
+    told += [f"not measured {_percent(unmeasured, size)}"] if unmeasured > 0 else []
+    return ", ".join(told)
+
+
+def _percent(part: int | np.integer, whole: int) -> str:
+    return f"{100 * int(part) / whole:.2g} %" if part < whole else "100 %"
+
+
+def fullest_window(where: NDArray[np.bool_], *, side: int) -> tuple[slice, slice]:
+    """Rows and columns of a window no longer than `side` that holds most of the pixels where it is True."""
+    height, width = where.shape
+    tall, wide = min(side, height), min(side, width)
+    above = np.zeros((height + 1, width + 1), np.int64)
+    above[1:, 1:] = where.cumsum(axis=0).cumsum(axis=1)
+    tops = np.unique(np.r_[0 : height - tall + 1 : 8, height - tall])
+    lefts = np.unique(np.r_[0 : width - wide + 1 : 8, width - wide])
+    held = (
+        above[np.ix_(tops + tall, lefts + wide)]
+        - above[np.ix_(tops, lefts + wide)]
+        - above[np.ix_(tops + tall, lefts)]
+        + above[np.ix_(tops, lefts)]
+    )
+    row, column = np.unravel_index(int(held.argmax()), held.shape)
+    top, left = int(tops[row]), int(lefts[column])
+    return slice(top, top + tall), slice(left, left + wide)

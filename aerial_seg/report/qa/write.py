@@ -1,0 +1,42 @@
+"""The folder `qa/` of a dataset: what to look at before a day of training is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aerial_seg.files.durable import disk_errors
+from aerial_seg.report.qa.chips import QaChip, random_chips, rare_chips
+from aerial_seg.report.qa.page import class_csv, page
+from aerial_seg.report.qa.sheets import ReadChip, draw_contact_sheet
+from aerial_seg.report.qa.split_map import draw_split_map
+from aerial_seg.training.manifest import DatasetDocument
+
+QA = "qa"
+PAGE, CLASSES = "index.html", "classes.csv"
+RANDOM, RARE, SPLIT_MAP = "random.png", "rarest.png", "splits.png"
+
+
+def write_qa(root: Path, document: DatasetDocument, chips: Sequence[QaChip], read: ReadChip) -> None:
+    """The folder `qa` in `root`, which is being made, holds a page, the class table and three pictures.
+
+    At most 24 chips are read, whatever the dataset's size; equal datasets give equal bytes.
+    """
+    folder, legend, bands = root / QA, document.legend, document.bands
+    by_chance = [(chips[k], None) for k in random_chips(chips, document.seed)]
+    rare = [(chips[k], channel) for k, channel in rare_chips(chips, document.seed)]
+    told = ", ".join(dict.fromkeys(legend.entries[channel].name for _, channel in rare))
+    pictures = (
+        ("Chips at random", RANDOM),
+        (f"Chips with the rarest classes: {told}", RARE),
+        ("Where the splits lie", SPLIT_MAP),
+    )
+    with disk_errors(folder):
+        folder.mkdir()
+        titles = (f"{len(by_chance)} of {len(chips):,} chips at random", f"{pictures[1][0]}, at full size")
+        draw_contact_sheet(by_chance, folder / RANDOM, read=read, bands=bands, legend=legend, title=titles[0])
+        draw_contact_sheet(rare, folder / RARE, read=read, bands=bands, legend=legend, title=titles[1])
+        draw_split_map(chips, legend, folder / SPLIT_MAP)
+        texts = {CLASSES: class_csv(chips, legend), PAGE: page(document, chips, pictures, document.notes)}
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
