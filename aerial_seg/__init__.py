@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aerial_seg.inference.settings import SegmentSettings
     from aerial_seg.jobs.benchmark.job import benchmark
     from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
+    from aerial_seg.jobs.check.job import CheckReport, check
     from aerial_seg.jobs.demo import demo
     from aerial_seg.jobs.evaluate import (
         evaluate_mask,
@@ -82,6 +83,7 @@ _ROOMS = {
     "inference.settings": ("SegmentSettings",),
     "jobs.benchmark.job": ("benchmark",),
     "jobs.benchmark.settings": ("BenchmarkReport", "BenchmarkSettings"),
+    "jobs.check.job": ("CheckReport", "check"),
     "jobs.demo": ("demo",),
     "jobs.evaluate": (
         "evaluate_mask",
@@ -128,7 +130,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
     "predict_scenes", "Forecast", "forecast_prediction", "load", "Segmenter", "SegmentSettings", "Segmentation",
-    "TileSettings", "tile", "ChipDataset", "TrainSettings", "train", "TrainForecast",
+    "TileSettings", "tile", "CheckReport", "check", "ChipDataset", "TrainSettings", "train", "TrainForecast",
     "forecast_training", "Callback", "Step", "Checkpoint",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",

@@ -239,6 +239,12 @@ def _read_document(root: Path) -> DatasetDocument:
         raise InputError(f"{path}: {problem_of(error)}; run `aerial-seg tile` again") from error
 
 
+def read_document(root: Path) -> DatasetDocument:
+    """The document of the dataset in folder `root`. Raises InputError when there is none, or it is damaged."""
+    with at_work(root / DOCUMENT):
+        return _read_document(root)
+
+
 def pixel_columns(legend: Legend) -> tuple[str, ...]:
     """What the index calls the pixels of each class."""
     lower = [name.lower() for name in legend.names]

@@ -14,8 +14,8 @@ from aerial_seg.cli.main import group
 from aerial_seg.version import __version__
 
 COMMANDS = (
-    "demo", "tile", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export", "models",
-    "info",
+    "demo", "tile", "check", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export",
+    "models", "info",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_an_unknown_command_names_the_nearest(run: Callable) -> None:
         result.err
         == "Error: there is no command 'predct'; did you mean 'predict'? Try 'aerial-seg --help'.\n"
     )
-    assert "demo, tile, train" in run("xyz").err
+    assert "demo, tile, check, train" in run("xyz").err
 
 
 def test_the_installed_command_tells_its_version() -> None:
