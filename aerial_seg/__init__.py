@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
     from aerial_seg.jobs.settings import ErrorMapSettings, ExportSettings
+    from aerial_seg.jobs.tile.dry_run import TileForecast, forecast_tiling
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
     from aerial_seg.jobs.train.dry_run import TrainForecast, forecast_training
@@ -97,6 +98,7 @@ _ROOMS = {
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),
     "jobs.settings": ("ErrorMapSettings", "ExportSettings"),
+    "jobs.tile.dry_run": ("TileForecast", "forecast_tiling"),
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
     "jobs.train.job": ("train",),
@@ -130,8 +132,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "BandChoice", "Raster", "make_town", "make_scene", "demo", "evaluate_mask", "evaluate_model_on_chips",
     "evaluate_model_on_rasters", "info", "ErrorMapSettings", "PredictSettings", "PredictReport", "predict",
     "predict_scenes", "Forecast", "forecast_prediction", "load", "Segmenter", "SegmentSettings", "Segmentation",
-    "TileSettings", "tile", "CheckReport", "check", "ChipDataset", "TrainSettings", "train", "TrainForecast",
-    "forecast_training", "Callback", "Step", "Checkpoint",
+    "TileSettings", "tile", "TileForecast", "forecast_tiling", "CheckReport", "check", "ChipDataset",
+    "TrainSettings", "train", "TrainForecast", "forecast_training", "Callback", "Step", "Checkpoint",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",

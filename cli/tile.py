@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Examples:
   aerial-seg tile ortho.tif --labels buildings.gpkg -o chips
   aerial-seg tile tiles/ --labels landcover.shp --class-field type --gsd 0.25 -o chips
+  aerial-seg tile tiles/ --labels landcover.shp --class-field type -o chips --dry-run
   aerial-seg tile 'scenes/*.tif' --labels labels.tif --unlabelled 0 --test '*_north.tif' -o chips""",
 )
 @click.argument("rasters", nargs=-1, required=True, metavar="RASTER...")
@@ -36,6 +37,11 @@ Examples:
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset."
 )
 @from_settings(TileSettings)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check all inputs, tell every problem at once, errors first, and what would be made. Nothing is written.",
+)
 @options.as_json
 def command(
     rasters: tuple[str, ...],
@@ -43,14 +49,25 @@ def command(
     output: Path,
     *,
     settings: TileSettings,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Cut rasters and labels into a chip dataset for training.
 
     RASTER is one or more GeoTIFFs, VRTs, folders or globs. The dataset holds image and label chips, the index layer
-    chips.gpkg for QGIS (footprint, split, source, class pixels) and dataset.json; with --index-only no images, which
-    are read from the rasters then. Training, validation and test chips never overlap on the ground.
+    chips.gpkg for QGIS (footprint, split, source, class pixels), dataset.json, and qa/index.html with pictures to look
+    at; with --index-only no images, which are read from the rasters then. Training, validation and test chips never
+    overlap on the ground.
     """
+    if dry_run:
+        from aerial_seg.jobs.tile.dry_run import forecast_tiling
+
+        from .reports import problems, tile_forecast
+
+        forecast = forecast_tiling(rasters, labels, output, settings, console.bar)
+        tile_forecast.show(forecast, as_json=as_json)
+        problems.end(forecast.problems)
+        return
     from aerial_seg.jobs.tile.job import tile
 
     report = tile(rasters, labels, output, settings, console.bar)

@@ -30,9 +30,14 @@ class Problem:
 
 @dataclass(slots=True)
 class Problems:
-    """Gather problems; the first of a kind says it all, the others are counted and named."""
+    """Gather problems; the first of a kind says it all, the others are counted and named.
 
+    stops: whether the work ends with the first stage that has errors, see stage_ends.
+    """
+
+    stops: bool = False
     _found: dict[tuple[Severity, str], list[tuple[str, str | None]]] = field(default_factory=dict)
+    _raised: list[AerialSegError] = field(default_factory=list)
 
     def error(self, kind: str, problem: str, where: str | None = None) -> None:
         """What keeps the work from being done, or the result from being right."""
@@ -48,7 +53,29 @@ class Problems:
         try:
             yield
         except AerialSegError as error:
-            self.error(kind, str(error), where)
+            self.caught(kind, error, where)
+
+    def caught(self, kind: str, error: AerialSegError, where: str | None = None) -> None:
+        """An error that was raised and does not end the work."""
+        self.error(kind, str(error), where)
+        self._raised.append(error)
+
+    @property
+    def number_of_errors(self) -> int:
+        """How many errors were found so far."""
+        return sum(len(found) for (severity, _), found in self._found.items() if severity == "error")
+
+    def stage_ends(self) -> None:
+        """Raise the first error that was caught, with the number of the others, where the work stops at errors."""
+        if not self.stops or not self._raised:
+            return
+        first, *others = self._raised
+        if others:
+            first.args = (
+                f"{first} ({len(others)} more error{'s' if len(others) > 1 else ''}: `aerial-seg tile --dry-run` with "
+                "the same arguments lists all)",
+            )
+        raise first
 
     @property
     def has_errors(self) -> bool:
@@ -67,14 +94,15 @@ class Problems:
                 Problem(severity, kind, problem) for problem, where in dict.fromkeys(found) if where is None
             ]
             if placed:
-                told.append(
-                    _together(severity, kind, [problem for problem, _ in placed], [w for _, w in placed])
-                )
-        return tuple(sorted(told, key=lambda one: one.severity != "error"))
+                told.append(_together(severity, kind, placed))
+        once = {one.problem: one for one in reversed(told)}
+        return tuple(
+            sorted((one for one in told if once[one.problem] is one), key=lambda one: one.severity != "error")
+        )
 
 
-def _together(severity: Severity, kind: str, problems: Sequence[str], where: Sequence[str | None]) -> Problem:
-    places = tuple(dict.fromkeys(str(place) for place in where))
+def _together(severity: Severity, kind: str, placed: Sequence[tuple[str, str]]) -> Problem:
+    places = tuple(dict.fromkeys(where for _, where in placed))
     others = places[1:]
     more = f" ({len(others)} more such: {listed(others, most=3)})" if others else ""
-    return Problem(severity, kind, problems[0] + more, len(places), places)
+    return Problem(severity, kind, placed[0][0] + more, len(places), places)

@@ -15,6 +15,8 @@ from aerial_seg.jobs.tile.splits.ground import overlapping
 from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, DatasetDocument, chip_paths
 
 _AGAIN = "run `aerial-seg tile` again"
+_RANKS = {"train": 0, "val": 1, "test": 2}
+"""Which of two chips is named where they share ground: the one whose split is of less weight."""
 _STATISTICS = 0.01
 """Of a standard deviation: what rounding never reaches and training never notices."""
 
@@ -137,7 +139,7 @@ def check_places(rows: Sequence[IndexRow], problems: Problems) -> None:
     ]
     if not placed:
         return
-    shared = overlapping([row.place for row in placed], [row.split or "" for row in placed])
+    shared = overlapping([row.place for row in placed], [row.split or "" for row in placed], _RANKS)
     for k in shared:
         told = f"{placed[k].name} ({placed[k].split}) shares ground with chips of another split"
         problems.error("ground-shared", f"{told}; {_AGAIN}, or leave it out of {INDEX}", placed[k].name)

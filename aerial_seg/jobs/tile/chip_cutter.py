@@ -80,9 +80,19 @@ class ChipCutter:
     """Cut chips, source by source, and keep their records and what was left out."""
 
     def __init__(
-        self, root: Path, labels: Labels, settings: TileSettings, scaled: Sequence[bool] = ()
+        self,
+        root: Path,
+        labels: Labels,
+        settings: TileSettings,
+        scaled: Sequence[bool] = (),
+        *,
+        writes: bool = True,
     ) -> None:
-        """scaled: of each band whether chips hold what its numbers mean; see Raster.scale."""
+        """scaled: of each band whether chips hold what its numbers mean; see Raster.scale.
+
+        writes: False to look at all and write nothing.
+        """
+        self.writes = writes
         self.root, self.labels, self.settings, self.scaled = root, labels, settings, tuple(scaled)
         self.threads = usable_cores()
         self.records: list[ChipRecord] = []
@@ -189,10 +199,11 @@ class ChipCutter:
         if (labels != IGNORE).mean() < self.settings.min_labelled:
             return _Cut(window, tally, burnt=burnt, left_out="too_few_labelled")
         name = f"{cutting.stem}_{window.row:04d}_{window.col:04d}"
-        image_path, label_path = chip_paths(self.root, name)
-        if not self.settings.index_only:
-            write_image(image_path, image, valid, box, cutting.names)
-        write_labels(label_path, labels, box, self.labels.legend)
+        if self.writes:
+            image_path, label_path = chip_paths(self.root, name)
+            if not self.settings.index_only:
+                write_image(image_path, image, valid, box, cutting.names)
+            write_labels(label_path, labels, box, self.labels.legend)
         place = _inside(grid, window, size).footprint()
         found = self._count(labels), value_counts(image, valid)
         record = ChipRecord(name, cutting.index, window, place, int(valid.sum()), *found)

@@ -65,8 +65,8 @@ _SPLIT_STYLE = class_polygons(
 
 
 @dataclass(frozen=True, slots=True)
-class _Chips:
-    """The chips that stay: records, splits, outlines in one CRS, and the number of the split block of each."""
+class DividedChips:
+    """Hold the chips that stay: records, splits, outlines in one CRS, and the number of the split block of each."""
 
     records: list[ChipRecord]
     splits: list[str]
@@ -75,7 +75,17 @@ class _Chips:
     assigned: Assigned
 
     def of(self, split: str) -> list[ChipRecord]:
+        """The chips of one split."""
         return [record for record, own in zip(self.records, self.splits, strict=True) if own == split]
+
+    def class_pixels(self, legend: Legend) -> dict[str, dict[str, int]]:
+        """Split → class name → labelled pixels."""
+        return {
+            split: {
+                name: sum(int(r.counts[k]) for r in self.of(split)) for k, name in enumerate(legend.names)
+            }
+            for split in SPLITS
+        }
 
 
 def assemble(
@@ -93,22 +103,9 @@ def assemble(
     grids: that each source was cut on. areas: what polygons say of splits. indexed: what images are windows of, where
     they were not written.
     """
-    infos = sources.infos
-    legend, notes = cutter.labels.legend, _notes(cutter, sources, settings.gsd)
-    places, crs, note = _common_places(cutter.records, infos)
-    notes += [note] if note else []
-    chips = _split(CutChips(cutter.records, places, infos, grids), settings, areas, notes, work)
-    counts = np.array([record.counts for record in chips.records]).reshape(-1, len(legend))
-    kept = KeptChips(chips.splits, chips.blocks, chips.places, counts, legend.names)
-    notes += [
-        *chips.assigned.notes,
-        *(areas.notes if areas else ()),
-        *split_notes(kept, chips.assigned, settings),
-    ]
-    class_pixels = {
-        split: {name: sum(int(r.counts[k]) for r in chips.of(split)) for k, name in enumerate(legend.names)}
-        for split in SPLITS
-    }
+    infos, legend = sources.infos, cutter.labels.legend
+    chips, crs, notes = divide(work, cutter, sources, settings, grids, areas)
+    class_pixels = chips.class_pixels(legend)
     bands = BandAccumulator(
         infos[0].names, SCALED_DTYPE if any(cutter.scaled) else infos[0].dtype, cutter.scaled
     )
@@ -143,7 +140,7 @@ def assemble(
         imagery=imagery,
     )
     (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
-    _draw(work, chips, infos, document)
+    _draw(work, chips, partial(_chip, work, indexed), infos, document)
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
@@ -167,13 +164,45 @@ def _count_values(
             bands.add(image, valid)
 
 
-def _draw(work: Path, chips: _Chips, infos: Sequence[RasterInfo], document: DatasetDocument) -> None:
-    """What people look at before they train on it."""
+def divide(
+    work: Path,
+    cutter: ChipCutter,
+    sources: Sources,
+    settings: TileSettings,
+    grids: Sequence[Grid],
+    areas: SplitAreas | None,
+) -> tuple[DividedChips, CRS | None, list[str]]:
+    """Give the cut chips their splits: what stays, the CRS of their outlines, and all that is to be said of them.
 
-    def read(name: str) -> tuple[Any, Any, Any]:
-        image, labels = chip_paths(work, name)
-        pixels, valid, values = read_chip(image, labels)
-        return pixels, valid, label_channels(values, document.legend, labels)
+    What does not stay is deleted from `work`. Raises InputError where nothing is left to train on, or labels overlap.
+    """
+    notes, legend = _notes(cutter, sources, settings.gsd), cutter.labels.legend
+    places, crs, note = _common_places(cutter.records, sources.infos)
+    notes += [note] if note else []
+    chips = _split(CutChips(cutter.records, places, sources.infos, grids), settings, areas, notes, work)
+    counts = np.array([record.counts for record in chips.records]).reshape(-1, len(legend))
+    kept = KeptChips(chips.splits, chips.blocks, chips.places, counts, legend.names)
+    notes += [
+        *chips.assigned.notes,
+        *(areas.notes if areas else ()),
+        *split_notes(kept, chips.assigned, settings),
+    ]
+    return chips, crs, notes
+
+
+def _draw(
+    work: Path,
+    chips: DividedChips,
+    chip_of: Callable[[ChipRecord], _Read],
+    infos: Sequence[RasterInfo],
+    document: DatasetDocument,
+) -> None:
+    """What people look at before they train on it."""
+    by_name = {record.name: record for record in chips.records}
+
+    def read(name: str) -> _Read:
+        pixels, valid, values = chip_of(by_name[name])
+        return pixels, valid, label_channels(values, document.legend, chip_paths(work, name)[1])
 
     shown = [
         QaChip(record.name, split, infos[record.source].path, place, record.valid, record.counts)
@@ -234,7 +263,7 @@ def _common_places(
 
 def _split(
     cut: CutChips, settings: TileSettings, areas: SplitAreas | None, notes: list[str], work: Path
-) -> _Chips:
+) -> DividedChips:
     """The chips that stay; the others are deleted."""
     assigned = assign_splits(cut, settings, areas)
     stay = [i for i, split in enumerate(assigned.splits) if split]
@@ -242,9 +271,9 @@ def _split(
         if not assigned.splits[i]:
             image, labels = chip_paths(work, record.name)
             for path in (image, labels, label_style(labels)):
-                path.unlink(missing_ok=settings.index_only)
+                path.unlink(missing_ok=True)  # a dry run has none, an index no images
     numbers = {unit: k for k, unit in enumerate(dict.fromkeys(assigned.units))}
-    return _Chips(
+    return DividedChips(
         [cut.records[i] for i in stay],
         [assigned.splits[i] for i in stay],
         [cut.places[i] for i in stay],
@@ -253,7 +282,7 @@ def _split(
     )
 
 
-def _index(chips: _Chips, infos: Sequence[RasterInfo], legend: Legend) -> dict[str, list[Any]]:
+def _index(chips: DividedChips, infos: Sequence[RasterInfo], legend: Legend) -> dict[str, list[Any]]:
     records = chips.records
     columns: dict[str, list[Any]] = {
         "chip": [r.name for r in records],
