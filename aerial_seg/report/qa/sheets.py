@@ -20,6 +20,8 @@ ReadChip: TypeAlias = Callable[[str], tuple[NDArray[np.generic], NDArray[np.bool
 """By a chip's name its image (C,H,W), valid (H,W), and labels (H,W) as channels, 255 = unlabelled."""
 _COLUMNS = 2
 _NAMED = 4
+_CELL = 8
+"""Pixels by which a window is moved: memory stays small beside a large chip."""
 _PANELS = ("image", "labels", "both")
 _DARK, _BRIGHT = 0.25, 0.4
 """Of white: a mean below the first is raised to the second."""
@@ -95,16 +97,12 @@ def fullest_window(where: NDArray[np.bool_], *, side: int) -> tuple[slice, slice
     """Rows and columns of a window no longer than `side` that holds most of the pixels where it is True."""
     height, width = where.shape
     tall, wide = min(side, height), min(side, width)
-    above = np.zeros((height + 1, width + 1), np.int64)
-    above[1:, 1:] = where.cumsum(axis=0).cumsum(axis=1)
-    tops = np.unique(np.r_[0 : height - tall + 1 : 8, height - tall])
-    lefts = np.unique(np.r_[0 : width - wide + 1 : 8, width - wide])
-    held = (
-        above[np.ix_(tops + tall, lefts + wide)]
-        - above[np.ix_(tops, lefts + wide)]
-        - above[np.ix_(tops + tall, lefts)]
-        + above[np.ix_(tops, lefts)]
-    )
+    cells = np.add.reduceat(where, np.arange(0, height, _CELL), axis=0, dtype=np.int32)
+    cells = np.add.reduceat(cells, np.arange(0, width, _CELL), axis=1, dtype=np.int64)
+    # Sums of all windows of so many cells, from those of the rectangles that begin in the corner.
+    deep, across = (max(1, min(side // _CELL, count)) for count in cells.shape)
+    above = np.pad(cells.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    held = above[deep:, across:] - above[:-deep, across:] - above[deep:, :-across] + above[:-deep, :-across]
     row, column = np.unravel_index(int(held.argmax()), held.shape)
-    top, left = int(tops[row]), int(lefts[column])
+    top, left = min(int(row) * _CELL, height - tall), min(int(column) * _CELL, width - wide)
     return slice(top, top + tall), slice(left, left + wide)

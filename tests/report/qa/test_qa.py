@@ -17,10 +17,11 @@ from shapely import box
 from aerial_seg.bands import Band
 from aerial_seg.legend import IGNORE, make_legend
 from aerial_seg.report.qa.chips import QaChip, random_chips, rare_chips
-from aerial_seg.report.qa.page import class_csv
+from aerial_seg.report.qa.page import class_csv, page
 from aerial_seg.report.qa.panels import chip_panels, unlabelled_pattern, unmeasured_pattern
 from aerial_seg.report.qa.sheets import draw_contact_sheet, fullest_window
 from aerial_seg.report.qa.split_map import SPLIT_COLOURS, draw_split_map
+from aerial_seg.training.manifest import DatasetDocument
 
 LEGEND = make_legend({0: "background", 3: "roof", 7: "road"}, background=[0])
 ROOF, ROAD = LEGEND.entries[1].rgb, LEGEND.entries[2].rgb
@@ -159,3 +160,28 @@ def test_the_class_table_counts_pixels_and_chips_of_each_split() -> None:
     told = [(row["train_pixels"], row["train_chips"], row["val_pixels"], row["val_chips"]) for row in rows]
     assert told == [("6", "2", "0", "0"), ("2", "1", "3", "1"), ("0", "0", "0", "0")]
     assert [row["value"] for row in rows] == ["0", "3", "7"]
+
+
+def test_names_and_warnings_are_text_in_the_page() -> None:
+    """What comes from outside neither becomes markup nor steers anything."""
+    legend = make_legend({0: "background", 1: "<img src=x>"}, background=[0])
+    document = DatasetDocument(
+        tool_version="1",
+        legend=legend,
+        bands=(band("red", "uint8", 0, 255),),
+        gsd=None,
+        chip_size=20,
+        split_by="block",
+        seed=0,
+        sources=(),
+        class_pixels={},
+        notes=("a <b>file</b> & \u202e more",),
+        fingerprint="",
+    )
+    found = [QaChip("c", "train", "a.tif", box(0, 0, 1, 1), 400, np.array((300, 0)))]
+    text = page(document, found, [("Where", "splits.png")], document.notes)
+    assert "<img src=x>" not in text
+    assert "&lt;img src=x&gt;" in text
+    assert "<li>a &lt;b&gt;file&lt;/b&gt; &amp; \\u202e more</li>" in text
+    assert "<h2>1 warning</h2>" in text
+    assert '<td class="none">none</td>' in text, "the class that no chip holds"
