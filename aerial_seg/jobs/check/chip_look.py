@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.errors import AerialSegError
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster, raster_info
+from aerial_seg.geo.windows.handles import lent
+from aerial_seg.geo.windows.source import SourceWindow
 from aerial_seg.jobs.check.index_rows import IndexRow
 from aerial_seg.labels.chip_file import label_channels, read_label_chip
 from aerial_seg.legend import IGNORE
-from aerial_seg.training.manifest import DatasetDocument, chip_paths
+from aerial_seg.training.manifest import DatasetDocument
 
 _APART = 1e-3
 """Of a pixel: grids that differ by less are one."""
@@ -38,9 +41,13 @@ class Look:
     digest: bytes | None = None
 
 
-def look_at(root: Path, row: IndexRow, document: DatasetDocument) -> Look:
-    """Read one chip whole. Nothing is raised for what is wrong with it: it is told."""
-    image_path, label_path = chip_paths(root, row.name)
+def look_at(
+    row: IndexRow, image_path: Path | SourceWindow | None, label_path: Path, document: DatasetDocument
+) -> Look:
+    """Read one chip whole. Nothing is raised for what is wrong with it: it is told.
+
+    image_path: its file, or the window of a source that it is; None where that is not known and was told.
+    """
     errors: list[Found] = []
     warnings: list[Found] = []
     image, valid = _image(image_path, document, errors)
@@ -58,7 +65,7 @@ def look_at(root: Path, row: IndexRow, document: DatasetDocument) -> Look:
             warnings.append(
                 ("nothing-labelled", f"{label_path} has no labelled pixel, so it teaches nothing")
             )
-    if channels is not None and valid is not None:
+    if channels is not None and valid is not None and image_path is not None:
         beside = int(((channels != IGNORE) & ~valid).sum())
         if beside:
             told = f"{label_path} names classes for {beside:,} pixels that {image_path} does not measure"
@@ -68,8 +75,12 @@ def look_at(root: Path, row: IndexRow, document: DatasetDocument) -> Look:
 
 
 def _image(
-    path: Path, document: DatasetDocument, errors: list[Found]
+    path: Path | SourceWindow | None, document: DatasetDocument, errors: list[Found]
 ) -> tuple[NDArray[np.generic] | None, NDArray[np.bool_] | None]:
+    if path is None:
+        return None, None
+    if isinstance(path, SourceWindow):
+        return _window(path, errors)
     if not path.is_file():
         errors.append(("image-missing", f"{path} is gone; put it back, or {_AGAIN}"))
         return None, None
@@ -90,6 +101,18 @@ def _image(
     except AerialSegError as error:
         errors.append(("image-damaged", str(error)))
         return None, None
+
+
+def _window(
+    window: SourceWindow, errors: list[Found]
+) -> tuple[NDArray[np.generic] | None, NDArray[np.bool_] | None]:
+    whole = slice(0, window.side)
+    try:
+        image, valid = window.read(whole, whole)
+    except AerialSegError as error:
+        errors.append(("image-damaged", str(error)))
+        return None, None
+    return image, np.ones(image.shape[1:], np.bool_) if valid is None else valid
 
 
 def _labels(path: Path, document: DatasetDocument, errors: list[Found]) -> NDArray[np.uint8] | None:
@@ -124,9 +147,17 @@ def _miscounted(
     return [("labels-changed", f"{told}; change the labels that `aerial-seg tile` reads, and run it again")]
 
 
-def _misplaced(image: Path, labels: Path) -> list[Found]:
+def _grid_of(image: Path | SourceWindow) -> Grid:
+    if isinstance(image, Path):
+        return raster_info(image).grid
+    with lent(image.source) as raster:
+        whole = raster.grid.for_polygons()
+    return whole.window(top=image.top, left=image.left, height=image.side, width=image.side)
+
+
+def _misplaced(image: Path | SourceWindow, labels: Path) -> list[Found]:
     """A label chip that lies elsewhere than its image is one of another place, or was moved."""
-    own, other = raster_info(labels).grid, raster_info(image).grid
+    own, other = raster_info(labels).grid, _grid_of(image)
     corners = np.array([(0, 0), (other.width, 0), (0, other.height)], float).T
     x, y = np.array(other.transform * tuple(corners))
     column, line = np.array(~own.transform * (x, y))

@@ -11,6 +11,7 @@ from typing import Any
 from aerial_seg.errors import AerialSegError, InputError
 from aerial_seg.files.operating_system import usable_cores
 from aerial_seg.geo.raster.present import require_file
+from aerial_seg.geo.windows.source import SourceWindow
 from aerial_seg.jobs.check.chip_look import Look, look_at
 from aerial_seg.jobs.check.index_rows import IndexRow, read_rows
 from aerial_seg.jobs.check.whole import Tally, check_places, check_stray_files
@@ -24,6 +25,7 @@ from aerial_seg.training.manifest import (
     INDEX,
     SPLITS,
     DatasetDocument,
+    chip_paths,
     open_manifest,
     read_document,
 )
@@ -83,7 +85,7 @@ def check(dataset: StrPath, progress: Progress = silent) -> CheckReport:
     tally = None
     if document is not None:
         tally = Tally(document)
-        for row, look in _looks(root, rows, document, progress):
+        for row, look in _looks(root, rows, document, _windows(root, document, problems), progress):
             _tell(row, look, problems)
             tally.add(row, look)
         tally.check(problems)
@@ -107,17 +109,41 @@ def _of_tile(note: str) -> str:
     )
 
 
+def _windows(root: Path, document: DatasetDocument, problems: Problems) -> dict[str, SourceWindow] | None:
+    """Of a dataset without images what they are windows of; none of them where a source is not as it was."""
+    if document.imagery is None:
+        return None
+    with problems.catching("sources"):
+        return {
+            chip.name: chip.image
+            for chip in open_manifest(root).chips
+            if isinstance(chip.image, SourceWindow)
+        }
+    return {}
+
+
 def _looks(
-    root: Path, rows: Sequence[IndexRow], document: DatasetDocument, progress: Progress
+    root: Path,
+    rows: Sequence[IndexRow],
+    document: DatasetDocument,
+    windows: dict[str, SourceWindow] | None,
+    progress: Progress,
 ) -> Iterator[tuple[IndexRow, Look]]:
     """Every chip with what was seen of it, in the order of the index."""
+
+    def look_one(row: IndexRow) -> Look:
+        image, labels = chip_paths(root, row.name)
+        return look_at(row, image if windows is None else windows.get(row.name), labels, document)
+
+    # Of VRTs that one thread has opened GDAL opens each member once for all: two threads may not read those.
+    threads = usable_cores() if windows is None else 1
     with (
         progress("check chips", total=len(rows), unit="chip") as bar,
-        ThreadPoolExecutor(usable_cores()) as pool,
+        ThreadPoolExecutor(threads) as pool,
     ):
         for first in range(0, len(rows), _AT_ONCE):
             some = rows[first : first + _AT_ONCE]
-            for row, look in zip(some, pool.map(lambda row: look_at(root, row, document), some), strict=True):
+            for row, look in zip(some, pool.map(look_one, some), strict=True):
                 bar.update()
                 yield row, look
 
