@@ -12,10 +12,12 @@ import numpy as np
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import split_layer
+from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.areas.features import require_field
 from aerial_seg.geo.areas.polygons import Ground
 from aerial_seg.geo.areas.vector_layer import LayerNames, VectorLayer, crs_of, open_layer, shown
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES
 from aerial_seg.geo.raster.present import require_file
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.buffering import Buffer
@@ -120,9 +122,6 @@ def _label_layer(labels: Sequence[Path], settings: TileSettings) -> VectorLayer:
 
 
 def _is_raster(file: str) -> bool:
-    from aerial_seg.files.subdatasets import find_subdataset
-    from aerial_seg.geo.raster.inputs import RASTER_SUFFIXES
-
     return Path(file).suffix.lower() in RASTER_SUFFIXES or find_subdataset(Path(file)) is not None
 
 
