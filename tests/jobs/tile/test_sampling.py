@@ -200,6 +200,7 @@ def test_what_a_split_lacks_is_told(full: Path, polygon_file: PolygonFile) -> No
     assert any(note.startswith("no test chip holds class quay, which training has") for note in report.notes)
     (small,) = (note for note in report.notes if "too small for its score" in note or "one adjacent" in note)
     assert small.startswith("all test chips (15) are one adjacent piece of ground")
+    assert "looks different; draw more areas for it, or keep another raster" in small
     spread = run([full], labels, replace(BARE, overwrite=True))
     assert any(
         note.startswith(

@@ -54,13 +54,15 @@ class CutChips:
 class Assigned:
     """Hold a split and a unit for each chip. splits: '' for one that is left out. notes: why, and what else is odd.
 
-    wanted: the splits that were asked for. names: how many units of what, for messages.
+    wanted: the splits that were asked for; in_areas: those of them that areas name. of_what: what a unit is, for
+    messages.
     """
 
     splits: list[str]
     units: list[Hashable]
     wanted: tuple[str, ...]
     of_what: str
+    in_areas: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -105,11 +107,12 @@ def assign_splits(chips: CutChips, settings: TileSettings, areas: SplitAreas | N
         units, of_what = _units(chips, free, shares, settings, notes)
         labels = _dealt(chips, units, named, shares, settings, notes)
     wanted = [name for name, share in shares.items() if share.fraction or share.pattern]
-    wanted += [name for name in ("val", "test") if areas and areas.are_splits and name in areas.names]
+    in_areas = tuple(name for name in ("val", "test") if areas and areas.are_splits and name in areas.names)
+    wanted += in_areas
     if settings.folds is not None:
         wanted.append("val")
     splits = _without_common_ground(chips, labels, settings, notes)
-    return Assigned(splits, units, tuple(sorted(set(wanted), reverse=True)), of_what, notes)
+    return Assigned(splits, units, tuple(sorted(set(wanted), reverse=True)), of_what, in_areas, notes)
 
 
 def _named(

@@ -50,34 +50,43 @@ def split_notes(kept: KeptChips, assigned: Assigned, settings: TileSettings) -> 
             )
         else:
             yield from _small(kept, split, assigned, settings)
-    yield from _classes(kept)
+    yield from _classes(kept, assigned, settings)
 
 
 def _small(kept: KeptChips, split: str, assigned: Assigned, settings: TileSettings) -> Iterator[str]:
     """A split that lies in one place says little of the others, and a small one says little at all."""
     own = kept.of(split)
     name = _TOLD[split]
-    share = settings.shares()[split]
-    by_blocks = assigned.of_what == "block" and share.pattern is None
-    more = (
-        f"more {setting(split)}" if settings.folds is None or split == "test" else f"fewer {setting('folds')}"
-    )
-    block = f", smaller {setting('block')}" if by_blocks else ""
+    more = _more_ground(split, assigned, settings)
     units, pixels = len({kept.units[i] for i in own}), int(kept.counts[own].sum())
     if len(own) < len(kept.splits) and count_pieces([kept.places[i] for i in own]) == 1:
         yield (
             f"all {name} chips ({len(own)}) are one adjacent piece of ground: a score on it can be far off on "
-            f"ground that looks different; use {more}{block}, or keep another raster for it"
+            f"ground that looks different; {more}, or keep another raster for it"
         )
     elif units < FEWEST_UNITS or pixels < _FEWEST_PIXELS:
         yield (
             f"{name} is {len(own)} chips in {units} {assigned.of_what}s with {pixels:,} labelled pixels, too small "
             f"for its score to mean much (wanted {FEWEST_UNITS} {assigned.of_what}s and {_FEWEST_PIXELS:,} pixels at "
-            f"least); use {more}{block}, or label more ground"
+            f"least); {more}, or label more ground"
         )
 
 
-def _classes(kept: KeptChips) -> Iterator[str]:
+def _more_ground(split: str, assigned: Assigned, settings: TileSettings) -> str:
+    """How a split gets more ground, or ground in more places."""
+    if split in assigned.in_areas:
+        return "draw more areas for it"
+    if settings.folds is not None and split == "val":
+        return f"use fewer {setting('folds')}"
+    if settings.shares()[split].pattern is not None:
+        return (
+            f"name more {assigned.of_what if assigned.of_what == 'group' else 'source'}s in {setting(split)}"
+        )
+    block = f", smaller {setting('block')}" if assigned.of_what == "block" else ""
+    return f"use more {setting(split)}{block}"
+
+
+def _classes(kept: KeptChips, assigned: Assigned, settings: TileSettings) -> Iterator[str]:
     """A class that one split has and another lacks."""
     pixels = {split: kept.counts[kept.of(split)].sum(axis=0) for split in _TOLD if len(kept.of(split))}
     held = {
@@ -95,7 +104,8 @@ def _classes(kept: KeptChips) -> Iterator[str]:
     for split, own in held.items():
         lacking = [name for name in held["train"] if name not in own]
         if lacking:
+            other = "" if split in assigned.in_areas else f"; or take another {setting('seed')}"
             yield (
                 f"no {_TOLD[split]} chip holds class {', '.join(lacking)}, which training has: it gets no score there; "
-                f"use another {setting('seed')}, more {setting(split)} or smaller blocks ({setting('block')})"
+                f"{_more_ground(split, assigned, settings)}{other}"
             )
