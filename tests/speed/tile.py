@@ -9,7 +9,16 @@ CPU seconds (user and system, all threads and children) are told beside: on a sh
 
 --memory: the peak of a process that does nothing but tile, above what importing takes, for rasters of 5,000, 10,000
 and 20,000 pixels a side with 50,000 polygons, and for 5,000, 50,000 and 400,000 polygons on 10,000 pixels. It is to be
-flat in both: of a polygon a few bytes are kept.
+flat in both: of a polygon a few bytes are kept. MB, above 846 for what is imported:
+
+    pixels a side, polygons    one thread (before)    a thread per core, on 2
+    5,000    50,000            188                    136
+    10,000   50,000            410                    139
+    20,000   50,000                                   148
+    10,000   400,000                                  250 (the geometries that were looked at lie in a mapped file)
+
+CPU seconds for 5,000 pixels a side and 12,500 polygons: 3.46 before and 2.38 now, beside 1.12 of bare reading and
+writing.
 """
 
 from __future__ import annotations
