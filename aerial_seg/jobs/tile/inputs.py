@@ -93,11 +93,7 @@ def prepare(asked: Asked, folder: Path, problems: Problems) -> Ready:
     if sources is not None and labels is not None:
         labels = _that_lie_on(labels, sources, grids, problems)
     problems.stage_ends()
-    areas = None
-    if sources is not None:
-        with problems.catching("split"):
-            areas = open_split_areas(truth, settings, grids)
-            check_shares(settings, sources.infos, areas)
+    areas = _areas(truth, settings, infos if sources is None else sources.infos, grids, problems)
     problems.stage_ends()
     return Ready(sources, grids, labels, still, areas)
 
@@ -203,6 +199,23 @@ def _that_lie_on(
     with problems.catching("labels"):
         check_overlap(labels, grids, names=[info.path for info in sources.infos])
         return labels
+    return None
+
+
+def _areas(
+    truth: Sequence[Path],
+    settings: TileSettings,
+    infos: Sequence[RasterInfo],
+    grids: Sequence[Grid],
+    problems: Problems,
+) -> SplitAreas | None:
+    """What polygons say of splits, if any do; what they and the settings say goes together."""
+    if not infos or (not truth and (settings.split_layer or settings.split_field)):
+        return None
+    with problems.catching("split"):
+        areas = open_split_areas(truth, settings, grids) if truth else None
+        check_shares(settings, infos, areas)
+        return areas
     return None
 
 
