@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import SettingsError, did_you_mean
-from aerial_seg.labels.census import Key, key_of
+from aerial_seg.labels.class_value import Key, key_of
 from aerial_seg.mentions import setting
 from aerial_seg.printable import name_problem, shortened
 

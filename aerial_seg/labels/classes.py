@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
-from aerial_seg.labels.census import Census, Key, keys_of
+from aerial_seg.labels.census import Census, keys_of
 from aerial_seg.labels.class_table import LARGEST_VALUE, UNLABELLED, ClassTable
+from aerial_seg.labels.class_value import Key
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.mentions import setting
 from aerial_seg.printable import name_problem, shortened

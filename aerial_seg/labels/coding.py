@@ -15,8 +15,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.labels.census import Census
 from aerial_seg.labels.class_table import UNLABELLED, ClassTable
 from aerial_seg.labels.classes import ClassMap, Origin, class_map, legend_of_table, mapping_setting
-from aerial_seg.labels.label_file import LabelFile
-from aerial_seg.labels.names_of_files import legend_of_files
+from aerial_seg.labels.label_file import LabelFile, legend_of_files
 from aerial_seg.labels.presets import preset_table, presets_of
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend, make_legend

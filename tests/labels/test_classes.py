@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
-from aerial_seg.labels.census import Census, key_of
+from aerial_seg.labels.census import Census
 from aerial_seg.labels.class_table import class_table, parse_classes
+from aerial_seg.labels.class_value import key_of
 from aerial_seg.labels.classes import ClassMap, Origin, class_map
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend, make_legend

@@ -191,6 +191,8 @@ def mended(geometries: Geometries) -> Geometries:
     plain[of[shapely.is_empty(pieces)]] = False
     for row in np.flatnonzero(~(plain | shapely.is_missing(whole))):
         whole[row] = _united_polygons(whole[row])
+    # A ring of 1e-308 is one for GEOS, and its area is 0 all the same.
+    whole[shapely.area(whole) == 0] = None
     return whole
 
 
