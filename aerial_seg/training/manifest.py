@@ -4,7 +4,7 @@ DATASET/dataset.json   the document below
 DATASET/chips.gpkg     one footprint per chip: chip, split, source, row, column, valid and class pixel counts
 DATASET/images/*.tif   image chips with an internal mask      DATASET/labels/*.tif  label chips, 255 = unlabelled
 
-Without images, where `tile` was to write an index only: these are windows of the rasters that were cut, see imagery.py.
+Without images, where `tile` was to write an index only: these are windows of the rasters that were cut, see geo.windows.imagery.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from aerial_seg.bands import Band, BandStatistics, Gsd
 from aerial_seg.documents import DocumentError, listed, parse_json, problem_of, read_text
 from aerial_seg.errors import InputError, at_work, did_you_mean
 from aerial_seg.files.names import check_input, ogr_name
+from aerial_seg.geo.windows.imagery import Imagery
 from aerial_seg.geo.windows.source import SourceWindow, WindowSource
 from aerial_seg.legend import Legend
 from aerial_seg.printable import shortened
-from aerial_seg.training.imagery import Imagery
 
 DOCUMENT = "dataset.json"
 INDEX = "chips.gpkg"

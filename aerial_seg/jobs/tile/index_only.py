@@ -15,11 +15,11 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.remote import gdal_name, is_remote, without_signature
 from aerial_seg.geo.windows.fingerprints import SourceStates
+from aerial_seg.geo.windows.imagery import FOLDER, Imagery, OpenedSource
 from aerial_seg.geo.windows.source import SourceWindow, WindowSource
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.tile_sources import Sources
 from aerial_seg.labels.chip_file import ChipWindow
-from aerial_seg.training.imagery import FOLDER, Imagery, OpenedSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "rasters": draw(st.integers(1, 3)),
         "mosaic": draw(st.booleans()),
         "tiled": draw(st.booleans()),
+        "stride": draw(st.sampled_from([None, 12])),
         "seed": draw(st.integers(0, 9)),
     }
 
@@ -156,6 +157,7 @@ def test_windows_of_the_rasters_are_the_chips_to_the_bit(
         nodata=case["callers"],
         gsd=case["gsd"],
         mosaic=case["mosaic"],
+        stride=case["stride"],
         val="0",
         test="0",
     )
