@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,7 +69,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def problem_of(error: ValidationError) -> str:
     """The first of the problems: where it is, what was got and what is wrong with it."""
-    problem = error.errors(include_url=False)[0]
+    problem = _of_the_kind_given(error.errors(include_url=False))
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "value_error":  # our own validators say it all
         said = str(problem["ctx"]["error"])
@@ -79,6 +79,18 @@ def problem_of(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"'{shortened(place)}' is missing"
     return f"'{shortened(place)}' is {shortened(repr(problem['input']))}: {problem['msg']}"
+
+
+def _of_the_kind_given(problems: Sequence[Any]) -> Any:
+    """The first problem. Where a word or something else may stand, of what was given; its place names no kinds."""
+    first = problems[0]
+    place = first["loc"]
+    kind = next((k for k, part in enumerate(place) if str(part).startswith("literal[")), None)
+    if kind is None:
+        return first
+    others = [one for one in problems[1:] if one["loc"][:kind] == place[:kind] and len(one["loc"]) > kind]
+    meant = first if isinstance(first["input"], str) or not others else others[0]
+    return {**meant, "loc": (*place[:kind], *meant["loc"][kind + 1 :])}
 
 
 def _integer(digits: str) -> int:

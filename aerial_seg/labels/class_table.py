@@ -25,6 +25,8 @@ LARGEST_VALUE = 254
 _COLUMNS = ("value", "name", "colour", "code")
 _SPELLINGS = {"color": "colour"}
 _FILES = (".csv", ".tsv", ".toml")
+_LONGEST = 1000
+"""Characters of a value: what is longer is no class, and nobody could read a message about it."""
 _FORMS = "building,road or 1=water,2=sand"
 
 
@@ -139,6 +141,10 @@ class ClassTable(Mapping[Key, str]):
             if problem is not None:
                 raise SettingsError(
                     f"'{shortened(row.name)}' cannot be a class's name: {problem}; choose another"
+                )
+            if isinstance(row.key, str) and len(row.key) > _LONGEST:
+                raise SettingsError(
+                    f"value '{shortened(row.key)}' is {len(row.key):,} characters long, wanted at most {_LONGEST:,}"
                 )
         twice = [
             key for key, n in Counter(row.key for row in self.rows if row.key is not None).items() if n > 1
