@@ -122,8 +122,8 @@ class Tally:
 def check_stray_files(root: Path, rows: Sequence[IndexRow], problems: Problems) -> None:
     """Tell of images and labels that no chip of the index is made of, as of a chip that was renamed."""
     named = {path for row in rows for path in chip_paths(root, row.name)}
-    missing = [row.name for row in rows if not all(path.is_file() for path in chip_paths(root, row.name))]
-    for folder in sorted({path.parent for path in named}):
+    for folder in sorted({path.parent for path in named if path.parent.is_dir()}):
+        missing = [path.stem for path in sorted(named) if path.parent == folder and not path.is_file()]
         for path in sorted(folder.glob("*.tif")):
             if path not in named:
                 told = f"{path} belongs to no chip of {INDEX}{did_you_mean(path.stem, missing)}"

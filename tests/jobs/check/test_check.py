@@ -255,3 +255,11 @@ def test_what_is_no_dataset_is_refused_and_nothing_is_changed(dataset: Path, tmp
     before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
     check(dataset)
     assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before
+
+
+def test_a_stray_file_is_taken_for_a_chip_only_where_that_has_none(dataset: Path) -> None:
+    """A label beside the one that is there, of a chip whose image is gone, must not be renamed over it."""
+    image(dataset).unlink()
+    shutil.copy(label(dataset), dataset / "labels" / "o_0000_0000b.tif")
+    (stray,) = [one.problem for one in check(dataset).problems if one.kind == "stray-file"]
+    assert "did you mean" not in stray
