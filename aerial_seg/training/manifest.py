@@ -4,7 +4,8 @@ DATASET/dataset.json   the document below
 DATASET/chips.gpkg     one footprint per chip: chip, split, source, row, column, valid and class pixel counts
 DATASET/images/*.tif   image chips with an internal mask      DATASET/labels/*.tif  label chips, 255 = unlabelled
 
-Without images, where `tile` was to write an index only: these are windows of the rasters that were cut, see geo.windows.imagery.
+Without images, where `tile` was to write an index only: they are windows of the rasters that were cut, see
+geo.windows.imagery.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -56,14 +57,16 @@ class Imagery(BaseModel):
         Raises ValueError where the document does not tell of each source how it is opened.
         """
         choice = BandChoice(self.band_numbers, self.band_names, self.stack)
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()
         found = {}
         for (name, height, width), one in zip(told, self.opened, strict=True):
             if height is None or width is None:
                 raise ValueError(f"the grid of {name} is not told")
             own = one.opened_as.startswith(FOLDER + "/")
+            opened_as = str((root / one.opened_as).absolute()) if own else one.opened_as
             found[name] = WindowSource(
                 name=name,
-                opened_as=str((root / one.opened_as).absolute()) if own else one.opened_as,
+                opened_as=opened_as,
                 transform=one.transform,
                 height=height,
                 width=width,
@@ -71,6 +74,7 @@ class Imagery(BaseModel):
                 georeferenced=self.georeferenced,
                 choice=choice,
                 scaled=self.scaled,
+                version=f"{digest} {_written(Path(opened_as))}",
             )
         return found
 
@@ -83,3 +87,12 @@ class Imagery(BaseModel):
     def addresses(self) -> tuple[str, ...]:
         """The same on servers."""
         return tuple(self.states.servers)
+
+
+def _written(path: Path) -> str:
+    """When a file of this machine was written, and which it is: datasets are replaced under their old names."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_mtime_ns} {stat.st_ino}"

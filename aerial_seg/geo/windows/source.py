@@ -20,6 +20,7 @@ class WindowSource:
 
     name: what people call it. opened_as: a path, address or VRT. transform, height, width: of the grid that it is read
     on, which is its own or one that it is resampled to. scaled: of each band whether scale and offset are applied.
+    version: another one where files of these names may hold something else: no raster that waits open is taken for it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class WindowSource:
     georeferenced: bool = True
     choice: BandChoice = ALL_BANDS
     scaled: tuple[bool, ...] = ()
+    version: str = ""
 
     @classmethod
     def of(

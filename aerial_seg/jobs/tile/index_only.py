@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -46,7 +47,8 @@ class IndexedImages:
             )
             for source, grid in zip(sources.each, grids, strict=True)
         )
-        found = tuple(replace(one, scaled=sources.scaled) for one in opened)
+        version = secrets.token_hex()
+        found = tuple(replace(one, scaled=sources.scaled, version=version) for one in opened)
         return cls(found, settings.chip_size, folder.absolute())
 
     def image(self, source: int, window: ChipWindow) -> SourceWindow:

@@ -261,3 +261,16 @@ def test_an_index_can_be_replaced_and_does_not_hold_its_own_rasters(image: Path,
     again = tile([str(image)], [str(image.parents[1] / "l.gpkg")], dataset, replace(SETTINGS, overwrite=True))
     assert (again.dataset / "images").is_dir()
     assert open_manifest(dataset).document.imagery is None
+
+
+def test_a_dataset_that_is_made_again_under_its_name_shows_the_new_pixels(
+    image: Path, polygons: Path, raster_file: RasterFile
+) -> None:
+    """In one process, as in a notebook: rasters that wait open are those of before."""
+    before = check_same(*both([image], polygons))
+    old = read_chip(before.chips[0].image, before.chips[0].labels)[0]
+    pixels = scene(seed=5)
+    pixels[:, :, :25] = 0
+    raster_file("scene/ortho.tif", pixels, nodata=0)
+    after = check_same(*both([image], polygons))
+    assert (read_chip(after.chips[0].image, after.chips[0].labels)[0] != old).any()

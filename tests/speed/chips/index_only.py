@@ -1,6 +1,6 @@
 """What training from an index alone costs: random windows of a raster, against bare windowed reads by rasterio.
 
-    PYTHONPATH=tests/speed python tests/speed/chips/index_only.py [--side 8192] [--windows 200] [--rounds 7] [--cache 32]
+    PYTHONPATH=tests/speed python tests/speed/chips/index_only.py [--side 8192] [--windows 200] [--cache 32]
 
 A tiled raster of 3 bytes is written, cut by `tile` to chips of 512 px and, with --index-only, to none. Each round reads
 the same random windows of 256 px inside chips in all ways, in an order that turns: by `rasterio.read` on an opened
