@@ -222,7 +222,7 @@ def _sources(root: Path, document: DatasetDocument) -> dict[str, WindowSource] |
         return None
     told = [(one.path, one.cut_height, one.cut_width) for one in document.sources]
     try:
-        return document.imagery.sources(root, told)
+        return document.imagery.sources(root, DOCUMENT, told)
     except ValueError as error:
         raise InputError(f"{root / DOCUMENT} is damaged: {error}; run `aerial-seg tile` again") from error
 

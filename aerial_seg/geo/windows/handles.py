@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from aerial_seg.geo.raster.raster import Raster
 
@@ -20,10 +20,10 @@ class Openable(Protocol):
 
     def __hash__(self) -> int: ...
 
+    @property
+    def version(self) -> str: ...
+
     def open(self) -> Raster: ...
-
-
-Source = TypeVar("Source", bound=Openable)
 
 
 class _Waiting:
@@ -67,7 +67,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
 @contextmanager
 def lent(source: Openable) -> Iterator[Raster]:
     """The opened raster, which nobody else reads while inside: GDAL's handles are for one thread at a time."""
-    raster = _waiting.take(source) or source.open()
+    raster = _waiting.take(source)
+    if raster is None:
+        # GDAL opens files within VRTs once for all that name them: those of before would show through.
+        close_all(but=source.version)
+        raster = source.open()
     try:
         yield raster
     except BaseException:
@@ -76,10 +80,10 @@ def lent(source: Openable) -> Iterator[Raster]:
     _waiting.put(source, raster)
 
 
-def close_all() -> None:
-    """No raster of this process waits open any more, as before its file is replaced."""
+def close_all(*, but: str | None = None) -> None:
+    """No raster of this process waits open any more, save those of version `but`."""
     with _waiting.lock:
-        closing = list(_waiting.rasters.values())
-        _waiting.rasters.clear()
-    for one in closing:
+        closing = [source for source in _waiting.rasters if source.version != but]
+        rasters = [_waiting.rasters.pop(source) for source in closing]
+    for one in rasters:
         one.__exit__(None, None, None)

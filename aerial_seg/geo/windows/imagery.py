@@ -50,10 +50,11 @@ class Imagery(BaseModel):
     states: SourceStates
 
     def sources(
-        self, root: Path, told: Sequence[tuple[str, int | None, int | None]]
+        self, root: Path, document: str, told: Sequence[tuple[str, int | None, int | None]]
     ) -> dict[str, WindowSource]:
-        """By the name in the index what is opened. told: of each source its name, and height and width of its grid.
+        """By the name in the index what is opened. document: the dataset's file that holds all this.
 
+        told: of each source its name, and height and width of its grid.
         Raises ValueError where the document does not tell of each source how it is opened.
         """
         choice = BandChoice(self.band_numbers, self.band_names, self.stack)
@@ -74,7 +75,7 @@ class Imagery(BaseModel):
                 georeferenced=self.georeferenced,
                 choice=choice,
                 scaled=self.scaled,
-                version=f"{digest} {_written(Path(opened_as))}",
+                version=f"{digest} {_written(root / document)}",
             )
         return found
 
