@@ -30,7 +30,7 @@ from aerial_seg.settings import Definition, definitions, is_settings
 PUBLIC = {name: getattr(aerial_seg, name) for name in aerial_seg.__all__}
 RESULTS = {
     "PredictReport", "Forecast", "VectorizeReport", "BenchmarkReport", "Scores", "ReceptiveField", "TrainedModel",
-    "Segmentation", "Step", "Checkpoint", "TrainForecast",
+    "Segmentation", "Step", "Checkpoint", "TrainForecast", "TileForecast", "CheckReport",
 }  # fmt: skip
 """Public dataclasses that the library makes and nobody else."""
 VALUES = {"Grid", "ModelGeometry"}

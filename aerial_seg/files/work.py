@@ -186,6 +186,16 @@ def _carry_out(work: Path, plan: Plan) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def link_or_copy(file: Path, name: Path) -> bool:
+    """Let `name`, which is not there yet, be the file, too, or a copy of it. Whether it had to be copied."""
+    try:
+        os.link(file, name, follow_symlinks=False)
+    except (OSError, NotImplementedError):  # FAT, and many servers of files
+        shutil.copy2(file, name, follow_symlinks=False)
+        return True
+    return False
+
+
 def _set_aside(target: Path, old: Path) -> None:
     """What lies at `target` lies in `old`, too; a folder only there, because it cannot be replaced in one step."""
     aside = old / target.name
@@ -194,10 +204,7 @@ def _set_aside(target: Path, old: Path) -> None:
         return
     if os.path.lexists(target):
         aside.unlink(missing_ok=True)
-        try:
-            os.link(target, aside, follow_symlinks=False)
-        except (OSError, NotImplementedError):  # FAT, and many servers of files
-            shutil.copy2(target, aside, follow_symlinks=False)
+        link_or_copy(target, aside)
 
 
 def _undo(done: Sequence[tuple[Path, Path]], old: Path) -> None:

@@ -30,8 +30,10 @@ def written_options() -> Iterator[tuple[str, SettingOption]]:
                     yield f"{leaf.name} {option.opts[-1]}", option
 
 
-NAMES_OF_DATA = {"vectorize --classes", "vectorize --instances", "vectorize --regularize"}
-"""Any text may be a class's name; the mask refuses those that it lacks."""
+NAMES_OF_DATA = {
+    "vectorize --classes", "vectorize --instances", "vectorize --regularize", "tile --priority", "evaluate --priority"
+}  # fmt: skip
+"""Any text may be a class's name; the mask or the labels refuse those that they lack."""
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ LIBRARIES = {
     "open", "copy", "list_layers", "read_info", "read", "write", "write_arrow", "read_file", "to_file",
     "write_dataframe",
 }  # fmt: skip
-DOORS = ("exact(", "ogr_name(", "place / ")
+DOORS = ("exact(", "ogr_name(", "source_name(", "place / ")
 INSIDE = {  # the name was spelt by the caller
     "geo/raster/opening.py": "text", "vectors/ogr_sink.py": "path", "vectors/shapefile_sink.py": "path",
     "outputs/attribute_table.py": "path",

@@ -64,6 +64,9 @@ PLACES = {
     "aerial_seg/files/names.py": {"Path.symlink_to"},  # not on Windows, where pyogrio needs none
     "aerial_seg/files/work.py": {"os.link"},  # else a copy
     "cli/net.py": {"os.open"},  # os.devnull
+    # Of rasters, no text.
+    "aerial_seg/geo/windows/handles.py": {"open without encoding"},
+    "aerial_seg/labels/from_raster.py": {"open without encoding"},
     # os.kill in a forked process only; signals that a system has not are left out.
     "cli/signals.py": {"os.kill", "signal.SIGBREAK"},
     "aerial_seg/training/stopping.py": {"os.kill", "signal.SIGBREAK", "signal.SIGUSR1"},

@@ -186,21 +186,20 @@ def test_an_areas_layer_and_crs_are_typed_and_what_is_mended_is_told(
     run: Callable, refused: Callable, models: Callable, scenes: dict[str, Path], tmp_path: Path
 ) -> None:
     halves = [shapely.box(EAST + x, NORTH - 40, EAST + x + 30, NORTH - 10) for x in (10, 30)]
-    geopandas.GeoDataFrame(geometry=[shapely.Point(EAST, NORTH)]).to_file(
-        tmp_path / "aoi.gpkg", layer="places"
-    )
+    geopandas.GeoDataFrame(geometry=halves[:1]).to_file(tmp_path / "aoi.gpkg", layer="places")
     shapes = [shapely.MultiPolygon(halves), shapely.LineString([(EAST, NORTH), (EAST + 5, NORTH)])]
     geopandas.GeoDataFrame(geometry=shapes).to_file(tmp_path / "aoi.gpkg", layer="fields")
     command = ("predict", models(), scenes["a"], *FAST, "--aoi", "aoi.gpkg")
-    assert "2 layers of geometries (places, fields), wanted one; name it with --aoi-layer NAME" in refused(
-        *command, "-o", "m.tif"
+    assert (
+        "2 layers of geometries (places (Polygon), fields (Unknown)), wanted one; name it with --aoi-layer NAME"
+        in refused(*command, "-o", "m.tif")
     )
     layer = ("--aoi-layer", "fields")
     assert "pass --aoi-crs EPSG:xxxx" in refused(*command, "-o", "m.tif", *layer)
     result = run(*command, "-o", "m.tif", *layer, "--aoi-crs", "EPSG:32633")
     assert result.code == 0, result.err
     assert "note: aoi.gpkg: left out: 1 × LineString" in result.err
-    assert "note: aoi.gpkg: 1 invalid polygons were made valid (the first is feature 1)" in result.err
+    assert "note: aoi.gpkg: 1 invalid polygons were made valid (feature 1)" in result.err
     assert (read(tmp_path / "m.tif") != 255).sum() == 50 * 30
 
 

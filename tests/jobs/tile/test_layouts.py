@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,6 @@ from shapely import Polygon
 from tile_town import CHIP, SETTINGS, index, run
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.jobs.tile.layouts import folders
 from aerial_seg.jobs.tile.layouts.coco import regions
 from aerial_seg.labels.class_table import class_table
 from aerial_seg.labels.settings import LabelSettings
@@ -48,7 +48,7 @@ def test_folders_hold_the_chips_with_numbered_labels(
     image: Path, polygons: Path, monkeypatch: pytest.MonkeyPatch, classes: str | None, with_links: bool
 ) -> None:
     if not with_links:
-        monkeypatch.setattr(folders.os, "link", _refuse)
+        monkeypatch.setattr(os, "link", _refuse)
     labels = LabelSettings(class_field="kind", classes=None if classes is None else class_table(classes))
     report = run([image], polygons, replace(SETTINGS, layout="folders", labels=labels))
     root, own = report.dataset, open_manifest(report.dataset)
@@ -72,7 +72,7 @@ def test_folders_hold_the_chips_with_numbered_labels(
     assert again.chips == report.chips
 
 
-def _refuse(*_: Any) -> None:
+def _refuse(*_: Any, **__: Any) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 

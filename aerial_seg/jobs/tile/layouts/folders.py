@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
+from aerial_seg.files.work import link_or_copy
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.labels.chip_file import label_channels, read_label_chip, write_label_file
 from aerial_seg.legend import IGNORE, Legend
@@ -29,9 +28,9 @@ def write_folders(manifest: Manifest) -> tuple[str, ...]:
         )
         for folder in (image.parent, labels.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        copied += _link(chip.image, image)
+        copied += link_or_copy(chip.image, image)
         if numbered == legend:
-            copied += _link(chip.labels, labels)
+            copied += link_or_copy(chip.labels, labels)
         else:
             _write_numbers(chip, labels, numbered, manifest)
     (manifest.root / README).write_text(_readme(manifest, numbered), encoding="utf-8", newline="\n")
@@ -45,16 +44,6 @@ def _numbered(legend: Legend) -> Legend:
     """The classes with the numbers 0, 1, … as values, which other programs expect."""
     entries = tuple(entry.model_copy(update={"value": k}) for k, entry in enumerate(legend.entries))
     return legend if entries == legend.entries else Legend(entries=entries)
-
-
-def _link(file: Path, name: Path) -> bool:
-    """`name` is the file, too. Whether it had to be copied."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copy2(file, name)
-        return True
-    return False
 
 
 def _write_numbers(chip: Chip, path: Path, numbered: Legend, manifest: Manifest) -> None:
