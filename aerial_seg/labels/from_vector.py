@@ -158,13 +158,15 @@ class VectorLabels:
             known=counted,
         )
         implied = burnt == NOWHERE
-        labels = np.where(implied, self._outside, burnt).astype(np.uint8)
+        labels = burnt.astype(np.uint8)
+        labels[implied] = self._outside
         if known is not None:
             labels[~known] = IGNORE
         labels = without_borders(labels, rim)
         inner = implied[rim : rim + grid.height, rim : rim + grid.width]
         counts = labels != IGNORE if measured is None else (labels != IGNORE) & measured
-        return Burnt(labels, overlaps, int((inner & counts).sum()), int(counts.sum()), window.nowhere)
+        alone, labelled = int(np.count_nonzero(inner & counts)), int(np.count_nonzero(counts))
+        return Burnt(labels, overlaps, alone, labelled, window.nowhere)
 
     def add(self, burnt: Burnt) -> None:
         """Count what was burnt."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.raster.values.byte_counts import byte_counts
 from aerial_seg.labels.burning import NOWHERE, Outlines, OverlapCount
 from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.legend import IGNORE, Legend
@@ -21,6 +22,9 @@ from aerial_seg.printable import shortened
 
 MOST_OVERLAP = 0.001
 """Share of the labelled ground on which two classes may lie without a word on which is on top."""
+
+_MOST_COMPARED = 1000
+"""Polygons of which each is compared with each: should all lie at one place, that is a million pairs, 16 MB."""
 
 _Pair = tuple[int, int]
 
@@ -74,19 +78,20 @@ class Overlaps:
             counted &= known
         # Where the highest value on top looks like the lowest on top, no two classes meet, and that is the picture.
         highest = outlines.burnt(values, grid.shape, ranks=values)
-        several = len(np.unique(values)) > 1
-        lowest = outlines.burnt(values, grid.shape, ranks=-values.astype(np.int16)) if several else highest
-        contested = highest != lowest
+        bounds = shapely.bounds(geometries)
+        contested = np.zeros(grid.shape, bool)
+        meeting = _may_meet_others(bounds, values)
+        if meeting.any():
+            lowest = outlines.burnt(values, grid.shape, ranks=-values.astype(np.int16), only=meeting)
+            contested = (lowest != NOWHERE) & (lowest != highest)
         labels = highest
         if all_touched or contested.any():
             shown = Outlines.of(geometries, all_touched=True) if all_touched else outlines
             labels = shown.burnt(values, grid.shape, ranks=self._ranks(values))
-        plain = np.bincount(highest[counted & ~contested & (highest != NOWHERE)], minlength=256)
-        found = OverlapCount(covered=int((counted & (highest != NOWHERE)).sum()))
-        found.of_class.update({value: int(plain[value]) for value in np.flatnonzero(plain).tolist()})
+        found = _covered(highest, counted, contested)
         contested &= counted
         if contested.any():
-            _count_contested(found, outlines, shapely.bounds(geometries), values, grid, contested)
+            _count_contested(found, outlines, bounds, values, grid, contested)
         return labels, found
 
     def add(self, found: OverlapCount) -> None:
@@ -160,6 +165,34 @@ class Overlaps:
             key=lambda value: (self._found.of_class[value], value),
         )
         return (*self.priority, *(names[value] for value in values))
+
+
+def _may_meet_others(bounds: NDArray[np.float64], values: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(n,) which polygons may share a pixel with one of another value, by their boxes (n, 4) in pixels.
+
+    The others need not be burnt twice, which costs more than all else.
+    """
+    if not len(values) or (values == values[0]).all():
+        return np.zeros(len(values), bool)
+    if len(values) > _MOST_COMPARED:
+        return np.ones(len(values), bool)
+    # A pixel whose centre a polygon holds lies within half a pixel of its box.
+    boxes = shapely.box(*(bounds + [-0.5, -0.5, 0.5, 0.5]).T)
+    one, other = shapely.STRtree(boxes).query(boxes)
+    found = np.zeros(len(values), bool)
+    found[one[values[one] != values[other]]] = True
+    return found
+
+
+def _covered(
+    highest: NDArray[np.int16], counted: NDArray[np.bool_], contested: NDArray[np.bool_]
+) -> OverlapCount:
+    """Pixels (H, W) that count and that a polygon covers, and of each class those that no other one covers."""
+    covered = counted & (highest != NOWHERE)
+    plain = byte_counts(highest[covered & ~contested].astype(np.uint8)).tolist()
+    found = OverlapCount(covered=int(np.count_nonzero(covered)))
+    found.of_class.update({value: count for value, count in enumerate(plain) if count})
+    return found
 
 
 def _count_contested(

@@ -131,6 +131,38 @@ def test_holes_and_parts_are_burnt_as_gdal_burns_them(seed: int, parts: int, all
     assert (got != want).mean() <= (0.002 if all_touched else 0)
 
 
+@settings(max_examples=examples(40), deadline=None)
+@given(
+    drawn=st.lists(
+        st.tuples(
+            st.sampled_from([1, 2, 3, IGNORE]), *[st.integers(-8, 8 * SIDE)] * 2, *[st.integers(1, 60)] * 2
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    others=st.sampled_from([0, 1000]),
+)
+def test_polygons_side_by_side_are_burnt_as_gdal_burns_each(
+    drawn: list[tuple[int, ...]], others: int
+) -> None:
+    """In eighths of pixels, so that edges go through their centres; and among as many that lie elsewhere."""
+    found = [box(x / 8, y / 8, (x + w) / 8, (y + h) / 8) for _, x, y, w, h in drawn]
+    values = np.array([value for value, *_ in drawn] + [1] * others, np.uint8)
+    shapes = np.array(found + [box(-9, -9, -8, -8)] * others, object)
+    got, counted = Overlaps(LEGEND, ()).burn(shapes, values, GRID)
+    claims = {k: np.zeros(GRID.shape, bool) for k in NAMES}
+    want = np.full(GRID.shape, NOWHERE, np.int16)
+    for shape, value in zip(found, values.tolist(), strict=False):
+        mask = rasterize([shape], out_shape=GRID.shape, dtype="uint8") > 0
+        want[mask] = value
+        claims[value] |= mask
+    np.testing.assert_array_equal(got, want)
+    pairs = {(i, j): int((claims[i] & claims[j]).sum()) for i, j in combinations(NAMES, 2)}
+    assert dict(counted.pixels) == {pair: n for pair, n in pairs.items() if n}
+    assert dict(counted.of_class) == {k: int(mask.sum()) for k, mask in claims.items() if mask.any()}
+    assert counted.covered == int((want != NOWHERE).sum())
+
+
 class TestPolygons:
     def write(self, polygon_file: PolygonFile, overlap: float = 6) -> Path:
         shapes = [ground(0, 0, 20, 40), ground(20 - overlap, 0, 40, 40), ground(2, 2, 4, 4)]

@@ -24,6 +24,7 @@ from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import output_stem
 from aerial_seg.geo.raster.swath import CACHE_BYTES, row_of_blocks_bytes
 from aerial_seg.geo.raster.values.accumulator import value_counts
+from aerial_seg.geo.raster.values.byte_counts import byte_counts
 from aerial_seg.geo.raster.values.fill import FillerTally
 from aerial_seg.inference.match_bands import filler_notes, nodata_notes
 from aerial_seg.jobs.tile.in_order import in_order
@@ -186,17 +187,19 @@ class ChipCutter:
         tally = FillerTally(reader.declared) if cutting.as_stored else None
         if tally is not None:
             tally.add(image, valid)
-        if not valid.any():
+        measured = int(np.count_nonzero(valid))
+        if not measured:
             return _Cut(window, tally, left_out="unmeasured")
-        if valid.mean() < self.settings.min_valid:
+        if measured / valid.size < self.settings.min_valid:
             return _Cut(window, tally, left_out="too_few_valid")
         box = grid.window(top=window.top, left=window.left, height=size, width=size)
         burnt = self.labels.burnt(box, valid)
         labels = burnt.labels
         labels[~valid] = IGNORE
-        if (labels == IGNORE).all():
+        labelled = int(np.count_nonzero(labels != IGNORE))
+        if not labelled:
             return _Cut(window, tally, burnt=burnt, left_out="unlabelled")
-        if (labels != IGNORE).mean() < self.settings.min_labelled:
+        if labelled / labels.size < self.settings.min_labelled:
             return _Cut(window, tally, burnt=burnt, left_out="too_few_labelled")
         name = f"{cutting.stem}_{window.row:04d}_{window.col:04d}"
         if self.writes:
@@ -206,7 +209,7 @@ class ChipCutter:
             write_labels(label_path, labels, box, self.labels.legend)
         place = _inside(grid, window, size).footprint()
         found = self._count(labels), value_counts(image, valid)
-        record = ChipRecord(name, cutting.index, window, place, int(valid.sum()), *found)
+        record = ChipRecord(name, cutting.index, window, place, measured, *found)
         return _Cut(window, tally, record, burnt)
 
     def _kept(self, one: _Cut, tally: FillerTally) -> ChipWindow:
@@ -222,7 +225,7 @@ class ChipCutter:
         return one.window
 
     def _count(self, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return np.bincount(labels.ravel(), minlength=256)[list(self.labels.legend.values)]
+        return byte_counts(labels)[list(self.labels.legend.values)]
 
     def _unused_stem(self, stem: str) -> str:
         """Names differ also when two folders hold rasters of one name."""

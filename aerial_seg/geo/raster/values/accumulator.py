@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import LARGEST, PERCENTS, SMALLEST, Band, BandStatistics
 from aerial_seg.errors import InputError
+from aerial_seg.geo.raster.values.byte_counts import byte_counts
 from aerial_seg.geo.raster.values.percentiles import RankSketch, ValueCounts, percentiles_of
 from aerial_seg.mentions import setting
 from aerial_seg.printable import shortened
@@ -30,12 +31,11 @@ def value_counts(image: Pixels, valid: Valid) -> NDArray[np.uint32] | None:
     if image.dtype.itemsize != 1 or len(image) > _MOST_BANDS:
         return None
     whole = bool(valid.all())
-    least = -128 if image.dtype.kind == "i" else 0
     counts = np.zeros((len(image), 256), np.uint32)
     for row, band in zip(counts, image, strict=True):
-        values = band.ravel() if whole else band[valid]
-        row[:] = np.bincount(values.astype(np.int16) - least if least else values, minlength=256)
-    return counts
+        row[:] = byte_counts((band if whole else band[valid]).view(np.uint8))
+    # As bytes the negative ones come last.
+    return np.roll(counts, 128, axis=1) if image.dtype.kind == "i" else counts
 
 
 class BandAccumulator:
