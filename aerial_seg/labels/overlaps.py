@@ -177,7 +177,8 @@ def _may_meet_others(bounds: NDArray[np.float64], values: NDArray[np.uint8]) -> 
     if len(values) > _MOST_COMPARED:
         return np.ones(len(values), bool)
     # A pixel whose centre a polygon holds lies within half a pixel of its box.
-    boxes = shapely.box(*(bounds + [-0.5, -0.5, 0.5, 0.5]).T)
+    west, north, east, south = bounds.T
+    boxes: NDArray[np.object_] = np.asarray(shapely.box(west - 0.5, north - 0.5, east + 0.5, south + 0.5))
     one, other = shapely.STRtree(boxes).query(boxes)
     found = np.zeros(len(values), bool)
     found[one[values[one] != values[other]]] = True

@@ -12,7 +12,8 @@ from aerial_seg.report.chip_sheet import Pixels, channel_colours, smaller
 
 PANEL, _ENLARGED = 320, 160
 """Pixels of the longer side of a panel, and of one whose chip is smaller than that."""
-_TINT = 0.25
+_LIGHTER = 3
+"""Parts of the image to one of the class's colour."""
 _CHECK, _STRIPE = 8, 5
 
 
@@ -53,30 +54,42 @@ def chip_panels(
     image, mask, labels = (_enlarged(one, times) for one in reduced)
     height, width = labels.shape
     measured = mask > 0
-    nothing = ~measured & (labels == IGNORE)
-    silent = measured & (labels == IGNORE)
-    shown = np.where(measured[..., None], image, unmeasured_pattern(height, width))
-    painted = channel_colours(legend)[labels]
-    painted = np.where(silent[..., None], unlabelled_pattern(height, width), painted)
-    painted = np.where(nothing[..., None], unmeasured_pattern(height, width), painted)
-    return shown, painted, _both(shown, silent, labels, legend)
+    unlabelled = labels == IGNORE
+    nothing = ~measured & unlabelled
+    silent = measured & unlabelled
+    shown = _with(unmeasured_pattern(height, width), ~measured, image)
+    colours = np.take(channel_colours(legend), labels, axis=0)
+    painted = _with(unlabelled_pattern(height, width), silent, colours)
+    painted = _with(unmeasured_pattern(height, width), nothing, painted)
+    return shown, painted, _both(shown, colours, silent, labels, legend)
 
 
-def _both(shown: Pixels, silent: NDArray[np.bool_], labels: Pixels, legend: Legend) -> Pixels:
-    """The image under the classes, so that a border that does not follow what is seen stands out."""
-    colours = channel_colours(legend).astype(np.float32)
+def _with(pattern: Pixels, where: NDArray[np.bool_], picture: Pixels) -> Pixels:
+    """The picture with the pattern there."""
+    return np.where(where[..., None], pattern, picture) if where.any() else picture
+
+
+def _both(
+    shown: Pixels, colours: Pixels, silent: NDArray[np.bool_], labels: Pixels, legend: Legend
+) -> Pixels:
+    """The image under the classes, so that a border that does not follow what is seen stands out.
+
+    colours: (H,W,3) of the classes.
+    """
     plain = np.ones(256, np.bool_)
     plain[: len(legend)] = [entry.background for entry in legend.entries]
-    tinted = ~plain[labels]
-    both = shown.astype(np.float32)
-    both[tinted] = (1 - _TINT) * both[tinted] + _TINT * colours[labels[tinted]]
+    # Whole numbers, rounded: a quarter of the class's colour.
+    mixed = ((_LIGHTER * shown.astype(np.uint16) + colours + (_LIGHTER + 1) // 2) // (_LIGHTER + 1)).astype(
+        np.uint8
+    )
+    both: Pixels = np.where(plain[labels][..., None], shown, mixed)
     inner, rim = _borders(labels, plain)
-    both[rim] = 0.35 * both[rim]
-    both[inner] = colours[labels[inner]]
-    stripes = silent & _on_stripe(*labels.shape)
-    both[stripes] = 0.4 * both[stripes] + 0.6 * 255
-    picture: Pixels = np.rint(both).astype(np.uint8)
-    return picture
+    both[rim] = np.rint(0.35 * both[rim].astype(np.float32))
+    both[inner] = colours[inner]
+    if silent.any():
+        stripes = silent & _on_stripe(*labels.shape)
+        both[stripes] = np.rint(0.4 * both[stripes].astype(np.float32) + 0.6 * 255)
+    return both
 
 
 def _borders(labels: Pixels, plain: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
+from aerial_seg.geo.raster.values.byte_counts import byte_counts
 from aerial_seg.legend import Legend
 from aerial_seg.report.chip_sheet import Column, Pixels, Row, draw_sheet
 from aerial_seg.report.colours import stored_colours
@@ -27,21 +29,34 @@ _DARK, _BRIGHT = 0.25, 0.4
 """Of white: a mean below the first is raised to the second."""
 
 
-def draw_contact_sheet(
-    chosen: Sequence[tuple[QaChip, int | None]],
-    path: Path,
-    *,
-    read: ReadChip,
-    bands: Sequence[Band],
-    legend: Legend,
-    title: str,
-) -> None:
-    """PNG of these chips. With a channel a chip is shown at full size where it holds most of that class."""
-    rows, shown = [], set[int]()
+@dataclass(frozen=True, slots=True)
+class ContactRow:
+    """Hold one chip as a sheet shows it, and the channels that are seen there."""
+
+    row: Row
+    channels: frozenset[int]
+
+
+def contact_rows(
+    chosen: Sequence[tuple[QaChip, int | None]], *, read: ReadChip, bands: Sequence[Band], legend: Legend
+) -> list[ContactRow]:
+    """A row for each. With a channel a chip is shown at full size where it holds most of that class.
+
+    A chip that comes twice is read once, and no more than one is in memory.
+    """
+    by_chip: dict[str, dict[int | None, ContactRow]] = {}
+    wanted: dict[str, tuple[QaChip, list[int | None]]] = {}
     for chip, channel in chosen:
-        row, channels = _row(chip, channel, read, bands, legend)
-        rows.append(row)
-        shown |= channels
+        wanted.setdefault(chip.name, (chip, []))[1].append(channel)
+    for chip, ways in wanted.values():
+        by_chip[chip.name] = _rows(chip, ways, read, bands, legend)
+    return [by_chip[chip.name][channel] for chip, channel in chosen]
+
+
+def draw_contact_sheet(chosen: Sequence[ContactRow], path: Path, *, legend: Legend, title: str) -> None:
+    """PNG of these chips."""
+    rows = [one.row for one in chosen]
+    shown = frozenset[int]().union(*(one.channels for one in chosen))
     deep = max(1, -(-len(rows) // _COLUMNS))
     columns = [Column("", _PANELS, rows[first : first + deep]) for first in range(0, len(rows), deep)]
     more = (
@@ -51,19 +66,26 @@ def draw_contact_sheet(
     draw_sheet(columns, shown, legend, path, title=title, more=more)
 
 
-def _row(
-    chip: QaChip, channel: int | None, read: ReadChip, bands: Sequence[Band], legend: Legend
-) -> tuple[Row, set[int]]:
+def _rows(
+    chip: QaChip, ways: Sequence[int | None], read: ReadChip, bands: Sequence[Band], legend: Legend
+) -> dict[int | None, ContactRow]:
+    """By a channel, or None for the whole, the chip's row."""
     image, valid, channels = read(chip.name)
-    size = channels.size
-    if channel is not None:
-        rows, cols = fullest_window(channels == channel, side=PANEL)
-        image, valid, channels = image[:, rows, cols], valid[rows, cols], channels[rows, cols]
-    seen = _brightened(stored_colours(image, valid, bands), bands)
-    panels = chip_panels(seen, valid, channels, legend)
-    return Row(f"{chip.split} · {chip.name} · {_shares(chip, size, legend)}", panels), set(
-        map(int, np.unique(channels))
-    )
+    caption = f"{chip.split} · {chip.name} · {_shares(chip, channels.size, legend)}"
+    found: dict[int | None, ContactRow] = {}
+    for channel in ways:
+        if found and max(channels.shape) <= PANEL:
+            found[channel] = next(iter(found.values()))  # either way it is shown whole
+            continue
+        rows, cols = slice(None), slice(None)
+        if channel is not None:
+            rows, cols = fullest_window(channels == channel, side=PANEL)
+        part, measured, labels = image[:, rows, cols], valid[rows, cols], channels[rows, cols]
+        seen = _brightened(stored_colours(part, measured, bands), bands)
+        panels = chip_panels(seen, measured, labels, legend)
+        present = frozenset(np.flatnonzero(byte_counts(labels)).tolist())
+        found[channel] = ContactRow(Row(caption, panels), present)
+    return found
 
 
 def _brightened(picture: Pixels, bands: Sequence[Band]) -> Pixels:

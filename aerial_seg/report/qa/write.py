@@ -8,7 +8,7 @@ from pathlib import Path
 from aerial_seg.files.durable import disk_errors
 from aerial_seg.report.qa.chips import QaChip, random_chips, rare_chips
 from aerial_seg.report.qa.page import class_csv, page
-from aerial_seg.report.qa.sheets import ReadChip, draw_contact_sheet
+from aerial_seg.report.qa.sheets import ReadChip, contact_rows, draw_contact_sheet
 from aerial_seg.report.qa.split_map import draw_split_map
 from aerial_seg.training.manifest import DatasetDocument
 
@@ -23,9 +23,15 @@ def write_qa(root: Path, document: DatasetDocument, chips: Sequence[QaChip], rea
     At most 24 chips are read, whatever the dataset's size; equal datasets give equal bytes.
     """
     folder, legend, bands = root / QA, document.legend, document.bands
-    by_chance = [(chips[k], None) for k in random_chips(chips, document.seed)]
-    rare = [(chips[k], channel) for k, channel in rare_chips(chips, document.seed)]
-    told = ", ".join(dict.fromkeys(legend.entries[channel].name for _, channel in rare))
+    by_chance: list[tuple[QaChip, int | None]] = [
+        (chips[k], None) for k in random_chips(chips, document.seed)
+    ]
+    rare: list[tuple[QaChip, int | None]] = [
+        (chips[k], channel) for k, channel in rare_chips(chips, document.seed)
+    ]
+    told = ", ".join(
+        dict.fromkeys(legend.entries[channel].name for _, channel in rare if channel is not None)
+    )
     pictures = (
         ("Chips at random", RANDOM),
         (f"Chips with the rarest classes: {told}", RARE),
@@ -34,8 +40,9 @@ def write_qa(root: Path, document: DatasetDocument, chips: Sequence[QaChip], rea
     with disk_errors(folder):
         folder.mkdir()
         titles = (f"{len(by_chance)} of {len(chips):,} chips at random", f"{pictures[1][0]}, at full size")
-        draw_contact_sheet(by_chance, folder / RANDOM, read=read, bands=bands, legend=legend, title=titles[0])
-        draw_contact_sheet(rare, folder / RARE, read=read, bands=bands, legend=legend, title=titles[1])
+        rows = contact_rows([*by_chance, *rare], read=read, bands=bands, legend=legend)
+        draw_contact_sheet(rows[: len(by_chance)], folder / RANDOM, legend=legend, title=titles[0])
+        draw_contact_sheet(rows[len(by_chance) :], folder / RARE, legend=legend, title=titles[1])
         draw_split_map(chips, legend, folder / SPLIT_MAP)
         texts = {CLASSES: class_csv(chips, legend), PAGE: page(document, chips, pictures, document.notes)}
         for name, text in texts.items():

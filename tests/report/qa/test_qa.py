@@ -19,7 +19,7 @@ from aerial_seg.legend import IGNORE, make_legend
 from aerial_seg.report.qa.chips import QaChip, random_chips, rare_chips
 from aerial_seg.report.qa.page import class_csv, page
 from aerial_seg.report.qa.panels import chip_panels, unlabelled_pattern, unmeasured_pattern
-from aerial_seg.report.qa.sheets import draw_contact_sheet, fullest_window
+from aerial_seg.report.qa.sheets import contact_rows, draw_contact_sheet, fullest_window
 from aerial_seg.report.qa.split_map import SPLIT_COLOURS, draw_split_map
 from aerial_seg.training.manifest import DatasetDocument
 
@@ -108,14 +108,13 @@ def band(name: str, dtype: str, low: float, high: float) -> Band:
 def drawn_image(tmp_path: Path, image: np.ndarray, bands: list[Band]) -> np.ndarray:
     """The image panel of a sheet of one chip of 200 px."""
     valid, channels = np.ones((200, 200), np.bool_), np.zeros((200, 200), np.uint8)
-    draw_contact_sheet(
+    rows = contact_rows(
         [(chip("c", (400, 0, 0)), None)],
-        tmp_path / "s.png",
         read=lambda name: (image, valid, channels),
         bands=bands,
         legend=LEGEND,
-        title="t",
     )
+    draw_contact_sheet(rows, tmp_path / "s.png", legend=LEGEND, title="t")
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
     return sheet[80:280, 6:206]
 
