@@ -91,7 +91,7 @@ class Ground:
         reasons = unmeasured | self._beyond(geometries, broken)
         measured = geometries.copy()
         measured[list(reasons)] = None
-        ground = mended(measured if self._widen is None else self._widened(measured))
+        ground = mended(measured, sound=~broken) if self._widen is None else mended(self._widened(measured))
         usable = ~shapely.is_missing(ground)
         for row in np.flatnonzero(~usable).tolist():
             why = reasons.get(row) or _why(wkb[row], geometries[row])
@@ -175,20 +175,25 @@ class Ground:
         return found
 
 
-def mended(geometries: Geometries) -> Geometries:
+def mended(geometries: Geometries, *, sound: NDArray[np.bool_] | None = None) -> Geometries:
     """The ground of each geometry (n,) as a valid Polygon or MultiPolygon without Z; None where it has no area.
 
     Ground that any of its parts covers belongs to it, however they overlap; a hole in a part is a hole unless another
     part covers it. Lines, points and empty parts fall away. (shapely's default, the even-odd rule, makes holes of
     overlaps.)
+
+    sound: (n,) those that are known to be valid, or None.
     """
     whole: NDArray[np.object_] = shapely.force_2d(geometries)
-    broken = ~(shapely.is_missing(whole) | shapely.is_valid(whole))
+    broken = ~shapely.is_missing(whole) if sound is None else ~shapely.is_missing(whole) & ~sound
+    broken[broken] = ~shapely.is_valid(whole[broken])
     whole[broken] = shapely.make_valid(whole[broken], method="structure", keep_collapsed=False)
-    plain = np.isin(shapely.get_type_id(whole), _POLYGONAL) & ~shapely.is_empty(whole)
-    pieces, of = shapely.get_parts(whole, return_index=True)
+    kinds = shapely.get_type_id(whole)
+    plain = np.isin(kinds, _POLYGONAL) & ~shapely.is_empty(whole)
     # GDAL's rasterizer leaves out a whole MultiPolygon for one empty part.
-    plain[of[shapely.is_empty(pieces)]] = False
+    several = np.flatnonzero(kinds == GeometryType.MULTIPOLYGON)
+    pieces, of = shapely.get_parts(whole[several], return_index=True)
+    plain[several[of[shapely.is_empty(pieces)]]] = False
     for row in np.flatnonzero(~(plain | shapely.is_missing(whole))):
         whole[row] = _united_polygons(whole[row])
     # A ring of 1e-308 is one for GEOS, and its area is 0 all the same.
