@@ -179,7 +179,8 @@ def divide(
     notes, legend = _notes(cutter, sources, settings.gsd), cutter.labels.legend
     places, crs, note = _common_places(cutter.records, sources.infos)
     notes += [note] if note else []
-    chips = _split(CutChips(cutter.records, places, sources.infos, grids), settings, areas, notes, work)
+    cut = CutChips(cutter.records, places, sources.infos, grids, sources.members)
+    chips = _split(cut, settings, areas, notes, work)
     counts = np.array([record.counts for record in chips.records]).reshape(-1, len(legend))
     kept = KeptChips(chips.splits, chips.blocks, chips.places, counts, legend.names)
     notes += [

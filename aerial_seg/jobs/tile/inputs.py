@@ -93,7 +93,8 @@ def prepare(asked: Asked, folder: Path, problems: Problems) -> Ready:
     if sources is not None and labels is not None:
         labels = _that_lie_on(labels, sources, grids, problems)
     problems.stage_ends()
-    areas = _areas(truth, settings, infos if sources is None else sources.infos, grids, problems)
+    members = [(info,) for info in infos] if sources is None else sources.members
+    areas = _areas(truth, settings, members, grids, problems)
     problems.stage_ends()
     return Ready(sources, grids, labels, still, areas)
 
@@ -205,16 +206,16 @@ def _that_lie_on(
 def _areas(
     truth: Sequence[Path],
     settings: TileSettings,
-    infos: Sequence[RasterInfo],
+    members: Sequence[Sequence[RasterInfo]],
     grids: Sequence[Grid],
     problems: Problems,
 ) -> SplitAreas | None:
     """What polygons say of splits, if any do; what they and the settings say goes together."""
-    if not infos or (not truth and (settings.split_layer or settings.split_field)):
+    if not members or (not truth and (settings.split_layer or settings.split_field)):
         return None
     with problems.catching("split"):
         areas = open_split_areas(truth, settings, grids) if truth else None
-        check_shares(settings, infos, areas)
+        check_shares(settings, members, areas)
         return areas
     return None
 

@@ -48,6 +48,11 @@ class Sources:
         """The facts of each."""
         return [source.info for source in self.each]
 
+    @property
+    def members(self) -> list[tuple[RasterInfo, ...]]:
+        """The rasters that each is made of."""
+        return [source.members for source in self.each]
+
 
 def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Sources:
     """What is cut of these rasters, which are alike. `folder` gets the mosaic's VRT and lasts as long as it is read.
@@ -79,15 +84,10 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
 
 
 def _check_one_source(settings: TileSettings) -> None:
-    """Raises SettingsError for what tells rasters apart that become one."""
-    shares, apart = settings.shares(), []
-    if settings.split_field is None:  # else the patterns are of what stands there
-        apart = [setting(name, one.pattern) for name, one in shares.items() if one.pattern is not None]
+    """Raises SettingsError for what never divides rasters that become one."""
     if settings.split_by == "source":
-        apart.append(setting("split_by", "source"))
-    if apart:
         raise SettingsError(
-            f"{apart[0]} tells rasters apart that {setting('mosaic', True)} makes one of; pass a fraction and "
+            f"{setting('split_by', 'source')} tells rasters apart that {setting('mosaic', True)} makes one of; pass "
             f"{setting('split_by', 'block')}, or leave {setting('mosaic', True)} out"
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from laws import examples
@@ -115,17 +116,66 @@ def test_small_rasters_are_told_and_the_remedy_fills_their_chips(
     assert sum(pixels == 1 for pixels in filled) == 6
 
 
-@pytest.mark.parametrize("options", [{"val": "p_*"}, {"split_by": "source"}])
-def test_what_tells_rasters_apart_is_refused_beside_mosaic_before_anything_is_cut(
-    raster_file: RasterFile, labels: Path, options: dict[str, str]
+def test_whole_rasters_cannot_be_kept_together_where_a_mosaic_makes_one_of_them(
+    raster_file: RasterFile, labels: Path
 ) -> None:
     paths = pieces(raster_file, scene(HEIGHT, WIDTH), [], [64])
-    if "val" in options:
-        options = {"val": "p_0_64*"}
     with pytest.raises(SettingsError, match=r"tells rasters apart that `mosaic=True` makes one of"):
-        cut(paths, labels, "out", mosaic=True, **options)
+        cut(paths, labels, "out", mosaic=True, split_by="source")
     assert not labels.with_name("out").exists()
     cut(paths, labels, "out", mosaic=True)
+
+
+@settings(
+    max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(col=st.integers(25, 40), shared=st.sampled_from([0, 0, 7]), gsd=st.sampled_from([None, None, 0.6]))
+def test_chips_of_a_mosaic_are_of_the_split_of_the_only_scenes_that_they_reach_into(
+    raster_file: RasterFile,
+    labels: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    col: int,
+    shared: int,
+    gsd: float | None,
+) -> None:
+    image = scene(HEIGHT, WIDTH)
+    sides = {"west": (0, col), "mid": (col - shared, 90), "east": (90, WIDTH)}
+    paths = [
+        raster_file(f"{name}.tif", image[:, :, a:b], transform=at(a * 0.5, 0))
+        for name, (a, b) in sides.items()
+    ]
+    chosen = TileSettings(chip_size=20, block=1, mosaic=True, val="west*", test="east*", gsd=gsd)
+    report = tile([str(p) for p in paths], [str(labels)], tmp_path_factory.mktemp("out") / "set", chosen)
+    pixel = gsd or 0.5
+    step, across, down = 20 * pixel, round(WIDTH * 0.5 / pixel), round(HEIGHT * 0.5 / pixel)
+    wanted: dict[str, int] = {}
+    for left in np.arange(-(-across // 20)) * step:
+        right = min(left + step, across * pixel)
+        reached = {
+            split
+            for (a, b), split in zip(sides.values(), ("val", "train", "test"), strict=True)
+            if min(right, b * 0.5) - max(left, a * 0.5) > 0.26
+        }
+        split = reached.pop() if len(reached) == 1 else "out"
+        wanted[split] = wanted.get(split, 0) + -(-down // 20)
+    out = wanted.pop("out", 0)
+    assert report.chips == {split: wanted.get(split, 0) for split in ("train", "val", "test")}
+    told = [note for note in report.notes if "reach into scenes of two splits" in note]
+    assert told == ([f"{out} chips that reach into scenes of two splits were left out"] if out else [])
+
+
+def test_scenes_of_a_mosaic_across_the_edge_of_the_world_are_found_by_their_names(
+    raster_file: RasterFile, polygon_file: PolygonFile
+) -> None:
+    pixel, image = 0.01, scene(80, 80)
+    west = raster_file("w.tif", image, crs="EPSG:4326", transform=Affine(pixel, 0, 179.2, 0, -pixel, 0))
+    east = raster_file("e.tif", image, crs="EPSG:4326", transform=Affine(pixel, 0, -180, 0, -pixel, 0))
+    squares = [box(179.2 + x, -0.7, 179.3 + x, -0.1) for x in np.arange(0.05, 1.5, 0.2)]
+    drawn = polygon_file("w.gpkg", squares, crs="EPSG:4326")
+    report = cut([west, east], drawn, "out", mosaic=True, val="e*", test="0")
+    assert report.chips == {"train": 4, "val": 4, "test": 0}
+    with pytest.raises(SettingsError, match=r"`val` 'x\*' matches none of the 2 sources \(first: w.tif\)"):
+        cut([west, east], drawn, "bad", mosaic=True, val="x*", test="0")
 
 
 def test_scenes_with_alpha_and_without_are_one_dataset_whose_alpha_is_no_band(

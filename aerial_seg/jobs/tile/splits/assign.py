@@ -20,24 +20,27 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.shares import Share, named_splits
 from aerial_seg.jobs.tile.splits.areas import SplitAreas
 from aerial_seg.jobs.tile.splits.ground import blocks_of, overlapping
+from aerial_seg.jobs.tile.splits.scenes import OUT, names_of, splits_of_scenes
 from aerial_seg.jobs.tile.splits.spread import Units, choose_folds, choose_parts
 from aerial_seg.mentions import setting
 from aerial_seg.training.validation.ground import touching
 
 USUAL_BLOCK, FEWEST_UNITS = 2, 4
 """Chips along a split block, and how many units a split must have for its score to say something."""
-_OUT = ""
-"""The split of a chip that is in none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CutChips:
-    """The chips that were cut: records, their outlines in one CRS, and the sources with the grid that each has."""
+    """The chips that were cut: records, their outlines in one CRS, and the sources with the grid that each has.
+
+    members: of each source the rasters that it is made of.
+    """
 
     records: Sequence[ChipRecord]
     places: Sequence[Any]
     infos: Sequence[RasterInfo]
     grids: Sequence[Grid]
+    members: Sequence[Sequence[RasterInfo]]
 
     def grid_of(self, record: ChipRecord, size: int) -> Grid:
         """The part of a chip that lies in its raster."""
@@ -66,13 +69,15 @@ class Assigned:
     notes: list[str] = field(default_factory=list)
 
 
-def check_shares(settings: TileSettings, infos: Sequence[RasterInfo], areas: SplitAreas | None) -> None:
+def check_shares(
+    settings: TileSettings, members: Sequence[Sequence[RasterInfo]], areas: SplitAreas | None
+) -> None:
     """Raises SettingsError for shares that cannot work, before anything is cut."""
     shares = _free_shares(settings, areas)
     if areas is not None and not areas.are_splits:
         named_splits(areas.names, shares, what="groups", meant=f"the values of the field '{areas.field}'")
     else:
-        named_splits([public_name(info.path) for info in infos], shares)
+        named_splits(names_of(members), shares)
 
 
 def _free_shares(settings: TileSettings, areas: SplitAreas | None) -> dict[str, Share]:
@@ -95,10 +100,10 @@ def assign_splits(chips: CutChips, settings: TileSettings, areas: SplitAreas | N
     notes: list[str] = []
     if areas is not None and not areas.are_splits:
         seen = _groups_seen(chips, areas, settings, notes)
-        units: list[Hashable] = [min(groups, key=lambda name: (-groups[name], name)) if groups else _OUT
+        units: list[Hashable] = [min(groups, key=lambda name: (-groups[name], name)) if groups else OUT
                                  for groups in seen]  # fmt: skip
         by_name = dict(zip(areas.names, named_splits(areas.names, shares), strict=True))
-        named = [by_name.get(str(unit), _OUT) for unit in units]
+        named = [by_name.get(str(unit), OUT) for unit in units]
         labels, of_what = _dealt(chips, units, named, shares, settings, notes), "group"
         labels = _unanimous(labels, units, seen, notes)
     else:
@@ -123,29 +128,34 @@ def _named(
     notes: list[str],
 ) -> list[str | None]:
     """The split of each chip that an area or a glob names, '' where it is in none, None where fractions decide."""
-    if areas is None:
-        of_source = named_splits([public_name(info.path) for info in chips.infos], shares)
-        return [of_source[record.source] for record in chips.records]
-    named: list[str | None] = []
     reasons: Counter[str] = Counter()
-    if areas.outside == "divided":
-        of_source = named_splits([public_name(info.path) for info in chips.infos], shares)
-    for record in chips.records:
-        grid = chips.grid_of(record, settings.chip_size)
+    grids = [chips.grid_of(record, settings.chip_size) for record in chips.records]
+    of_scenes: list[str | None] = []
+    if areas is None or areas.outside == "divided":
+        own = [(record.source, grid) for record, grid in zip(chips.records, grids, strict=True)]
+        of_scenes = splits_of_scenes(own, chips.grids, chips.members, shares)
+    across = "that reach into scenes of two splits"
+    if areas is None:
+        lost = of_scenes.count(OUT)
+        notes += [f"{lost} chips {across} were left out"] if lost else []
+        return of_scenes
+    named: list[str | None] = []
+    for number, grid in enumerate(grids):
         seen = areas.seen(grid)
         if len(seen) > 1:
             reasons["that reach into areas of two splits"] += 1
-            named.append(_OUT)
+            named.append(OUT)
         elif seen:
             ((name, pixels),) = seen.items()
             part = areas.whole and 2 * pixels < grid.height * grid.width
             reasons["less than half of which lies in a split's area"] += part
-            named.append(_OUT if part else name)
+            named.append(OUT if part else name)
         elif areas.outside == "divided":
-            named.append(of_source[record.source])
+            named.append(of_scenes[number])
+            reasons[across] += of_scenes[number] == OUT
         else:
             reasons["outside of all split areas"] += areas.outside == "left out"
-            named.append(_OUT if areas.outside == "left out" else None)
+            named.append(OUT if areas.outside == "left out" else None)
     notes += [f"{count} chips {why} were left out" for why, count in reasons.items() if count]
     if areas.outside == "nearest":
         named = list(_as_nearest(chips.places, named))
@@ -175,7 +185,7 @@ def _as_nearest(places: Sequence[Any], named: Sequence[str | None]) -> list[str]
         if name
     ) if any(named) else []  # fmt: skip
     if not known:
-        return [name or _OUT for name in named]
+        return [name or OUT for name in named]
     tree = STRtree([place.centroid for _, place in known])
     return [
         name if name is not None else known[int(tree.nearest(place.centroid))][0][0]
@@ -285,7 +295,7 @@ def _unanimous(
     found = []
     for label, groups in zip(labels, seen, strict=True):
         ways = {of_group.get(name, "train") for name in groups}
-        found.append(label if len(ways) == 1 else _OUT)
+        found.append(label if len(ways) == 1 else OUT)
     lost = sum(len(groups) > 1 and not label for groups, label in zip(seen, found, strict=True))
     if lost:
         notes.append(f"{lost} chips that show groups of two splits were left out")
@@ -304,7 +314,7 @@ def _without_common_ground(
     held = ["test", *(folds or ["val"])]
     windows = [record.window for record in chips.records]
     at_stake = [
-        label if label in held and window.apart else _OUT
+        label if label in held and window.apart else OUT
         for label, window in zip(labels, windows, strict=True)
     ]
     ranks = {name: rank for rank, name in enumerate(reversed(held))}
@@ -321,14 +331,14 @@ def _without_common_ground(
         )
     for number, (label, window) in enumerate(zip(labels, windows, strict=True)):
         if label in ("test", val):
-            split = label if window.apart and number not in gone else _OUT
+            split = label if window.apart and number not in gone else OUT
             splits.append("val" if split == val else split)
         else:
-            splits.append("train" if label else _OUT)
+            splits.append("train" if label else OUT)
     lost = {i for i in gone if labels[i] in ("test", val)}
     late = overlapping(chips.places, splits, {"train": 0, "val": 1, "test": 1})
     for number in late:
-        splits[number] = _OUT
+        splits[number] = OUT
     lost |= set(late)
     if lost:
         notes.append(f"{len(lost)} chips that overlap another split's ground were left out")
