@@ -78,6 +78,11 @@ def open_layer(
     if encoding is not None:
         check_encoding(encoding, setting_name=names.encoding)
     if is_parquet(path) and not is_remote(path):
+        if encoding is not None:
+            raise SettingsError(
+                f"{setting(names.encoding, encoding)} cannot apply to {path}: texts in GeoParquet are UTF-8; leave "
+                "it out"
+            )
         return _open_parquet(path, layer, names)
     chosen, notes = _choose(path, layer, names)
     try:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as Xml
 from rasterio.crs import CRS
 
 from aerial_seg.documents import listed
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.raster.chosen_bands import chosen_vrt
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.raster import raster_info
@@ -51,7 +51,12 @@ def place_tiles(
     """
     paths = [Path(info.path) for info in infos]
     asked = settings.map_tiles
-    if asked == "off" or not settings.georeferenced or any(info.unplaced is None for info in infos):
+    placed = [info.path for info in infos if info.unplaced is None]
+    if asked == "off" or not settings.georeferenced or placed:
+        if asked in ("slippy", "tms"):
+            raise _no_tiles(
+                asked, f"{placed[0]} has a place of its own ({len(placed)} of {len(infos)} rasters)"
+            )
         return Placed(list(infos), paths)
     zooms = zooms_of_folders(paths)
     if len(zooms) > 1:
@@ -61,6 +66,8 @@ def place_tiles(
         )
     names = read_names(paths) if all(_is_tile(info) for info in infos) else None
     if names is None:
+        if asked != "auto":
+            raise _no_tiles(asked, f"the {len(infos)} rasters are not squares named so (first: {paths[0]})")
         return Placed(list(infos), paths)
     palettes = [info.path for info in infos if info.has_palette]
     if palettes:
@@ -83,6 +90,13 @@ def place_tiles(
         f"first in column {first.column}, row {first.row} from the north ({how})"
     )
     return Placed(found, opened, (note,))
+
+
+def _no_tiles(asked: str, why: str) -> SettingsError:
+    return SettingsError(
+        f"{setting('map_tiles', asked)} is for rasters without CRS that are squares named z/x/y, z-x-y or x-y-z, but "
+        f"{why}; leave it out"
+    )
 
 
 def _is_tile(info: RasterInfo) -> bool:

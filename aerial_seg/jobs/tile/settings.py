@@ -198,6 +198,17 @@ class TileSettings:
                 "leave one of them out"
             )
 
+        if self.block is not None and self.split_by == "source":
+            raise SettingsError(
+                f"{setting('block', self.block)} cannot apply where {setting('split_by', 'source')} keeps rasters "
+                "whole; leave one of them out"
+            )
+        if self.map_tiles in ("tms", "slippy") and not self.georeferenced:
+            raise SettingsError(
+                f"{setting('map_tiles', self.map_tiles)} places rasters by their names, and "
+                f"{setting('georeferenced', False)} takes none as placed; leave one of them out"
+            )
+
     def shares(self) -> dict[str, Share]:
         """What goes into `val` and `test`."""
         from aerial_seg.jobs.tile.shares import parse_share

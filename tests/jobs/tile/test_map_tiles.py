@@ -14,7 +14,7 @@ from pyproj import Transformer
 from rasterio.transform import from_bounds
 from shapely import box
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.tile_names import TileName, read_names
 from aerial_seg.jobs.tile.job import TileReport, tile
 from aerial_seg.jobs.tile.settings import TileSettings
@@ -132,6 +132,19 @@ def test_windows_of_a_mosaic_of_map_tiles_are_its_chips(
         found, wanted = read_chip(one.image, one.labels), read_chip(other.image, other.labels)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_how_rows_count_is_refused_of_rasters_that_are_no_map_tiles(
+    image: Any, labels: Path, tmp_path: Path
+) -> None:
+    scene = tmp_path / "flight.tif"
+    with rasterio.open(scene, "w", driver="GTiff", height=128, width=192, count=3, dtype="uint8") as file:
+        file.write(image)
+    with pytest.raises(
+        SettingsError,
+        match=r"`map_tiles=.slippy.` is for .* but the 1 rasters are not .*flight.tif\); leave it",
+    ):
+        cut([scene], labels, "out", map_tiles="slippy")
 
 
 def test_without_mosaic_each_tile_is_a_source_of_its_own_name(

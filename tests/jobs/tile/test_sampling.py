@@ -252,6 +252,18 @@ def test_what_areas_do_not_say_is_asked_for(full: Path, polygons: Path, polygon_
         ({"folds": 3, "fold": 4}, r"`fold=4` is none of the 3 folds, wanted 1 to 3"),
         ({"folds": 3, "fold": 1, "val": "0.2"}, "`val=.0.2.` and `fold=1` both say what is for validation"),
         ({"split_field": "kind", "split_by": "source"}, "`split_by=.source.` and `split_field` both say"),
+        (
+            {"block": 3, "split_by": "source"},
+            "`block=3` cannot apply where `split_by=.source.` keeps rasters whole",
+        ),
+        (
+            {"map_tiles": "tms", "georeferenced": False},
+            "`map_tiles=.tms.` places rasters by their names, and",
+        ),
+        (
+            {"map_tiles": "tms"},
+            r"`map_tiles=.tms.` is for rasters without CRS .*has a place of its own \(1 of 1",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -260,6 +272,48 @@ def test_settings_that_contradict_each_other_are_refused(
     with pytest.raises(SettingsError, match=message):
         run([full], polygons, replace(BARE, **chosen))
     assert not (polygons.parent / "out").exists()
+
+
+def test_what_areas_leave_nothing_to_is_refused_by_name(
+    full: Path, polygons: Path, polygon_file: PolygonFile
+) -> None:
+    """Folds beside a validation area made training chips of that area, unsaid."""
+    whole = split_file(polygon_file, "whole.gpkg", ["train", "val", "test"])
+    held = split_file(polygon_file, "held.gpkg", ["val", "test"])
+    towns = split_file(polygon_file, "towns.gpkg", ["Aber", "Bala", "Cwm"], field="town")
+    groups = {"split_layer": towns, "split_field": "town", "val": "0", "test": "Cwm"}
+    folds, all_said = {"folds": 2, "fold": 1}, "the field 'split' says of all ground what it is for; leave"
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"split_layer": whole}, {"block": 3}, f"`block=3` cannot apply: {all_said} it out"),
+        (
+            groups,
+            {"block": 3},
+            "`block=3` cannot apply: the field 'town' says what is never divided; leave it out",
+        ),
+        ({"split_layer": whole}, folds, f"`folds=2` and `fold` cannot apply: {all_said} them out"),
+        (
+            {"split_layer": held},
+            folds,
+            "cannot apply: the field 'split' says what is for validation; leave them out",
+        ),
+        (
+            {"split_layer": whole},
+            {"val": "0.3"},
+            "`val=.0.3.` cannot apply: .* says what is for validation; leave",
+        ),
+        (
+            {"split_layer": held},
+            {"test": "full*"},
+            "`test=.full.*` cannot apply: .* says what is for test; leave",
+        ),
+    ]
+    for kept, idle, message in cases:
+        with pytest.raises(SettingsError, match=message):
+            run([full], polygons, replace(BARE, overwrite=True, **kept, **idle))
+        run([full], polygons, replace(BARE, overwrite=True, **kept))
+    only = split_file(polygon_file, "only.gpkg", ["test"])
+    report = run([full], polygons, replace(BARE, overwrite=True, split_layer=only, block=1, **folds))
+    assert report.chips == {"train": 15, "val": 15, "test": 5}
 
 
 def test_a_label_raster_has_no_fields(full: Path, raster_file: RasterFile) -> None:

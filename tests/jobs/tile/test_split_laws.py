@@ -44,13 +44,13 @@ def cut(scenes: list[Scene], chosen: TileSettings) -> CutChips:
         grids.append(grid)
         infos.append(SimpleNamespace(path=f"scene_{left}_{top}_{width}_{height}.tif"))
         for window in chip_windows(height=height, width=width, size=SIZE, stride=chosen.stride):
-            part = CutChips((), (), (), [grid]).grid_of(SimpleNamespace(source=0, window=window), SIZE)  # type: ignore[arg-type]
+            part = CutChips((), (), (), [grid], ()).grid_of(SimpleNamespace(source=0, window=window), SIZE)  # type: ignore[arg-type]
             counts = np.array([part.height * part.width, (left + window.left + window.top) % 7], np.int64)
             place = part.footprint()
             name = f"{number}_{window.row}_{window.col}"
             records.append(ChipRecord(name, number, window, place, int(counts[0]), counts))
             places.append(place)
-    return CutChips(records, places, infos, grids)  # type: ignore[arg-type]
+    return CutChips(records, places, infos, grids, [(info,) for info in infos])  # type: ignore[arg-type]
 
 
 def pixels(chips: CutChips, assigned: Assigned, split: str) -> NDArray[np.int64]:

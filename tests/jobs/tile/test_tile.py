@@ -111,7 +111,8 @@ def test_overlapping_rasters_share_no_ground_across_splits(
         raster_file(f"r{k}.tif", scene(50, 70, seed=k), transform=at(*place))
         for k, place in enumerate(places)
     ]
-    wanted = replace(SETTINGS, split_by=split_by, block=block, overwrite=True)
+    squares = block if split_by == "block" else None
+    wanted = replace(SETTINGS, split_by=split_by, block=squares, overwrite=True)
     try:
         report = run(paths, polygons, wanted)
     except InputError as error:

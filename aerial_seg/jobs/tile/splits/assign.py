@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from shapely import STRtree
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.remote import public_name
@@ -72,12 +72,35 @@ class Assigned:
 def check_shares(
     settings: TileSettings, members: Sequence[Sequence[RasterInfo]], areas: SplitAreas | None
 ) -> None:
-    """Raises SettingsError for shares that cannot work, before anything is cut."""
+    """Raises SettingsError for shares that cannot work, before anything is cut, and for what areas leave nothing to."""
+    if areas is not None:
+        _refuse_idle(settings, areas)
     shares = _free_shares(settings, areas)
     if areas is not None and not areas.are_splits:
         named_splits(areas.names, shares, what="groups", meant=f"the values of the field '{areas.field}'")
     else:
         named_splits(names_of(members), shares)
+
+
+def _refuse_idle(settings: TileSettings, areas: SplitAreas) -> None:
+    """Raises SettingsError for what would change nothing, or mean another thing than the areas say."""
+    all_said = areas.are_splits and areas.outside != "divided"
+    told = f"the field '{areas.field}' says {'of all ground what it is for' if all_said else 'what is never divided'}"
+    if settings.block is not None and (all_said or not areas.are_splits):
+        raise SettingsError(f"{setting('block', settings.block)} cannot apply: {told}; leave it out")
+    if settings.folds is not None and areas.are_splits and (all_said or "val" in areas.names):
+        told = told if all_said else f"the field '{areas.field}' says what is for validation"
+        raise SettingsError(
+            f"{setting('folds', settings.folds)} and {setting('fold')} cannot apply: {told}; leave them out, or name "
+            "test areas alone"
+        )
+    for name, share in settings.shares().items():
+        usual = getattr(settings, name) == getattr(TileSettings(), name)
+        if areas.are_splits and (all_said or name in areas.names) and not usual and share != Share():
+            raise SettingsError(
+                f"{setting(name, getattr(settings, name))} cannot apply: the field '{areas.field}' says what is for "
+                f"{'validation' if name == 'val' else name}; leave it out"
+            )
 
 
 def _free_shares(settings: TileSettings, areas: SplitAreas | None) -> dict[str, Share]:

@@ -32,10 +32,14 @@ def splits_of_scenes(
     """
     of_each, named = iter(named_splits(names_of(members), shares)), []
     splits = [[next(of_each) for _ in own] for own in members]
-    boxes = [_boxes(own, grid) for own, grid in zip(members, grids, strict=True)]
+    boxes = {
+        k: _boxes(own, grid)
+        for k, (own, grid) in enumerate(zip(members, grids, strict=True))
+        if len(set(splits[k])) > 1
+    }
     for source, grid in chips:
         own = set(splits[source])
-        if len(own) > 1:
+        if source in boxes:
             reached = np.flatnonzero(_reaches(grid, boxes[source]))
             own = {splits[source][int(k)] for k in reached} or {None}
         named.append(own.pop() if len(own) == 1 else OUT)
