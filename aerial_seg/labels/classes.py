@@ -26,6 +26,8 @@ _TOLD = 10
 """Values that one line lists at the most."""
 _SPELLED_OUT = 60
 """Values of a mapping that a message writes out; more of them belong into a table."""
+_NO_VALUE = frozenset(("null", "<null>", "none", "nan", "n/a", "na", "#n/a", "nil", "nodata", "no data"))
+"""Words that tables hold where there was no value."""
 _NOT_IN_PAIRS = frozenset((",", "=", '"', chr(96)))
 """Characters that a mapping on the command line cannot hold."""
 
@@ -299,6 +301,7 @@ def _notes(found: Census, names: Mapping[Key, str], legend: Legend, origin: Orig
     none = {key: found.counts[key] for key, name in names.items() if name == UNLABELLED}
     if none:
         yield f"{sum(none.values())} {each} of {origin.what} are called {UNLABELLED}: {list_counts(none)}"
+    yield from _nothing(found, names, origin)
     yield from _merged(names, origin)
     yield from _alike(found, names, origin)
     renumbered = [
@@ -309,6 +312,21 @@ def _notes(found: Census, names: Mapping[Key, str], legend: Legend, origin: Orig
     if renumbered:
         told = listed(renumbered, most=5)
         yield f"the map's own values are 0 to {LARGEST_VALUE}, the attribute 'code' keeps the labels': {told}"
+
+
+def _nothing(found: Census, names: Mapping[Key, str], origin: Origin) -> Iterator[str]:
+    """Of words that programs write for no value, and that are a class here; the remedy is printed."""
+    odd = [
+        key
+        for key, name in names.items()
+        if isinstance(key, str) and key.casefold() in _NO_VALUE and name != UNLABELLED
+    ]
+    if odd:
+        told = list_counts({key: found.counts[key] for key in odd})
+        yield (
+            f"{origin.what} holds {told}, which count as a class; if they mean that there is no value, "
+            f"{mapping_setting({**names, **dict.fromkeys(odd, UNLABELLED)})} makes them unlabelled"
+        )
 
 
 def _merged(names: Mapping[Key, str], origin: Origin) -> Iterator[str]:

@@ -337,3 +337,22 @@ def test_other_classes_are_refused_in_one_line(text: str) -> None:
         parse_classes(text)
     assert isinstance(caught.value, AerialSegError)
     assert "\n" not in str(caught.value)
+
+
+def test_words_for_no_value_are_told_and_the_remedy_makes_them_unlabelled() -> None:
+    """Their polygons were a class 'NULL', unsaid; someone's class may be called so."""
+    values = ("NULL", "road", "None", "nan", "N/A", "road", "NULL")
+    first = mapped(*values)
+    (note,) = [note for note in first.notes if "no value" in note]
+    assert note.startswith(
+        "field 'kind' of l.gpkg holds 'NULL' (2 times), 'N/A' (1 times), 'None' (1 times), 'nan' (1 times), which"
+    )
+    assert "which count as a class; if they mean that there is no value, `classes=" in note
+    assert {"NULL", "None", "nan", "N/A", "road"} <= set(first.legend.names)
+    (remedy,) = settings_in(note)
+    mended = mapped(*values, classes=class_table(remedy.value))
+    assert not [note for note in mended.notes if "no value" in note]
+    assert "5 features of field 'kind' of l.gpkg are called unlabelled" in " ".join(mended.notes)
+    assert mended.indices(column(*values)).tolist() == [255, 1, 255, 255, 255, 1, 255]
+    assert set(mended.legend.names) == {"background", "road"}
+    assert not [note for note in mapped("nullarbor", "road").notes if "no value" in note]

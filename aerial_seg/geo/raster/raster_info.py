@@ -14,7 +14,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.georeference import Place, Unplaced, place_of
 from aerial_seg.geo.raster.same_grid import require_same_grid
-from aerial_seg.geo.raster.values.scaling import Scaling
+from aerial_seg.geo.raster.values.scaling import Scaling, tagged_scalings
 from aerial_seg.mentions import setting
 from aerial_seg.printable import cleaned_name
 
@@ -34,7 +34,7 @@ class RasterInfo:
 
     alpha_of_file: the number of the file's own alpha band, also where it is none of the chosen ones. has_palette: its
     pixels are the numbers of colours, which lie in a table. files: that GDAL reads it from. scalings: what each band
-    declares, nothing most often; empty where nobody can say, as of an array.
+    declares, nothing most often; empty where nobody can say, as of an array. tagged: what tags say of that besides.
     """
 
     path: str
@@ -49,6 +49,7 @@ class RasterInfo:
     has_palette: bool = False
     files: tuple[str, ...] = ()
     scalings: tuple[Scaling, ...] = ()
+    tagged: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, dataset: DatasetReader, path: Path | str) -> RasterInfo:
@@ -83,7 +84,8 @@ class RasterInfo:
             alpha_of_file=alpha,
             has_palette=ColorInterp.palette in meanings,
             files=tuple(dataset.files),
-            scalings=scalings_of(dataset, bands),
+            scalings=(scalings := scalings_of(dataset, bands)),
+            tagged=_tagged(dataset, bands, scalings),
         )
 
 
@@ -91,6 +93,15 @@ def scalings_of(dataset: DatasetReader, bands: Sequence[int]) -> tuple[Scaling, 
     """Scale and offset that these bands of an opened raster declare, 1 and 0 without."""
     scales, offsets = dataset.scales, dataset.offsets  # rasterio asks GDAL for all bands
     return tuple(Scaling(float(scales[band - 1]), float(offsets[band - 1])) for band in bands)
+
+
+def _tagged(dataset: DatasetReader, bands: Sequence[int], scalings: Sequence[Scaling]) -> tuple[str, ...]:
+    """The tags that tell scale and offset of bands that declare none."""
+    silent = [band for band, own in zip(bands, scalings, strict=True) if own.says_nothing]
+    if not silent:
+        return ()
+    told = (tagged_scalings(dataset.tags(band)) for band in (0, *silent))
+    return tuple(dict.fromkeys(tag for tags in told for tag in tags))
 
 
 def require_crs(info: RasterInfo) -> None:
@@ -136,4 +147,5 @@ def stacked_info(infos: Sequence[RasterInfo], counts: Sequence[int], order: Sequ
         dtype=str(np.result_type(*(info.dtype for info in infos))),
         files=tuple(file for info in infos for file in info.files),
         scalings=tuple(scalings),
+        tagged=tuple(dict.fromkeys(tag for info in infos for tag in info.tagged)),
     )

@@ -21,7 +21,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.accumulator import BandAccumulator
-from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, scaling_notes
+from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, scaling_notes, tagged_notes
 from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
@@ -242,6 +242,8 @@ def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> li
             others = len(told) - 1
             notes.append(told[0] + (f" ({others} other rasters have {what}, too)" if others else ""))
     notes += scaling_notes([(info.path, info.scalings) for info in members], cutter.scaled)
+    if cutter.settings.scale != "off":
+        notes += tagged_notes([(info.path, info.tagged) for info in members])
     notes += cutter.left_out()
     return notes
 

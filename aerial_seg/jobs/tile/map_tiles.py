@@ -81,7 +81,7 @@ def place_tiles(
         for k, (info, name) in enumerate(zip(infos, names, strict=True))
     ]
     found = [
-        replace(raster_info(vrt, settings.bands), path=info.path, files=info.files)
+        replace(raster_info(vrt, settings.bands), path=info.path, files=info.files, tagged=info.tagged)
         for vrt, info in zip(opened, infos, strict=True)
     ]
     first = names[0]

@@ -157,3 +157,33 @@ def test_without_scale_the_document_and_the_chips_are_as_they_were(
     assert "scaled" not in document.model_dump_json()
     assert DatasetDocument.model_validate_json(document.model_dump_json()) == document
     assert cut([path], labels, "off", scale="off").fingerprint == document.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tags", "of_band", "told"),
+    [
+        ({"scale_factor": "0.0001", "add_offset": "-0.1"}, 1, "add_offset -0.1, scale_factor 0.0001 in"),
+        ({"BOA_ADD_OFFSET": "-1000"}, 0, "BOA_ADD_OFFSET -1000 in"),
+    ],
+)
+def test_scales_that_only_tags_tell_are_told_and_both_remedies_work(
+    raster_file: RasterFile, labels: Path, tags: dict[str, str], of_band: int, told: str
+) -> None:
+    paths = [raster_file(f"t{k}.tif", noise("uint16"), transform=at) for k, at in enumerate((WEST, EAST))]
+    with rasterio.open(paths[1], "r+") as file:
+        file.update_tags(of_band, **tags)
+    with rasterio.open(paths[0], "r+") as file:
+        file.update_tags(1, scale_factor="1.0", add_offset="0", title="of an offset")
+
+    def notes(name: str, **options: Any) -> list[str]:
+        return [note for note in cut(paths, labels, name, **options).notes if "only in tags" in note]
+
+    (note,) = notes("told")
+    assert note.startswith(
+        f"1 of 2 rasters tell a scale or offset only in tags ({told} {paths[1]}), which is not"
+    )
+    assert 'gdal_edit.py -scale S -offset O), or pass `scale="off"`' in note
+    assert notes("off", scale="off") == []
+    for path in paths:
+        declare(path, 0.0001, -0.1)
+    assert notes("declared") == []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,37 @@ def scaling_notes(rasters: Declared, flags: Sequence[bool]) -> list[str]:
         told = "; ".join(f"{_alike(own)} ({count} rasters)" for own, count in kinds.most_common(_TOLD))
         return [f"the rasters' numbers are taken as stored, though they declare different meanings: {told}"]
     return []
+
+
+_TAG = re.compile(r"scale_factor|(boa_|radio_)?add_offset\w*", re.IGNORECASE)
+"""What xarray and Sentinel-2 products call scale and offset in their tags, which GDAL does not read as such."""
+
+
+def tagged_scalings(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """The tags that say what numbers mean, as `add_offset -0.1`; none that say that they mean themselves."""
+    found = []
+    for name, text in tags.items():
+        if _TAG.fullmatch(name):
+            try:
+                number = float(text)
+            except ValueError:
+                continue
+            if number != float(name.lower() == "scale_factor"):
+                found.append(f"{name} {number:.9g}")
+    return tuple(sorted(found))
+
+
+def tagged_notes(rasters: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """What to say of tags that are not applied. rasters: the path of each and what `tagged_scalings` found."""
+    telling = [(path, tags) for path, tags in rasters if tags]
+    if not telling:
+        return []
+    path, tags = telling[0]
+    return [
+        f"{len(telling)} of {len(rasters)} rasters tell a scale or offset only in tags ({', '.join(tags)} in {path}), "
+        f"which is not applied; write it as the bands' own ({_WRITE_IT}), or pass {setting('scale', 'off')} if numbers "
+        "are meant as stored"
+    ]
 
 
 _TOLD = 3
