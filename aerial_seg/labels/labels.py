@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.names import split_layer
 from aerial_seg.files.subdatasets import find_subdataset
@@ -40,6 +41,19 @@ _OF_POLYGONS = (
 )
 _OF_RASTERS = ("unlabelled", "preset")
 """Settings that mean something for one form of labels only."""
+_VECTORS = (
+    ".gpkg",
+    ".shp",
+    ".geojson",
+    ".geojsonl",
+    ".fgb",
+    ".parquet",
+    ".kml",
+    ".kmz",
+    ".gml",
+    ".gdb",
+    ".topojson",
+)
 _RASTERS = (*RASTER_SUFFIXES, ".bmp", ".gif", ".webp")
 
 
@@ -49,7 +63,25 @@ def expand_labels(labels: Sequence[str]) -> tuple[Path, ...]:
         file, layer = split_layer(labels[0])
         if layer or os.path.isfile(file) or _is_geodatabase(file):  # noqa: PTH113 - a Path raises
             return (Path(labels[0]),)
+    for name in labels:
+        _refuse_folder_of_vectors(name)
     return expand_rasters(labels)
+
+
+def _refuse_folder_of_vectors(name: str) -> None:
+    """Raises InputError, naming its files, for a folder that holds vector files and no raster."""
+    if not os.path.isdir(name) or _is_geodatabase(name):  # noqa: PTH112 - a Path raises
+        return
+    inside = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in (*_VECTORS, *_RASTERS))
+    if not inside or any(path.suffix.lower() in _RASTERS for path in inside):
+        return
+    first = inside[0]
+    merge = "" if len(inside) == 1 else ", or merge them first (ogrmerge.py -single -o labels.gpkg FILES)"
+    raise InputError(
+        f"folder {name} holds {len(inside)} vector {'file' if len(inside) == 1 else 'files'} "
+        f"({listed((path.name for path in inside), most=3)}) and no raster, wanted a folder of label rasters, or one "
+        f"vector file; name one of them, as {first}{merge}"
+    )
 
 
 def label_sources(labels: Sequence[Path], settings: LabelSettings) -> tuple[Path, ...]:

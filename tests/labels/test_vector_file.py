@@ -375,3 +375,40 @@ def test_all_touched_is_gdals(polygon_file: PolygonFile) -> None:
     wanted = rasterize([HOUSE.buffer(0.1)], out_shape=GRID.shape, transform=GRID.transform, all_touched=True)
     path = polygon_file("l.gpkg", [HOUSE.buffer(0.1)])
     np.testing.assert_array_equal(open_labels([path], LabelSettings(all_touched=True)).burn(GRID), wanted)
+
+
+class TestWhatIsMissing:
+    def test_a_folder_of_vector_files_is_told_as_such_and_the_remedy_works(self, tmp_path: Path) -> None:
+        """It was told to hold no raster."""
+        folder = tmp_path / "drawn"
+        folder.mkdir()
+        frame(kind=WORDS).to_file(folder / "a.shp")
+        with pytest.raises(
+            InputError, match=r"drawn holds 1 vector file \(a.shp\) and no raster.* as (.*a.shp)$"
+        ) as told:
+            expand_labels([str(folder)])
+        assert pixels(*expand_labels([str(told.value).rpartition(", as ")[2]])) == 604
+        frame(kind=WORDS).to_file(folder / "b.gpkg")
+        with pytest.raises(InputError, match=r"2 vector files \(a.shp, b.gpkg\) .* or merge them first"):
+            expand_labels([str(folder)])
+        (folder / "c.png").touch()
+        assert expand_labels([str(folder)]) == (folder / "c.png",)
+
+    def test_a_part_of_a_shapefile_that_is_missing_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.shp"
+        frame(kind=WORDS).to_file(path)
+        (tmp_path / "a.dbf").rename(tmp_path / "a.DBF")
+        assert open_labels([path], LabelSettings(class_field="kind")).notes == ()
+        (tmp_path / "a.DBF").unlink()
+        with pytest.raises(
+            InputError, match=r"no field 'kind': a.dbf, .* is not beside it; copy .* `class_field`"
+        ):
+            open_labels([path], LabelSettings(class_field="kind"))
+        notes = open_labels([path], LabelSettings()).notes
+        assert f"a.dbf is not beside {path}: its shapes were read without their fields" in notes
+        assert pixels(path, class_field=None) == 604
+        (tmp_path / "a.shx").unlink()
+        with pytest.raises(
+            InputError, match=r"a.shp is a part of a Shapefile, but a.shx is not beside it, wanted"
+        ):
+            open_labels([path], LabelSettings())

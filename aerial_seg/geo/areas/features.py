@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, Geomet
 
 from aerial_seg.errors import InputError, did_you_mean
 from aerial_seg.geo.areas.texts import AS_BYTES
-from aerial_seg.geo.areas.vector_layer import Bounds, VectorLayer, quietly, shown, source_name
+from aerial_seg.geo.areas.vector_layer import Bounds, VectorLayer, missing_parts, quietly, shown, source_name
 from aerial_seg.geo.raster.remote import waiting
 from aerial_seg.mentions import setting
 
@@ -60,6 +61,11 @@ def require_field(layer: VectorLayer, name: str, *, setting_name: str = "class_f
     """Raises InputError, listing its fields, unless the layer has the one of this name."""
     if name in layer.fields:
         return
+    if missing_parts(layer.path):
+        raise InputError(
+            f"{shown(layer.path)} has no field '{name}': {Path(layer.path).stem}.dbf, which holds a Shapefile's "
+            f"fields, is not beside it; copy it there, too, or leave {setting(setting_name)} out"
+        )
     listed = ", ".join(layer.fields) or "none"
     raise InputError(
         f"{shown(layer.path)} has no field '{name}'; its fields are: {listed}{did_you_mean(name, layer.fields)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,15 @@ def open_layer(
                 "it out"
             )
         return _open_parquet(path, layer, names)
+    lacking = missing_parts(path)
+    if ".shx" in lacking:
+        raise InputError(
+            f"{path} is a part of a Shapefile, but {Path(path).stem}.shx is not beside it, wanted .shp, .shx and .dbf; "
+            "copy the missing file there, too"
+        )
     chosen, notes = _choose(path, layer, names)
+    if lacking:
+        notes += (f"{Path(path).stem}.dbf is not beside {path}: its shapes were read without their fields",)
     try:
         with waiting(path), quietly():
             stated = _stated_encoding(path, chosen)
@@ -111,6 +120,15 @@ def open_layer(
         texts=texts,
         notes=notes,
     )
+
+
+def missing_parts(path: str) -> tuple[str, ...]:
+    """Which of .shx and .dbf are not beside a Shapefile, in whatever capitals; none of another file."""
+    file = Path(path)
+    if file.suffix.lower() != ".shp" or not os.path.isfile(path):  # noqa: PTH113 - a Path raises
+        return ()
+    beside = {other.suffix.lower() for other in file.parent.iterdir() if other.stem == file.stem}
+    return tuple(suffix for suffix in (".shx", ".dbf") if suffix not in beside)
 
 
 def _open_parquet(path: str, layer: str | None, names: LayerNames) -> VectorLayer:
