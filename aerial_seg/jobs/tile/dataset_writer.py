@@ -26,6 +26,7 @@ from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
+from aerial_seg.jobs.tile.drafts import as_told
 from aerial_seg.jobs.tile.in_order import in_order
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.settings import TileSettings
@@ -188,7 +189,7 @@ def divide(
         *(areas.notes if areas else ()),
         *split_notes(kept, chips.assigned, settings),
     ]
-    return chips, crs, notes
+    return chips, crs, [as_told(note, sources.drafts) for note in notes]
 
 
 def _draw(

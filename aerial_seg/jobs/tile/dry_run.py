@@ -16,6 +16,7 @@ from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.problems import Problem, Problems
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.dataset_writer import divide
+from aerial_seg.jobs.tile.drafts import telling_rasters
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.inputs import Asked, Ready, prepare
 from aerial_seg.jobs.tile.job import require_chips, require_two_classes
@@ -127,7 +128,11 @@ def _look_at_all(
     total = sum(chip_count(height=grid.height, width=grid.width, size=size, stride=stride) for grid in grids)
     with progress("look at chips", total=total, unit="chip") as bar:
         for index, (source, grid) in enumerate(zip(sources.each, grids, strict=True)):
-            with problems.catching("raster"), cutter.cut(index, source, grid) as chips:
+            with (
+                problems.catching("raster"),
+                telling_rasters(sources.drafts),
+                cutter.cut(index, source, grid) as chips,
+            ):
                 for _ in chips:
                     bar.update()
 
@@ -142,6 +147,7 @@ def _read_through(
         for source, grid in zip(sources.each, grids, strict=True):
             with (
                 problems.catching("raster"),
+                telling_rasters(sources.drafts),
                 Raster(
                     source.opened_as,
                     nodata=source.nodata,

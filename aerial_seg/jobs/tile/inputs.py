@@ -20,6 +20,7 @@ from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import check_stack
 from aerial_seg.jobs.problems import Problems
+from aerial_seg.jobs.tile.drafts import drafts_of, telling_rasters
 from aerial_seg.jobs.tile.grids import run_grids
 from aerial_seg.jobs.tile.layouts.lay_out import check_layout
 from aerial_seg.jobs.tile.map_tiles import place_tiles
@@ -140,7 +141,8 @@ def _sources(
             infos, settings, folder, lambda: open_labels(truth, settings.labels).extent_lonlat()
         )
         if _alike(placed.infos, settings, problems):
-            sources = find_sources(placed, settings, folder)
+            with telling_rasters(drafts_of(placed.infos, placed.opened_as, folder)):
+                sources = find_sources(placed, settings, folder)
             return sources, run_grids(sources.infos, settings)
     return None, []
 

@@ -16,6 +16,7 @@ from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.problems import Problems
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
+from aerial_seg.jobs.tile.drafts import telling_rasters
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import OWN, Asked, prepare
@@ -69,6 +70,7 @@ def tile(
         assert opened is not None
         assert still is not None
         with (
+            telling_rasters(sources.drafts),
             staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=OWN) as work,
             still.holding(),
         ):

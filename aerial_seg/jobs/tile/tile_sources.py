@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.scaling import scaled_by_all
 from aerial_seg.inference.match_bands import check_mosaic_bands
+from aerial_seg.jobs.tile.drafts import MOSAIC, drafts_of
 from aerial_seg.jobs.tile.map_tiles import Placed
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.mentions import setting
 
-MOSAIC = "mosaic.vrt"
 _FEW = 0.5
 """Share of rasters that hold no whole chip from which on a word about it is said."""
 
@@ -38,10 +38,15 @@ class TileSource:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Hold all that is cut. scaled: of each band whether scale and offset of the files are applied."""
+    """Hold all that is cut.
+
+    scaled: of each band whether scale and offset of the files are applied. drafts: what messages call what lies in the
+    temporary folder, see drafts_of.
+    """
 
     each: tuple[TileSource, ...]
     scaled: tuple[bool, ...]
+    drafts: Mapping[str, str]
 
     @property
     def infos(self) -> list[RasterInfo]:
@@ -62,6 +67,7 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
     """
     infos = placed.infos
     scaled = _scaled_bands(infos, settings)
+    drafts = drafts_of(infos, placed.opened_as, folder)
     if not settings.mosaic or len(infos) == 1:
         notes = (*placed.notes, *_small_notes(infos, settings))
         each = [
@@ -69,7 +75,7 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
             for info, path in zip(infos, placed.opened_as, strict=True)
         ]
         each[0] = replace(each[0], notes=notes)
-        return Sources(tuple(each), scaled)
+        return Sources(tuple(each), scaled, drafts)
     _check_one_source(settings)
     check_mosaic_bands(infos, settings.bands)
     mosaic = write_mosaic(placed.opened_as, folder / MOSAIC, settings.nodata, scaled)
@@ -79,7 +85,7 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
     )
     note = f"{mosaic.sources} rasters were cut as one, moved by at most {mosaic.largest_shift:.2f} px"
     return Sources(
-        (TileSource(info, mosaic.path, mosaic.nodata, tuple(infos), (*placed.notes, note)),), scaled
+        (TileSource(info, mosaic.path, mosaic.nodata, tuple(infos), (*placed.notes, note)),), scaled, drafts
     )
 
 

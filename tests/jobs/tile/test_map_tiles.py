@@ -147,6 +147,18 @@ def test_how_rows_count_is_refused_of_rasters_that_are_no_map_tiles(
         cut([scene], labels, "out", map_tiles="slippy")
 
 
+@pytest.mark.parametrize("mosaic", [False, True])
+def test_a_map_tile_that_cannot_be_read_is_named_and_no_temporary_folder(
+    image: Any, labels: Path, tmp_path: Path, mosaic: bool
+) -> None:
+    paths = write(image, NAMES["folders"], tmp_path / "tiles")
+    paths[0].write_bytes(paths[0].read_bytes()[:3000])
+    with pytest.raises(InputError, match="could not be read") as told:
+        cut([tmp_path / "tiles"], labels, "out", mosaic=mosaic)
+    assert str(paths[0]) in str(told.value)
+    assert "aerial-seg-" not in str(told.value)
+
+
 def test_without_mosaic_each_tile_is_a_source_of_its_own_name(
     image: Any, labels: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from shapely import box
 from tile_town import X, Y, at, index, scene
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.jobs.tile.dry_run import forecast_tiling
 from aerial_seg.jobs.tile.job import TileReport, tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.ground import overlapping
@@ -251,3 +252,34 @@ def test_a_shared_corner_is_ground_in_two_splits_and_a_seam_is_not(shared: float
     ranks = {"train": 0, "val": 1}
     assert overlapping([chip, corner], ["train", "val"], ranks) == out
     assert overlapping([chip, beside], ["train", "val"], ranks) == []
+
+
+def test_messages_of_a_mosaic_name_rasters_and_no_temporary_folder(
+    raster_file: RasterFile, labels: Path
+) -> None:
+    """Notes and errors named mosaic.vrt in a folder that was gone when anybody read of it."""
+    told: list[str] = []
+    image = scene(HEIGHT, WIDTH).astype("float32")
+    image[0, :, :20] = 0  # partly the declared value
+    image[:, :15, :] = 7  # a collar
+    image[1, 40:60, 30:50] = -9999  # a filler that nobody declares
+    paths = pieces(raster_file, image, [50], [64], nodata=0)
+    for options in ({}, {"index_only": True, "gsd": 0.7}):
+        name = f"s{len(told)}"
+        told += cut(paths, labels, name, mosaic=True, **options).notes
+        document = open_manifest(labels.with_name(name)).document
+        told += document.notes
+        chosen = TileSettings(chip_size=40, block=1, mosaic=True, **options)
+        forecast = forecast_tiling(
+            [str(path) for path in paths], [str(labels)], labels.with_name("no"), chosen
+        )
+        told += [one.problem for one in forecast.problems]
+    about = [text for text in told if "the mosaic of 4 rasters (" in text]
+    assert {"-9999", "nodata"} <= {word for word in ("-9999", "nodata") for text in about if word in text}
+    assert all(str(paths[0]) in text for text in about)
+    paths[1].write_bytes(paths[1].read_bytes()[:9000])
+    with pytest.raises(InputError, match=r"the mosaic of 4 rasters \(.*could not be read") as damaged:
+        cut(paths, labels, "out", mosaic=True)
+    forecast = forecast_tiling([str(path) for path in paths], [str(labels)], labels.with_name("no"), chosen)
+    told += [str(damaged.value), *(one.problem for one in forecast.problems)]
+    assert [text for text in told if "aerial-seg-" in text or "mosaic.vrt" in text] == []

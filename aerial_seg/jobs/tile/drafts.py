@@ -1,0 +1,41 @@
+"""What `tile` opens in place of rasters lies in a temporary folder, gone when anybody reads of it: they are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from aerial_seg.documents import listed
+from aerial_seg.errors import AerialSegError
+from aerial_seg.geo.raster.raster_info import RasterInfo
+
+MOSAIC = "mosaic.vrt"
+
+
+def drafts_of(infos: Sequence[RasterInfo], opened_as: Sequence[Path], folder: Path) -> dict[str, str]:
+    """What messages call each VRT that may lie in `folder`: of these rasters, and of the mosaic of them."""
+    called = {
+        str(path): info.path for path, info in zip(opened_as, infos, strict=True) if folder in path.parents
+    }
+    mosaic = folder / MOSAIC
+    parts = {str(folder / f"{mosaic.stem}-{k}" / MOSAIC): info.path for k, info in enumerate(infos)}
+    whole = f"the mosaic of {len(infos)} rasters ({listed((info.path for info in infos), most=3)})"
+    return {**called, **parts, str(mosaic): whole}
+
+
+def as_told(text: str, drafts: Mapping[str, str]) -> str:
+    """The message with the rasters' own names."""
+    for path, name in drafts.items():
+        text = text.replace(path, name)
+    return text
+
+
+@contextmanager
+def telling_rasters(drafts: Mapping[str, str]) -> Iterator[None]:
+    """An error of the block that a user can mend names rasters, see drafts_of."""
+    try:
+        yield
+    except AerialSegError as error:
+        error.args = (as_told(str(error), drafts),)
+        raise
