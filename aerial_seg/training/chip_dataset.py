@@ -16,6 +16,7 @@ from aerial_seg.paths import as_path
 from aerial_seg.recipe import AugmentationSettings
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset, Sample
 from aerial_seg.training.manifest import open_manifest
+from aerial_seg.training.samples.repeats import Repeats, counted_pixels, repeat_factors
 
 Split = Literal["train", "val", "test"]
 
@@ -46,7 +47,8 @@ class ChipDataset(Dataset[Sample]):
             raise SettingsError(
                 f"split is '{split}', wanted one of {', '.join(known)}{did_you_mean(str(split), known)}"
             )
-        manifest = open_manifest(as_path(root, "root"))
+        self._root = as_path(root, "root")
+        manifest = open_manifest(self._root)
         chips = manifest.split(split)
         if not chips:
             there = ", ".join(name for name in known if manifest.split(name))
@@ -86,19 +88,32 @@ class ChipDataset(Dataset[Sample]):
         augmentation: AugmentationSettings | None = None,
         seed: int = 0,
         keep: int | None = None,
+        repeat_threshold: float = 0.0,
     ) -> CropDataset:
         """A Dataset of `length` random crops of these chips, of crop × crop pixels, changed as `train` changes its own.
 
         Item i depends on the seed and i alone, not on workers or batches. augmentation: None = the default of recipes.
         keep: bytes of decoded chips that are held in memory, once for all workers; None = a quarter of what is free.
-        `transform` has no part in it.
+        repeat_threshold: chips that hold a class which a smaller share of them holds come more often, as in recipes.
+        `transform` has no part in it. Raises InputError where the index does not count classes.
         """
         if crop < 1 or length < 1:
             raise SettingsError(f"crop is {crop} and length {length}, wanted at least 1 pixel and 1 crop")
+        if not 0 <= repeat_threshold <= 1:
+            raise SettingsError(
+                f"repeat_threshold is {repeat_threshold}, wanted a share of the chips from 0 to 1"
+            )
+        repeats = None
+        if repeat_threshold:
+            pixels = counted_pixels(
+                [chip.pixels for chip in self._reader.chips], repeat_threshold, self._root
+            )
+            repeats = Repeats.of(repeat_factors(pixels, repeat_threshold))
         return CropDataset(
             ChipStore(self._reader, budget=keep),
             length=length,
             crop=crop,
             augmentation=augmentation or AugmentationSettings(),
             seed=seed,
+            repeats=repeats,
         )

@@ -72,6 +72,11 @@ def test_a_mask_a_dataset_and_a_model(
     assert dataset["kind"] == "chip dataset"
     assert dataset["chips"] == report.chips
     assert dataset["class_pixels"] == report.class_pixels
+    assert (dataset["stride"], dataset["folds"], dataset["fold"]) == (32, None, None)
+    strided = TileSettings(chip_size=16, block=1, test="0", stride=8, folds=2, fold=1)
+    tile([str(source)], [str(labels)], tmp_path / "strided", strided)
+    dataset = info(tmp_path / "strided")
+    assert (dataset["stride"], dataset["folds"], dataset["fold"]) == (8, 2, 1)
 
     recipe = Recipe(
         model=ModelSettings(architecture="fcn", head_channels=8, output_stride=16),

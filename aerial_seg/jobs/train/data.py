@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark
@@ -24,7 +22,7 @@ from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
 from aerial_seg.training.manifest import DOCUMENT, SPLITS, Chip, open_manifest
 from aerial_seg.training.samples.chip_store import stores
-from aerial_seg.training.samples.repeats import Repeats, repeat_factors, repeat_note
+from aerial_seg.training.samples.repeats import Repeats, counted_pixels, repeat_factors, repeat_note
 from aerial_seg.training.validation.chip_scenes import chip_scenes
 from aerial_seg.training.validation.ground import ground_of
 from aerial_seg.training.validation.outcome import ValidationGround
@@ -152,13 +150,7 @@ def _repeats(
     threshold, training = recipe.sampling.repeat_threshold, recipe.training
     if not threshold:
         return None, ""
-    counted = [chip.pixels for chip in chips if chip.pixels is not None]
-    if len(counted) < len(chips):
-        raise InputError(
-            f"sampling.repeat_threshold is {threshold:g}, but the index of {root} does not count the classes of "
-            f"{len(chips) - len(counted)} training chips; run `aerial-seg tile` again, or leave it out"
-        )
-    pixels = np.array(counted, np.int64)
+    pixels = counted_pixels([chip.pixels for chip in chips], threshold, root)
     repeats = Repeats.of(repeat_factors(pixels, threshold))
     crops = training.iterations * training.batch_size
     return repeats, repeat_note(names, pixels, threshold, crops=crops, turn=repeats.turn)

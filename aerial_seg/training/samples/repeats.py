@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.errors import SettingsError
+from aerial_seg.errors import InputError, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,17 @@ class Repeats:
         while self.ends[chip] <= place + start:
             chip += 1  # chips are 1 long at least: twice at the most
         return chip
+
+
+def counted_pixels(pixels: Sequence[Sequence[int] | None], threshold: float, root: Path) -> NDArray[np.int64]:
+    """(chips, classes) labelled pixels of each chip of `root`. Raises InputError where the index counts none."""
+    counted = [own for own in pixels if own is not None]
+    if len(counted) < len(pixels):
+        raise InputError(
+            f"sampling.repeat_threshold is {threshold:g}, but the index of {root} does not count the classes of "
+            f"{len(pixels) - len(counted)} training chips; run `aerial-seg tile` again, or leave it out"
+        )
+    return np.array(counted, np.int64)
 
 
 def repeat_factors(pixels: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:

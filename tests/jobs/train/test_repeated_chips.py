@@ -11,13 +11,14 @@ import pytest
 from shapely import box
 from tile_town import X, Y, run, scene
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.overfit import few_chips
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.recipe import load_recipe
 from aerial_seg.training.batches import training_crops
+from aerial_seg.training.chip_dataset import ChipDataset
 from aerial_seg.training.loader import Loader
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ def test_chips_of_a_rare_class_come_as_often_as_the_recipe_says(chips: Path) -> 
     assert (plain.notes, plain.data.repeats) == ((), None)
     assert set(taken(plain, RECIPE).values()) == {8, 9}
     assert few_chips(data, 3).data.repeats is None
+
+
+def test_crops_of_anybody_s_loop_repeat_chips_as_the_recipe_does(chips: Path) -> None:
+    data = ChipDataset(chips)
+    crops = data.crops(16, length=136, repeat_threshold=0.5)
+    found = Counter(crops.chip_of(k) for k in range(136))
+    assert {found["a_0000_0002"], found["a_0002_0001"]} <= {14, 15, 16}
+    assert set(Counter(data.crops(16, length=136).chip_of(k) for k in range(136)).values()) == {8, 9}
+    with pytest.raises(
+        SettingsError, match=r"repeat_threshold is 5, wanted a share of the chips from 0 to 1"
+    ):
+        data.crops(16, length=1, repeat_threshold=5)
 
 
 def test_workers_change_nothing(chips: Path) -> None:
