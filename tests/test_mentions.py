@@ -109,6 +109,7 @@ RUN_AS_THEY_ARE = frozenset({
 })  # fmt: skip
 """Whole command lines, which remedies name."""
 LOOPS = {
+    ("agreement.py", "name"): ("chip_size", "stride", "split_by", "layout"),
     ("shares.py", "name"): ("val", "test"),
     ("assign.py", "name"): ("val", "test"),
     ("doubts.py", "split"): ("val", "test"),

@@ -28,7 +28,6 @@ from aerial_seg.geo.areas.area import read_area
 from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.labels import check_overlap, expand_labels, open_labels
 from aerial_seg.labels.settings import LabelSettings
-from aerial_seg.labels.vector_file import Column
 from aerial_seg.legend import IGNORE
 
 if TYPE_CHECKING:
@@ -237,26 +236,6 @@ def test_values_of_a_field_are_told_as_they_are_written(tmp_path: Path) -> None:
     ):
         geopandas.GeoDataFrame({field: kept}, geometry=[HOUSE, LAKE], crs=GRID.crs).to_file(path)
         assert open_labels([path], LabelSettings(class_field=field)).legend.names == wanted
-
-
-values = st.one_of(
-    st.none(), st.text(max_size=3), st.integers(-5, 5), st.floats(allow_nan=True), st.booleans()
-)
-
-
-@given(batches=st.lists(st.lists(values, max_size=6), max_size=4))
-def test_a_columns_codes_give_its_values_back(batches: list[list[Any]]) -> None:
-    column = Column("kind")
-    seen: list[Any] = []
-    codes: list[int] = []
-    for batch in batches:
-        found: Any = np.empty(len(batch), object)
-        found[:] = batch
-        codes += column.add(found, "l.gpkg").tolist()
-        seen += [None if value is None or value != value else value for value in batch]
-    assert [None if code < 0 else column.values[code] for code in codes] == seen
-    assert column.nulls == seen.count(None)
-    assert column.counts == [codes.count(code) for code in range(len(column.values))]
 
 
 numbers = st.integers(-40, 160).map(lambda k: k / 2) | st.floats(-20, 80)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -88,10 +88,11 @@ class ChipCutter:
         scaled: Sequence[bool] = (),
         *,
         writes: bool = True,
+        taken: Iterable[str] = (),
     ) -> None:
         """scaled: of each band whether chips hold what its numbers mean; see Raster.scale.
 
-        writes: False to look at all and write nothing.
+        writes: False to look at all and write nothing. taken: names of chips that are there already.
         """
         self.writes = writes
         self.root, self.labels, self.settings, self.scaled = root, labels, settings, tuple(scaled)
@@ -105,6 +106,8 @@ class ChipCutter:
         """Rows and columns of the grid that each source was cut on."""
         self._stems: dict[str, int] = {}
         self._ignores_case = ignores_case(root)
+        for name in taken:
+            self._stems.setdefault(self._as_told_apart(name.rsplit("_", 2)[0]), 1)
 
     @contextmanager
     def cut(self, index: int, source: TileSource, grid: Grid) -> Iterator[Iterator[ChipWindow]]:

@@ -23,6 +23,7 @@ from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.accumulator import BandAccumulator
 from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE, scaling_notes, tagged_notes
 from aerial_seg.geo.systems import local_note
+from aerial_seg.geo.windows.imagery import Imagery
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
@@ -56,7 +57,7 @@ from aerial_seg.training.manifest import (
 from aerial_seg.vectors.files import write_errors
 from aerial_seg.version import __version__
 
-_Read = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]
+Read = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]
 """A chip: image (C,h,w), measured pixels (h,w), labels (h,w)."""
 _DERIVED = ("source", "block", "top", "left")
 _SPLIT_STYLE = class_polygons(
@@ -79,6 +80,11 @@ class DividedChips:
         """The chips of one split."""
         return [record for record, own in zip(self.records, self.splits, strict=True) if own == split]
 
+    def kept(self, legend: Legend) -> KeptChips:
+        """The same, as `split_notes` looks at them."""
+        counts = np.array([record.counts for record in self.records]).reshape(-1, len(legend))
+        return KeptChips(self.splits, self.blocks, self.places, counts, legend.names)
+
     def class_pixels(self, legend: Legend) -> dict[str, dict[str, int]]:
         """Split → class name → labelled pixels."""
         return {
@@ -87,6 +93,24 @@ class DividedChips:
             }
             for split in SPLITS
         }
+
+
+@dataclass(frozen=True, slots=True)
+class WholeDataset:
+    """Hold what a dataset is to tell beside what follows from its chips and their settings.
+
+    crs: of the outlines. sources: those that the records number.
+    """
+
+    chips: DividedChips
+    crs: CRS | None
+    legend: Legend
+    band_names: tuple[str, ...]
+    sources: tuple[Source, ...]
+    gsd: float | None
+    seed: int
+    notes: tuple[str, ...]
+    imagery: Imagery | None
 
 
 def assemble(
@@ -104,55 +128,79 @@ def assemble(
     grids: that each source was cut on. areas: what polygons say of splits. indexed: what images are windows of, where
     they were not written.
     """
-    infos, legend = sources.infos, cutter.labels.legend
     chips, crs, notes = divide(work, cutter, sources, settings, grids, areas)
-    class_pixels = chips.class_pixels(legend)
-    bands = BandAccumulator(
-        infos[0].names, SCALED_DTYPE if any(cutter.scaled) else infos[0].dtype, cutter.scaled
+    imagery, more = (None, []) if indexed is None else indexed.document(work, sources, settings)
+    told = WholeDataset(
+        chips=chips,
+        crs=crs,
+        legend=cutter.labels.legend,
+        band_names=sources.infos[0].names,
+        sources=described_sources(cutter, sources),
+        gsd=gsd,
+        seed=settings.seed,
+        notes=(*notes, *more),
+        imagery=imagery,
     )
+    return write_dataset(work, told, cutter, sources.infos[0], partial(written_chip, work, indexed))
+
+
+def write_dataset(
+    work: Path, told: WholeDataset, cutter: ChipCutter, info: RasterInfo, read: Callable[[ChipRecord], Read]
+) -> tuple[DatasetDocument, dict[str, int]]:
+    """`work`, which holds the chips, holds their index, document and pictures, too. Returns chips per split.
+
+    info: of a raster as they all are. read: what gives a chip.
+    """
+    chips, legend, settings = told.chips, told.legend, cutter.settings
+    dtype = SCALED_DTYPE if any(cutter.scaled) else info.dtype
+    bands = BandAccumulator(told.band_names, dtype, cutter.scaled)
     # A window's raster is open once, for one reader.
-    threads = cutter.threads_for(infos[0]) if indexed is None else 1
-    _count_values(bands, chips.of("train"), partial(_chip, work, indexed), threads)
-    frame = _index(chips, infos, legend)
-    table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=crs)
+    threads = cutter.threads_for(info) if told.imagery is None else 1
+    _count_values(bands, chips.of("train"), read, threads)
+    names = [source.path for source in told.sources]
+    frame = _index(chips, names, legend)
+    table = geopandas.GeoDataFrame(frame, geometry=chips.places, crs=told.crs)
     with write_errors(work / INDEX):
         write_geopackage(table, work / INDEX, layer=INDEX_LAYER, style=style_text(_SPLIT_STYLE))
-    imagery, more = (None, []) if indexed is None else indexed.document(work, sources, settings)
-    notes += more
     document = DatasetDocument(
         tool_version=__version__,
         legend=legend,
         bands=bands.bands(),
-        gsd=gsd,
+        gsd=told.gsd,
         chip_size=settings.chip_size,
         stride=settings.stride,
         folds=settings.folds,
         fold=settings.fold,
         split_by=settings.split_by,
-        seed=settings.seed,
-        sources=tuple(_source(source, cutter.shapes[k]) for k, source in enumerate(sources.each)),
-        class_pixels=class_pixels,
+        seed=told.seed,
+        sources=told.sources,
+        class_pixels=chips.class_pixels(legend),
         statistics=TrainingStatistics(
             bands=bands.statistics(),
             classes=class_statistics(legend.names, np.array([record.counts for record in chips.of("train")])),
         ),
-        notes=tuple(notes),
+        notes=told.notes,
         fingerprint=_fingerprint(frame, bands),
-        imagery=imagery,
+        imagery=told.imagery,
     )
     (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
-    _draw(work, chips, partial(_chip, work, indexed), infos, document)
+    _draw(work, chips, read, names, document)
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
-def _chip(work: Path, indexed: IndexedImages | None, record: ChipRecord) -> _Read:
+def described_sources(cutter: ChipCutter, sources: Sources) -> tuple[Source, ...]:
+    """What the document tells of the rasters that were cut."""
+    return tuple(_source(source, cutter.shapes[k]) for k, source in enumerate(sources.each))
+
+
+def written_chip(work: Path, indexed: IndexedImages | None, record: ChipRecord) -> Read:
     """The chip, or the window that stands for it."""
     image, labels = chip_paths(work, record.name)
     return read_chip(image if indexed is None else indexed.image(record.source, record.window), labels)
 
 
 def _count_values(
-    bands: BandAccumulator, records: Sequence[ChipRecord], read: Callable[[ChipRecord], _Read], threads: int
+    bands: BandAccumulator, records: Sequence[ChipRecord], read: Callable[[ChipRecord], Read], threads: int
 ) -> None:
     """Count the pixels of these chips; what was not counted while they were cut is read once more."""
     for record in records:
@@ -177,17 +225,15 @@ def divide(
 
     What does not stay is deleted from `work`. Raises InputError where nothing is left to train on, or labels overlap.
     """
-    notes, legend = _notes(cutter, sources, settings.gsd), cutter.labels.legend
+    notes, legend = cutting_notes(cutter, sources, settings.gsd), cutter.labels.legend
     places, crs, note = _common_places(cutter.records, sources.infos)
     notes += [note] if note else []
     cut = CutChips(cutter.records, places, sources.infos, grids, sources.members)
-    chips = _split(cut, settings, areas, notes, work)
-    counts = np.array([record.counts for record in chips.records]).reshape(-1, len(legend))
-    kept = KeptChips(chips.splits, chips.blocks, chips.places, counts, legend.names)
+    chips = stay(cut, assign_splits(cut, settings, areas), work)
     notes += [
         *chips.assigned.notes,
         *(areas.notes if areas else ()),
-        *split_notes(kept, chips.assigned, settings),
+        *split_notes(chips.kept(legend), chips.assigned, settings),
     ]
     return chips, crs, [as_told(note, sources.drafts) for note in notes]
 
@@ -195,25 +241,25 @@ def divide(
 def _draw(
     work: Path,
     chips: DividedChips,
-    chip_of: Callable[[ChipRecord], _Read],
-    infos: Sequence[RasterInfo],
+    chip_of: Callable[[ChipRecord], Read],
+    names: Sequence[str],
     document: DatasetDocument,
 ) -> None:
     """What people look at before they train on it."""
     by_name = {record.name: record for record in chips.records}
 
-    def read(name: str) -> _Read:
+    def read(name: str) -> Read:
         pixels, valid, values = chip_of(by_name[name])
         return pixels, valid, label_channels(values, document.legend, chip_paths(work, name)[1])
 
     shown = [
-        QaChip(record.name, split, infos[record.source].path, place, record.valid, record.counts)
+        QaChip(record.name, split, names[record.source], place, record.valid, record.counts)
         for record, split, place in zip(chips.records, chips.splits, chips.places, strict=True)
     ]
     write_qa(work, document, shown, read)
 
 
-def _notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:
+def cutting_notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:
     """What was mended, taken for granted or left out so far."""
     infos, members = sources.infos, [info for source in sources.each for info in source.members]
     labels = cutter.labels
@@ -265,12 +311,9 @@ def _common_places(
     return places, wgs84, note
 
 
-def _split(
-    cut: CutChips, settings: TileSettings, areas: SplitAreas | None, notes: list[str], work: Path
-) -> DividedChips:
+def stay(cut: CutChips, assigned: Assigned, work: Path) -> DividedChips:
     """The chips that stay; the others are deleted."""
-    assigned = assign_splits(cut, settings, areas)
-    stay = [i for i, split in enumerate(assigned.splits) if split]
+    stays = [i for i, split in enumerate(assigned.splits) if split]
     for i, record in enumerate(cut.records):
         if not assigned.splits[i]:
             image, labels = chip_paths(work, record.name)
@@ -278,20 +321,20 @@ def _split(
                 path.unlink(missing_ok=True)  # a dry run has none, an index no images
     numbers = {unit: k for k, unit in enumerate(dict.fromkeys(assigned.units))}
     return DividedChips(
-        [cut.records[i] for i in stay],
-        [assigned.splits[i] for i in stay],
-        [cut.places[i] for i in stay],
-        [numbers[assigned.units[i]] for i in stay],
+        [cut.records[i] for i in stays],
+        [assigned.splits[i] for i in stays],
+        [cut.places[i] for i in stays],
+        [numbers[assigned.units[i]] for i in stays],
         assigned,
     )
 
 
-def _index(chips: DividedChips, infos: Sequence[RasterInfo], legend: Legend) -> dict[str, list[Any]]:
+def _index(chips: DividedChips, names: Sequence[str], legend: Legend) -> dict[str, list[Any]]:
     records = chips.records
     columns: dict[str, list[Any]] = {
         "chip": [r.name for r in records],
         "split": chips.splits,
-        "source": [infos[r.source].path for r in records],
+        "source": [names[r.source] for r in records],
         "row": [r.window.row for r in records],
         "col": [r.window.col for r in records],
         "top": [r.window.top for r in records],

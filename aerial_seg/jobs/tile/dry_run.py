@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aerial_seg.errors import SettingsError
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.problems import Problem, Problems
@@ -25,6 +26,7 @@ from aerial_seg.jobs.tile.tile_sources import Sources
 from aerial_seg.labels.chip_file import chip_count, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE, Legend
+from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
@@ -70,6 +72,11 @@ def forecast_tiling(
     What `tile` would refuse is among the problems, all of it and not only the first; nothing is written.
     """
     settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
+    if settings.append:
+        raise SettingsError(
+            f"{setting('append', True)} adds to a dataset, and a dry run foretells new ones only; leave it out and "
+            "name a new output to check these rasters and labels by themselves"
+        )
     asked = Asked(as_names(rasters, "rasters"), as_names(labels, "labels"), dataset, settings)
     problems = Problems()
     with TemporaryDirectory(prefix="aerial-seg-") as folder:

@@ -55,16 +55,18 @@ class IndexedImages:
         """What stands for the image chip of a window of source number `source`."""
         return SourceWindow(self.sources[source], window.top, window.left, self.side)
 
-    def document(self, work: Path, sources: Sources, settings: TileSettings) -> tuple[Imagery, list[str]]:
-        """What the dataset in `work` remembers of its images, and notes; its folder holds the run's VRTs."""
-        keep_vrts(self.folder, work / FOLDER)
+    def document(
+        self, work: Path, sources: Sources, settings: TileSettings, inside: str = FOLDER
+    ) -> tuple[Imagery, list[str]]:
+        """What the dataset in `work` remembers of its images, and notes; its folder `inside` holds the run's VRTs."""
+        keep_vrts(self.folder, work / inside)
         stack = tuple(map(_told, settings.bands.stack))
         infos = [member for source in sources.each for member in source.members]
         states = SourceStates.of([*infos, *map(raster_info, settings.bands.stack)])
         imagery = Imagery(
             opened=tuple(
                 OpenedSource(
-                    opened_as=self._opened_as(one.opened_as),
+                    opened_as=self._opened_as(one.opened_as, inside),
                     nodata=None if one.nodata is None else repr(float(one.nodata)),
                     transform=one.transform,
                 )
@@ -79,10 +81,10 @@ class IndexedImages:
         )
         return imagery, [*_notes(infos[0].path, len(infos)), *states.notes, *_signed(states)]
 
-    def _opened_as(self, text: str) -> str:
+    def _opened_as(self, text: str, inside: str) -> str:
         path = Path(text)
         return (
-            f"{FOLDER}/{path.relative_to(self.folder).as_posix()}"
+            f"{inside}/{path.relative_to(self.folder).as_posix()}"
             if path.is_relative_to(self.folder)
             else text
         )

@@ -75,7 +75,7 @@ def prepare(asked: Asked, folder: Path, problems: Problems) -> Ready:
         settings.check_together()
         check_layout(settings)
     with problems.catching("output"):
-        check_folder(asked.dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=OWN)
+        check_folder(asked.dataset, overwrite=settings.overwrite or settings.append, marker=DOCUMENT, own=OWN)
     paths = _each(asked.rasters, problems)
     with problems.catching("labels"):
         truth = expand_labels(asked.labels)

@@ -14,6 +14,9 @@ from aerial_seg.files.staging import staged_folder
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.problems import Problems
+from aerial_seg.jobs.tile.append.additions import add_chips
+from aerial_seg.jobs.tile.append.agreement import check_classes, check_rasters, check_settings, named_anew
+from aerial_seg.jobs.tile.append.existing import Existing, open_existing, require_same
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
 from aerial_seg.jobs.tile.drafts import telling_rasters
@@ -58,10 +61,12 @@ def tile(
     """Cut rasters and labels into chips for training: the folder `dataset` holds them, their index and a document.
 
     rasters, labels: one file, folder or glob, or a list of them. Raises AerialSegError before anything is written when
-    inputs do not fit; nothing is left behind then.
+    inputs do not fit; nothing is left behind then. With `append` the dataset is there already, and stays as it is until
+    the whole new one lies beside it.
     """
     settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
     rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
+    existing = _existing(dataset, settings) if settings.append else None
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
         asked = Asked(rasters, labels, dataset, settings)
         ready = prepare(asked, Path(folder), Problems(stops=True))
@@ -69,24 +74,46 @@ def tile(
         assert sources is not None, "an error was raised"
         assert opened is not None
         assert still is not None
+        if existing is not None:
+            check_classes(existing, opened.legend)
+            check_rasters(existing, sources, settings)
+            sources = named_anew(existing, sources)
+        replaces = settings.overwrite or settings.append
         with (
             telling_rasters(sources.drafts),
-            staged_folder(dataset, overwrite=settings.overwrite, marker=DOCUMENT, own=OWN) as work,
+            staged_folder(dataset, overwrite=replaces, marker=DOCUMENT, own=OWN) as work,
             still.holding(),
         ):
-            cutter = ChipCutter(work, opened, settings, sources.scaled)
+            if existing is not None:
+                require_same(existing)
+            taken = [] if existing is None else [record.name for record in existing.records]
+            cutter = ChipCutter(work, opened, settings, sources.scaled, taken=taken)
             _cut_all(cutter, sources, ready.grids, progress, still)
-            require_two_classes(cutter)
-            gsd = dataset_gsd(sources.infos, settings)
             indexed = (
                 IndexedImages.of(sources, ready.grids, settings, Path(folder))
                 if settings.index_only
                 else None
             )
-            document, chips = assemble(work, cutter, sources, gsd, settings, ready.cut, ready.areas, indexed)
+            if existing is not None:
+                document, chips = add_chips(work, cutter, ready, sources, existing, indexed)
+            else:
+                require_two_classes(cutter)
+                gsd = dataset_gsd(sources.infos, settings)
+                whole = assemble(work, cutter, sources, gsd, settings, ready.cut, ready.areas, indexed)
+                document, chips = whole
             laid_out = lay_out(work, settings.layout)
     notes = (*document.notes, *laid_out, *still.notes)
-    return TileReport(dataset, document.legend, chips, document.class_pixels, gsd, document.statistics, notes)
+    return TileReport(
+        dataset, document.legend, chips, document.class_pixels, document.gsd, document.statistics, notes
+    )
+
+
+def _existing(dataset: Path, settings: TileSettings) -> Existing:
+    """The dataset that is added to, which was cut with the same settings."""
+    settings.check_together()
+    existing = open_existing(dataset)
+    check_settings(existing, settings)
+    return existing
 
 
 def _cut_all(

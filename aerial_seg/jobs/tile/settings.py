@@ -167,10 +167,27 @@ class TileSettings:
             "Lay the chips out for other programs besides: folders {train,val,test}/{images,labels}, or COCO polygons."
         ),
     ] = "chips"
+    append: Annotated[
+        bool,
+        Setting(
+            "Add the chips to the dataset that is there, of equal chips, bands and classes; the split of none of its "
+            "own changes."
+        ),
+    ] = False
     overwrite: Overwrite = False
 
     def check_together(self) -> None:
         """Raises SettingsError for settings that contradict each other."""
+        if self.append and self.overwrite:
+            raise SettingsError(
+                f"{setting('append', True)} adds to a dataset that {setting('overwrite', True)} replaces; leave one of "
+                "them out"
+            )
+        if self.append and self.folds is not None:
+            raise SettingsError(
+                f"{setting('append', True)} cannot divide ground into {setting('folds')}: a dataset does not tell the "
+                "folds of the chips that it holds; leave it out, or cut all rasters at once"
+            )
         if self.stride is not None and self.stride > self.chip_size:
             raise SettingsError(
                 f"{setting('stride', self.stride)} would leave ground between chips of {self.chip_size} px out; wanted "

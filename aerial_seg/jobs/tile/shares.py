@@ -38,10 +38,12 @@ def named_splits(
     *,
     what: str = "sources",
     meant: str = "file names",
+    rest: bool = True,
 ) -> list[str | None]:
     """The split of each source or group by the globs alone; None where none matches.
 
-    shares: of `val` and `test`, as far as they are wanted. what, meant: what has these names, for messages.
+    shares: of `val` and `test`, as far as they are wanted. what, meant: what has these names, for messages. rest:
+    whether some must be left for training.
     Raises SettingsError for globs that match nothing, the same name or everything, and for fractions that leave
     nothing for training: all that can be said before any chip is cut.
     """
@@ -62,7 +64,7 @@ def named_splits(
                     f"match {names[i]}; give each of the {what} to one of them"
                 )
             splits[i] = name
-    if None not in splits:
+    if rest and None not in splits:
         raise SettingsError(
             f"{setting('val')} and {setting('test')} match every one of the {what}; leave at least one for training"
         )

@@ -77,9 +77,15 @@ def check_shares(
         _refuse_idle(settings, areas)
     shares = _free_shares(settings, areas)
     if areas is not None and not areas.are_splits:
-        named_splits(areas.names, shares, what="groups", meant=f"the values of the field '{areas.field}'")
+        named_splits(
+            areas.names,
+            shares,
+            what="groups",
+            meant=f"the values of the field '{areas.field}'",
+            rest=not settings.append,
+        )
     else:
-        named_splits(names_of(members), shares)
+        named_splits(names_of(members), shares, rest=not settings.append)
 
 
 def _refuse_idle(settings: TileSettings, areas: SplitAreas) -> None:
@@ -125,7 +131,8 @@ def assign_splits(chips: CutChips, settings: TileSettings, areas: SplitAreas | N
         seen = _groups_seen(chips, areas, settings, notes)
         units: list[Hashable] = [min(groups, key=lambda name: (-groups[name], name)) if groups else OUT
                                  for groups in seen]  # fmt: skip
-        by_name = dict(zip(areas.names, named_splits(areas.names, shares), strict=True))
+        splits_of_groups = named_splits(areas.names, shares, rest=not settings.append)
+        by_name = dict(zip(areas.names, splits_of_groups, strict=True))
         named = [by_name.get(str(unit), OUT) for unit in units]
         labels, of_what = _dealt(chips, units, named, shares, settings, notes), "group"
         labels = _unanimous(labels, units, seen, notes)
@@ -156,7 +163,7 @@ def _named(
     of_scenes: list[str | None] = []
     if areas is None or areas.outside == "divided":
         own = [(record.source, grid) for record, grid in zip(chips.records, grids, strict=True)]
-        of_scenes = splits_of_scenes(own, chips.grids, chips.members, shares)
+        of_scenes = splits_of_scenes(own, chips.grids, chips.members, shares, rest=not settings.append)
     across = "that reach into scenes of two splits"
     if areas is None:
         lost = of_scenes.count(OUT)

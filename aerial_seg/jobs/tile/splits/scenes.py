@@ -24,13 +24,16 @@ def splits_of_scenes(
     grids: Sequence[Grid],
     members: Sequence[Sequence[RasterInfo]],
     shares: Mapping[str, Share],
+    *,
+    rest: bool = True,
 ) -> list[str | None]:
     """The split of each chip by the globs alone: None where none matches, OUT where it reaches into scenes of two.
 
     chips: the number of the source and the grid of each. grids, members: of each source what it is cut on, and the
-    rasters that it is made of, one or those of a mosaic.
+    rasters that it is made of, one or those of a mosaic. rest: whether some must be left for training: what is added
+    to training chips need not hold others.
     """
-    of_each, named = iter(named_splits(names_of(members), shares)), []
+    of_each, named = iter(named_splits(names_of(members), shares, rest=rest)), []
     splits = [[next(of_each) for _ in own] for own in members]
     boxes = {
         k: _boxes(own, grid)
