@@ -184,7 +184,7 @@ class AugmentationSettings(Section):
     band adds to that on its own, as a part of it.
     """
 
-    flips: Literal[True, False, "horizontal"] = True
+    flips: Literal["horizontal"] | bool = True
     rot90: bool = True
     scale: tuple[Zoom, Zoom] = (0.5, 2.0)
     stay_inside: bool = True

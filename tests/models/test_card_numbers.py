@@ -99,6 +99,7 @@ NAN, INF = float("nan"), float("inf")
         (entry(value=255), "'legend.entries.1.value' is 255"),
         (entry(value=1.0), "'legend.entries.1.value' is 1.0"),
         (entry(colour="red"), "'legend.entries.1.colour' is 'red'"),
+        (lambda document: document["recipe"]["augmentation"].update(flips=0), "'recipe.augmentation.flips' is 0"),
         (tiles(tile_size=0), "'recipe.prediction.tile_size' is 0"),
         (tiles(tile_size=1_000_000), "'recipe.prediction.tile_size' is 1000000"),
         (tiles(overlap=-1), "'recipe.prediction.overlap' is -1"),
