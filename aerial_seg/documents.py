@@ -89,8 +89,12 @@ def _of_the_kind_given(problems: Sequence[Any]) -> Any:
     if kind is None:
         return first
     others = [one for one in problems[1:] if one["loc"][:kind] == place[:kind] and len(one["loc"]) > kind]
-    meant = first if isinstance(first["input"], str) or not others else others[0]
-    return {**meant, "loc": (*place[:kind], *meant["loc"][kind + 1 :])}
+    if not others:
+        return {**first, "loc": place[:kind]}
+    if isinstance(first["input"], str):
+        other = others[0]["msg"].removeprefix("Input should be ").partition(",")[0]
+        return {**first, "loc": place[:kind], "msg": f"{first['msg']} or {other}"}
+    return {**others[0], "loc": (*place[:kind], *others[0]["loc"][kind + 1 :])}
 
 
 def _integer(digits: str) -> int:
