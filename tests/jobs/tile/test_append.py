@@ -358,8 +358,7 @@ settings = TileSettings(chip_size=int(size), labels=LabelSettings(class_field="k
 moments = {"cut": (chip_cutter, "write_labels", 5), "whole": (staging, "record_made", 0)}
 moments["placing"] = work, "replace", 1
 for folder in folders:
-    child = os.fork()
-    if child == 0:
+    if (child := os.fork()) == 0:
         module, name, left = moments[Path(folder).name]
         real, calls = getattr(module, name), []
         def die(*args):
@@ -374,6 +373,7 @@ for folder in folders:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_kill_leaves_the_former_dataset_or_the_new_one(town: Town, labels: Path, tmp_path: Path) -> None:
     first, more = town("a.tif"), town("b.tif", FAR, seed=1)

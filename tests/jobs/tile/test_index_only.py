@@ -185,6 +185,7 @@ def dataset(image: Path, polygons: Path) -> Path:
     return cut([image], polygons, replace(SETTINGS, index_only=True))
 
 
+@pytest.mark.slow
 def test_workers_of_any_start_read_what_chips_hold(image: Path, polygons: Path) -> None:
     """Also those that are forked after the rasters were opened: a place in a file is shared with the parent."""
     chips, indexed = both([image], polygons)

@@ -73,6 +73,7 @@ def test_chips_of_a_rare_class_come_as_often_as_the_recipe_says(chips: Path) -> 
     assert few_chips(data, 3).data.repeats is None
 
 
+@pytest.mark.slow
 def test_crops_of_anybody_s_loop_repeat_chips_as_the_recipe_does(chips: Path) -> None:
     data = ChipDataset(chips)
     crops = data.crops(16, length=136, repeat_threshold=0.5)
