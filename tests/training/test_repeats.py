@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from laws import examples
 
@@ -64,11 +64,13 @@ def test_a_sample_follows_from_seed_and_number_alone(
 
 
 @given(factors=FACTORS, start=st.floats(0, 1, exclude_max=True))
+@example(factors=[2.0], start=1 - 2**-53)
 def test_a_chip_is_found_without_seeking(factors: list[float], start: float) -> None:
     repeats = Repeats.of(factors)
     for place in range(repeats.turn):
         chip = repeats.chip_at(place, start)
-        assert chip == np.searchsorted(repeats.ends, place + start, side="right")
+        wanted = np.searchsorted(repeats.ends, place + start, side="right")
+        assert chip == min(wanted, len(factors) - 1)  # a sum may be rounded to the end
         assert chip - repeats.first[place] <= 2
 
 

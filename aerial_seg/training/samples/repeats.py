@@ -46,8 +46,9 @@ class Repeats:
 
     def chip_at(self, place: int, start: float) -> int:
         """The chip at this whole number, in a turn with this start."""
-        chip = int(self.first[place])
-        while self.ends[chip] <= place + start:
+        chip, last = int(self.first[place]), len(self.ends) - 1
+        # A start so near to 1 that the sum is rounded to the turn's end belongs to the last chip.
+        while chip < last and self.ends[chip] <= place + start:
             chip += 1  # chips are 1 long at least: twice at the most
         return chip
 
