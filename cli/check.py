@@ -34,11 +34,7 @@ def command(dataset: Path, *, as_json: bool) -> None:
     else:
         problems.show(report.problems)
         if report.legend is not None:
-            totals = {
-                name: sum(of_split[name] for of_split in report.class_pixels.values())
-                for name in report.legend.names
-            }
-            console.class_table(report.legend, totals)
+            console.split_class_table(report.legend, report.class_pixels)
         chips = ", ".join(f"{count:,} {split}" for split, count in report.chips.items())
         console.say(f"\n{report.dataset}: {chips} chips; {problems.summary(report.problems)}")
     problems.end(report.problems)

@@ -202,6 +202,11 @@ def _pad(cell: str, width: int, *, left: bool) -> str:
     return cell + blanks if left else blanks + cell
 
 
+def split_class_table(legend: Legend, by_split: Mapping[str, Mapping[str, int]]) -> None:
+    """class_table of all splits together. by_split: split → class name → labelled pixels."""
+    class_table(legend, {name: sum(pixels[name] for pixels in by_split.values()) for name in legend.names})
+
+
 def class_table(legend: Legend, pixels: dict[str, int], *, area_per_pixel: float | None = None) -> None:
     """class, swatch, pixels, share and, where the pixel's ground is known, hectares."""
     total = max(1, sum(pixels.values()))

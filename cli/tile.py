@@ -87,10 +87,7 @@ def command(
 
 
 def _print_table(report: TileReport) -> None:
-    totals = {
-        name: sum(pixels[name] for pixels in report.class_pixels.values()) for name in report.legend.names
-    }
-    console.class_table(report.legend, totals)
+    console.split_class_table(report.legend, report.class_pixels)
     chips = ", ".join(f"{count} {split}" for split, count in report.chips.items())
     at = f" at {report.gsd:.3g} m" if report.gsd else ""
     console.say(f"\n{report.dataset}: {chips} chips{at}")

@@ -18,11 +18,7 @@ def show(forecast: TileForecast, *, as_json: bool) -> None:
         return
     problems.show(forecast.problems)
     if forecast.legend is not None:
-        totals = {
-            name: sum(pixels[name] for pixels in forecast.class_pixels.values())
-            for name in forecast.legend.names
-        }
-        console.class_table(forecast.legend, totals)
+        console.split_class_table(forecast.legend, forecast.class_pixels)
         chips = ", ".join(f"{count:,} {split}" for split, count in forecast.chips.items())
         at = f" at {forecast.gsd:.3g} m" if forecast.gsd else ""
         console.say(f"\n{forecast.dataset} would hold {chips} chips{at}")

@@ -75,8 +75,11 @@ def burnt(path: Path, grid: Grid) -> np.ndarray:
     return open_labels([path], LabelSettings(), near=[grid]).burn(grid)
 
 
-# To a tenth of a millimetre: with numbers of 1e-308 the union of two boxes loses a corner.
-degrees = lambda least, most: st.floats(least, most).map(lambda number: round(number, 9))  # noqa: E731
+def degrees(least: float, most: float) -> st.SearchStrategy[float]:
+    """To a tenth of a millimetre: with numbers of 1e-308 the union of two boxes loses a corner."""
+    return st.floats(least, most).map(lambda number: round(number, 9))
+
+
 boxes = st.tuples(degrees(-0.6, 0.55), degrees(-0.35, 0.3), degrees(0.011, 0.6), degrees(0.011, 0.3))
 
 
