@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from aerial_seg.errors import OutputError
 from aerial_seg.files.made import record_made, require_own
 from aerial_seg.files.names import check_output
+from aerial_seg.files.operating_system import replace
 from aerial_seg.files.work import RESULT, locked_work, place, system_errors, was_placed
 from aerial_seg.mentions import setting
 
@@ -123,6 +125,19 @@ def place_folder(folder: Path, final: Path) -> None:
     """Make `folder`, in the work folder, the folder `final`, which knows its files; an older one there is gone."""
     record_made(folder)
     place(folder.parent, [(folder, final)])
+
+
+def reopen_folder(folder: Path, final: Path) -> None:
+    """Let `folder`, in the work folder, be there again where a run that was killed behind its placing has left it.
+
+    It is a copy: the folder `final` is a whole result until another takes its place.
+    """
+    if folder.exists() or not was_placed(final, final):
+        return
+    draft = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(final, draft)
+    replace(draft, folder)
 
 
 def behind_link(final: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.metrics import confusion_matrix
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.submission_check import validate_submission
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
+from aerial_seg.files import work as work_room
 from aerial_seg.files.work import work_folder
 from aerial_seg.geo.raster import unchanged
 from aerial_seg.geo.raster.unchanged import ChangedError
@@ -200,6 +202,38 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
         report = benchmark("voc", voc_root, voc_model, out, settings)
     assert report.resumed == 3
     assert len(seen) == 4 - report.resumed
+    assert predictions_of(out) == predictions_of(whole)
+    assert (out / "benchmark.json").read_bytes() == (whole / "benchmark.json").read_bytes()
+    assert not work_folder(out).exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_was_killed_behind_its_placing_ends_with_the_same_files(
+    overwrite: bool, voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal was still there, but what it told of lay in its place already: its images were missed."""
+    whole, out = voc_root.parent / "whole", voc_root.parent / "out"
+    settings = BenchmarkSettings(device="cpu")
+    benchmark("voc", voc_root, voc_model, whole, settings)
+    if overwrite:
+        settings = replace(settings, overwrite=True)
+        benchmark("voc", voc_root, voc_model, out, settings)
+    real = work_room._carry_out
+
+    def killed(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work_room, "_carry_out", killed)
+        with pytest.raises(Interrupted):
+            benchmark("voc", voc_root, voc_model, out, settings)
+    assert out.exists()
+    assert not (work_folder(out) / "result").exists()
+    seen = interrupted_after(0, monkeypatch)
+    report = benchmark("voc", voc_root, voc_model, out, settings)
+    assert (report.resumed, seen) == (4, [])
+    assert sorted(path.name for path in out.rglob("*")) == sorted(path.name for path in whole.rglob("*"))
     assert predictions_of(out) == predictions_of(whole)
     assert (out / "benchmark.json").read_bytes() == (whole / "benchmark.json").read_bytes()
     assert not work_folder(out).exists()

@@ -30,7 +30,13 @@ from aerial_seg.files.journal import (
     telling_what_is_kept,
 )
 from aerial_seg.files.protect import Inputs
-from aerial_seg.files.staging import behind_link, check_folder, check_writable, place_folder
+from aerial_seg.files.staging import (
+    behind_link,
+    check_folder,
+    check_writable,
+    place_folder,
+    reopen_folder,
+)
 from aerial_seg.files.work import work_folder
 from aerial_seg.geo.raster.unchanged import Unchanged, kept_only_if
 from aerial_seg.inference.padded_forward import PaddedForward
@@ -206,6 +212,8 @@ def _evaluate(
             check_folder(out, overwrite=settings.overwrite, marker=RESULTS, own=_OWN)
         job = _job(plan, forward)
         journal = Journal.open(work / NAME, job)
+        if journal.records:
+            reopen_folder(work / RESULT, out)
         run = ImageRun(
             benchmark=data,
             examples=plan.examples,
