@@ -53,7 +53,9 @@ if TYPE_CHECKING:
     from aerial_seg.models.pretrained import start_from
     from aerial_seg.models.receptive_field.field import ReceptiveField, receptive_field
     from aerial_seg.outputs.mask import read_legend
-    from aerial_seg.recipe import ModelSettings, Recipe, change_recipe, load_recipe, recipe_names
+    from aerial_seg.recipe.document import Recipe
+    from aerial_seg.recipe.loading import change_recipe, load_recipe, recipe_names
+    from aerial_seg.recipe.model import ModelSettings
     from aerial_seg.synthetic.town import make_scene, make_town
     from aerial_seg.tiling.geometry import ModelGeometry
     from aerial_seg.training.callbacks import Callback, Checkpoint, Step
@@ -119,7 +121,9 @@ _ROOMS = {
     "models.network": ("Network", "OwnNetwork"),
     "models.pretrained": ("start_from",),
     "models.receptive_field.field": ("ReceptiveField", "receptive_field"),
-    "recipe": ("ModelSettings", "Recipe", "change_recipe", "load_recipe", "recipe_names"),
+    "recipe.document": ("Recipe",),
+    "recipe.loading": ("change_recipe", "load_recipe", "recipe_names"),
+    "recipe.model": ("ModelSettings",),
     "tiling.geometry": ("ModelGeometry",),
     "training.callbacks": ("Callback", "Checkpoint", "Step"),
     "training.chip_dataset": ("ChipDataset",),

@@ -13,7 +13,7 @@ from . import console, options
 from .setting_options import from_settings
 
 if TYPE_CHECKING:
-    from aerial_seg.recipe import Recipe
+    from aerial_seg.recipe.document import Recipe
 
 
 @click.command(
@@ -87,7 +87,7 @@ def command(
     """
     from aerial_seg.jobs.train.job import train
     from aerial_seg.progress import listening
-    from aerial_seg.recipe import DEFAULT, change_recipe, load_recipe
+    from aerial_seg.recipe.loading import DEFAULT, change_recipe, load_recipe
     from aerial_seg.training.companions import is_onlooker
 
     from .reports.train_watch import Watch

@@ -24,7 +24,7 @@ FLOORS = [
     {"outputs"},
     {"geo"},
     {"tiling", "polygonize", "crf"},
-    {"files"},
+    {"files", "recipe"},
     {"base"},
 ]
 HEIGHT = {name: len(FLOORS) - k for k, floor in enumerate(FLOORS) for name in floor}
@@ -79,9 +79,9 @@ def test_imports_go_down_only(path: Path) -> None:
 def test_heavy_libraries_stay_on_their_floor(path: Path) -> None:
     own = floor_of_file(path)
     roots = {module.split(".")[0] for module in imported_modules(path)}
-    if own in ("geo", "outputs", "labels", "tiling", "polygonize", "crf", "files", "base"):
+    if own in ("geo", "outputs", "labels", "tiling", "polygonize", "crf", "files", "recipe", "base"):
         assert not roots & {"torch", "torchvision", "segmentation_models_pytorch"}
-    if own in ("models", "tiling", "crf", "files", "base"):
+    if own in ("models", "tiling", "crf", "files", "recipe", "base"):
         assert not roots & {"rasterio", "geopandas", "pyogrio", "shapely", "pyproj"}
     if own == "polygonize":
         assert not roots & {"rasterio", "geopandas", "pyogrio", "pyproj"}

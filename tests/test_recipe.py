@@ -7,7 +7,8 @@ import torch
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
-from aerial_seg.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe, parse_recipe, recipe_names
 from aerial_seg.tiling.plan import tile_shape
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from laws import examples
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.recipe import Recipe, Section, change_recipe, load_recipe, parse_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe, load_recipe, parse_recipe
+from aerial_seg.recipe.section import Section
 
 
 def keys() -> list[tuple[str, Any]]:

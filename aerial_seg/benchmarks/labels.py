@@ -18,7 +18,7 @@ from PIL import Image
 from aerial_seg.benchmarks.dataset import Example
 from aerial_seg.errors import InputError
 from aerial_seg.legend import Legend, make_legend
-from aerial_seg.recipe import shipped_text
+from aerial_seg.recipe.loading import shipped_text
 
 UNKNOWN = 254
 """In a table from label values to channels: the value is none that the layout knows."""

@@ -11,7 +11,8 @@ from aerial_seg.benchmarks.resize import ResizeKind, ResizeRule
 from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.paths import StrPath
-from aerial_seg.recipe import Pixels, Section, Zoom, document_names, load_document
+from aerial_seg.recipe.loading import document_names, load_document
+from aerial_seg.recipe.section import Pixels, Section, Zoom
 
 Dataset = Literal["voc", "cityscapes", "ade20k"]
 DATASETS: tuple[Dataset, ...] = ("voc", "cityscapes", "ade20k")

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.metrics import Scores, or_null
-from aerial_seg.recipe import Section, document_names, shipped_text
+from aerial_seg.recipe.loading import document_names, shipped_text
+from aerial_seg.recipe.section import Section
 
 Metric = Literal["miou", "pixel_accuracy", "mean_accuracy"]
 

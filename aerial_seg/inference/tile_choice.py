@@ -9,7 +9,7 @@ from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.mentions import setting
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.receptive_field.field import receptive_field
-from aerial_seg.recipe import PredictionSettings
+from aerial_seg.recipe.document import PredictionSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TileShape, stitched_side, tile_shape
 

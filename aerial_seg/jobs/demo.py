@@ -32,7 +32,8 @@ from aerial_seg.mentions import SAME_CALL, setting
 from aerial_seg.outputs.durable import disk_errors, settled_file
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
-from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.report.picture import draw_comparison
 from aerial_seg.synthetic.town import (
     TOWN_LEGEND,

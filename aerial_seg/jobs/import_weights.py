@@ -23,7 +23,8 @@ from aerial_seg.models.importing.sources import check_source, import_checkpoint
 from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.printable import name_problems
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.version import __version__
 
 _LEGENDS: Mapping[str, Legend] = {kind.name: kind.legend for kind in (Voc, Cityscapes, Ade20k)}

@@ -13,7 +13,7 @@ from aerial_seg.models.backbone.encoders import RESNET269
 from aerial_seg.models.build import architectures
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 SIDE = 512
 """Side of the image that is counted, in pixels: the usual tile."""

@@ -18,7 +18,7 @@ _VOC_BORDER = ClassRow(UNLABELLED, 255, colour="#e0e0c0")
 @lru_cache(maxsize=len(PRESETS))
 def preset_table(name: str) -> ClassTable:
     """The classes of a published dataset, by the numbers and by the colours of its label files."""
-    from aerial_seg.recipe import shipped_text
+    from aerial_seg.recipe.loading import shipped_text
 
     rows: list[dict[str, Any]] = tomllib.loads(shipped_text("classes", name))["classes"]
     if name == "cityscapes":

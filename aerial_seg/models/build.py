@@ -35,7 +35,7 @@ from aerial_seg.models.network import (
 )
 from aerial_seg.models.unused import drop_modules, unused_modules
 from aerial_seg.models.weights_source import weights_file
-from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
+from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
 _SET_BY_US = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "kwargs"}

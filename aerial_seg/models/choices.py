@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
+from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _APPLIES: Mapping[str, tuple[str, ...]] = {
     "last_block": ("deeplabv3-cascade",),

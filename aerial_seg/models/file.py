@@ -30,7 +30,7 @@ from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
 from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe import PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
 
 HEADER_KEY = "aerial_seg"
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ import torch
 
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 
 def build_on_meta(settings: ModelSettings, *, bands: int, classes: int) -> Network:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.mentions import setting
 from aerial_seg.models.backbone.encoders import check_encoder, library_errors, no_weights, timm_tags
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt")
 """How the name of a file of weights ends."""

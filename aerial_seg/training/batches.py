@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.crops import ChipStore, CropDataset
 from aerial_seg.training.loader import Loader, Share
 from aerial_seg.training.processes import count, rank

@@ -13,7 +13,7 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import Legend
 from aerial_seg.paths import as_path
-from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset, Sample
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.samples.repeats import Repeats, counted_pixels, repeat_factors

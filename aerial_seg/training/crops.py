@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
 from aerial_seg.legend import IGNORE
-from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.batch import Batch, BatchLayout, finished
 from aerial_seg.training.samples.chip_reader import ChipReader
 from aerial_seg.training.samples.chip_store import ChipStore

@@ -7,7 +7,8 @@ from torch import nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
 from aerial_seg.models.network import Network, encoder_of
-from aerial_seg.recipe import Recipe, TrainingSettings
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.training import TrainingSettings
 
 
 class Freezing:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aerial_seg.errors import AerialSegError
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.batches import TrainingData, batches, chips_of, training_crops
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import CropDataset, Sample

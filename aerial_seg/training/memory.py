@@ -13,7 +13,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import batch_to_device, hardware_name, is_lack_of_memory, release_memory
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.fabric import Computing
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.processes import count

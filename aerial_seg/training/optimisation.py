@@ -9,7 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import TrainingSettings
+from aerial_seg.recipe.training import TrainingSettings
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:

@@ -23,7 +23,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.metrics import Scores
 from aerial_seg.models.device import random_states, set_random_states
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.optimisation import WeightAverage, make_optimizer, make_schedule
 from aerial_seg.training.validation.monitor import BestSoFar, Monitor

@@ -22,7 +22,8 @@ from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.version import __version__
 
 SIZES = ((41, 57), (39, 50), (47, 63), (33, 69))

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from benchmark_runs import counted_again, interrupted_after
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.submission_check import validate_submission
-from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
-from aerial_seg.files import work as work_room
-from aerial_seg.files.work import work_folder
-from aerial_seg.geo.raster import unchanged
-from aerial_seg.geo.raster.unchanged import ChangedError
+from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.jobs.benchmark import images as benchmark_images
 from aerial_seg.jobs.benchmark.job import benchmark
 from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.legend import make_legend
-from aerial_seg.recipe import parse_recipe
+from aerial_seg.recipe.loading import parse_recipe
 from aerial_seg.report.benchmark_page import overlay_panels
 
 ModelFile = Callable[..., Path]
@@ -82,22 +74,6 @@ def learnable_voc(tmp_path: Path, palette_png: Callable[..., None]) -> Path:
     for split, part in {"train": names[:12], "val": names[12:]}.items():
         (lists / f"{split}.txt").write_text("\n".join(part) + "\n")
     return root
-
-
-def predictions_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((out / "predictions").iterdir())}
-
-
-def counted_again(name: str, root: Path, out: Path, split: str = "val") -> np.ndarray[Any, Any]:
-    """The confusion matrix of the written predictions, by scikit-learn."""
-    data = open_benchmark(name, root)
-    total = np.zeros((len(data.legend), len(data.legend)), np.int64)
-    for example in data.examples(split):
-        truth = data.read_labels(example)
-        predicted = np.array(Image.open(out / "predictions" / f"{example.name}.png"))
-        known = truth != 255
-        total += confusion_matrix(truth[known], predicted[known], labels=range(len(data.legend)))
-    return total
 
 
 @pytest.mark.slow
@@ -169,156 +145,6 @@ def test_a_split_without_labels_is_predicted_and_not_scored(voc_root: Path, voc_
     assert (report.scores, report.worst, report.folder, report.images) == (None, (), None, 2)
     assert validate_submission(archive, benchmark=open_benchmark("voc", voc_root)).problems == ()
     assert not list(voc_root.parent.glob("*.work"))
-
-
-def interrupted_after(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Ctrl-C comes at the image after these; what is returned grows by one per predicted image."""
-    seen: list[int] = []
-    real = benchmark_images.predict_classes
-
-    def predict(image: Any, *rest: Any) -> Any:
-        if len(seen) == images:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return real(image, *rest)
-
-    monkeypatch.setattr(benchmark_images, "predict_classes", predict)
-    return seen
-
-
-def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
-    voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, out = voc_root.parent / "whole", voc_root.parent / "out"
-    settings = BenchmarkSettings(device="cpu")
-    benchmark("voc", voc_root, voc_model, whole, settings)
-    with monkeypatch.context() as patch:
-        interrupted_after(3, patch)
-        with pytest.raises(Interrupted, match="finished images are kept"):
-            benchmark("voc", voc_root, voc_model, out, settings)
-    assert not out.exists()
-    with monkeypatch.context() as patch:
-        seen = interrupted_after(9, patch)
-        report = benchmark("voc", voc_root, voc_model, out, settings)
-    assert report.resumed == 3
-    assert len(seen) == 4 - report.resumed
-    assert predictions_of(out) == predictions_of(whole)
-    assert (out / "benchmark.json").read_bytes() == (whole / "benchmark.json").read_bytes()
-    assert not work_folder(out).exists()
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_run_that_was_killed_behind_its_placing_ends_with_the_same_files(
-    overwrite: bool, voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The journal was still there, but what it told of lay in its place already: its images were missed."""
-    whole, out = voc_root.parent / "whole", voc_root.parent / "out"
-    settings = BenchmarkSettings(device="cpu")
-    benchmark("voc", voc_root, voc_model, whole, settings)
-    if overwrite:
-        settings = replace(settings, overwrite=True)
-        benchmark("voc", voc_root, voc_model, out, settings)
-    real = work_room._carry_out
-
-    def killed(*arguments: Any) -> None:
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(work_room, "_carry_out", killed)
-        with pytest.raises(Interrupted):
-            benchmark("voc", voc_root, voc_model, out, settings)
-    assert out.exists()
-    assert not (work_folder(out) / "result").exists()
-    seen = interrupted_after(0, monkeypatch)
-    report = benchmark("voc", voc_root, voc_model, out, settings)
-    assert (report.resumed, seen) == (4, [])
-    assert sorted(path.name for path in out.rglob("*")) == sorted(path.name for path in whole.rglob("*"))
-    assert predictions_of(out) == predictions_of(whole)
-    assert (out / "benchmark.json").read_bytes() == (whole / "benchmark.json").read_bytes()
-    assert not work_folder(out).exists()
-
-
-@pytest.mark.parametrize("which", ["image", "label", "model"])
-def test_images_and_model_are_held_while_they_are_read(
-    which: str, voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of an image that was changed after its turn, a score would mix two data sets: nothing is kept."""
-    monkeypatch.setattr(unchanged, "EVERY", 0.0)
-    example = open_benchmark("voc", voc_root).examples("val")[0]
-    assert example.label is not None
-    file = {"image": example.image, "label": example.label, "model": voc_model}[which]
-    seen: list[int] = []
-    real = benchmark_images.predict_classes
-
-    def predict(image: Any, *rest: Any) -> Any:
-        seen.append(1)
-        if len(seen) == 3:
-            file.write_bytes(file.read_bytes())
-        return real(image, *rest)
-
-    monkeypatch.setattr(benchmark_images, "predict_classes", predict)
-    out, archive = voc_root.parent / "out", voc_root.parent / "s.tar.gz"
-    settings = BenchmarkSettings(device="cpu", submission=archive)
-    with pytest.raises(
-        ChangedError, match=rf"{file.name} changed while it was read \(it was written again\)"
-    ):
-        benchmark("voc", voc_root, voc_model, out, settings)
-    assert len(seen) == 3
-    assert not out.exists()
-    assert not archive.exists()
-    assert not work_folder(out).exists()
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on(voc_root: Path, voc_model: Path) -> None:
-    out = voc_root.parent / "out"
-    program = (
-        "import os, signal, sys\n"
-        "import torch\n"
-        "from pathlib import Path\n"
-        "from aerial_seg.jobs.benchmark import images as benchmark_images\n"
-        "from aerial_seg.jobs.benchmark.job import benchmark\n"
-        "from aerial_seg.jobs.benchmark.settings import BenchmarkSettings\n"
-        "torch.set_num_threads(1)\n"  # as here: a run is not resumed under another runtime
-        "real = benchmark_images.ImageRun._finish\n"
-        "seen = []\n"
-        "def finish(*arguments):\n"
-        "    if len(seen) == 2:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    seen.append(1)\n"
-        "    real(*arguments)\n"
-        "benchmark_images.ImageRun._finish = finish\n"
-        "benchmark('voc', *map(Path, sys.argv[1:]), BenchmarkSettings(device='cpu'))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program, str(voc_root), str(voc_model), str(out)],
-        capture_output=True,
-        check=False,
-        cwd=voc_root,
-    )
-    assert done.returncode == -9, done.stderr
-    report = benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
-    assert report.resumed == 2
-    assert report.scores is not None
-    assert [list(row) for row in report.scores.scores.confusion] == counted_again(
-        "voc", voc_root, out
-    ).tolist()
-
-
-def test_a_changed_protocol_does_not_go_on(
-    voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = voc_root.parent / "out"
-    with monkeypatch.context() as patch:
-        interrupted_after(3, patch)
-        with pytest.raises(Interrupted):
-            benchmark("voc", voc_root, voc_model, out, BenchmarkSettings(device="cpu"))
-    other = BenchmarkSettings(device="cpu", protocol="mmseg")
-    with pytest.raises(OutputError, match=r"protocol\.title was .*, is .*`restart=True`"):
-        benchmark("voc", voc_root, voc_model, out, other)
-    anew = BenchmarkSettings(device="cpu", protocol="mmseg", restart=True)
-    assert benchmark("voc", voc_root, voc_model, out, anew).resumed == 0
 
 
 def test_an_existing_output_is_replaced_only_when_asked(voc_root: Path, voc_model: Path) -> None:

@@ -24,7 +24,7 @@ from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.benchmark import images as benchmark_images
 from aerial_seg.jobs.benchmark.job import benchmark
 from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
-from aerial_seg.recipe import parse_document
+from aerial_seg.recipe.loading import parse_document
 from aerial_seg.tiling.geometry import ModelGeometry
 
 pytest.importorskip("pydensecrf", reason="pip install aerial-seg[crf]")

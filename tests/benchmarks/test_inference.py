@@ -35,7 +35,7 @@ from aerial_seg.benchmarks.protocol import (
 from aerial_seg.benchmarks.slide import axis_origins, counts, slide_scores
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.models.build import build_network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
 FEW = st.integers(1, 20)

@@ -21,7 +21,7 @@ from aerial_seg.benchmarks.protocol import (
 )
 from aerial_seg.benchmarks.resize import ResizeRule
 from aerial_seg.errors import SettingsError
-from aerial_seg.recipe import parse_document, recipe_names
+from aerial_seg.recipe.loading import parse_document, recipe_names
 
 NAMES = {
     "fcn", "deeplabv2", "deeplabv2-crf", "deeplabv3-os16", "deeplabv3-os8", "deeplabv3-os8-ms-flip",

@@ -12,7 +12,7 @@ from aerial_seg.benchmarks.protocol import protocol_names
 from aerial_seg.benchmarks.published import comparison_rows, matching, published
 from aerial_seg.errors import SettingsError
 from aerial_seg.metrics import ConfusionMatrix, Scores
-from aerial_seg.recipe import recipe_names
+from aerial_seg.recipe.loading import recipe_names
 
 DATASETS = ("voc", "cityscapes", "ade20k")
 

@@ -23,14 +23,10 @@ from aerial_seg.legend import make_legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.recipe import (
-    AugmentationSettings,
-    ModelSettings,
-    PredictionSettings,
-    Recipe,
-    load_recipe,
-    recipe_names,
-)
+from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.loading import load_recipe, recipe_names
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training.crops import ChipStore, CropDataset
 from aerial_seg.training.validation.scenes import validate_scenes
 

@@ -44,7 +44,9 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe, load_recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.loading import load_recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.synthetic.town import TOWN_LEGEND, make_town, write_town
 from aerial_seg.version import __version__
 

@@ -21,7 +21,8 @@ from aerial_seg.bands import Band
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 
 from .conftest import Result, listing
 

@@ -22,7 +22,7 @@ from aerial_seg.inference.ensemble import Ensemble, EnsemblePredictor, mean_of_p
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.tiling.cut import Planes, cut_window, make_zero
 from aerial_seg.tiling.geometry import ModelGeometry
 

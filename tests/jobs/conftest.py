@@ -30,7 +30,8 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.progress import silent
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import TilePlan, TileShape
 

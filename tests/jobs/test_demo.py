@@ -18,7 +18,8 @@ from aerial_seg.errors import AerialSegError
 from aerial_seg.jobs import demo as room
 from aerial_seg.jobs.demo import SIDE, TEST_SEED, TRAINING_SEEDS, DemoReport, demo
 from aerial_seg.metrics import ConfusionMatrix
-from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.synthetic.town import TOWN_LEGEND, make_town
 
 README = Path(__file__).parents[2] / "README.md"

@@ -16,7 +16,8 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 
 
 def image() -> np.ndarray:

@@ -17,13 +17,10 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.models.receptive_field.field import receptive_field
-from aerial_seg.recipe import (
-    AugmentationSettings,
-    ModelSettings,
-    PredictionSettings,
-    Recipe,
-    TrainingSettings,
-)
+from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.recipe.training import TrainingSettings
 
 FCN = ModelSettings(architecture="fcn", head_channels=8, output_stride=16)
 

@@ -13,7 +13,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.jobs.models import ModelFacts, architectures, list_encoders, list_models
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
+from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model
-from aerial_seg.recipe import DataSettings, Recipe, parse_recipe
+from aerial_seg.recipe.document import DataSettings, Recipe
+from aerial_seg.recipe.loading import parse_recipe
 from aerial_seg.training.manifest import open_manifest
 
 RECIPE = """

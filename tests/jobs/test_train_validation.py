@@ -26,7 +26,9 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model, read_card
-from aerial_seg.recipe import Recipe, TrainingSettings, parse_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import parse_recipe
+from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.validation import validator

@@ -31,7 +31,8 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import spread_bands
-from aerial_seg.recipe import Recipe, parse_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import parse_recipe
 from aerial_seg.training.callbacks import Callback, Step
 
 BANDS = ("red", "green", "blue", "nir")

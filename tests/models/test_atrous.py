@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import DilatedNetwork, Network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 SIDE = 65
 CONTRACTED = {"dilation_placement": "contracted", "encoder": "resnet50", "head_channels": 8}

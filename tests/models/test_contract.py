@@ -16,7 +16,8 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, save_model
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings, Recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import start_from
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 LITE0 = ModelSettings(architecture="Unet", encoder="tu-tf_efficientnet_lite0")
 RGB, TWO = ("red", "green", "blue"), ("background", "building")

@@ -26,7 +26,8 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.export import IR_VERSION, OPSET, GraphSettings, write_onnx
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
 if TYPE_CHECKING:
@@ -251,8 +252,7 @@ class Aligned(Network):
 def test_upsampling_follows_the_geometry(write: Callable[..., Written]) -> None:
     torch.manual_seed(2)
     model, images = trained(Aligned(), ModelSettings()), pixels(1, 33)
-    graph = GraphSettings(side=33, probabilities=False)
-    got = write(model, graph).run(images)
+    got = write(model, graph := GraphSettings(side=33, probabilities=False)).run(images)
     assert closeness(got, by_hand(model, images)) < 1e-4
     cells = write(model, replace(graph, upsample=False)).run(images)
     # With aligned corners the cells keep their values, at every fourth pixel.

@@ -22,7 +22,7 @@ from aerial_seg.models.heads.decoders import BoundaryRefinement, LargeKernel
 from aerial_seg.models.heads.fcn import FCNHead
 from aerial_seg.models.heads.psp import PSPHead, Pyramid
 from aerial_seg.models.network import MSC_SCALES, MultiScaleNetwork
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 
 def noise(*shape: int) -> Tensor:

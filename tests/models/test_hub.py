@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.models.build import build_network
 from aerial_seg.models.weights_source import check_weights, weights_file
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 IMAGENET = ModelSettings(weights="imagenet")
 OFFLINE = r"the imagenet weights of \S+ could not be downloaded; connect to the internet .*\bnone\b.*\bFILE\b"

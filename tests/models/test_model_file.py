@@ -20,7 +20,8 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models import file
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, load_on_meta, read_card, save_model
-from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import ModelSettings
 
 CARD = ModelCard(
     tool_version="test",

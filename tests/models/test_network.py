@@ -16,7 +16,7 @@ from aerial_seg.models.heads.aspp import ASPPHead
 from aerial_seg.models.heads.blocks import ImagePooling
 from aerial_seg.models.heads.fcn import FCNHead
 from aerial_seg.models.heads.psp import PSPHead
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 OWN = [
     ModelSettings(architecture=name, output_stride=stride, head_channels=16)

@@ -18,7 +18,8 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.pretrained import spread_bands, start_from
-from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import ModelSettings
 
 RGB = ("red", "green", "blue")
 RGBN = (*RGB, "nir")

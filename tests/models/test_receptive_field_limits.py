@@ -12,7 +12,7 @@ from torch.nn import functional
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
 from aerial_seg.models.receptive_field.field import receptive_field
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
 

@@ -16,7 +16,8 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.models.restride import with_output_stride
-from aerial_seg.recipe import ModelSettings, Recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.upsample import PixelAxis
 
 

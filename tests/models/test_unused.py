@@ -25,7 +25,9 @@ from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network, SmpNetwork
 from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.unused import Unused, drop_unused
-from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings, Recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe
+from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 CLASSES = 3
 DEMO = load_recipe("demo").model

@@ -24,7 +24,8 @@ from aerial_seg.cli.main import main
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 
 ROOM = 3 * 2**30
 """Bytes of address space that a command may take beyond what the imported libraries have."""

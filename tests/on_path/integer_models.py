@@ -11,7 +11,7 @@ from aerial_seg.bands import Band
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 
 

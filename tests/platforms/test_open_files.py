@@ -22,7 +22,7 @@ from shapely import box
 from aerial_seg.cli.main import main
 from aerial_seg.jobs import demo as demo_room
 from aerial_seg.jobs.demo import demo
-from aerial_seg.recipe import load_recipe
+from aerial_seg.recipe.loading import load_recipe
 
 RECIPE = """
 [model]

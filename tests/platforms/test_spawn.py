@@ -18,7 +18,9 @@ from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.recipe import AugmentationSettings, Recipe, parse_recipe
+from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import parse_recipe
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset
 from aerial_seg.training.manifest import open_manifest
 

@@ -11,7 +11,7 @@ import torch
 
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.report import chip_maps
 from aerial_seg.report.chip_maps import ChipMaps
 from aerial_seg.training.callbacks import Checkpoint

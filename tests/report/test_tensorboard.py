@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aerial_seg.bands import Band
 from aerial_seg.legend import make_legend
-from aerial_seg.recipe import load_recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.report import tensorboard
 from aerial_seg.report.chip_views import ChipViews
 from aerial_seg.training.callbacks import Checkpoint

@@ -36,7 +36,7 @@ from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.progress import silent
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 
 HEIGHT, WIDTH = 375, 500
 

@@ -34,7 +34,7 @@ from aerial_seg.jobs.predict.scenes import Scene
 from aerial_seg.legend import make_legend
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 
 _BLOCK = 512

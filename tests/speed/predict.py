@@ -39,7 +39,7 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model
 from aerial_seg.progress import silent
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.tiling.plan import tile_shape
 
 SIDE, STEP, CLASSES = 512, 384, 6

@@ -30,7 +30,10 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import batch_to_device, to_device
-from aerial_seg.recipe import ModelSettings, Recipe, TrainingSettings, change_recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe, load_recipe
+from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.fabric import Members, open_fabric
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.optimisation import make_optimizer

@@ -44,7 +44,10 @@ from aerial_seg.models.device import (
     training_precision,
     wait_for,
 )
-from aerial_seg.recipe import AugmentationSettings, ModelSettings, TrainingSettings, load_recipe
+from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.loading import load_recipe
+from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loader import Loader
 from aerial_seg.training.loss import SegmentationLoss

@@ -13,7 +13,7 @@ from laws import examples
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.jobs.train.data import Dataset, with_class_weights
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.manifest import TrainingStatistics, class_statistics
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
-from aerial_seg.recipe import AugmentationSettings, load_recipe, recipe_names
+from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.loading import load_recipe, recipe_names
 from aerial_seg.training.crops import CropDataset, cut
 from aerial_seg.training.samples.chip_store import ChipStore
 from aerial_seg.training.samples.draws import Draw, draw, place

@@ -14,7 +14,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.models import device
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import pick_training_precision
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training.fabric import Members, check_shares, open_fabric
 
 CPU = torch.device("cpu")

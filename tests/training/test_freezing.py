@@ -11,7 +11,9 @@ from torch import Tensor
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network, encoder_of
-from aerial_seg.recipe import ModelSettings, Recipe, TrainingSettings
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.freezing import Freezing, check_freezing
 from aerial_seg.training.optimisation import make_optimizer
 

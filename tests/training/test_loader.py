@@ -22,7 +22,7 @@ from made_chips import MadeReader
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.operating_system import WINDOWS
-from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training import loader as loader_module
 from aerial_seg.training import workers as workers_module
 from aerial_seg.training.crops import CropDataset
@@ -198,7 +198,7 @@ LOADING = """
 import sys, time
 import numpy as np
 from made_chips import MadeReader
-from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.chip_store import ChipStore
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loader import Loader

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe, change_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.fabric import Computing, open_fabric
 from aerial_seg.training.loss import SegmentationLoss

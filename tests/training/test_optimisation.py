@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from aerial_seg.models.build import build_network
-from aerial_seg.recipe import ModelSettings, TrainingSettings
+from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.optimisation import (
     WeightAverage,
     learning_rate_factor,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from aerial_seg.errors import SettingsError
-from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.draws import draw
 from aerial_seg.training.samples.numbers import key_of, mix, uniforms
 from aerial_seg.training.samples.order import ChipOrder

@@ -23,7 +23,8 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training.manifest import Manifest, open_manifest
 from aerial_seg.training.validation.calibration import threshold_bias
 from aerial_seg.training.validation.chip_scenes import chip_scenes, rectangles

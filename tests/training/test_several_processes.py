@@ -12,7 +12,7 @@ from torch import nn
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training import processes, sync_batch_norm
 from aerial_seg.training.sync_batch_norm import SyncBatchNorm, synchronised
 

@@ -11,7 +11,7 @@ from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.validation import chips as validation
 from aerial_seg.training.validation.calibration import THRESHOLDS, ThresholdCurve, threshold_bias

@@ -12,7 +12,7 @@ from aerial_seg.models.file import ModelCard, TrainedModel, load_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.receptive_field.field import Reach, ReceptiveField, receptive_field
 from aerial_seg.models.validated import Validated
-from aerial_seg.recipe import OWN_ARCHITECTURES, ModelSettings
+from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _IMPORTED = "imported from "
 """What the data fingerprint of a model begins with that was not trained here."""

@@ -17,7 +17,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import check_devices, has_own_memory, pick_training_precision, to_device
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.companions import companions, started_by_others
 from aerial_seg.training.fabric import Computing, check_shares, hear, open_fabric
 from aerial_seg.training.loop import run_training

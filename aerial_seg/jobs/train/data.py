@@ -17,7 +17,7 @@ from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
-from aerial_seg.recipe import DataSettings, Recipe
+from aerial_seg.recipe.document import DataSettings, Recipe
 from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
 from aerial_seg.training.manifest import DOCUMENT, SPLITS, Chip, open_manifest

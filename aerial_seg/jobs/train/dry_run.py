@@ -39,7 +39,8 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.device import device_peak_while, hardware_name, has_own_memory, pick_device
 from aerial_seg.models.network import Network
 from aerial_seg.paths import StrPath, as_path, with_device
-from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
 from aerial_seg.training.batches import TrainingData, training_crops

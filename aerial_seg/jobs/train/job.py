@@ -47,7 +47,8 @@ from aerial_seg.models.pretrained import start_from
 from aerial_seg.models.weights_source import check_weights, weights_file
 from aerial_seg.paths import StrPath, as_path, with_device
 from aerial_seg.progress import Progress, ProgressBar, announce, silent
-from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.callbacks import Callback, Step

@@ -14,7 +14,7 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.validation.calibration import threshold_bias

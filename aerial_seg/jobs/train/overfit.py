@@ -11,7 +11,8 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import setting
-from aerial_seg.recipe import AugmentationSettings, Recipe
+from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.samples.chip_store import ChipStore
 from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 

@@ -10,7 +10,7 @@ import torch
 
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.jobs.train.run_folder import CURVES, EVENTS, LOG, SAMPLES
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.report import tensorboard
 from aerial_seg.report.chip_maps import ChipMaps
 from aerial_seg.report.chip_views import ChipViews

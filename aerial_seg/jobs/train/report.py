@@ -9,7 +9,7 @@ from pathlib import Path
 from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.train.run_folder import BEST, RunFolder
 from aerial_seg.metrics import Scores
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.state import TrainingState
 
 

@@ -25,7 +25,7 @@ from aerial_seg.files.work import missing_parents, remove_empty
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"

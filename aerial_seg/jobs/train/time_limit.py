@@ -14,7 +14,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import random_states, set_random_states, wait_for
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.fabric import Computing

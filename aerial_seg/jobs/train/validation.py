@@ -13,7 +13,7 @@ from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.jobs.train.data import Dataset, ValidationData
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.validation.monitor import LOSS, Monitor, require_validation
 from aerial_seg.training.validation.outcome import ValidationGround
 from aerial_seg.training.validation.validator import ChipValidator, SceneValidator, Validator

@@ -15,7 +15,7 @@ from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.mentions import setting
 from aerial_seg.models.backbone.stages import place_strides
 from aerial_seg.models.backbone.stem import deepen_stem, set_ceil_mode
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 RESNET269 = "resnet269"
 """[3, 30, 48, 8] bottlenecks. Source: Zhao et al. 2017, Pyramid Scene Parsing Network, section 5.1 (PSPNet269)."""

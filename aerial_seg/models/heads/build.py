@@ -12,7 +12,7 @@ from aerial_seg.models.heads.cascade import CascadeHead
 from aerial_seg.models.heads.decoders import DeepLabV3PlusHead, GCNHead
 from aerial_seg.models.heads.fcn import AuxiliaryHead, FCNHead, PlainHead
 from aerial_seg.models.heads.psp import PSPHead, Pyramid
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _V3_RATES, _V3_STRIDE = (6, 12, 18), 16
 _V2_RATES, _V2_STRIDE = (6, 12, 18, 24), 8

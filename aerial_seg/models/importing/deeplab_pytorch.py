@@ -11,7 +11,7 @@ from aerial_seg.models.importing.recognise import (
     read_arch,
     require_convolutions,
 )
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _ARCH = r"(?P<head>deeplabv2)_resnet(?P<depth>50|101|152)(?P<extra>(_msc)?)"
 _NAMES = "deeplabv2_resnet101_msc or deeplabv2_resnet101"

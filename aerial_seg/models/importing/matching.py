@@ -13,7 +13,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _COUNTER = "num_batches_tracked"
 """Batch norm's count of batches, which checkpoints before torch 0.4.1 lack and no forward of ours reads."""

@@ -11,7 +11,7 @@ from aerial_seg.models.importing.recognise import (
     read_arch,
     require_convolutions,
 )
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _ARCH = r"(?P<head>fcn|pspnet|deeplabv3)_r(?P<depth>50|101|152)b?-d(?P<stride>8|16)(?P<extra>(-mg124|-769)*)"
 _NAMES = "fcn_r50-d8, deeplabv3_r101-d16-mg124, pspnet_r50-d8-769, …"

@@ -11,7 +11,7 @@ from aerial_seg.models.importing.recognise import (
     read_arch,
     require_convolutions,
 )
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _ARCH = r"(?P<head>pspnet)(?P<depth>50|101|152|269)"
 _NAMES = "pspnet50, pspnet101, pspnet152 or pspnet269"

@@ -14,7 +14,7 @@ from aerial_seg.models.importing.recognise import (
     read_arch,
     require_convolutions,
 )
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _ARCH = r"(?P<head>fcn|pspnet|deeplabv3)_resnet(?P<depth>50|101|152)os(?P<stride>8|16)"
 _NAMES = "fcn_resnet50os8, pspnet_resnet101os16, deeplabv3_resnet50os8, …"

@@ -12,7 +12,7 @@ from aerial_seg.models.importing.recognise import (
     read_arch,
     require_convolutions,
 )
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 _STEM = "backbone.conv1.weight"
 _BOTTLENECK = "backbone.layer1.0.conv3.weight"

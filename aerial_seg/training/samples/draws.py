@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from aerial_seg.recipe import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.numbers import key_of, uniforms
 
 _CHANGES = 2

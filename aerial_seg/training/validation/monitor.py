@@ -11,7 +11,7 @@ from typing import Any
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.mentions import setting
 from aerial_seg.metrics import Scores
-from aerial_seg.recipe import TrainingSettings
+from aerial_seg.recipe.training import TrainingSettings
 
 LOSS = "loss"
 _OF_ALL: Mapping[str, Callable[[Scores], float]] = MappingProxyType({

@@ -20,7 +20,7 @@ from aerial_seg.inference.engines.fold_batch_norm import FOLD_TOLERANCE, fold_ba
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.models.device import has_native_bf16, reproducible
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 
 OWN = [
     ModelSettings(architecture=name, output_stride=stride, head_channels=16)

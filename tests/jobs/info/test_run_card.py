@@ -19,7 +19,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.files import lock
 from aerial_seg.jobs.info.job import info
 from aerial_seg.jobs.train.run_folder import LOCK, LOG, RUN, RunFolder, locked
-from aerial_seg.recipe import load_recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.training.log import Log
 
 HOLD = """

@@ -32,7 +32,7 @@ from aerial_seg.jobs.vectorize.job import vectorize
 from aerial_seg.models.file import save_model
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork
-from aerial_seg.recipe import load_recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.vectors.from_mask.settings import LayerSettings, VectorizeSettings
 
 

@@ -19,7 +19,8 @@ from aerial_seg.inference.tile_choice import choose_tile, stitched_prediction
 from aerial_seg.legend import make_legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.tiling.plan import stitched_side, tile_shape
 

@@ -22,7 +22,7 @@ from aerial_seg.labels.chip_file import read_label_chip
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import settings_in
-from aerial_seg.recipe import load_recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.training.chip_dataset import ChipDataset
 from aerial_seg.training.manifest import DOCUMENT, open_manifest
 

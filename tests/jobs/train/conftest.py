@@ -25,7 +25,9 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings, Recipe, parse_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import parse_recipe
+from aerial_seg.recipe.model import ModelSettings
 
 RECIPE = """
 [model]

@@ -18,7 +18,8 @@ from aerial_seg.jobs.train.model_files import ModelFiles
 from aerial_seg.jobs.train.run_folder import RunFolder, read_run
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.device import OutOfMemory
-from aerial_seg.recipe import Recipe, change_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 
 MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]

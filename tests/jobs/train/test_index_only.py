@@ -21,7 +21,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
-from aerial_seg.recipe import parse_recipe
+from aerial_seg.recipe.loading import parse_recipe
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.validation.chip_scenes import chip_scenes
 

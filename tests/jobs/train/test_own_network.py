@@ -17,7 +17,7 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.file import load_model, read_card
 from aerial_seg.models.network import OwnNetwork
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.callbacks import Callback, Step
 

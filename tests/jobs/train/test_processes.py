@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from aerial_seg.errors import Interrupted, SettingsError
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.recipe import Recipe, change_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 from aerial_seg.training.callbacks import Callback, Step
 
 LONG = 600.0

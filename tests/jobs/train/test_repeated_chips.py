@@ -16,7 +16,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.overfit import few_chips
 from aerial_seg.labels.settings import LabelSettings
-from aerial_seg.recipe import load_recipe
+from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.training.batches import training_crops
 from aerial_seg.training.chip_dataset import ChipDataset
 from aerial_seg.training.loader import Loader

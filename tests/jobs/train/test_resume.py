@@ -21,7 +21,7 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.keeper import RunKeeper
 from aerial_seg.jobs.train.run_folder import read_run
 from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.validation import validator
 

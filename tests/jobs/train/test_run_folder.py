@@ -18,7 +18,8 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import LOCK, read_run
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.file import load_model
-from aerial_seg.recipe import Recipe, change_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 from aerial_seg.training.log import read_log
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.training.validation.monitor import Monitor

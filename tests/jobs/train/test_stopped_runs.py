@@ -24,7 +24,7 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.device import OutOfMemory
 from aerial_seg.models.file import load_model
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.loop import TrainingError

@@ -14,7 +14,8 @@ from shapely.geometry import box
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.settings import LabelSettings
-from aerial_seg.recipe import Recipe, parse_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import parse_recipe
 
 RECIPE = """
 [model]

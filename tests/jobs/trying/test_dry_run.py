@@ -25,7 +25,8 @@ from aerial_seg.jobs.train.time_limit import Timing
 from aerial_seg.models.build import build_network
 from aerial_seg.models.device import CPU as CPU_ITSELF
 from aerial_seg.models.network import Network, encoder_of
-from aerial_seg.recipe import Recipe, change_recipe, load_recipe, parse_recipe, recipe_names
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe, load_recipe, parse_recipe, recipe_names
 from aerial_seg.training.batches import training_crops
 from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.validation.outcome import Outcome

@@ -15,7 +15,8 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.overfit import few_chips, without_augmentation
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.file import load_model, read_card
-from aerial_seg.recipe import Recipe, change_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.samples import chip_store
 

@@ -12,7 +12,7 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.keeper import RunKeeper
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.device import OutOfMemory
-from aerial_seg.recipe import Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.callbacks import Callback, Step
 
 CPU = TrainSettings(device="cpu")

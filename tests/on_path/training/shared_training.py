@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
-from aerial_seg.recipe import ModelSettings
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training.fabric import Members, open_fabric
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.processes import count, rank, sum_over_processes

@@ -46,7 +46,8 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model, save_model
-from aerial_seg.recipe import Recipe, load_recipe
+from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import load_recipe
 
 WEST = ("386690", "386691", "386692", "386693")
 FOLDS = ("386690", "386692", "386693")

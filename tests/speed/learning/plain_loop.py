@@ -23,7 +23,8 @@ from torch import Tensor
 
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, save_model
-from aerial_seg.recipe import ModelSettings, PredictionSettings, Recipe
+from aerial_seg.recipe.document import PredictionSettings, Recipe
+from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training.chip_dataset import ChipDataset
 from aerial_seg.training.manifest import open_manifest
 from aerial_seg.version import __version__

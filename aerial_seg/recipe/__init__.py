@@ -1,0 +1,1 @@
+"""Recipes: TOML documents that say how a network is built and trained."""

@@ -1,0 +1,44 @@
+"""The recipe: everything that a training run needs to know besides where its data lie."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
+from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.recipe.section import Pixels, Section
+from aerial_seg.recipe.training import TrainingSettings
+
+
+class DataSettings(Section):
+    """What the recipe trains on: chips that `tile` made (benchmark None) or a benchmark in its publishers' layout.
+
+    train and val: the splits to learn from and to validate on. Chips have train, val and test; VOC also trainval and
+    trainaug (with SBD's labels).
+    """
+
+    benchmark: Literal["voc", "cityscapes", "ade20k"] | None = None
+    train: str = "train"
+    val: str = "val"
+
+
+class PredictionSettings(Section):
+    """How the trained model is tiled unless `predict` is told otherwise; None: derived from the network."""
+
+    tile_size: Pixels = 512
+    halo: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    overlap: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    batch_size: Pixels = 4
+
+
+class Recipe(Section):
+    """Hold everything that a training run needs to know besides where its data lie."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    prediction: PredictionSettings = PredictionSettings()

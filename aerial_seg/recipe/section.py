@@ -1,0 +1,64 @@
+"""What every table of a recipe is made of: a frozen section, numbers with ends, and its first problem told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeGuard, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aerial_seg.documents import problem_of
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.printable import shortened
+
+# Every number has an end: beyond it there is no sense, but memory that runs out while a network is built from a file.
+Width = Annotated[int, Field(gt=0, le=4096)]
+"""Channels of a layer."""
+Rate = Annotated[int, Field(gt=0, le=1024)]
+"""Dilation, a kernel's side, parts per side."""
+Pixels = Annotated[int, Field(gt=0, le=65_536)]
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Zoom = Annotated[float, Field(ge=0.01, le=100)]
+Number = Annotated[int, Field(ge=-65_536, le=65_536)]
+Few = Field(max_length=64)
+
+
+class Section(BaseModel):
+    """A frozen table of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, /, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            kind = type(self)
+            raise SettingsError(f"{kind.__name__}: {first_problem(error, kind)}") from error
+
+    # What is read from a document is told with its place there, so pydantic must not go through the above for it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
+    problem = error.errors()[0]
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"], kind)
+        place, hint = ".".join(map(str, problem["loc"])), did_you_mean(str(problem["loc"][-1]), known)
+        return f"unknown key '{shortened(place)}'{hint}; known here: {', '.join(known)}"
+    return problem_of(error) + ("; add it" if problem["type"] == "missing" else "")
+
+
+def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:
+    section = kind
+    for key in place[:-1]:
+        field = section.model_fields.get(str(key))
+        if field is None:  # a list's index or a table's own key
+            continue
+        choices = (field.annotation, *get_args(field.annotation))  # a section, or one that may be None
+        section = next(choice for choice in choices if _is_section(choice))
+    return list(section.model_fields)
+
+
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
