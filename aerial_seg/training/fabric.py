@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import logging
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.plugins.precision.precision import Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aerial_seg.errors import SettingsError
@@ -125,5 +126,16 @@ def open_fabric(device: torch.device, precision: str = "fp32", *, alone: bool = 
         )
         nodes = told_count() // here
         fabric = Fabric(strategy=strategy, accelerator=device.type, devices=here, num_nodes=nodes)
+        atexit.unregister(_part)  # once, however often this process trains
+        atexit.register(_part)
     fabric.launch()
     return fabric
+
+
+def _part() -> None:
+    """Leave the other processes before Python ends: threads that still serve them then would abort this process.
+
+    Fabric does so for NCCL alone.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

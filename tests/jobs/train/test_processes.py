@@ -217,6 +217,24 @@ def test_torchrun_starts_the_processes_as_well(chips: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_processes_that_torchrun_started_part_before_they_end(tmp_path: Path) -> None:
+    """Threads that still served the others as Python ended have aborted a run that was whole."""
+    program = (
+        "import atexit, torch\n"
+        "from torch import distributed\n"
+        "atexit.register(lambda: print('met at the end:', distributed.is_initialized(), flush=True))\n"
+        "from aerial_seg.training.fabric import open_fabric\n"
+        "for _ in range(2):\n"
+        "    open_fabric(torch.device('cpu'))\n"
+        "print('met:', distributed.is_initialized(), flush=True)\n"
+    )
+    words = [*STARTER, sys.executable, "-P", "-c", program]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=LONG)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["met at the end: False"] * 2 + ["met: True"] * 2
+
+
+@pytest.mark.slow
 def test_a_dry_run_is_one_processs_also_where_torchrun_starts_several(chips: Path, tmp_path: Path) -> None:
     done = torchrun(tmp_path, chips, "--dry-run")
     assert done.returncode == 0, done.stderr
