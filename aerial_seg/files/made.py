@@ -69,8 +69,9 @@ def _listed(folder: Path) -> frozenset[str] | None:
 
 def _entries(folder: Path) -> list[str]:
     """All files below, by their path from there with `/`; links to folders are entries, too."""
-    found = []
-    for root, folders, files in os.walk(folder):
-        links = [name for name in folders if Path(root, name).is_symlink()]
-        found += [Path(root, name).relative_to(folder).as_posix() for name in (*files, *links)]
+    top, found = os.fspath(folder), list[str]()
+    for root, folders, files in os.walk(top):
+        links = [name for name in folders if os.path.islink(f"{root}{os.sep}{name}")]  # noqa: PTH114 - of thousands
+        inside = root[len(top) :].replace(os.sep, "/").lstrip("/")
+        found += [f"{inside}/{name}" if inside else name for name in (*files, *links)]
     return found

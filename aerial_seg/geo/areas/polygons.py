@@ -184,7 +184,9 @@ def mended(geometries: Geometries, *, sound: NDArray[np.bool_] | None = None) ->
 
     sound: (n,) those that are known to be valid, or None.
     """
-    whole: NDArray[np.object_] = shapely.force_2d(geometries)
+    whole: NDArray[np.object_] = np.array(geometries, object)
+    deep = shapely.get_coordinate_dimension(whole) > 2
+    whole[deep] = shapely.force_2d(whole[deep])
     broken = ~shapely.is_missing(whole) if sound is None else ~shapely.is_missing(whole) & ~sound
     broken[broken] = ~shapely.is_valid(whole[broken])
     whole[broken] = shapely.make_valid(whole[broken], method="structure", keep_collapsed=False)

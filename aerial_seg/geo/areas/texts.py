@@ -47,9 +47,8 @@ class Texts:
         if values.dtype != object:
             return values
         out = values.copy()
-        for place, value in enumerate(values):
-            if isinstance(value, str) and not value.isascii():
-                out[place] = self._decoded(value.encode(AS_BYTES, "replace"), int(fids[place]))
+        for place in [k for k, value in enumerate(values) if isinstance(value, str) and not value.isascii()]:
+            out[place] = self._decoded(values[place].encode(AS_BYTES, "replace"), int(fids[place]))
         return out
 
     def name(self, text: str) -> str:

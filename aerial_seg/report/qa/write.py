@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aerial_seg.files.durable import disk_errors
@@ -41,9 +42,16 @@ def write_qa(root: Path, document: DatasetDocument, chips: Sequence[QaChip], rea
         folder.mkdir()
         titles = (f"{len(by_chance)} of {len(chips):,} chips at random", f"{pictures[1][0]}, at full size")
         rows = contact_rows([*by_chance, *rare], read=read, bands=bands, legend=legend)
-        draw_contact_sheet(rows[: len(by_chance)], folder / RANDOM, legend=legend, title=titles[0])
-        draw_contact_sheet(rows[len(by_chance) :], folder / RARE, legend=legend, title=titles[1])
-        draw_split_map(chips, legend, folder / SPLIT_MAP)
+        sheets = (rows[: len(by_chance)], RANDOM, titles[0]), (rows[len(by_chance) :], RARE, titles[1])
+        # Most of it is compression, for which threads need not wait.
+        with ThreadPoolExecutor(len(sheets)) as pool:
+            drawn = [
+                pool.submit(draw_contact_sheet, shown, folder / name, legend=legend, title=title)
+                for shown, name, title in sheets
+            ]
+            draw_split_map(chips, legend, folder / SPLIT_MAP)
+        for sheet in drawn:
+            sheet.result()
         texts = {CLASSES: class_csv(chips, legend), PAGE: page(document, chips, pictures, document.notes)}
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
