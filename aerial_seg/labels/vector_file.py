@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -337,6 +338,9 @@ class _Store:
         if self._map is not None:
             begins, ends = self._begins[rows], self._begins[rows] + self._sizes[rows]
             out[:] = [self._map[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+            # Pages that were looked at count as this process's memory until it says that it is done with them.
+            if sys.platform != "win32":
+                self._map.madvise(mmap.MADV_DONTNEED)
         found: Geometries = shapely.from_wkb(out)
         return found
 

@@ -15,7 +15,7 @@ flat in both: of a polygon a few bytes are kept. MB, above 846 for what is impor
     5,000    50,000            188                    136
     10,000   50,000            410                    139
     20,000   50,000                                   148
-    10,000   400,000                                  250 (the geometries that were looked at lie in a mapped file)
+    10,000   400,000                                  203 (250 while pages of the geometries' file were kept)
 
 CPU seconds for 5,000 pixels a side and 12,500 polygons: 3.46 before and 2.38 now, beside 1.12 of bare reading and
 writing. 10,000 pixels and 50,000 polygons, alone, 3 rounds: 5.09 s beside 2.19 s, a share of 0.43 (0.53 in CPU
