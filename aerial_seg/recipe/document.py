@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.recipe.section import Pixels, Section
@@ -39,6 +41,22 @@ class Recipe(Section):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    batch_norm: BatchNormSettings = BatchNormSettings()
     sampling: SamplingSettings = SamplingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     prediction: PredictionSettings = PredictionSettings()
+
+
+def as_said_today(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's document of whatever version, with what its version did without saying so.
+
+    An older version knew fewer tables and keys, and did what the defaults of those it did not know say, but for
+    augmentation.stay_inside.
+    """
+    augmentation = recipe.get("augmentation")
+    said = (
+        {}
+        if not isinstance(augmentation, Mapping)
+        else {"augmentation": {"stay_inside": False, **augmentation}}
+    )
+    return {**recipe, **said}

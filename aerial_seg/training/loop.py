@@ -11,6 +11,7 @@ import torch
 
 from aerial_seg.errors import AerialSegError
 from aerial_seg.recipe.document import Recipe
+from aerial_seg.training.batch_norm.training_norms import training_norms
 from aerial_seg.training.batches import TrainingData, batches, chips_of, training_crops
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import CropDataset, Sample
@@ -21,7 +22,6 @@ from aerial_seg.training.memory import telling_what_fits
 from aerial_seg.training.processes import first_goes_on, seed_of_update
 from aerial_seg.training.state import Keeper, Scored, TrainingState, unscored, validated
 from aerial_seg.training.stopping import Stopping
-from aerial_seg.training.sync_batch_norm import synchronised
 from aerial_seg.training.validation.monitor import Monitor
 
 
@@ -89,14 +89,14 @@ def run_training(
         dice_weight=settings.dice_weight,
     ).to(computing.device)
     state.network.train()
-    with synchronised(state.network):
+    with training_norms(state.network, recipe.batch_norm):
         module: Any = Members(state.network)
         module = torch.compile(module) if computing.compiled else module
         model, optimizer = fabric.setup(module, state.optimizer, move_to_device=False)
         if state.scaling:
             fabric.strategy.precision.load_state_dict(state.scaling)
         stopping = stopping or Stopping()
-        freezing = Freezing(state.network, settings)
+        freezing = Freezing(state.network, settings, recipe.batch_norm)
         run = _Run(
             data,
             recipe,

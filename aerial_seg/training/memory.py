@@ -14,6 +14,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.device import batch_to_device, hardware_name, is_lack_of_memory, release_memory
 from aerial_seg.models.network import Network
 from aerial_seg.recipe.document import Recipe
+from aerial_seg.training.batch_norm.twins import Twin
 from aerial_seg.training.fabric import Computing
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.processes import count
@@ -54,7 +55,7 @@ def telling_what_fits(
         network.zero_grad()
 
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | Twin):
             module.eval()  # which takes as much, and does not ask for more than one value per channel
     release_memory(computing.device)
     fits = largest_that_fits(attempt, each, lambda: release_memory(computing.device))

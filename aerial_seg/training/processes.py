@@ -47,6 +47,12 @@ def first_goes_on(goes_on: bool, device: torch.device) -> bool:
     return not ending.item()
 
 
+def from_the_first(values: Tensor) -> None:
+    """The values, in place, are those that the first process has; no gradient passes."""
+    if count() > 1:
+        group.broadcast(values, src=0)
+
+
 def seed_of_update(seed: int, iteration: int) -> int:
     """The seed of what this process draws in an update, as dropout: each its own, and after a stop the same again.
 

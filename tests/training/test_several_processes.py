@@ -12,9 +12,11 @@ from torch import nn
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
+from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.model import ModelSettings
-from aerial_seg.training import processes, sync_batch_norm
-from aerial_seg.training.sync_batch_norm import SyncBatchNorm, synchronised
+from aerial_seg.training import processes
+from aerial_seg.training.batch_norm.training_norms import training_norms
+from aerial_seg.training.batch_norm.twins import SyncBatchNorm
 
 
 def check(alone: dict, shared: list[dict], steps: int) -> None:
@@ -94,12 +96,12 @@ def test_alone_a_synchronised_norm_is_torchs(dtype: torch.dtype, training: bool)
 
 def test_a_network_has_its_own_norms_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside it has the same tensors under the same names; afterwards also the same modules, in their mode."""
-    monkeypatch.setattr(sync_batch_norm, "count", lambda: 2)
+    monkeypatch.setattr("aerial_seg.training.batch_norm.training_norms.count", lambda: 2)
     network = build_network(
         ModelSettings(architecture="Unet", encoder="tu-tf_efficientnet_lite0"), bands=3, classes=2
     )
     modules, state = dict(network.named_modules()), network.state_dict(keep_vars=True)
-    with synchronised(network):
+    with training_norms(network, BatchNormSettings()):
         kinds = [type(module) for module in network.modules()]
         assert kinds.count(SyncBatchNorm) == sum(isinstance(m, nn.BatchNorm2d) for m in modules.values()) > 40
         inside = network.state_dict(keep_vars=True)
@@ -111,14 +113,14 @@ def test_a_network_has_its_own_norms_back(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_norm_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_batch_norm, "count", lambda: 2)
+    monkeypatch.setattr("aerial_seg.training.batch_norm.training_norms.count", lambda: 2)
 
     class Mine(nn.BatchNorm2d):
         """Who knows what its forward does."""
 
     with (
         pytest.raises(SettingsError, match="1 is a Mine, which several processes cannot share"),
-        synchronised(nn.Sequential(nn.Conv2d(1, 1, 1), Mine(1))),
+        training_norms(nn.Sequential(nn.Conv2d(1, 1, 1), Mine(1)), BatchNormSettings()),
     ):
         pass
 

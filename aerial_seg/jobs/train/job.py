@@ -51,6 +51,7 @@ from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.training.batch_norm.norms import check_statistics
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
@@ -383,15 +384,17 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
     network = given if given is not None else build_network(settings, **counts)
     network.geometry.check_side(recipe.training.crop)
     prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
-    frozen = (*grown, *Freezing(network, recipe.training).notes)
+    frozen = (*grown, *Freezing(network, recipe.training, recipe.batch_norm).notes)
     recipe = recipe.model_copy(update={"prediction": prediction})
     if given is not None:
         check_shapes(given, side=recipe.training.crop, **counts)
-    if file is None:
-        return Beginning(network, recipe, frozen)
-    bands = [band.name for band in dataset.bands]
-    notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
-    with file.open("rb") as content:
-        return Beginning(
-            network, recipe, (*notes, *frozen), hashlib.file_digest(content, "sha256").hexdigest()
-        )
+    notes: tuple[str, ...] = ()
+    sha256 = None
+    if file is not None:
+        bands = [band.name for band in dataset.bands]
+        notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
+        with file.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if anew:
+        check_statistics(network, recipe.batch_norm)
+    return Beginning(network, recipe, (*notes, *frozen), sha256)

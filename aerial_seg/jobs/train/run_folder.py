@@ -25,7 +25,7 @@ from aerial_seg.files.work import missing_parents, remove_empty
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.document import Recipe, as_said_today
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
@@ -348,8 +348,9 @@ def require_same(before: Run, job: Mapping[str, Any]) -> None:
     """Raise OutputError, saying what changed, unless the unfinished run is of this very job."""
     then: dict[str, Any] = copy.deepcopy({key: before.document.get(key) for key in job})
     now = as_read_back(job)
-    # An older version knew fewer tables of settings, and did what their defaults say.
-    then["recipe"] = {**Recipe().model_dump(mode="json"), **then["recipe"]}
+    # An older version knew fewer tables and keys of a recipe, and did what their defaults say.
+    said, defaults = as_said_today(then["recipe"]), Recipe().model_dump(mode="json")
+    then["recipe"] = said | {key: table | said.get(key, {}) for key, table in defaults.items()}
     for document in (then, now):
         training = document["recipe"]["training"]
         for name in _NOT_LEARNING:

@@ -115,6 +115,23 @@ def test_what_cannot_be_extended_is_refused(
         TrainSettings(extend=1, time_limit="1min")  # type: ignore[arg-type]
 
 
+def test_a_run_of_a_version_with_fewer_keys_goes_on(
+    chips: Path, small: MakeRecipe, unfinished: Path, made: Path, sums: Sums
+) -> None:
+    """It did what the defaults of the keys say that it did not know; one that did otherwise is of another job."""
+    document = json.loads((unfinished / "run.json").read_text())
+    del document["recipe"]["batch_norm"], document["recipe"]["training"]["freeze"]
+    (unfinished / "run.json").write_text(json.dumps(document))
+    with pytest.raises(
+        OutputError, match=r"another job \(recipe\.batch_norm\.affine was trained, is frozen\)"
+    ):
+        train(chips, change_recipe(small(), {"batch_norm.affine": "frozen"}), unfinished, CPU)
+    asking = Asking()
+    train(chips, small(), unfinished, CPU, callbacks=[asking])
+    assert asking.begun == [(4, 7)]
+    assert sums(unfinished) == sums(made)
+
+
 @pytest.mark.parametrize("how", ["plain", "overwrite", "killed"])
 def test_an_unfinished_run_goes_on_also_with_overwrite(
     how: str, chips: Path, small: MakeRecipe, unfinished: Path, made: Path, sums: Sums

@@ -10,11 +10,13 @@ from torch import Tensor, distributed
 
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
+from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.training.batch_norm.training_norms import training_norms
+from aerial_seg.training.batch_norm.twins import SyncBatchNorm
 from aerial_seg.training.fabric import Members, open_fabric
 from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.processes import count, rank, sum_over_processes
-from aerial_seg.training.sync_batch_norm import SyncBatchNorm, synchronised
 
 BATCH, SIDE, CLASSES = 4, 64, 3
 
@@ -62,7 +64,7 @@ def updates(architecture: str, steps: int, parts: int = 1) -> dict[str, Any]:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     fabric = open_fabric(torch.device("cpu"))
     losses, gradients = [], {}
-    with synchronised(network):
+    with training_norms(network, BatchNormSettings()):
         model, optimizer = fabric.setup(Members(network), optimizer, move_to_device=False)
         for step in range(steps):
             image, labels = (one.chunk(count())[rank()] for one in batch_of(step))

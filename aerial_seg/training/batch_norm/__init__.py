@@ -1,0 +1,1 @@
+"""Batch norms while a network is trained: by whose statistics they normalise, and what of them stays as it came."""
