@@ -30,7 +30,7 @@ from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
 from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe.document import PredictionSettings, Recipe, as_said_today
+from aerial_seg.recipe.document import PredictionSettings, Recipe, as_meant
 
 HEADER_KEY = "aerial_seg"
 SCHEMA_VERSION = 1
@@ -320,7 +320,7 @@ def _migrated(document: Any, path: Path) -> dict[str, Any]:
 def _said_since(document: dict[str, Any]) -> dict[str, Any]:
     """The document with what older versions did without saying so, where today's default is another."""
     recipe = document.get("recipe")
-    return document | {"recipe": as_said_today(recipe)} if isinstance(recipe, dict) else document
+    return document | {"recipe": as_meant(recipe)} if isinstance(recipe, dict) else document
 
 
 def _check_layout(header: _Header, network: Network) -> tuple[str, ...]:

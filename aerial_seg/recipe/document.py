@@ -47,16 +47,9 @@ class Recipe(Section):
     prediction: PredictionSettings = PredictionSettings()
 
 
-def as_said_today(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's document of whatever version, with what its version did without saying so.
-
-    An older version knew fewer tables and keys, and did what the defaults of those it did not know say, but for
-    augmentation.stay_inside.
-    """
-    augmentation = recipe.get("augmentation")
-    said = (
-        {}
-        if not isinstance(augmentation, Mapping)
-        else {"augmentation": {"stay_inside": False, **augmentation}}
-    )
-    return {**recipe, **said}
+def as_meant(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's document with what older versions did without saying so, where today's default is another."""
+    changes = recipe.get("augmentation")
+    if not isinstance(changes, Mapping):
+        return dict(recipe)
+    return {**recipe, "augmentation": {"stay_inside": False, **changes}}

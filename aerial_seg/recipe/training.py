@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from aerial_seg.recipe.section import Count, Fraction, Pixels, Section, Weight
+from aerial_seg.recipe.rates import RateSettings
+from aerial_seg.recipe.section import Count, Pixels, Weight
 
 
-class TrainingSettings(Section):
+class TrainingSettings(RateSettings):
     """The loop. Lengths are iterations, never wall-clock, so that a run can be repeated.
 
-    crop: side of the training crop in pixels. learning_rate falls as lr·(1 − i/iterations)^power after `warmup`
-    iterations of linear rise. adam_beta2: AdamW's memory of squared gradients; short runs want less than 0.999.
+    iterations, optimiser, rates and weight decay: see RateSettings. crop: side of the training crop in pixels.
     auxiliary_weight: share of the auxiliary loss. dice_weight: share of the Dice loss (1 − F1 of the batch, mean over
     its classes) beside cross-entropy, in favour of the IoU. ema_decay: exponential moving average of the weights,
     validated and saved in their stead; 0 turns it off. gradient_clip: the largest norm of all gradients together,
@@ -33,16 +33,8 @@ class TrainingSettings(Section):
     They change nothing in the results.
     """
 
-    iterations: Count = 1000
     batch_size: Pixels = 8
     crop: Pixels = 256
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, le=1e3)] = 0.01
-    momentum: Fraction = 0.9
-    adam_beta2: Fraction = 0.999
-    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 1e-4
-    power: Annotated[float, Field(gt=0, le=100)] = 0.9
-    warmup: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     auxiliary_weight: Weight = 0.4
     dice_weight: Weight = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tell of one update. loss: before it. learning_rate: that it was made with. images: crops of its batch."""
+    """Tell of one update. loss: before it. images: crops of its batch.
+
+    learning_rate: that it was made with, of parameters without a factor (see training.head_rate_factor).
+    """
 
     iteration: int
     loss: float

@@ -11,6 +11,7 @@ from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.batch_norm.norms import batch_norm_notes, batch_norms
+from aerial_seg.training.groups import group_notes
 
 
 class Freezing:
@@ -66,6 +67,15 @@ class Freezing:
             f"the encoder's {count} weights and its batch norms stay as they are for {self._until} iterations",
             *self._of_norms,
         )
+
+
+def training_notes(network: Network, recipe: Recipe) -> tuple[str, ...]:
+    """What is to tell of how the network will be trained: what stays as it came, what learns at a rate of its own.
+
+    Raises SettingsError for settings that this network cannot be trained with.
+    """
+    held = Freezing(network, recipe.training, recipe.batch_norm)
+    return (*held.notes, *group_notes(network, recipe.training))
 
 
 def check_freezing(recipe: Recipe) -> None:

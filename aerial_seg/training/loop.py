@@ -11,6 +11,7 @@ import torch
 
 from aerial_seg.errors import AerialSegError
 from aerial_seg.recipe.document import Recipe
+from aerial_seg.training.batch_norm.norms import telling_of_single_values
 from aerial_seg.training.batch_norm.training_norms import training_norms
 from aerial_seg.training.batches import TrainingData, batches, chips_of, training_crops
 from aerial_seg.training.callbacks import Callback, Checkpoint, Step
@@ -19,6 +20,7 @@ from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.freezing import Freezing
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
 from aerial_seg.training.memory import telling_what_fits
+from aerial_seg.training.optimisation import base_rate
 from aerial_seg.training.processes import first_goes_on, seed_of_update
 from aerial_seg.training.state import Keeper, Scored, TrainingState, unscored, validated
 from aerial_seg.training.stopping import Stopping
@@ -137,7 +139,10 @@ def _go_on(state: TrainingState, run: _Run) -> None:
             break
         with run.stopping.held():
             _meet(run)
-            with telling_what_fits(state.network, run.criterion, run.recipe, run.computing):
+            with (
+                telling_of_single_values(),
+                telling_what_fits(state.network, run.criterion, run.recipe, run.computing),
+            ):
                 step = _update(state, run, crops, batch)
             for one in (run.log, *run.callbacks):
                 one.on_step(step)
@@ -167,7 +172,7 @@ def _update(state: TrainingState, run: _Run, crops: CropDataset, batch: Sample) 
             loss = run.criterion(logits, aux_logits, theirs, others, total_weight=weight, parts=parts)
             fabric.backward(loss)
         value += float(loss.detach())
-    rate = float(state.schedule.get_last_lr()[0])
+    rate = base_rate(state.iteration, settings)
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss became {value} at iteration {state.iteration + 1:,}, learning rate {rate:.3g}, on "

@@ -10,43 +10,57 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from aerial_seg.models.network import Network
 from aerial_seg.recipe.training import TrainingSettings
+from aerial_seg.training.groups import parameter_groups
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
-    """SGD with momentum or AdamW over every parameter, the auxiliary head's included; fused: one pass over memory.
+    """SGD with momentum or AdamW over every parameter, the auxiliary head's included, in the recipe's groups.
+
+    Fused: one pass over memory.
 
     Torch's fused SGD takes parameters whose momentum has begun or such whose has not, never both at once, as there are
     where a frozen part is let go.
     """
+    groups = [group.as_torch(settings) for group in parameter_groups(network, settings)]
     if settings.optimizer == "sgd":
         return SGD(
-            network.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=settings.freeze == "none",
+            groups, lr=settings.learning_rate, momentum=settings.momentum, fused=settings.freeze == "none"
         )
     return AdamW(
-        network.parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.momentum, settings.adam_beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
+        groups, lr=settings.learning_rate, betas=(settings.momentum, settings.adam_beta2), fused=True
     )
 
 
 def learning_rate_factor(iteration: int, settings: TrainingSettings) -> float:
-    """Poly: (1 − i/n)^power for the update number i = 0 … n−1, after a linear rise over `warmup` updates.
+    """Of learning_rate in update number i = 0 … n−1: poly, (1 − i/n)^power, down to its end, and the rise before.
 
-    The last update still has a positive rate. Source: Chen et al. 2017, section 4.1 (power 0.9).
+    The last update has a rate above its end, and above 0. Source: see RateSettings.
     """
-    poly = (1 - min(iteration, settings.iterations - 1) / settings.iterations) ** settings.power
-    rise = min(1.0, (iteration + 1) / (settings.warmup + 1))
-    return float(poly * rise)
+    warmup, end = settings.warmup, settings.end_share
+    first = warmup if settings.poly_from == "warmup" else 0
+    if iteration < first:
+        return _rise(iteration, settings)
+    length = settings.iterations - first
+    left = (1 - min(iteration - first, length - 1) / length) ** settings.power
+    poly = end + (1 - end) * left
+    return float(poly * _rise(iteration, settings))
+
+
+def _rise(iteration: int, settings: TrainingSettings) -> float:
+    """Linear from warmup_factor in update 0 to 1 in update number `warmup`, and from there on."""
+    start, warmup = settings.warmup_factor, settings.warmup
+    if start is None:
+        return min(1.0, (iteration + 1) / (warmup + 1))
+    return 1.0 if iteration >= warmup else start + (1 - start) * iteration / warmup
+
+
+def base_rate(iteration: int, settings: TrainingSettings) -> float:
+    """The rate of update number `iteration`, from 0 on, of parameters without a factor: what logs show."""
+    return settings.learning_rate * learning_rate_factor(iteration, settings)
 
 
 def make_schedule(optimizer: Optimizer, settings: TrainingSettings) -> LambdaLR:
-    """The schedule to step once after every update."""
+    """The schedule to step once after every update; all groups follow it, each at its own factor."""
     return LambdaLR(optimizer, lambda iteration: learning_rate_factor(iteration, settings))
 
 

@@ -243,6 +243,10 @@ class TrainingState:
 
     def _load_optimizer(self, groups: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         own = self.optimizer.state_dict()["param_groups"]
+        if len(own) != len(groups):
+            raise ValueError(
+                f"its optimiser had {len(groups)} groups of parameters, this recipe makes {len(own)}"
+            )
         parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():

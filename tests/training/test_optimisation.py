@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import examples
 from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, PolynomialLR, SequentialLR
 
+from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.training.optimisation import (
     WeightAverage,
+    base_rate,
     learning_rate_factor,
-    make_optimizer,
     make_schedule,
 )
 
@@ -29,10 +38,10 @@ def test_poly_starts_at_one_ends_above_zero_and_warms_up() -> None:
 
 def test_the_first_update_uses_the_first_rate() -> None:
     """The off-by-one of the field: the rate of update i is lr·(1 − i/n)^power with i from 0."""
-    settings = TrainingSettings(iterations=4, learning_rate=1.0, momentum=0.0, weight_decay=0.0, power=1.0)
+    chosen = TrainingSettings(iterations=4, learning_rate=1.0, momentum=0.0, weight_decay=0.0, power=1.0)
     weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=settings.learning_rate)
-    schedule = make_schedule(optimizer, settings)
+    optimizer = torch.optim.SGD([weight], lr=chosen.learning_rate)
+    schedule = make_schedule(optimizer, chosen)
     places = []
     for _ in range(4):
         optimizer.zero_grad()
@@ -43,12 +52,90 @@ def test_the_first_update_uses_the_first_rate() -> None:
     assert places == [1.0, 1.75, 2.25, 2.5]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_the_optimiser_holds_every_parameter_once(name: str) -> None:
-    network = build_network(ModelSettings(head_channels=8), bands=3, classes=2)
-    optimizer = make_optimizer(network, TrainingSettings(optimizer=name))
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in network.parameters())
+def followed(schedule: LRScheduler, updates: int) -> list[float]:
+    """The rates of one of torch's schedules, update by update."""
+    rates = []
+    for _ in range(updates):
+        rates.append(float(schedule.get_last_lr()[0]))
+        schedule.optimizer.step()
+        schedule.step()
+    return rates
+
+
+def sgd(rate: float) -> SGD:
+    return SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+POWERS, LENGTHS = st.floats(0.3, 3), st.integers(1, 40)
+
+
+@settings(max_examples=examples(40))
+@given(iterations=LENGTHS, power=POWERS, warmup=st.integers(1, 30), start=st.floats(1e-6, 1))
+def test_rates_are_those_of_torchs_own_schedules(
+    iterations: int, power: float, warmup: int, start: float
+) -> None:
+    """Poly alone; poly after a rise, as torchvision chains them; poly times a rise, the default's too."""
+    plain = TrainingSettings(iterations=iterations, power=power, learning_rate=0.02)
+    ours = [base_rate(i, plain) for i in range(iterations)]
+    wanted = followed(PolynomialLR(sgd(0.02), total_iters=iterations, power=power), iterations)
+    assert ours == pytest.approx(wanted, rel=1e-9)
+
+    whole = iterations + warmup
+    after = TrainingSettings(
+        iterations=whole,
+        power=power,
+        warmup=warmup,
+        warmup_factor=start,
+        poly_from="warmup",
+        learning_rate=0.02,
+    )
+    optimizer = sgd(0.02)
+    rise = LinearLR(optimizer, start_factor=start, total_iters=warmup)
+    chained = SequentialLR(
+        optimizer, [rise, PolynomialLR(optimizer, total_iters=iterations, power=power)], milestones=[warmup]
+    )
+    assert [base_rate(i, after) for i in range(whole)] == pytest.approx(followed(chained, whole), rel=1e-9)
+
+    for factor in (start, None):
+        beside = TrainingSettings(iterations=whole, power=power, warmup=warmup, warmup_factor=factor)
+        rising = followed(
+            LinearLR(sgd(1.0), start_factor=factor or 1 / (warmup + 1), total_iters=warmup), whole
+        )
+        falling = followed(PolynomialLR(sgd(1.0), total_iters=whole, power=power), whole)
+        wanted = [a * b for a, b in zip(rising, falling, strict=True)]
+        assert [learning_rate_factor(i, beside) for i in range(whole)] == pytest.approx(wanted, rel=1e-9)
+
+
+@settings(max_examples=examples(40))
+@given(iterations=LENGTHS, power=POWERS, end=st.floats(1e-6, 0.01))
+def test_an_end_rate_is_mmsegs_least_and_ssegs_share(iterations: int, power: float, end: float) -> None:
+    """mmengine goes from one rate to the next: the distance to the least one shrinks by a factor each time."""
+    absolute = TrainingSettings(iterations=iterations, power=power, learning_rate=0.01, end_rate=end)
+    rate, wanted = 0.01, []
+    for i in range(1, iterations + 1):
+        wanted.append(rate)
+        rate = (rate - end) * (1 - 1 / (iterations - i + 1)) ** power + end
+    ours = [base_rate(i, absolute) for i in range(iterations)]
+    assert ours == pytest.approx(wanted, rel=1e-9)
+    assert all(rate >= end for rate in ours)
+    share = TrainingSettings(
+        iterations=iterations, power=power, learning_rate=0.01, end_rate_factor=end / 0.01
+    )
+    assert [base_rate(i, share) for i in range(iterations)] == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"end_rate": 1e-4, "end_rate_factor": 0.01}, "both say where the rate ends"),
+        ({"end_rate": 0.02}, "end_rate is 0.02, above learning_rate 0.01"),
+        ({"warmup_factor": 0.1}, "warmup_factor is 0.1, but warmup is 0 updates"),
+        ({"poly_from": "warmup"}, 'poly_from is "warmup", but warmup is 0 updates'),
+    ],
+)
+def test_rates_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        TrainingSettings(**changes)
 
 
 def test_the_average_follows_the_weights_and_their_statistics() -> None:

@@ -55,7 +55,7 @@ from aerial_seg.training.batch_norm.norms import check_statistics
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
-from aerial_seg.training.freezing import Freezing, check_freezing
+from aerial_seg.training.freezing import check_freezing, training_notes
 from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
@@ -384,7 +384,7 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
     network = given if given is not None else build_network(settings, **counts)
     network.geometry.check_side(recipe.training.crop)
     prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
-    frozen = (*grown, *Freezing(network, recipe.training, recipe.batch_norm).notes)
+    unusual = (*grown, *training_notes(network, recipe))
     recipe = recipe.model_copy(update={"prediction": prediction})
     if given is not None:
         check_shapes(given, side=recipe.training.crop, **counts)
@@ -397,4 +397,4 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     if anew:
         check_statistics(network, recipe.batch_norm)
-    return Beginning(network, recipe, (*notes, *frozen), sha256)
+    return Beginning(network, recipe, (*notes, *unusual), sha256)

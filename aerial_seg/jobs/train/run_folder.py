@@ -25,7 +25,7 @@ from aerial_seg.files.work import missing_parents, remove_empty
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe.document import Recipe, as_said_today
+from aerial_seg.recipe.document import Recipe, as_meant
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
@@ -349,7 +349,7 @@ def require_same(before: Run, job: Mapping[str, Any]) -> None:
     then: dict[str, Any] = copy.deepcopy({key: before.document.get(key) for key in job})
     now = as_read_back(job)
     # An older version knew fewer tables and keys of a recipe, and did what their defaults say.
-    said, defaults = as_said_today(then["recipe"]), Recipe().model_dump(mode="json")
+    said, defaults = as_meant(then["recipe"]), Recipe().model_dump(mode="json")
     then["recipe"] = said | {key: table | said.get(key, {}) for key, table in defaults.items()}
     for document in (then, now):
         training = document["recipe"]["training"]

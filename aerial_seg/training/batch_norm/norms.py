@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -73,6 +76,21 @@ def check_statistics(network: nn.Module, settings: BatchNormSettings) -> None:
         f'batch_norm.statistics is "frozen", but {len(fresh)} of {len(norms)} batch norms have no statistics (mean 0, '
         f'variance 1, as they are made), first {fresh[0]}; {remedy}, or set batch_norm.statistics = "batch"'
     )
+
+
+@contextmanager
+def telling_of_single_values() -> Iterator[None]:
+    """Inside, a batch norm that is to normalise one value per channel, which has no variance, is a SettingsError."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch's words, and our norms'
+            raise
+        raise SettingsError(
+            f"a batch norm has a single value per channel, which has no variance ({error}); use a larger "
+            f"training.batch_size or fewer parts of it ({setting('accumulate')}), a larger training.crop, or "
+            'batch_norm.statistics = "frozen" with weights that have statistics'
+        ) from error
 
 
 def _in_encoder(network: nn.Module, names: list[str]) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from ended_early import CPU, Asking, contents, fails
+from safetensors.torch import load_file
 
-from aerial_seg.errors import InputError, OutputError
+from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.jobs.info.job import info
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.keeper import RunKeeper
@@ -20,6 +22,7 @@ from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.models.device import OutOfMemory
 from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.loading import change_recipe
+from aerial_seg.training.log import read_log
 
 MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]
@@ -50,6 +53,55 @@ def test_a_run_without_a_checkpoint_begins_again_from_its_weights(
     shutil.copy(made / "last.safetensors", weights)
     assert train(chips, recipe, run, CPU).notes == report.notes
     assert sums(run) == sums(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("statistics", ["averaged", "frozen"])
+def test_norms_and_groups_of_their_own_go_on_as_if_nothing_had_been(
+    statistics: str, chips: Path, small: MakeRecipe, made: Path, sums: Sums, tmp_path: Path
+) -> None:
+    """With averaged weights and a batch in two parts; the log tells the rate without a factor."""
+    changes = {
+        "model.weights": str(made / "last.safetensors"),
+        "batch_norm.statistics": statistics,
+        "batch_norm.decay": 0.8,
+        "batch_norm.affine": "frozen" if statistics == "frozen" else "trained",
+        "training.head_rate_factor": 10,
+        "training.weight_decay_on": "weights",
+        "training.end_rate_factor": 0.1,
+        "training.warmup": 2,
+        "training.poly_from": "warmup",
+    }
+    recipe, run, whole = change_recipe(small(batch_size=4), changes), tmp_path / "run", tmp_path / "whole"
+    asked = TrainSettings(device="cpu", accumulate=2)
+    notes = train(chips, recipe, whole, asked).notes
+    fails("killed", 5, chips, recipe, run, asked)
+    assert read_run(run).iteration == 3
+    train(chips, recipe, run, asked)
+    assert sums(run) == sums(whole)
+    assert any("at 10 times the rate; weight decay is on" in note for note in notes)
+    assert any("momentum 0.2 in PyTorch's convention" in note for note in notes)
+    rates = [rate for _, _, rate in read_log(run / "log.csv").losses]
+    poly = [2e-3 * (0.1 + 0.9 * (1 - i / 5) ** 0.9) for i in range(5)]
+    assert rates == pytest.approx([2e-3 / 3, 4e-3 / 3, *poly], rel=1e-5)
+    before, after = (load_file(one / "last.safetensors") for one in (made, run))
+    stays = {name for name in after if torch.equal(before[name], after[name])}
+    running = {name for name in after if "running" in name}
+    assert running <= stays if statistics == "frozen" else running.isdisjoint(stays)
+
+
+def test_a_norm_of_one_value_per_channel_is_told_with_what_helps(
+    chips: Path, small: MakeRecipe, made: Path, tmp_path: Path
+) -> None:
+    """At a crop of 32 pixels and output stride 32 one image is one value."""
+    alone, run = small(batch_size=1), tmp_path / "run"
+    with pytest.raises(
+        SettingsError, match=r"single value per channel.*\[1, \d+, 1, 1\].*larger training\.batch_size"
+    ):
+        train(chips, alone, run, CPU)
+    with pytest.raises(SettingsError, match=r"fewer parts of it \(`accumulate`\).*larger training\.crop"):
+        train(chips, small(), run, TrainSettings(device="cpu", accumulate=2))
+    remedy = {"batch_norm.statistics": "frozen", "model.weights": str(made / "last.safetensors")}
+    assert train(chips, change_recipe(alone, remedy), run, CPU).iterations == 7
 
 
 def test_a_state_that_was_deleted_is_noted_and_the_run_begins_again(
