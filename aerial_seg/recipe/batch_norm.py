@@ -26,7 +26,7 @@ class BatchNormSettings(Section):
     average; inference takes that average. They do not say by what training normalises. `averaged` is the reading in
     which mean and variance are out of back-propagation altogether. In the other one, that of tensorpack's own layer
     (from memory), each GPU normalises by its batch: `batch` with synchronised = false, of which the first process's
-    running statistics are kept, too.
+    running statistics are kept, too. `averaged` is for fine-tuning: from random weights it learns worse than `batch`.
     affine: whether gamma and beta are `trained`, or `frozen` as they came, to the end, without weight decay.
     where: which batch norms all of the above concerns: `all`, or the `encoder`'s, where a head begins at random.
     synchronised: several processes normalise by the batch of all (`batch` only); false: each by its own part of it.

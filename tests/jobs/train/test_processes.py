@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,11 +99,23 @@ def test_a_run_in_two_processes_is_that_of_one(chips: Path, calm: Recipe, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_norm.synchronised": False},
+        {"batch_norm.statistics": "averaged", "batch_norm.affine": "frozen", "training.head_rate_factor": 10},
+    ],
+)
 def test_two_processes_with_dropout_end_the_same_again(
-    chips: Path, small: Callable[..., Recipe], sums: Callable[[Path], dict[str, str]], tmp_path: Path
+    changes: dict[str, Any],
+    chips: Path,
+    small: Callable[..., Recipe],
+    sums: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
 ) -> None:
     """To the byte, also where the run was stopped and gone on with: what each draws depends on the update's number."""
-    recipe = small(batch_size=4)
+    recipe = change_recipe(small(batch_size=4), changes)
     whole = train(chips, recipe, tmp_path / "whole", settings(processes=2)).run
     with pytest.raises((Interrupted, KeyboardInterrupt)):
         train(chips, recipe, tmp_path / "torn", settings(processes=2), callbacks=[Seen(3)])
