@@ -58,6 +58,7 @@ from aerial_seg.training.freezing import Freezing, check_freezing
 from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
+from aerial_seg.training.loss_terms.terms import check_loss
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.stopping import Stopping, left_to_the_first
@@ -175,6 +176,7 @@ def prepare(
         require_same(before, job)
     torch.manual_seed(recipe.training.seed)
     beginning = _begin(recipe, opened, own, anew=anew)
+    check_loss(recipe.training, beginning.network.geometry, parts=plan.accumulate)
     if before is not None and anew:
         require_same_weights(before, recipe.model.weights, beginning.sha256)
     to_device(beginning.network, plan.device)
