@@ -161,7 +161,7 @@ def prepare(
         check_freezing(recipe)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = open_dataset(dataset, recipe)
-    recipe = with_class_weights(recipe, opened)
+    recipe = with_class_weights(recipe, opened, None if before is None else before.document)
     if settings.overfit is not None:
         opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
     still.add([*opened.files, *opened.addresses])
