@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _TITLES = {"voc": "PASCAL VOC 2012", "cityscapes": "Cityscapes", "ade20k": "ADE20K SceneParsing"}
 _SUFFIXES = {"voc": "tar.gz", "cityscapes": "zip", "ade20k": "zip"}
+_SPLITS = {
+    "voc": "val, train, trainval, trainaug, test",
+    "cityscapes": "val, train, trainval, train_extra, coarse, train_coarse, trainval_coarse, test",
+    "ade20k": "val, train, test",
+}
 
 
 @click.group(
@@ -74,9 +79,8 @@ Examples:
 
 
 def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    splits = {"voc": "val, train, trainval, trainaug, test"}.get(name, "val, train, test")
     own = {
-        "split": {"help": f"One of {splits}; default: val."},
+        "split": {"help": f"One of {_SPLITS[name]}; default: val."},
         "submission": {"metavar": f"FILE.{_SUFFIXES[name]}"},
     }
     added = [

@@ -44,6 +44,7 @@ CITYSCAPES = {
     "train": ("aachen_000000_000019", "ulm_000001_000019", "weimar_000002_000019"),
     "test": ("berlin_000000_000019", "berlin_000001_000019"),
 }
+CITYSCAPES_EXTRA = ("augsburg_000000_000000", "bayreuth_000000_000007")
 ADE20K = {"val": ("validation", 4), "train": ("training", 3)}
 
 
@@ -182,6 +183,26 @@ def cityscapes_root(tmp_path: Path) -> Path:
                 dummy if split == "test" else labels,
             )
     return root
+
+
+@pytest.fixture
+def coarse_root(cityscapes_root: Path) -> Path:
+    """Cityscapes with gtCoarse and train_extra as well: coarse labels of train, val and 2 further images.
+
+    A coarse label has the ids of a fine one, and more of 0 (unlabeled).
+    """
+    random = np.random.default_rng(20)
+    for split, names in {**CITYSCAPES, "train_extra": CITYSCAPES_EXTRA}.items():
+        for name in () if split == "test" else names:
+            labels = patches(random, (39, 67), [0, *some(random, range(34), 4)])
+            city = name.split("_")[0]
+            write_grey_png(
+                cityscapes_root / "gtCoarse" / split / city / f"{name}_gtCoarse_labelIds.png", labels
+            )
+            if split == "train_extra":
+                path = cityscapes_root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
+                write_picture(path, labels, random)
+    return cityscapes_root
 
 
 @pytest.fixture

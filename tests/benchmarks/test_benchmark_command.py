@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aerial_seg.benchmarks.catalogue import open_benchmark
+from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.protocol import protocol_names
 from aerial_seg.cli.main import main
 
@@ -39,6 +39,15 @@ def test_the_command_prints_measured_beside_published(
     assert command("voc", voc_root, "--model", model, "--device", "cpu", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["images"], document["folder"]) == (4, None)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_help_names_every_split(
+    name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = open_benchmark(name, request.getfixturevalue(f"{name}_root")).splits
+    main(["benchmark", name, "--help"])
+    assert f"One of {', '.join(splits)}; default: val." in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

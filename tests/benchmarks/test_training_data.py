@@ -250,3 +250,14 @@ def test_median_weights_of_a_benchmark_are_counted_from_its_own_labels(voc_root:
         SettingsError, match=rf"training.class_weights is '{word}', but the dataset tells no freq"
     ):
         with_class_weights(recipe, unread, {**before, "data_fingerprint": "other"})
+
+
+@pytest.mark.parametrize(
+    ("train", "shared"),
+    [("train", 0), ("trainval", 4), ("coarse", 4), ("train_coarse", 0), ("trainval_coarse", 4)],
+)
+def test_validation_images_that_are_trained_on_are_told(coarse_root: Path, train: str, shared: int) -> None:
+    changes = {"data.benchmark": "cityscapes", "data.train": train}
+    notes = open_dataset(coarse_root, change_recipe(load_recipe("fcn"), changes)).notes
+    told = f"{shared} of the 4 validation images are training images too"
+    assert [note.split(":")[0] for note in notes] == ([told] if shared else [])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
-from aerial_seg.benchmarks.dataset import Benchmark
+from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.training_data import (
     BANDS,
     class_counts,
@@ -282,4 +282,16 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         files,
         validation=validation,
         count_classes=lambda: class_counts(readers[0]),
+        notes=_notes(readers[0].examples, readers[1].examples),
+    )
+
+
+def _notes(train: Sequence[Example], val: Sequence[Example]) -> tuple[str, ...]:
+    """What to say of images that are trained on and validated on."""
+    shared = len({one.name for one in train} & {one.name for one in val})
+    if not shared:
+        return ()
+    return (
+        f"{shared:,} of the {len(val):,} validation images are training images too: their scores tell how well these "
+        "were learnt, not how well others will be mapped",
     )
