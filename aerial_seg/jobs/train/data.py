@@ -28,6 +28,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.progress import announce
 from aerial_seg.recipe.document import DataSettings, Recipe
+from aerial_seg.recipe.loading import recipe_names
 from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
 from aerial_seg.training.manifest import (
@@ -116,9 +117,12 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
     if settings.benchmark is None:
         found = None if holds_chips else _recognise(root)
         if found is not None:
+            own = [name for name in recipe_names() if name.startswith(f"{found.name}/")]
+            remedy = (
+                f"use a recipe for it such as {own[0]}" if own else f'set data.benchmark = "{found.name}"'
+            )
             raise InputError(
-                f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; "
-                f"use a recipe for it such as {found.name}/deeplabv3"
+                f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; {remedy}"
             )
         return _open_chips(root, recipe)
     if holds_chips:
@@ -269,7 +273,12 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         names=legend.names,
         val_names=tuple(example.name for example in readers[1].examples),
     )
-    files = tuple(file for reader in readers for example in reader.examples for file in example.files)
+    # One file may hold the labels of a whole split.
+    files = tuple(
+        file
+        for reader in readers
+        for file in dict.fromkeys(file for example in reader.examples for file in example.files)
+    )
     validation = ValidationData(
         ValidationGround.of_images(data.val_names), None, lambda folder, side: (image_scenes(readers[1]), ())
     )
@@ -282,7 +291,10 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         files,
         validation=validation,
         count_classes=lambda: class_counts(readers[0]),
-        notes=_notes(readers[0].examples, readers[1].examples),
+        notes=(
+            *(note for split in (settings.train, settings.val) for note in benchmark.notes(split)),
+            *_notes(readers[0].examples, readers[1].examples),
+        ),
     )
 
 
