@@ -145,6 +145,15 @@ def test_a_run_is_told_what_is_left_out_and_reads_every_file_once(coco_root: Pat
     assert dataset.extent()["files"] == 9
 
 
+def test_a_recipe_for_chips_is_told_how_to_train_on_coco(coco_root: Path) -> None:
+    recipe = load_recipe("fcn")
+    with pytest.raises(
+        InputError, match=r"is COCO with .*; (set data.benchmark = \"coco\"|use a recipe .* coco/)"
+    ):
+        open_dataset(coco_root, recipe)
+    assert open_dataset(coco_root, change_recipe(recipe, {"data.benchmark": "coco"})).legend == Voc.legend
+
+
 def test_a_label_and_an_image_of_different_sizes_are_told(coco_root: Path) -> None:
     Image.new("RGB", (20, 30)).save(coco_root / "train2017" / f"{TRAIN[0]}.jpg")
     with pytest.raises(

@@ -117,10 +117,10 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
     if settings.benchmark is None:
         found = None if holds_chips else _recognise(root)
         if found is not None:
-            own = [name for name in recipe_names() if name.startswith(f"{found.name}/")]
-            remedy = (
-                f"use a recipe for it such as {own[0]}" if own else f'set data.benchmark = "{found.name}"'
-            )
+            own = f"{found.name}/deeplabv3"
+            remedy = f"use a recipe for it such as {own}"
+            if own not in recipe_names():
+                remedy = f'set data.benchmark = "{found.name}" in it'
             raise InputError(
                 f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; {remedy}"
             )
