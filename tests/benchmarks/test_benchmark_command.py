@@ -62,8 +62,6 @@ def test_a_network_for_voc_is_scored_on_coco_by_vocs_protocols(
             matrix.add(coco.read_labels(example), np.array(file))
     scores = json.loads((out / "benchmark.json").read_text())["scores"]
     assert scores["miou"] == pytest.approx(np.nanmean(class_ious(matrix.counts)))
-    assert command("coco", coco_root, "--model", model, "--device", "cpu", "--split", "train") == 0
-    assert "split train of COCO has 3 of 6 images" in capsys.readouterr().err
     assert command("check", "coco", coco_root) == 1
     assert "split train of COCO has 3 of 6 images" in capsys.readouterr().err
 
