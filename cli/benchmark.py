@@ -18,13 +18,24 @@ if TYPE_CHECKING:
 
     from aerial_seg.jobs.benchmark.settings import BenchmarkReport
 
-_TITLES = {"voc": "PASCAL VOC 2012", "cityscapes": "Cityscapes", "ade20k": "ADE20K SceneParsing"}
+_TITLES = {
+    "voc": "PASCAL VOC 2012",
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K SceneParsing",
+    "coco": "COCO with the classes of PASCAL VOC",
+}
 _SUFFIXES = {"voc": "tar.gz", "cityscapes": "zip", "ade20k": "zip"}
+_SPLITS = {
+    "voc": "val, train, trainval, trainaug, test",
+    "cityscapes": "val, train, trainval, train_extra, coarse, train_coarse, trainval_coarse, test",
+    "ade20k": "val, train, test",
+    "coco": "val, train, val2014, train2014",
+}
 
 
 @click.group(
     "benchmark",
-    subcommand_metavar="voc|cityscapes|ade20k|check|validate-submission [ARGS]...",
+    subcommand_metavar="voc|cityscapes|ade20k|coco|check|validate-submission [ARGS]...",
     epilog="""\b
 Examples:
   aerial-seg benchmark check voc VOCdevkit/VOC2012
@@ -33,7 +44,7 @@ Examples:
   aerial-seg benchmark validate-submission voc.tar.gz --root VOCdevkit/VOC2012""",
 )
 def command() -> None:
-    """Score a model on VOC, Cityscapes or ADE20K.
+    """Score a model on VOC, Cityscapes, ADE20K or COCO.
 
     Images are shown to the network as a paper's protocol has it, and the scores stand beside the published ones. The
     datasets are read in the layout their publishers ship. Train on them with `train ROOT --recipe voc/deeplabv3`.
@@ -53,9 +64,7 @@ def _evaluate_command(name: str) -> click.Command:
         epilog=f"""\b
 Examples:
   aerial-seg benchmark {name} ROOT --model run/best.safetensors -o {name}_val
-  aerial-seg benchmark {name} ROOT --model run/best.safetensors --protocol deeplabv3-os8-ms-flip
-  aerial-seg benchmark {name} ROOT --model run/best.safetensors --split test -o {name}_test \\
-    --submission {name}.{_SUFFIXES[name]}""",
+  aerial-seg benchmark {name} ROOT --model run/best.safetensors --protocol deeplabv3-os8-ms-flip{_example(name)}""",
     )
     @click.argument("root", type=click.Path(path_type=Path))
     @_evaluation_options(name)
@@ -73,18 +82,28 @@ Examples:
     return evaluate
 
 
+def _example(name: str) -> str:
+    """Of a submission, for those that have a server."""
+    if name not in _SUFFIXES:
+        return ""
+    return f"""
+  aerial-seg benchmark {name} ROOT --model run/best.safetensors --split test -o {name}_test \\
+    --submission {name}.{_SUFFIXES[name]}"""
+
+
 def _evaluation_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    splits = {"voc": "val, train, trainval, trainaug, test"}.get(name, "val, train, test")
-    own = {
-        "split": {"help": f"One of {splits}; default: val."},
-        "submission": {"metavar": f"FILE.{_SUFFIXES[name]}"},
-    }
+    own = {"split": {"help": f"One of {_SPLITS[name]}; default: val."}}
+    if name in _SUFFIXES:
+        own["submission"] = {"metavar": f"FILE.{_SUFFIXES[name]}"}
+    not_there = () if name in _SUFFIXES else ("submission",)
     added = [
         click.option(
             "--model", required=True, type=click.Path(path_type=Path), help="A model file (.safetensors)."
         ),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the results."),
-        from_settings(BenchmarkSettings, without=() if name == "voc" else ("competition",), told=own),
+        from_settings(
+            BenchmarkSettings, without=() if name == "voc" else ("competition", *not_there), told=own
+        ),
         options.as_json,
     ]
 
@@ -108,7 +127,7 @@ Examples:
   aerial-seg benchmark check voc VOCdevkit/VOC2012
   aerial-seg benchmark check ade20k ADEChallengeData2016""",
 )
-@click.argument("name", metavar="voc|cityscapes|ade20k")
+@click.argument("name", metavar="voc|cityscapes|ade20k|coco")
 @click.argument("root", type=click.Path(path_type=Path))
 @options.as_json
 def check(name: str, root: Path, *, as_json: bool) -> None:
@@ -124,6 +143,7 @@ def check(name: str, root: Path, *, as_json: bool) -> None:
         console.print_json(asdict(report))
     else:
         console.table(["split", "images"], [[split, f"{n:,}"] for split, n in report.counts.items()])
+        console.notes(report.notes)
         for problem in report.problems:
             console.say(problem)
         for line in report.absent:

@@ -1,9 +1,9 @@
-"""Cityscapes, fine annotations: ids as published in the files, train ids as channels."""
+"""Cityscapes, fine and coarse annotations: ids as published in the files, train ids as channels."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +18,21 @@ from aerial_seg.errors import InputError
 from aerial_seg.legend import IGNORE
 
 _IMAGE = "_leftImg8bit.png"
-_LABEL = "_gtFine_labelIds.png"
 _INSIDE = ("cityscapes", "Cityscapes")
+_FINE, _COARSE, _EXTRA = "gtFine", "gtCoarse", "train_extra"
+_PARTS: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "val": (("val", _FINE),),
+    "train": (("train", _FINE),),
+    "trainval": (("train", _FINE), ("val", _FINE)),
+    _EXTRA: ((_EXTRA, _COARSE),),
+    "coarse": (("train", _COARSE), ("val", _COARSE)),
+    "train_coarse": (("train", _FINE), (_EXTRA, _COARSE)),
+    "trainval_coarse": (("train", _FINE), ("val", _FINE), (_EXTRA, _COARSE)),
+    "test": (("test", None),),
+}
+"""Each split's folders of images, with the folder of their labels; the dummy labels of test are not used."""
+_IMAGES = {"val": 500, "train": 2_975, _EXTRA: 19_998, "test": 1_525}
+"""Published images by folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +92,22 @@ def id_of(train_ids: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 class Cityscapes(PublishedLayout):
-    """leftImg8bit/{split}/{city}/NAME_leftImg8bit.png and gtFine/{split}/{city}/NAME_gtFine_labelIds.png.
+    """leftImg8bit/FOLDER/CITY/NAME_leftImg8bit.png, gtFine/FOLDER/CITY/NAME_gtFine_labelIds.png, and gtCoarse likewise.
 
-    NAME is {city}_{sequence}_{frame}; a split is its folder and nothing else, its images sorted by name. The labels
-    of test that the publishers ship are dummies and are not used.
+    NAME is {city}_{sequence}_{frame}. val, train and test are their folders and nothing else, with fine labels, images
+    sorted by name; the labels of test that the publishers ship are dummies and are not used. Further splits, their
+    folders one behind the other: trainval (fine); train_extra: its images with coarse labels; coarse: the coarse labels
+    of train and val; train_coarse and trainval_coarse: fine labels of train (and val) and the coarse ones of
+    train_extra. Source: Chen et al. 2017, Rethinking Atrous Convolution, appendix on Cityscapes, which trained for the
+    test server on "trainval" and the coarse images together. A coarse label holds the same ids as a fine one.
     """
 
     name = "cityscapes"
     title = "Cityscapes"
-    splits = ("val", "train", "test")
-    published: ClassVar[Mapping[str, int]] = {"val": 500, "train": 2_975, "test": 1_525}
+    splits = tuple(_PARTS)
+    published: ClassVar[Mapping[str, int]] = {
+        split: sum(_IMAGES[folder] for folder, _ in parts) for split, parts in _PARTS.items()
+    }
     legend = legend_of([{"name": row.name, "colour": row.colour} for row in SCORED])
     table = _TRAIN_IDS
     allowed = "the ids 0–33 and 255 (−1)"
@@ -96,24 +115,43 @@ class Cityscapes(PublishedLayout):
 
     def __init__(self, root: Path) -> None:
         """root: the folder with leftImg8bit and gtFine, or one that holds it as `cityscapes`; InputError if none."""
-        super().__init__(find_root(root, _INSIDE, ("leftImg8bit", "gtFine"), title=self.title))
+        super().__init__(find_root(root, _INSIDE, ("leftImg8bit", _FINE), title=self.title))
 
     def expected(self, split: str) -> tuple[Example, ...]:
-        images = self.root / "leftImg8bit" / split
-        labels = None if split == "test" else self.root / "gtFine" / split
+        return tuple(
+            example for folder, kind in _PARTS[split] for example in self._expected_part(folder, kind)
+        )
+
+    def _expected_part(self, folder: str, kind: str | None) -> Iterator[Example]:
+        images = self.root / "leftImg8bit" / folder
+        labels, ending = (None, "") if kind is None else (self.root / kind / folder, _label_ending(kind))
         if not images.is_dir():
-            raise InputError(f"folder {images} is missing; unpack {self.archive}")
+            raise InputError(f"folder {images} is missing; unpack {_archives(folder, kind)}")
         cities = _named(images, _IMAGE)
         if labels is not None:
-            cities |= _named(labels, _LABEL)  # a label without its image is a missing image
-        return tuple(
-            Example(
+            cities |= _named(labels, ending)  # a label without its image is a missing image
+        for name, city in sorted(cities.items()):
+            yield Example(
                 name,
                 images / city / f"{name}{_IMAGE}",
-                None if labels is None else labels / city / f"{name}{_LABEL}",
+                None if labels is None else labels / city / f"{name}{ending}",
             )
-            for name, city in sorted(cities.items())
-        )
+
+    def checked_splits(self) -> tuple[str, ...]:
+        """Those with fine labels and test; with coarse ones where the archives of all their parts were unpacked."""
+        return tuple(split for split, parts in _PARTS.items() if all(self._is_there(*part) for part in parts))
+
+    def _is_there(self, folder: str, kind: str | None) -> bool:
+        if kind != _COARSE:
+            return True
+        places = [self.root / _COARSE / folder]
+        if folder == _EXTRA:
+            places.append(self.root / "leftImg8bit" / folder)
+        return any(place.is_dir() for place in places)
+
+    def _absence(self, split: str) -> str:
+        missing = [_archives(*part) for part in _PARTS[split] if not self._is_there(*part)]
+        return f"split {split}: unpack {' and '.join(dict.fromkeys(missing))} into {self.root}"
 
     def submission_values(self) -> NDArray[np.uint8]:
         values = np.full(256, IGNORE, np.uint8)
@@ -121,13 +159,31 @@ class Cityscapes(PublishedLayout):
         return values
 
     def hint(self, path: Path) -> str:
+        kind = path.relative_to(self.root).parts[0]
+        folder = path.parent.parent.name
         other = path.with_name(path.name.replace("_labelIds", "_labelTrainIds"))
         if other != path and other.is_file():
             return (
-                f"{other.name} is there, but *{_LABEL} is wanted: unpack gtFine_trainvaltest.zip, "
+                f"{other.name} is there, but *{_label_ending(kind)} is wanted: unpack {_ARCHIVES[kind]}, "
                 "createTrainIdLabelImgs is not needed"
             )
-        return super().hint(path)
+        if kind == _COARSE:
+            return f"unpack {_ARCHIVES[_COARSE]}"
+        return f"unpack {_IMAGES_OF_EXTRA}" if folder == _EXTRA else super().hint(path)
+
+
+_ARCHIVES = {_FINE: "gtFine_trainvaltest.zip", _COARSE: "gtCoarse.zip"}
+_IMAGES_OF_EXTRA = "leftImg8bit_trainextra.zip"
+
+
+def _label_ending(kind: str) -> str:
+    return f"_{kind}_labelIds.png"
+
+
+def _archives(folder: str, kind: str | None) -> str:
+    """The archives that hold this part."""
+    images = _IMAGES_OF_EXTRA if folder == _EXTRA else "leftImg8bit_trainvaltest.zip"
+    return f"{images} and {_ARCHIVES[kind or _FINE]}"
 
 
 def _named(folder: Path, suffix: str) -> dict[str, str]:

@@ -15,11 +15,15 @@ from aerial_seg.progress import Progress, silent
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image of a split. name: the publishers' own id, safe as a file name; label: None where none is published."""
+    """One image of a split. name: the publishers' own id, safe as a file name; label: None where none is published.
+
+    label_size: width and height of the label where its file holds those of many images.
+    """
 
     name: str
     image: Path
     label: Path | None
+    label_size: tuple[int, int] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -33,7 +37,7 @@ class CheckReport:
 
     counts: images per complete split. problems: one line each, with the expected path; beyond 20 of a kind a line
     counts the rest. total: all problems, the unlisted ones too. absent: one line for each split whose own archive was
-    not unpacked at all; the others do without it.
+    not unpacked at all; the others do without it. notes: on how a split is taken.
     """
 
     root: Path
@@ -41,12 +45,14 @@ class CheckReport:
     problems: tuple[str, ...]
     total: int = 0
     absent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Benchmark(ABC):
     """A dataset in the layout its publishers ship, read where it lies and never converted.
 
-    name: voc, cityscapes or ade20k. title: as papers write it. splits: what `examples` knows, the one to score first.
+    name: voc, cityscapes, ade20k or coco. title: as papers write it. splits: what `examples` knows, first the
+    one to score.
     legend: entry k is channel k of the logits, with the publishers' names and colours; its values are the channels.
     """
 
@@ -58,6 +64,16 @@ class Benchmark(ABC):
     def __init__(self, root: Path) -> None:
         """root: the folder that the publishers' archive unpacks to, or the one that holds it."""
         self.root = root
+
+    @property
+    def evaluated_as(self) -> str:
+        """The name that protocols know it by."""
+        return self.name
+
+    def notes(self, split: str) -> tuple[str, ...]:
+        """What is to be said of how a split is taken, a line each. Raises as `examples` does."""
+        del split
+        return ()
 
     @abstractmethod
     def examples(self, split: str) -> tuple[Example, ...]:

@@ -110,7 +110,9 @@ def check_sizes(example: Example) -> None:
     width, height = image_size(example.image)
     if example.label is None:
         return
-    if example.label.suffix == ".mat":
+    if example.label_size is not None:
+        columns, rows = example.label_size
+    elif example.label.suffix == ".mat":
         rows, columns = _read_sbd(example.label).shape
     else:
         columns, rows = image_size(example.label)

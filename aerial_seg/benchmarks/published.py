@@ -99,10 +99,12 @@ def matching(
 ) -> tuple[Match, ...]:
     """The results of the same system and test; if there are none, those of the same architecture and encoder.
 
-    The latter say what differs and are not comparable. Empty where nobody published such a system. output_stride:
+    The latter say what differs and are not comparable. Empty where nobody published such a system, or where no results
+    ship for the dataset. output_stride:
     that of the test.
     """
-    system = [r for r in published(dataset) if (r.architecture, r.encoder) == (architecture, encoder)]
+    results = published(dataset) if dataset in document_names("published") else ()
+    system = [r for r in results if (r.architecture, r.encoder) == (architecture, encoder)]
     wanted: dict[str, str | int] = {"protocol": protocol, "output_stride": output_stride, "split": split}
     found = tuple(Match(result, _differences(result, wanted)) for result in system)
     return tuple(match for match in found if match.comparable) or found

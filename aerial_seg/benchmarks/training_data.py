@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,19 @@ def open_split(benchmark: Benchmark, split: str) -> ExampleReader:
             f"set data.train and data.val to other splits ({others})"
         )
     return ExampleReader(benchmark, examples)
+
+
+def class_counts(reader: ExampleReader) -> NDArray[np.int64]:
+    """Labelled pixels of the reader's examples, (examples, classes); every label is read."""
+    classes = len(reader.benchmark.legend)
+
+    def counted(example: Example) -> NDArray[np.int64]:
+        counts = np.bincount(reader.benchmark.read_labels(example).ravel(), minlength=classes)
+        return counts[:classes]
+
+    # Reading and decoding leave the interpreter to others.
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(counted, reader.examples))).astype(np.int64, copy=False)
 
 
 def fingerprint(benchmark: Benchmark, splits: Sequence[ExampleReader]) -> str:

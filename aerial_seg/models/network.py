@@ -50,6 +50,10 @@ class Network(nn.Module):
         logits, aux_logits = self.forward_training(image)
         return (logits,), aux_logits
 
+    def forward_scales(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """As forward_members, the logits of each scale on that scale's own lattice."""
+        return self.forward_members(image)
+
     def drop_training_parts(self) -> None:
         """What only training needs is gone."""
 
@@ -207,14 +211,24 @@ class MultiScaleNetwork(Network):
         """The largest logits, then those of each scale on the same lattice; the auxiliary ones of the image itself."""
         return self._members(image, training=True)
 
-    def _members(self, image: Tensor, *, training: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    def forward_scales(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The largest logits, then those of each scale as the network makes them of the image at that scale."""
+        return self._members(image, training=True, own_lattices=True)
+
+    def _members(
+        self, image: Tensor, *, training: bool, own_lattices: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         base = self.base
         whole, aux_logits = base.all_cells_training(image) if training else (base.all_cells(image), None)
-        scales = [whole]
+        scales, own = [whole], [base.on_lattice(whole, image)]
         for scale in MSC_SCALES:
-            logits = base.all_cells(_scaled(image, scale))
+            small = _scaled(image, scale)
+            logits = base.all_cells(small)
+            own.append(base.on_lattice(logits, small))
             scales.append(interpolate(logits, size=whole.shape[2:], mode="bilinear"))
         largest = torch.maximum(torch.maximum(scales[0], scales[1]), scales[2])
+        if own_lattices:
+            return (base.on_lattice(largest, image), *own), aux_logits
         return tuple(base.on_lattice(logits, image) for logits in (largest, *scales)), aux_logits
 
     @property

@@ -18,10 +18,13 @@ class DataSettings(Section):
     """What the recipe trains on: chips that `tile` made (benchmark None) or a benchmark in its publishers' layout.
 
     train and val: the splits to learn from and to validate on. Chips have train, val and test; VOC also trainval and
-    trainaug (with SBD's labels).
+    trainaug (with SBD's labels); Cityscapes also trainval, train_extra (20,000 further images, coarse labels), coarse
+    (the coarse labels of trainval), train_coarse and trainval_coarse (fine labels, and the coarse ones of train_extra).
+    COCO is read with VOC's classes, to pretrain networks for VOC: train and val are those of 2017, train2014 and
+    val2014 the older ones; images to train on show more than 1,000 px of these classes.
     """
 
-    benchmark: Literal["voc", "cityscapes", "ade20k"] | None = None
+    benchmark: Literal["voc", "cityscapes", "ade20k", "coco"] | None = None
     train: str = "train"
     val: str = "val"
 

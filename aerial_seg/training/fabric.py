@@ -71,15 +71,21 @@ def check_shares(batch_size: int, *, processes: int, accumulate: int) -> None:
 
 
 class Members(nn.Module):
-    """The forward of training as a module's own, which is what Fabric, DistributedDataParallel and compile wrap."""
+    """The forward of training as a module's own, which is what Fabric, DistributedDataParallel and compile wrap.
 
-    def __init__(self, network: Network) -> None:
+    own_lattices: whether the logits of each scale stay on that scale's lattice.
+    """
+
+    def __init__(self, network: Network, *, own_lattices: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.own_lattices = own_lattices
 
     def forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """As the network's forward_members."""
-        return self.network.forward_members(image)
+        """As the network's forward_members, or its forward_scales."""
+        return (
+            self.network.forward_scales(image) if self.own_lattices else self.network.forward_members(image)
+        )
 
 
 class HalfPrecision(MixedPrecision):

@@ -18,7 +18,7 @@ from aerial_seg.training.callbacks import Callback, Checkpoint, Step
 from aerial_seg.training.crops import CropDataset, Sample
 from aerial_seg.training.fabric import Computing, Members, hear
 from aerial_seg.training.freezing import Freezing
-from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
+from aerial_seg.training.loss import SegmentationLoss
 from aerial_seg.training.memory import telling_what_fits
 from aerial_seg.training.optimisation import base_rate
 from aerial_seg.training.processes import first_goes_on, seed_of_update
@@ -84,15 +84,10 @@ def run_training(
     patience is over. A loss that is not finite stops the run, with the chips of its batch.
     """
     settings, fabric = recipe.training, computing.fabric
-    criterion = SegmentationLoss(
-        state.network.geometry,
-        auxiliary_weight=settings.auxiliary_weight,
-        class_weights=class_weight_tensor(settings.class_weights, data.names),
-        dice_weight=settings.dice_weight,
-    ).to(computing.device)
+    criterion = SegmentationLoss.of(settings, state.network.geometry, data.names).to(computing.device)
     state.network.train()
     with training_norms(state.network, recipe.batch_norm):
-        module: Any = Members(state.network)
+        module: Any = Members(state.network, own_lattices=criterion.terms.at_logits)
         module = torch.compile(module) if computing.compiled else module
         model, optimizer = fabric.setup(module, state.optimizer, move_to_device=False)
         if state.scaling:

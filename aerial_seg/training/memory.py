@@ -38,11 +38,18 @@ def telling_what_fits(
     settings, each = recipe.training, recipe.training.batch_size // (count() * computing.accumulate)
     place = hardware_name(computing.device)
     what = f"{each} crop{'s' * (each > 1)} of {settings.crop} pixels at once do not fit into the memory of {place}"
+    in_parts = not criterion.terms.whole_batch  # else parts have another loss
+    if count() > 1 and not in_parts:
+        raise SettingsError(
+            f"{what}; use a smaller training.batch_size or a smaller training.crop"
+        ) from cause
     if count() > 1:
         parts = 2 * computing.accumulate
         raise SettingsError(
             f"{what}; use {setting('accumulate', parts)}, which keeps the batch, or a smaller training.crop"
         ) from cause
+
+    members = network.forward_scales if criterion.terms.at_logits else network.forward_members
 
     def attempt(images: int) -> None:
         bands = next(one for one in network.parameters() if one.dim() == 4).shape[1]
@@ -50,7 +57,7 @@ def telling_what_fits(
         labels = torch.zeros(images, settings.crop, settings.crop, dtype=torch.long, device=computing.device)
         network.zero_grad()
         with computing.fabric.strategy.precision.forward_context():
-            (logits, *others), aux_logits = network.forward_members(batch_to_device(image, computing.device))
+            (logits, *others), aux_logits = members(batch_to_device(image, computing.device))
         criterion(logits, aux_logits, labels, others).backward()
         network.zero_grad()
 
@@ -62,6 +69,10 @@ def telling_what_fits(
     if not fits:
         raise SettingsError(
             f"{what}, nor does one; use a smaller training.crop or a smaller model.encoder"
+        ) from cause
+    if not in_parts:
+        raise SettingsError(
+            f"{what}, {fits} do{'es' * (fits == 1)}; use training.batch_size = {fits}"
         ) from cause
     parts = settings.batch_size // fits
     raise SettingsError(

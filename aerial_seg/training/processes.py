@@ -71,6 +71,18 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return summed
 
 
+def gathered(values: Tensor) -> Tensor:
+    """The values of all processes one behind the other, the same in each; no gradient passes. All have as many."""
+    if count() == 1:
+        return values
+    sent = values.detach().contiguous()
+    # Not every backend knows bool.
+    sent = sent.to(torch.uint8) if sent.dtype == torch.bool else sent
+    found = [torch.empty_like(sent) for _ in range(count())]
+    group.all_gather(found, sent)
+    return torch.cat(found).to(values.dtype)
+
+
 class _Sum(torch.autograd.Function):
     """torch.distributed's own differentiable sum is marked for removal; this is all of it."""
 

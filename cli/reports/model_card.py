@@ -144,11 +144,16 @@ def _recipe(training: dict[str, Any], *, auxiliary: bool) -> None:
         + f", seed {training['seed']}",
     )
     weights = {
-        "cross-entropy": 1,
+        training["loss"]: training["loss"] != "none",
         "auxiliary": training["auxiliary_weight"] * auxiliary,
         "Dice": training["dice_weight"],
+        "Lovász": training["lovasz_weight"],
     }
-    loss = _pairs({name: weight for name, weight in weights.items() if weight})
+    loss = _pairs({name: float(weight) for name, weight in weights.items() if weight})
+    if training["label_smoothing"]:
+        loss += f"; labels smoothed by {training['label_smoothing']:g}"
+    if training["loss_at"] == "logits":
+        loss += "; labels taken at the logits' cells"
     classes = training["class_weights"]
     _line("loss", loss + (f"; classes {_pairs(classes)}" if classes else ""))
     augmentation = training["augmentation"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,43 @@ from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.version import __version__
 
+COCO_NAMES = {
+    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
+    16: "bird", 17: "cat", 18: "dog", 19: "horse", 20: "sheep", 21: "cow", 44: "bottle", 52: "banana", 62: "chair",
+    63: "couch", 64: "potted plant", 67: "dining table", 72: "tv", 90: "toothbrush",
+}  # fmt: skip
+COCO_TRAIN: dict[int, list[dict[str, Any]]] = {
+    581921: [{"category_id": 1, "segmentation": [[2, 3, 42, 3, 42, 33, 2, 33]], "area": 1200.0}],
+    9: [
+        {"category_id": 18, "segmentation": [[1, 1, 31, 1, 31, 21, 1, 21]], "area": 600},
+        {
+            "category_id": 62,
+            "segmentation": [[21, 11, 41, 11, 41, 31], [5, 30, 9, 30, 9, 35, 5, 35]],
+            "area": 401.5,
+        },
+        {"category_id": 52, "segmentation": [[0, 0, 50, 0, 50, 40]], "area": 1000.0},
+    ],
+    25: [{"category_id": 72, "segmentation": [[0, 0, 40, 0, 40, 25, 0, 25]], "area": 1000}],
+    30: [],
+    34: [
+        {"category_id": 1, "crowd": (5, 5, 30, 20), "area": 5000},
+        {"category_id": 52, "segmentation": [[2, 3, 42, 3, 42, 33, 2, 33]], "area": 1200.0},
+    ],
+    36: [{"category_id": 5, "segmentation": [[3, 3, 45, 3, 45, 30, 3, 30]], "area": 1000.5}],
+}
+"""Annotations by image; a crowd's runs are those of a rectangle: left, top, right, bottom."""
+COCO_VAL: dict[int, list[dict[str, Any]]] = {
+    139: [
+        {"category_id": 1, "segmentation": [[4, 6, 20, 6, 20, 30, 4, 30]], "area": 384},
+        {"category_id": 72, "segmentation": [[12.5, 10.2, 30.7, 8, 28, 26.1]], "area": 150.0},
+        {"category_id": 1, "crowd": (26, 20, 45, 35), "area": 300},
+    ],
+    285: [{"category_id": 17, "segmentation": [[4, 6, 7, 6, 7, 9, 4, 9]], "area": 9}],
+    632: [],
+    724: [{"category_id": 52, "segmentation": [[4, 6, 30, 6, 30, 30, 4, 30]], "area": 624}],
+}
+COCO_SIZE = (41, 57)
+
 SIZES = ((41, 57), (39, 50), (47, 63), (33, 69))
 
 VOC_TRAIN = ("2007_000032", "2007_000039", "2007_000063")
@@ -44,6 +82,7 @@ CITYSCAPES = {
     "train": ("aachen_000000_000019", "ulm_000001_000019", "weimar_000002_000019"),
     "test": ("berlin_000000_000019", "berlin_000001_000019"),
 }
+CITYSCAPES_EXTRA = ("augsburg_000000_000000", "bayreuth_000000_000007")
 ADE20K = {"val": ("validation", 4), "train": ("training", 3)}
 
 
@@ -64,6 +103,46 @@ def write_palette_png(
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+
+
+def coco_runs(box: tuple[int, int, int, int], height: int, width: int) -> dict[str, Any]:
+    """A rectangle as COCO writes crowds: lengths of runs of 0 and 1 in turn, down the columns."""
+    left, top, right, bottom = box
+    mask = np.zeros((height, width), np.uint8)
+    mask[top:bottom, left:right] = 1
+    flat = mask.ravel(order="F")
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
+    return {"counts": counts if flat[0] == 0 else [0, *counts], "size": [height, width]}
+
+
+def write_coco(root: Path, folder: str, images: dict[int, list[dict[str, Any]]]) -> None:
+    """annotations/instances_FOLDER.json and FOLDER with a picture for each image."""
+    height, width = COCO_SIZE
+    random = np.random.default_rng(72)
+    document: dict[str, Any] = {
+        "info": {"description": "COCO 2017 Dataset", "year": 2017},
+        "licenses": [{"id": 1, "name": "Attribution"}],
+        "images": [],
+        "annotations": [],
+        "categories": [{"supercategory": "x", "id": k, "name": name} for k, name in COCO_NAMES.items()],
+    }
+    for number, regions in images.items():
+        name = f"{number:012d}.jpg"
+        document["images"].append({
+            "license": 1, "file_name": name, "height": height, "width": width, "id": number
+        })  # fmt: skip
+        write_picture(root / folder / name, patches(random, COCO_SIZE, [0, 15]), random)
+        for one in regions:
+            given = {key: value for key, value in one.items() if key != "crowd"}
+            if "crowd" in one:
+                given["segmentation"] = coco_runs(one["crowd"], height, width)
+            given |= {"iscrowd": int("crowd" in one), "image_id": number, "bbox": [0, 0, 1, 1]}
+            document["annotations"].append({**given, "id": 900_000 + len(document["annotations"])})
+    random.shuffle(document["annotations"])  # those of an image do not stand together
+    path = root / "annotations" / f"instances_{folder}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def write_grey_png(path: Path, values: NDArray[np.uint8]) -> None:
@@ -181,6 +260,40 @@ def cityscapes_root(tmp_path: Path) -> Path:
                 root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
                 dummy if split == "test" else labels,
             )
+    return root
+
+
+@pytest.fixture
+def coarse_root(cityscapes_root: Path) -> Path:
+    """Cityscapes with gtCoarse and train_extra as well: coarse labels of train, val and 2 further images.
+
+    A coarse label has the ids of a fine one, and more of 0 (unlabeled).
+    """
+    random = np.random.default_rng(20)
+    for split, names in {**CITYSCAPES, "train_extra": CITYSCAPES_EXTRA}.items():
+        for name in () if split == "test" else names:
+            labels = patches(random, (39, 67), [0, *some(random, range(34), 4)])
+            city = name.split("_")[0]
+            write_grey_png(
+                cityscapes_root / "gtCoarse" / split / city / f"{name}_gtCoarse_labelIds.png", labels
+            )
+            if split == "train_extra":
+                path = cityscapes_root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
+                write_picture(path, labels, random)
+    return cityscapes_root
+
+
+@pytest.fixture
+def coco_root(tmp_path: Path) -> Path:
+    """COCO's annotations, train2017 with 6 images and val2017 with 4.
+
+    Two of train have enough of VOC's classes and a third has exactly 1,000 px and a pixel more than that; one has a
+    pixel less, one a crowd and a banana only, one nothing.
+    """
+    pytest.importorskip("pycocotools")
+    root = tmp_path / "coco"
+    write_coco(root, "train2017", COCO_TRAIN)
+    write_coco(root, "val2017", COCO_VAL)
     return root
 
 

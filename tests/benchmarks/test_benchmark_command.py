@@ -6,11 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from aerial_seg.benchmarks.catalogue import open_benchmark
+from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.protocol import protocol_names
 from aerial_seg.cli.main import main
+from aerial_seg.errors import SettingsError
+from aerial_seg.jobs.benchmark.job import benchmark
+from aerial_seg.jobs.benchmark.settings import BenchmarkSettings
+from aerial_seg.metrics import ConfusionMatrix, class_ious
 
 ModelFile = Callable[..., Path]
 
@@ -39,6 +45,42 @@ def test_the_command_prints_measured_beside_published(
     assert command("voc", voc_root, "--model", model, "--device", "cpu", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["images"], document["folder"]) == (4, None)
+
+
+def test_a_network_for_voc_is_scored_on_coco_by_vocs_protocols(
+    coco_root: Path, voc_root: Path, model_file: ModelFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_file(open_benchmark("voc", voc_root).legend)
+    out = coco_root.parent / "out"
+    assert command("coco", coco_root, "--model", model, "-o", out, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert "COCO with the classes of PASCAL VOC val: 4 images" in said
+    assert "nothing published" in said
+    coco, matrix = open_benchmark("coco", coco_root), ConfusionMatrix(21)
+    for example in coco.examples("val"):
+        with Image.open(out / "predictions" / f"{example.name}.png") as file:
+            matrix.add(coco.read_labels(example), np.array(file))
+    scores = json.loads((out / "benchmark.json").read_text())["scores"]
+    assert scores["miou"] == pytest.approx(np.nanmean(class_ious(matrix.counts)))
+    assert command("check", "coco", coco_root) == 1
+    assert "split train of COCO has 3 of 6 images" in capsys.readouterr().err
+
+
+def test_coco_has_no_server(coco_root: Path, voc_root: Path, model_file: ModelFile) -> None:
+    model = model_file(open_benchmark("voc", voc_root).legend)
+    with pytest.raises(
+        SettingsError, match=r"'coco' has no known form of submission; known: voc, cityscapes, ade"
+    ):
+        benchmark("coco", coco_root, model, None, BenchmarkSettings(submission=coco_root / "a.zip"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_help_names_every_split(
+    name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = open_benchmark(name, request.getfixturevalue(f"{name}_root")).splits
+    main(["benchmark", name, "--help"])
+    assert f"One of {', '.join(splits)}; default: val." in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_a_missing_image_or_label_is_named_from_the_other(cityscapes_root: Path,
         Cityscapes(cityscapes_root).examples("val")
     report = Cityscapes(cityscapes_root).check()
     assert any(f"{path} is missing" in line for line in report.problems)
-    assert report.counts == {"train": 3, "test": 2}
+    assert report.counts == {"train": 3, "test": 2}, "val is not whole, nor is trainval"
 
 
 def test_missing_splits_and_strange_names_are_errors(cityscapes_root: Path) -> None:
@@ -190,9 +190,120 @@ def test_missing_splits_and_strange_names_are_errors(cityscapes_root: Path) -> N
 
 def test_check_of_a_small_copy(cityscapes_root: Path) -> None:
     report = Cityscapes(cityscapes_root).check()
-    assert report.counts == {"val": 4, "train": 3, "test": 2}
+    assert report.counts == {"val": 4, "train": 3, "trainval": 7, "test": 2}
     assert report.problems == (
         "val holds 4 images, published are 500",
         "train holds 3 images, published are 2,975",
+        "trainval holds 7 images, published are 3,475",
         "test holds 2 images, published are 1,525",
     )
+    extra = f"unpack leftImg8bit_trainextra.zip and gtCoarse.zip into {cityscapes_root}"
+    assert report.absent == (
+        f"split train_extra: {extra}",
+        f"split coarse: unpack leftImg8bit_trainvaltest.zip and gtCoarse.zip into {cityscapes_root}",
+        f"split train_coarse: {extra}",
+        f"split trainval_coarse: {extra}",
+    )
+
+
+# coarse annotations
+
+EXTRA = ["augsburg_000000_000000", "bayreuth_000000_000007"]
+TRAIN = ["aachen_000000_000019", "ulm_000001_000019", "weimar_000002_000019"]
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ("trainval", [("gtFine/train", TRAIN), ("gtFine/val", VAL)]),
+        ("train_extra", [("gtCoarse/train_extra", EXTRA)]),
+        ("coarse", [("gtCoarse/train", TRAIN), ("gtCoarse/val", VAL)]),
+        ("train_coarse", [("gtFine/train", TRAIN), ("gtCoarse/train_extra", EXTRA)]),
+        (
+            "trainval_coarse",
+            [("gtFine/train", TRAIN), ("gtFine/val", VAL), ("gtCoarse/train_extra", EXTRA)],
+        ),
+    ],
+)
+def test_unions_are_their_folders_one_behind_the_other(
+    coarse_root: Path, split: str, wanted: list[tuple[str, list[str]]]
+) -> None:
+    told = []
+    for folder, held in wanted:
+        kind, part = folder.split("/")
+        for name in held:
+            city = name.split("_")[0]
+            image = coarse_root / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png"
+            told.append((name, image, coarse_root / folder / city / f"{name}_{kind}_labelIds.png"))
+    cityscapes = Cityscapes(coarse_root)
+    examples = cityscapes.examples(split)
+    assert [(one.name, one.image, one.label) for one in examples] == told
+    for one in examples:
+        assert one.label is not None
+        ids = np.asarray(Image.open(one.label))
+        assert cityscapes.read_labels(one).tolist() == [
+            [PAPER.get(k, 255) for k in row] for row in ids.tolist()
+        ]
+
+
+def test_the_splits_of_fine_labels_stay_what_they_are_beside_coarse_ones(coarse_root: Path) -> None:
+    assert names(coarse_root, "val") == VAL
+    assert names(coarse_root, "train") == TRAIN
+    assert all(one.label and "gtFine" in one.label.parts for one in Cityscapes(coarse_root).examples("train"))
+
+
+def test_published_unions_are_those_of_the_paper() -> None:
+    """3,475 fine images and about 20,000 coarse ones."""
+    assert Cityscapes.published["trainval"] == 3_475
+    assert Cityscapes.published["trainval_coarse"] == 3_475 + 19_998
+    assert Cityscapes.published["coarse"] == 3_475
+
+
+def test_check_knows_the_coarse_splits(coarse_root: Path) -> None:
+    report = Cityscapes(coarse_root).check()
+    assert report.counts == {
+        "val": 4, "train": 3, "trainval": 7, "train_extra": 2, "coarse": 7, "train_coarse": 5,
+        "trainval_coarse": 9, "test": 2,
+    }  # fmt: skip
+    assert report.absent == ()
+    assert "train_extra holds 2 images, published are 19,998" in report.problems
+
+
+@pytest.mark.parametrize(
+    ("gone", "split", "message"),
+    [
+        (
+            "leftImg8bit/train_extra",
+            "trainval_coarse",
+            r"train_extra is missing; unpack leftImg8bit_trainextra.zip",
+        ),
+        (
+            "gtCoarse/train_extra",
+            "train_extra",
+            r"gtCoarse_labelIds.png is missing, 2 of the 4.*unpack gtCoarse.zip",
+        ),
+        ("gtCoarse/val", "coarse", r"gtCoarse_labelIds.png is missing, 4 of the 14 .*unpack gtCoarse.zip"),
+        (
+            "leftImg8bit/train_extra/augsburg",
+            "train_extra",
+            r"augsburg_000000_000000_leftImg8bit.png is missing, 1 of the 4 .*unpack leftImg8bit_trainextra.zip",
+        ),
+    ],
+)
+def test_what_is_missing_of_the_coarse_splits_is_named_with_its_archive(
+    coarse_root: Path, gone: str, split: str, message: str
+) -> None:
+    shutil.rmtree(coarse_root / gone)
+    with pytest.raises(InputError, match=message):
+        Cityscapes(coarse_root).examples(split)
+    assert names(coarse_root, "train") == TRAIN
+    assert split not in Cityscapes(coarse_root).check().counts
+
+
+def test_coarse_train_ids_alone_say_which_file_is_wanted(coarse_root: Path) -> None:
+    for path in (coarse_root / "gtCoarse" / "train_extra").rglob("*_labelIds.png"):
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    with pytest.raises(
+        InputError, match=r"\*_gtCoarse_labelIds.png is wanted: unpack gtCoarse.zip, createTrain"
+    ):
+        Cityscapes(coarse_root).examples("train_extra")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.segmenter import Segmenter
 from aerial_seg.inference.settings import SegmentSettings
+from aerial_seg.jobs.train.data import open_dataset, with_class_weights
 from aerial_seg.legend import make_legend
 from aerial_seg.metrics import ConfusionMatrix
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.recipe.document import PredictionSettings, Recipe
-from aerial_seg.recipe.loading import load_recipe, recipe_names
+from aerial_seg.recipe.loading import change_recipe, load_recipe, recipe_names
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.training.crops import ChipStore, CropDataset
 from aerial_seg.training.validation.scenes import validate_scenes
@@ -214,3 +216,48 @@ def test_an_image_is_a_scene_that_is_scored_as_predict_maps_it(tmp_path: Path) -
         wanted.add(reader.benchmark.read_labels(example), said)
         assert score.name == example.name
         np.testing.assert_array_equal(score.confusion, wanted.counts)
+
+
+@pytest.mark.parametrize("word", ["median", "auto"])
+def test_median_weights_of_a_benchmark_are_counted_from_its_own_labels(voc_root: Path, word: str) -> None:
+    """Eigen and Fergus: pixels of a class over labelled pixels of the images that hold it; the median over that."""
+    changes = {"data.benchmark": "voc", "training.class_weights": word}
+    recipe = change_recipe(load_recipe("fcn"), changes)
+    opened = open_dataset(voc_root, recipe)
+    got = with_class_weights(recipe, opened).training.class_weights
+    files = [
+        voc_root / "SegmentationClass" / f"{name}.png"
+        for name in ("2007_000032", "2007_000039", "2007_000063")
+    ]
+    labels = [np.asarray(Image.open(file)) for file in files]
+    frequency = {}
+    for k, name in enumerate(opened.legend.names):
+        holders = [one for one in labels if (one == k).any()]
+        if holders:
+            frequency[name] = sum((one == k).sum() for one in holders) / sum(
+                (one != 255).sum() for one in holders
+            )
+    median = np.median(list(frequency.values()))
+    assert got == {name: pytest.approx(median / one, rel=1e-3) for name, one in frequency.items()}
+    # A run that is gone on with has them, and nothing is counted again.
+    before = {
+        "data_fingerprint": opened.fingerprint,
+        "recipe": {"training": {"class_weights": {"cow": 2.0}}},
+    }
+    unread = replace(opened, count_classes=None)
+    assert with_class_weights(recipe, unread, before).training.class_weights == {"cow": 2.0}
+    with pytest.raises(
+        SettingsError, match=rf"training.class_weights is '{word}', but the dataset tells no freq"
+    ):
+        with_class_weights(recipe, unread, {**before, "data_fingerprint": "other"})
+
+
+@pytest.mark.parametrize(
+    ("train", "shared"),
+    [("train", 0), ("trainval", 4), ("coarse", 4), ("train_coarse", 0), ("trainval_coarse", 4)],
+)
+def test_validation_images_that_are_trained_on_are_told(coarse_root: Path, train: str, shared: int) -> None:
+    changes = {"data.benchmark": "cityscapes", "data.train": train}
+    notes = open_dataset(coarse_root, change_recipe(load_recipe("fcn"), changes)).notes
+    told = f"{shared} of the 4 validation images are training images too"
+    assert [note.split(":")[0] for note in notes] == ([told] if shared else [])

@@ -81,7 +81,7 @@ def test_a_wrong_root_names_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_the_catalogue_knows_its_names(voc_root: Path) -> None:
-    assert BENCHMARKS == ("voc", "cityscapes", "ade20k")
+    assert BENCHMARKS == ("voc", "cityscapes", "ade20k", "coco")
     assert open_benchmark("voc", voc_root).name == "voc"
     with pytest.raises(SettingsError, match=r"no benchmark 'vok'; did you mean 'voc'"):
         open_benchmark("vok", voc_root)

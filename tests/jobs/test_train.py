@@ -342,6 +342,19 @@ def test_data_of_the_other_kind_is_told_with_the_remedy(dataset: Path, voc: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_loss_that_cannot_be_had_is_told_before_anything_is_written(voc: Path, tmp_path: Path) -> None:
+    hard = VOC_RECIPE.replace("[training]", '[training]\nloss = "ohem"\nohem_min_kept = 50')
+    with pytest.raises(
+        SettingsError, match=r"needs the whole batch at once, got one in 2 parts; leave `accumulate=2`"
+    ):
+        train(voc, parse_recipe(hard, "test"), tmp_path / "run", TrainSettings(device="cpu", accumulate=2))
+    at_logits = VOC_RECIPE.replace("[training]", '[training]\nloss_at = "logits"').replace('"fcn"', '"Unet"')
+    at_logits = at_logits.replace("output_stride = 8\nhead_channels = 32\nauxiliary = false\n", "")
+    with pytest.raises(SettingsError, match=r"the network's logits have the labels' size"):
+        train(voc, parse_recipe(at_logits, "test"), tmp_path / "run", TrainSettings(device="cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_splits_that_the_data_do_not_have_are_told(dataset: Path, voc: Path, tmp_path: Path) -> None:
     chips = recipe().model_copy(update={"data": DataSettings(val="vall")})
     with pytest.raises(SettingsError, match=r"data\.val is 'vall'.*did you mean 'val'\?.*train, val, test"):

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from aerial_seg.errors import SettingsError
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.loss import SegmentationLoss, class_weight_tensor
+from aerial_seg.training.loss_terms.terms import Terms
 
 STRIDE8 = ModelGeometry(8, 8, 8)
 
@@ -47,7 +48,7 @@ def test_the_dice_share_is_one_minus_the_mean_f1_of_soft_decisions() -> None:
     logits, labels = torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 16, 16))
     labels[:, :5] = 255
     both = SegmentationLoss(
-        ModelGeometry(1, 1, 1), auxiliary_weight=0, class_weights=torch.ones(3), dice_weight=0.5
+        ModelGeometry(1, 1, 1), auxiliary_weight=0, class_weights=torch.ones(3), terms=Terms(dice_weight=0.5)
     )
     known = labels != 255
     scores = []
@@ -95,7 +96,10 @@ def test_loss_and_gradient_are_those_of_torch_and_smp(
     logits = (3 * torch.randn(2, classes, 9, 7, dtype=torch.float64)).requires_grad_()
     labels, weights = labelled(seed, (2, 9, 7), classes, share), torch.rand(classes) + 0.5
     ours = SegmentationLoss(
-        ModelGeometry(1, 1, 1), auxiliary_weight=0, class_weights=weights, dice_weight=dice_weight
+        ModelGeometry(1, 1, 1),
+        auxiliary_weight=0,
+        class_weights=weights,
+        terms=Terms(dice_weight=dice_weight),
     )(logits, None, labels)
     (gradient,) = torch.autograd.grad(ours, logits)
     if not (labels != 255).any():
@@ -129,7 +133,7 @@ def test_the_dice_loss_of_parts_is_their_mean() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 3, 8, 8).double(), labelled(0, (4, 8, 8), 3, 0.7)
     geometry, ones = ModelGeometry(1, 1, 1), torch.ones(3)
-    loss = SegmentationLoss(geometry, auxiliary_weight=0, class_weights=ones, dice_weight=2.0)
+    loss = SegmentationLoss(geometry, auxiliary_weight=0, class_weights=ones, terms=Terms(dice_weight=2.0))
     plain = SegmentationLoss(geometry, auxiliary_weight=0, class_weights=ones)
     total = loss.total_weight(labels)
     cut = list(zip(logits.split(2), labels.split(2), strict=True))

@@ -19,6 +19,7 @@ from aerial_seg.recipe.loading import change_recipe
 from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.fabric import Computing, open_fabric
 from aerial_seg.training.loss import SegmentationLoss
+from aerial_seg.training.loss_terms.terms import Terms
 from aerial_seg.training.memory import largest_that_fits, telling_what_fits
 
 CPU = torch.device("cpu")
@@ -47,8 +48,10 @@ class Hungry(Network):
         return logits
 
 
-def refusal(network: Network, recipe: Recipe, computing: Computing) -> str:
-    criterion = SegmentationLoss(network.geometry, auxiliary_weight=0, class_weights=torch.ones(2))
+def refusal(network: Network, recipe: Recipe, computing: Computing, terms: Terms = Terms()) -> str:  # noqa: B008
+    criterion = SegmentationLoss(
+        network.geometry, auxiliary_weight=0, class_weights=torch.ones(2), terms=terms
+    )
     batch = recipe.training.batch_size // computing.accumulate
     with pytest.raises(SettingsError) as told, telling_what_fits(network, criterion, recipe, computing):
         network(torch.zeros(batch, 3, 8, 8))
@@ -68,6 +71,13 @@ def test_the_message_names_the_largest_part_that_fits_and_the_remedies_work(
     for one in network.parameters():
         assert one.grad is None
     network(torch.zeros(12 // 3, 3, 8, 8))  # the remedy
+
+
+def test_a_loss_that_needs_the_whole_batch_is_not_offered_in_parts() -> None:
+    recipe = change_recipe(Recipe(), {"training.batch_size": 12, "training.crop": 8})
+    for terms in (Terms("ohem", ohem_min_kept=5), Terms(lovasz_weight=1.0)):
+        line = refusal(Hungry(5, ERRORS[0]), recipe, Computing(open_fabric(CPU)), terms)
+        assert line.endswith("4 do; use training.batch_size = 4")
 
 
 def test_where_not_one_fits_only_smaller_crops_help() -> None:

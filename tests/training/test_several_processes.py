@@ -50,6 +50,28 @@ def test_two_processes_go_the_way_of_one(architecture: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_every_term_of_the_loss_is_that_of_both_shares_together(tmp_path: Path) -> None:
+    """Hard pixels are the hardest of both processes, Lovász sorts the errors of both; each has its own gradient.
+
+    Each process counts the shared loss as its own, so its gradients come out twice as large.
+    """
+    alone, shared = (
+        shared_training.losses_of_terms(),
+        in_processes(shared_training.losses_of_terms, 2, tmp_path),
+    )
+    assert len(alone) == 10
+    for number, one in enumerate(alone):
+        tolerance = 1e-12 if one["loss"].dtype == torch.float64 else 1e-6
+        mine, others = (of[number] for of in shared)
+        assert torch.equal(mine["loss"], others["loss"])
+        torch.testing.assert_close(mine["loss"], one["loss"], rtol=tolerance, atol=tolerance)
+        for name in ("main", "side"):
+            both = torch.cat([mine[name], others[name]]) / 2
+            torch.testing.assert_close(both, one[name], rtol=tolerance, atol=tolerance)
+            assert (both != 0).any()
+
+
+@pytest.mark.slow
 def test_parts_in_two_processes_have_the_batch_norms_of_their_own_parts(tmp_path: Path) -> None:
     """A part of all processes is normalised together; its gradients are summed over the parts."""
     shared = in_processes(shared_training.updates, 2, tmp_path, "fcn", 2, 2)

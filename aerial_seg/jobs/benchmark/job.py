@@ -1,4 +1,4 @@
-"""benchmark: a model on VOC, Cityscapes or ADE20K by a paper's protocol, beside the published numbers."""
+"""benchmark: a model on VOC, Cityscapes, ADE20K or COCO by a paper's protocol, beside the published numbers."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def benchmark(
 ) -> BenchmarkReport:
     """Evaluate a model on a benchmark: benchmark.json, benchmark.md, worst/ and predictions/ (PNGs) lie in `out`.
 
-    name: voc, cityscapes or ade20k; root: where it lies. Without `out` nothing but the report (and the submission)
-    remains. After a crash the same call goes on behind the last finished image, and ends with the same scores.
-    device: where the network runs, as in every job; auto takes that of the settings.
+    name: voc, cityscapes, ade20k or coco; root: where it lies. Without `out` nothing but the report (and the
+    submission) remains. After a crash the same call goes on behind the last finished image, and ends with the same
+    scores. device: where the network runs, as in every job; auto takes that of the settings.
     Raises AerialSegError before any image runs when model, protocol and benchmark do not fit together, InputError when
     the model or an image changes meanwhile; then nothing is kept.
     """
@@ -111,7 +111,7 @@ class BenchmarkPlan:
     @property
     def resolved(self) -> ResolvedProtocol:
         """The protocol on this benchmark."""
-        return self.protocol.for_dataset(self.benchmark.name)
+        return self.protocol.for_dataset(self.benchmark.evaluated_as)
 
     @property
     def labelled(self) -> bool:
@@ -146,13 +146,14 @@ def _make_plan(name: str, root: Path, model_path: Path, settings: BenchmarkSetti
         architecture, output_stride=model.network.geometry.output_stride
     )
     protocol = load_protocol(protocol_name)
-    resolved = protocol.for_dataset(name)
+    resolved = protocol.for_dataset(data.evaluated_as)
     if resolved.crf is not None:
         check_crf_installed()
     if resolved.output_stride is not None:
         model = with_output_stride(model, resolved.output_stride)
     split = settings.split or data.splits[0]
     examples = data.examples(split)
+    notes = (*notes, *data.notes(split))
     if settings.submission is not None and settings.split is None:
         notes = (
             *notes,

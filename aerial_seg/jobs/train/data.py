@@ -9,18 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
-from aerial_seg.benchmarks.dataset import Benchmark
-from aerial_seg.benchmarks.training_data import BANDS, fingerprint, image_scenes, open_split
+from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.training_data import (
+    BANDS,
+    class_counts,
+    fingerprint,
+    image_scenes,
+    open_split,
+)
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
+from aerial_seg.progress import announce
 from aerial_seg.recipe.document import DataSettings, Recipe
+from aerial_seg.recipe.loading import recipe_names
 from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
-from aerial_seg.training.manifest import DOCUMENT, SPLITS, Chip, open_manifest
+from aerial_seg.training.manifest import (
+    DOCUMENT,
+    SPLITS,
+    Chip,
+    TrainingStatistics,
+    class_statistics,
+    open_manifest,
+)
 from aerial_seg.training.samples.chip_store import stores
 from aerial_seg.training.samples.repeats import Repeats, counted_pixels, repeat_factors, repeat_note
 from aerial_seg.training.validation.chip_scenes import chip_scenes
@@ -49,7 +67,8 @@ class Dataset:
     gsd: metres per pixel; None where the images have no place on earth. fingerprint: equal for equal data. files: of
     its images and labels, which are read again and again. addresses: of images on servers. overfit: how many chips it
     was cut down to, see overfit. validation: None without validation chips. class_weights: by median frequency; None
-    where that is not known. notes: on how it is taken.
+    where that is not known. count_classes: counts labelled pixels of the training images, (images, classes), where
+    nobody did and it can be done. notes: on how it is taken.
     """
 
     data: TrainingData
@@ -63,6 +82,7 @@ class Dataset:
     class_weights: Mapping[str, float] | None = None
     notes: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    count_classes: Callable[[], NDArray[np.int64]] | None = None
 
     def extent(self) -> dict[str, Any]:
         """Return how many files and bytes there are, and a sum of all names and sizes: equal for a copy.
@@ -97,9 +117,12 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
     if settings.benchmark is None:
         found = None if holds_chips else _recognise(root)
         if found is not None:
+            own = f"{found.name}/deeplabv3"
+            remedy = f"use a recipe for it such as {own}"
+            if own not in recipe_names():
+                remedy = f'set data.benchmark = "{found.name}" in it'
             raise InputError(
-                f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; "
-                f"use a recipe for it such as {found.name}/deeplabv3"
+                f"{root} is {found.title}, but the recipe is for chips that `aerial-seg tile` made; {remedy}"
             )
         return _open_chips(root, recipe)
     if holds_chips:
@@ -115,20 +138,37 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
     return _open_examples(open_benchmark(settings.benchmark, root), settings)
 
 
-def with_class_weights(recipe: Recipe, dataset: Dataset) -> Recipe:
+def with_class_weights(recipe: Recipe, dataset: Dataset, before: Mapping[str, Any] | None = None) -> Recipe:
     """Return the recipe with numbers for class weights by median frequency, if it asks for these.
 
-    Raises SettingsError where nobody has counted the training pixels of the dataset.
+    A benchmark's training labels are counted for it, all of them; before: the run.json of a run that is gone on with,
+    which has the numbers where its data are the same.
+    Raises SettingsError where chips come from a version of `tile` that did not count their pixels.
     """
-    if recipe.training.class_weights != "median":
+    if not isinstance(recipe.training.class_weights, str):
         return recipe
-    if dataset.class_weights is None:
+    weights = _weights_before(before, dataset) or dataset.class_weights
+    if weights is None and dataset.count_classes is not None:
+        images = len(dataset.data.train)
+        announce(f"note: the labels of {images:,} training images are counted for training.class_weights")
+        counts = class_statistics(dataset.legend.names, dataset.count_classes())
+        weights = TrainingStatistics(bands=(), classes=counts).class_weights()
+    if weights is None:
         raise SettingsError(
-            "training.class_weights is 'median', but the dataset tells no frequencies of its classes; wanted chips "
-            "that this version of `aerial-seg tile` made: run it again, or write the weights by class name"
+            f"training.class_weights is '{recipe.training.class_weights}', but the dataset tells no frequencies of its "
+            "classes; wanted chips that this version of `aerial-seg tile` made: run it again, or write the weights by "
+            "class name"
         )
-    training = recipe.training.model_copy(update={"class_weights": dict(dataset.class_weights)})
+    training = recipe.training.model_copy(update={"class_weights": dict(weights)})
     return recipe.model_copy(update={"training": training})
+
+
+def _weights_before(before: Mapping[str, Any] | None, dataset: Dataset) -> Mapping[str, float] | None:
+    """The numbers that the run began with; None where it began with other data, which is refused later on."""
+    if before is None or before.get("data_fingerprint") != dataset.fingerprint:
+        return None
+    told = before["recipe"]["training"].get("class_weights")
+    return told if isinstance(told, dict) and told else None
 
 
 def _recognise(root: Path) -> Benchmark | None:
@@ -233,8 +273,37 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         names=legend.names,
         val_names=tuple(example.name for example in readers[1].examples),
     )
-    files = tuple(file for reader in readers for example in reader.examples for file in example.files)
+    # One file may hold the labels of a whole split.
+    files = tuple(
+        file
+        for reader in readers
+        for file in dict.fromkeys(file for example in reader.examples for file in example.files)
+    )
     validation = ValidationData(
         ValidationGround.of_images(data.val_names), None, lambda folder, side: (image_scenes(readers[1]), ())
     )
-    return Dataset(data, legend, BANDS, None, fingerprint(benchmark, readers), files, validation=validation)
+    return Dataset(
+        data,
+        legend,
+        BANDS,
+        None,
+        fingerprint(benchmark, readers),
+        files,
+        validation=validation,
+        count_classes=lambda: class_counts(readers[0]),
+        notes=(
+            *(note for split in (settings.train, settings.val) for note in benchmark.notes(split)),
+            *_notes(readers[0].examples, readers[1].examples),
+        ),
+    )
+
+
+def _notes(train: Sequence[Example], val: Sequence[Example]) -> tuple[str, ...]:
+    """What to say of images that are trained on and validated on."""
+    shared = len({one.name for one in train} & {one.name for one in val})
+    if not shared:
+        return ()
+    return (
+        f"{shared:,} of the {len(val):,} validation images are training images too: their scores tell how well these "
+        "were learnt, not how well others will be mapped",
+    )

@@ -59,6 +59,7 @@ from aerial_seg.training.freezing import check_freezing, training_notes
 from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
+from aerial_seg.training.loss_terms.terms import check_loss
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.stopping import Stopping, left_to_the_first
@@ -161,7 +162,7 @@ def prepare(
         check_freezing(recipe)
     still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
     opened = open_dataset(dataset, recipe)
-    recipe = with_class_weights(recipe, opened)
+    recipe = with_class_weights(recipe, opened, None if before is None else before.document)
     if settings.overfit is not None:
         opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
     still.add([*opened.files, *opened.addresses])
@@ -176,6 +177,7 @@ def prepare(
         require_same(before, job)
     torch.manual_seed(recipe.training.seed)
     beginning = _begin(recipe, opened, own, anew=anew)
+    check_loss(recipe.training, beginning.network.geometry, parts=plan.accumulate)
     if before is not None and anew:
         require_same_weights(before, recipe.model.weights, beginning.sha256)
     to_device(beginning.network, plan.device)

@@ -12,10 +12,12 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
 from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.tiling.geometry import ModelGeometry
 from aerial_seg.training.batch_norm.training_norms import training_norms
 from aerial_seg.training.batch_norm.twins import SyncBatchNorm
 from aerial_seg.training.fabric import Members, open_fabric
 from aerial_seg.training.loss import SegmentationLoss
+from aerial_seg.training.loss_terms.terms import Terms
 from aerial_seg.training.processes import count, rank, sum_over_processes
 
 BATCH, SIDE, CLASSES = 4, 64, 3
@@ -52,14 +54,19 @@ def batch_of(step: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(image), torch.from_numpy(labels)
 
 
-def updates(architecture: str, steps: int, parts: int = 1) -> dict[str, Any]:
+def updates(
+    architecture: str,
+    steps: int,
+    parts: int = 1,
+    terms: Terms = Terms(dice_weight=0.5),  # noqa: B008
+) -> dict[str, Any]:
     """The losses, the first step's gradients and the last state dict of so many updates."""
     network = network_of(architecture)
     loss = SegmentationLoss(
         network.geometry,
         auxiliary_weight=0.4,
         class_weights=torch.tensor([1.0, 2.0, 0.5]),
-        dice_weight=0.5,
+        terms=terms,
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     fabric = open_fabric(torch.device("cpu"))
@@ -114,3 +121,34 @@ def norm_and_image(dtype: torch.dtype, momentum: float | None) -> tuple[torch.nn
     torch.nn.init.normal_(norm.bias)
     image = 3 + 2 * torch.randn(7, 4, 5, 6)
     return (norm.double() if dtype == torch.float64 else norm), image.to(dtype)
+
+
+TERMS = (
+    Terms("focal", dice_weight=0.5),
+    Terms("ohem", ohem_threshold=0.3, ohem_min_kept=7),
+    Terms("ohem", ohem_threshold=0.01, ohem_min_kept=1000),
+    Terms("none", lovasz_weight=1.0),
+    Terms(label_smoothing=0.1, lovasz_weight=0.5, at_logits=True),
+)
+
+
+def losses_of_terms() -> list[dict[str, Tensor]]:
+    """The loss by each of TERMS, and its gradient by the logits, on this process's share of a batch."""
+    if not distributed.is_initialized():
+        open_fabric(torch.device("cpu"))
+    told = []
+    for dtype in (torch.float64, torch.float32):
+        for terms in TERMS:
+            torch.manual_seed(1)
+            whole = [torch.randn(BATCH, CLASSES, *size).to(dtype) for size in ((8, 8), (4, 4))]
+            labels = batch_of(0)[1].chunk(count())[rank()]
+            main, side = (one.chunk(count())[rank()].clone().requires_grad_() for one in whole)
+            loss = SegmentationLoss(
+                ModelGeometry(8, 8, 8),
+                auxiliary_weight=0.4,
+                class_weights=torch.tensor([1.0, 2.0, 0.5]),
+                terms=terms,
+            )(main, side, labels)
+            gradients = torch.autograd.grad(loss, [main, side])
+            told.append({"loss": loss.detach(), "main": gradients[0], "side": gradients[1]})
+    return told
