@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, image_size, read_image
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.operating_system import usable_cores
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
+from aerial_seg.legend import IGNORE
+from aerial_seg.training.processes import told_count_here
 from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 from aerial_seg.training.validation.scenes import Rectangle, Scene, ScenePart
 
@@ -93,6 +97,19 @@ def open_split(benchmark: Benchmark, split: str) -> ExampleReader:
             f"set data.train and data.val to other splits ({others})"
         )
     return ExampleReader(benchmark, examples)
+
+
+def count_pixels(reader: ExampleReader) -> NDArray[np.int64]:
+    """(images, classes) labelled pixels of each example. Every label is decoded, on all cores that are at hand."""
+    classes = len(reader.benchmark.legend)
+
+    def count(example: Example) -> NDArray[np.int64]:
+        labels = reader.benchmark.read_labels(example)
+        return np.bincount(labels.ravel(), minlength=IGNORE + 1)[:classes].astype(np.int64)
+
+    # Threads do: decoding and counting let go of the interpreter.
+    with ThreadPoolExecutor(max(1, usable_cores() // told_count_here())) as threads:
+        return np.stack(list(threads.map(count, reader.examples)))
 
 
 def fingerprint(benchmark: Benchmark, splits: Sequence[ExampleReader]) -> str:

@@ -83,6 +83,9 @@ class SamplingSettings(Section):
 
     repeat_threshold: a class that a smaller share of the training chips holds is rare, and chips that hold it come
     √(threshold / share) times as often as others (LVIS' repeat factor sampling); 0: every chip as often as any other.
+    repeat_classes: by class name how many times as often chips that hold the class come (DeepLabv3 doubles the images
+    with bicycle, chair, diningtable, pottedplant and sofa, section 4.3); of several factors a chip has the largest.
+    A benchmark's labels are all read for these two when a run begins.
     balanced_crops: part of the crops that are placed where they hold a pixel of a class that is drawn first, from those
     of the chip's labels, each as likely as any other; the pixel is any of its pixels. Of a turned image it may be one
     that has left the frame, and then the crop lies as near as it can. Labels are looked at first, so that chips that
@@ -91,4 +94,5 @@ class SamplingSettings(Section):
     """
 
     repeat_threshold: Fraction = 0.0
+    repeat_classes: dict[str, Annotated[float, Field(ge=1, le=1000)]] = {}  # noqa: RUF012
     balanced_crops: Fraction = 0.0
