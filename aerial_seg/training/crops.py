@@ -163,12 +163,12 @@ def cut(
         resized = _recoloured(resized, change.more, bands, blur_side)
     _as_items(image[spot])[...] = _as_items(resized)
     labels[spot] = nearest(pixels.labels, there, IGNORE)
-    if there.turn is not None:
-        valid = np.ones(pixels.labels.shape, np.bool_) if pixels.valid is None else pixels.valid
-        measured[...] = nearest(valid, there, beyond=0)
-        return bool(measured.all())
-    measured[spot] = 1 if pixels.valid is None else nearest(pixels.valid, there, beyond=0)
-    return not fills and pixels.valid is None
+    if there.turn is None and pixels.valid is None:
+        measured[spot] = 1
+        return not fills
+    valid = np.ones(pixels.labels.shape, np.bool_) if pixels.valid is None else pixels.valid
+    measured[spot] = nearest(valid, there, beyond=0)
+    return there.turn is not None and bool(measured.all())
 
 
 def _recoloured(

@@ -18,7 +18,7 @@ Pixel = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Say which place of the image pixel (i, j) of a turned crop shows.
+    """Say which place of the image pixel (i, j) of a turned crop, or of the part that is no padding, shows.
 
     rows: (a, b, c), and the place is in row a + b·(i + ½) + c·(j + ½), counted in pixels from the image's upper edge;
     cols: likewise from its left edge. steps: pixels of the image to one of the crop, down and across.
@@ -34,8 +34,7 @@ class Place:
     """Say what of an image becomes which part of a crop.
 
     rows, cols: inside the image. height, width: of that part in the crop, whose first pixel is at (top, left); the rest
-    of the crop is padding. turn: None where the window's sides are the crop's; else the window is what encloses the
-    crop, which is height × width.
+    of the crop is padding. turn: None where the window's sides are that part's; else the window encloses it.
     """
 
     rows: slice
@@ -144,22 +143,21 @@ def _turned(
     steps = sides[0] / crop, sides[1] / crop
     if settings.stay_inside:
         centre = _own_centre(change, (cos, sin), steps, size=size, crop=crop, held=held)
-        begin = (-crop / 2, -crop / 2)
+        (down, across), part, corner = (-crop / 2, -crop / 2), (crop, crop), (0, 0)
     else:
         centre = (size[0] / 2, size[1] / 2)
-        begin = _frame_begin(change, (cos, sin), sides, size=size, crop=crop, held=held)
-    # A place of the crop, seen from the centre and in its own pixels: (Y, X) = begin + (i + ½, j + ½).
-    down, across = begin
+        (down, across), part, corner = _in_frame(change, (cos, sin), sides, size=size, crop=crop, held=held)
+    # A place of the crop, seen from the centre and in its own pixels: (Y, X) = (down, across) + (i + ½, j + ½).
     turn = Turn(
         (centre[0] + steps[0] * (cos * down + sin * across), steps[0] * cos, steps[0] * sin),
         (centre[1] + steps[1] * (cos * across - sin * down), -steps[1] * sin, steps[1] * cos),
         steps,
     )
     rows, cols = (
-        _enclosing(line, length, crop, step)
+        _enclosing(line, length, part, step)
         for line, length, step in zip((turn.rows, turn.cols), size, steps, strict=True)
     )
-    return Place(rows, cols, crop, crop, 0, 0, turn)
+    return Place(rows, cols, *part, *corner, turn)
 
 
 def _own_centre(
@@ -187,7 +185,7 @@ def _own_centre(
     return found[0], found[1]
 
 
-def _frame_begin(
+def _in_frame(
     change: Draw,
     turned: tuple[float, float],
     sides: tuple[int, int],
@@ -195,26 +193,31 @@ def _frame_begin(
     size: tuple[int, int],
     crop: int,
     held: Pixel | None,
-) -> tuple[float, float]:
-    """The crop's first corner, seen from the image's centre and in pixels of the crop, in the frame of the image."""
+) -> tuple[tuple[float, float], tuple[int, int], tuple[int, int]]:
+    """Where a crop lies in the frame of its image, as it does where nothing is turned.
+
+    The first corner of what is no padding, seen from the image's centre and in pixels of the crop; its height and width
+    in the crop; and its first place there.
+    """
     steps = sides[0] / crop, sides[1] / crop
     seen: tuple[int | None, int | None] = (None, None)
     if held is not None:
-        (cos, sin) = turned
+        cos, sin = turned
         down, across = ((held[k] + 0.5 - size[k] / 2) / steps[k] for k in (0, 1))
         back = cos * down - sin * across, cos * across + sin * down
         row, col = (min(max(math.floor(size[k] / 2 + steps[k] * back[k]), 0), size[k] - 1) for k in (0, 1))
         seen = row, col
-    found = []
-    for axis, where in enumerate((change.down, change.across)):
-        window, _, padded = _along(size[axis], sides[axis], crop, where, seen[axis])
-        found.append((window.start - size[axis] / 2) / steps[axis] - padded)
-    return found[0], found[1]
+    along = [
+        _along(size[axis], sides[axis], crop, where, seen[axis])
+        for axis, where in enumerate((change.down, change.across))
+    ]
+    begin = [(window.start - size[axis] / 2) / steps[axis] for axis, (window, _, _) in enumerate(along)]
+    return (begin[0], begin[1]), (along[0][1], along[1][1]), (along[0][2], along[1][2])
 
 
-def _enclosing(line: tuple[float, float, float], length: int, crop: int, step: float) -> slice:
-    """The pixels of the image that a turned crop is interpolated from, along one axis; one at least."""
-    corners = [line[0] + line[1] * i + line[2] * j for i in (0, crop) for j in (0, crop)]
+def _enclosing(line: tuple[float, float, float], length: int, part: tuple[int, int], step: float) -> slice:
+    """The pixels of the image that a turned part of a crop is interpolated from, along one axis; one at least."""
+    corners = [line[0] + line[1] * i + line[2] * j for i in (0, part[0]) for j in (0, part[1])]
     margin = 2 * step + 1
     begin = min(max(math.floor(min(corners) - margin), 0), length - 1)
     return slice(begin, max(begin + 1, min(math.ceil(max(corners) + margin), length)))
