@@ -25,7 +25,7 @@ from aerial_seg.training.samples.order import ChipOrder
 from aerial_seg.training.samples.pixels import Pixels, Sample, Samples, Window
 from aerial_seg.training.samples.places import Place, place
 from aerial_seg.training.samples.repeats import Repeats
-from aerial_seg.training.samples.resizing import nearest, zoomed
+from aerial_seg.training.samples.resizing import looked_up, zoomed
 
 __all__ = ["ChipReader", "ChipStore", "CropDataset", "Sample", "Samples", "cut"]
 
@@ -162,13 +162,9 @@ def cut(
     if change.more is not None:
         resized = _recoloured(resized, change.more, bands, blur_side)
     _as_items(image[spot])[...] = _as_items(resized)
-    labels[spot] = nearest(pixels.labels, there, IGNORE)
-    if there.turn is None and pixels.valid is None:
-        measured[spot] = 1
-        return not fills
-    valid = np.ones(pixels.labels.shape, np.bool_) if pixels.valid is None else pixels.valid
-    measured[spot] = nearest(valid, there, beyond=0)
-    return there.turn is not None and bool(measured.all())
+    labels[spot], valid = looked_up(pixels, there)
+    measured[spot] = 1 if valid is None else valid
+    return not fills and (valid is None or (there.turn is not None and bool(valid.all())))
 
 
 def _recoloured(
