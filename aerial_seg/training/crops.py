@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from aerial_seg.bands import Band
@@ -97,7 +96,7 @@ class CropDataset(Dataset[Sample]):
                 f"{self._store.name(chip)} holds {pixels.image.dtype}, but the dataset's bands are uint8; make the "
                 "chips again, all from rasters of one dtype"
             )
-        batch.light[number] = _light(change, bands, self._augmentation)
+        batch.light[number].numpy()[...] = _light(change, bands, self._augmentation)
         into = batch.images[number].numpy(), batch.labels[number].numpy(), batch.measured[number].numpy()
         return cut(pixels, there, change, bands, into, blur_side=self._augmentation.blur_side)
 
@@ -127,7 +126,7 @@ class CropDataset(Dataset[Sample]):
         return pixels.cut((there.rows, there.cols)), there
 
 
-def _light(change: Draw, bands: Sequence[Band], settings: AugmentationSettings) -> Tensor:
+def _light(change: Draw, bands: Sequence[Band], settings: AugmentationSettings) -> Sequence[Sequence[float]]:
     """(3,C): the mean, gain / std, and the shift of each band, in units of the training standard deviation."""
     factors = [gain / band.std for gain, band in zip(change.gain, bands, strict=True)]
     shift = change.shift
@@ -135,7 +134,7 @@ def _light(change: Draw, bands: Sequence[Band], settings: AugmentationSettings) 
         # gain · value, in units of the standard deviation and from the mean.
         lifts = ((gain - 1) * band.mean / band.std for gain, band in zip(change.gain, bands, strict=True))
         shift = tuple(own + lift for own, lift in zip(shift, lifts, strict=True))
-    return torch.tensor([[band.mean for band in bands], factors, shift], dtype=torch.float32)
+    return [band.mean for band in bands], factors, shift
 
 
 def cut(
