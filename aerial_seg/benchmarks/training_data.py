@@ -19,8 +19,11 @@ from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, image_size, read_image
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.operating_system import usable_cores
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
+from aerial_seg.legend import IGNORE
+from aerial_seg.training.processes import told_count_here
 from aerial_seg.training.samples.pixels import Choose, Pixels, Sample, whole
 from aerial_seg.training.validation.scenes import Rectangle, Scene, ScenePart
 
@@ -97,16 +100,16 @@ def open_split(benchmark: Benchmark, split: str) -> ExampleReader:
 
 
 def class_counts(reader: ExampleReader) -> NDArray[np.int64]:
-    """Labelled pixels of the reader's examples, (examples, classes); every label is read."""
+    """(images, classes) labelled pixels of each example. Every label is decoded, on all cores that are at hand."""
     classes = len(reader.benchmark.legend)
 
-    def counted(example: Example) -> NDArray[np.int64]:
-        counts = np.bincount(reader.benchmark.read_labels(example).ravel(), minlength=classes)
-        return counts[:classes]
+    def count(example: Example) -> NDArray[np.int64]:
+        labels = reader.benchmark.read_labels(example)
+        return np.bincount(labels.ravel(), minlength=IGNORE + 1)[:classes].astype(np.int64)
 
-    # Reading and decoding leave the interpreter to others.
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(counted, reader.examples))).astype(np.int64, copy=False)
+    # Threads do: decoding and counting let go of the interpreter.
+    with ThreadPoolExecutor(max(1, usable_cores() // told_count_here())) as threads:
+        return np.stack(list(threads.map(count, reader.examples)))
 
 
 def fingerprint(benchmark: Benchmark, splits: Sequence[ExampleReader]) -> str:

@@ -42,6 +42,7 @@ def training_crops(data: TrainingData, recipe: Recipe) -> CropDataset:
         augmentation=recipe.augmentation,
         seed=settings.seed,
         repeats=data.repeats,
+        balanced=recipe.sampling.balanced_crops,
     )
 
 

@@ -13,10 +13,10 @@ from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.legend import Legend
 from aerial_seg.paths import as_path
-from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
 from aerial_seg.training.crops import ChipReader, ChipStore, CropDataset, Sample
 from aerial_seg.training.manifest import open_manifest
-from aerial_seg.training.samples.repeats import Repeats, counted_pixels, repeat_factors
+from aerial_seg.training.samples.repeats import counted_pixels, repeats_of
 
 Split = Literal["train", "val", "test"]
 
@@ -105,10 +105,9 @@ class ChipDataset(Dataset[Sample]):
             )
         repeats = None
         if repeat_threshold:
-            pixels = counted_pixels(
-                [chip.pixels for chip in self._reader.chips], repeat_threshold, self._root
-            )
-            repeats = Repeats.of(repeat_factors(pixels, repeat_threshold))
+            sampling = SamplingSettings(repeat_threshold=repeat_threshold)
+            pixels = counted_pixels([chip.pixels for chip in self._reader.chips], sampling, self._root)
+            repeats = repeats_of(sampling, self.legend.names, pixels)
         return CropDataset(
             ChipStore(self._reader, budget=keep),
             length=length,

@@ -8,8 +8,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from aerial_seg.bands import Band
@@ -19,15 +17,16 @@ from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.batch import Batch, BatchLayout, finished
 from aerial_seg.training.samples.chip_reader import ChipReader
 from aerial_seg.training.samples.chip_store import ChipStore
-from aerial_seg.training.samples.draws import Draw, Place, draw, place
+from aerial_seg.training.samples.choice import looks_at_labels, place_by_labels
+from aerial_seg.training.samples.colour import blurred, coloured, require_colours
+from aerial_seg.training.samples.draws import Draw, More, draw, key_of_places
 from aerial_seg.training.samples.order import ChipOrder
 from aerial_seg.training.samples.pixels import Pixels, Sample, Samples, Window
+from aerial_seg.training.samples.places import Place, place
 from aerial_seg.training.samples.repeats import Repeats
+from aerial_seg.training.samples.resizing import looked_up, zoomed
 
 __all__ = ["ChipReader", "ChipStore", "CropDataset", "Sample", "Samples", "cut"]
-
-_FAST_BANDS = 4
-"""More than so many bands of bytes at once leave torch's vectorised way of resizing them."""
 
 Values = TypeVar("Values", bound=np.generic)
 
@@ -36,7 +35,10 @@ class CropDataset(Dataset[Sample]):
     """Sample i of a training run: its image, place and changes depend on (seed, i) only, not on workers or batches.
 
     Every image is used once before any is used again, in a new order each time. repeats: those that are used more
-    often; then every image is used at least once in each turn.
+    often; then every image is used at least once in each turn. balanced: part of the samples that are placed where they
+    hold a pixel of a class that is drawn from their image's.
+
+    Raises SettingsError where the augmentation is for images of other bands.
     """
 
     def __init__(
@@ -48,9 +50,12 @@ class CropDataset(Dataset[Sample]):
         augmentation: AugmentationSettings,
         seed: int,
         repeats: Repeats | None = None,
+        balanced: float = 0.0,
     ) -> None:
+        require_colours(augmentation, store.bands)
         self._store, self._length, self._crop = store, length, crop
-        self._augmentation, self._seed = augmentation, seed
+        self._augmentation, self._seed, self._balanced = augmentation, seed, balanced
+        self._looks = looks_at_labels(augmentation, balanced)
         self._order = ChipOrder(len(store), seed, repeats)
         self._are_bytes = all(band.dtype == "uint8" for band in store.bands)
 
@@ -84,36 +89,52 @@ class CropDataset(Dataset[Sample]):
     def _fill_one(self, batch: Batch, number: int, index: int) -> bool:
         bands = self._store.bands
         change = draw(self._seed, index, self._augmentation, bands=len(bands))
-        places: list[Place] = []
-
-        def choose(height: int, width: int) -> Window:
-            there = place(
-                change,
-                height=height,
-                width=width,
-                crop=self._crop,
-                scale=self._augmentation.scale,
-                stay_inside=self._augmentation.stay_inside,
-            )
-            places.append(there)
-            return there.rows, there.cols
-
         chip = self._order.chip_of(index)
-        pixels = self._store.read(chip, choose)
+        pixels, there = (self._read_by_labels if self._looks else self._read)(chip, change, index)
         if self._are_bytes and pixels.image.dtype != np.uint8:
             raise InputError(
                 f"{self._store.name(chip)} holds {pixels.image.dtype}, but the dataset's bands are uint8; make the "
                 "chips again, all from rasters of one dtype"
             )
-        batch.light[number] = _light(change, bands)
+        batch.light[number].numpy()[...] = _light(change, bands, self._augmentation)
         into = batch.images[number].numpy(), batch.labels[number].numpy(), batch.measured[number].numpy()
-        return cut(pixels, places[-1], change, bands, into)
+        return cut(pixels, there, change, bands, into, blur_side=self._augmentation.blur_side)
+
+    def _read(self, chip: int, change: Draw, index: int) -> tuple[Pixels, Place]:
+        """The window of a chip that its numbers alone choose; no more of it is read."""
+        places: list[Place] = []
+
+        def choose(height: int, width: int) -> Window:
+            there = place(change, self._augmentation, height=height, width=width, crop=self._crop)
+            places.append(there)
+            return there.rows, there.cols
+
+        pixels = self._store.read(chip, choose)
+        return pixels, places[-1]
+
+    def _read_by_labels(self, chip: int, change: Draw, index: int) -> tuple[Pixels, Place]:
+        """The window of a chip that its labels choose."""
+        pixels = self._store.read(chip)
+        there = place_by_labels(
+            pixels.labels,
+            change,
+            self._augmentation,
+            crop=self._crop,
+            balanced=self._balanced,
+            key=key_of_places(self._seed, index),
+        )
+        return pixels.cut((there.rows, there.cols)), there
 
 
-def _light(change: Draw, bands: Sequence[Band]) -> Tensor:
+def _light(change: Draw, bands: Sequence[Band], settings: AugmentationSettings) -> Sequence[Sequence[float]]:
     """(3,C): the mean, gain / std, and the shift of each band, in units of the training standard deviation."""
     factors = [gain / band.std for gain, band in zip(change.gain, bands, strict=True)]
-    return torch.tensor([[band.mean for band in bands], factors, change.shift], dtype=torch.float32)
+    shift = change.shift
+    if settings.contrast_about == "zero":
+        # gain · value, in units of the standard deviation and from the mean.
+        lifts = ((gain - 1) * band.mean / band.std for gain, band in zip(change.gain, bands, strict=True))
+        shift = tuple(own + lift for own, lift in zip(shift, lifts, strict=True))
+    return [band.mean for band in bands], factors, shift
 
 
 def cut(
@@ -122,11 +143,13 @@ def cut(
     change: Draw,
     bands: Sequence[Band],
     into: tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8]],
+    *,
+    blur_side: int = 5,
 ) -> bool:
     """`into` holds a window as a crop: image (S,S,C), labels (S,S), and 1 where measured (S,S). Whether it is all that.
 
     pixels: the window, before it is zoomed. Image bilinear (antialiased), labels and what is measured nearest, with the
-    same pixel centres; then come padding, where the labels are ignored, quarter turns and flips.
+    same pixel centres; then come blur and colour, padding, where the labels are ignored, quarter turns and flips.
     """
     size = there.height, there.width
     image, labels, measured = (_turned_back(array, change) for array in into)
@@ -134,12 +157,24 @@ def cut(
     fills = size != labels.shape
     if fills:
         image[...], labels[...], measured[...] = 0, IGNORE, 0
-    rows, cols = (_nearest(old, new) for old, new in zip(pixels.labels.shape, size, strict=True))
-    resized = _resized(_without_gaps(pixels, bands), size, as_bytes=image.dtype == np.uint8)
+    resized = zoomed(pixels, there, bands, as_bytes=image.dtype == np.uint8)
+    if change.more is not None:
+        resized = _recoloured(resized, change.more, bands, blur_side)
     _as_items(image[spot])[...] = _as_items(resized)
-    labels[spot] = pixels.labels[rows][:, cols]
-    measured[spot] = 1 if pixels.valid is None else pixels.valid[rows][:, cols]
-    return not fills and pixels.valid is None
+    labels[spot], valid = looked_up(pixels, there)
+    measured[spot] = 1 if valid is None else valid
+    return not fills and (valid is None or (there.turn is not None and bool(valid.all())))
+
+
+def _recoloured(
+    image: NDArray[np.generic], more: More, bands: Sequence[Band], blur_side: int
+) -> NDArray[np.generic]:
+    """The image (H,W,C) with the blur and the colours that were drawn for it."""
+    if more.is_blurred:
+        image = blurred(image, blur_side)
+    if more.hue or more.saturation != 1:
+        image = coloured(image, bands, hue=more.hue, saturation=more.saturation)
+    return image
 
 
 def _as_items(image: NDArray[np.generic]) -> NDArray[np.void]:
@@ -153,34 +188,3 @@ def _turned_back(array: NDArray[Values], change: Draw) -> NDArray[Values]:
     for axis, flipped in enumerate(change.flips):
         array = np.flip(array, axis) if flipped else array
     return np.rot90(array, -change.turns)
-
-
-def _nearest(old: int, new: int) -> NDArray[np.intp]:
-    """For each of `new` pixels along a side the one of `old` that its centre lies in."""
-    return (np.arange(new, dtype=np.intp) * 2 + 1) * old // (2 * new)
-
-
-def _without_gaps(pixels: Pixels, bands: Sequence[Band]) -> NDArray[np.generic]:
-    """The image (C,h,w) with the training mean where nothing was measured: it may hold anything there."""
-    if pixels.valid is None:
-        return pixels.image
-    mean = np.array([band.mean for band in bands])[:, None, None]
-    if pixels.image.dtype.kind in "iu":
-        mean = mean.round()
-    return np.where(pixels.valid, pixels.image, mean.astype(pixels.image.dtype))
-
-
-def _resized(image: NDArray[np.generic], size: tuple[int, int], *, as_bytes: bool) -> NDArray[np.generic]:
-    """The image (C,h,w) as (height, width, C), float32 unless as_bytes, which is four times as fast."""
-    rows = image.transpose(1, 2, 0)[None].astype(np.uint8 if as_bytes else np.float32, order="C", copy=True)
-    if image.shape[1:] == size:
-        return np.asarray(rows[0])
-    at_once = _FAST_BANDS if as_bytes else len(image)
-    resized = [
-        # Taken for channels-last, and given back so, thanks to the stride of the one image.
-        interpolate(torch.from_numpy(part).permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)
-        for k in range(0, len(image), at_once)
-        for part in (np.ascontiguousarray(rows[..., k : k + at_once]),)
-    ]
-    parts = [part[0].permute(1, 2, 0).numpy() for part in resized]
-    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))

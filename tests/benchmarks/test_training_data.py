@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark, CheckReport, Example
-from aerial_seg.benchmarks.training_data import BANDS, fingerprint, image_scenes, open_split
+from aerial_seg.benchmarks.training_data import BANDS, class_counts, fingerprint, image_scenes, open_split
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
@@ -29,7 +31,9 @@ from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.recipe.document import PredictionSettings, Recipe
 from aerial_seg.recipe.loading import change_recipe, load_recipe, recipe_names
 from aerial_seg.recipe.model import ModelSettings
+from aerial_seg.training.batches import training_crops
 from aerial_seg.training.crops import ChipStore, CropDataset
+from aerial_seg.training.samples.repeats import repeat_factors
 from aerial_seg.training.validation.scenes import validate_scenes
 
 IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
@@ -172,6 +176,45 @@ def test_the_benchmarks_themselves_can_be_pickled_and_read(name: str, request: p
         assert image.shape[1:] == labels.shape
         assert torch.equal(image, image_there)
         assert torch.equal(labels, labels_there)
+
+
+def test_images_of_hard_classes_are_repeated_as_the_recipe_says(voc_root: Path) -> None:
+    """DeepLabv3's bootstrapping on VOC: the labels are counted, both of VOC's own form and of SBD's."""
+    benchmark = open_benchmark("voc", voc_root)
+    reader = open_split(benchmark, "trainaug")
+    labels = [benchmark.read_labels(example) for example in reader.examples]
+    counted = class_counts(reader)
+    assert counted.tolist() == [[int((own == k).sum()) for k in range(21)] for own in labels]
+    held = (counted > 0).sum(axis=0)
+    number = int(np.flatnonzero((held > 0) & (held < len(labels)))[0])
+    name = benchmark.legend.names[number]
+    changes = {"training.iterations": 5, "training.batch_size": 2, f"sampling.repeat_classes.{name}": 2}
+    recipe = load_recipe("voc/deeplabv3", changes)
+    opened = open_dataset(voc_root, recipe)
+    turn = len(labels) + int(held[number])
+    assert opened.notes == (
+        f"training images that hold {name} ({held[number]}) 2 times as often as others, by sampling.repeat_classes: "
+        f"{held[number]} of {len(labels)} images make {turn} samples a turn, and the recipe's 10 crops are "
+        f"{10 / turn:.3g} turns",
+    )
+    crops = training_crops(opened.data, load_recipe("voc/deeplabv3", changes | {"training.iterations": turn}))
+    seen = Counter(crops.chip_of(k) for k in range(turn))
+    for example, own in zip(reader.examples, counted, strict=True):
+        assert seen[example.name] == (2 if own[number] else 1)
+    rare = open_dataset(voc_root, load_recipe("voc/deeplabv3", {"sampling.repeat_threshold": 0.9}))
+    assert rare.data.repeats is not None
+    assert rare.data.repeats.turn == math.ceil(repeat_factors(counted, 0.9).sum())
+
+
+def test_an_unknown_hard_class_is_told_before_labels_are_read(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aerial_seg.jobs.train.data.class_counts", lambda reader: pytest.fail("was read"))
+    with pytest.raises(
+        SettingsError, match=r"repeat_classes names 'bycicle'.* did you mean 'bicycle'\?; known: back"
+    ):
+        open_dataset(voc_root, load_recipe("voc/deeplabv3", {"sampling.repeat_classes.bycicle": 2}))
+    assert open_dataset(voc_root, load_recipe("voc/deeplabv3")).notes == ()
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.split("/")[0] in BENCHMARKS])

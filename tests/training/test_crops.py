@@ -16,8 +16,9 @@ from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.recipe.loading import load_recipe, recipe_names
 from aerial_seg.training.crops import CropDataset, cut
 from aerial_seg.training.samples.chip_store import ChipStore
-from aerial_seg.training.samples.draws import Draw, draw, place
+from aerial_seg.training.samples.draws import Draw, draw
 from aerial_seg.training.samples.pixels import Pixels
+from aerial_seg.training.samples.places import place
 
 STILL = AugmentationSettings(flips=False, rot90=False, scale=(1, 1), brightness=0, contrast=0, band_noise=0)
 PLAIN = (band("float32"),)
@@ -39,7 +40,8 @@ def cropped(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], bool]:
     """image (C,S,S), labels (S,S), measured (S,S) of a crop, and whether all is said to be measured."""
     height, width = labels.shape
-    there = place(change, height=height, width=width, crop=crop, scale=scale, stay_inside=stay_inside)
+    settings = AugmentationSettings(scale=scale, stay_inside=stay_inside)
+    there = place(change, settings, height=height, width=width, crop=crop)
     kind = np.uint8 if image.dtype == np.uint8 else np.float32
     into = (
         np.full((crop, crop, len(image)), 77, kind),
@@ -114,11 +116,10 @@ def test_a_zoom_that_stays_inside_pads_only_where_the_largest_would(
     def placed(stay_inside: bool, zoom: float = zoom):
         return place(
             upright(zoom, 0.5, 0.5),
+            AugmentationSettings(scale=scale, stay_inside=stay_inside),
             height=height,
             width=width,
             crop=crop,
-            scale=scale,
-            stay_inside=stay_inside,
         )
 
     inside = placed(stay_inside=True)
@@ -137,7 +138,7 @@ def test_zooms_are_log_uniform_in_what_is_possible() -> None:
     sides = []
     for k in range(1000):
         change = upright((k + 0.5) / 1000, 0.5, 0.5)
-        there = place(change, height=512, width=600, crop=400, scale=(0.5, 2), stay_inside=True)
+        there = place(change, AugmentationSettings(scale=(0.5, 2)), height=512, width=600, crop=400)
         sides.append(there.rows.stop - there.rows.start)
     factors = np.log(400 / np.array(sides))
     assert factors.min() == pytest.approx(math.log(400 / 512), abs=0.01)
@@ -151,14 +152,7 @@ def padded_share(name: str, chip: int, samples: int = 400) -> float:
     crop, settings = recipe.training.crop, recipe.augmentation
     inside = 0
     for index in range(samples):
-        there = place(
-            draw(0, index, settings, bands=3),
-            height=chip,
-            width=chip,
-            crop=crop,
-            scale=settings.scale,
-            stay_inside=settings.stay_inside,
-        )
+        there = place(draw(0, index, settings, bands=3), settings, height=chip, width=chip, crop=crop)
         inside += there.height * there.width
     return 1 - inside / (samples * crop**2)
 
@@ -179,14 +173,7 @@ def test_the_papers_recipes_keep_the_papers_scales(name: str) -> None:
     assert settings.scale[0] == 0.5
     factors = []
     for index in range(2000):
-        there = place(
-            draw(0, index, settings, bands=3),
-            height=500,
-            width=500,
-            crop=100,
-            scale=settings.scale,
-            stay_inside=False,
-        )
+        there = place(draw(0, index, settings, bands=3), settings, height=500, width=500, crop=100)
         factors.append(math.log(100 / (there.rows.stop - there.rows.start)))
     low, high = map(math.log, settings.scale)
     assert np.histogram(factors, 4, (low - 0.01, high + 0.01))[0].min() > 400

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from laws import examples
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.recipe.crops import SamplingSettings
 from aerial_seg.training.samples.order import ChipOrder
-from aerial_seg.training.samples.repeats import Repeats, repeat_factors, repeat_note
+from aerial_seg.training.samples.repeats import Repeats, repeat_factors, repeat_notes, repeats_of
 
 FACTORS = st.lists(st.floats(1, 6), min_size=1, max_size=40)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -92,15 +93,39 @@ def test_factors_are_those_of_lvis(pixels: list[list[int]], threshold: float) ->
 
 def test_what_is_told_of_turns_is_so() -> None:
     pixels = np.array([[9, 0, 0]] * 15 + [[5, 4, 0]])
-    said = repeat_note(("ground", "well", "pond"), pixels, 0.25, crops=60, turn=17)
-    assert said == (
+    names, threshold = ("ground", "well", "pond"), SamplingSettings(repeat_threshold=0.25)
+    assert repeat_notes(threshold, names, pixels, crops=60, what="chips") == (
         "training chips that hold well (6.25 % of them) 2 times as often as others: 16 chips make 17 samples a turn, "
-        "and the recipe's 60 crops are 3.53 turns"
+        "and the recipe's 60 crops are 3.53 turns",
     )
-    assert Repeats.of(repeat_factors(pixels, 0.25)).turn == 17
-    assert "all are taken equally often" in repeat_note(
-        ("ground", "well", "pond"), pixels, 0.06, crops=60, turn=16
+    assert repeats_of(threshold, names, pixels).turn == 17
+    (said,) = repeat_notes(SamplingSettings(repeat_threshold=0.06), names, pixels, crops=60, what="chips")
+    assert "all are taken equally often" in said
+
+
+def test_images_of_hard_classes_come_so_many_times_and_are_counted() -> None:
+    """DeepLabv3's bootstrapping: two of four images hold a hard class, one of them two; each is there twice."""
+    names, pixels = (
+        ("sky", "sofa", "table", "kite"),
+        np.array([[9, 1, 0, 0], [9, 0, 0, 0], [0, 2, 3, 0], [5, 0, 0, 0]]),
     )
+    twice = SamplingSettings(repeat_classes={"sofa": 2, "table": 2, "kite": 2})
+    order = ChipOrder(4, 8, repeats_of(twice, names, pixels))
+    for turn in range(20):
+        assert taken(order, turn) == {0: 2, 1: 1, 2: 2, 3: 1}
+    assert repeat_notes(twice, names, pixels, crops=60, what="images") == (
+        "training images that hold sofa (2) 2 times, table (1) 2 times as often as others, by sampling.repeat_classes: "
+        "2 of 4 images make 6 samples a turn, and the recipe's 60 crops are 10 turns",
+        "no training image holds kite of sampling.repeat_classes: nothing is repeated for it",
+    )
+    largest = SamplingSettings(repeat_classes={"sofa": 2, "table": 5}, repeat_threshold=0.5)
+    assert repeats_of(largest, names, pixels).turn == 2 + 1 + 5 + 1
+    with pytest.raises(
+        SettingsError, match=r"names 'sofas', which .* did you mean 'sofa'\?; known: sky, sofa"
+    ):
+        repeats_of(SamplingSettings(repeat_classes={"sofas": 2}), names, pixels)
+    with pytest.raises(SettingsError, match=r"repeat_classes.sofa' is 0.5"):
+        SamplingSettings(repeat_classes={"sofa": 0.5})
 
 
 def test_what_would_forget_a_chip_is_refused() -> None:

@@ -27,20 +27,26 @@ from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.progress import announce
-from aerial_seg.recipe.document import DataSettings, Recipe
+from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.loading import recipe_names
 from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.crops import ChipReader
 from aerial_seg.training.manifest import (
     DOCUMENT,
     SPLITS,
-    Chip,
     TrainingStatistics,
     class_statistics,
     open_manifest,
 )
 from aerial_seg.training.samples.chip_store import stores
-from aerial_seg.training.samples.repeats import Repeats, counted_pixels, repeat_factors, repeat_note
+from aerial_seg.training.samples.colour import require_colours
+from aerial_seg.training.samples.repeats import (
+    Repeats,
+    counted_pixels,
+    repeat_notes,
+    repeats_of,
+    require_classes,
+)
 from aerial_seg.training.validation.chip_scenes import chip_scenes
 from aerial_seg.training.validation.ground import ground_of
 from aerial_seg.training.validation.outcome import ValidationGround
@@ -130,12 +136,7 @@ def open_dataset(root: Path, recipe: Recipe) -> Dataset:
             f"{root} is a chip dataset, but the recipe trains on the benchmark {settings.benchmark}; "
             "use a recipe for chips such as deeplabv3, or name the folder of the benchmark"
         )
-    if recipe.sampling.repeat_threshold:
-        raise SettingsError(
-            f"sampling.repeat_threshold is {recipe.sampling.repeat_threshold:g}, but nobody has counted the classes of "
-            f"{settings.benchmark}'s images; wanted chips of `aerial-seg tile`: leave it out"
-        )
-    return _open_examples(open_benchmark(settings.benchmark, root), settings)
+    return _open_examples(open_benchmark(settings.benchmark, root), recipe)
 
 
 def with_class_weights(recipe: Recipe, dataset: Dataset, before: Mapping[str, Any] | None = None) -> Recipe:
@@ -184,16 +185,17 @@ def _recognise(root: Path) -> Benchmark | None:
 
 
 def _repeats(
-    chips: Sequence[Chip], recipe: Recipe, root: Path, names: Sequence[str]
-) -> tuple[Repeats | None, str]:
-    """Which chips come more often, and what to say of it. Raises InputError where the index counts no pixels."""
-    threshold, training = recipe.sampling.repeat_threshold, recipe.training
-    if not threshold:
-        return None, ""
-    pixels = counted_pixels([chip.pixels for chip in chips], threshold, root)
-    repeats = Repeats.of(repeat_factors(pixels, threshold))
+    recipe: Recipe, names: Sequence[str], count: Callable[[], NDArray[np.int64]], *, what: str
+) -> tuple[Repeats | None, tuple[str, ...]]:
+    """Which images come more often, and what to say of it. count: gives (images, classes) labelled pixels."""
+    sampling, training = recipe.sampling, recipe.training
+    if not (sampling.repeat_threshold or sampling.repeat_classes):
+        return None, ()
+    require_classes(sampling, names)  # before all labels are read
+    pixels = count()
     crops = training.iterations * training.batch_size
-    return repeats, repeat_note(names, pixels, threshold, crops=crops, turn=repeats.turn)
+    notes = repeat_notes(sampling, names, pixels, crops=crops, what=what)
+    return repeats_of(sampling, names, pixels), notes
 
 
 def _open_chips(root: Path, recipe: Recipe) -> Dataset:
@@ -212,9 +214,15 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
             f"{root} holds no training chip; run `aerial-seg tile` with smaller {setting('val')} and {setting('test')}"
         )
     _require_two_classes(root, document.class_pixels, settings.train)
+    require_colours(recipe.augmentation, document.bands)
     readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
     kept = stores(*readers[: 2 if val_chips else 1])
-    repeats, note = _repeats(train_chips, recipe, root, document.legend.names)
+    repeats, notes = _repeats(
+        recipe,
+        document.legend.names,
+        lambda: counted_pixels([chip.pixels for chip in train_chips], recipe.sampling, root),
+        what="chips",
+    )
     data = TrainingData(
         train=kept[0],
         val=kept[1] if val_chips else None,
@@ -240,7 +248,7 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         files=manifest.files(seen),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
-        notes=(note,) if note else (),
+        notes=notes,
         addresses=manifest.addresses,
     )
 
@@ -263,15 +271,17 @@ def _require_two_classes(root: Path, pixels: Mapping[str, Mapping[str, int]], sp
     )
 
 
-def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
-    readers = [open_split(benchmark, split) for split in (settings.train, settings.val)]
+def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
+    readers = [open_split(benchmark, split) for split in (recipe.data.train, recipe.data.val)]
     legend = benchmark.legend
+    repeats, notes = _repeats(recipe, legend.names, lambda: class_counts(readers[0]), what="images")
     train, val = stores(*readers)
     data = TrainingData(
         train=train,
         val=val,
         names=legend.names,
         val_names=tuple(example.name for example in readers[1].examples),
+        repeats=repeats,
     )
     # One file may hold the labels of a whole split.
     files = tuple(
@@ -292,7 +302,8 @@ def _open_examples(benchmark: Benchmark, settings: DataSettings) -> Dataset:
         validation=validation,
         count_classes=lambda: class_counts(readers[0]),
         notes=(
-            *(note for split in (settings.train, settings.val) for note in benchmark.notes(split)),
+            *notes,
+            *(note for split in (recipe.data.train, recipe.data.val) for note in benchmark.notes(split)),
             *_notes(readers[0].examples, readers[1].examples),
         ),
     )

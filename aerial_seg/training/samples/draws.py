@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.numbers import key_of, uniforms
 
-_CHANGES = 2
-"""Keeps these numbers apart from others of the same seed."""
-_FIXED = 8
+_CHANGES, _MORE, _STRETCH, _PLACES = 2, 4, 5, 6
+"""Keep these numbers apart from others of the same seed, and what some recipes ask for from what all do."""
+_FIXED, _FIXED_MORE = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """Hold what only some recipes ask for.
+
+    angle: degrees, counter-clockwise. is_blurred: whether the crop is. hue: degrees. saturation: a factor. stretch:
+    key of the numbers that zooms of height and width are drawn from, if they differ.
+    """
+
+    angle: float
+    is_blurred: bool
+    hue: float
+    saturation: float
+    stretch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +42,7 @@ class Draw:
     flips: tuple[bool, bool]
     gain: tuple[float, ...]
     shift: tuple[float, ...]
+    more: More | None = None
 
 
 def draw(seed: int, index: int, settings: AugmentationSettings, *, bands: int) -> Draw:
@@ -35,65 +50,56 @@ def draw(seed: int, index: int, settings: AugmentationSettings, *, bands: int) -
     zoom, down, across, turn, rows, cols, light, dark, *noise = uniforms(
         key_of(seed, _CHANGES, index), _FIXED + 2 * bands
     )
-    both = settings.flips is True
-    return Draw(
+    both, brightness, contrast = settings.flips is True, settings.brightness, settings.contrast
+    drawn = Draw(
         zoom,
         down,
         across,
         turns=int(turn * 4) if settings.rot90 else 0,
         flips=(both and rows < 0.5, (both or settings.flips == "horizontal") and cols < 0.5),
-        gain=tuple(
-            1 + settings.contrast * wobble for wobble in _wobble(light, noise[:bands], settings.band_noise)
-        ),
-        shift=tuple(
-            settings.brightness * wobble for wobble in _wobble(dark, noise[bands:], settings.band_noise)
-        ),
+        gain=tuple([1 + contrast * wobble for wobble in _wobble(light, noise[:bands], settings.band_noise)]),
+        shift=tuple([brightness * wobble for wobble in _wobble(dark, noise[bands:], settings.band_noise)]),
+    )
+    return _with_more(drawn, seed, index, settings) if _asks_for_more(settings) else drawn
+
+
+def key_of_places(seed: int, index: int) -> int:
+    """The key of the numbers by which sample `index` is placed where its labels are looked at first."""
+    return key_of(seed, _PLACES, index)
+
+
+def _asks_for_more(settings: AugmentationSettings) -> bool:
+    """Whether the recipe has a change that those of before had not: their samples stay as they were, bit for bit."""
+    return bool(
+        settings.rotation
+        or settings.blur
+        or settings.aspect
+        or settings.hue
+        or settings.saturation
+        or settings.light_probability < 1
+    )
+
+
+def _with_more(drawn: Draw, seed: int, index: int, settings: AugmentationSettings) -> Draw:
+    turns, angle, blurs, lifts, spreads, colours, saturation, tints, hue = uniforms(
+        key_of(seed, _MORE, index), _FIXED_MORE
+    )
+    often, bands = settings.light_probability, len(drawn.gain)
+    more = More(
+        angle=settings.rotation * (2 * angle - 1) if turns < settings.rotation_probability else 0.0,
+        is_blurred=blurs < settings.blur,
+        hue=settings.hue * (2 * hue - 1) if tints < often else 0.0,
+        saturation=1 + settings.saturation * (2 * saturation - 1) if colours < often else 1.0,
+        stretch=key_of(seed, _STRETCH, index),
+    )
+    return replace(
+        drawn,
+        gain=drawn.gain if spreads < often else (1.0,) * bands,
+        shift=drawn.shift if lifts < often else (0.0,) * bands,
+        more=more,
     )
 
 
 def _wobble(for_all: float, for_each: list[float], noise: float) -> list[float]:
     """A number in ±1 for all bands plus one in ±noise for each."""
     return [2 * for_all - 1 + noise * (2 * own - 1) for own in for_each]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Say what of an image becomes which part of a crop.
-
-    rows, cols: inside the image. height, width: of that part in the crop, whose first pixel is at (top, left); the rest
-    of the crop is padding.
-    """
-
-    rows: slice
-    cols: slice
-    height: int
-    width: int
-    top: int
-    left: int
-
-
-def place(
-    change: Draw, *, height: int, width: int, crop: int, scale: tuple[float, float], stay_inside: bool
-) -> Place:
-    """Where the crop of `crop` pixels a side is cut from an image of this height and width.
-
-    The zoom is log-uniform in `scale`. stay_inside: in that part of `scale` whose windows fit into the image; where
-    none does, the largest zoom. A window that does not fit slides over the image.
-    """
-    low, high = math.log(min(scale)), math.log(max(scale))
-    if stay_inside:
-        low = min(high, max(low, math.log(crop / min(height, width))))
-    side = max(1, round(crop / math.exp(low + change.zoom * (high - low))))
-    rows, tall, top = _along(height, side, crop, change.down)
-    cols, wide, left = _along(width, side, crop, change.across)
-    return Place(rows, cols, tall, wide, top, left)
-
-
-def _along(length: int, side: int, crop: int, where: float) -> tuple[slice, int, int]:
-    """Pixels of the image, their number in the crop and their first place there, along one axis."""
-    room = abs(length - side)
-    offset = int(where * (room + 1))
-    if side <= length:
-        return slice(offset, offset + side), crop, 0
-    size = max(1, round(length * crop / side))
-    return slice(0, length), size, min(round(offset * crop / side), crop - size)

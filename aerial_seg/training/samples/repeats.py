@@ -1,16 +1,17 @@
-"""Chips that hold rare classes, taken more often: each chip so many times in a turn as its rarest class asks for."""
+"""Images that hold rare or hard classes, taken more often: so many times in a turn as one of their classes asks for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.recipe.crops import SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,40 @@ class Repeats:
         return chip
 
 
-def counted_pixels(pixels: Sequence[Sequence[int] | None], threshold: float, root: Path) -> NDArray[np.int64]:
+def repeats_of(sampling: SamplingSettings, names: Sequence[str], pixels: NDArray[np.int64]) -> Repeats:
+    """How often each image comes. pixels: (images, classes) labelled pixels, the classes called `names`.
+
+    Raises SettingsError for a class that there is not.
+    """
+    require_classes(sampling, names)
+    factors = repeat_factors(pixels, sampling.repeat_threshold)
+    for name, factor in sampling.repeat_classes.items():
+        held = pixels[:, names.index(name)] > 0
+        factors = np.where(held, np.maximum(factors, factor), factors)
+    return Repeats.of(factors)
+
+
+def require_classes(sampling: SamplingSettings, names: Sequence[str]) -> None:
+    """Raises SettingsError where images of a class are to be repeated that is none of `names`."""
+    for name in sampling.repeat_classes:
+        if name not in names:
+            raise SettingsError(
+                f"sampling.repeat_classes names '{name}', which is no class of the dataset"
+                f"{did_you_mean(name, names)}; known: {', '.join(names)}"
+            )
+
+
+def counted_pixels(
+    pixels: Sequence[Sequence[int] | None], sampling: SamplingSettings, root: Path
+) -> NDArray[np.int64]:
     """(chips, classes) labelled pixels of each chip of `root`. Raises InputError where the index counts none."""
     counted = [own for own in pixels if own is not None]
     if len(counted) < len(pixels):
+        threshold, said = sampling.repeat_threshold, "sampling.repeat_classes names classes"
         raise InputError(
-            f"sampling.repeat_threshold is {threshold:g}, but the index of {root} does not count the classes of "
-            f"{len(pixels) - len(counted)} training chips; run `aerial-seg tile` again, or leave it out"
+            f"{f'sampling.repeat_threshold is {threshold:g}' if threshold else said}, but the index of {root} does not "
+            f"count the classes of {len(pixels) - len(counted)} training chips; run `aerial-seg tile` again, or leave "
+            "it out"
         )
     return np.array(counted, np.int64)
 
@@ -78,11 +106,27 @@ def repeat_factors(pixels: NDArray[np.int64], threshold: float) -> NDArray[np.fl
     return factors
 
 
-def repeat_note(
-    names: Sequence[str], pixels: NDArray[np.int64], threshold: float, *, crops: int, turn: int
-) -> str:
-    """Say which classes' chips come more often, and how many times all are seen. crops: of the recipe."""
+def repeat_notes(
+    sampling: SamplingSettings, names: Sequence[str], pixels: NDArray[np.int64], *, crops: int, what: str
+) -> tuple[str, ...]:
+    """Say which classes' images come more often, and how many times all are seen. crops: of the recipe."""
+    turn = repeats_of(sampling, names, pixels).turn
     shares = (pixels > 0).mean(axis=0)
+    turns = (
+        f"{len(pixels):,} {what} make {turn:,} samples a turn, and the recipe's {crops:,} crops are "
+        f"{crops / turn:.3g} turns"
+    )
+    notes = []
+    if sampling.repeat_threshold:
+        notes.append(_of_threshold(sampling.repeat_threshold, names, shares, what, turns))
+    if sampling.repeat_classes:
+        notes += _of_classes(sampling.repeat_classes, names, pixels, what, turns)
+    return tuple(notes)
+
+
+def _of_threshold(
+    threshold: float, names: Sequence[str], shares: NDArray[np.float64], what: str, turns: str
+) -> str:
     often = [
         f"{name} ({100 * share:.3g} % of them) {math.sqrt(threshold / share):.3g} times"
         for name, share in zip(names, shares.tolist(), strict=True)
@@ -91,9 +135,31 @@ def repeat_note(
     if not often:
         return (
             f"sampling.repeat_threshold is {threshold:g}, but every class is in at least that share of the training "
-            "chips: all are taken equally often"
+            f"{what}: all are taken equally often"
         )
-    return (
-        f"training chips that hold {', '.join(often)} as often as others: {len(pixels):,} chips make {turn:,} samples "
-        f"a turn, and the recipe's {crops:,} crops are {crops / turn:.3g} turns"
-    )
+    return f"training {what} that hold {', '.join(often)} as often as others: {turns}"
+
+
+def _of_classes(
+    factors: Mapping[str, float], names: Sequence[str], pixels: NDArray[np.int64], what: str, turns: str
+) -> list[str]:
+    held = {name: pixels[:, names.index(name)] > 0 for name in factors}
+    there = {name: own for name, own in held.items() if own.any()}
+    absent = [name for name in factors if name not in there]
+    notes = []
+    if there:
+        told = [f"{name} ({own.sum():,}) {factors[name]:.3g} times" for name, own in there.items()]
+        several = int(np.any(list(there.values()), axis=0).sum())
+        notes.append(
+            f"training {what} that hold {', '.join(told)} as often as others, by sampling.repeat_classes: {several:,} "
+            f"of {turns}"
+        )
+    if absent:
+        notes.append(
+            f"no training {_one(what)} holds {', '.join(absent)} of sampling.repeat_classes: nothing is repeated for it"
+        )
+    return notes
+
+
+def _one(what: str) -> str:
+    return what.removesuffix("s")

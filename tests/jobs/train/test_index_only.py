@@ -38,6 +38,14 @@ batch_size = 2
 crop = 32
 validate_every = 3
 calibrate = true
+[augmentation]
+rotation = 20
+blur = 0.5
+aspect = 0.1
+cat_max_ratio = 0.75
+[sampling]
+balanced_crops = 0.3
+repeat_classes = { road = 2 }
 [prediction]
 tile_size = 64
 """

@@ -16,6 +16,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.overfit import few_chips
 from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.training.batches import training_crops
 from aerial_seg.training.chip_dataset import ChipDataset
@@ -71,6 +72,35 @@ def test_chips_of_a_rare_class_come_as_often_as_the_recipe_says(chips: Path) -> 
     assert (plain.notes, plain.data.repeats) == ((), None)
     assert set(taken(plain, RECIPE).values()) == {8, 9}
     assert few_chips(data, 3).data.repeats is None
+
+
+def test_chips_of_a_hard_class_come_as_often_as_the_recipe_says(chips: Path) -> None:
+    hard = load_recipe("default", {"training.crop": 16, "training.batch_size": 4, "training.iterations": 9,
+                                   "sampling.repeat_classes": {"well": 11}})  # fmt: skip
+    data = open_dataset(chips, hard)
+    assert data.notes == (
+        "training chips that hold well (2) 11 times as often as others, by sampling.repeat_classes: 2 of 16 chips make "
+        "36 samples a turn, and the recipe's 36 crops are 1 turns",
+    )
+    found = taken(data, hard)
+    assert {found["a_0000_0002"], found["a_0002_0001"]} == {11}
+    assert sorted(found.values()) == [1] * 14 + [11] * 2
+    with sqlite3.connect(chips / "chips.gpkg") as base:
+        base.execute("ALTER TABLE chips RENAME COLUMN px_well TO wells")
+    with pytest.raises(
+        InputError, match=r"sampling\.repeat_classes names classes, but the index of .* 16 training"
+    ):
+        open_dataset(chips, hard)
+
+
+def test_colours_of_other_chips_than_photographs_are_refused_when_they_are_opened(chips: Path) -> None:
+    names = [band.name for band in open_dataset(chips, RECIPE).bands]
+    assert sorted(names) != ["blue", "green", "red"]
+    hued = RECIPE.model_copy(update={"augmentation": AugmentationSettings(hue=18)})
+    with pytest.raises(
+        SettingsError, match=r"hue is 18, but the images' bands are .*; set augmentation.hue to 0"
+    ):
+        open_dataset(chips, hued)
 
 
 @pytest.mark.slow
