@@ -168,6 +168,25 @@ def test_mmsegs_aspp_is_wider_and_fuses_by_a_3x3() -> None:
     assert isinstance(head.classify[0], nn.Dropout2d)
 
 
+def test_an_aspp_without_image_pooling_sees_no_farther_than_its_largest_rate() -> None:
+    settings = {"output_stride": 16, "encoder": "resnet18", "aspp_rates": [2]}
+    for pooled, sees_all in ((True, True), (False, False)):
+        network = build_network(
+            ModelSettings.model_validate({**settings, "image_pooling": pooled}), bands=3, classes=2
+        )
+        head = network.head.eval()
+        assert isinstance(head, ASPPHead)
+        assert head.project[0].weight.shape == (256, (3 if pooled else 2) * 256, 1, 1)
+        point = torch.zeros(1, 512, 15, 15)
+        point[:, :, 7, 7] = 1
+        seen = (head(point) - head(torch.zeros_like(point)))[0].abs().sum(0) > 1e-9
+        if sees_all:
+            assert seen.all()
+        else:
+            assert seen.nonzero().amin(0).tolist() == [5, 5]
+            assert seen.nonzero().amax(0).tolist() == [9, 9]
+
+
 def test_a_large_kernel_sees_a_cross_product_and_its_two_orders_are_added() -> None:
     kernel = LargeKernel(2, 3, 5)
     point = torch.zeros(1, 2, 15, 15)
