@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aerial_seg.benchmarks.protocol import load_protocol, protocol_names
 from aerial_seg.benchmarks.published import PublishedResult, published
 from aerial_seg.paths import StrPath, as_name
 from aerial_seg.recipe.changes import Changes, read_changes
@@ -93,7 +94,7 @@ def _facts(name: str, lineage: Lineage, recipe: Recipe, about: AboutSettings) ->
 
 
 def _published(recipe: Recipe, about: AboutSettings) -> tuple[PublishedResult, ...]:
-    """The rows, of the table that the recipe names, that are of its network."""
+    """The rows, of the table that the recipe names, that are of its network, tested at the protocol's output stride."""
     if recipe.data.benchmark is None or not about.result:
         return ()
     return tuple(
@@ -104,4 +105,11 @@ def _published(recipe: Recipe, about: AboutSettings) -> tuple[PublishedResult, .
         and row.split == "val"
         and (row.architecture, row.encoder) == (recipe.model.architecture, recipe.model.encoder)
         and (not about.protocols or row.protocol in about.protocols)
+        and row.output_stride in (None, _tested_at(recipe, row.protocol))
     )
+
+
+def _tested_at(recipe: Recipe, protocol: str) -> int:
+    """The output stride at which a protocol tests the recipe's network."""
+    asked = load_protocol(protocol).output_stride if protocol in protocol_names() else None
+    return asked or recipe.model.output_stride
