@@ -45,6 +45,7 @@ def list_command(*, as_json: bool) -> None:
 
     A recipe without a data set is for chips that `tile` made.
     """
+    from aerial_seg.benchmarks.grid import grid_names
     from aerial_seg.jobs.recipes import list_recipes
 
     rows = list_recipes()
@@ -53,6 +54,7 @@ def list_command(*, as_json: bool) -> None:
         return
     head = ["recipe", "data", "network", "published mIoU", "source", "what for"]
     console.table(head, [_cells(row) for row in rows], left=len(head))
+    console.say(f"\nthe rows of papers' tables, for examples/ablate.py: {', '.join(grid_names())}")
 
 
 @command.command(
@@ -88,7 +90,7 @@ def show_command(name: str, *, changes: tuple[str, ...], as_json: bool) -> None:
         console.print_json({**asdict(facts), "published": _numbers(facts), **document})
         return
     remarks = {
-        key: "default" if origin is None else origin if origin == CHANGED else f"of {origin}"
+        key: "default" if origin is None else "--set" if origin == CHANGED else f"of {origin}"
         for key, origin in shown.origins.items()
     }
     head = [f"{facts.name}: {facts.purpose}" if facts.purpose else facts.name]

@@ -12,7 +12,7 @@ from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.lineage import AboutSettings, Lineage
 from aerial_seg.recipe.loading import change_recipe, read_lineage, recipe_names, with_lineage
 
-CHANGED = "--set"
+CHANGED = "set"
 """Where a value comes from that the caller has changed."""
 
 

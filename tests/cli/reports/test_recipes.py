@@ -59,7 +59,7 @@ def test_show_says_which_values_are_a_bases_which_are_set_and_which_are_defaults
         assert line in lines
     told = json.loads(run("recipes", "show", str(mine), "--set", "training.seed=7", "--json").out)
     assert told["origins"]["training.batch_size"] == "near.toml"
-    assert told["origins"]["training.seed"] == "--set"
+    assert told["origins"]["training.seed"] == "set"
     assert told["origins"]["training.ema_decay"] is None
     assert "training.crop" not in told["origins"]
 
@@ -67,8 +67,9 @@ def test_show_says_which_values_are_a_bases_which_are_set_and_which_are_defaults
 def test_list_has_every_recipe_with_what_its_source_prints(run: Callable) -> None:
     shown = run("recipes", "list")
     assert (shown.code, shown.err) == (0, "")
-    head, *lines = shown.out.splitlines()
+    head, *lines, _, grids = shown.out.splitlines()
     assert head.split()[:2] == ["recipe", "data"]
+    assert grids.endswith("ablate.py: deeplab, deeplabv3, fcn, pspnet")
     assert [line.split()[0] for line in lines] == list(recipe_names())
     facts = {one["name"]: one for one in json.loads(run("recipes", "list", "--json").out)}
     assert [row["value"] for row in facts["voc/deeplabv3"]["published"]] == [77.21, 78.51]
