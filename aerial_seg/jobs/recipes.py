@@ -64,11 +64,11 @@ def show_recipe(name: StrPath, changes: Changes = ()) -> ShownRecipe:
     name = as_name(name, "recipe")
     recipe, about = with_lineage(lineage)
     changed = change_recipe(recipe, changes, name=name)
-    set_now = {one.path[:2] for one in read_changes(changes)}
+    set_now = {part for one in read_changes(changes) for part in (one.path[:1], one.path[:2])}
     origins: dict[str, str | None] = {}
     for table, settings in changed.model_dump().items():
-        for key in settings:
-            path = (table, key)
+        # What is no table is a list of them, which a document has whole.
+        for path in [(table, key) for key in settings] if isinstance(settings, dict) else [(table,)]:
             origin = CHANGED if path in set_now else lineage.origin(path)
             if origin != name:
                 origins[".".join(path)] = origin
