@@ -123,9 +123,12 @@ def _cells(facts: RecipeFacts) -> list[str]:
 
 
 def _told(facts: RecipeFacts) -> str:
-    """The values in their source's order, with the output strides of the tests where they differ."""
+    """The values in their source's order, with the tests' output strides where they differ; on val unless it says."""
     rows = facts.published
     strides = {row.output_stride for row in rows}
     return ", ".join(
-        f"{row.value:.2f}" + (f" at {row.output_stride}" if len(strides) > 1 else "") for row in rows
+        f"{row.value:.2f}"
+        + (f" at {row.output_stride}" if len(strides) > 1 else "")
+        + (" on test" if row.split == "test" else "")
+        for row in rows
     )

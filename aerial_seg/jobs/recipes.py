@@ -20,7 +20,7 @@ CHANGED = "set"
 class RecipeFacts:
     """Tell what a recipe is for. bases: the recipes that it begins from, the nearest first.
 
-    published: what its source prints for its network on its data's validation images; empty where it names none.
+    published: what its source prints for its network on its data; empty where it names none.
     """
 
     name: str
@@ -102,7 +102,6 @@ def _published(recipe: Recipe, about: AboutSettings) -> tuple[PublishedResult, .
         for row in published(recipe.data.benchmark)
         if row.source.startswith(about.result)
         and row.metric == "miou"
-        and row.split == "val"
         and (row.architecture, row.encoder) == (recipe.model.architecture, recipe.model.encoder)
         and (not about.protocols or row.protocol in about.protocols)
         and row.output_stride in (None, _tested_at(recipe, row.protocol))
