@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aerial_seg
-from aerial_seg import BenchmarkSettings, Recipe, RecipeRow, TrainSettings
+from aerial_seg import BenchmarkSettings, InputError, Recipe, RecipeRow, SettingsError, TrainSettings
 
 METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc."}
 
@@ -111,7 +111,14 @@ def run_row(row: RecipeRow, roots: dict[str, Path], asked: argparse.Namespace) -
         remarks.append(
             f"{done:,} of {whole:,} iterations" if done != whole else f"with {', '.join(asked.changes)}"
         )
-    return Result(row, tested(row, trained(row, recipe, root, asked), root, asked), tuple(remarks))
+    try:
+        ours = tested(row, trained(row, recipe, root, asked), root, asked)
+    except (
+        InputError,
+        SettingsError,
+    ) as error:  # as weights that are not there: the other rows need not wait for them
+        return Result(row, {}, (f"refused: {error}", *remarks))
+    return Result(row, ours, tuple(remarks))
 
 
 def table_lines(results: list[Result], *, with_changes: bool) -> list[str]:
@@ -198,6 +205,8 @@ def main() -> None:
         if roots:
             write(asked.work, lines, records(results))
     print("\n".join(lines))
+    if any(one.remarks and one.remarks[0].startswith("refused: ") for one in results):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ tile_size = 256
 """
 
 
-def run_script(name: str, *arguments: str | Path) -> list[str]:
+def run_script(name: str, *arguments: str | Path, into: StringIO | None = None) -> list[str]:
     """What the script printed, line by line, run with these arguments as `python NAME …` would."""
-    before, printed = sys.argv, StringIO()
+    before, printed = sys.argv, StringIO() if into is None else into
     sys.argv = [name, *map(str, arguments)]
     try:
         with redirect_stdout(printed):
@@ -178,6 +178,7 @@ row = [
   {{ name = "fast", label = "0.1", set = {{ training.learning_rate = 0.1 }}, published = {{ miou = 40.0 }} }},
   {{ name = "slow-again", label = "0.01, whole", protocol = "mmseg", published = {{ miou = 31.0 }}, note = "again" }},
   {{ name = "never", label = "more", published = {{ miou = 50.0 }}, missing = "a thing" }},
+  {{ name = "later", label = "weights", set = {{ model.weights = "no.pth" }}, published = {{ miou = 60.0 }} }},
 ]
 """
 ON_VOC = """
@@ -225,13 +226,17 @@ def test_a_grid_is_trained_tested_and_tabulated_once(voc: Path, tmp_path: Path) 
     base.write_text(ON_VOC, encoding="utf-8")
     grid.write_text(GRID.format(base=base.as_posix()), encoding="utf-8")
     words = [str(grid), str(work), "--root", f"voc={voc}", "--iterations", "1", "--device", "cpu"]
-    printed = "\n".join(run_script("ablate.py", *words))
+    told = StringIO()
+    with pytest.raises(SystemExit, match="1"):  # for the row whose weights are not there
+        run_script("ablate.py", *words, into=told)
+    printed = told.getvalue()
+    assert "refused: the weights no.pth do not exist" in printed
     assert printed.count(": training ") == 2  # the first and the third row share a run
     assert printed.count(": testing ") == 3
     records = json.loads((work / "table.json").read_text(encoding="utf-8"))
     assert [(one["row"], one["metric"], one["published"]) for one in records] == [
         ("t/slow", "miou", 30.0), ("t/slow", "pixel_accuracy", 60.5), ("t/fast", "miou", 40.0),
-        ("t/slow-again", "miou", 31.0), ("t/never", "miou", 50.0),
+        ("t/slow-again", "miou", 31.0), ("t/never", "miou", 50.0), ("t/later", "miou", 60.0),
     ]  # fmt: skip
     tests = sorted((work / "tests").glob("*/benchmark.json"))
     measured = {
@@ -250,7 +255,7 @@ def test_a_grid_is_trained_tested_and_tabulated_once(voc: Path, tmp_path: Path) 
     assert line.endswith("1 of 30 iterations")
     assert "cannot be done here: a thing" in printed
     assert (work / "table.txt").read_text(encoding="utf-8").strip() in printed
-    assert len((work / "table.csv").read_text(encoding="utf-8").splitlines()) == 6
+    assert len((work / "table.csv").read_text(encoding="utf-8").splitlines()) == 7
 
     again = "\n".join(run_script("ablate.py", *words, "--only", "t/fast"))
     assert ": training " not in again
