@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aerial_seg.benchmarks.catalogue import open_benchmark
+    from aerial_seg.benchmarks.grid import RecipeGrid, RecipeRow, grid_names, load_grid
     from aerial_seg.benchmarks.protocol import load_protocol, protocol_names
     from aerial_seg.crf.settings import DenseCrf
     from aerial_seg.errors import AerialSegError, InputError, OutputError, SettingsError
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "benchmarks.catalogue": ("open_benchmark",),
+    "benchmarks.grid": ("RecipeGrid", "RecipeRow", "grid_names", "load_grid"),
     "benchmarks.protocol": ("load_protocol", "protocol_names"),
     "crf.settings": ("DenseCrf",),
     "errors": ("AerialSegError", "InputError", "OutputError", "SettingsError"),
@@ -141,6 +143,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
     "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
+    "RecipeGrid", "RecipeRow", "load_grid", "grid_names",
     "ExportSettings", "export", "import_weights", "list_models", "TrainedModel", "load_model", "Network",
     "architectures", "build_network", "start_from", "ReceptiveField", "receptive_field", "ModelSettings", "Recipe",
     "change_recipe", "load_recipe", "recipe_names", "OwnNetwork", "ModelGeometry", "__version__",

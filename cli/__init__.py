@@ -2,6 +2,6 @@
 
 COMMANDS = (
     "demo", "tile", "check", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export",
-    "models", "info",
+    "models", "recipes", "info",
 )  # fmt: skip
 """The commands in the order of the work; each has a module of its name, with _ for -."""

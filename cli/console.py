@@ -179,15 +179,15 @@ def swatch(colour: str) -> str:
     return _Painted(click.style("  ", bg=(number >> 16, number >> 8 & 255, number & 255)))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns on stdout: the first aligned left, the others right."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """Columns on stdout: the first `left` of them aligned left, the others right."""
     lines = [
         [cell if isinstance(cell, _Painted) else one_line(cell) for cell in row] for row in (head, *rows)
     ]
     widths = [max(len(click.unstyle(line[k])) for line in lines) for k in range(len(head))]
     for line in lines:
         cells = [
-            _pad(cell, width, left=k == 0) for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            _pad(cell, width, left=k < left) for k, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         click.echo("  ".join(cells).rstrip())
 

@@ -8,6 +8,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _APPLIES: Mapping[str, tuple[str, ...]] = {
+    "image_pooling": ("deeplabv3",),
     "last_block": ("deeplabv3-cascade",),
     "bins": ("pspnet",),
     "pooling": ("pspnet",),

@@ -13,7 +13,13 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.mentions import setting
-from aerial_seg.models.backbone.encoders import check_encoder, library_errors, no_weights, timm_tags
+from aerial_seg.models.backbone.encoders import (
+    check_encoder,
+    deep_stem_weights,
+    library_errors,
+    no_weights,
+    timm_tags,
+)
 from aerial_seg.recipe.model import ModelSettings
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -47,6 +53,8 @@ def check_weights(settings: ModelSettings) -> None:
     if settings.weights == "none":
         return
     check_encoder(settings.encoder)
+    if settings.stem != "7x7":
+        settings = settings.model_copy(update={"encoder": f"tu-{deep_stem_weights(settings)}"})
     wanted = _timms(settings) if settings.encoder.startswith("tu-") else _smps(settings)
     if wanted is not None:
         _require_within_reach(settings, wanted)

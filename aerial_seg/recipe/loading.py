@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from aerial_seg.documents import DocumentError, parse_toml, read_text
 from aerial_seg.errors import SettingsError, at_work, did_you_mean
 from aerial_seg.paths import StrPath, as_name
+from aerial_seg.printable import shortened
 from aerial_seg.recipe.changes import Changes, apply_changes, read_changes
 from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.lineage import ABOUT, BASE, AboutSettings, Document, Lineage
 from aerial_seg.recipe.section import Section, first_problem
 
 DEFAULT = "default"
 """The shipped recipe for people who choose none."""
-_NO_RECIPES = ("classes", "protocols", "published")
+_NO_RECIPES = ("classes", "grids", "protocols", "published")
 """Folders of the shipped configs that hold other documents."""
 
-Document = TypeVar("Document", bound=Section)
+Kind = TypeVar("Kind", bound=Section)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -50,11 +53,68 @@ def shipped_text(folder: str, name: str) -> str:
 def load_recipe(name: StrPath, changes: Changes = ()) -> Recipe:
     """Load the recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
-    changes: what differs from it, as {"training.crop": 128} or ["training.crop=128"]; validated with the rest.
-    Raises SettingsError for an unknown recipe, key or value, naming the nearest known one.
+    Where the document names a `base`, that one is read first and holds whatever the document leaves out; a file's base
+    is a recipe that ships, or a .toml file beside it. changes: what differs from all of it, as {"training.crop": 128}
+    or ["training.crop=128"]; validated with the rest.
+    Raises SettingsError for an unknown recipe, key or value, naming the nearest known one, and for bases in a circle.
     """
-    recipe = load_document(name, Recipe, what="recipe", known=recipe_names())
+    recipe, _ = with_lineage(read_lineage(name))
     return change_recipe(recipe, changes, name=as_name(name, "recipe"))
+
+
+def read_lineage(name: StrPath) -> Lineage:
+    """The documents that make the recipe called `name`, its bases first; nothing but their bases is validated."""
+    name = as_name(name, "recipe")
+    return Lineage.trace(_read_recipe(name), _read_base)
+
+
+def with_lineage(lineage: Lineage) -> tuple[Recipe, AboutSettings]:
+    """The recipe that these documents make, and what the last of them says of itself.
+
+    Raises SettingsError with the name of the first document that makes none together with its bases.
+    """
+    recipe, about = Recipe(), AboutSettings()
+    for number, document in enumerate(lineage.documents, start=1):
+        try:
+            recipe = Recipe.model_validate(lineage.merged(number))
+        except ValidationError as error:
+            raise SettingsError(f"recipe {document.name}: {_recipe_problem(error)}") from error
+        try:
+            about = AboutSettings.model_validate(document.about)
+        except ValidationError as error:
+            raise SettingsError(
+                f"recipe {document.name}: {ABOUT}: {first_problem(error, AboutSettings)}"
+            ) from error
+    return recipe, about
+
+
+def _recipe_problem(error: ValidationError) -> str:
+    """As first_problem; what is unknown at the top may have been meant for a key that is no table of the recipe."""
+    problem = error.errors()[0]
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+        key, known = str(problem["loc"][0]), (*Recipe.model_fields, BASE, ABOUT)
+        return f"unknown key '{shortened(key)}'{did_you_mean(key, known)}; known here: {', '.join(known)}"
+    return first_problem(error, Recipe)
+
+
+def _read_recipe(name: str) -> Document:
+    known = recipe_names()
+    return Document.of(name, _table(document_text(name, what="recipe", known=known), name, "recipe"))
+
+
+def _read_base(document: Document) -> Document:
+    base = document.base or ""
+    if base.endswith(".toml") and not document.name.endswith(".toml"):
+        raise SettingsError(
+            f"recipe {document.name}: '{BASE}' is {shortened(base)}, a file, and it lies in none itself; name a recipe "
+            f"that ships ({', '.join(recipe_names())})"
+        )
+    # Two ways to one file are one name, or bases in a circle would be followed for ever.
+    name = os.path.normpath(Path(document.name).parent / base) if base.endswith(".toml") else base
+    try:
+        return _read_recipe(name)
+    except SettingsError as error:
+        raise SettingsError(f"recipe {document.name}, its {BASE}: {error}") from error
 
 
 def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe:
@@ -74,42 +134,52 @@ def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe
 
 
 def load_document(
-    name: StrPath, kind: type[Document], *, what: str, known: Sequence[str], folder: str = ""
-) -> Document:
+    name: StrPath, kind: type[Kind], *, what: str, known: Sequence[str], folder: str = ""
+) -> Kind:
     """The document called `name`: a TOML file if the name ends in .toml, else a shipped one, one of `known`.
 
     what: what messages call it. folder: where in the configs the shipped ones lie.
     Raises SettingsError for an unknown document, key or value, naming the nearest known one.
     """
     name = as_name(name, what)
+    return parse_document(document_text(name, what=what, known=known, folder=folder), kind, name, what=what)
+
+
+def document_text(name: str, *, what: str, known: Sequence[str], folder: str = "") -> str:
+    """The text of the document called `name`, as load_document takes it. Raises SettingsError where there is none."""
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise SettingsError(f"{path} does not exist; shipped {what}s: {', '.join(known)}")
         with at_work(path):
             try:
-                text = read_text(path)
+                return read_text(path)
             except DocumentError as error:
                 raise SettingsError(f"{what} {name} cannot be read: {error}") from error
-            return parse_document(text, kind, name, what=what)
     if name not in known:
         raise SettingsError(
             f"there is no {what} '{name}'{did_you_mean(name, known)}; shipped: {', '.join(known)}; "
             "or name a file that ends in .toml"
         )
-    return parse_document(shipped_text(folder, name), kind, name, what=what)
+    return shipped_text(folder, name)
 
 
 def parse_recipe(text: str, name: str) -> Recipe:
-    """The recipe in a TOML text; `name` is for messages."""
-    return parse_document(text, Recipe, name, what="recipe")
+    """The recipe in a TOML text, on its base, if it names one that ships; `name` is for messages."""
+    document = Document.of(name, _table(text, name, "recipe"))
+    return with_lineage(Lineage.trace(document, _read_base))[0]
 
 
-def parse_document(text: str, kind: type[Document], name: str, *, what: str) -> Document:
+def parse_document(text: str, kind: type[Kind], name: str, *, what: str) -> Kind:
     """The document in a TOML text; `name` and `what` are for messages."""
     try:
-        return kind.model_validate(parse_toml(text))
-    except DocumentError as error:
-        raise SettingsError(f"{what} {name} cannot be read: {error}") from error
+        return kind.model_validate(_table(text, name, what))
     except ValidationError as error:
         raise SettingsError(f"{what} {name}: {first_problem(error, kind)}") from error
+
+
+def _table(text: str, name: str, what: str) -> dict[str, Any]:
+    try:
+        return parse_toml(text)
+    except DocumentError as error:
+        raise SettingsError(f"{what} {name} cannot be read: {error}") from error

@@ -33,7 +33,8 @@ class ModelSettings(Section):
     then another 3×3; its auxiliary head), `mmseg` (deeplabv3: 512 wide, fused by a 3×3), `no-concat` (fcn whose second
     convolution does not see its input again), `largefov` (deeplabv2: one 3×3 convolution instead of four).
     aspp_rates: atrous rates, scaled with the output stride; deeplabv3's and deeplabv3+'s are those at stride 16, by
-    default (6, 12, 18), deeplabv2's those at 8, by default (6, 12, 18, 24), largefov's (12).
+    default (6, 12, 18), deeplabv2's those at 8, by default (6, 12, 18, 24), largefov's (12). image_pooling: whether
+    deeplabv3's pyramid also sees the mean of the whole image (Chen et al. 2017, table 5, has both).
     last_block: of deeplabv3-cascade, block4 being the ResNet's last stage. bins, pooling, reduce_bins: of pspnet's
     pyramid: parts per side, their pooling, and whether a 1×1 convolution narrows each. kernel: side of gcn's large
     kernels. msc: deeplabv2 on the image at 1, 0.75 and 0.5 of its size, the largest logit of the three.
@@ -60,6 +61,7 @@ class ModelSettings(Section):
     head: Literal["default", "torchvision", "mmseg", "no-concat", "largefov"] = "default"
     head_channels: Width | None = None
     aspp_rates: Annotated[tuple[Rate, ...], Few] | None = None
+    image_pooling: bool = True
     last_block: Literal[4, 5, 6, 7] = 7
     bins: Annotated[tuple[Rate, ...], Few] = (1, 2, 3, 6)
     pooling: Literal["average", "max"] = "average"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import console
+from .recipe_text import toml_lines
 
 if TYPE_CHECKING:
     from aerial_seg.jobs.train.dry_run import TrainForecast
@@ -44,27 +44,6 @@ def show(forecast: TrainForecast, *, as_json: bool) -> None:
     _line("writes", f"into {forecast.run}: {', '.join(files)}")
     if forecast.picture is not None:
         _line("picture", str(forecast.picture))
-
-
-def toml_lines(document: dict[str, Any], place: str = "") -> list[str]:
-    """A recipe as TOML, which has no word for None: such keys are comments."""
-    lines = [f"[{place}]"] if place else []
-    tables = {key: value for key, value in document.items() if isinstance(value, dict) and not place}
-    for key, value in document.items():
-        if key not in tables:
-            lines.append(f"# {key}: not set" if value is None else f"{key} = {_toml(value)}")
-    for key, table in tables.items():
-        lines += [*([""] if lines else []), *toml_lines(table, key)]
-    return lines
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        # TOML has no null: an option that is None is one that is not given.
-        pairs = [f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items() if one is not None]
-        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
-    # Texts, numbers, true, false and lists are written alike in JSON and TOML.
-    return json.dumps(value)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -24,8 +24,9 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.recipe.loading import parse_document, recipe_names
 
 NAMES = {
-    "fcn", "deeplabv2", "deeplabv2-crf", "deeplabv3-os16", "deeplabv3-os8", "deeplabv3-os8-ms-flip",
-    "deeplabv3-cityscapes-test", "psp-ss", "psp-ms", "mmseg", "semseg",
+    "fcn", "deeplabv2", "deeplabv2-crf", "tensorpack-deeplab", "deeplabv3-as-trained", "deeplabv3-os16",
+    "deeplabv3-os8", "deeplabv3-os8-ms", "deeplabv3-os8-ms-flip", "deeplabv3-cityscapes-test", "psp-ss", "psp-ms",
+    "mmseg", "semseg",
 }  # fmt: skip
 SIDES = st.integers(1, 3000)
 HEAD = 'title = "mine"\nsource = "mine"\n'
@@ -38,7 +39,7 @@ def parsed(text: str) -> Protocol:
 def test_the_shipped_protocols_are_these_and_none_of_them_is_a_recipe() -> None:
     assert set(protocol_names()) == NAMES
     folders = {name.split("/")[0] for name in recipe_names() if "/" in name}
-    assert not folders & {"protocols", "published", "classes"}
+    assert not folders & {"grids", "protocols", "published", "classes"}
     assert "deeplabv3" in recipe_names()
 
 

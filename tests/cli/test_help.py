@@ -15,7 +15,7 @@ from aerial_seg.version import __version__
 
 COMMANDS = (
     "demo", "tile", "check", "train", "predict", "vectorize", "evaluate", "benchmark", "import-weights", "export",
-    "models", "info",
+    "models", "recipes", "info",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.windows import Window
 
 import aerial_seg
@@ -38,9 +39,9 @@ tile_size = 256
 """
 
 
-def run_script(name: str, *arguments: str | Path) -> list[str]:
+def run_script(name: str, *arguments: str | Path, into: StringIO | None = None) -> list[str]:
     """What the script printed, line by line, run with these arguments as `python NAME …` would."""
-    before, printed = sys.argv, StringIO()
+    before, printed = sys.argv, StringIO() if into is None else into
     sys.argv = [name, *map(str, arguments)]
     try:
         with redirect_stdout(printed):
@@ -160,3 +161,115 @@ def test_array_to_polygons(trained: tuple[Path, list[str]], town: TownPaths, tmp
     covered = polygons.union_all().area
     assert covered == pytest.approx(polygons.area.sum())
     assert 0 < covered <= measured
+
+
+GRID = """
+title = "two rates"
+source = "ours"
+[[table]]
+name = "t"
+number = "Table 1"
+title = "learning rate"
+base = "{base}"
+protocol = "fcn"
+evidence = "memory"
+row = [
+  {{ name = "slow", label = "0.01", published = {{ miou = 30.0, pixel_accuracy = 60.5 }} }},
+  {{ name = "fast", label = "0.1", set = {{ training.learning_rate = 0.1 }}, published = {{ miou = 40.0 }} }},
+  {{ name = "slow-again", label = "0.01, whole", protocol = "mmseg", published = {{ miou = 31.0 }}, note = "again" }},
+  {{ name = "never", label = "more", published = {{ miou = 50.0 }}, missing = "a thing" }},
+  {{ name = "later", label = "weights", set = {{ model.weights = "no.pth" }}, published = {{ miou = 60.0 }} }},
+]
+"""
+ON_VOC = """
+[data]
+benchmark = "voc"
+train = "train"
+[model]
+architecture = "fcn"
+encoder = "resnet18"
+output_stride = 32
+head_channels = 8
+auxiliary = false
+[training]
+iterations = 30
+batch_size = 2
+crop = 32
+workers = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VOC 2012 with four images of 40 × 48 pixels, two of them for validation."""
+    root = tmp_path_factory.mktemp("voc") / "VOC2012"
+    lists = root / "ImageSets" / "Segmentation"
+    for folder in (root / "JPEGImages", root / "SegmentationClass", lists):
+        folder.mkdir(parents=True)
+    random = np.random.default_rng(3)
+    for split, names in {
+        "train": ("2007_000001", "2007_000002"),
+        "val": ("2007_000003", "2007_000004"),
+    }.items():
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        for name in names:
+            image = Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8))
+            image.save(root / "JPEGImages" / f"{name}.jpg")
+            labels = Image.fromarray(random.integers(0, 3, (40, 48), np.uint8))
+            labels.putpalette(random.integers(0, 256, 768, np.uint8).tobytes())
+            labels.save(root / "SegmentationClass" / f"{name}.png")
+    return root
+
+
+def test_a_grid_is_trained_tested_and_tabulated_once(voc: Path, tmp_path: Path) -> None:
+    base, grid, work = tmp_path / "base.toml", tmp_path / "grid.toml", tmp_path / "work"
+    base.write_text(ON_VOC, encoding="utf-8")
+    grid.write_text(GRID.format(base=base.as_posix()), encoding="utf-8")
+    words = [str(grid), str(work), "--root", f"voc={voc}", "--iterations", "1", "--device", "cpu"]
+    told = StringIO()
+    with pytest.raises(SystemExit, match="1"):  # for the row whose weights are not there
+        run_script("ablate.py", *words, into=told)
+    printed = told.getvalue()
+    assert "refused: the weights no.pth do not exist" in printed
+    # The first and the third row share a run; the last one's does not begin, for want of its weights.
+    assert printed.count(": training ") == 3
+    assert len(list((work / "runs").glob("*/best.safetensors"))) == 2
+    assert printed.count(": testing ") == 3
+    records = json.loads((work / "table.json").read_text(encoding="utf-8"))
+    assert [(one["row"], one["metric"], one["published"]) for one in records] == [
+        ("t/slow", "miou", 30.0), ("t/slow", "pixel_accuracy", 60.5), ("t/fast", "miou", 40.0),
+        ("t/slow-again", "miou", 31.0), ("t/never", "miou", 50.0), ("t/later", "miou", 60.0),
+    ]  # fmt: skip
+    tests = sorted((work / "tests").glob("*/benchmark.json"))
+    measured = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))["scores"]["miou"] for path in tests
+    }
+    slow = next(
+        value for name, value in measured.items() if name.startswith("t-slow-") and name.endswith("fcn")
+    )
+    assert records[0]["ours"] == pytest.approx(100 * slow)
+    assert records[-1]["ours"] is None
+    (line,) = [line for line in printed.splitlines() if line.startswith("  0.01  ")]
+    assert [float(cell.strip("?")) for cell in line.split()[2:4]] == [
+        30.0,
+        pytest.approx(100 * slow - 30, abs=0.006),
+    ]
+    assert line.endswith("1 of 30 iterations")
+    assert "cannot be done here: a thing" in printed
+    assert (work / "table.txt").read_text(encoding="utf-8").strip() in printed
+    assert len((work / "table.csv").read_text(encoding="utf-8").splitlines()) == 7
+
+    again = "\n".join(run_script("ablate.py", *words, "--only", "t/fast"))
+    assert ": training " not in again
+    assert ": testing " not in again
+    assert [one["row"] for one in json.loads((work / "table.json").read_text(encoding="utf-8"))] == ["t/fast"]
+    with pytest.raises(SystemExit, match="has no row or table t/quick; rows: t/slow, t/fast"):
+        run_script("ablate.py", *words, "--only", "t/quick")
+
+
+def test_a_shipped_grid_is_printed_without_data(tmp_path: Path) -> None:
+    printed = run_script("ablate.py", "deeplabv3", tmp_path / "none", "--only", "table-5")
+    assert not (tmp_path / "none").exists()
+    (line,) = [line for line in printed if line.startswith("  (1, 2, 4), (6, 12, 18, 24)")]
+    assert "76.46?" in line
+    assert "voc/deeplabv3: model.aspp_rates = [6, 12, 18, 24], model.image_pooling = false" in line

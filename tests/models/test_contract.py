@@ -41,6 +41,7 @@ VARIANTS = [
     small("deeplabv3", head="mmseg", multi_grid=(1, 2), bn_eps=1e-3),
     small("deeplabv3", head="torchvision", align_corners=True),
     small("deeplabv3", deformable=True),
+    small("deeplabv3", image_pooling=False, aspp_rates=(6, 12, 18, 24)),
     small("deeplabv3-cascade", last_block=4),
     small("deeplabv3-cascade", output_stride=256),
     small("deeplabv3-cascade", output_stride=8, multi_grid=(1, 2), last_block=5),

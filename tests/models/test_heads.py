@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,6 +169,25 @@ def test_mmsegs_aspp_is_wider_and_fuses_by_a_3x3() -> None:
     assert isinstance(head.classify[0], nn.Dropout2d)
 
 
+def test_an_aspp_without_image_pooling_sees_no_farther_than_its_largest_rate() -> None:
+    settings = {"output_stride": 16, "encoder": "resnet18", "aspp_rates": [2]}
+    for pooled, sees_all in ((True, True), (False, False)):
+        network = build_network(
+            ModelSettings.model_validate({**settings, "image_pooling": pooled}), bands=3, classes=2
+        )
+        head = network.head.eval()
+        assert isinstance(head, ASPPHead)
+        assert head.project[0].weight.shape == (256, (3 if pooled else 2) * 256, 1, 1)
+        point = torch.zeros(1, 512, 15, 15)
+        point[:, :, 7, 7] = 1
+        seen = (head(point) - head(torch.zeros_like(point)))[0].abs().sum(0) > 1e-9
+        if sees_all:
+            assert seen.all()
+        else:
+            assert seen.nonzero().amin(0).tolist() == [5, 5]
+            assert seen.nonzero().amax(0).tolist() == [9, 9]
+
+
 def test_a_large_kernel_sees_a_cross_product_and_its_two_orders_are_added() -> None:
     kernel = LargeKernel(2, 3, 5)
     point = torch.zeros(1, 2, 15, 15)
@@ -222,6 +242,37 @@ def test_deep_stems(encoder: str, stem: str, widths: list[int]) -> None:
     assert [found.shape[1] for found in features] == made.out_channels
     assert made.out_channels[1] == widths[-1]
     assert made.layer1[0].conv1.in_channels == widths[-1]
+
+
+@pytest.mark.parametrize(("stem", "name"), [("deep32", "resnet50c"), ("deep64", "resnet50s")])
+def test_a_deep_stem_has_the_imagenet_weights_of_timms_resnet_with_it(
+    stem: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held to timm's own network, whose weights are drawn here: there is no network to download them by."""
+    make, asked = timm.create_model, []
+
+    def create(wanted: str, *, pretrained: bool) -> nn.Module:
+        asked.append((wanted, pretrained))
+        torch.manual_seed(5)
+        made: nn.Module = make(wanted, pretrained=False)
+        for module in made.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean, -0.1, 0.1)
+                nn.init.uniform_(module.weight, 0.5, 1.0)
+        return made
+
+    theirs = create(f"{name}.gluon_in1k", pretrained=False).eval()
+    monkeypatch.setattr(timm, "create_model", create)
+    ours = make_encoder(ModelSettings(encoder="resnet50", stem=stem, weights="imagenet"), 3).eval()
+    assert asked[-1] == (f"{name}.gluon_in1k", True)
+    image = noise(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image)[-1], theirs.forward_features(image))  # type: ignore[operator]
+        # Six bands are the three twice over, each of half the weight, so that a constant image keeps its response.
+        six = make_encoder(ModelSettings(encoder="resnet50", stem=stem, weights="imagenet"), 6).eval()
+        torch.testing.assert_close(
+            six(torch.cat([image, image], dim=1))[-1], ours(image)[-1], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_last_unit_striding_is_slims_beta() -> None:

@@ -61,6 +61,21 @@ def test_no_weights_and_files_need_no_internet(tmp_path: Path, monkeypatch: pyte
     check_weights(ModelSettings(weights=str(tmp_path / "a.pth")))
 
 
+def test_the_weights_of_a_deep_stem_are_looked_for_where_timm_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    answers(monkeypatch, lambda url, **_: asked.append(url))
+    for stem in ("deep32", "deep64"):
+        check_weights(ModelSettings(encoder="resnet101", stem=stem, weights="imagenet"))
+    assert [url.split("/resolve/")[0].rpartition("/")[2] for url in asked] == [
+        "resnet101c.gluon_in1k", "resnet101s.gluon_in1k"
+    ]  # fmt: skip
+    for encoder, weights in (("resnet18", "imagenet"), ("resnet50", "swsl"), ("tu-resnet50", "imagenet")):
+        with pytest.raises(SettingsError, match="use resnet50, resnet101 or resnet152, of which there are"):
+            check_weights(ModelSettings(encoder=encoder, stem="deep32", weights=weights))
+
+
 @pytest.mark.parametrize(
     ("encoder", "weights", "message"),
     [

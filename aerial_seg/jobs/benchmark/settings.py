@@ -24,8 +24,9 @@ class BenchmarkSettings:
         str | None,
         Setting(
             "How images are shown to the network and scores averaged; default: the model's architecture decides. "
-            "Shipped: fcn, deeplabv2, deeplabv2-crf, deeplabv3-os16, deeplabv3-os8, deeplabv3-os8-ms-flip, "
-            "deeplabv3-cityscapes-test, psp-ss, psp-ms, mmseg, semseg.",
+            "Shipped: fcn, deeplabv2, deeplabv2-crf, tensorpack-deeplab, deeplabv3-as-trained, deeplabv3-os16, "
+            "deeplabv3-os8, deeplabv3-os8-ms, deeplabv3-os8-ms-flip, deeplabv3-cityscapes-test, psp-ss, psp-ms, mmseg, "
+            "semseg.",
             file=True,
             metavar="NAME|FILE.toml",
         ),

@@ -26,6 +26,9 @@ LIBRARY_STRIDES = (8, 16, 32)
 
 _PROBE = 128
 
+_WITH_DEEP_STEM = {"deep32": "c", "deep64": "s"}
+"""What timm calls the ResNet with such a stem (resnet101c, resnet101s): gluon's, which mmseg's v1c weights are too."""
+
 
 def encoder_names() -> tuple[str, ...]:
     """The encoders with a name of their own; all of timm's go by `tu-NAME` besides."""
@@ -65,16 +68,40 @@ def make_encoder(settings: ModelSettings, bands: int) -> Any:
     Raises SettingsError for an unknown encoder, a choice that it cannot have, and weights that cannot be had.
     """
     check_encoder(settings.encoder)
-    if settings.stem != "7x7" and settings.weights != "none":
-        raise SettingsError(
-            f"model.stem is {settings.stem}, which the {settings.weights} weights of {settings.encoder} have not; "
-            'set weights = "none", or name a file with weights of that stem'
-        )
-    encoder = _library_encoder(settings, bands)
-    deepen_stem(encoder, settings.stem)
+    encoder = _library_encoder(settings, bands) if settings.stem == "7x7" else _deep_encoder(settings, bands)
     place_strides(encoder, settings.stride_placement)
     if settings.ceil_mode:
         set_ceil_mode(encoder)
+    return encoder
+
+
+def deep_stem_weights(settings: ModelSettings) -> str:
+    """What timm calls the encoder that has both this stem and these weights. Raises SettingsError where it has none."""
+    name = f"{settings.encoder}{_WITH_DEEP_STEM[settings.stem]}.gluon_in1k"
+    if settings.weights != "imagenet" or name not in timm.list_pretrained(name):
+        raise SettingsError(
+            f"model.stem is {settings.stem}, which the {settings.weights} weights of {settings.encoder} have not; "
+            'set weights = "none", name a file with weights of that stem, or use resnet50, resnet101 or resnet152, of '
+            "which there are imagenet weights with it"
+        )
+    return name
+
+
+def _deep_encoder(settings: ModelSettings, bands: int) -> Any:
+    """The encoder with a deep stem, and with the weights that timm has of it where the recipe wants some."""
+    source = None if settings.weights == "none" else deep_stem_weights(settings)
+    # Three bands first, as smp does: it spreads the weights of three over any other number.
+    begun = 3 if source else bands
+    encoder = _library_encoder(settings.model_copy(update={"weights": "none"}), begun)
+    deepen_stem(encoder, settings.stem)
+    if source is None:
+        return encoder
+    try:
+        theirs = timm.create_model(source, pretrained=True).state_dict()
+    except library_errors() as error:
+        raise no_weights(settings) from error
+    encoder.load_state_dict(theirs)
+    encoder.set_in_channels(bands, pretrained=True)
     return encoder
 
 

@@ -13,19 +13,26 @@ from aerial_seg.models.heads.blocks import ImagePooling, conv_bn_relu
 class ASPP(nn.Module):
     """1×1, one 3×3 per rate and the image pooling, each `channels` wide with batch norm, fused to `channels`.
 
+    image_pooling: False leaves it out.
     They are concatenated in the order 1×1, rates, pooling; the fusing convolution is 1×1 or fuse_kernel wide.
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3.
     """
 
     def __init__(
-        self, inside: int, *, rates: Sequence[int], channels: int = 256, fuse_kernel: int = 1
+        self,
+        inside: int,
+        *,
+        rates: Sequence[int],
+        channels: int = 256,
+        fuse_kernel: int = 1,
+        image_pooling: bool = True,
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
                 conv_bn_relu(inside, channels, 1),
                 *(conv_bn_relu(inside, channels, 3, rate) for rate in rates),
-                ImagePooling(inside, channels),
+                *([ImagePooling(inside, channels)] if image_pooling else []),
             ]
         )
         self.project = conv_bn_relu(channels * len(self.branches), channels, fuse_kernel)
@@ -39,6 +46,7 @@ class ASPP(nn.Module):
 class ASPPHead(ASPP):
     """Atrous spatial pyramid pooling with image-level features, dropout, 1×1 to the classes.
 
+    image_pooling: False leaves these features out, as the paper's table 5 does to see what they bring.
     refine: another 3×3 after the dropout, as in torchvision. drop_channels: dropout of whole channels, as in mmseg.
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3. `rates` are those at this output stride
     (6, 12, 18 at stride 16, doubled at 8).
@@ -53,8 +61,15 @@ class ASPPHead(ASPP):
         channels: int = 256,
         dropout: float = 0.1,
         variant: str = "default",
+        image_pooling: bool = True,
     ) -> None:
-        super().__init__(inside, rates=rates, channels=channels, fuse_kernel=3 if variant == "mmseg" else 1)
+        super().__init__(
+            inside,
+            rates=rates,
+            channels=channels,
+            fuse_kernel=3 if variant == "mmseg" else 1,
+            image_pooling=image_pooling,
+        )
         drop = nn.Dropout2d(dropout) if variant == "mmseg" else nn.Dropout(dropout)
         refined = [conv_bn_relu(channels, channels, 3)] if variant == "torchvision" else []
         self.classify = nn.Sequential(drop, *refined, nn.Conv2d(channels, classes, 1))

@@ -42,6 +42,7 @@ def make_head(
                 channels=width or wide,
                 dropout=dropout,
                 variant=settings.head,
+                image_pooling=settings.image_pooling,
             )
         case "deeplabv3-cascade":
             return CascadeHead(blocks, inside, classes, dropout=dropout)

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from aerial_seg.cli.reports.train_forecast import toml_lines
+from aerial_seg.cli.reports.recipe_text import toml_lines
 from aerial_seg.cli.train import command
 from aerial_seg.errors import AerialSegError, OutputError, SettingsError
 from aerial_seg.jobs.train import dry_run, time_limit
