@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +37,11 @@ class Section(BaseModel):
             kind = type(self)
             raise SettingsError(f"{kind.__name__}: {first_problem(error, kind)}") from error
 
+    @classmethod
+    def annotations(cls) -> Mapping[str, Any]:
+        """Return what each key is to be, for those that messages name."""
+        return {name: field.annotation for name, field in cls.model_fields.items()}
+
     # What is read from a document is told with its place there, so pydantic must not go through the above for it.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
@@ -52,12 +58,18 @@ def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
 def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:
     section = kind
     for key in place[:-1]:
-        field = section.model_fields.get(str(key))
-        if field is None:  # a list's index or a table's own key
+        wanted = _keys_of(section).get(str(key))
+        if wanted is None:  # a list's index or a table's own key
             continue
-        choices = (field.annotation, *get_args(field.annotation))  # a section, or one that may be None
+        choices = (wanted, *get_args(wanted))  # a section, one that may be None, or several
         section = next(choice for choice in choices if _is_section(choice))
-    return list(section.model_fields)
+    return list(_keys_of(section))
+
+
+def _keys_of(kind: type[BaseModel]) -> Mapping[str, Any]:
+    if issubclass(kind, Section):
+        return kind.annotations()
+    return {name: field.annotation for name, field in kind.model_fields.items()}
 
 
 def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
