@@ -67,10 +67,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     return checked
 
 
-def problem_of(error: ValidationError) -> str:
-    """The first of the problems: where it is, what was got and what is wrong with it."""
+def problem_of(error: ValidationError, *, before: str = "") -> str:
+    """The first of the problems: where it is, what was got and what is wrong with it. before: in front of its place."""
     problem = _of_the_kind_given(error.errors(include_url=False))
-    place = ".".join(map(str, problem["loc"]))
+    place = before + ".".join(map(str, problem["loc"]))
     if problem["type"] == "value_error":  # our own validators say it all
         said = str(problem["ctx"]["error"])
         return f"'{shortened(place)}': {said}" if place else said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,8 @@ def command(
     The run holds best.safetensors and last.safetensors (each all that `predict` needs), log.csv, run.json,
     training.safetensors, and the pictures curves.png and samples.png, renewed at validations; `info` tells where it
     stands. A run that was interrupted, even by a power cut, goes on from its last checkpoint when the same command is
-    given again, and ends as if it had not been. Shipped recipes: default (taken where none is named), buildings,
+    given again, and ends as if it had not been. A recipe of several stages runs them one after another; those that are
+    finished lie in stage-1, stage-2, …. Shipped recipes: default (taken where none is named), buildings,
     deeplabv3, fcn, pspnet, unet and more; an unknown name lists them all. Pretrained weights are spread over any number
     of bands; imagenet is downloaded once, --weights none and --weights FILE need no internet.
     """
@@ -124,6 +126,8 @@ def command(
             {
                 "model": report.model,
                 "best_iteration": report.best_iteration,
+                "stage": None if report.stage is None else report.stage.model_dump(),
+                "earlier": [asdict(one) for one in report.earlier],
                 "threshold": report.threshold,
                 "notes": (*taken, *report.notes),
                 "doubts": report.doubts,
@@ -132,12 +136,23 @@ def command(
             }
         )
         return
+    for one in report.earlier:
+        miou = "" if one.miou is None else f", mIoU {console.number(one.miou)}"
+        at = (
+            ""
+            if one.best_iteration is None
+            else f": iteration {one.best_iteration:,} of {one.iterations:,}{miou}"
+        )
+        console.say(f"stage {one.number}: {one.model}{at}")
     if report.scores is None:
         console.note("note: the dataset has no validation chips, so the last weights count as the best")
     else:
         console.score_tables(report.scores, report.intervals)
     threshold = f", decision threshold {report.threshold:.2f}" if report.threshold is not None else ""
-    console.say(f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{threshold}")
+    within = f" of {report.stage}" if report.stage else ""
+    console.say(
+        f"\n{report.model}: iteration {report.best_iteration} of {report.iterations}{within}{threshold}"
+    )
 
 
 def _taken(name: str, recipe: Recipe) -> str:

@@ -17,7 +17,7 @@ from aerial_seg.recipe.section import Section
 
 def keys() -> list[tuple[str, Any]]:
     """Every key of the recipe, with its default."""
-    sections = [(name, getattr(Recipe(), name)) for name in Recipe.model_fields]
+    sections = [(name, getattr(Recipe(), name)) for name in Recipe.model_fields if name != "stage"]
     return [(f"{name}.{key}", value) for name, one in sections for key, value in one.model_dump().items()]
 
 

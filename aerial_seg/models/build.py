@@ -78,6 +78,16 @@ def _build(settings: ModelSettings, bands: int, classes: int) -> Network:
     if settings.architecture not in OWN_ARCHITECTURES:
         return _build_smp(settings, bands, classes)
     check_choices(settings)
+    if settings.trained_stride is not None:
+        before = {"output_stride": settings.trained_stride, "trained_stride": None}
+        network = _build(settings.model_copy(update=before), bands, classes)
+        network.set_output_stride(settings.output_stride)
+        network.take_own_places()
+        return network
+    return _build_of_one_stride(settings, bands, classes)
+
+
+def _build_of_one_stride(settings: ModelSettings, bands: int, classes: int) -> Network:
     network = _build_own(settings, bands, classes)
     if settings.bn_eps is not None:
         set_batch_norm_eps(network, settings.bn_eps)

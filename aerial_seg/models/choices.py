@@ -20,7 +20,7 @@ _APPLIES: Mapping[str, tuple[str, ...]] = {
 
 _OWN_ONLY = (
     "head", "stem", "stride_placement", "dilation_placement", "multi_grid", "multi_grid_rates", "ceil_mode", "bn_eps",
-    "deformable", "align_corners", "auxiliary_channels",
+    "deformable", "align_corners", "auxiliary_channels", "trained_stride",
 )  # fmt: skip
 
 _HEADS: Mapping[str, tuple[str, ...]] = {
@@ -70,6 +70,10 @@ def _check_together(settings: ModelSettings) -> None:
                 f"model.stride_placement is 'last-unit', with which {settings.architecture} cannot be built: no stage "
                 "ends at stride 4; leave it at 3x3"
             )
+    if settings.trained_stride == settings.output_stride:
+        raise SettingsError(
+            f"model.trained_stride is {settings.trained_stride}, as is output_stride; leave trained_stride out"
+        )
     if settings.kernel % 2 == 0:
         raise SettingsError(
             f"model.kernel is {settings.kernel}, wanted an odd number; try {settings.kernel + 1}"

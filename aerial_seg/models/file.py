@@ -30,7 +30,7 @@ from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
 from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe.document import PredictionSettings, Recipe, as_meant
+from aerial_seg.recipe.document import PredictionSettings, Recipe, StageOfRun, as_meant
 
 HEADER_KEY = "aerial_seg"
 SCHEMA_VERSION = 1
@@ -59,7 +59,9 @@ class ModelCard(BaseModel):
     gsd: metres per pixel of the training chips; None when they were not georeferenced.
     own_network: the name of the class that was trained, where it was none that a recipe builds.
     class_bias: added to the logits, channel by channel, before the argmax: the calibrated decision threshold.
-    finished: False while the run that trains it goes on or is interrupted.
+    finished: False while the run that trains it goes on or is interrupted. stage: of a run of several stages, the one
+    that it is of; iteration is counted in that one, and recipe is that one's. It is finished when the stage is and the
+    file lies in the stage's own folder.
     overfit: on how many chips it was trained and validated only to see whether it learns; None for a model to be used.
     validation_miou: at that threshold. validated: how sure it is; None without validation, and in older files.
     """
@@ -80,6 +82,7 @@ class ModelCard(BaseModel):
     data_fingerprint: str
     finished: bool = True
     overfit: Annotated[int, Field(gt=0)] | None = None
+    stage: StageOfRun | None = None
 
     @model_validator(mode="after")
     def _one_bias_per_class(self) -> ModelCard:
@@ -119,7 +122,9 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
 
 def _written(card: ModelCard) -> str:
     """The card as JSON; a key that older versions do not know is there only where it says something."""
-    return card.model_dump_json(exclude={"own_network"} if card.own_network is None else None)
+    return card.model_dump_json(
+        exclude={key for key in ("own_network", "stage") if getattr(card, key) is None}
+    )
 
 
 def read_card(path: Path) -> ModelCard:
@@ -174,9 +179,13 @@ def load_on_meta(path: Path) -> TrainedModel:
 
 def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
     done, planned, name = card.iteration, card.recipe.training.iterations, path.name
-    unfinished = f"{name} is of an unfinished run: of iteration {done:,} of {planned:,}"
+    within = f" of {card.stage}" if card.stage else ""
+    unfinished = f"{name} is of an unfinished run: of iteration {done:,} of {planned:,}{within}"
+    early = f"{name} is of {card.stage}, after which its run goes on"
+    is_early = card.finished and card.stage is not None and not card.stage.is_last
     few = f"{name} was trained on {card.overfit} chips only, to see whether it learns; it is of no use elsewhere"
-    return (*([] if card.finished else [unfinished]), *([] if card.overfit is None else [few]))
+    said = ((unfinished, not card.finished), (early, is_early), (few, card.overfit is not None))
+    return tuple(note for note, holds in said if holds)
 
 
 def _check_own(path: Path, card: ModelCard, network: Network | None) -> None:
@@ -314,13 +323,8 @@ def _migrated(document: Any, path: Path) -> dict[str, Any]:
             )
         version += 1
         document = step(document) | {"schema_version": version}
-    return _said_since(dict(document))
-
-
-def _said_since(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with what older versions did without saying so, where today's default is another."""
     recipe = document.get("recipe")
-    return document | {"recipe": as_meant(recipe)} if isinstance(recipe, dict) else document
+    return {**document, **({"recipe": as_meant(recipe)} if isinstance(recipe, dict) else {})}
 
 
 def _check_layout(header: _Header, network: Network) -> tuple[str, ...]:

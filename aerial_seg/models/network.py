@@ -68,6 +68,9 @@ class Network(nn.Module):
             "architectures that are ours (fcn, deeplabv2, deeplabv3, pspnet, …)"
         )
 
+    def take_own_places(self) -> None:
+        """After a change of its output stride cells stand for the pixels that are theirs, as training teaches them."""
+
     @property
     def runs_whole(self) -> bool:
         """Whether its logits depend on every weight by the way that it was built."""
@@ -176,6 +179,10 @@ class DilatedNetwork(Network):
             cell_span=before.cell_span or before.logit_stride,
         )
 
+    def take_own_places(self) -> None:
+        """The geometry's cell_span is gone."""
+        self.geometry = replace(self.geometry, cell_span=None)
+
     def _head_logits(self, features: list[Tensor]) -> Tensor:
         logits: Tensor = self.head(features if isinstance(self.head, Decoder) else features[-1])
         return logits
@@ -248,6 +255,11 @@ class MultiScaleNetwork(Network):
     def set_output_stride(self, output_stride: int) -> None:
         """As the network's that it runs."""
         self.base.set_output_stride(output_stride)
+        self._follow_base()
+
+    def take_own_places(self) -> None:
+        """As the network's that it runs."""
+        self.base.take_own_places()
         self._follow_base()
 
 

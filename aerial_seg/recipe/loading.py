@@ -15,7 +15,7 @@ from aerial_seg.errors import SettingsError, at_work, did_you_mean
 from aerial_seg.paths import StrPath, as_name
 from aerial_seg.printable import shortened
 from aerial_seg.recipe.changes import Changes, apply_changes, read_changes
-from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.document import STAGE, Recipe, StageSettings
 from aerial_seg.recipe.lineage import ABOUT, BASE, AboutSettings, Document, Lineage
 from aerial_seg.recipe.section import Section, first_problem
 
@@ -125,10 +125,13 @@ def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe
     read = read_changes(changes)
     if not read:
         return recipe
-    known = {key: tuple(type(getattr(recipe, key)).model_fields) for key in Recipe.model_fields}
+    known = {
+        key: tuple(type(getattr(recipe, key)).model_fields) for key in Recipe.model_fields if key != STAGE
+    }
+    lists = {STAGE: tuple(StageSettings.model_fields)}
     what = " ".join(("recipe", *([name] if name else []), "with", ", ".join(one.key for one in read)))
     try:
-        return Recipe.model_validate(apply_changes(recipe.model_dump(), read, known))
+        return Recipe.model_validate(apply_changes(recipe.model_dump(), read, known, lists))
     except ValidationError as error:
         raise SettingsError(f"{what}: {first_problem(error, Recipe)}") from error
 

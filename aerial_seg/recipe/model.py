@@ -43,6 +43,11 @@ class ModelSettings(Section):
     auxiliary: a second head on the stage before the last, in training; auxiliary_channels: its width, by default a
     quarter of its input's.
 
+    trained_stride: the output stride that the weights were trained at, where it is another: the network is built at
+    that one and brought to output_stride by scaling its rates, so that every convolution looks as far in pixels as
+    before; built at output_stride alone, the first block of a dilated stage would look twice as far (dilation_placement
+    `full`). The logits' places are those of output_stride, which training from there teaches.
+
     weights: what training starts from: `none`, `imagenet` or another name that the encoder's library knows, or a file
     (.safetensors, .pth, .pt, .ckpt) with a model of ours or an encoder's state dict.
     """
@@ -50,6 +55,7 @@ class ModelSettings(Section):
     architecture: str = "deeplabv3"
     encoder: str = "resnet18"
     output_stride: Literal[4, 8, 16, 32, 64, 128, 256] = 8
+    trained_stride: Literal[4, 8, 16, 32, 64, 128, 256] | None = None
     stem: Literal["7x7", "deep32", "deep64"] = "7x7"
     stride_placement: Literal["3x3", "1x1", "last-unit"] = "3x3"
     dilation_placement: Literal["full", "contracted"] = "full"

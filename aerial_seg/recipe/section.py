@@ -40,13 +40,17 @@ class Section(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
-def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
+def first_problem(error: ValidationError, kind: type[BaseModel], *, before: str = "") -> str:
+    """The first of the problems, its place and the remedy. before: what its place begins with besides its own."""
     problem = error.errors()[0]
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(problem["loc"], kind)
-        place, hint = ".".join(map(str, problem["loc"])), did_you_mean(str(problem["loc"][-1]), known)
+        place, hint = (
+            before + ".".join(map(str, problem["loc"])),
+            did_you_mean(str(problem["loc"][-1]), known),
+        )
         return f"unknown key '{shortened(place)}'{hint}; known here: {', '.join(known)}"
-    return problem_of(error) + ("; add it" if problem["type"] == "missing" else "")
+    return problem_of(error, before=before) + ("; add it" if problem["type"] == "missing" else "")
 
 
 def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:

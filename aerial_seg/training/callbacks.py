@@ -50,6 +50,9 @@ class Callback:
     A validated checkpoint is on the disk before it is told of; a run that goes on does not tell it again.
     """
 
+    def on_stage(self, number: int, of: int, name: str) -> None:
+        """Take note that a stage of a run of several begins or goes on; its iterations are counted from 1."""
+
     def on_start(self, iteration: int, iterations: int) -> None:
         """Take note that the run begins or goes on: `iteration` of `iterations` updates are done already."""
 

@@ -17,6 +17,17 @@ def show(card: dict[str, Any]) -> None:
     done, all_of_them = card["iteration"], card["iterations"]
     share = f" ({done / all_of_them:.0%})" if all_of_them else ""
     _line("state", f"{card['state']}: {card['reason']}")
+    for one in card["earlier"]:
+        best = (
+            "" if one["miou"] is None else f", best mIoU {_number(one['miou'])} at {one['best_iteration']:,}"
+        )
+        _line(
+            "stage",
+            f"{one['number']}{_called(one)} is finished: {one['iterations']:,} iterations{best}; {one['model']}",
+        )
+    if card["stage"] is not None:
+        stage = card["stage"]
+        _line("stage", f"{stage['number']} of {stage['of']}{_called(stage)}, of which all that follows is")
     _line("done", f"iteration {done:,} of {all_of_them:,}{share}")
     if card["seconds_per_iteration"] is not None:
         left = card["seconds_left"]
@@ -32,6 +43,10 @@ def show(card: dict[str, Any]) -> None:
     _line("files", ", ".join(card["files"]) or "none yet")
     for note in card["notes"]:
         _line("note", note)
+
+
+def _called(stage: dict[str, Any]) -> str:
+    return f" ({stage['name']})" if stage["name"] else ""
 
 
 def _scores(validation: dict[str, Any] | None) -> str:

@@ -22,7 +22,24 @@ def show(forecast: TrainForecast, *, as_json: bool) -> None:
     console.notes(forecast.notes)
     for line in toml_lines(forecast.recipe.model_dump(mode="json")):
         console.say(console.one_line(line))
-    console.say()
+    for one in (forecast, *forecast.later):
+        console.say()
+        _one(one)
+    if forecast.later:
+        console.say()
+        _line("in all", f"about {console.duration(forecast.seconds_of_all)} for all stages that are left")
+    files = (name if size is None else f"{name} ({_bytes(size)})" for name, size in forecast.files.items())
+    last = forecast.later[-1] if forecast.later else forecast
+    kept = [] if last.stage is None else [f"stage-{k} (as much)" for k in range(1, last.stage.of)]
+    _line("writes", f"into {forecast.run}: {', '.join([*files, *kept])}")
+    if forecast.picture is not None:
+        _line("picture", str(forecast.picture))
+
+
+def _one(forecast: TrainForecast) -> None:
+    """The lines of one stage, or of a run of one."""
+    if forecast.stage is not None:
+        _line("stage", f"{forecast.stage.number} of {forecast.stage.of} {forecast.stage.name}".rstrip())
     ground = "" if forecast.gsd is None else f", {forecast.gsd:.3g} m"
     chips = forecast.chips
     _line("data", f"{chips['train']:,} chips to train on, {chips['val']:,} to validate on")
@@ -39,11 +56,8 @@ def show(forecast: TrainForecast, *, as_json: bool) -> None:
         _line("", f"{forecast.seconds_per_validation:.3g} s per validation")
     begun = f" after the {forecast.done:,} that are done" if forecast.done else ""
     left = forecast.iterations - forecast.done
-    _line("in all", f"about {console.duration(forecast.seconds)} for {left:,} iterations{begun}")
-    files = (name if size is None else f"{name} ({_bytes(size)})" for name, size in forecast.files.items())
-    _line("writes", f"into {forecast.run}: {', '.join(files)}")
-    if forecast.picture is not None:
-        _line("picture", str(forecast.picture))
+    label = "in all" if forecast.stage is None else "time"
+    _line(label, f"about {console.duration(forecast.seconds)} for {left:,} iterations{begun}")
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -31,6 +31,7 @@ class Watch(Callback):
         self._open = ExitStack()
         self._pace = Pace(clock=clock)
         self._best: str | None = None
+        self._label = "train"
         self._iterations = 0
         self._stated = -math.inf
 
@@ -42,12 +43,18 @@ class Watch(Callback):
     ) -> None:
         self._open.close()
 
+    def on_stage(self, number: int, of: int, name: str) -> None:
+        """Say which stage of a run of several begins or goes on."""
+        self._label = f"stage {number} of {of}" + (f" ({name})" if name else "")
+        self._best = None
+        console.say_beside_bars(self._label)
+
     def on_start(self, iteration: int, iterations: int) -> None:
         """Begin the bar where the run goes on."""
         self._iterations = iterations
         if iteration:
             console.say_beside_bars(f"the run goes on after iteration {iteration:,} of {iterations:,}")
-        bar = console.bar("train", total=iterations, unit="iteration", done=iteration)
+        bar = console.bar(self._label, total=iterations, unit="iteration", done=iteration)
         self._bar = self._open.enter_context(bar)
 
     def on_step(self, step: Step) -> None:

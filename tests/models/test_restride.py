@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,3 +202,21 @@ def test_a_refused_stride_leaves_deformable_convolutions_as_they_were() -> None:
     with pytest.raises(SettingsError, match="cannot look equally far"):
         network.set_output_stride(16)
     assert [m.reach for m in network.modules() if isinstance(m, DeformableConv)] == reaches
+
+
+@pytest.mark.parametrize("architecture", ["fcn", "deeplabv3", "deeplabv3+"])
+def test_a_network_built_for_weights_of_another_stride_is_theirs_brought_to_its_own(
+    architecture: str,
+) -> None:
+    """model.trained_stride: logits right after the change, multi-grid and atrous rates included, to the bit."""
+    facts = {"architecture": architecture, "head_channels": 8, "multi_grid": (1, 2), "output_stride": 16}
+    model = trained(**facts)
+    wanted = with_output_stride(model, 8)
+    settings = ModelSettings.model_validate(facts | {"output_stride": 8, "trained_stride": 16})
+    network = build_network(settings, bands=3, classes=2).eval()
+    network.load_state_dict(model.network.state_dict())
+    image = photograph(64, 96).float()
+    with torch.inference_mode():
+        assert torch.equal(network(image), wanted.network(image))
+    # Training teaches a cell its own pixels, so its tiles are stitched as any network's.
+    assert network.geometry == replace(wanted.network.geometry, cell_span=None)

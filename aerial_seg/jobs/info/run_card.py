@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aerial_seg.errors import InputError
 from aerial_seg.files.lock import is_held
-from aerial_seg.jobs.train.run_folder import BEST, CURVES, LAST, LOCK, LOG, SAMPLES, Run, read_run
+from aerial_seg.jobs.train.run_folder import (
+    BEST,
+    CURVES,
+    LAST,
+    LOCK,
+    LOG,
+    RUN,
+    SAMPLES,
+    Run,
+    finished_stages,
+    read_run,
+)
 from aerial_seg.mentions import SAME_CALL
 from aerial_seg.metrics import or_null
 from aerial_seg.training.log import History, ValidationRow, read_log
@@ -22,7 +34,8 @@ def run_card(folder: Path) -> dict[str, Any]:
     """Return where the run in a folder stands, JSON-ready. Raises InputError where there is none.
 
     state: running (a process holds its lock now), stopped, finished, or unknown where no lock can be asked. iteration:
-    of the last update in the log. kept_iteration: of the last checkpoint, from which the run goes on.
+    of the last update in the log. kept_iteration: of the last checkpoint, from which the run goes on. stage: the one
+    that a run of several is at, which all of this is of; None for a run of one. earlier: what those before came to.
     """
     run, history = read_run(folder), _history(folder / LOG)
     state, reason = _state(run)
@@ -33,6 +46,8 @@ def run_card(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "state": state,
         "reason": reason,
+        "stage": None if run.stage is None else run.stage.model_dump(),
+        "earlier": _earlier(run),
         "iteration": done,
         "iterations": run.iterations,
         "kept_iteration": run.iteration,
@@ -75,8 +90,24 @@ def _state(run: Run) -> tuple[str, str]:
         )
     if held:
         return "running", "a process is at work on it"
+    if run.is_between and run.stage is not None:
+        number = run.stage.number
+        return (
+            "stopped",
+            f"stage {number} of {run.stage.of} is finished; {SAME_CALL} to go on with stage {number + 1}",
+        )
     how = "" if said == "stopped" else "it ended without a word, as by a kill or a power cut; "
     return "stopped", f"{how}{SAME_CALL} to go on after iteration {run.iteration:,}"
+
+
+def _earlier(run: Run) -> list[dict[str, Any]]:
+    try:
+        return [asdict(one) | {"model": str(one.model)} for one in finished_stages(run.folder, run.document)]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{run.folder / RUN} tells of earlier stages what no run wrote ({type(error).__name__}: {error}); "
+            "put back the one that `aerial-seg train` wrote"
+        ) from error
 
 
 def _last_iteration(history: History) -> list[int]:

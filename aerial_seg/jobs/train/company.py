@@ -54,7 +54,8 @@ class Plan:
                 "without torchrun"
             )
         check_devices(device, settings.processes)
-        check_shares(recipe.training.batch_size, processes=world, accumulate=settings.accumulate)
+        for one in recipe.by_stage():
+            check_shares(one.training.batch_size, processes=world, accumulate=settings.accumulate)
         wanted: str = settings.precision
         if wanted == "auto" and before is not None:
             wanted = str(before.document.get("precision") or "fp32")
@@ -83,12 +84,12 @@ class Plan:
 
 @contextmanager
 def in_company(
-    plan: Plan, state: TrainingState, recipe: Recipe, given: tuple[Path, Recipe, Network | None]
+    plan: Plan, state: TrainingState, recipe: Recipe, given: tuple[Path, Network | None]
 ) -> Iterator[Computing]:
     """Inside, the other processes train along: by this recipe, from where this process's state stands.
 
-    given: what they open and build. Only this process knows how many iterations the recipe has: it timed them, or
-    read them in the run's folder.
+    given: the dataset that they open, and a network of one's own. Only this process knows which stage it is, and how
+    many iterations it has: it timed them, or read them in the run's folder.
     """
     count = 1 if started_by_others() else plan.processes
     with companions(count, train_along, plan, *given):
@@ -98,17 +99,17 @@ def in_company(
         yield computing
 
 
-def train_along(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None = None) -> Computing:
-    """Train as one of several processes: the first one, which validates and writes, says from where and how long."""
+def train_along(plan: Plan, dataset: Path, own: Network | None = None) -> Computing:
+    """Train as one of several processes: the first one, which writes, says what, from where and how long."""
     computing = plan.computing()
+    told: tuple[Recipe, Packed] = hear(computing.fabric, None)
+    recipe, packed = told
     opened = open_dataset(dataset, recipe)
     network = own
     if network is None:
         settings = recipe.model.model_copy(update={"weights": "none"})
         network = build_network(settings, bands=len(opened.bands), classes=len(opened.legend))
     to_device(network, computing.device)
-    told: tuple[Recipe, Packed] = hear(computing.fabric, None)
-    recipe, packed = told
     state = TrainingState.begin(network, recipe)
     state.unpack(packed)
     run_training(state, opened.data, recipe, computing=computing, keeper=NothingKept())

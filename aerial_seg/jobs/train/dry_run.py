@@ -17,10 +17,11 @@ from aerial_seg.files.names import check_output
 from aerial_seg.files.operating_system import peak_while
 from aerial_seg.files.staging import check_writable
 from aerial_seg.jobs.train.company import Plan
+from aerial_seg.jobs.train.continuing import require_same, run_to_continue
 from aerial_seg.jobs.train.data import Dataset
-from aerial_seg.jobs.train.job import prepare
 from aerial_seg.jobs.train.overfit import Subset
 from aerial_seg.jobs.train.pictures import missing
+from aerial_seg.jobs.train.preparing import check_ahead, prepare
 from aerial_seg.jobs.train.run_folder import (
     BEST,
     CURVES,
@@ -30,16 +31,16 @@ from aerial_seg.jobs.train.run_folder import (
     SAMPLES,
     STATE,
     Run,
-    run_to_continue,
 )
 from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.jobs.train.stages import AskedStage, asked_stages
 from aerial_seg.jobs.train.time_limit import SHARE, Timing, fitting, time_run
 from aerial_seg.jobs.train.validation import open_validator
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import device_peak_while, hardware_name, has_own_memory, pick_device
 from aerial_seg.models.network import Network
 from aerial_seg.paths import StrPath, as_path, with_device
-from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.document import STAGE, Recipe, StageOfRun
 from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
@@ -61,6 +62,8 @@ class TrainForecast:
     interrupted run has behind it. seconds: of all that is left, validations included; seconds_per_iteration, the
     mean of what is left, and seconds_per_validation were measured. memory: peak bytes of the process; gpu_memory: of
     tensors on the GPU, if there is one. files: what the folder would hold, with bytes where they are known.
+    stage: of a run of several the one that all of this is of, which comes next; its recipe has the further ones, too.
+    later: those that follow it.
     """
 
     run: Path
@@ -82,13 +85,22 @@ class TrainForecast:
     files: dict[str, int | None]
     picture: Path | None
     notes: tuple[str, ...] = ()
+    stage: StageOfRun | None = None
+    later: tuple[TrainForecast, ...] = ()
+
+    @property
+    def seconds_of_all(self) -> float:
+        """Seconds of all stages that are left."""
+        return self.seconds + sum(one.seconds for one in self.later)
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON-ready document."""
-        names = [name for name in self.__slots__ if name != "recipe"]
+        names = [name for name in self.__slots__ if name not in ("recipe", "stage", "later")]
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             **{name: getattr(self, name) for name in names},
+            "stage": None if self.stage is None else self.stage.model_dump(),
+            "later": [one.as_json() for one in self.later],
         }
 
 
@@ -117,7 +129,36 @@ def forecast_training(
     check_output(run)
     before = run_to_continue(run, settings)
     plan = Plan.of(settings, recipe, pick_device(settings.device), before)
-    ready = prepare((dataset, recipe, None), run, settings, plan, before)
+    stages, number = asked_stages(recipe), 1
+    if before is not None:
+        require_same(before, stages[0].job())
+        number = 1 if before.stage is None else before.stage.number
+    check_ahead(stages[number - 1 :], (dataset, None), settings)
+    if before is not None and before.is_between:
+        before, number = None, number + 1
+    next_one, *others = (
+        _forecast(
+            stage, dataset, run, settings, plan, before if k == 0 else None, picture if k == 0 else None, k
+        )
+        for k, stage in enumerate(stages[number - 1 :])
+    )
+    whole = next_one.recipe.model_copy(update={STAGE: recipe.stage}) if number == 1 else next_one.recipe
+    return replace(next_one, recipe=whole, later=tuple(others))
+
+
+def _forecast(
+    stage: AskedStage,
+    dataset: Path,
+    run: Path,
+    settings: TrainSettings,
+    plan: Plan,
+    before: Run | None,
+    picture: Path | None,
+    place: int,
+) -> TrainForecast:
+    """The forecast of one stage. place: 0 for the one that comes next."""
+    is_ahead = place > 0 or (stage.is_later and before is None)
+    ready = prepare(stage, (dataset, None), run, settings, plan, before, ahead=is_ahead)
     recipe, opened, network = ready.recipe, ready.dataset, ready.beginning.network
     found: list[Timing] = []
     with open_validator(opened, ready.beginning.recipe, network) as validator:
@@ -131,7 +172,7 @@ def forecast_training(
     if picture is not None:
         _draw(opened, recipe, picture)
     timing = replace(timing, validation=timing.validation * share)
-    done, iterations = _extent(before, recipe, settings, timing)
+    done, iterations = _extent(before, stage, settings, timing)
     every = recipe.training.validate_every
     validations = math.ceil(iterations / every) - done // every if opened.data.val is not None else 0
     updating = timing.updates(done, iterations)
@@ -158,18 +199,22 @@ def forecast_training(
         files=_files(network, recipe, has_chips=opened.data.val is not None),
         picture=picture,
         notes=(*opened.notes, *ready.beginning.notes, *plan.notes, *missing(events=settings.tensorboard)),
+        stage=stage.at,
     )
 
 
-def _extent(before: Run | None, recipe: Recipe, settings: TrainSettings, timing: Timing) -> tuple[int, int]:
+def _extent(
+    before: Run | None, stage: AskedStage, settings: TrainSettings, timing: Timing
+) -> tuple[int, int]:
     """Iterations that are done, and how many there are to be."""
     if before is not None:
         goes_further = settings.extend is not None and before.state == "finished"
         whole = before.iteration + (settings.extend or 0) if goes_further else before.iterations
         return before.iteration if before.is_kept else 0, whole
     if settings.time_limit is None:
-        return 0, recipe.training.iterations
-    return 0, max(0, fitting(SHARE * settings.time_limit, timing, recipe.training.validate_every))
+        return 0, stage.recipe.training.iterations
+    limit = SHARE * stage.share * settings.time_limit
+    return 0, max(0, fitting(limit, timing, stage.recipe.training.validate_every))
 
 
 def _some(data: TrainingData, validator: Validator | None) -> tuple[TrainingData, float]:

@@ -2,65 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
 
-from aerial_seg.errors import SettingsError
 from aerial_seg.files.journal import describe_changes
 from aerial_seg.files.names import check_output
-from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.raster.unchanged import Unchanged
-from aerial_seg.inference.tile_choice import stitched_prediction
 from aerial_seg.jobs.train.company import Plan, in_company, train_along
-from aerial_seg.jobs.train.data import Dataset, open_dataset, with_class_weights
+from aerial_seg.jobs.train.continuing import require_as_before, require_same, run_to_continue
+from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.jobs.train.environment import environment
-from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_what_is_kept
+from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_of_stages, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import ModelFiles
-from aerial_seg.jobs.train.overfit import few_chips, overfit_note, without_augmentation
+from aerial_seg.jobs.train.overfit import overfit_note
 from aerial_seg.jobs.train.pictures import missing, pictures
+from aerial_seg.jobs.train.preparing import Prepared, check_ahead, own_network, prepare, same_in_all
 from aerial_seg.jobs.train.report import TrainReport, report_on
-from aerial_seg.jobs.train.run_folder import (
-    LOG,
-    Run,
-    RunFolder,
-    locked,
-    require_as_before,
-    require_same,
-    require_same_weights,
-    run_to_continue,
-)
+from aerial_seg.jobs.train.run_folder import LOG, STAGE_ENDED, Run, RunFolder, locked
 from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.jobs.train.stages import AskedStage, after, asked_stages, beginning_note, put_aside
 from aerial_seg.jobs.train.time_limit import iterations_within
 from aerial_seg.jobs.train.validation import open_validator
-from aerial_seg.models.build import build_network
-from aerial_seg.models.device import pick_device, to_device
-from aerial_seg.models.network import Network, OwnNetwork, check_shapes
-from aerial_seg.models.pretrained import start_from
-from aerial_seg.models.weights_source import check_weights, weights_file
+from aerial_seg.models.device import pick_device
+from aerial_seg.models.network import Network
 from aerial_seg.paths import StrPath, as_path, with_device
 from aerial_seg.progress import Progress, ProgressBar, announce, silent
-from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.document import Recipe, StageOfRun
 from aerial_seg.recipe.loading import load_recipe
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.geometry import ModelGeometry
-from aerial_seg.training.batch_norm.norms import check_statistics
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.companions import is_onlooker, started_by_others
 from aerial_seg.training.fabric import hear
-from aerial_seg.training.freezing import check_freezing, training_notes
 from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
-from aerial_seg.training.loss_terms.terms import check_loss
-from aerial_seg.training.manifest import DOCUMENT, INDEX
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.stopping import Stopping, left_to_the_first
 from aerial_seg.version import __version__
@@ -98,90 +80,81 @@ def train(
     dataset, run = as_path(dataset, "dataset"), as_path(run, "run")
     asked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     settings = with_device(chosen(settings, TrainSettings), device)
-    own = _own_network(network, geometry, asked)
+    own = own_network(network, geometry, asked)
     check_output(run)
     before = run_to_continue(run, settings)
     plan = Plan.of(settings, asked, pick_device(settings.device), before)
     if is_onlooker():
-        return _look_on(plan, dataset, asked, own)
-    ready = prepare((dataset, asked, own), run, settings, plan, before)
-    asked, opened, beginning = ready.recipe, ready.dataset, ready.beginning
-    stopping, as_written = Stopping(), beginning.recipe
-    with (
-        open_validator(opened, as_written, beginning.network) as validator,
-        locked(run),
-        stopping.listening(),
-    ):
+        return _look_on(plan, dataset, own)
+    stopping = Stopping()
+    around = _Around(plan, (dataset, own), settings, progress, callbacks, stopping, begun)
+    with ExitStack() as holding:
+
+        def hold() -> None:
+            holding.enter_context(locked(run))
+            holding.enter_context(stopping.listening())
+            require_as_before(run, before, settings)
+
+        return _train_stages(asked_stages(asked), run, before, around, hold)
+
+
+def _train_stages(
+    stages: Sequence[AskedStage], run: Path, before: Run | None, around: _Around, hold: Callable[[], None]
+) -> TrainReport:
+    """All stages that are left. hold: locks the folder, once all that can be told before that is found good."""
+    number = 1
+    ended: Mapping[str, Any] | None = None
+    if before is not None:
+        require_same(before, stages[0].job())
+        number = 1 if before.stage is None else before.stage.number
+        if before.is_between:
+            require_same(before, same_in_all(stages[0], around.given[1], around.settings))
+            hold()
+            ended, number = before.document, number + 1
+            before = None
+    left = stages[number - 1 :]
+    check_ahead(left, around.given, around.settings)
+    report: TrainReport | None = None
+    for stage in left:
+        if stage.at is None or ended is None:
+            report, ended = _train_stage(stage, run, before, None, around, hold)
+        else:
+            with telling_of_stages(run, stage.at):
+                put_aside(run, ended)
+                report, ended = _train_stage(stage, run, None, ended, replace(around, begun=time.monotonic()))
+    assert report is not None
+    return report
+
+
+def _train_stage(
+    stage: AskedStage,
+    run: Path,
+    before: Run | None,
+    ended: Mapping[str, Any] | None,
+    around: _Around,
+    hold: Callable[[], None] | None = None,
+) -> tuple[TrainReport, Mapping[str, Any]]:
+    """One stage, to its end, with what run.json tells then.
+
+    ended: run.json of the stage before, where that has just ended. hold: locks the folder; None: it is locked.
+    """
+    settings = around.settings
+    ready = prepare(stage, around.given, run, settings, around.plan, before)
+    opened, beginning = ready.dataset, ready.beginning
+    with open_validator(opened, beginning.recipe, beginning.network) as validator:
         opened = replace(opened, data=replace(opened.data, validator=validator))
-        require_as_before(run, before, settings)
-        facts = {} if before is not None else _first_facts(begun, beginning, opened, asked, plan, settings)
-        folder = RunFolder(run, before, ready.job)
+        if hold is not None:
+            hold()
+        facts = {} if before is not None else _first_facts(stage, ready, opened, ended, around)
+        folder = RunFolder(run, before, ready.job, stage.at)
         with folder.restoring():
             if before is None:
                 folder.begin(facts)
             folder.extend(settings.extend)
-            recipe = with_iterations(as_written, folder.iterations)
+            recipe = with_iterations(beginning.recipe, folder.iterations)
             state = TrainingState.begin(beginning.network, recipe)
-            around = _Around(
-                plan, (dataset, asked, own), settings, ready.still, progress, callbacks, stopping
-            )
-            files = _Files.of(folder, opened, recipe, around)
-        return _go_on(files, state, opened, recipe, around)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Hold what a run needs before its folder is touched. recipe: as it is trained. job: what run.json knows it by."""
-
-    recipe: Recipe
-    dataset: Dataset
-    beginning: Beginning
-    still: Unchanged
-    job: dict[str, Any]
-
-
-def prepare(
-    given: tuple[Path, Recipe, Network | None],
-    run: Path,
-    settings: TrainSettings,
-    plan: Plan,
-    before: Run | None,
-) -> Prepared:
-    """Open the data and build the network, on its device; nothing is written.
-
-    given: dataset, recipe and a network of one's own. before: the run that is gone on with. Raises OutputError,
-    SettingsError or InputError for what cannot be trained so.
-    """
-    dataset, recipe, own = given
-    # Nothing kept, nothing to take the place of the first weights: a run that was stopped so early begins as it began.
-    anew = before is None or not before.is_kept
-    weights = weights_file(recipe.model) if anew else None
-    Inputs([dataset] if weights is None else [dataset, weights]).refuse_folder(run)
-    if anew:
-        check_weights(recipe.model)
-        check_freezing(recipe)
-    still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
-    opened = open_dataset(dataset, recipe)
-    recipe = with_class_weights(recipe, opened, None if before is None else before.document)
-    if settings.overfit is not None:
-        opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
-    still.add([*opened.files, *opened.addresses])
-    job = {
-        "recipe": recipe.model_dump(mode="json"),
-        "data_fingerprint": opened.fingerprint,
-        "data": opened.extent(),
-        "own_network": None if own is None else own.name,
-        "overfit": settings.overfit,
-    }
-    if before is not None:
-        require_same(before, job)
-    torch.manual_seed(recipe.training.seed)
-    beginning = _begin(recipe, opened, own, anew=anew)
-    check_loss(recipe.training, beginning.network.geometry, parts=plan.accumulate)
-    if before is not None and anew:
-        require_same_weights(before, recipe.model.weights, beginning.sha256)
-    to_device(beginning.network, plan.device)
-    return Prepared(recipe, opened, beginning, still, job)
+            files = _Files.of(folder, opened, recipe, ready.still, around)
+        return _go_on(files, state, opened, recipe, around), folder.facts()
 
 
 def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
@@ -192,42 +165,51 @@ def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
 
 
 def _first_facts(
-    begun: float,
-    beginning: Beginning,
+    stage: AskedStage,
+    ready: Prepared,
     dataset: Dataset,
-    recipe: Recipe,
-    plan: Plan,
-    settings: TrainSettings,
+    ended: Mapping[str, Any] | None,
+    around: _Around,
 ) -> dict[str, Any]:
-    """What run.json tells of a run that begins, besides its job."""
+    """What run.json tells of a run, or a stage, that begins, besides its job."""
+    plan, recipe, beginning = around.plan, ready.recipe, ready.beginning
+    before = {} if ended is None else after(ended)
+    limit = around.settings.time_limit if ended is None else before["time_limit"]
     iterations = recipe.training.iterations
-    if settings.time_limit is not None:
+    if limit is not None:
+        share = stage.share * limit
         iterations = iterations_within(
-            settings.time_limit, begun, beginning.network, dataset.data, plan.timed(recipe), plan.alone()
+            share, around.begun, beginning.network, dataset.data, plan.timed(recipe), plan.alone()
         )
+    begins = () if ended is None else (beginning_note(stage, ended),)
     return {
         "tool_version": __version__,
         "iteration": 0,
         "iterations": iterations,
-        "notes": (*dataset.notes, *beginning.notes, *plan.notes),
+        "notes": (*begins, *dataset.notes, *beginning.notes, *plan.notes),
         "weights_sha256": beginning.sha256,
         "environment": environment(plan.device, plan.precision),
         **plan.facts(),
         "data_newest": dataset.newest(),
+        **({} if limit is None else {"time_limit": limit}),
+        **before,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Around:
-    """What a run has around it that changes nothing of what it learns."""
+    """What a run has around it that changes nothing of what it learns.
+
+    given: the dataset, and a network of one's own. begun: when the stage was, by time.monotonic.
+    """
 
     plan: Plan
-    given: tuple[Path, Recipe, Network | None]
+    given: tuple[Path, Network | None]
     settings: TrainSettings
-    still: Unchanged
     progress: Progress
     callbacks: Sequence[Callback]
     stopping: Stopping
+    begun: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,26 +220,29 @@ class _Files:
     models: ModelFiles
     log: Log
     keeper: RunKeeper
+    still: Unchanged
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, folder: RunFolder, dataset: Dataset, recipe: Recipe, around: _Around) -> _Files:
-        models = ModelFiles(folder.folder, dataset, recipe, around.given[2])
+    def of(
+        cls, folder: RunFolder, dataset: Dataset, recipe: Recipe, still: Unchanged, around: _Around
+    ) -> _Files:
+        models = ModelFiles(folder.folder, dataset, recipe, around.given[1], folder.stage)
         log = Log(folder.folder / LOG, dataset.legend.names if dataset.data.val is not None else ())
         every = around.settings.checkpoint_every
-        keeper = RunKeeper(folder, models, log, around.still, every=EVERY if every is None else every)
+        keeper = RunKeeper(folder, models, log, still, every=EVERY if every is None else every)
         notes = (
             *(() if dataset.overfit is None else (overfit_note(dataset.overfit),)),
             *(folder.fact("notes") or ()),
             *_what_is_other(folder, dataset, around.plan),
         )
-        return cls(folder, models, log, keeper, notes)
+        return cls(folder, models, log, keeper, still, notes)
 
 
 def _go_on(
     files: _Files, state: TrainingState, dataset: Dataset, recipe: Recipe, around: _Around
 ) -> TrainReport:
-    """The run from where it stands to its end, in its folder, which is locked."""
+    """The run, or its stage, from where it stands to its end, in its folder, which is locked."""
     folder, models, keeper = files.folder, files.models, files.keeper
     events = around.settings.tensorboard
     with telling_what_is_kept(folder, keeper):
@@ -267,12 +252,15 @@ def _go_on(
         if folder.is_kept:  # else those that lie there are of the run that is to be replaced
             models.mark(finished=False)
         with (
-            around.still.holding(),
+            files.still.holding(),
             lost_workers(),
             in_company(around.plan, state, recipe, around.given) as computing,
             pictures(folder.folder, dataset, recipe, state, around.plan.device, events=events) as drawn,
-            _bar(around, recipe) as bar,
+            _bar(around, recipe, folder.stage) as bar,
         ):
+            if folder.stage is not None:
+                for one in around.callbacks:
+                    one.on_stage(folder.stage.number, folder.stage.of, folder.stage.name)
             begun = {"time": time.time(), "iteration": state.iteration}
             folder.write("running", begun=begun, **around.plan.facts())
             run_training(
@@ -286,45 +274,26 @@ def _go_on(
                 callbacks=(bar, *drawn, *around.callbacks),
                 stopping=around.stopping,
             )
-        models.mark(finished=True)
-        keeper.tell("finished", state)
+        if folder.stage is None or folder.stage.is_last:
+            models.mark(finished=True)
+            keeper.tell("finished", state)
+        else:
+            keeper.tell("stopped", state, **{STAGE_ENDED: True})
     report = report_on(folder, state, recipe, notes)
     if started_by_others():
         hear(computing.fabric, report)
     return report
 
 
-def _own_network(
-    network: Network | nn.Module | None, geometry: ModelGeometry | None, recipe: Recipe
-) -> Network | None:
-    """The network of one's own, if there is one. Raises SettingsError where its geometry is missing, or told twice."""
-    if network is None:
-        if geometry is not None:
-            raise SettingsError("geometry is that of a network of one's own, and none is given; leave it out")
-        return None
-    if isinstance(network, Network) == (geometry is not None):
-        raise SettingsError(
-            f"network is a {type(network).__name__}, "
-            + (
-                "which has its geometry; leave geometry out"
-                if geometry
-                else "wanted with geometry=ModelGeometry(…)"
-            )
-        )
-    if recipe.model.weights != "none":
-        raise SettingsError(
-            f"model.weights is {recipe.model.weights}, which a network of one's own is not filled with; load it "
-            'yourself and set model.weights = "none"'
-        )
-    return network if isinstance(network, Network) else OwnNetwork(network, cast(ModelGeometry, geometry))
-
-
-def _look_on(plan: Plan, dataset: Path, recipe: Recipe, own: Network | None) -> TrainReport:
-    """Train along as torchrun's further process; the report is that of the first one."""
+def _look_on(plan: Plan, dataset: Path, own: Network | None) -> TrainReport:
+    """Train along as torchrun's further process, all stages that are left; the report is that of the first one."""
     with left_to_the_first():
-        with lost_workers():
-            computing = train_along(plan, dataset, recipe, own)
-        return hear(computing.fabric, None)
+        while True:
+            with lost_workers():
+                computing = train_along(plan, dataset, own)
+            report: TrainReport = hear(computing.fabric, None)
+            if report.stage is None or report.stage.is_last:
+                return report
 
 
 def _what_is_other(folder: RunFolder, dataset: Dataset, plan: Plan) -> tuple[str, ...]:
@@ -343,8 +312,9 @@ def _what_is_other(folder: RunFolder, dataset: Dataset, plan: Plan) -> tuple[str
 
 
 @contextmanager
-def _bar(around: _Around, recipe: Recipe) -> Iterator[_Bar]:
-    with around.progress("train", total=recipe.training.iterations, unit="iteration") as bar:
+def _bar(around: _Around, recipe: Recipe, stage: StageOfRun | None) -> Iterator[_Bar]:
+    what = "train" if stage is None else f"train, {stage}"
+    with around.progress(what, total=recipe.training.iterations, unit="iteration") as bar:
         yield _Bar(bar)
 
 
@@ -362,41 +332,3 @@ class _Bar(Callback):
     def on_step(self, step: Step) -> None:
         """One further."""
         self._bar.update()
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """Hold the untrained network with the weights that it starts from; sha256: of their file, if they are one's.
-
-    recipe: with a tile that the network stitches well.
-    """
-
-    network: Network
-    recipe: Recipe
-    notes: tuple[str, ...] = ()
-    sha256: str | None = None
-
-
-def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: bool) -> Beginning:
-    """The network, with its first weights where the run begins anew. Raises for what cannot be trained or predicted."""
-    file = weights_file(recipe.model) if anew else None
-    own = anew and file is None
-    settings = recipe.model if own else recipe.model.model_copy(update={"weights": "none"})
-    counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
-    network = given if given is not None else build_network(settings, **counts)
-    network.geometry.check_side(recipe.training.crop)
-    prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
-    unusual = (*grown, *training_notes(network, recipe))
-    recipe = recipe.model_copy(update={"prediction": prediction})
-    if given is not None:
-        check_shapes(given, side=recipe.training.crop, **counts)
-    notes: tuple[str, ...] = ()
-    sha256 = None
-    if file is not None:
-        bands = [band.name for band in dataset.bands]
-        notes = start_from(network, file, bands=bands, classes=dataset.legend.names, statistics=dataset.bands)
-        with file.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    if anew:
-        check_statistics(network, recipe.batch_norm)
-    return Beginning(network, recipe, (*notes, *unusual), sha256)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
 
 from aerial_seg.errors import AerialSegError, Incomplete, Interrupted, KeptNote
 from aerial_seg.files.disk import write_failure
 from aerial_seg.files.state_header import read_state
 from aerial_seg.geo.raster.unchanged import ChangedError, Unchanged
 from aerial_seg.jobs.train.model_files import ModelFiles
-from aerial_seg.jobs.train.run_folder import LOG, STATE, RunFolder, Stage
+from aerial_seg.jobs.train.run_folder import LOG, STATE, RunFolder, Standing
 from aerial_seg.mentions import SAME_CALL
+from aerial_seg.recipe.document import StageOfRun
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import TrainingError
@@ -76,15 +79,16 @@ class RunKeeper:
         self.tell("running", state)
         self._kept = time.monotonic()
 
-    def tell(self, stage: Stage, state: TrainingState) -> None:
-        """Write into run.json how far the run has come."""
+    def tell(self, standing: Standing, state: TrainingState, **facts: object) -> None:
+        """Write into run.json how far the run has come, and what else is to be known of it."""
         best = state.best
         self._folder.write(
-            stage,
+            standing,
             iteration=state.iteration,
             best_iteration=None if best is None else best.iteration,
             validation=None if best is None or best.outcome is None else best.outcome.as_json(),
             threshold=None if best is None else best.threshold,
+            **facts,
         )
 
     def stop(self) -> None:
@@ -113,23 +117,49 @@ def telling_what_is_kept(folder: RunFolder, keeper: RunKeeper) -> Iterator[None]
     except BaseException as error:
         keeper.stop()
         header = read_state(folder.folder / STATE) if folder.is_kept else None
-        if header is None:
-            raise
-        done = f"the first {header['iteration']:,} iterations are kept in {folder.folder}"
-        go_on = f"{SAME_CALL} to go on: {done}"
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted; {done}; {SAME_CALL} to go on") from error
-        if isinstance(error, TrainingError):
-            raise TrainingError(f"{error}; {done}") from error
-        if isinstance(error, ChangedError) and error.what is not None:
-            raise Incomplete(f"{error.what}; put it back as it was, then {go_on}") from error
-        if isinstance(error, AerialSegError | OSError) and not isinstance(error, Incomplete):
-            raise Incomplete(f"{_told(error, folder)}; {go_on}") from error
-        error.add_note(KeptNote(go_on))
+        if header is not None:
+            _say_what_is_kept(error, f"the first {header['iteration']:,} iterations are kept", folder.folder)
+        if folder.stage is not None and folder.stage.number > 1:
+            _say_what_is_kept(error, _stages_kept(folder.stage), folder.folder)
         raise
 
 
-def _told(error: AerialSegError | OSError, folder: RunFolder) -> AerialSegError:
+@contextmanager
+def telling_of_stages(folder: Path, stage: StageOfRun) -> Iterator[None]:
+    """Say in an error of the block, in which `stage` begins, that those before it are kept in the folder."""
+    try:
+        yield
+    except BaseException as error:
+        is_told = isinstance(error, Incomplete | TrainingError)
+        if is_told or any(isinstance(note, KeptNote) for note in getattr(error, "__notes__", ())):
+            raise
+        _say_what_is_kept(error, _stages_kept(stage), folder)
+
+
+def _stages_kept(stage: StageOfRun) -> str:
+    before = stage.number - 1
+    return (
+        f"stage{'s 1 to' if before > 1 else ''} {before} of {stage.of} {'are' if before > 1 else 'is'} kept"
+    )
+
+
+def _say_what_is_kept(error: BaseException, what: str, folder: Path) -> NoReturn:
+    """Raises the error, or what it is where something is kept. what: it, and that it is."""
+    done = f"{what} in {folder}"
+    go_on = f"{SAME_CALL} to go on: {done}"
+    if isinstance(error, KeyboardInterrupt):
+        raise Interrupted(f"interrupted; {done}; {SAME_CALL} to go on") from error
+    if isinstance(error, TrainingError):
+        raise TrainingError(f"{error}; {done}") from error
+    if isinstance(error, ChangedError) and error.what is not None:
+        raise Incomplete(f"{error.what}; put it back as it was, then {go_on}") from error
+    if isinstance(error, AerialSegError | OSError) and not isinstance(error, Incomplete):
+        raise Incomplete(f"{_told(error, folder)}; {go_on}") from error
+    error.add_note(KeptNote(go_on))
+    raise error
+
+
+def _told(error: AerialSegError | OSError, folder: Path) -> AerialSegError:
     if isinstance(error, OSError):
-        return write_failure(error, folder.folder, "free space or check the disk")
+        return write_failure(error, folder, "free space or check the disk")
     return error

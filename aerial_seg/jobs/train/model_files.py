@@ -14,7 +14,7 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
-from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.document import Recipe, StageOfRun
 from aerial_seg.training.callbacks import Checkpoint
 from aerial_seg.training.state import Scored, TrainingState
 from aerial_seg.training.validation.calibration import threshold_bias
@@ -25,12 +25,19 @@ from aerial_seg.version import __version__
 class ModelFiles:
     """Write checkpoints as model files that `predict` takes; they say that the run is unfinished while it is."""
 
-    def __init__(self, folder: Path, dataset: Dataset, recipe: Recipe, own: Network | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        recipe: Recipe,
+        own: Network | None = None,
+        stage: StageOfRun | None = None,
+    ) -> None:
         """own: the network that is trained, where the recipe does not build it.
 
-        recipe: with as many iterations as the run is to have.
+        recipe: with as many iterations as the run, or its stage, is to have.
         """
-        self._folder, self._dataset, self._recipe = folder, dataset, recipe
+        self._folder, self._dataset, self._recipe, self._stage = folder, dataset, recipe, stage
         self._own = None if own is None else own.name
         self._described: Network | None = None
         if own is None:
@@ -77,25 +84,14 @@ class ModelFiles:
 
     def mark(self, *, finished: bool) -> None:
         """Make both files those of a run that is finished, or of one that is not, and may have been before."""
-        for path in (self._folder / LAST, self._folder / BEST):
-            card = self._card_of(path.name)
-            if card is None:
-                continue
-            wanted = card.model_copy(update={"finished": finished, "recipe": self._recipe})
-            if card != wanted:
-                # Not load_file: its tensors keep the file open that is to be replaced.
-                save_model(load(path.read_bytes()), wanted, path)
+        mark(self._folder, finished=finished, recipe=self._recipe)
 
     def _iteration(self, name: str) -> int | None:
         card = self._card_of(name)
         return None if card is None else card.iteration
 
     def _card_of(self, name: str) -> ModelCard | None:
-        """Of the model of this name that lies in the folder; None where there is none that can be read."""
-        try:
-            return read_card(self._folder / name)
-        except InputError:
-            return None
+        return _card_of(self._folder / name)
 
     def _card(self, scored: Scored) -> ModelCard:
         dataset = self._dataset
@@ -116,6 +112,7 @@ class ModelFiles:
             data_fingerprint=dataset.fingerprint,
             finished=False,
             overfit=dataset.overfit,
+            stage=self._stage,
         )
 
     def _validated(self, outcome: Outcome) -> Validated:
@@ -130,3 +127,23 @@ class ModelFiles:
             intervals=known,
             doubts=outcome.notes,
         )
+
+
+def mark(folder: Path, *, finished: bool, recipe: Recipe | None = None) -> None:
+    """Make both model files of the folder those of what is finished, or is not; recipe: None keeps their own."""
+    for path in (folder / LAST, folder / BEST):
+        card = _card_of(path)
+        if card is None:
+            continue
+        wanted = card.model_copy(update={"finished": finished, "recipe": recipe or card.recipe})
+        if card != wanted:
+            # Not load_file: its tensors keep the file open that is to be replaced.
+            save_model(load(path.read_bytes()), wanted, path)
+
+
+def _card_of(path: Path) -> ModelCard | None:
+    """Of the model that lies there; None where there is none that can be read."""
+    try:
+        return read_card(path)
+    except InputError:
+        return None

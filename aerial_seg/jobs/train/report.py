@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerial_seg.intervals import Intervals
-from aerial_seg.jobs.train.run_folder import BEST, RunFolder
+from aerial_seg.jobs.train.run_folder import BEST, FinishedStage, RunFolder, finished_stages
 from aerial_seg.metrics import Scores
-from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.document import Recipe, StageOfRun
 from aerial_seg.training.state import TrainingState
 
 
@@ -19,7 +19,8 @@ class TrainReport:
 
     iterations: that it made; fewer than the recipe's where its patience was over. notes: what it started from, and what
     of that was adapted or left out. intervals: of the scores, at 95 %. doubts: what keeps these from being believed,
-    and why a threshold stayed 0.5.
+    and why a threshold stayed 0.5. Of a run of several stages all of this is of the last one; stage: which that is;
+    earlier: what those before it came to.
     """
 
     run: Path
@@ -31,6 +32,8 @@ class TrainReport:
     notes: tuple[str, ...] = ()
     intervals: Intervals | None = None
     doubts: tuple[str, ...] = ()
+    stage: StageOfRun | None = None
+    earlier: tuple[FinishedStage, ...] = ()
 
 
 def report_on(folder: RunFolder, state: TrainingState, recipe: Recipe, notes: Sequence[str]) -> TrainReport:
@@ -54,4 +57,6 @@ def report_on(folder: RunFolder, state: TrainingState, recipe: Recipe, notes: Se
         notes=tuple(notes),
         intervals=None if outcome is None else outcome.intervals,
         doubts=() if outcome is None else outcome.notes,
+        stage=folder.stage,
+        earlier=finished_stages(folder.folder, folder.facts()),
     )

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aerial_seg.documents import DocumentError, parse_json, read_text
-from aerial_seg.errors import AerialSegError, InputError, OutputError
+from aerial_seg.errors import AerialSegError, InputError, SettingsError
 from aerial_seg.files import operating_system
 from aerial_seg.files.durable import settled_file
-from aerial_seg.files.journal import as_read_back, describe_changes
 from aerial_seg.files.lock import held, is_held
 from aerial_seg.files.made import LIST
-from aerial_seg.files.staging import check_folder
 from aerial_seg.files.state_header import read_state
 from aerial_seg.files.work import missing_parents, remove_empty
-from aerial_seg.jobs.train.settings import TrainSettings
-from aerial_seg.mentions import FORMER_CALL, SAME_CALL, setting
 from aerial_seg.paths import StrPath, as_path
-from aerial_seg.recipe.document import Recipe, as_meant
+from aerial_seg.recipe.document import STAGE, StageOfRun, stage_folder
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 LOG, RUN, STATE, LOCK = "log.csv", "run.json", "training.safetensors", ".lock"
@@ -34,39 +29,41 @@ FORMER_LOG = "log.former.csv"
 CURVES, SAMPLES, EVENTS = "curves.png", "samples.png", "tensorboard"
 DRAFTS = ("*.partial", ".tmp??????")
 """Files that a kill left half written: ours, and those that safetensors writes to before it renames them."""
+MADE = (BEST, LAST, LOG, CURVES, SAMPLES, f"{EVENTS}/events.out.tfevents.*")
+"""What a stage makes that lies in its own folder when the next one begins, as patterns of names."""
 OWN = (
-    BEST,
-    LAST,
-    LOG,
+    *MADE,
     FORMER_LOG,
-    CURVES,
-    SAMPLES,
-    f"{EVENTS}/events.out.tfevents.*",
     RUN,
     STATE,
     LOCK,
     LIST,
     *DRAFTS,
+    *(f"{before}{STAGE}-[1-9]*/{name}" for before in ("", ".") for name in (*MADE, RUN, *DRAFTS)),
 )
 """All that a run puts into its folder, as patterns of names: what it may replace or forget."""
 
-Stage = Literal["running", "stopped", "finished"]
-_NOT_LEARNING = ("workers",)
-"""Settings of a recipe's training that change no bit of what is learnt: a run may go on with others."""
+Standing = Literal["running", "stopped", "finished"]
+STAGE_ENDED, EARLIER, PART_OF = "stage_ended", "earlier_stages", "part_of"
+"""In run.json: that the stage is finished; what the stages before came to; in a finished stage's own, whose it is."""
+WHOLE = "recipe_of_all_stages"
+"""The recipe as it was asked for, of a run of several stages, in run.json; `recipe` is that of the stage there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Tell what run.json holds. iteration: of the last checkpoint. iterations: how many there are to be.
 
-    state: running only while a process holds the folder's lock. document: all of run.json.
+    state: running only while a process holds the folder's lock. document: all of run.json. stage: that the run is at,
+    which the iterations are of; None for a run of one.
     """
 
     folder: Path
-    state: Stage
+    state: Standing
     iteration: int
     iterations: int
     document: Mapping[str, Any]
+    stage: StageOfRun | None = None
 
     @property
     def token(self) -> str:
@@ -79,6 +76,22 @@ class Run:
         return _is_kept(self.folder, self.document)
 
     @property
+    def is_between(self) -> bool:
+        """Whether the stage is finished, and another one follows."""
+        return bool(self.document.get(STAGE_ENDED)) and self.stage is not None and not self.stage.is_last
+
+    @property
+    def reached(self) -> str:
+        """How far it has come, in words."""
+        within = f" of {self.stage}" if self.stage else ""
+        return f"iteration {self.iteration:,} of {self.iterations:,}{within}"
+
+    @property
+    def whole(self) -> str | None:
+        """The token of the run that it is a finished stage of; None for one that can be gone on with."""
+        return self.document.get(PART_OF)
+
+    @property
     def former(self) -> Mapping[str, Any] | None:
         """The finished run that it is to replace as soon as something of it is kept: run_json, and names of files."""
         return self.document.get("former")
@@ -88,6 +101,11 @@ class Run:
         """Names of what lies in the folder and is this run's."""
         former = self.former
         return _names(self.folder) - (frozenset() if former is None or self.is_kept else {*former["files"]})
+
+
+def written(document: Mapping[str, Any]) -> str:
+    """Return the text of a run.json."""
+    return json.dumps(document, indent=2, default=str) + "\n"
 
 
 def _is_kept(folder: Path, document: Mapping[str, Any]) -> bool:
@@ -105,6 +123,16 @@ def _is_kept(folder: Path, document: Mapping[str, Any]) -> bool:
 def _names(folder: Path) -> frozenset[str]:
     """What runs have put into the folder, by relative names."""
     return frozenset(file.relative_to(folder).as_posix() for pattern in OWN for file in folder.glob(pattern))
+
+
+def _of_stages(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name for name in names if name.lstrip(".").startswith(f"{STAGE}-"))
+
+
+def _folders_of_stages(folder: Path) -> list[Path]:
+    """Those of finished stages, innermost first."""
+    stages = [inner for pattern in (f"{STAGE}-[1-9]*", f".{STAGE}-[1-9]*") for inner in folder.glob(pattern)]
+    return [inner for stage in stages for inner in (stage / EVENTS, stage)]
 
 
 def read_run(path: StrPath) -> Run:
@@ -126,73 +154,61 @@ def read_run(path: StrPath) -> Run:
         # Older versions left finished runs only.
         state, iterations = document.get("state", "finished"), document.get("iterations", planned)
         iteration = document.get("iteration", iterations)
-        if state not in get_args(Stage) or not isinstance(iteration, int) or not isinstance(iterations, int):
+        stage = None if document.get(STAGE) is None else StageOfRun(**document[STAGE])
+        if (
+            state not in get_args(Standing)
+            or not isinstance(iteration, int)
+            or not isinstance(iterations, int)
+        ):
             raise DocumentError(f"its state is {state!r}, {iteration!r} of {iterations!r} iterations")
-    except (DocumentError, LookupError, TypeError) as error:
+    except (DocumentError, LookupError, SettingsError, TypeError) as error:
         raise InputError(
             f"{file} cannot be read ({error}); wanted what `aerial-seg train` wrote: name another folder"
         ) from error
     if state == "running" and is_held(folder / LOCK) is False:
         state = "stopped"  # by what left it no time to say so
-    return Run(folder, state, iteration, iterations, document)
+    return Run(folder, state, iteration, iterations, document, stage)
 
 
-def run_to_continue(folder: Path, settings: TrainSettings) -> Run | None:
-    """Return the run that there is to go on with; None where a new one begins.
+@dataclass(frozen=True, slots=True)
+class FinishedStage:
+    """Tell what a stage came to. model: its best; miou: that one's, None without validation."""
 
-    Raises OutputError for a finished one unless it is to be extended or replaced, and for a folder that holds other
-    things.
-    """
-    try:
-        found = read_run(folder) if (folder / RUN).is_file() else None
-    except InputError as error:
-        raise OutputError(str(error)) from error
-    if settings.extend is not None:
-        return _to_extend(folder, found, settings.extend)
-    if found is None or found.state == "finished":
-        if found is not None and not settings.overwrite:
-            raise OutputError(
-                f"{folder} is a finished run of {found.iteration:,} iterations; pass {setting('extend', ...)} to "
-                f"train it on, {setting('overwrite', True)} to train anew in its place, or choose another output"
-            )
-        if not _is_empty(folder):
-            check_folder(folder, overwrite=settings.overwrite, marker=RUN, own=OWN)
-        return None
-    if settings.restart:
-        check_folder(folder, overwrite=True, marker=RUN, own=OWN)
-        return None
-    return found
+    number: int
+    name: str
+    model: Path
+    iterations: int
+    best_iteration: int | None
+    miou: float | None
 
 
-def _to_extend(folder: Path, found: Run | None, by: int) -> Run:
-    if found is None:
-        raise OutputError(
-            f"{folder} is no run, so there is nothing to train on; leave {setting('extend')} out"
+def finished_stages(folder: Path, document: Mapping[str, Any]) -> tuple[FinishedStage, ...]:
+    """What run.json tells of the stages before the one that the run is at."""
+    return tuple(
+        FinishedStage(
+            number=int(one["number"]),
+            name=str(one["name"]),
+            model=folder / stage_folder(int(one["number"])) / BEST,
+            iterations=int(one["iterations"]),
+            best_iteration=one["best_iteration"],
+            miou=one["miou"],
         )
-    if found.state != "finished":
-        if found.document.get("extended") != by:
-            raise OutputError(
-                f"{folder} is an unfinished run (iteration {found.iteration:,} of {found.iterations:,}); leave "
-                f"{setting('extend')} out to finish it first"
-            )
-        return found
-    if not found.token or not (folder / STATE).is_file():
-        raise OutputError(
-            f"{folder} holds no {STATE}, from which a run goes on; older versions wrote none. Begin another run from "
-            f'its weights, model.weights = "{folder / LAST}" in the recipe'
-        )
-    return found
+        for one in document.get(EARLIER, ())
+    )
 
 
 class RunFolder:
     """Write a run's folder while its lock is held."""
 
-    def __init__(self, folder: Path, before: Run | None, job: Mapping[str, Any]) -> None:
-        """job: what a new run is of, as recipe and data."""
-        self.folder, self.goes_on = folder, before is not None
+    def __init__(
+        self, folder: Path, before: Run | None, job: Mapping[str, Any], stage: StageOfRun | None = None
+    ) -> None:
+        """job: what a new run is of, as recipe and data. stage: of a run of several; each begins as a run does."""
+        self.folder, self.goes_on, self.stage = folder, before is not None, stage
         self._document: dict[str, Any] = dict(before.document) if before is not None else {}
         if before is None:
-            self._document = {"run": secrets.token_hex(8), **job}
+            of_stages = {} if stage is None else {STAGE: stage.model_dump()}
+            self._document = {"run": secrets.token_hex(8), **of_stages, **job}
 
     @property
     def token(self) -> str:
@@ -238,13 +254,14 @@ class RunFolder:
             return None
         there = read_run(self.folder)
         if there.former is not None and not there.is_kept:
-            return there.former  # a run that was stopped so early replaced nothing
+            # A run that was stopped so early replaced nothing. Of a stage it was the one before.
+            return {**there.former, "files": sorted({*there.former["files"], *_of_stages(self._names())})}
         leftover = frozenset() if there.former is None else frozenset(there.former["files"])
         for name in (leftover - {STATE}) | {FORMER_LOG}:
             (self.folder / name).unlink(missing_ok=True)
         self._copy(LOG, FORMER_LOG)
         text = (self.folder / RUN).read_bytes().decode("utf-8")
-        return {"run_json": text, "files": sorted(_names(self.folder) - {RUN, LOCK, LOG, FORMER_LOG, LIST})}
+        return {"run_json": text, "files": sorted(self._names() - {RUN, LOCK, LOG, FORMER_LOG, LIST})}
 
     def forget_former(self) -> None:
         """Delete what is left of the run that this one replaces: something of this one is kept now."""
@@ -252,6 +269,7 @@ class RunFolder:
         if former is not None:
             for name in {*former["files"], FORMER_LOG} - {STATE}:
                 (self.folder / name).unlink(missing_ok=True)
+            remove_empty(_folders_of_stages(self.folder))
 
     def bring_back_former(self) -> bool:
         """Make the folder that of the run before again, where nothing of this one is kept; tell whether there was one.
@@ -288,16 +306,19 @@ class RunFolder:
         with settled_file(self.folder / target) as partial:
             shutil.copyfile(self.folder / source, partial)
 
-    def write(self, state: Stage, **facts: object) -> None:
+    def write(self, state: Standing, **facts: object) -> None:
         """Renew run.json. Raises OutputError where the disk does not take it."""
         self._document |= {"state": state, **facts}
         with settled_file(self.folder / RUN) as partial:
-            text = json.dumps(self._document, indent=2, default=str)
-            partial.write_text(text + "\n", encoding="utf-8", newline="\n")
+            partial.write_text(written(self._document), encoding="utf-8", newline="\n")
 
     def fact(self, name: str) -> Any:
         """Return what run.json tells under this name; None where it tells nothing."""
         return self._document.get(name)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return all that run.json tells."""
+        return dict(self._document)
 
     def sweep(self) -> None:
         """Delete what a kill left half written."""
@@ -312,9 +333,15 @@ class RunFolder:
             self._clear(keep=(LOCK,))
 
     def _clear(self, *, keep: tuple[str, ...]) -> None:
-        for name in _names(self.folder) - {*keep}:
+        for name in self._names() - {*keep}:
             (self.folder / name).unlink(missing_ok=True)
-        remove_empty([self.folder / EVENTS])
+        remove_empty([self.folder / EVENTS, *_folders_of_stages(self.folder)])
+
+    def _names(self) -> frozenset[str]:
+        """What lies in the folder and is no finished stage of this very run."""
+        earlier = range(1, 1 if self.stage is None else self.stage.number)
+        kept = tuple(f"{stage_folder(number)}/" for number in earlier)
+        return frozenset(name for name in _names(self.folder) if not name.startswith(kept))
 
 
 @contextmanager
@@ -335,52 +362,6 @@ def locked(folder: Path) -> Iterator[None]:
                 (folder / LOCK).unlink()
     finally:
         remove_empty(new)
-
-
-def require_as_before(folder: Path, before: Run | None, settings: TrainSettings) -> None:
-    """Raise OutputError where another run changed the folder between the first look at it and its lock."""
-    now = run_to_continue(folder, settings)
-    if (now and now.document) != (before and before.document):
-        raise OutputError(f"{folder} was changed by another run just now; {SAME_CALL}")
-
-
-def require_same(before: Run, job: Mapping[str, Any]) -> None:
-    """Raise OutputError, saying what changed, unless the unfinished run is of this very job."""
-    then: dict[str, Any] = copy.deepcopy({key: before.document.get(key) for key in job})
-    now = as_read_back(job)
-    # An older version knew fewer tables and keys of a recipe, and did what their defaults say.
-    said, defaults = as_meant(then["recipe"]), Recipe().model_dump(mode="json")
-    then["recipe"] = said | {key: table | said.get(key, {}) for key, table in defaults.items()}
-    for document in (then, now):
-        training = document["recipe"]["training"]
-        for name in _NOT_LEARNING:
-            training.pop(name, None)
-    for document in (then, now):
-        # Of no use to who reads what changed, where the number of files or bytes tells it.
-        data = document["data"]
-        if then["data"]["bytes"] != now["data"]["bytes"]:
-            data.pop("sizes", None)
-    if then != now:
-        raise OutputError(
-            f"{before.folder} holds an unfinished run of another job ({describe_changes(then, now)}); {FORMER_CALL} to "
-            f"finish it, or pass {setting('restart', True)} to begin anew"
-        )
-
-
-def require_same_weights(before: Run, file: str, sha256: str | None) -> None:
-    """Raise OutputError where a run without a checkpoint would begin again from other weights than it began from."""
-    then = before.document.get("weights_sha256")
-    if then not in (None, sha256):
-        raise OutputError(
-            f"{before.folder} holds an unfinished run that has no checkpoint and began from another {file} (sha256 was "
-            f"{str(then)[:12]}…, is {str(sha256)[:12]}…); put that file back, or pass {setting('restart', True)} to "
-            "begin anew from this one"
-        )
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether nothing lies there but a lock, which a run has that is about to begin, or that was killed then."""
-    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {LOCK}
 
 
 def _lines(path: Path) -> int:

@@ -105,7 +105,11 @@ def _built_once() -> Iterator[None]:
         return copy.deepcopy(network)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aerial_seg.jobs.train.job.build_network", build)
+        patch.setattr("aerial_seg.jobs.train.preparing.build_network", build)
+        patch.setattr(
+            "aerial_seg.jobs.train.preparing.build_on_meta",
+            lambda settings, **counts: build(settings.model_copy(update={"weights": "none"}), **counts),
+        )
         patch.setattr("aerial_seg.jobs.train.model_files.build_network", build)
         # Pictures take as long as all else here; tests/jobs/test_train.py looks at them.
         patch.setattr("aerial_seg.jobs.train.job.pictures", lambda *given, events: nullcontext(()))

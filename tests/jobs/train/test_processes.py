@@ -248,6 +248,22 @@ def test_processes_that_torchrun_started_part_before_they_end(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_several_processes_go_through_all_stages_whoever_started_them(chips: Path, tmp_path: Path) -> None:
+    words = command(tmp_path, chips, "run")
+    with (tmp_path / "mine.toml").open("a", encoding="utf-8") as file:
+        file.write('[[stage]]\nname = "fine"\ndata.train = "val"\ntraining.iterations = 3\n')
+    done = subprocess.run([*STARTER, *words], cwd=tmp_path, capture_output=True, text=True, timeout=LONG)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stage"] == {"number": 2, "of": 2, "name": "fine"}
+    ours = train(chips, tmp_path / "mine.toml", tmp_path / "ours", settings(processes=2)).run
+    for folder, count in (("stage-1", 2), ("", 3)):
+        assert len(losses(ours / folder)) == count
+        torch.testing.assert_close(
+            losses(tmp_path / "run" / folder), losses(ours / folder), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.slow
 def test_a_dry_run_is_one_processs_also_where_torchrun_starts_several(chips: Path, tmp_path: Path) -> None:
     done = torchrun(tmp_path, chips, "--dry-run")
     assert done.returncode == 0, done.stderr

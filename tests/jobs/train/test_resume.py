@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ended_early import Killed, Stop, stopped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
 
 from aerial_seg.errors import Interrupted
-from aerial_seg.files import durable
 from aerial_seg.jobs.train.job import train
-from aerial_seg.jobs.train.keeper import RunKeeper
 from aerial_seg.jobs.train.run_folder import read_run
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.recipe.document import Recipe
-from aerial_seg.training.callbacks import Callback, Step
-from aerial_seg.training.validation import validator
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGUSR1"), reason="a process cannot be asked so to end here"
@@ -33,67 +28,6 @@ MakeRecipe = Callable[..., Recipe]
 Sums = Callable[[Path], dict[str, str]]
 RENAMES = 16
 """Of a run of 7 updates, checkpointed thrice: state, models, run.json, log."""
-
-
-class Killed(BaseException):
-    """What no code expects, as a kill."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Where a run is stopped. at: the update, or the rename, that it comes after (`before`: just before)."""
-
-    how: str
-    at: int
-    before: bool = False
-
-
-class Stopping(Callback):
-    """Stops after an update, by a kill or by asking."""
-
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
-        self.first = -1
-
-    def on_start(self, iteration: int, iterations: int) -> None:
-        self.first = iteration
-
-    def on_step(self, step: Step) -> None:
-        if step.iteration == self.stop.at and self.stop.how in ("kill", "SIGTERM", "SIGUSR1"):
-            if self.stop.how == "kill":
-                raise Killed
-            os.kill(os.getpid(), getattr(signal, self.stop.how))
-
-
-@contextmanager
-def stopped(stop: Stop) -> Iterator[Stopping]:
-    """Inside, files are renamed up to the stop's, validations take place up to it, and a kill leaves no last word."""
-    renames, validations = 0, 0
-    replace, validate = durable.replace, validator.validate
-
-    def counted_replace(source: Path, target: Path) -> None:
-        nonlocal renames
-        renames += 1
-        is_now = stop.how == "rename" and renames == stop.at
-        if is_now and stop.before:
-            raise Killed
-        replace(source, target)
-        if is_now:
-            raise Killed
-
-    def counted_validate(*given: object, **named: object) -> object:
-        nonlocal validations
-        validations += 1
-        if stop.how == "validation" and validations == stop.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*given, **named)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "replace", counted_replace)
-        patch.setattr(validator, "validate", counted_validate)
-        if stop.how in ("kill", "rename"):
-            patch.setattr(RunKeeper, "stop", lambda self: None)
-        yield Stopping(stop)
 
 
 def stops() -> st.SearchStrategy[Stop]:

@@ -275,3 +275,20 @@ def test_run_json_tells_the_environment_and_what_is_other_when_it_goes_on(
     (unfinished / "run.json").write_text(json.dumps(document))
     report = train(chips, small(), unfinished, CPU)
     assert report.notes == ("the run goes on in another environment: threads was 77, is 1",)
+
+
+def test_an_older_runs_document_knows_fewer_keys_and_is_gone_on_with(
+    chips: Path, small: MakeRecipe, unfinished: Path, made: Path
+) -> None:
+    document = json.loads((unfinished / "run.json").read_text())
+    del document["recipe_of_all_stages"], document["recipe"]["model"]["trained_stride"]
+    del document["recipe"]["sampling"], document["recipe"]["training"]["dice_weight"]
+    (unfinished / "run.json").write_text(json.dumps(document))
+    asking = Asking()
+    train(chips, small(), unfinished, CPU, callbacks=[asking])
+    assert asking.begun == [(4, 7)]
+    # What it did without saying so is not what today's default says.
+    document["recipe"]["augmentation"].pop("stay_inside")
+    (unfinished / "run.json").write_text(json.dumps(document | {"state": "stopped"}))
+    with pytest.raises(OutputError, match=r"recipe\.augmentation\.stay_inside was False, is True"):
+        train(chips, small(), unfinished, CPU)
