@@ -80,6 +80,9 @@ def test_list_has_every_recipe_with_what_its_source_prints(run: Callable) -> Non
 @pytest.mark.parametrize("facts", list_recipes(), ids=lambda one: one.name)
 def test_every_recipe_says_what_it_is_for_and_one_of_a_benchmark_what_it_is_held_against(facts) -> None:
     assert facts.purpose
+    if facts.name == "voc/deeplabv3-coco":  # a row beside that without COCO, which only its note tells apart
+        assert not facts.published
+        return
     assert bool(facts.published) == (facts.dataset is not None)
     assert len({row.source for row in facts.published}) <= 1, "name one table of the published ones"
 
