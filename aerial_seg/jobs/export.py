@@ -114,7 +114,7 @@ def deepness_metadata(model: TrainedModel, shape: TileShape, *, normalise: bool)
 
 def own_metadata(model: TrainedModel, graph: GraphSettings) -> dict[str, str]:
     """Return the model's card, as its own file holds it, and what the graph does beside the network."""
-    geometry = model.network.geometry
+    geometry = model.network.geometry.of_tiles
     facts = {
         "input": "pixels" if graph.normalise else "normalised",
         "output": graph.output,

@@ -382,6 +382,12 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
     counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
     network = given if given is not None else build_network(settings, **counts)
     network.geometry.check_side(recipe.training.crop)
+    stretched = network.geometry.stretched_side
+    if stretched is not None and recipe.training.crop != stretched:
+        raise SettingsError(
+            f"training.crop is {recipe.training.crop}, but model.stretched_side says that cells are stretched over "
+            f"crops of {stretched}; give both the same"
+        )
     prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
     frozen = (*grown, *Freezing(network, recipe.training).notes)
     recipe = recipe.model_copy(update={"prediction": prediction})
