@@ -25,7 +25,8 @@ from aerial_seg.recipe.loading import parse_document, recipe_names
 
 NAMES = {
     "fcn", "deeplabv2", "deeplabv2-crf", "deeplabv3-os16", "deeplabv3-os8", "deeplabv3-os8-ms-flip",
-    "deeplabv3-cityscapes-test", "psp-ss", "psp-ms", "mmseg", "semseg",
+    "deeplabv3-cityscapes-test", "psp-ss", "psp-ms", "mmseg", "mmseg-slide",
+    "semseg",
 }  # fmt: skip
 SIDES = st.integers(1, 3000)
 HEAD = 'title = "mine"\nsource = "mine"\n'
