@@ -27,6 +27,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
+from aerial_seg.models.placing import untold_stretching
 from aerial_seg.models.validated import Validated
 from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
@@ -176,7 +177,8 @@ def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
     done, planned, name = card.iteration, card.recipe.training.iterations, path.name
     unfinished = f"{name} is of an unfinished run: of iteration {done:,} of {planned:,}"
     few = f"{name} was trained on {card.overfit} chips only, to see whether it learns; it is of no use elsewhere"
-    return (*([] if card.finished else [unfinished]), *([] if card.overfit is None else [few]))
+    old = untold_stretching(name, card.recipe.model, card.data_fingerprint)
+    return (*old, *([] if card.finished else [unfinished]), *([] if card.overfit is None else [few]))
 
 
 def _check_own(path: Path, card: ModelCard, network: Network | None) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aerial_seg.models.network import Network
+from aerial_seg.recipe.model import ModelSettings
 
 
 class PlacedNetwork(Network):
@@ -61,3 +62,16 @@ class PlacedNetwork(Network):
 def for_tiles(network: Network) -> Network:
     """The network as its tiles are stitched: itself, or placed where its training stretched its cells."""
     return network if network.geometry.stretched_side is None else PlacedNetwork(network)
+
+
+def untold_stretching(name: str, settings: ModelSettings, data: str) -> tuple[str, ...]:
+    """Note of a model called `name` that an older version imported without saying where its cells lie.
+
+    data: its card's data_fingerprint.
+    """
+    if settings.stretched_side is not None or not data.startswith("imported from deeplab-pytorch"):
+        return ()
+    return (
+        f"{name} was imported by a version that did not know how deeplab-pytorch stretches cells over its crops, so "
+        "its maps lie up to 4 px off; import the checkpoint again",
+    )

@@ -97,6 +97,15 @@ class ModelGeometry:
                 f"tile size {side} is not of the form {form} that this model takes; try {near}"
             )
 
+    def check_crop(self, side: int) -> None:
+        """Raises SettingsError unless the network can be trained on crops of this side."""
+        self.check_side(side)
+        if self.stretched_side not in (None, side):
+            raise SettingsError(
+                f"training.crop is {side}, but model.stretched_side says that cells are stretched over crops of "
+                f"{self.stretched_side}; give both the same"
+            )
+
     def cells(self, pixels: int) -> int:
         """Cells that cover this many pixels of one axis."""
         if self.ends:

@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--as", "mmseg", "-o", "out.onnx"], 1, "out.onnx does not end in .pth, as checkpoints do"),
+        (["--as", "mmseg", "-o", "out.onnx"], 2, "out.onnx does not end in .pth, as checkpoints do"),
         (
             ["--as", "mmseg", "-o", "out.pth", "--logits"],
             2,

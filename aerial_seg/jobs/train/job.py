@@ -381,13 +381,7 @@ def _begin(recipe: Recipe, dataset: Dataset, given: Network | None, *, anew: boo
     settings = recipe.model if own else recipe.model.model_copy(update={"weights": "none"})
     counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
     network = given if given is not None else build_network(settings, **counts)
-    network.geometry.check_side(recipe.training.crop)
-    stretched = network.geometry.stretched_side
-    if stretched is not None and recipe.training.crop != stretched:
-        raise SettingsError(
-            f"training.crop is {recipe.training.crop}, but model.stretched_side says that cells are stretched over "
-            f"crops of {stretched}; give both the same"
-        )
+    network.geometry.check_crop(recipe.training.crop)
     prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
     frozen = (*grown, *Freezing(network, recipe.training).notes)
     recipe = recipe.model_copy(update={"prediction": prediction})
