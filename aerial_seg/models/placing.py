@@ -24,7 +24,7 @@ class PlacedNetwork(Network):
 
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W), sides s·n + 1 → logits (N,K,h,w) float32, cell i at pixel s·i."""
-        logits = self.base(image).float()
+        logits: Tensor = self.base(image).float()
         for axis in (2, 3):
             low, high, share = (one.to(logits.device) for one in self._between(logits.shape[axis]))
             share = share.reshape((-1, 1) if axis == 2 else (-1,))

@@ -17,7 +17,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.models.build import build_network
 from aerial_seg.models.network import Network
-from aerial_seg.models.placing import PlacedNetwork, for_tiles
+from aerial_seg.models.placing import PlacedNetwork, for_tiles, untold_stretching
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.tiling.geometry import ModelGeometry
 
@@ -130,3 +130,22 @@ def test_another_output_stride_is_refused() -> None:
     network = build_network(chosen, bands=3, classes=2)
     with pytest.raises(SettingsError, match="stretched over its crops at 8, and lie elsewhere at another"):
         network.set_output_stride(16)
+
+
+def test_crops_of_another_side_than_it_says_are_refused() -> None:
+    geometry = stretched(8, 13)
+    geometry.check_crop(97)
+    with pytest.raises(
+        SettingsError, match=r"training\.crop is 105, but model\.stretched_side .* crops of 97"
+    ):
+        geometry.check_crop(105)
+    ModelGeometry(8, 8, 8).check_crop(512)
+
+
+def test_a_model_that_an_older_version_imported_is_told_of() -> None:
+    data = "imported from deeplab-pytorch, checkpoint sha256 0"
+    old = ModelSettings(architecture="deeplabv2")
+    (note,) = untold_stretching("m.safetensors", old, data)
+    assert "import the checkpoint again" in note
+    assert untold_stretching("m", old.model_copy(update={"stretched_side": 321}), data) == ()
+    assert untold_stretching("m", old, "imported from mmseg, checkpoint sha256 0") == ()
