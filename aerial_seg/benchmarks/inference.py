@@ -15,7 +15,7 @@ from aerial_seg.crf.settings import DenseCrf
 from aerial_seg.inference.device.upsample import DeviceUpsampler, first_largest
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.models.device import has_own_memory
-from aerial_seg.tiling.upsample import PixelAxis, RowUpsampler
+from aerial_seg.tiling.upsample import RowUpsampler
 
 _VALUES_AT_ONCE = 1 << 25
 """Scores that are enlarged or softmaxed at a time: 150 classes at 2048×1024 are 1.2 GiB, and two more copies of that
@@ -125,7 +125,7 @@ def _largest_between_cells(cells: Tensor, net: PaddedForward, height: int, width
 
     Both carriers of the lattice make the same bytes; on a CPU the host's is the faster one.
     """
-    rows, cols = (_pixel_axis(net, side) for side in (height, width))
+    rows, cols = net.axis(height, cells.shape[1]), net.axis(width, cells.shape[2])
     needed = cells[:, : rows.cells.stop, : cols.cells.stop]
     if has_own_memory(cells.device):
         on_device = DeviceUpsampler(rows, cols, device=cells.device).push(needed)
@@ -133,8 +133,3 @@ def _largest_between_cells(cells: Tensor, net: PaddedForward, height: int, width
         return classes
     channels_last = needed.permute(1, 2, 0).contiguous().numpy()
     return np.concatenate([done.channels for done in RowUpsampler(rows, cols).push(channels_last)])
-
-
-def _pixel_axis(net: PaddedForward, side: int) -> PixelAxis:
-    run = net.run_side(side)
-    return PixelAxis.of(net.geometry, run=run, pixels=run).part(0, side)

@@ -19,7 +19,7 @@ DATASETS: tuple[Dataset, ...] = ("voc", "cityscapes", "ade20k")
 
 Average = Literal["logits", "probabilities"]
 Flip = Literal["none", "image", "window", "window-sum"]
-Padding = Literal["end", "centre"]
+Padding = Literal["end", "centre", "none"]
 
 Scales = Annotated[
     tuple[Zoom, ...],
@@ -66,7 +66,8 @@ class Protocol(Section):
     resize, long_side, fit: the size of the image before the network, see ResizeRule; scales multiply it.
     scales: members of the average, in the order in which they are added.
     mode: the whole image at once, or windows of `crop` pixels every `step`. Windows only: `padding` of images smaller
-    than the crop, at the end or around the centre; `window_average`: of windows that overlap.
+    than the crop, at the end or around the centre, or none, which leaves the window as small as the image;
+    `window_average`: of windows that overlap.
     flip: none; "image": each scale's mirror image is a member too; "window": each window's scores are averaged with
     those of its mirror image; "window-sum": their logits are added before the softmax.
     average: what is averaged over the members.

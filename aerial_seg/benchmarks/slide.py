@@ -11,18 +11,20 @@ from aerial_seg.inference.padded_forward import PaddedForward
 
 
 def axis_origins(length: int, crop: int, step: int) -> tuple[int, ...]:
-    """Where windows of `crop` pixels begin on an axis of `length` ≥ crop.
+    """Where windows of `crop` pixels begin on an axis; on one shorter than that a single window of its length does.
 
     Every `step` pixels; the last one is shifted inward to end with the axis, and is there once.
     """
-    last = length - crop
+    last = max(0, length - crop)
     return (*range(0, last, step), last)
 
 
 def slide_scores(image: Tensor, net: PaddedForward, window: SlideWindow, *, flip: Flip) -> Tensor:
     """Scores (K,h,w) of image (C,h,w): the average of all windows that see a pixel, logits or probabilities.
 
-    An image smaller than the crop is padded with 0, the mean once it is normalised, and the padding cut off again.
+    An image smaller than the crop is padded with 0, the mean once it is normalised, and the padding cut off again; or,
+    with padding "none", it is seen as it is. Source of that: mmsegmentation 1.2.2, encoder_decoder.py, slide_inference,
+    whose windows end with the image.
     flip: "window" averages each window with its mirror image's scores, mirrored back; "window-sum" adds the logits of
     the two before the softmax; others leave windows as they are.
     """
@@ -58,13 +60,13 @@ def counts(origins: tuple[int, ...], crop: int, length: int) -> Tensor:
 
 def _padding(side: int, window: SlideWindow) -> tuple[int, int]:
     """Pixels before and after a side that bring it to the crop."""
-    missing = max(0, window.crop - side)
+    missing = max(0, window.crop - side) if window.padding != "none" else 0
     before = missing // 2 if window.padding == "centre" else 0
     return before, missing - before
 
 
 def _window_scores(seen: Tensor, net: PaddedForward, window: SlideWindow, flip: Flip) -> Tensor:
-    """Scores (K,crop,crop) of one window."""
+    """Scores (K,h,w) of one window (C,h,w)."""
     softmaxed = window.average == "probabilities"
     if flip not in ("window", "window-sum"):
         logits = net.logits(seen[None])[0]

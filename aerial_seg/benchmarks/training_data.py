@@ -15,6 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aerial_seg.band_names import RGB, role
 from aerial_seg.bands import IMAGENET_BANDS, Band, normalise
 from aerial_seg.benchmarks.dataset import Benchmark, Example
 from aerial_seg.benchmarks.labels import check_sizes, image_size, read_image
@@ -32,9 +33,29 @@ from aerial_seg.training.validation.scenes import Rectangle, Scene, ScenePart
 BANDS = IMAGENET_BANDS
 
 
+def photograph_order(bands: Sequence[Band]) -> tuple[int, ...] | None:
+    """Where in red, green, blue each of a model's bands lies; None where their names are not those three.
+
+    Names that all say nothing (band 1, band 2, band 3) are taken for red, green and blue.
+    """
+    roles = [role(band.name) for band in bands]
+    if len(roles) == len(RGB) and not any(roles):
+        return tuple(range(len(RGB)))
+    return tuple(RGB.index(str(name)) for name in roles) if sorted(map(str, roles)) == sorted(RGB) else None
+
+
 def read_normalised(path: Path, bands: Sequence[Band]) -> Tensor:
-    """image (3,H,W) float32, RGB in units of the bands' statistics; every pixel of a photograph is measured."""
-    image = np.moveaxis(read_image(path), 2, 0)
+    """image (3,H,W) float32 in the bands' order and units; every pixel of a photograph is measured.
+
+    Raises InputError for bands that a photograph has not, by their names.
+    """
+    order = photograph_order(bands)
+    if order is None:
+        raise InputError(
+            f"{path} is a photograph in red, green and blue, wanted {', '.join(band.name for band in bands)}; "
+            "use a model of those three"
+        )
+    image = np.moveaxis(read_image(path), 2, 0)[list(order)]
     return torch.from_numpy(normalise(image, np.ones(image.shape[1:], np.bool_), bands))
 
 

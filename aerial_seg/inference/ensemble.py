@@ -69,7 +69,7 @@ class Ensemble:
     @property
     def geometry(self) -> ModelGeometry:
         """Return the lattice of all; origins and sides are on the steps of each."""
-        geometries = [model.network.geometry for model in self.models]
+        geometries = [model.network.geometry.of_tiles for model in self.models]
         return replace(geometries[0], origin_step=lcm(*(one.origin_step for one in geometries)))
 
     @property
@@ -96,7 +96,7 @@ class Ensemble:
 
 def _mismatch(first: TrainedModel, other: TrainedModel) -> str | None:
     """Why the two cannot be averaged and what to do; None when they can."""
-    own, its = first.network.geometry, other.network.geometry
+    own, its = first.network.geometry.of_tiles, other.network.geometry.of_tiles
     names, others = first.card.legend.names, other.card.legend.names
     if names != others:
         return f"their classes are {', '.join(names)} and {', '.join(others)}; train them on the same classes"

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aerial_seg.band_names import RGB, out_of_order, role
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, bands_setting, role
+from aerial_seg.geo.raster.band_choice import ALL_BANDS, BandChoice, bands_setting
 from aerial_seg.geo.raster.memory.array_raster import ArrayRaster
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
@@ -66,8 +67,9 @@ def check_bands(
     """Raise InputError, naming both sides and the remedy, unless the raster's bands are those of the model.
 
     Names are compared where both sides declare one that means something (`red`, not `gray` or `band 1`), and not
-    when the bands were chosen by number: that is the user's word. Returns of each band whether its scale and offset are
-    to be applied (Raster.scale), as in training; none with scale "off".
+    when the bands were chosen by number: that is the user's word. Where the model's red, green and blue come in
+    another order than this, a raster has to name its own. Returns of each band whether its scale and offset are to be
+    applied (Raster.scale), as in training; none with scale "off".
     """
     model = ", ".join(f"{band.name} {band.dtype}" for band in bands)
     raster = ", ".join(f"{band} {info.dtype}" for band in info.names)
@@ -81,6 +83,8 @@ def check_bands(
             f"{info.path} has the bands {', '.join(info.names)}, but the model was trained on "
             f"{', '.join(band.name for band in bands)}; {_order_remedy(info, bands)}"
         )
+    if not choice.numbers and out_of_order([band.name for band in bands]):
+        _require_said(info, bands)
     scaled = tuple(band.scaled for band in bands) if scale == "auto" and info.scalings else ()
     if any(scaled):
         require_scalings(info.path, info.scalings, [band.name for band in bands], scaled)
@@ -92,6 +96,23 @@ def check_bands(
             f"{bands[0].dtype} to the same units (gdal_translate -ot … -scale …) or train a model on these"
         )
     return scaled if any(scaled) else ()
+
+
+def unnamed_notes(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> tuple[str, ...]:
+    """Note which of the model's bands the raster does not name, so that they are what lies in their place."""
+    if choice.numbers or len(info.names) != len(bands):
+        return ()
+    taken = [
+        f"band {number} for {band.name}"
+        for number, name, band in zip(info.bands, info.names, bands, strict=True)
+        if role(name) is None and role(band.name) is not None
+    ]
+    if not taken:
+        return ()
+    return (
+        f"{info.path} does not say which band is which: {', '.join(taken)} were taken by their place; if that is not "
+        f"so, say it ({bands_setting(numbers=info.bands, names=[band.name for band in bands])})",
+    )
 
 
 def scene_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
@@ -228,6 +249,24 @@ def _collar_notes(raster: Readable) -> tuple[str, ...]:
 def _clashes(names: Sequence[str], bands: Sequence[Band]) -> bool:
     pairs = [(role(name), role(band.name)) for name, band in zip(names, bands, strict=True)]
     return any(have is not None and want is not None and have != want for have, want in pairs)
+
+
+def _require_said(info: RasterInfo, bands: Sequence[Band]) -> None:
+    """Raise InputError for bands without a name where the model's red, green and blue are in no usual order."""
+    unsaid = [
+        str(number)
+        for number, name, band in zip(info.bands, info.names, bands, strict=True)
+        if role(name) is None and role(band.name) in RGB
+    ]
+    if not unsaid:
+        return
+    names = [band.name for band in bands]
+    usual = sorted(names, key=lambda name: RGB.index(str(role(name))) if role(name) in RGB else len(RGB))
+    raise InputError(
+        f"{info.path} does not say which of its bands are red, green and blue (band {', '.join(unsaid)}), and the "
+        f"model was trained on {', '.join(names)} in this order; say which band is which "
+        f"({bands_setting(numbers=info.bands, names=usual)})"
+    )
 
 
 def _found(info: RasterInfo, bands: Sequence[Band]) -> list[int] | None:

@@ -15,6 +15,7 @@ from aerial_seg.models.device import batch_to_device, pick_device
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.tiling.upsample import PixelAxis
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -86,11 +87,25 @@ class PaddedForward:
         more = (0, wide - images.shape[3], 0, high - images.shape[2])
         cells = self.forward(pad(images, more) if any(more) else images).float()
         lattice = (self.geometry.cells(high), self.geometry.cells(wide))
-        if cells.shape[2:] != lattice:
+        if cells.shape[2:] != lattice and not self._stretches:
             raise ValueError(
                 f"logits of {tuple(cells.shape[2:])} cells for {high}×{wide} pixels, not {lattice}"
             )
         return cells
+
+    @property
+    def _stretches(self) -> bool:
+        """Whether all cells of an image, however many, are stretched over it, as in training and by its project."""
+        return self.any_side and self.geometry.stretched_side is not None
+
+    def axis(self, side: int, cells: int) -> PixelAxis:
+        """The first `side` pixels over an axis of so many cells."""
+        if self._stretches:
+            return PixelAxis.stretched(cells, side)
+        run = self.run_side(side)
+        if self.geometry.stretched_side is not None:
+            return PixelAxis.stretched(cells, run).part(0, side)
+        return PixelAxis.of(self.geometry, run=run, pixels=run).part(0, side)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N,K,h,w) float32 at the images' own size, padding cut off; a tensor that nobody else holds."""
@@ -102,12 +117,14 @@ class PaddedForward:
 
         A cell stays as many pixels wide as the logit stride, as in training. The references stretch the lattice over
         the image instead, which is the same where the image's side is valid, and moves the far edge by up to
-        stride − 1 pixels where it is not.
+        stride − 1 pixels where it is not; only a network whose training did so on crops of s·n + 1 pixels is run so.
         """
+        if self._stretches:
+            return interpolate(cells, size=(height, width), mode="bilinear")
         stride = self.geometry.logit_stride
         if stride == 1:
             return cells[:, :, :height, :width].clone()
-        ends = int(self.geometry.align_corners)
+        ends = self.geometry.ends
         size = [(count - ends) * stride + ends for count in cells.shape[2:]]
         pixels = interpolate(cells, size=size, mode="bilinear", align_corners=self.geometry.align_corners)
         span = self.geometry.cell_span or stride

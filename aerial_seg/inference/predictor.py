@@ -34,6 +34,7 @@ from aerial_seg.models.device import (
 )
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.pending import Pending
+from aerial_seg.models.placing import for_tiles
 from aerial_seg.printable import shortened
 
 Image = NDArray[np.float32]
@@ -144,7 +145,7 @@ class Predictor:
         choice = choose(settings, self._device, tiles=tiles)
         network, self._fold_notes = self._fitting(
             lambda: prepare_network(
-                model.network,
+                for_tiles(model.network),
                 self._device,
                 precision=choice.precision,
                 example=lambda: self._example(1, self._sides[0]),

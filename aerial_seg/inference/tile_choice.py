@@ -90,6 +90,8 @@ def _covering_halo(models: Sequence[TrainedModel], step: int) -> tuple[int | Non
     """The halo of the model that sees farthest, a multiple of the step; None and why, where one has none."""
     halos = []
     for model in models:
+        if model.network.geometry.stretched_side is not None:
+            return None, "where a cell lies depends on the edges of its tile, as it did in the training crops"
         field = receptive_field(model.network, len(model.card.bands))
         if field.halo is None:
             return None, field.reason or "it depends on the size of the tile"

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from aerial_seg.band_names import out_of_order
 from aerial_seg.errors import SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
@@ -114,7 +115,7 @@ def deepness_metadata(model: TrainedModel, shape: TileShape, *, normalise: bool)
 
 def own_metadata(model: TrainedModel, graph: GraphSettings) -> dict[str, str]:
     """Return the model's card, as its own file holds it, and what the graph does beside the network."""
-    geometry = model.network.geometry
+    geometry = model.network.geometry.of_tiles
     facts = {
         "input": "pixels" if graph.normalise else "normalised",
         "output": graph.output,
@@ -142,6 +143,9 @@ def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:
     notes = []
     if model.card.gsd is None:
         notes.append("the model knows no pixel size on the ground, so the file states no resolution")
+    names = [band.name for band in model.card.bands]
+    if out_of_order(names):
+        notes.append(f"the graph takes {', '.join(names)} in this order; give a layer's bands in it")
     if any(band.scaled for band in model.card.bands):
         notes.append(
             "the model was trained on numbers to which the rasters' scale and offset were applied: the graph takes "

@@ -77,7 +77,14 @@ def import_weights(
             f"{checkpoint} holds {problem}, so it could only predict nonsense; use another checkpoint"
         )
     legend, notes = _legend(read, imported.classes, classes)
-    side = imported.network.geometry.nearest_valid_sides(PredictionSettings().tile_size)[1]
+    crop = imported.settings.stretched_side
+    side = imported.network.geometry.nearest_valid_sides(crop or PredictionSettings().tile_size)[1]
+    if crop is not None:
+        notes = (
+            *notes,
+            f"crops of {crop} px in training are assumed, as {source} configures them, over which the network's cells "
+            f"were stretched: tiles of {side} px give each cell its place in these, others an approximate one",
+        )
     card = ModelCard(
         tool_version=__version__,
         recipe=Recipe(model=imported.settings, prediction=PredictionSettings(tile_size=side)),

@@ -155,6 +155,7 @@ def _assembled(
         logit_stride=logit_stride,
         origin_step=max(stride, logit_stride),
         align_corners=settings.align_corners,
+        stretched_side=settings.stretched_side,
     )
     return DilatedNetwork(encoder, head, side, geometry=geometry, strides=strides)
 

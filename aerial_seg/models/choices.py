@@ -20,7 +20,7 @@ _APPLIES: Mapping[str, tuple[str, ...]] = {
 
 _OWN_ONLY = (
     "head", "stem", "stride_placement", "dilation_placement", "multi_grid", "multi_grid_rates", "ceil_mode", "bn_eps",
-    "deformable", "align_corners", "auxiliary_channels", "trained_stride",
+    "deformable", "align_corners", "stretched_side", "auxiliary_channels", "trained_stride",
 )  # fmt: skip
 
 _HEADS: Mapping[str, tuple[str, ...]] = {
@@ -77,6 +77,11 @@ def _check_together(settings: ModelSettings) -> None:
     if settings.kernel % 2 == 0:
         raise SettingsError(
             f"model.kernel is {settings.kernel}, wanted an odd number; try {settings.kernel + 1}"
+        )
+    if settings.stretched_side is not None and settings.align_corners:
+        raise SettingsError(
+            f"model.stretched_side is {settings.stretched_side}, which is about cells without align_corners; leave one "
+            "of the two out"
         )
     if settings.msc and settings.align_corners:
         raise SettingsError(

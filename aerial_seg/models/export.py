@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.models.placing import for_tiles
 from aerial_seg.version import __version__
 
 OPSET = 18
@@ -69,12 +70,13 @@ class ExportedForward(nn.Module):
     def __init__(self, model: TrainedModel, settings: GraphSettings) -> None:
         """Raises SettingsError for a side that the network cannot take."""
         super().__init__()
-        geometry, card = model.network.geometry, model.card
+        network, card = for_tiles(model.network), model.card
+        geometry = network.geometry
         geometry.check_side(settings.side)
         assert geometry.cell_span in (None, geometry.logit_stride), "a network as its file holds it"
         self._settings = settings
         self._align_corners = geometry.align_corners
-        self.network = model.network
+        self.network = network
         self.register_buffer("mean", _per_channel(band.mean for band in card.bands))
         self.register_buffer("std", _per_channel(band.std for band in card.bands))
         self.register_buffer("bias", _per_channel(card.class_bias))

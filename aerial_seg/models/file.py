@@ -27,6 +27,7 @@ from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
+from aerial_seg.models.placing import untold_stretching
 from aerial_seg.models.validated import Validated
 from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
@@ -178,14 +179,14 @@ def load_on_meta(path: Path) -> TrainedModel:
 
 
 def _note_on_run(path: Path, card: ModelCard) -> tuple[str, ...]:
-    done, planned, name = card.iteration, card.recipe.training.iterations, path.name
-    within = f" of {card.stage}" if card.stage else ""
+    done, planned, name, stage = card.iteration, card.recipe.training.iterations, path.name, card.stage
+    within, early = (f" of {stage}" if stage else ""), f"{name} is of {stage}, after which its run goes on"
     unfinished = f"{name} is of an unfinished run: of iteration {done:,} of {planned:,}{within}"
-    early = f"{name} is of {card.stage}, after which its run goes on"
-    is_early = card.finished and card.stage is not None and not card.stage.is_last
+    is_early = card.finished and not (stage is None or stage.is_last)
     few = f"{name} was trained on {card.overfit} chips only, to see whether it learns; it is of no use elsewhere"
+    old = untold_stretching(name, card.recipe.model, card.data_fingerprint)
     said = ((unfinished, not card.finished), (early, is_early), (few, card.overfit is not None))
-    return tuple(note for note, holds in said if holds)
+    return (*old, *(note for note, holds in said if holds))
 
 
 def _check_own(path: Path, card: ModelCard, network: Network | None) -> None:

@@ -130,8 +130,8 @@ class DilatedNetwork(Network):
         return self._head_logits(features), aux_logits
 
     def on_lattice(self, logits: Tensor, image: Tensor) -> Tensor:
-        """The logits without cells beyond those that the geometry counts for the image."""
-        if not self.any_side:
+        """The logits without cells beyond those that the geometry counts for the image; stretched ones all count."""
+        if not self.any_side or self.geometry.stretched_side is not None:
             return logits
         height, width = (self.geometry.cells(side) for side in image.shape[2:])
         return logits if logits.shape[2:] == (height, width) else logits[:, :, :height, :width]
@@ -162,6 +162,11 @@ class DilatedNetwork(Network):
             return
         check_output_stride(output_stride, strides)
         before = self.geometry
+        if before.stretched_side is not None:
+            raise SettingsError(
+                f"output stride {output_stride} is asked for, but the network's cells were stretched over its crops at "
+                f"{before.output_stride}, and lie elsewhere at another; use a protocol without output_stride (mmseg)"
+            )
         try:
             keep_reach(self, lambda: strides.set(output_stride), bands=first_conv(self.encoder).in_channels)
         except SettingsError:

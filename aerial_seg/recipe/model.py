@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from aerial_seg.recipe.section import Few, Fraction, Number, Rate, Section, Width
+from aerial_seg.recipe.section import Few, Fraction, Number, Pixels, Rate, Section, Width
 
 OWN_ARCHITECTURES = ("fcn", "deeplabv2", "deeplabv3", "deeplabv3-cascade", "deeplabv3+", "pspnet", "gcn")
 """The networks of the papers, built here; the others come from segmentation_models_pytorch."""
@@ -40,6 +40,8 @@ class ModelSettings(Section):
     kernels. msc: deeplabv2 on the image at 1, 0.75 and 0.5 of its size, the largest logit of the three.
     align_corners: whether cells lie at pixel s·i, so that tiles are s·n + 1 wide (513, 713), or in the middle of s
     pixels; the head's own upsampling follows.
+    stretched_side: of training crops of s·n + 1 pixels over which the n cells are stretched without align_corners, as
+    deeplab-pytorch does (321; read in its configs/*.yaml and main.py). Where cells lie in a tile follows from it.
     auxiliary: a second head on the stage before the last, in training; auxiliary_channels: its width, by default a
     quarter of its input's.
 
@@ -75,6 +77,7 @@ class ModelSettings(Section):
     kernel: Rate = 15
     msc: bool = False
     align_corners: bool = False
+    stretched_side: Pixels | None = None
     dropout: Fraction = 0.1
     auxiliary: bool = True
     auxiliary_channels: Width | None = None

@@ -52,6 +52,11 @@ class PixelAxis:
         low = np.clip(low, 0, last)
         return cls(low=low, high=low + (share > 0), share=share)
 
+    @classmethod
+    def stretched(cls, cells: int, pixels: int) -> PixelAxis:
+        """The axis of `pixels` pixels over which that many cells are stretched, each equally wide."""
+        return cls.of(ModelGeometry(1, 1, 1), run=cells, pixels=pixels)
+
     def __len__(self) -> int:
         return len(self.low)
 

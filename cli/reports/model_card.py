@@ -36,6 +36,8 @@ def _network(network: dict[str, Any]) -> None:
     auxiliary = f", and {counts['auxiliary']:,} in the auxiliary head" if counts["auxiliary"] else ""
     _line("parameters", f"{counts['network']:,}{auxiliary}")
     place = "on pixels (align_corners)" if network["align_corners"] else "amid their pixels"
+    if crop := network["choices"].get("stretched_side"):
+        place = f"as stretched over training crops of {crop} px"
     _line(
         "strides",
         f"output {network['output_stride']}, logits {network['logit_stride']}, origins {network['origin_step']} px; "

@@ -208,7 +208,7 @@ def test_silent_error_17_every_window_runs_once_and_is_whole(
     st.sampled_from(["none", "image", "window", "window-sum"]),
     AVERAGES,
     AVERAGES,
-    st.sampled_from(["end", "centre"]),
+    st.sampled_from(["end", "centre", "none"]),
     st.booleans(),
     st.data(),
 )
@@ -281,6 +281,32 @@ def test_silent_error_8_windows_are_padded_with_the_mean_which_is_0(
     expected = torch.zeros(3, 8, 8)
     expected[:, top : top + 5, left : left + 6] = 5
     assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 13), (13, 5), (5, 6), (8, 8), (14, 9)])
+def test_without_padding_windows_end_with_the_image_as_mmsegs_do(shape: tuple[int, int]) -> None:
+    """Written out from mmsegmentation's slide_inference: as many windows, of these pixels, averaged."""
+    image, crop, step = image_of(*shape), 8, 5
+    forward = Recorder(pointwise)
+    got = slide_scores(
+        image,
+        PaddedForward(forward, POINTWISE, any_side=True),
+        slide(crop, step, padding="none"),
+        flip="none",
+    )
+    height, width = shape
+    expected, windows = torch.zeros(4, height, width), []
+    seen = torch.zeros(height, width)
+    for row in range(max(height - crop + step - 1, 0) // step + 1):
+        for col in range(max(width - crop + step - 1, 0) // step + 1):
+            bottom, right = min(row * step + crop, height), min(col * step + crop, width)
+            inside = slice(max(bottom - crop, 0), bottom), slice(max(right - crop, 0), right)
+            windows.append(image[:, *inside])
+            expected[:, *inside] += pointwise(image[None, :, *inside])[0]
+            seen[inside] += 1
+    assert len(forward.seen) == len(windows)
+    assert all(map(torch.equal, forward.seen, windows))
+    torch.testing.assert_close(got, expected / seen)
 
 
 def test_silent_error_8_whole_images_are_padded_with_0_to_a_side_that_the_network_takes() -> None:

@@ -26,7 +26,7 @@ from aerial_seg.recipe.loading import parse_document, recipe_names
 NAMES = {
     "fcn", "deeplabv2", "deeplabv2-crf", "tensorpack-deeplab", "deeplabv3-as-trained", "deeplabv3-os16",
     "deeplabv3-os8", "deeplabv3-os8-ms", "deeplabv3-os8-ms-flip", "deeplabv3-cityscapes-test", "psp-ss", "psp-ms",
-    "mmseg", "semseg",
+    "mmseg", "mmseg-slide", "semseg",
 }  # fmt: skip
 SIDES = st.integers(1, 3000)
 HEAD = 'title = "mine"\nsource = "mine"\n'

@@ -187,3 +187,24 @@ def test_encoders_are_listed_with_their_weights(run: Callable) -> None:
 
 def test_an_unknown_encoder_is_refused(refused: Callable) -> None:
     assert "did you mean 'resnet50'" in refused("models", "--encoder", "resnet5O", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--as", "mmseg", "-o", "out.onnx"], 2, "out.onnx does not end in .pth, as checkpoints do"),
+        (
+            ["--as", "mmseg", "-o", "out.pth", "--logits"],
+            2,
+            "are about an ONNX file; leave them out with --as",
+        ),
+        (["--as", "caffe", "-o", "out.pth"], 2, "'caffe' is not one of 'torchvision', 'mmseg'"),
+    ],
+)
+def test_as_another_project_is_refused_before_the_model_is_read(
+    run: Callable[..., Any], tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = run("export", "model.safetensors", *arguments)
+    assert result.code == code
+    assert message in result.err
+    assert not list(tmp_path.iterdir())

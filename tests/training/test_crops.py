@@ -168,15 +168,23 @@ def test_shipped_recipes_pad_nothing_of_usual_chips(name: str, chip: int) -> Non
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).data.benchmark])
 def test_the_papers_recipes_keep_the_papers_scales(name: str) -> None:
-    settings = load_recipe(name).augmentation
+    """Uniform (PSPNet, mmseg, ssseg, tensorpack), or each of a grid alike (DeepLabv3); zoom 1 is of the base size."""
+    settings = load_recipe(name).augmentation.model_copy(update={"aspect": 0.0, "rotation": 0.0})
     assert not settings.stay_inside
-    assert settings.scale[0] == 0.5
-    factors = []
+    low, high = settings.scale
+    base = 1.0 if settings.base_size is None else min(settings.base_size) / 500
+    zooms = []
     for index in range(2000):
         there = place(draw(0, index, settings, bands=3), settings, height=500, width=500, crop=100)
-        factors.append(math.log(100 / (there.rows.stop - there.rows.start)))
-    low, high = map(math.log, settings.scale)
-    assert np.histogram(factors, 4, (low - 0.01, high + 0.01))[0].min() > 400
+        zooms.append(100 / (there.rows.stop - there.rows.start) / base)
+    if settings.scale_distribution == "grid":
+        steps = np.arange(low, high + 0.01, settings.scale_step)
+        nearest = np.abs(np.subtract.outer(zooms, steps)).argmin(axis=1)
+        assert np.abs(zooms - steps[nearest]).max() < 0.02
+        assert np.bincount(nearest, minlength=len(steps)).min() > 2000 / len(steps) * 0.8
+    else:
+        assert settings.scale_distribution == "uniform"
+        assert np.histogram(zooms, 4, (low - 0.01, high + 0.03))[0].min() > 400
 
 
 @given(turns=st.integers(0, 3), rows=st.booleans(), cols=st.booleans())

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import Annotated, Any
 
+from aerial_seg.band_names import role
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.mentions import Made, setting
 from aerial_seg.printable import name_problems, shortened
 from aerial_seg.settings import Setting, names_in, settings
-
-_SAYS_NOTHING = re.compile(
-    r"(gr[ae]y|undefined|palette|unknown|(band|layer|channel)?[\s_#-]*\d*)", re.IGNORECASE
-)
-_SYNONYMS = {
-    "r": "red", "g": "green", "b": "blue", "near infrared": "nir", "near-infrared": "nir", "near_infrared": "nir",
-    "red edge": "rededge", "red-edge": "rededge", "red_edge": "rededge",
-}  # fmt: skip
-
-
-def role(name: str) -> str | None:
-    """The name in the form that two names are compared in; None for one that says nothing: `gray`, `band 3`."""
-    plain = name.strip().lower()
-    return None if _SAYS_NOTHING.fullmatch(plain) else _SYNONYMS.get(plain, plain)
 
 
 def _comparable(name: str) -> str:

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as Xml
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
+from aerial_seg.band_names import role
 from aerial_seg.errors import InputError
-from aerial_seg.geo.raster.band_choice import role
 from aerial_seg.geo.raster.values.fill import stands_alone
 from aerial_seg.geo.raster.values.measured import alpha_band
 from aerial_seg.geo.raster.vrt import (

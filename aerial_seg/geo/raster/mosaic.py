@@ -12,9 +12,9 @@ import numpy as np
 from affine import Affine
 from rasterio.enums import MaskFlags
 
+from aerial_seg.band_names import role
 from aerial_seg.errors import InputError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.band_choice import role
 from aerial_seg.geo.raster.chosen_bands import add_declared, nodata_differs
 from aerial_seg.geo.raster.opening import described
 from aerial_seg.geo.raster.raster import Raster

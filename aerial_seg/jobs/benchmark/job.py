@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from aerial_seg.band_names import RGB, role
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.benchmarks.cityscapes import CATEGORIES
 from aerial_seg.benchmarks.dataset import Benchmark, Example
@@ -18,7 +19,7 @@ from aerial_seg.benchmarks.protocol import Protocol, ResolvedProtocol, default_p
 from aerial_seg.benchmarks.published import ComparisonRow, comparison_rows, matching
 from aerial_seg.benchmarks.scores import BenchmarkScores, benchmark_scores
 from aerial_seg.benchmarks.submission import check_submission_target, write_submission
-from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint
+from aerial_seg.benchmarks.training_data import ExampleReader, fingerprint, photograph_order
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.journal import (
@@ -55,7 +56,6 @@ from aerial_seg.version import __version__
 
 RESULTS, PAGE, WORST, PREDICTIONS = "benchmark.json", "benchmark.md", "worst", "predictions"
 _OWN = (PAGE, f"{WORST}/*.png", f"{PREDICTIONS}/*.png")
-_NO_RGB = ("nir", "near infrared", "nir08", "rededge", "red edge", "swir", "height", "ndvi")
 
 
 def benchmark(
@@ -181,10 +181,7 @@ def _check_model(path: Path, card: ModelCard, data: Benchmark) -> tuple[str, ...
             f"{path} knows the classes of {data.title} in another order (channel: model | benchmark: "
             f"{_side_by_side(card.legend, data.legend)}); train it with a {data.name}/ recipe"
         )
-    notes = []
-    names = [band.name.lower() for band in card.bands]
-    if any(name in _NO_RGB for name in names):
-        notes.append(f"the model was trained on {bands}, but is shown red, green, blue")
+    notes = [*_band_notes(path, card, data)]
     if ours == theirs:
         return tuple(notes)
     return (
@@ -192,6 +189,22 @@ def _check_model(path: Path, card: ModelCard, data: Benchmark) -> tuple[str, ...
         "channels are compared by number, but some names differ (channel: model | benchmark: "
         f"{_side_by_side(card.legend, data.legend)})",
     )
+
+
+def _band_notes(path: Path, card: ModelCard, data: Benchmark) -> tuple[str, ...]:
+    """How the model is shown red, green and blue. Raises InputError where its bands are others."""
+    names = ", ".join(band.name for band in card.bands)
+    order = photograph_order(card.bands)
+    if order is None:
+        raise InputError(
+            f"{path} was trained on {names}, but {data.title} holds photographs in red, green and blue; evaluate a "
+            f"model trained with a {data.name}/ recipe"
+        )
+    if not any(role(band.name) for band in card.bands):
+        return (f"the model does not say which band is which ({names}): it is shown red, green, blue",)
+    if order != tuple(range(len(order))):
+        return (f"the images' red, green, blue are shown to the model as it was trained: {names}",)
+    return ()
 
 
 def _side_by_side(ours: Legend, theirs: Legend, *, most: int = 25) -> str:
@@ -238,6 +251,7 @@ def _evaluate(
 def _job(plan: BenchmarkPlan, forward: PaddedForward) -> dict[str, Any]:
     """All that finished images depend on."""
     assert forward.runtime is not None
+    order = photograph_order(plan.model.card.bands)
     return {
         "version": __version__,
         "model_sha256": plan.model.sha256,
@@ -247,6 +261,8 @@ def _job(plan: BenchmarkPlan, forward: PaddedForward) -> dict[str, Any]:
         "files": fingerprint(plan.benchmark, [ExampleReader(plan.benchmark, plan.examples)]),
         "protocol": plan.protocol.model_dump(mode="json"),
         "runtime": forward.runtime.as_dict(),
+        # What ran before colours were put in order is not to be gone on with where that matters.
+        **({} if order == tuple(range(len(RGB))) else {"band_order": order}),
     }
 
 

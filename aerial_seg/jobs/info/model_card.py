@@ -81,7 +81,7 @@ def model_card(path: Path) -> dict[str, Any]:
 def _flat(path: Path, model: TrainedModel) -> dict[str, Any]:
     """The keys that were there before the card had parts."""
     card, geometry = model.card, model.network.geometry
-    plus = " plus 1" if geometry.align_corners else ""
+    plus = " plus 1" if geometry.ends else ""
     return {
         "kind": "model",
         "path": str(path),

@@ -12,7 +12,7 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.systems import local_note
-from aerial_seg.inference.match_bands import check_bands, palette_notes, scene_notes
+from aerial_seg.inference.match_bands import check_bands, palette_notes, scene_notes, unnamed_notes
 from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.tta import size_notes
@@ -141,6 +141,7 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
             *notes,
             *local_note(grid.crs, scene.name),
             *palette_notes(source.info),
+            *unnamed_notes(source.info, card.bands, settings.bands),
             *scene_notes(source, card.bands),
         )
         if settings.stac:

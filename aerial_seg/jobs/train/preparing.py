@@ -162,7 +162,7 @@ def check_ahead(
                 )
             is_same = own is not None or model.output_stride == recipe.model.output_stride
             network = begun if is_same else _on_meta(recipe, opened)
-            network.geometry.check_side(recipe.training.crop)
+            network.geometry.check_crop(recipe.training.crop)
             stitched_prediction(network.geometry, recipe.prediction)
             training_notes(network, recipe)
             check_loss(recipe.training, network.geometry, parts=settings.accumulate)
@@ -211,7 +211,7 @@ def _begin(
     settings = recipe.model if own else recipe.model.model_copy(update={"weights": "none"})
     counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
     network = given if given is not None else build_network(settings, **counts)
-    network.geometry.check_side(recipe.training.crop)
+    network.geometry.check_crop(recipe.training.crop)
     prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
     unusual = (*grown, *training_notes(network, recipe))
     recipe = recipe.model_copy(update={"prediction": prediction})

@@ -35,6 +35,9 @@ _UNITS = {
     "downsample.1.": "shortcut.bn.",
 }
 _MOST_UNITS = 36
+_CROP = 321
+"""Side of the training crops. Source: read in its configs, IMAGE.SIZE.TRAIN; the lattice is stretched over them by
+labels that are resized to it (main.py, resize_labels), and over images by interpolate with align_corners=False."""
 
 
 def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNetwork:
@@ -42,8 +45,9 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
 
     Images are BGR of 0–255 less their mean. Output stride 8, the first 1×1 of a strided stage strides, dilated stages
     have the full rate, the max-pool counts a half-filled window, four 3×3 convolutions of rates 6, 12, 18, 24 are
-    added. The multi-scale wrapper (image at 1, 0.75 and 0.5, largest logit) is there where names begin with `base.`, or
-    as arch tells: deeplabv2_resnet101_msc, deeplabv2_resnet101.
+    added. The 41 cells of its training crops of 321 px were stretched over these. The multi-scale wrapper (image at 1,
+    0.75 and 0.5, largest logit) is there where names begin with `base.`, or as arch tells: deeplabv2_resnet101_msc,
+    deeplabv2_resnet101.
     Raises InputError for the weights of another network, SettingsError for a name that contradicts them.
     """
     named = read_arch(arch, _ARCH, wanted=_NAMES)
@@ -60,6 +64,7 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
         stride_placement="1x1",
         dilation_placement="full",
         ceil_mode=True,
+        stretched_side=_CROP,
         msc=is_wrapped if arch is None else named.extra == "_msc",
         auxiliary=False,
         weights="none",

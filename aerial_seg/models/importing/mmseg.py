@@ -112,3 +112,9 @@ def _head_of(checkpoint: Checkpoint) -> str:
     if "decode_head.image_pool.1.conv.weight" in tensors:
         return "deeplabv3"
     return "pspnet" if "decode_head.psp_modules.0.1.conv.weight" in tensors else "fcn"
+
+
+def mmseg_names(settings: ModelSettings) -> tuple[tuple[str, str], ...]:
+    """Beginnings of names, ours and mmsegmentation's, of a network of an architecture that both have."""
+    stem = () if settings.stem == "7x7" else (*_OUTSIDE_THE_HEAD, *_DEEP_NORM)
+    return (*stem, *_REST, *_HEADS.get(settings.architecture, ()))

@@ -86,3 +86,8 @@ def _recognise(checkpoint: Checkpoint, arch: Arch) -> ModelSettings:
         auxiliary=any(name.startswith(_AUXILIARY) for name in tensors),
         weights="none",
     )
+
+
+def torchvision_names(settings: ModelSettings) -> tuple[tuple[str, str], ...]:
+    """Beginnings of names, ours and torchvision's, of a network of an architecture that both have."""
+    return (*_OUTSIDE_THE_HEAD, *_HEADS.get(settings.architecture, ()))

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from laws import examples
 from rasterio.enums import ColorInterp
 
+from aerial_seg.band_names import role
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.raster.band_choice import BandChoice, parse_bands, role
+from aerial_seg.geo.raster.band_choice import BandChoice, parse_bands
 from aerial_seg.geo.raster.raster import Raster, raster_info
 
 if TYPE_CHECKING:

@@ -365,7 +365,9 @@ def test_the_numbers_of_a_palette_are_told_with_their_remedy(
     model(("band 1", "height"))
     heights = str(write_raster(tmp_path / "height.tif", pixels(1)))
     for choice in (BandChoice(stack=(heights,)), BandChoice((1, 2), stack=(heights,))):
-        (note,) = [note for note in run(path, choice)[1].notes if "palette" in note]
+        (note,) = [
+            note for note in run(path, choice)[1].notes if "the numbers of a palette's colours" in note
+        ]
         assert "-expand rgb" in note
     with pytest.raises(InputError, match=r"has 1 bands \(palette uint8\).*-expand rgb"):
         check_bands(raster_info(path), bands("red", "green", "blue"))

@@ -25,14 +25,26 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 import torchvision
 from laws import few
+from PIL import Image
+from rasterio.enums import ColorInterp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aerial_seg import BandChoice, PredictSettings, SegmentSettings, load, predict
+from aerial_seg.benchmarks.inference import class_scores
+from aerial_seg.benchmarks.protocol import load_protocol
+from aerial_seg.benchmarks.training_data import read_normalised
 from aerial_seg.errors import InputError
+from aerial_seg.inference.engines.choose import EngineSettings
+from aerial_seg.inference.padded_forward import PaddedForward
+from aerial_seg.jobs.import_weights import import_weights
+from aerial_seg.models.file import load_model
 
 if TYPE_CHECKING:
     from tests.models.importing.conftest import Agreement, Layers, Saved, State, Weights
@@ -163,15 +175,11 @@ def test_imported_network_computes_what_deeplab_pytorch_computes(
     compute = multi_scale if arch is None or arch.endswith("_msc") else single_scale
     with torch.inference_mode():
         everything = compute(layers, state, image, depth)
-        if compute is single_scale:
-            agreement.equal(network.all_cells(image), everything)
-        # Its ceil_mode makes a cell beyond sides that 8 divides; our lattice of ⌈side / 8⌉ cells has no place for it.
-        height, width = (-(-side // 8) for side in image.shape[2:])
-        wanted = everything[:, :, :height, :width]
-        agreement.equal(network(image), wanted)
+        # Its ceil_mode makes a cell beyond sides that 8 divides, which is stretched over the image with the others.
+        agreement.equal(network(image), everything)
         if compute is single_scale and shape == THIN:  # once: it costs another pass
             logits, auxiliary = network.forward_training(image)
-            agreement.equal(logits, wanted)
+            agreement.equal(logits, everything)
             assert auxiliary is None
 
 
@@ -250,3 +258,105 @@ def test_additional_key_is_named(
     state[key] = torch.ones(4, dtype=torch.float64)
     with stored(with_base(state)) as path, pytest.raises(InputError, match=re.escape(key)):
         imported_from(path, "deeplab-pytorch", "deeplabv2_resnet50_msc")
+
+
+SIDE = 97
+
+
+@pytest.fixture(scope="module")
+def in_use(
+    tmp_path_factory: pytest.TempPathFactory,
+    weights: type[Weights],
+    layers: Layers,
+    stored: Callable[[Any], AbstractContextManager[Path]],
+) -> tuple[Path, Callable[[Any], Tensor]]:
+    """The imported file, and the reference: (H,W,3) bytes in red, green, blue → cells (1,K,h,w) float64."""
+    state = random_state(weights(21), layers.blocks[50])
+    path = tmp_path_factory.mktemp("model") / "deeplab.safetensors"
+    with stored(state) as checkpoint:
+        report = import_weights(checkpoint, path, source="deeplab-pytorch", arch="deeplabv2_resnet50")
+    assert any("crops of 321 px in training are assumed" in note for note in report.notes)
+
+    def cells(photograph: Any) -> Tensor:
+        bgr = torch.from_numpy(photograph[:, :, ::-1].copy()).double() - torch.tensor(
+            [mean for _, mean, _ in BGR], dtype=torch.float64
+        )
+        with torch.inference_mode():
+            return single_scale(layers, state, bgr.permute(2, 0, 1)[None], 50)
+
+    return path, cells
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """(H,W,3) uint8 whose bands are unlike each other."""
+    rows, cols = np.mgrid[:height, :width]
+    random = np.random.default_rng(4)
+    planes = (rows * 2, 255 - cols * 2, (rows + cols) % 60 * 3)
+    noise = random.integers(-20, 20, (height, width, 3))
+    return np.clip(np.stack(planes, axis=2) + noise, 0, 255).astype(np.uint8)
+
+
+def test_benchmark_shows_it_bgr_and_stretches_its_lattice(in_use: tuple[Path, Any], tmp_path: Path) -> None:
+    path, reference = in_use
+    shown = photograph(71, 91)
+    Image.fromarray(shown).save(tmp_path / "image.png")
+    trained = load_model(path)
+    net = PaddedForward.prepared(trained, EngineSettings("eager", "fp32", "cpu"))
+    protocol = load_protocol("deeplabv2").for_dataset("voc")
+    got = class_scores(read_normalised(tmp_path / "image.png", trained.card.bands), net, protocol)
+    cells = reference(shown)
+    assert cells.shape[2:] == (10, 12), "the half-filled window of its pooling is a cell of its own"
+    wanted = functional.interpolate(cells, size=(71, 91), mode="bilinear", align_corners=False)[0]
+    scale = float(wanted.abs().max())
+    assert float((got.double() - wanted).abs().max()) < 1e-4 * scale
+    mistaken = functional.interpolate(reference(shown[:, :, ::-1]), size=(71, 91), mode="bilinear")[0]
+    assert float((mistaken - wanted).abs().max()) > 1e-2 * scale
+
+
+def placed(cells: Tensor) -> Tensor:
+    """(1,K,n,n) → (K,S,S): cell i at 8·i, moved inwards: by 3.5 px at the edge, by 7/41 px less each cell."""
+    count = cells.shape[2]
+    number = np.arange(count)
+    inwards = np.clip(3.5 - 7 * (number + 0.5) / 41, 0, None)
+    at = np.interp(8 * number, 8 * number + inwards - inwards[::-1], number)
+    weights = np.stack([np.interp(at, number, one) for one in np.eye(count)], axis=1)
+    mixed = torch.einsum("ai,bj,kij->kab", *(torch.from_numpy(weights),) * 2, cells[0])
+    side = 8 * (count - 1) + 1
+    return functional.interpolate(mixed[None], size=(side, side), mode="bilinear", align_corners=True)[0]
+
+
+def test_predict_and_segmenter_show_it_bgr_and_place_its_cells(
+    in_use: tuple[Path, Any], tmp_path: Path
+) -> None:
+    path, reference = in_use
+    shown = photograph(SIDE, SIDE)
+    logits = placed(reference(shown))
+    best = logits.topk(2, dim=0).values
+    sure = (best[0] - best[1] > 1e-3 * float(logits.abs().max())).numpy()
+    assert sure.mean() > 0.9
+    wanted = logits.argmax(0).numpy()
+    one_tile = {"tile_size": SIDE, "halo": 0, "overlap": 0}
+    segment = load(path, "cpu", precision="fp32", settings=SegmentSettings(**one_tile))
+    plane_by_plane = np.moveaxis(shown, 2, 0)
+    with pytest.raises(InputError, match="does not say which of its bands are red, green and blue"):
+        segment(plane_by_plane)
+    names = BandChoice((1, 2, 3), ("red", "green", "blue"))
+    for said in ([3, 2, 1], names):
+        np.testing.assert_array_equal(segment(plane_by_plane, bands=said).classes[sure], wanted[sure])
+
+    tagged, bare = tmp_path / "tagged.tif", tmp_path / "bare.tif"
+    for file, colours in ((tagged, [ColorInterp.red, ColorInterp.green, ColorInterp.blue]), (bare, None)):
+        profile = {"height": SIDE, "width": SIDE, "count": 3, "dtype": "uint8", "driver": "GTiff"}
+        with rasterio.open(file, "w", photometric="RGB" if colours else "MINISBLACK", **profile) as raster:
+            raster.write(plane_by_plane)
+    settings = {**one_tile, "device": "cpu", "precision": "fp32", "engine": "eager", "georeferenced": False}
+    for file, message, choice in (
+        (tagged, r"numbers=\(3, 2, 1\)", BandChoice((3, 2, 1))),
+        (bare, r'numbers=\(1, 2, 3\), names=\("red", "green", "blue"\)', names),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict(path, [file], tmp_path / "refused.tif", PredictSettings(**settings))
+        out = tmp_path / f"mask of {file.name}"
+        predict(path, [file], out, PredictSettings(bands=choice, **settings))
+        with rasterio.open(out) as mask:
+            np.testing.assert_array_equal(mask.read(1)[sure], wanted[sure])
