@@ -24,6 +24,7 @@ from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.build import build_network
+from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.loading import parse_recipe
@@ -104,12 +105,17 @@ def _built_once() -> Iterator[None]:
         torch.set_rng_state(randoms)
         return copy.deepcopy(network)
 
+    shapes: dict[str, Network] = {}
+
+    def on_meta(settings: ModelSettings, *, bands: int, classes: int) -> Network:
+        key = repr((settings, bands, classes))
+        if key not in shapes:
+            shapes[key] = build_on_meta(settings, bands=bands, classes=classes)
+        return shapes[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aerial_seg.jobs.train.preparing.build_network", build)
-        patch.setattr(
-            "aerial_seg.jobs.train.preparing.build_on_meta",
-            lambda settings, **counts: build(settings.model_copy(update={"weights": "none"}), **counts),
-        )
+        patch.setattr("aerial_seg.jobs.train.preparing.build_on_meta", on_meta)
         patch.setattr("aerial_seg.jobs.train.model_files.build_network", build)
         # Pictures take as long as all else here; tests/jobs/test_train.py looks at them.
         patch.setattr("aerial_seg.jobs.train.job.pictures", lambda *given, events: nullcontext(()))
