@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.models.backbone.stages import STAGES
 from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _APPLIES: Mapping[str, tuple[str, ...]] = {
@@ -14,17 +15,20 @@ _APPLIES: Mapping[str, tuple[str, ...]] = {
     "reduce_bins": ("pspnet",),
     "kernel": ("gcn",),
     "msc": ("deeplabv2",),
+    "head_rate": ("fcn",),
+    "low_level_channels": ("deeplabv3+",),
 }
 """Choices of some of our networks."""
 
 _OWN_ONLY = (
-    "head", "stem", "stride_placement", "dilation_placement", "multi_grid", "multi_grid_rates", "ceil_mode", "bn_eps",
-    "deformable", "align_corners", "auxiliary_channels",
+    "head", "stem", "stride_placement", "dilation_placement", "stage_rates", "multi_grid", "multi_grid_rates",
+    "ceil_mode", "bn_eps", "deformable", "align_corners", "auxiliary_channels",
 )  # fmt: skip
 
 _HEADS: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("fcn", "deeplabv3"),
-    "mmseg": ("deeplabv3",),
+    "mmseg": ("deeplabv3", "deeplabv3+"),
+    "vainf": ("deeplabv3+",),
     "no-concat": ("fcn",),
     "largefov": ("deeplabv2",),
 }
@@ -69,6 +73,16 @@ def _check_together(settings: ModelSettings) -> None:
                 f"model.stride_placement is 'last-unit', with which {settings.architecture} cannot be built: no stage "
                 "ends at stride 4; leave it at 3x3"
             )
+    if settings.stage_rates and len(settings.stage_rates) != len(STAGES):
+        raise SettingsError(
+            f"model.stage_rates has {len(settings.stage_rates)} rates {list(settings.stage_rates)}, wanted one for "
+            f"each of the {len(STAGES)} stages, as [1, 1, 2, 4]"
+        )
+    if settings.head_rate != 1 and settings.head == "torchvision":
+        raise SettingsError(
+            'model.head_rate is for the two convolutions of fcn\'s own head, which head = "torchvision" has not; '
+            "leave one of them out"
+        )
     if settings.kernel % 2 == 0:
         raise SettingsError(
             f"model.kernel is {settings.kernel}, wanted an odd number; try {settings.kernel + 1}"

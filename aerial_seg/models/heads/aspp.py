@@ -7,28 +7,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aerial_seg.models.heads.blocks import ImagePooling, conv_bn_relu
+from aerial_seg.models.heads.blocks import ImagePooling, conv_bn_relu, separable_bn_relu
 
 
 class ASPP(nn.Module):
     """1×1, one 3×3 per rate and the image pooling, each `channels` wide with batch norm, fused to `channels`.
 
     They are concatenated in the order 1×1, rates, pooling; the fusing convolution is 1×1 or fuse_kernel wide.
+    separable: convolutions wider than 1×1 are depthwise, with a 1×1 behind them.
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3.
     """
 
     def __init__(
-        self, inside: int, *, rates: Sequence[int], channels: int = 256, fuse_kernel: int = 1
+        self,
+        inside: int,
+        *,
+        rates: Sequence[int],
+        channels: int = 256,
+        fuse_kernel: int = 1,
+        separable: bool = False,
     ) -> None:
         super().__init__()
+        wide = separable_bn_relu if separable else conv_bn_relu
         self.branches = nn.ModuleList(
             [
                 conv_bn_relu(inside, channels, 1),
-                *(conv_bn_relu(inside, channels, 3, rate) for rate in rates),
+                *(wide(inside, channels, 3, rate) for rate in rates),
                 ImagePooling(inside, channels),
             ]
         )
-        self.project = conv_bn_relu(channels * len(self.branches), channels, fuse_kernel)
+        fuse = wide if fuse_kernel > 1 else conv_bn_relu
+        self.project = fuse(channels * len(self.branches), channels, fuse_kernel)
 
     def fused(self, features: Tensor) -> Tensor:
         """features (N,C,h,w) → (N,channels,h,w)."""
