@@ -35,7 +35,7 @@ class ModelSettings(Section):
     `torchvision` (fcn: one 3×3 convolution, a quarter of the features wide; deeplabv3: dropout after the projection,
     then another 3×3; its auxiliary head), `mmseg` (deeplabv3: 512 wide, fused by a 3×3), `no-concat` (fcn whose second
     convolution does not see its input again), `largefov` (deeplabv2: one 3×3 convolution instead of four). For
-    deeplabv3+, `mmseg` is 512 wide, fuses by a 3×3 and is depthwise separable but for its 1×1 convolutions; `vainf`
+    deeplabv3+, `mmseg` is 512 wide, fuses by a 3×3, and its rates and refinements are depthwise separable; `vainf`
     refines by one 3×3 instead of two (DeepLabV3Plus-Pytorch).
     head_rate: of fcn's two 3×3 convolutions and of its auxiliary head's (6 in mmseg's fcn-d6). low_level_channels: what
     deeplabv3+ narrows its low-level features to (by default 48, of which the paper's table 1 found the best).

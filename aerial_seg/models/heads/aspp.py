@@ -14,7 +14,7 @@ class ASPP(nn.Module):
     """1×1, one 3×3 per rate and the image pooling, each `channels` wide with batch norm, fused to `channels`.
 
     They are concatenated in the order 1×1, rates, pooling; the fusing convolution is 1×1 or fuse_kernel wide.
-    separable: convolutions wider than 1×1 are depthwise, with a 1×1 behind them.
+    separable: those of the rates are depthwise, with a 1×1 behind them.
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3.
     """
 
@@ -36,8 +36,7 @@ class ASPP(nn.Module):
                 ImagePooling(inside, channels),
             ]
         )
-        fuse = wide if fuse_kernel > 1 else conv_bn_relu
-        self.project = fuse(channels * len(self.branches), channels, fuse_kernel)
+        self.project = conv_bn_relu(channels * len(self.branches), channels, fuse_kernel)
 
     def fused(self, features: Tensor) -> Tensor:
         """features (N,C,h,w) → (N,channels,h,w)."""

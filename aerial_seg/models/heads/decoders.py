@@ -23,8 +23,8 @@ LOW_LEVEL = 48
 class Refining:
     """How DeepLabv3+ refines: channels of the low-level features, number of 3×3 convolutions, their kind.
 
-    separable: depthwise with a 1×1 behind them, in the pyramid too, which then fuses by a 3×3; and dropout is of whole
-    channels (mmseg).
+    separable: depthwise with a 1×1 behind them, those of the pyramid's rates too, which then fuses by a plain 3×3; and
+    dropout is of whole channels (mmseg).
     """
 
     low_level: int = LOW_LEVEL
