@@ -60,7 +60,7 @@ def start_from(
     checkpoint = read_checkpoint(path)
     if _is_model(path):
         return _fill_network(network, checkpoint, read_card(path), bands=bands, classes=classes)
-    return _fill_encoder(network, checkpoint, bands, statistics)
+    return (*checkpoint.notes, *_fill_encoder(network, checkpoint, bands, statistics))
 
 
 def spread_bands(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
