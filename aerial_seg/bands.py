@@ -12,10 +12,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
+from aerial_seg.documents import problem_of
+from aerial_seg.errors import SettingsError
+from aerial_seg.mentions import setting
 from aerial_seg.printable import name_problem, shortened
 
 LARGEST, SMALLEST = 1e30, 1e-30
@@ -75,6 +79,22 @@ IMAGENET_BANDS = tuple(
     )
 )
 """RGB of 0–255 with ImageNet's statistics: mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225) times 255."""
+
+
+def trained_band(name: str, dtype: str, *, mean: float, std: float) -> Band:
+    """A band of which only its normalisation is known: shown from 0 to 255 (bytes), or two deviations about its mean.
+
+    Raises SettingsError for what no band can be.
+    """
+    is_byte = dtype == "uint8"
+    low, high = (0.0, 255.0) if is_byte else (mean - 2 * std, mean + 2 * std)
+    try:
+        return Band(name=name, dtype=dtype, mean=mean, std=std, p2=low, p98=high)
+    except ValidationError as error:
+        raise SettingsError(
+            f"{setting('bands')} has '{shortened(name)}' with mean {mean:g} and std {std:g} ({problem_of(error)}); "
+            "wanted a name, a mean and a std above 0"
+        ) from error
 
 
 def normalise(

@@ -113,7 +113,9 @@ def _build_own(settings: ModelSettings, bands: int, classes: int) -> DilatedNetw
         deform_stage(stages[3])
     strides = Striding.of(stages)
     check_output_stride(settings.output_stride, strides)
-    dilate_stages(strides, settings.output_stride, placement=settings.dilation_placement)
+    dilate_stages(
+        strides, settings.output_stride, placement=settings.dilation_placement, rates=settings.stage_rates
+    )
     grid = MultiGrid(settings.multi_grid, absolute=settings.multi_grid_rates == "absolute")
     for stage in stages[3:]:
         set_multi_grid(stage, grid)
@@ -129,7 +131,7 @@ def _cascade(settings: ModelSettings, encoder: nn.Module) -> list[nn.Module]:
 
 def _library_dilated(settings: ModelSettings, bands: int, classes: int) -> DilatedNetwork:
     """A network on an encoder without ResNet stages; what only those can have is refused."""
-    for name in ("dilation_placement", "multi_grid", "deformable"):
+    for name in ("dilation_placement", "stage_rates", "multi_grid", "deformable"):
         if getattr(settings, name) != ModelSettings.model_fields[name].default:
             raise SettingsError(
                 f"model.{name} is for ResNets, and {settings.encoder} is dilated by its own library; leave it out, "

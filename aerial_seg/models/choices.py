@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.models.backbone.stages import STAGES
 from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _APPLIES: Mapping[str, tuple[str, ...]] = {
@@ -15,17 +16,20 @@ _APPLIES: Mapping[str, tuple[str, ...]] = {
     "reduce_bins": ("pspnet",),
     "kernel": ("gcn",),
     "msc": ("deeplabv2",),
+    "head_rate": ("fcn",),
+    "low_level_channels": ("deeplabv3+",),
 }
 """Choices of some of our networks."""
 
 _OWN_ONLY = (
-    "head", "stem", "stride_placement", "dilation_placement", "multi_grid", "multi_grid_rates", "ceil_mode", "bn_eps",
-    "deformable", "align_corners", "stretched_side", "auxiliary_channels", "trained_stride",
+    "head", "stem", "stride_placement", "dilation_placement", "stage_rates", "multi_grid", "multi_grid_rates",
+    "ceil_mode", "bn_eps", "deformable", "align_corners", "stretched_side", "auxiliary_channels", "trained_stride",
 )  # fmt: skip
 
 _HEADS: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("fcn", "deeplabv3"),
-    "mmseg": ("deeplabv3",),
+    "mmseg": ("deeplabv3", "deeplabv3+"),
+    "vainf": ("deeplabv3+",),
     "no-concat": ("fcn",),
     "largefov": ("deeplabv2",),
 }
@@ -73,6 +77,16 @@ def _check_together(settings: ModelSettings) -> None:
     if settings.trained_stride == settings.output_stride:
         raise SettingsError(
             f"model.trained_stride is {settings.trained_stride}, as is output_stride; leave trained_stride out"
+        )
+    if settings.stage_rates and len(settings.stage_rates) != len(STAGES):
+        raise SettingsError(
+            f"model.stage_rates has {len(settings.stage_rates)} rates {list(settings.stage_rates)}, wanted one for "
+            f"each of the {len(STAGES)} stages, as [1, 1, 2, 4]"
+        )
+    if settings.head_rate != 1 and settings.head == "torchvision":
+        raise SettingsError(
+            'model.head_rate is for the two convolutions of fcn\'s own head, which head = "torchvision" has not; '
+            "leave one of them out"
         )
     if settings.kernel % 2 == 0:
         raise SettingsError(

@@ -68,7 +68,7 @@ def start_from(
         card = read_card(path)
         _check_order(path, [band.name for band in card.bands], bands)
         return _fill_network(network, checkpoint, card, bands=bands, classes=classes, statistics=statistics)
-    return _fill_encoder(network, checkpoint, bands, statistics)
+    return (*checkpoint.notes, *_fill_encoder(network, checkpoint, bands, statistics))
 
 
 def spread_bands(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:

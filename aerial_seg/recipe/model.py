@@ -22,7 +22,10 @@ class ModelSettings(Section):
     stride_placement: which convolution of a strided stage strides: the 3×3 of its first bottleneck, that one's first
     1×1 (the original Caffe models, DeepLabv2), or the last unit of the stage before (TensorFlow's `beta` models).
     dilation_placement: whether the first block of a stage that lost its stride gets the stage's rate (`full`) or keeps
-    that of the stage before (`contracted`: torchvision, mmseg).
+    that of the stage before (`contracted`: torchvision, mmseg); `contracted-first`: as that, and of a block of two 3×3
+    convolutions only the first is dilated (mmseg's ResNet-18).
+    stage_rates: the four stages' rates, where they are not those that make up for the strides taken away (mmseg's
+    pspnet_r50-d32 strides and has 1, 1, 2, 4 all the same); empty: those.
     multi_grid: unit rates of the last stage's blocks, one each, which multiply their 3×3 convolutions' rates; empty is
     all 1. DeepLabv3 has (1, 2, 4) over the three bottlenecks. multi_grid_rates: `absolute` takes them as the rates
     themselves, as mmseg does. ceil_mode: of the stem's max-pool. bn_eps: of all batch norms; None: as the encoder's
@@ -31,7 +34,11 @@ class ModelSettings(Section):
     The head. head_channels: its width, by default the paper's (FCN 512, ASPP 256, PSP 512). head: `default`, or
     `torchvision` (fcn: one 3×3 convolution, a quarter of the features wide; deeplabv3: dropout after the projection,
     then another 3×3; its auxiliary head), `mmseg` (deeplabv3: 512 wide, fused by a 3×3), `no-concat` (fcn whose second
-    convolution does not see its input again), `largefov` (deeplabv2: one 3×3 convolution instead of four).
+    convolution does not see its input again), `largefov` (deeplabv2: one 3×3 convolution instead of four). For
+    deeplabv3+, `mmseg` is 512 wide, fuses by a 3×3, and its rates and refinements are depthwise separable; `vainf`
+    refines by one 3×3 instead of two (DeepLabV3Plus-Pytorch).
+    head_rate: of fcn's two 3×3 convolutions and of its auxiliary head's (6 in mmseg's fcn-d6). low_level_channels: what
+    deeplabv3+ narrows its low-level features to (by default 48, of which the paper's table 1 found the best).
     aspp_rates: atrous rates, scaled with the output stride; deeplabv3's and deeplabv3+'s are those at stride 16, by
     default (6, 12, 18), deeplabv2's those at 8, by default (6, 12, 18, 24), largefov's (12). image_pooling: whether
     deeplabv3's pyramid also sees the mean of the whole image (Chen et al. 2017, table 5, has both).
@@ -60,14 +67,17 @@ class ModelSettings(Section):
     trained_stride: Literal[4, 8, 16, 32, 64, 128, 256] | None = None
     stem: Literal["7x7", "deep32", "deep64"] = "7x7"
     stride_placement: Literal["3x3", "1x1", "last-unit"] = "3x3"
-    dilation_placement: Literal["full", "contracted"] = "full"
+    dilation_placement: Literal["full", "contracted", "contracted-first"] = "full"
+    stage_rates: Annotated[tuple[Rate, ...], Few] = ()
     multi_grid: Annotated[tuple[Rate, ...], Few] = ()
     multi_grid_rates: Literal["unit", "absolute"] = "unit"
     ceil_mode: bool = False
     bn_eps: Annotated[float, Field(gt=0, le=1)] | None = None
     deformable: bool = False
-    head: Literal["default", "torchvision", "mmseg", "no-concat", "largefov"] = "default"
+    head: Literal["default", "torchvision", "mmseg", "no-concat", "largefov", "vainf"] = "default"
     head_channels: Width | None = None
+    head_rate: Rate = 1
+    low_level_channels: Width | None = None
     aspp_rates: Annotated[tuple[Rate, ...], Few] | None = None
     image_pooling: bool = True
     last_block: Literal[4, 5, 6, 7] = 7

@@ -11,7 +11,7 @@ from torch import nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.backbone.stages import STEM_STRIDE, convolutions, striding
 
-Placement = Literal["full", "contracted"]
+Placement = Literal["full", "contracted", "contracted-first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +49,48 @@ class MultiGrid:
     absolute: bool = False
 
 
-def dilate_stages(strides: Striding, output_stride: int, *, placement: Placement = "full") -> None:
+def dilate_stages(
+    strides: Striding, output_stride: int, *, placement: Placement = "full", rates: Sequence[int] = ()
+) -> None:
     """The stages have this output stride at their end; kernels keep their weights and their padding stays "same".
 
     Rates of layer2..4 are (1,1,2) at 16, (1,2,4) at 8, (2,4,8) at 4. placement says what the convolution gets whose
     stride is taken away: `full`: its stage's rate as all others, as in the PSPNet author's code; `contracted`: the
     rate of the stage before, as in torchvision and mmseg, where it is the 3×3 of a stage's first bottleneck (of a basic
-    block it is the first 3×3; mmseg never dilates the second). Contracted, every convolution sees the pixels that it
-    saw without dilation, so the features of two strides agree where their lattices meet. Where a stage's last unit
-    strides, contracted leaves that whole stage the rate of the stage before.
+    block it is the first 3×3); `contracted-first`: as that, and the second 3×3 of a basic block is never dilated, as in
+    mmseg. rates: the first four stages' own, whatever their strides; empty: as said. Contracted, every convolution sees
+    the pixels that it saw without dilation, so the features of two strides agree where their lattices meet. Where a
+    stage's last unit strides, contracted leaves that whole stage the rate of the stage before.
 
     Source: Chen et al. 2017, Rethinking Atrous Convolution, sections 3.1 and 3.2.
     """
     strides.set(output_stride)
     stride, rate = STEM_STRIDE, 1
-    for stage, modules in strides.stages:
+    for place, (stage, modules) in enumerate(strides.stages):
         before = rate
         if modules:
             if stride < output_stride:
                 stride *= 2
             else:
                 rate *= 2
-        contracted = placement == "contracted" and rate > before
+        if place < len(rates):
+            rate = rates[place]
+        contracted = placement != "full" and rate > before
         behind = not contracted
         for conv in convolutions(stage):
             strides_here = conv in modules
             keeps = contracted and (strides_here or not behind) and conv.kernel_size != (1, 1)
             set_rate(conv, before if keeps else rate)
             behind = behind or strides_here
+        if placement == "contracted-first":
+            _undilate_second(stage)
+
+
+def _undilate_second(stage: nn.Module) -> None:
+    """In blocks with several 3×3 convolutions, all but the first have rate 1."""
+    for block in stage.children():
+        for conv in [one for one in convolutions(block) if one.kernel_size != (1, 1)][1:]:
+            set_rate(conv, 1)
 
 
 def set_multi_grid(stage: nn.Module, grid: MultiGrid) -> None:

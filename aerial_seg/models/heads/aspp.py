@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aerial_seg.models.heads.blocks import ImagePooling, conv_bn_relu
+from aerial_seg.models.heads.blocks import ImagePooling, conv_bn_relu, separable_bn_relu
 
 
 class ASPP(nn.Module):
@@ -15,6 +15,7 @@ class ASPP(nn.Module):
 
     image_pooling: False leaves it out.
     They are concatenated in the order 1×1, rates, pooling; the fusing convolution is 1×1 or fuse_kernel wide.
+    separable: those of the rates are depthwise, with a 1×1 behind them.
     Source: Chen et al. 2017, Rethinking Atrous Convolution, section 3.3.
     """
 
@@ -26,12 +27,14 @@ class ASPP(nn.Module):
         channels: int = 256,
         fuse_kernel: int = 1,
         image_pooling: bool = True,
+        separable: bool = False,
     ) -> None:
         super().__init__()
+        wide = separable_bn_relu if separable else conv_bn_relu
         self.branches = nn.ModuleList(
             [
                 conv_bn_relu(inside, channels, 1),
-                *(conv_bn_relu(inside, channels, 3, rate) for rate in rates),
+                *(wide(inside, channels, 3, rate) for rate in rates),
                 *([ImagePooling(inside, channels)] if image_pooling else []),
             ]
         )

@@ -20,6 +20,20 @@ def conv_bn_relu(inside: int, out: int, kernel: int, rate: int = 1) -> nn.Sequen
     )
 
 
+def separable_bn_relu(inside: int, out: int, kernel: int, rate: int = 1) -> nn.Sequential:
+    """Same-size depthwise convolution, then 1×1, each without bias and with batch norm and ReLU.
+
+    Source: Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution, section 3.1.
+    """
+    padding = kernel // 2 * rate
+    return nn.Sequential(
+        nn.Conv2d(inside, inside, kernel, padding=padding, dilation=rate, groups=inside, bias=False),
+        nn.BatchNorm2d(inside),
+        nn.ReLU(inplace=True),
+        *conv_bn_relu(inside, out, 1),
+    )
+
+
 class ImagePooling(nn.Module):
     """The mean (or maximum) over the whole input, through a 1×1 convolution, spread over the map again.
 

@@ -9,7 +9,7 @@ from torch import nn
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.heads.aspp import ASPPHead, ASPPSumHead
 from aerial_seg.models.heads.cascade import CascadeHead
-from aerial_seg.models.heads.decoders import DeepLabV3PlusHead, GCNHead
+from aerial_seg.models.heads.decoders import LOW_LEVEL, DeepLabV3PlusHead, GCNHead, Refining
 from aerial_seg.models.heads.fcn import AuxiliaryHead, FCNHead, PlainHead
 from aerial_seg.models.heads.psp import PSPHead, Pyramid
 from aerial_seg.recipe.model import ModelSettings
@@ -30,7 +30,14 @@ def make_head(
             return PlainHead(inside, classes, channels=width, dropout=dropout)
         case "fcn":
             concat = settings.head != "no-concat"
-            return FCNHead(inside, classes, channels=width or 512, dropout=dropout, concat=concat)
+            return FCNHead(
+                inside,
+                classes,
+                channels=width or 512,
+                dropout=dropout,
+                concat=concat,
+                rate=settings.head_rate,
+            )
         case "deeplabv2":
             return ASPPSumHead(inside, classes, rates=_rates(settings))
         case "deeplabv3":
@@ -47,14 +54,7 @@ def make_head(
         case "deeplabv3-cascade":
             return CascadeHead(blocks, inside, classes, dropout=dropout)
         case "deeplabv3+":
-            return DeepLabV3PlusHead(
-                channels,
-                classes,
-                rates=_rates(settings),
-                channels=width or 256,
-                dropout=dropout,
-                align_corners=settings.align_corners,
-            )
+            return _plus(settings, channels, classes)
         case "pspnet":
             return PSPHead(
                 inside,
@@ -68,13 +68,30 @@ def make_head(
             return GCNHead(channels, classes, kernel=settings.kernel, align_corners=settings.align_corners)
 
 
+def _plus(settings: ModelSettings, channels: Sequence[int], classes: int) -> DeepLabV3PlusHead:
+    separable = settings.head == "mmseg"
+    return DeepLabV3PlusHead(
+        channels,
+        classes,
+        rates=_rates(settings),
+        channels=settings.head_channels or (512 if separable else 256),
+        dropout=settings.dropout,
+        align_corners=settings.align_corners,
+        refining=Refining(
+            low_level=settings.low_level_channels or LOW_LEVEL,
+            count=1 if settings.head == "vainf" else 2,
+            separable=separable,
+        ),
+    )
+
+
 def make_auxiliary(settings: ModelSettings, inside: int, classes: int) -> nn.Module:
     """The recipe's auxiliary head on a feature map of `inside` channels."""
     width = settings.auxiliary_channels
     if settings.head == "torchvision":
         # Its 0.1 stays whatever the main head has.
         return PlainHead(inside, classes, channels=width)
-    return AuxiliaryHead(inside, classes, channels=width, dropout=settings.dropout)
+    return AuxiliaryHead(inside, classes, channels=width, dropout=settings.dropout, rate=settings.head_rate)
 
 
 def _rates(settings: ModelSettings) -> list[int]:

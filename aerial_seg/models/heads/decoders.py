@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from aerial_seg.models.heads.aspp import ASPP
-from aerial_seg.models.heads.blocks import Decoder, conv_bn_relu
+from aerial_seg.models.heads.blocks import Decoder, conv_bn_relu, separable_bn_relu
 
 _FINEST = 2
 """Index of the encoder's feature map at stride 4, after the image and the stem's."""
-_LOW_LEVEL = 48
+
+LOW_LEVEL = 48
+"""Channels of the low-level features. Source: Chen et al. 2018, table 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refining:
+    """How DeepLabv3+ refines: channels of the low-level features, number of 3×3 convolutions, their kind.
+
+    separable: depthwise with a 1×1 behind them, those of the pyramid's rates too, which then fuses by a plain 3×3; and
+    dropout is of whole channels (mmseg).
+    """
+
+    low_level: int = LOW_LEVEL
+    count: int = 2
+    separable: bool = False
 
 
 class DeepLabV3PlusHead(Decoder):
-    """Atrous spatial pyramid pooling, brought to stride 4 beside the first stage's features, refined by two 3×3.
+    """Atrous spatial pyramid pooling, brought to stride 4 beside the first stage's features, refined by 3×3.
 
-    The low-level features go through a 1×1 to 48 channels first; the convolutions are plain, not depthwise.
+    The low-level features go through a 1×1 to few channels first.
     Source: Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution, section 3.1 and 4.1.
     """
 
@@ -34,16 +50,26 @@ class DeepLabV3PlusHead(Decoder):
         channels: int = 256,
         dropout: float = 0.1,
         align_corners: bool = False,
+        refining: Refining = Refining(),
     ) -> None:
         """inside: channels of the encoder's feature maps."""
         super().__init__()
         self._align_corners = align_corners
-        self.aspp = ASPP(inside[-1], rates=rates, channels=channels)
-        self.low_level = conv_bn_relu(inside[_FINEST], _LOW_LEVEL, 1)
-        self.refine = nn.Sequential(
-            conv_bn_relu(channels + _LOW_LEVEL, channels, 3), conv_bn_relu(channels, channels, 3)
+        separable, low_level = refining.separable, refining.low_level
+        self.aspp = ASPP(
+            inside[-1],
+            rates=rates,
+            channels=channels,
+            fuse_kernel=3 if separable else 1,
+            separable=separable,
         )
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels, classes, 1))
+        self.low_level = conv_bn_relu(inside[_FINEST], low_level, 1)
+        wide = separable_bn_relu if separable else conv_bn_relu
+        self.refine = nn.Sequential(
+            *(wide(channels + (0 if k else low_level), channels, 3) for k in range(refining.count))
+        )
+        drop = nn.Dropout2d(dropout) if separable else nn.Dropout(dropout)
+        self.classify = nn.Sequential(drop, nn.Conv2d(channels, classes, 1))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the encoder → logits (N,K,H/4,W/4)."""

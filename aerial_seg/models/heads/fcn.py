@@ -11,15 +11,24 @@ from aerial_seg.models.heads.blocks import conv_bn_relu
 class FCNHead(nn.Module):
     """Two 3×3 convolutions, their result beside the input through a third, then 1×1 to the classes.
 
-    concat False: without the third convolution and the input beside the result. Source: Long et al. 2015 on dilated
-    features, in the two-convolution forms that the common reference results use.
+    concat False: without the third convolution and the input beside the result. rate: of the first two.
+    Source: Long et al. 2015 on dilated features, in the two-convolution forms that the common reference results use.
     """
 
     def __init__(
-        self, inside: int, classes: int, *, channels: int = 512, dropout: float = 0.1, concat: bool = True
+        self,
+        inside: int,
+        classes: int,
+        *,
+        channels: int = 512,
+        dropout: float = 0.1,
+        concat: bool = True,
+        rate: int = 1,
     ) -> None:
         super().__init__()
-        self.convs = nn.Sequential(conv_bn_relu(inside, channels, 3), conv_bn_relu(channels, channels, 3))
+        self.convs = nn.Sequential(
+            conv_bn_relu(inside, channels, 3, rate), conv_bn_relu(channels, channels, 3, rate)
+        )
         self.fuse = conv_bn_relu(inside + channels, channels, 3) if concat else None
         self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
 
@@ -48,11 +57,19 @@ class PlainHead(nn.Sequential):
 class AuxiliaryHead(nn.Sequential):
     """One 3×3 convolution, then 1×1 to the classes: the side loss of PSPNet on the last stage but one.
 
-    channels: its width; None: a quarter of the features', at least 64.
+    channels: its width; None: a quarter of the features', at least 64. rate: of the 3×3.
     """
 
     def __init__(
-        self, inside: int, classes: int, *, channels: int | None = None, dropout: float = 0.1
+        self,
+        inside: int,
+        classes: int,
+        *,
+        channels: int | None = None,
+        dropout: float = 0.1,
+        rate: int = 1,
     ) -> None:
         width = channels or max(64, inside // 4)
-        super().__init__(conv_bn_relu(inside, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1))
+        super().__init__(
+            conv_bn_relu(inside, width, 3, rate), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)
+        )

@@ -1,55 +1,66 @@
-"""Checkpoint files of other projects: tensors by name, and never any code that a pickle might hold."""
+"""Checkpoint files of other projects: tensors by name, what is told of them, and never any code of a pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
 import re
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from aerial_seg.bands import Band
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, at_work
 from aerial_seg.files.names import check_input
+from aerial_seg.mentions import setting
+from aerial_seg.models.importing.records import NOT_READABLE, Record, load_records, plain
+from aerial_seg.printable import shortened
 
-_INSIDE = ("model", "model_ema", "state_dict")
+_INSIDE = ("model", "state_dict", "model_state", "model_state_dict")
 """Where training programs keep the state dict beside their optimiser's."""
+_AVERAGED = ("model_ema", "ema_state_dict", "state_dict_ema", "ema")
+"""Where they keep the moving average of the weights."""
+_TOLD = ("meta", "hyper_parameters", "args", "message_hub")
+"""What else of a checkpoint is kept: what its program says of the network."""
 _DEEPEST = 8
 """Levels that a state dict may lie below; programs use two. A checkpoint that contains itself has no end."""
 
-_PARALLEL = "module."
-"""What DataParallel puts before every name."""
-
-# What torch's reader lets through when the bytes are not what they claim to be; code is an UnpicklingError.
-_NOT_READABLE = (
-    pickle.UnpicklingError, struct.error, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError,
-    AttributeError, ArithmeticError, AssertionError, ImportError,
-)  # fmt: skip
+_COUNTERS = frozenset({"n_averaged", "steps"})
+"""How often an average was updated, which torch and mmengine keep among its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A state dict as its project names it, on the CPU.
 
-    sha256: of the whole file. classes: their names, where the program that wrote it wrote them beside (mmseg does).
+    sha256: of the whole file. classes, palette: their names and colours, where the program that wrote it wrote them
+    beside (mmseg does). told: what else it wrote of the network, by its name in the file. notes: what was chosen or
+    taken off on the way. bands: of the images that it was trained on, where the user tells them.
     """
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
     sha256: str
     classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    told: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    bands: tuple[Band, ...] = ()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, ema: bool | None = None) -> Checkpoint:
     """The tensors of a safetensors file or of a state dict that torch.save wrote, without running any code of it.
 
-    One that lies under `model` or `state_dict` is taken out, and the `module.` of a parallel training before its names.
-    Raises InputError for a pickle that wants to run code, for a damaged or foreign file, and for one without tensors.
+    One that lies under `model`, `state_dict` or `model_state` is taken out. ema: of two sets of weights, the moving
+    average or those as trained; None: those that stand first, as their own program evaluates them. `module.` of a
+    parallel training and torch.compile's `_orig_mod.` are taken off the names.
+    Raises InputError for a pickle that wants to run code, for a damaged or foreign file, for one without tensors, and
+    for one without an average where that is asked for.
     """
     check_input(path)
     if not path.is_file():
@@ -57,17 +68,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} does not exist or is no file; wanted a checkpoint (.pth, .pt or .safetensors)"
         )
     with at_work(path):
-        held = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-        tensors = _state_dict(held)
+        held, notes = _read(path)
+        tensors, chosen = _state_dict(held, ema=ema, path=path)
     if not tensors:
-        raise InputError(
-            f"{path} holds no state dict (names with tensors); save one by torch.save(model.state_dict(), FILE)"
-        )
-    if all(name.startswith(_PARALLEL) for name in tensors):
-        tensors = {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
+        raise InputError(_no_state_dict(path, held))
+    tensors, renamed = _unwrapped(tensors)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(path, tensors, sha256, _class_names(held))
+    classes, palette = _classes(held)
+    told = {key: held[key] for key in _TOLD if key in held} if isinstance(held, Mapping) else {}
+    return Checkpoint(path, tensors, sha256, classes, palette, told, (*notes, *chosen, *renamed))
+
+
+def _read(path: Path) -> tuple[object, tuple[str, ...]]:
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path), ()
+    held, names = _read_torch(path)
+    if not names:
+        return held, ()
+    told = listed([shortened(name) for name in names], 3)
+    return held, (
+        f"{path.name} also holds objects of {len(names)} kinds that are no tensors ({told}); they were kept as "
+        "records, and no code of theirs ran",
+    )
 
 
 def _read_safetensors(path: Path) -> object:
@@ -79,19 +102,39 @@ def _read_safetensors(path: Path) -> object:
         ) from error
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path) -> tuple[object, tuple[str, ...]]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except _NOT_READABLE as error:
+        return load_records(path)
+    except NOT_READABLE as error:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code is not None:
+            raise InputError(_refusal(path, f"asks to run or build {code[1]}")) from error
+        if "torchscript" in str(error).lower():
             raise InputError(
-                f"{path} is refused: its pickle asks to run or build {code[1]}, wanted tensors only; where the "
-                "checkpoint is trusted, save its weights alone by torch.save(model.state_dict(), FILE)"
+                f"{path} is a TorchScript program, wanted tensors only; save its weights alone by "
+                "torch.save(torch.jit.load(FILE).state_dict(), FILE2)"
             ) from error
         raise InputError(
             f"{path} is no checkpoint of torch.save or is damaged ({_reason(error)}); copy it again"
         ) from error
+
+
+def _refusal(path: Path, what: str) -> str:
+    return (
+        f"{path} is refused: its pickle {what}, wanted tensors only; where the checkpoint is trusted, save its weights "
+        "alone by torch.save(model.state_dict(), FILE)"
+    )
+
+
+def _no_state_dict(path: Path, held: object) -> str:
+    """A network that was saved whole is no state dict: that is told by its class."""
+    inside = [held[key] for key in (*_INSIDE, *_AVERAGED) if key in held] if isinstance(held, Mapping) else []
+    whole = next((one for one in (held, *inside) if isinstance(one, Record)), None)
+    if whole is not None:
+        return _refusal(path, f"asks to run or build {shortened(whole.name)}")
+    return (
+        f"{path} holds no state dict (names with tensors); save one by torch.save(model.state_dict(), FILE)"
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -100,26 +143,87 @@ def _reason(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _state_dict(held: object) -> dict[str, torch.Tensor]:
-    """The names with tensors, here or some levels below; empty if there are none."""
+def _state_dict(
+    held: object, *, ema: bool | None, path: Path
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The names with tensors, here or some levels below, and which were chosen; empty if there are none."""
+    notes: tuple[str, ...] = ()
+    averaged = False
     for _ in range(_DEEPEST):
         if not isinstance(held, Mapping):
-            return {}
-        inside = next((held[key] for key in _INSIDE if isinstance(held.get(key), Mapping)), None)
-        if inside is None:
+            return {}, ()
+        key, note = _inside(held, ema=ema)
+        if key is None:
             break
-        held = inside
+        averaged |= key in _AVERAGED or "moving average" in note
+        notes, held = (*notes, *filter(None, [note])), held[key]
+    if ema and not averaged:
+        raise InputError(
+            f"{path} holds no moving average of its weights (under {', '.join(_AVERAGED)}); leave {setting('ema')} out"
+        )
     if not isinstance(held, Mapping) or not all(isinstance(value, torch.Tensor) for value in held.values()):
-        return {}
-    return {str(name): tensor for name, tensor in held.items()}
+        return {}, ()
+    return {str(name): tensor for name, tensor in held.items()}, notes
 
 
-def _class_names(held: object) -> tuple[str, ...]:
-    """What mmsegmentation writes: `meta` with CLASSES, or since version 1 with dataset_meta's classes."""
+def _inside(held: Mapping[object, object], *, ema: bool | None) -> tuple[str | None, str]:
+    """The key under which the wanted state dict lies, and what to say of the choice."""
+    usual = next((key for key in _INSIDE if isinstance(held.get(key), Mapping)), None)
+    average = next((key for key in _AVERAGED if isinstance(held.get(key), Mapping)), None)
+    if average is None or usual is None:
+        key = usual or average
+        return key, f"the weights are the moving average, {key}: there are no others" if average else ""
+    # mmengine writes the average where the weights are looked for, and the weights in the average's place.
+    averaged, trained = (usual, average) if "message_hub" in held else (average, usual)
+    takes_average = averaged == usual if ema is None else ema
+    chosen, other = (averaged, trained) if takes_average else (trained, averaged)
+    what, else_ = "the moving average", "the weights as trained"
+    if not takes_average:
+        what, else_ = else_, what
+    return chosen, (
+        f"of two sets of weights {chosen} was taken, {what}; {setting('ema', not takes_average)} takes {other}, {else_}"
+    )
+
+
+def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The names without what wrappers put before them."""
+    named, notes = dict(tensors), []
+    for _ in range(_DEEPEST):
+        weights = {name: tensor for name, tensor in named.items() if name not in _COUNTERS}
+        before = len(weights)
+        if before and all(name.startswith("module.") for name in weights):
+            named = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+            continue
+        compiled = [name for name in named if "_orig_mod." in name]
+        if not compiled:
+            break
+        notes.append(f"'_orig_mod.' of torch.compile was taken out of {len(compiled)} names")
+        named = {name.replace("_orig_mod.", ""): tensor for name, tensor in named.items()}
+    return named, tuple(notes)
+
+
+def _classes(held: object) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """What mmsegmentation writes: `meta` with CLASSES and PALETTE, or since version 1 with dataset_meta's."""
     meta = held.get("meta") if isinstance(held, Mapping) else None
     if not isinstance(meta, Mapping):
-        return ()
+        return (), ()
     newer = meta.get("dataset_meta")
-    names = newer.get("classes") if isinstance(newer, Mapping) else meta.get("CLASSES")
+    is_newer = isinstance(newer, Mapping)
+    names = plain(newer.get("classes") if isinstance(newer, Mapping) else meta.get("CLASSES"))
+    colours = plain(newer.get("palette") if is_newer and isinstance(newer, Mapping) else meta.get("PALETTE"))
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return tuple(names) if is_list and names else ()
+    classes = tuple(names) if is_list and isinstance(names, list | tuple) else ()
+    return classes, _palette(colours, len(classes))
+
+
+def _palette(colours: object, count: int) -> tuple[tuple[int, int, int], ...]:
+    """A colour of three bytes for every class; nothing where that is not what was written."""
+    if not isinstance(colours, list | tuple) or len(colours) != count:
+        return ()
+    found = [tuple(colour) for colour in colours if isinstance(colour, list | tuple)]
+    if len(found) != count or not all(
+        len(colour) == 3 and all(isinstance(value, int) and 0 <= value <= 255 for value in colour)
+        for colour in found
+    ):
+        return ()
+    return tuple((int(r), int(g), int(b)) for r, g, b in found)

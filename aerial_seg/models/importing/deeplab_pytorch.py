@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aerial_seg.bands import Band
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
+from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, Training, carry_out
 from aerial_seg.models.importing.recognise import (
     check_arch,
     find_encoder,
@@ -72,7 +72,10 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
     classes = len(checkpoint.tensors[logits])
     names = _names("base." if settings.msc else "", theirs)
     what = f"deeplab-pytorch's DeepLabv2 on {encoder}"
-    return carry_out(Plan(settings, _CAFFE_BANDS, classes, names, what), checkpoint)
+    outputs = Outputs(tuple(f"{theirs}aspp.c{k}." for k in range(4)))
+    training = Training((_CROP, _CROP))
+    plan = Plan(settings, _CAFFE_BANDS, classes, names, what, outputs=outputs, training=training)
+    return carry_out(plan, checkpoint)
 
 
 def _names(ours: str, theirs: str) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
+from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, Training, carry_out
 from aerial_seg.models.importing.recognise import (
     check_arch,
     find_encoder,
@@ -17,6 +17,9 @@ _ARCH = r"(?P<head>pspnet)(?P<depth>50|101|152|269)"
 _NAMES = "pspnet50, pspnet101, pspnet152 or pspnet269"
 _REMEDY = f"wanted a checkpoint of semseg's {_NAMES}"
 _LOGITS = "cls.4.weight"
+_CITYSCAPES = 19
+_CROP, _CITYSCAPES_CROP = (473, 473), (713, 713)
+"""As its configurations train: ADE20K and VOC, Cityscapes."""
 
 _PLACES = (
     *((f"encoder.conv1.{k}.", f"layer0.{k}.") for k in (0, 1, 3, 4, 6)),
@@ -58,6 +61,14 @@ def import_semseg(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNe
         weights="none",
     )
     classes = len(checkpoint.tensors[_LOGITS])
-    return carry_out(
-        Plan(settings, IMAGENET_BANDS, classes, _PLACES, what=f"semseg's pspnet on {encoder}"), checkpoint
+    crop = _CITYSCAPES_CROP if classes == _CITYSCAPES else _CROP
+    plan = Plan(
+        settings,
+        IMAGENET_BANDS,
+        classes,
+        _PLACES,
+        what=f"semseg's pspnet on {encoder}",
+        outputs=Outputs(("cls.4.",), "aux.", "aux.4."),
+        training=Training(crop),
     )
+    return carry_out(plan, checkpoint)

@@ -7,8 +7,9 @@ from typing import Literal
 
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
+from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, Training, carry_out
 from aerial_seg.models.importing.recognise import (
+    ask,
     check_arch,
     find_encoder,
     read_arch,
@@ -16,12 +17,13 @@ from aerial_seg.models.importing.recognise import (
 )
 from aerial_seg.recipe.model import ModelSettings
 
-_ARCH = r"(?P<head>fcn|pspnet|deeplabv3)_resnet(?P<depth>50|101|152)os(?P<stride>8|16)"
+_ARCH = r"(?P<head>fcn|pspnet|deeplabv3)_resnet(?P<depth>50|101|152)os(?P<stride>8|16)(_\w+)?"
 _NAMES = "fcn_resnet50os8, pspnet_resnet101os16, deeplabv3_resnet50os8, …"
 _REMEDY = (
     f"wanted a checkpoint of sssegmentation's fcn, pspnet or deeplabv3 on resnet50, 101 or 152 ({_NAMES})"
 )
 _BOTTLENECK = "backbone_net.layer1.0.conv3.weight"
+_AUXILIARY_HEAD = "auxiliary_decoder."
 _AUXILIARY = "auxiliary_decoder.4.weight"
 
 _STEM = (
@@ -71,22 +73,26 @@ def import_ssseg(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNet
     """The checkpoint's network with its weights, whose logits before upsampling are sssegmentation's.
 
     Images are RGB of 0–255 with ImageNet's mean and std. What no name or shape tells comes from arch, its own name of
-    the configuration: the output stride (without arch 8). The first block of a dilated stage keeps the rate of the
+    the configuration, or from the file's name where that is one: the output stride, which is asked for, because it
+    publishes every network at both. The first block of a dilated stage keeps the rate of the
     stage before; FCN does not see its input again; the auxiliary head is as wide as its tensors say.
-    Raises InputError for the weights of another network, SettingsError for a name that contradicts them.
+    Raises InputError for the weights of another network, SettingsError for a name that contradicts them or is needed.
     """
-    named = read_arch(arch, _ARCH, wanted=_NAMES)
+    named = read_arch(arch, _ARCH, wanted=_NAMES, path=checkpoint.path)
     tensors = checkpoint.tensors
     head = _head_of(checkpoint)
     require_convolutions(checkpoint, (_BOTTLENECK, _LOGITS[head]), remedy=_REMEDY)
     encoder = find_encoder(checkpoint, r"backbone_net\.layer([1-4])\.(\d+)\.", remedy=_REMEDY)
     check_arch(named, head=head, encoder=encoder, path=checkpoint.path)
+    if named.stride is None:
+        choices = {f"{head}_{encoder}os{stride}": f"output stride {stride}" for stride in (8, 16)}
+        raise ask(checkpoint, choices, what=f"sssegmentation's {head} on {encoder}")
     is_deep = "backbone_net.stem.0.weight" in tensors
     has_auxiliary = _AUXILIARY in tensors
     settings = ModelSettings(
         architecture=head,
         encoder=encoder,
-        output_stride=named.stride or 8,
+        output_stride=named.stride,
         stem="deep32" if is_deep else "7x7",
         dilation_placement="contracted",
         head=_HEAD_KINDS[head],
@@ -96,7 +102,19 @@ def import_ssseg(checkpoint: Checkpoint, arch: str | None = None) -> ImportedNet
     )
     names = (*(_STEM if is_deep else ()), *_OUTSIDE_THE_HEAD, *_HEADS[head])
     what = f"sssegmentation's {head}_{encoder}"
-    return carry_out(Plan(settings, IMAGENET_BANDS, len(tensors[_LOGITS[head]]), names, what), checkpoint)
+    plan = Plan(
+        settings,
+        IMAGENET_BANDS,
+        len(tensors[_LOGITS[head]]),
+        names,
+        what,
+        outputs=Outputs(
+            (_LOGITS[head].removesuffix("weight"),), _AUXILIARY_HEAD, _AUXILIARY.removesuffix("weight")
+        ),
+        training=Training((512, 512)),
+        notes=tuple(filter(None, [named.note])),
+    )
+    return carry_out(plan, checkpoint)
 
 
 def _head_of(checkpoint: Checkpoint) -> str:

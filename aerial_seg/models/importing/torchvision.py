@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.models.importing.checkpoint import Checkpoint
-from aerial_seg.models.importing.matching import ImportedNetwork, Plan, carry_out
+from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, Training, carry_out
 from aerial_seg.models.importing.recognise import (
     Arch,
     check_arch,
@@ -66,7 +66,11 @@ def import_torchvision(checkpoint: Checkpoint, arch: str | None = None) -> Impor
     classes = len(checkpoint.tensors[_LOGITS])
     names = (*_OUTSIDE_THE_HEAD, *_HEADS[settings.architecture])
     what = f"torchvision's {settings.architecture}_{settings.encoder}"
-    return carry_out(Plan(settings, IMAGENET_BANDS, classes, names, what), checkpoint)
+    outputs = Outputs(("classifier.4.",), _AUXILIARY, f"{_AUXILIARY}4.")
+    plan = Plan(
+        settings, IMAGENET_BANDS, classes, names, what, outputs=outputs, training=Training((480, 480))
+    )
+    return carry_out(plan, checkpoint)
 
 
 def _recognise(checkpoint: Checkpoint, arch: Arch) -> ModelSettings:

@@ -230,7 +230,7 @@ def test_two_runs_of_any_command_never_write_one_output(
         known = Checkpoint(read, {}, "sha", ("a", "b", "c"))
         imported = ImportedNetwork(model.network, model.card.recipe.model, model.card.bands, 3, ())
         monkeypatch.setattr("aerial_seg.jobs.export.load_model", lambda path: model)
-        monkeypatch.setattr(import_room, "read_checkpoint", lambda path: known)
+        monkeypatch.setattr(import_room, "read_checkpoint", lambda path, **_: known)
         monkeypatch.setattr(import_room, "import_checkpoint", lambda *_: imported)
 
     def play() -> None:

@@ -39,7 +39,7 @@ from aerial_seg.errors import InputError
 if TYPE_CHECKING:
     from tests.models.importing.conftest import Agreement, Layers, Saved, State, Weights
 
-CLASSES = 19
+CLASSES = 7
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1)}
 DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2)}
 RATES = {8: (1, 12, 24, 36), 16: (1, 6, 12, 18)}

@@ -29,7 +29,7 @@ from laws import few
 from torch import Tensor
 from torch.nn import functional
 
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from tests.models.importing.conftest import Agreement, Layers, Saved, State, Weights
@@ -47,9 +47,10 @@ HEADS = ("fcn", "deeplabv3", "pspnet")
 class Case:
     """What a config says beside the keys. A thin image lets the widest rates reach over the map at little cost."""
 
-    arch: str | None
+    arch: str
     stride: int = 8
     shape: tuple[int, int, int] = (1, 65, 97)
+    called: bool = False
 
 
 def cases() -> Iterator[Any]:
@@ -57,7 +58,7 @@ def cases() -> Iterator[Any]:
     thin, large, slow = (1, 17, 313), (2, 129, 161), pytest.mark.slow
     for head in HEADS:
         model = (head, 50)
-        yield pytest.param(model, Case(None), id=f"{head}_resnet50-default")
+        yield pytest.param(model, Case(f"{head}_resnet50os8", called=True), id=f"{head}_resnet50os8")
         yield pytest.param(model, Case(f"{head}_resnet50os16", 16), id=f"{head}_resnet50os16")
         for stride in (8, 16):
             case = Case(f"{head}_resnet50os{stride}", stride, thin)
@@ -181,8 +182,30 @@ def test_imported_network_computes_what_ssseg_computes(
     with torch.inference_mode():
         wanted = reference(layers, state, image, model, case.stride)
     agreement.network(imported, image, wanted, align_corners=False)
-    if case.arch is None:  # once per head: it costs another pass
+    if case.called:  # once per head: it costs another pass
         agreement.forward(imported, image, wanted[0])
+
+
+def test_the_output_stride_is_asked_for_and_the_files_name_tells_it(
+    weights: type[Weights], tmp_path: Path, imported_from: Callable[[Path, str, str | None], Any]
+) -> None:
+    """Both strides are published of every network, and no tensor tells them apart."""
+    document = checkpoint(random_state(weights(None), "pspnet", 50))
+    torch.save(document, tmp_path / "last.pth")
+    with pytest.raises(SettingsError) as caught:
+        imported_from(tmp_path / "last.pth", "ssseg", None)
+    offered = re.findall(r'`arch="(\w+)"` \(output stride (\d+)\)', str(caught.value))
+    assert offered == [("pspnet_resnet50os8", "8"), ("pspnet_resnet50os16", "16")]
+    for arch, stride in offered:
+        imported = imported_from(tmp_path / "last.pth", "ssseg", arch)
+        assert (imported.settings.output_stride, imported.notes) == (int(stride), ())
+    (tmp_path / "last.pth").rename(tmp_path / "pspnet_resnet50os16_voc.pth")
+    imported = imported_from(tmp_path / "pspnet_resnet50os16_voc.pth", "ssseg", None)
+    assert imported.settings.output_stride == 16
+    assert imported.notes == ('the network was read from the file\'s name: `arch="pspnet_resnet50os16_voc"`',)
+    (tmp_path / "pspnet_resnet50os16_voc.pth").rename(tmp_path / "fcn_resnet50os16.pth")
+    with pytest.raises(SettingsError, match=r"the file's name tells the head fcn, but .* holds pspnet"):
+        imported_from(tmp_path / "fcn_resnet50os16.pth", "ssseg", None)
 
 
 @pytest.mark.parametrize(
