@@ -21,7 +21,7 @@ Examples:
   aerial-seg import-weights deeplabv3_resnet50_coco.pth --from torchvision -o deeplabv3.safetensors
   aerial-seg import-weights pspnet_r50.pth --from mmseg --arch pspnet_r50-d8 -o pspnet.safetensors
   aerial-seg import-weights mine.pth --from torchvision --classes cityscapes -o model.safetensors --report
-  aerial-seg import-weights last.ckpt --from torchgeo --bands red 0 255 --bands nir 0 255 -o unet.safetensors""",
+  aerial-seg import-weights last.ckpt --from torchgeo --bands red 0 255 --bands nir 0 255 -o u.safetensors""",
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(

@@ -263,7 +263,8 @@ def test_no_message_below_the_command_line_asks_for_a_command_again() -> None:
 
 _OF_LABELS = ("tile", "evaluate")
 COMMANDS_OF = {
-    "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",), "jobs/evaluate.py": ("evaluate",),
+    "bands.py": ("import-weights",), "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",),
+    "jobs/evaluate.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
     "jobs/tile": ("tile",), "jobs/train": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
@@ -277,6 +278,7 @@ ELSEWHERE = {
     ("jobs/train/data.py", "block"),  # after `aerial-seg tile`, whose they are
     ("training/validation/monitor.py", "val"),  # likewise
     ("training/validation/outcome.py", "val"), ("training/validation/outcome.py", "block"),  # likewise
+    ("jobs/import_weights.py", "tile_size"),  # of predict, which takes the model
     ("vectors/from_mask/class_rows.py", "confidence"),  # of predict(confidence=True)
 }  # fmt: skip
 

@@ -56,6 +56,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def forget_pages(content: mmap.mmap) -> None:
+    """Pages of a mapped file that were looked at are this process's memory no more; Windows decides that itself."""
+    if sys.platform != "win32":
+        content.madvise(mmap.MADV_DONTNEED)
+
+
 def replace(source: Path, target: Path) -> None:
     """What lies at `source` lies at `target`, in one step; a file that was there is gone.
 

@@ -12,6 +12,7 @@ from aerial_seg.benchmarks.cityscapes import Cityscapes
 from aerial_seg.benchmarks.voc import Voc
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
+from aerial_seg.files.names import check_input
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.raster.unchanged import Unchanged
@@ -111,6 +112,7 @@ def import_weights(
 
 def _weights_in(path: Path) -> Path:
     """The file of weights in a folder that save_pretrained made; another path as it is."""
+    check_input(path)
     if not path.is_dir():
         return path
     files = [path / name for name in _IN_FOLDERS]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from aerial_seg.errors import InputError, OutputError
+from aerial_seg.files.operating_system import forget_pages
 from aerial_seg.geo.areas.features import Features, read_features
 from aerial_seg.geo.areas.placing import Bounds, Placed, Way
 from aerial_seg.geo.areas.polygons import Ground, Told
@@ -339,8 +339,7 @@ class _Store:
             begins, ends = self._begins[rows], self._begins[rows] + self._sizes[rows]
             out[:] = [self._map[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
             # Pages that were looked at count as this process's memory until it says that it is done with them.
-            if sys.platform != "win32":
-                self._map.madvise(mmap.MADV_DONTNEED)
+            forget_pages(self._map)
         found: Geometries = shapely.from_wkb(out)
         return found
 

@@ -60,7 +60,7 @@ RECIPES = [
     (b"[model]\naspp_rates = [1_000_000_000]", "less than or equal to 1024"),
     (b'[model]\narchitecture = "Unet"\n[model.options]\ndecoder_channels = [1_000_000_000]', "'model.options.decoder"),
     (b"[training]\nworkers = 2000", "'training.workers' is 2000: Input should be less than"),
-    (b"[training]\nclass_weights = 'mean'", "'training.class_weights' is 'mean': Input should be 'median' or a valid"),
+    (b"[training]\nclass_weights = 'mean'", "'training.class_weights' is 'mean': Input should be 'median' or 'auto'"),
     (b"[prediction]\ntile_size = 1_000_000_000", "less than or equal to 65536"),
     (b'[training]\n"\\u001b[31m" = 1', r"unknown key 'training.\x1b[31m'"),
 ]  # fmt: skip

@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from aerial_seg import recipe
 from aerial_seg.models.file import load_model
+from aerial_seg.recipe import loading
 
 RECIPE = """
 [model]
@@ -77,10 +77,10 @@ def test_none_and_a_file_always_work_where_imagenet_needs_internet(
 def test_without_a_recipe_the_default_is_taken_and_told(
     run: Callable, chips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = recipe.shipped_text
+    shipped = loading.shipped_text
     quick = RECIPE.replace("imagenet", "none")
     monkeypatch.setattr(
-        recipe, "shipped_text", lambda folder, name: quick if name == "default" else shipped(folder, name)
+        loading, "shipped_text", lambda folder, name: quick if name == "default" else shipped(folder, name)
     )
     done = run("train", "chips", "--device", "cpu", "-o", "run", "--json")
     assert done.code == 0, done.err

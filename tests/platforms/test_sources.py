@@ -64,6 +64,7 @@ PLACES = {
     "aerial_seg/files/names.py": {"Path.symlink_to"},  # not on Windows, where pyogrio needs none
     "aerial_seg/files/work.py": {"os.link"},  # else a copy
     "cli/net.py": {"os.open"},  # os.devnull
+    "aerial_seg/models/importing/records.py": {"_winapi"},  # a name that no pickle may ask for
     # Of rasters, no text.
     "aerial_seg/geo/windows/handles.py": {"open without encoding"},
     "aerial_seg/labels/from_raster.py": {"open without encoding"},

@@ -26,7 +26,7 @@ class BenchmarkSettings:
             "How images are shown to the network and scores averaged; default: the model's architecture decides. "
             "Shipped: fcn, deeplabv2, deeplabv2-crf, tensorpack-deeplab, deeplabv3-as-trained, deeplabv3-os16, "
             "deeplabv3-os8, deeplabv3-os8-ms, deeplabv3-os8-ms-flip, deeplabv3-cityscapes-test, psp-ss, psp-ms, mmseg, "
-            "semseg.",
+            "mmseg-slide, semseg.",
             file=True,
             metavar="NAME|FILE.toml",
         ),

@@ -131,9 +131,9 @@ def telling_of_stages(folder: Path, stage: StageOfRun) -> Iterator[None]:
         yield
     except BaseException as error:
         is_told = isinstance(error, Incomplete | TrainingError)
-        if is_told or any(isinstance(note, KeptNote) for note in getattr(error, "__notes__", ())):
-            raise
-        _say_what_is_kept(error, _stages_kept(stage), folder)
+        if not is_told and not any(isinstance(note, KeptNote) for note in getattr(error, "__notes__", ())):
+            _say_what_is_kept(error, _stages_kept(stage), folder)
+        raise
 
 
 def _stages_kept(stage: StageOfRun) -> str:

@@ -91,7 +91,9 @@ def put_aside(folder: Path, document: Mapping[str, Any]) -> Path:
     own = {key: value for key, value in document.items() if key not in ("former", STAGE_ENDED)}
     with settled_file(draft / RUN) as partial:
         partial.write_text(
-            written({**own, "state": "finished", PART_OF: document["run"]}), "utf-8", newline="\n"
+            written({**own, "state": "finished", PART_OF: document["run"]}),
+            encoding="utf-8",
+            newline="\n",
         )
     sync(draft)
     replace(draft, final)
