@@ -233,13 +233,15 @@ def test_torchrun_starts_the_processes_as_well(chips: Path, tmp_path: Path) -> N
 def test_processes_that_torchrun_started_part_before_they_end(tmp_path: Path) -> None:
     """Threads that still served the others as Python ended have aborted a run that was whole."""
     program = (
-        "import atexit, torch\n"
+        "import atexit, os, torch\n"
         "from torch import distributed\n"
-        "atexit.register(lambda: print('met at the end:', distributed.is_initialized(), flush=True))\n"
+        # One call of the system a line: both write into one pipe, where the words of two prints can mix.
+        "def say(words): os.write(1, f'{words}: {distributed.is_initialized()}\\n'.encode())\n"
+        "atexit.register(say, 'met at the end')\n"
         "from aerial_seg.training.fabric import open_fabric\n"
         "for _ in range(2):\n"
         "    open_fabric(torch.device('cpu'))\n"
-        "print('met:', distributed.is_initialized(), flush=True)\n"
+        "say('met')\n"
     )
     words = [*STARTER, sys.executable, "-P", "-c", program]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=LONG)
