@@ -163,29 +163,15 @@ def allocate(shares: ArrayLike, pixels: ArrayLike, total: int, minimum: int) -> 
     """
     weights, most = np.asarray(shares, np.float64), np.asarray(pixels, np.int64)
     least = np.minimum(np.where(most > 0, minimum, 0), most)
-    points = least.copy()
-    free = most > 0
-    while free.any():
-        left = total - int(points[~free].sum())
-        wanted = left * weights[free] / weights[free].sum()
-        fixed = free.copy()
-        fixed[free] = (wanted <= least[free]) | (wanted >= most[free])
-        if not fixed.any():
-            points[free] = _whole(wanted, left)
-            break
-        over = np.zeros_like(free)
-        over[free] = wanted >= most[free]
-        # Those that get more than their share first: what they take decides what the others have.
-        low = fixed & ~over
-        settled = low if low.any() else over
-        points[settled] = least[settled] if low.any() else most[settled]
-        free &= ~settled
-    return points
-
-
-def _whole(wanted: Floats, total: int) -> NDArray[np.int64]:
-    """Whole numbers next to these, of this sum: the largest remainders are rounded up, of equal ones the first."""
-    points = np.floor(wanted).astype(np.int64)
-    order = np.argsort(-(wanted - points), kind="stable")
+    total = int(np.clip(total, least.sum(), most.sum()))
+    low, high = 0.0, float(total + most.max()) / float(weights[most > 0].min())
+    for _ in range(200):
+        # Points for a share of 1: between the bounds of each class, as many as make the total.
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.clip(middle * weights, least, most).sum() < total else (low, middle)
+    wanted = np.clip(high * weights, least, most)
+    points = np.floor(wanted + 1e-9).astype(np.int64)
+    # The largest remainders are rounded up, of equal ones the first.
+    order = [k for k in np.argsort(-(wanted - points), kind="stable") if points[k] < most[k]]
     points[order[: total - int(points.sum())]] += 1
     return points

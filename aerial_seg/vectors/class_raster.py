@@ -32,6 +32,8 @@ _TALLEST_STEP = 2048
 _LARGEST = 2**31 - 1
 """Class numbers are written as 32-bit integers."""
 
+_Slices = tuple[slice, slice]
+
 
 class NumberedClass(LegendEntry):
     """A class that is known by its pixel value only, which may be any 32-bit integer."""
@@ -49,15 +51,20 @@ class ClassCounts:
 
 @dataclass(slots=True)
 class WindowCounts:
-    """The pixels of each class value in every window that holds any. width: columns of a window at the most."""
+    """The pixels of each class value in every window that holds any. height, width: of a window at the most."""
 
+    height: int
     width: int
     extents: list[Extent] = field(default_factory=list)
     pixels: list[Mapping[int, int]] = field(default_factory=list)
 
-    def add(self, extent: Extent, pixels: Mapping[int, int]) -> None:
-        """A window, after those that are there."""
+    def add(self, top: int, left: int, where: _Slices, pixels: Mapping[int, int]) -> None:
+        """A window, after those that are there; top, left: of the pixels that `where` cuts it from."""
         if pixels:
+            rows, cols = where
+            extent = Extent(
+                range(top + rows.start, top + rows.stop), range(left + cols.start, left + cols.stop)
+            )
             self.extents.append(extent)
             self.pixels.append(pixels)
 
@@ -132,22 +139,19 @@ class ClassRaster:
     def count(self, bar: ProgressBar, windows: WindowCounts | None = None) -> ClassCounts:
         """How many pixels each class value has; afterwards `rows` can be read.
 
-        windows: gets the counts of every window of its width, too. Raises InputError for class values beyond 32 bits,
+        windows: gets the counts of each of its windows, too. Raises InputError for class values beyond 32 bits,
         and for more of them than there are codes.
         """
         totals: dict[int, int] = {}
         nodata, top = self.grid.height * self.grid.width - self.extent.pixels, self.extent.rows.start
         for values, valid in self._pieces():
             nodata += int(valid.size - np.count_nonzero(valid))
-            width = values.shape[1] if windows is None else windows.width
-            for left in range(0, values.shape[1], width):
-                found = dict(_tally(values[:, left : left + width], valid[:, left : left + width]))
+            for where in _windows(values.shape, windows):
+                found = dict(_tally(values[where], valid[where]))
                 for value, pixels in found.items():
                     totals[value] = totals.get(value, 0) + pixels
                 if windows is not None:
-                    windows.add(
-                        Extent(range(top, top + len(values)), _columns(self.extent, left, width)), found
-                    )
+                    windows.add(top, self.extent.cols.start, where, found)
             top += len(values)
             bar.update(len(values))
             if len(totals) >= NONE:
@@ -208,8 +212,12 @@ class ClassRaster:
             yield codes
 
 
-def _columns(extent: Extent, left: int, width: int) -> range:
-    return extent.cols[left : left + width]
+def _windows(shape: tuple[int, ...], windows: WindowCounts | None) -> Iterator[_Slices]:
+    """All pixels, or these a window at a time."""
+    height, width = shape if windows is None else (windows.height, windows.width)
+    for row in range(0, shape[0], height):
+        for col in range(0, shape[1], width):
+            yield slice(row, min(row + height, shape[0])), slice(col, min(col + width, shape[1]))
 
 
 def _tally(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

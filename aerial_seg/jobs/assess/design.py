@@ -25,7 +25,7 @@ from aerial_seg.jobs.assess.sample import Sample, draw_sample
 from aerial_seg.jobs.assess.settings import DesignSettings
 from aerial_seg.jobs.assess.strata import Strata, read_strata
 from aerial_seg.legend import Legend
-from aerial_seg.mentions import Placeholder, setting
+from aerial_seg.mentions import setting
 from aerial_seg.outputs.geopackage import write_geopackage
 from aerial_seg.outputs.point_form import LAYER, PICTURE, REFERENCE, point_style
 from aerial_seg.paths import StrPath, as_path
@@ -124,7 +124,7 @@ def _expected(strata: Strata, settings: DesignSettings) -> NDArray[np.float64]:
     for name in given:
         if name not in names:
             raise SettingsError(
-                f"{setting('class_accuracy', Placeholder('NAME=NUMBER'))} names '{name}', which is no class of the mask"
+                f"{setting('class_accuracy')} names '{name}', which is no class of the mask"
                 f"{did_you_mean(name, names)}; its classes are {', '.join(names)}"
             )
     return np.array([given.get(name, settings.expected_accuracy) for name in names])

@@ -17,7 +17,10 @@ from aerial_seg.legend import Legend
 from aerial_seg.progress import Progress
 from aerial_seg.vectors.class_raster import ClassRaster, WindowCounts, legend_of
 
-_WINDOW_COLUMNS = 1024
+_LARGEST = (512, 1024)
+_SMALLEST = (1, 64)
+_METRES = 50_000
+"""Windows in pixels (down, across), and on the ground: so near to each other, all pixels count as of one size."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Strata:
 
 def read_strata(path: Path, mask: ClassRaster, progress: Progress) -> Strata:
     """Count the map's classes. Raises InputError for a map that holds none, or values that its legend does not name."""
-    windows = WindowCounts(_WINDOW_COLUMNS)
+    gsd = mask.grid.gsd()
+    fitting = _LARGEST if gsd is None else [int(_METRES / metres) for metres in gsd]
+    windows = WindowCounts(*np.clip(fitting, _SMALLEST, _LARGEST).tolist())
     with progress("count", total=len(mask.extent.rows), unit="row") as bar:
         counted = mask.count(bar, windows)
     legend = legend_of(path, counted)
