@@ -2,7 +2,7 @@
 
     python tests/speed/maps/assess.py [--side 50000] [-o FOLDER]
 
-The map is made first (patches of 40 to 200 pixels, six classes, nodata at its rim; deflate, tiles of 512) and kept in the
+The map is made first (patches of 64 pixels, six classes, nodata at its rim; deflate, tiles of 512) and kept in the
 folder. Prints seconds of `assess design` and of `assess report`, Mpx/s, and the most memory that the process held,
 beside a bare reading of the same map by rasterio with its valid pixels counted.
 
