@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aerial_seg.assessment import Accuracy, Estimate, allocate, estimate_accuracy, sample_size
     from aerial_seg.benchmarks.catalogue import open_benchmark
     from aerial_seg.benchmarks.grid import RecipeGrid, RecipeRow, grid_names, load_grid
     from aerial_seg.benchmarks.protocol import load_protocol, protocol_names
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aerial_seg.inference.segmentation import Segmentation
     from aerial_seg.inference.segmenter import Segmenter, load
     from aerial_seg.inference.settings import SegmentSettings
+    from aerial_seg.jobs.assess.design import DesignReport, design_sample
+    from aerial_seg.jobs.assess.report import AssessReport, assess
+    from aerial_seg.jobs.assess.settings import AssessSettings, DesignSettings
     from aerial_seg.jobs.benchmark.job import benchmark
     from aerial_seg.jobs.benchmark.settings import BenchmarkReport, BenchmarkSettings
     from aerial_seg.jobs.check.job import CheckReport, check
@@ -72,6 +76,7 @@ if TYPE_CHECKING:
     from aerial_seg.version import __version__
 
 _ROOMS = {
+    "assessment": ("Accuracy", "Estimate", "allocate", "estimate_accuracy", "sample_size"),
     "benchmarks.catalogue": ("open_benchmark",),
     "benchmarks.grid": ("RecipeGrid", "RecipeRow", "grid_names", "load_grid"),
     "benchmarks.protocol": ("load_protocol", "protocol_names"),
@@ -87,6 +92,9 @@ _ROOMS = {
     "inference.segmentation": ("Segmentation",),
     "inference.segmenter": ("Segmenter", "load"),
     "inference.settings": ("SegmentSettings",),
+    "jobs.assess.design": ("DesignReport", "design_sample"),
+    "jobs.assess.report": ("AssessReport", "assess"),
+    "jobs.assess.settings": ("AssessSettings", "DesignSettings"),
     "jobs.benchmark.job": ("benchmark",),
     "jobs.benchmark.settings": ("BenchmarkReport", "BenchmarkSettings"),
     "jobs.check.job": ("CheckReport", "check"),
@@ -143,7 +151,9 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "TileSettings", "tile", "TileForecast", "forecast_tiling", "CheckReport", "check", "ChipDataset",
     "TrainSettings", "train", "TrainForecast", "forecast_training", "Callback", "Step", "Checkpoint",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
-    "DenseCrf", "Legend", "LegendEntry", "make_legend", "ConfusionMatrix", "Scores", "ModelCard",
+    "DesignSettings", "DesignReport", "design_sample", "AssessSettings", "AssessReport", "assess", "Accuracy",
+    "Estimate", "estimate_accuracy", "sample_size", "allocate", "DenseCrf", "Legend", "LegendEntry", "make_legend",
+    "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
     "RecipeGrid", "RecipeRow", "load_grid", "grid_names", "ExportSettings", "export", "export_weights",
     "import_weights", "list_models", "TrainedModel", "load_model", "Network", "architectures", "build_network",

@@ -28,6 +28,8 @@ _LARGEST_SIDE = 2**31 - 1
 """GDAL counts rows and columns in 32 bits."""
 
 
+_TANGENT_METRES = 100.0
+
 _SHOWN_BY_QGIS = Affine(1, 0, 0, 0, -1, 0)
 
 
@@ -146,6 +148,32 @@ class Grid:
         a, b, _, d, e, _ = tuple(self.transform)[:6]
         return metres * math.hypot(b, e), metres * math.hypot(a, d)
 
+    def pixel_areas(self, rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.float64] | None:
+        """(n,) ground in square metres of the pixels (rows[k], cols[k]), on the ellipsoid; None where `gsd` is None.
+
+        Two tangents of the ground are crossed in space, so nothing is singular at a pole or at 180°. Raises
+        InputError where a pixel has no place: outside of what the CRS covers.
+        """
+        gsd = self.gsd()
+        if gsd is None:
+            return None
+        if self.is_local:
+            down, across = gsd
+            a, b, _, d, e, _ = tuple(self.transform)[:6]
+            sheared = abs(self.transform.determinant) / (math.hypot(b, e) * math.hypot(a, d))
+            return np.full(len(rows), down * across * sheared)
+        # Over a hundred metres or a pixel: what projections round is nothing then, and so is the earth's curve.
+        reach = max(0.5, _TANGENT_METRES / 2 / min(gsd))
+        steps = np.array([(-reach, 0), (reach, 0), (0, -reach), (0, reach)])
+        centres = np.column_stack([cols, rows]) + 0.5
+        x, y = np.moveaxis(centres[:, None] + steps, -1, 0)
+        a, b, c, d, e, f = tuple(self.transform)[:6]
+        places = np.stack([x * a + y * b + c, x * d + y * e + f], axis=-1).reshape(-1, 2)
+        lonlat, geod = self._degrees(places, own=True)
+        west, east, north, south = np.moveaxis(_in_space(lonlat, geod).reshape(-1, 4, 3), 1, 0)
+        crossed = np.cross(east - west, south - north) / (2 * reach) ** 2
+        return np.asarray(np.linalg.norm(crossed, axis=-1), np.float64)
+
     def _lonlat(self, points: Sequence[tuple[float, float]] | NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, 2) points of the CRS as longitude, latitude on earth."""
         return self._degrees(points, own=False)[0]
@@ -230,6 +258,14 @@ class Grid:
                 f"{metres:.3g} m, wanted at most {_LARGEST_SIDE:,} a side; use imagery of a similar GSD"
             )
         return self.resized(height=height, width=width)
+
+
+def _in_space(lonlat: NDArray[np.float64], geod: Geod) -> NDArray[np.float64]:
+    """(n, 3) metres from the middle of the ellipsoid, of longitudes and latitudes (n, 2) on it."""
+    lon, lat = np.radians(lonlat).T
+    normal = geod.a / np.sqrt(1 - geod.es * np.sin(lat) ** 2)
+    across = normal * np.cos(lat)
+    return np.column_stack([across * np.cos(lon), across * np.sin(lon), normal * (1 - geod.es) * np.sin(lat)])
 
 
 def _reduction(ratio: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated
@@ -23,6 +23,7 @@ from aerial_seg.legend import IGNORE, Legend, LegendEntry, make_legend
 from aerial_seg.outputs.mask import read_legend
 from aerial_seg.polygonize.batch import CHUNK_ROWS, NONE, Codes
 from aerial_seg.progress import ProgressBar
+from aerial_seg.tiling.values import count_values
 
 _LISTED = 10
 _COUNTED_AT_ONCE = 1_000_000
@@ -30,6 +31,8 @@ _TALLEST_STEP = 2048
 """Rows read at once at the most, of taller blocks a part: GDAL's cache keeps the row of them."""
 _LARGEST = 2**31 - 1
 """Class numbers are written as 32-bit integers."""
+
+_Slices = tuple[slice, slice]
 
 
 class NumberedClass(LegendEntry):
@@ -44,6 +47,26 @@ class ClassCounts:
 
     pixels: Mapping[int, int]
     nodata: int
+
+
+@dataclass(slots=True)
+class WindowCounts:
+    """The pixels of each class value in every window that holds any. height, width: of a window at the most."""
+
+    height: int
+    width: int
+    extents: list[Extent] = field(default_factory=list)
+    pixels: list[Mapping[int, int]] = field(default_factory=list)
+
+    def add(self, top: int, left: int, where: _Slices, pixels: Mapping[int, int]) -> None:
+        """A window, after those that are there; top, left: of the pixels that `where` cuts it from."""
+        if pixels:
+            rows, cols = where
+            extent = Extent(
+                range(top + rows.start, top + rows.stop), range(left + cols.start, left + cols.stop)
+            )
+            self.extents.append(extent)
+            self.pixels.append(pixels)
 
 
 class ClassRaster:
@@ -113,17 +136,23 @@ class ClassRaster:
                 image, valid = self._raster.read(top=top, left=cols.start, height=height, width=len(cols))
             yield image[0], valid
 
-    def count(self, bar: ProgressBar) -> ClassCounts:
+    def count(self, bar: ProgressBar, windows: WindowCounts | None = None) -> ClassCounts:
         """How many pixels each class value has; afterwards `rows` can be read.
 
-        Raises InputError for class values beyond 32 bits, and for more of them than there are codes.
+        windows: gets the counts of each of its windows, too. Raises InputError for class values beyond 32 bits,
+        and for more of them than there are codes.
         """
         totals: dict[int, int] = {}
-        nodata = self.grid.height * self.grid.width - self.extent.pixels
+        nodata, top = self.grid.height * self.grid.width - self.extent.pixels, self.extent.rows.start
         for values, valid in self._pieces():
             nodata += int(valid.size - np.count_nonzero(valid))
-            for value, pixels in _tally(values, valid):
-                totals[value] = totals.get(value, 0) + pixels
+            for where in _windows(values.shape, windows):
+                found = dict(_tally(values[where], valid[where]))
+                for value, pixels in found.items():
+                    totals[value] = totals.get(value, 0) + pixels
+                if windows is not None:
+                    windows.add(top, self.extent.cols.start, where, found)
+            top += len(values)
             bar.update(len(values))
             if len(totals) >= NONE:
                 raise InputError(
@@ -143,6 +172,15 @@ class ClassRaster:
         ordered = dict(sorted(totals.items()))
         self._values = np.array(list(ordered), np.int64)
         return ClassCounts(ordered, nodata)
+
+    def window(self, where: Extent) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Class values and valid (h, w) of a window of the raster."""
+        rows, cols = where.rows, where.cols
+        with self._cache:
+            image, valid = self._raster.read(
+                top=rows.start, left=cols.start, height=len(rows), width=len(cols)
+            )
+        return image[0], valid
 
     @property
     def classes(self) -> int:
@@ -174,7 +212,22 @@ class ClassRaster:
             yield codes
 
 
+def _windows(shape: tuple[int, ...], windows: WindowCounts | None) -> Iterator[_Slices]:
+    """All pixels, or these a window at a time."""
+    height, width = shape if windows is None else (windows.height, windows.width)
+    for row in range(0, shape[0], height):
+        for col in range(0, shape[1], width):
+            yield slice(row, min(row + height, shape[0])), slice(col, min(col + width, shape[1]))
+
+
 def _tally(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    if values.dtype == np.uint8:
+        # What is not valid is counted as 255 and taken off again: no copy of 8 bytes a pixel.
+        counts = count_values(np.ascontiguousarray(np.where(valid, values, IGNORE)))
+        counts[IGNORE] -= valid.size - np.count_nonzero(valid)
+        found = np.flatnonzero(counts)
+        yield from zip(found.tolist(), counts[found].tolist(), strict=True)
+        return
     if values.dtype.itemsize <= 2:
         # One of 65,536 bins; an int16 is counted by its bit pattern.
         plain = values.view(np.uint8 if values.dtype.itemsize == 1 else np.uint16).ravel()
@@ -189,8 +242,8 @@ def _tally(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> Iterator[tu
             patterns.astype(plain.dtype).view(values.dtype).tolist(), bins[patterns].tolist(), strict=True
         )
         return
-    found, pixels = np.unique(values[valid], return_counts=True)
-    yield from zip(found.tolist(), pixels.tolist(), strict=True)
+    numbers, pixels = np.unique(values[valid], return_counts=True)
+    yield from zip(numbers.tolist(), pixels.tolist(), strict=True)
 
 
 def _code_table(values: NDArray[np.int64], dtype: str) -> Codes | None:

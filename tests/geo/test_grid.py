@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
-from pyproj import CRS, Geod
+from pyproj import CRS, Geod, Transformer
 from rasterio.transform import array_bounds
 
 from aerial_seg.errors import InputError
@@ -192,3 +193,50 @@ def test_without_crs_there_is_no_gsd_and_resampling_says_what_to_do() -> None:
 def test_an_empty_raster_is_refused() -> None:
     with pytest.raises(InputError, match="0 × 4 pixels"):
         Grid(crs=None, transform=Affine.identity(), height=4, width=0)
+
+
+_GRIDS = {
+    "UTM": Grid(UTM, Affine(10, 0, 300_000, 0, -10, 3_060_000), 400, 300),
+    "degrees, turned": Grid(CRS(4326), Affine(3e-4, 1e-4, 12, 1e-4, -2e-4, 60), 400, 300),
+    "across 180°": Grid(CRS(4326), Affine(2e-3, 0, 179.8, 0, -2e-3, -40), 400, 300),
+    "Mercator, south-up": Grid(CRS(3857), Affine(50, 0, 1e6, 0, 50, 8e6), 400, 300),
+    "an area-true CRS, whose axes are not square on the ground": Grid(
+        CRS(3035), Affine(100, 0, 2_600_000, 0, -100, 5_000_000), 400, 300
+    ),
+    "drone": Grid(UTM, Affine(0.02, 0, 300_000, 0, -0.02, 3_060_000), 400, 300),
+}
+
+
+@pytest.mark.parametrize("name", _GRIDS)
+def test_a_pixels_ground_is_that_of_a_geodesic_polygon(name: str) -> None:
+    grid = _GRIDS[name]
+    rows, cols = np.array([0, 40, 399]), np.array([0, 150, 299])
+    found = grid.pixel_areas(rows, cols)
+    assert found is not None
+    to_lonlat = Transformer.from_crs(grid.crs, 4326, always_xy=True)
+    side = 400 if name == "drone" else 1  # a geodesic polygon is exact to 1e-4 m² only
+    for row, col, area in zip(rows, cols, found, strict=True):
+        middle_row, middle_col = row + 0.5, col + 0.5
+        corners = [
+            grid.transform * (middle_col + x * side / 2, middle_row + y * side / 2)
+            for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+        ]
+        lon, lat = to_lonlat.transform(*np.array(corners).T)
+        geodesic, _ = GEOD.polygon_area_perimeter(np.unwrap(lon, period=360), lat)
+        assert area == pytest.approx(abs(geodesic) / side**2, rel=2e-5)
+
+
+def test_pixels_at_a_pole_have_their_ground() -> None:
+    """EPSG:3031 keeps areas nowhere, and its origin is the pole itself: 0.9719 true metres a metre there."""
+    grid = Grid(CRS(3031), Affine(100, 0, -5_050, 0, -100, 5_050), 101, 101)
+    areas = grid.pixel_areas(np.array([50]), np.array([50]))
+    assert areas is not None
+    assert areas[0] == pytest.approx(10_000 / 0.97277**2, rel=1e-3)
+
+
+def test_pixels_without_ground_have_none_and_a_sites_grid_has_its_own() -> None:
+    assert Grid(None, Affine.identity(), 5, 5).pixel_areas(np.array([1]), np.array([1])) is None
+    feet = CRS.from_wkt('LOCAL_CS["site",UNIT["foot",0.3048]]')
+    areas = Grid(feet, Affine(2, 1, 0, 0, -3, 0), 5, 5).pixel_areas(np.array([1]), np.array([1]))
+    assert areas is not None
+    assert areas[0] == pytest.approx(6 * 0.3048**2)

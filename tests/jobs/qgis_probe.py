@@ -19,8 +19,12 @@ from PyQt5.QtGui import QColor
 from qgis.core import (
     Qgis,
     QgsApplication,
+    QgsExpression,
+    QgsExpressionContext,
+    QgsExpressionContextUtils,
     QgsMapRendererParallelJob,
     QgsMapSettings,
+    QgsProject,
     QgsRasterLayer,
     QgsRectangle,
     QgsVectorLayer,
@@ -46,6 +50,10 @@ def raster_facts(layer: Any) -> dict[str, Any]:
 
 def layer_facts(layer: Any) -> dict[str, Any]:
     facts = {"valid": layer.isValid(), "extent": _box(layer), "features": layer.featureCount()}
+    setups = {field.name(): layer.editorWidgetSetup(k) for k, field in enumerate(layer.fields())}
+    facts["widgets"] = {
+        name: [setup.type(), setup.config()] for name, setup in setups.items() if setup.type()
+    }
     renderer = layer.renderer()
     facts["renderer"] = None if renderer is None else renderer.type()
     if facts["renderer"] == "categorizedSymbol":
@@ -93,7 +101,15 @@ def main() -> None:
     facts = {path: raster_facts(layer) for path, layer in opened.items()}
     for path in orders["layers"]:
         opened[path] = QgsVectorLayer(path, Path(path).name, "ogr")
+        QgsProject.instance().addMapLayer(opened[path], False)  # expressions find layers there
         facts[path] = layer_facts(opened[path])
+        for _, config in facts[path]["widgets"].values():
+            roots = config.get("PropertyCollection", {}).get("properties", {})
+            for one in roots.values():
+                context = QgsExpressionContext(
+                    QgsExpressionContextUtils.globalProjectLayerScopes(opened[path])
+                )
+                one["value"] = QgsExpression(one["expression"]).evaluate(context)
     for order in orders["maps"]:
         draw(order, opened)
     for path in orders["save"]:

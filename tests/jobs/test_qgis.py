@@ -21,6 +21,8 @@ from pyproj import CRS
 
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.measures import Measure
+from aerial_seg.jobs.assess.design import design_sample
+from aerial_seg.jobs.assess.settings import DesignSettings
 from aerial_seg.jobs.evaluate import evaluate_mask
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
@@ -323,3 +325,33 @@ def test_probabilities_open_in_grey(
     shown = centres(tmp_path / "p.png").astype(int)
     assert (shown.max(axis=2) == shown.min(axis=2)).all()
     assert np.abs(shown[..., 0] - wanted).max() <= 1
+
+
+def test_points_to_be_labelled_have_a_form_with_the_classes(
+    qgis: Callable[..., Seen], tmp_path: Path
+) -> None:
+    """The classes by name, what the map says out of sight, and each point's picture found from the file's folder on."""
+    grid = Grid(crs=CRS(32645), transform=Affine(1, 0, 300_000, 0, -1, 3_060_000), height=HEIGHT, width=WIDTH)
+    mask, image = tmp_path / "map.tif", tmp_path / "image.tif"
+    write_mask(mask, blocks(3), grid=grid, legend=LEGEND)
+    with rasterio.open(
+        image, "w", driver="GTiff", height=HEIGHT, width=WIDTH, count=3, dtype="uint8", crs=32645,
+        transform=grid.transform,
+    ) as opened:  # fmt: skip
+        opened.write(np.full((3, HEIGHT, WIDTH), 90, np.uint8))
+    points = tmp_path / "points.gpkg"
+    design_sample(mask, points, DesignSettings(image=image, count=40, minimum=5))
+    seen = qgis(layers=[points])
+    facts = seen.layers[str(points)]
+    assert facts["valid"]
+    assert facts["features"] == 40
+    assert facts["renderer"] == "RuleRenderer"
+    kind, config = facts["widgets"]["reference"]
+    assert kind == "ValueMap"
+    assert config["map"] == [{name: str(value)} for value, name, _ in CLASSES]
+    assert facts["widgets"]["stratum"][0] == "Hidden"
+    kind, config = facts["widgets"]["picture"]
+    assert kind == "ExternalResource"
+    (root,) = config["PropertyCollection"]["properties"].values()
+    first = pyogrio.read_dataframe(points, layer="points")["picture"][0]
+    assert (Path(root["value"]) / first).is_file()
