@@ -43,6 +43,7 @@ from aerial_seg.training.fabric import hear
 from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
+from aerial_seg.training.optimisation import warmup_notes
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.stopping import Stopping, left_to_the_first
 from aerial_seg.version import __version__
@@ -186,7 +187,13 @@ def _first_facts(
         "tool_version": __version__,
         "iteration": 0,
         "iterations": iterations,
-        "notes": (*begins, *dataset.notes, *beginning.notes, *plan.notes),
+        "notes": (
+            *begins,
+            *dataset.notes,
+            *beginning.notes,
+            *warmup_notes(with_iterations(recipe, iterations).training),
+            *plan.notes,
+        ),
         "weights_sha256": beginning.sha256,
         "environment": environment(plan.device, plan.precision),
         **plan.facts(),
