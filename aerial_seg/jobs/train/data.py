@@ -304,14 +304,14 @@ def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
         notes=(
             *notes,
             *(note for split in (recipe.data.train, recipe.data.val) for note in benchmark.notes(split)),
-            *_notes(readers[0].examples, readers[1].examples),
+            *_notes(benchmark, readers[0].examples, readers[1].examples),
         ),
     )
 
 
-def _notes(train: Sequence[Example], val: Sequence[Example]) -> tuple[str, ...]:
+def _notes(benchmark: Benchmark, train: Sequence[Example], val: Sequence[Example]) -> tuple[str, ...]:
     """What to say of images that are trained on and validated on."""
-    shared = len({one.name for one in train} & {one.name for one in val})
+    shared = len(set(map(benchmark.photograph, train)) & set(map(benchmark.photograph, val)))
     if not shared:
         return ()
     return (
