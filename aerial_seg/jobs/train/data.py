@@ -52,6 +52,9 @@ from aerial_seg.training.validation.ground import ground_of
 from aerial_seg.training.validation.outcome import ValidationGround
 from aerial_seg.training.validation.scenes import Scene
 
+COUNTED = "counted_class_weights"
+"""In run.json: that the recipe asked for weights by frequency, and has numbers there that were counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationData:
@@ -165,8 +168,8 @@ def with_class_weights(recipe: Recipe, dataset: Dataset, before: Mapping[str, An
 
 
 def _weights_before(before: Mapping[str, Any] | None, dataset: Dataset) -> Mapping[str, float] | None:
-    """The numbers that the run began with; None where it began with other data, which is refused later on."""
-    if before is None or before.get("data_fingerprint") != dataset.fingerprint:
+    """The numbers that the run counted; None where it began with other data or numbers, which is refused later on."""
+    if before is None or before.get("data_fingerprint") != dataset.fingerprint or not before.get(COUNTED):
         return None
     told = before["recipe"]["training"].get("class_weights")
     return told if isinstance(told, dict) and told else None

@@ -16,7 +16,7 @@ from aerial_seg.files.names import check_output
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.train.company import Plan, in_company, train_along
 from aerial_seg.jobs.train.continuing import require_as_before, require_same, run_to_continue
-from aerial_seg.jobs.train.data import Dataset
+from aerial_seg.jobs.train.data import COUNTED, Dataset
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_of_stages, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import ModelFiles
@@ -195,6 +195,7 @@ def _first_facts(
             *plan.notes,
         ),
         "weights_sha256": beginning.sha256,
+        COUNTED: isinstance(stage.recipe.training.class_weights, str),
         "environment": environment(plan.device, plan.precision),
         **plan.facts(),
         "data_newest": dataset.newest(),
