@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
-from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.dataset import Benchmark
 from aerial_seg.benchmarks.training_data import (
     BANDS,
     class_counts,
@@ -251,7 +251,7 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         files=manifest.files(seen),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
-        notes=notes,
+        notes=(*notes, *_shared_notes((chip.name for chip in train_chips), data.val_names, what="chips")),
         addresses=manifest.addresses,
     )
 
@@ -286,6 +286,7 @@ def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
         val_names=tuple(example.name for example in readers[1].examples),
         repeats=repeats,
     )
+    photographs = [[benchmark.photograph(one) for one in reader.examples] for reader in readers]
     # One file may hold the labels of a whole split.
     files = tuple(
         file
@@ -307,17 +308,17 @@ def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
         notes=(
             *notes,
             *(note for split in (recipe.data.train, recipe.data.val) for note in benchmark.notes(split)),
-            *_notes(benchmark, readers[0].examples, readers[1].examples),
+            *_shared_notes(*photographs, what="images"),
         ),
     )
 
 
-def _notes(benchmark: Benchmark, train: Sequence[Example], val: Sequence[Example]) -> tuple[str, ...]:
-    """What to say of images that are trained on and validated on."""
-    shared = len(set(map(benchmark.photograph, train)) & set(map(benchmark.photograph, val)))
+def _shared_notes(train: Iterable[str], val: Sequence[str], *, what: str) -> tuple[str, ...]:
+    """What to say of images that are trained on and validated on, by what tells each from all others."""
+    shared = len(set(train) & set(val))
     if not shared:
         return ()
     return (
-        f"{shared:,} of the {len(val):,} validation images are training images too: their scores tell how well these "
+        f"{shared:,} of the {len(val):,} validation {what} are training {what} too: their scores tell how well these "
         "were learnt, not how well others will be mapped",
     )
