@@ -69,9 +69,22 @@ def recipe_of(row: RecipeRow, asked: argparse.Namespace) -> Recipe:
     if asked.iterations is None:
         return recipe
     every = min(recipe.training.validate_every, asked.iterations)
+    # A further stage that says nothing of its length has that of the first.
+    stages = {f"stage.{k}.training.iterations": asked.iterations for k in range(len(recipe.stage))}
     return aerial_seg.change_recipe(
-        recipe, {"training.iterations": asked.iterations, "training.validate_every": every}
+        recipe, {"training.iterations": asked.iterations, "training.validate_every": every, **stages}
     )
+
+
+def differences(row: RecipeRow, recipe: Recipe, asked: argparse.Namespace) -> list[str]:
+    """In what a recipe is not the row's own any more."""
+    done, whole = (
+        "+".join(f"{stage.training.iterations:,}" for stage in one.by_stage()) for one in (recipe, row.recipe)
+    )
+    remarks = [f"{done} of {whole} iterations"] if done != whole else []
+    if recipe != row.recipe and asked.changes:
+        remarks.append(f"with {', '.join(asked.changes)}")
+    return remarks
 
 
 def trained(row: RecipeRow, recipe: Recipe, root: Path, asked: argparse.Namespace) -> Path:
@@ -106,11 +119,7 @@ def run_row(row: RecipeRow, roots: dict[str, Path], asked: argparse.Namespace) -
         return Result(row, {}, (f"cannot be done here: {row.missing}", *remarks))
     if root is None:
         return Result(row, {}, tuple(remarks))
-    if recipe != row.recipe:
-        done, whole = recipe.training.iterations, row.recipe.training.iterations
-        remarks.append(
-            f"{done:,} of {whole:,} iterations" if done != whole else f"with {', '.join(asked.changes)}"
-        )
+    remarks += differences(row, recipe, asked)
     try:
         ours = tested(row, trained(row, recipe, root, asked), root, asked)
     except (

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aerial_seg.benchmarks.coco_index import CocoIndex, read_index
+from aerial_seg.benchmarks.coco_index import DIGITS, CocoIndex, read_index
 from aerial_seg.benchmarks.dataset import Example
 from aerial_seg.benchmarks.layout import PublishedLayout, find_root
 from aerial_seg.benchmarks.voc import Voc
@@ -89,6 +89,10 @@ class Coco(PublishedLayout):
     def listed(self, split: str, found: tuple[Example, ...]) -> int:
         """How many images the publishers list, those that are left out among them."""
         return len(self._index(split).names)
+
+    def photograph(self, example: Example) -> str:
+        """Its id: the releases of 2014 and 2017 share photographs, and call them by different names."""
+        return example.name[-DIGITS:]
 
     def notes(self, split: str) -> tuple[str, ...]:
         if not _is_chosen(split):

@@ -21,7 +21,8 @@ from aerial_seg.errors import InputError
 _CHUNK = 1 << 24
 """Bytes that are looked at together; the file of train2017 has 450 MB, and its objects would fill gigabytes."""
 _NAME = re.compile(r"(COCO_(train|val)2014_)?\d{12}\.jpg")
-_DIGITS = 12
+DIGITS = 12
+"""Of an id in the name of an image."""
 _MOST_PIXELS = 1 << 26
 
 
@@ -90,7 +91,7 @@ def read_index(path: Path, categories: Mapping[int, str]) -> CocoIndex:
 
 def _id_of(name: str) -> int:
     """COCO's files are named by the ids of their images."""
-    return int(name.removesuffix(".jpg")[-_DIGITS:])
+    return int(name.removesuffix(".jpg")[-DIGITS:])
 
 
 def _made(

@@ -70,6 +70,10 @@ class Benchmark(ABC):
         """The name that protocols know it by."""
         return self.name
 
+    def photograph(self, example: Example) -> str:
+        """What tells a photograph from all others of the benchmark: equal where two splits have it."""
+        return example.name
+
     def notes(self, split: str) -> tuple[str, ...]:
         """What is to be said of how a split is taken, a line each. Raises as `examples` does."""
         del split

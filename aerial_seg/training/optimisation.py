@@ -40,7 +40,8 @@ def learning_rate_factor(iteration: int, settings: TrainingSettings) -> float:
     first = warmup if settings.poly_from == "warmup" else 0
     if iteration < first:
         return _rise(iteration, settings)
-    length = settings.iterations - first
+    # Behind the last update a scheduler asks once more, and all of them may belong to the rise.
+    length = max(1, settings.iterations - first)
     left = (1 - min(iteration - first, length - 1) / length) ** settings.power
     poly = end + (1 - end) * left
     return float(poly * _rise(iteration, settings))
@@ -57,6 +58,18 @@ def _rise(iteration: int, settings: TrainingSettings) -> float:
 def base_rate(iteration: int, settings: TrainingSettings) -> float:
     """The rate of update number `iteration`, from 0 on, of parameters without a factor: what logs show."""
     return settings.learning_rate * learning_rate_factor(iteration, settings)
+
+
+def warmup_notes(settings: TrainingSettings) -> tuple[str, ...]:
+    """What to tell of a run that ends before its rate has risen; nothing of others."""
+    if settings.warmup < settings.iterations:
+        return ()
+    last = base_rate(settings.iterations - 1, settings)
+    return (
+        f"training.warmup is {settings.warmup:,} updates, of which there are {settings.iterations:,}: the rate never "
+        f"comes to {settings.learning_rate:g}, and is {last:.3g} in the last; set a smaller training.warmup unless "
+        "that is meant",
+    )
 
 
 def make_schedule(optimizer: Optimizer, settings: TrainingSettings) -> LambdaLR:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from torch import distributed as group
 
 _PER_SEED = 1_000_003
 """A prime: updates of two seeds draw the same numbers after so many of them."""
+_ALONE: ContextVar[bool] = ContextVar("_ALONE", default=False)
 
 
 def told_count() -> int:
@@ -28,9 +32,20 @@ def told_count_here(unless_told: int = 1) -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", unless_told)))
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process is the only one, also where it has met others: these wait for it, and would not answer."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
+
+
 def count() -> int:
     """How many processes train together; 1 without any others."""
-    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
+    have_met = not _ALONE.get() and group.is_available() and group.is_initialized()
+    return group.get_world_size() if have_met else 1
 
 
 def rank() -> int:

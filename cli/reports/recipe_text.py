@@ -31,7 +31,15 @@ def _remarked(line: str, remark: str | None) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         # TOML has no null: an option that is None is one that is not given.
-        pairs = [f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items() if one is not None]
+        pairs = [f"{_toml(key)} = {_toml(one)}" for key, one in value.items() if one is not None]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
-    # Texts, numbers, true, false and lists are written alike in JSON and TOML.
-    return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # Numbers, true and false are written alike in JSON and TOML.
+    return _text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _text(value: str) -> str:
+    """As JSON, but for characters beyond 16 bits: of these JSON writes two halves, and TOML knows no halves."""
+    escaped = (f"\\U{ord(one):08x}" if ord(one) > 0xFFFF else json.dumps(one)[1:-1] for one in value)
+    return f'"{"".join(escaped)}"'

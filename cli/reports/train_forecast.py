@@ -20,6 +20,8 @@ def show(forecast: TrainForecast, *, as_json: bool) -> None:
         console.print_json(forecast.as_json())
         return
     console.notes(forecast.notes)
+    for one in forecast.later:
+        console.notes(f"{one.stage}: {note}" for note in one.notes if note not in forecast.notes)
     for line in toml_lines(forecast.recipe.model_dump(mode="json")):
         console.say(console.one_line(line))
     for one in (forecast, *forecast.later):

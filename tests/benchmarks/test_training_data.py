@@ -286,6 +286,7 @@ def test_median_weights_of_a_benchmark_are_counted_from_its_own_labels(voc_root:
     before = {
         "data_fingerprint": opened.fingerprint,
         "recipe": {"training": {"class_weights": {"cow": 2.0}}},
+        "counted_class_weights": True,
     }
     unread = replace(opened, count_classes=None)
     assert with_class_weights(recipe, unread, before).training.class_weights == {"cow": 2.0}
@@ -293,6 +294,9 @@ def test_median_weights_of_a_benchmark_are_counted_from_its_own_labels(voc_root:
         SettingsError, match=rf"training.class_weights is '{word}', but the dataset tells no freq"
     ):
         with_class_weights(recipe, unread, {**before, "data_fingerprint": "other"})
+    # Numbers that somebody wrote are none that were counted.
+    told = {**before, "counted_class_weights": False}
+    assert with_class_weights(recipe, opened, told).training.class_weights == got
 
 
 @pytest.mark.parametrize(

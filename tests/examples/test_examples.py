@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import sys
+from argparse import Namespace
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -265,6 +266,25 @@ def test_a_grid_is_trained_tested_and_tabulated_once(voc: Path, tmp_path: Path) 
     assert [one["row"] for one in json.loads((work / "table.json").read_text(encoding="utf-8"))] == ["t/fast"]
     with pytest.raises(SystemExit, match="has no row or table t/quick; rows: t/slow, t/fast"):
         run_script("ablate.py", *words, "--only", "t/quick")
+
+
+def test_all_that_is_not_the_papers_is_told_beside_a_row_and_every_stage_is_short() -> None:
+    script = runpy.run_path(str(EXAMPLES / "ablate.py"))
+    rows = {row.name: row for row in aerial_seg.load_grid("deeplabv3").rows}
+    asked = Namespace(iterations=40, changes=["training.crop=257", "prediction.tile_size=257"])
+    for name, remark in (
+        ("table-6/os16", "40 of 30,000 iterations"),
+        ("table-7/deeplabv3", "40+40 of 30,000+30,000 iterations"),
+    ):
+        recipe = script["recipe_of"](rows[name], asked)
+        for stage in recipe.by_stage():
+            assert (stage.training.iterations, stage.training.validate_every) == (40, 40)
+            assert stage.training.crop == 257
+        told = [remark, "with training.crop=257, prediction.tile_size=257"]
+        assert script["differences"](rows[name], recipe, asked) == told
+    same = Namespace(iterations=None, changes=[])
+    row = rows["table-6/os16"]
+    assert script["differences"](row, script["recipe_of"](row, same), same) == []
 
 
 def test_a_shipped_grid_is_printed_without_data(tmp_path: Path) -> None:

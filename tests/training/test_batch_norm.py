@@ -20,6 +20,7 @@ from aerial_seg.recipe.loading import parse_recipe
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.recipe.training import TrainingSettings
 from aerial_seg.tiling.geometry import ModelGeometry
+from aerial_seg.training.batch_norm import twins
 from aerial_seg.training.batch_norm.norms import batch_norm_notes, check_statistics
 from aerial_seg.training.batch_norm.training_norms import training_norms
 from aerial_seg.training.freezing import Freezing
@@ -266,6 +267,27 @@ def test_statistics_that_nobody_measured_are_not_frozen() -> None:
     with pytest.raises(SettingsError, match=r'6 of 16 .*set batch_norm\.where = "encoder"'):
         check_statistics(network, FROZEN)
     check_statistics(network, BatchNormSettings(statistics="frozen", where="encoder"))
+
+
+def test_a_norm_without_running_statistics_is_validated_without_the_other_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One process validates, and the others wait for it: whoever asked them for sums would wait for ever."""
+
+    def nobody_answers(values: Tensor) -> Tensor:
+        raise AssertionError(f"the other processes were asked for {tuple(values.shape)}")
+
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    nn.init.normal_(norm.weight)
+    image = torch.randn(2, 3, 5, 7)
+    monkeypatch.setattr(twins, "sum_over_processes", nobody_answers)
+    shared = twins.SyncBatchNorm(norm).eval()
+    torch.testing.assert_close(shared(image), norm.eval()(image))
+    assert torch.isfinite(shared(image[:1, :, :1, :1])).all(), (
+        "a single value has no variance, and is validated"
+    )
+    with pytest.raises(AssertionError, match="asked for"):
+        shared.train()(image)
 
 
 def test_what_cannot_apply_is_refused() -> None:

@@ -21,6 +21,7 @@ from aerial_seg.training.optimisation import (
     base_rate,
     learning_rate_factor,
     make_schedule,
+    warmup_notes,
 )
 
 
@@ -104,6 +105,23 @@ def test_rates_are_those_of_torchs_own_schedules(
         falling = followed(PolynomialLR(sgd(1.0), total_iters=whole, power=power), whole)
         wanted = [a * b for a, b in zip(rising, falling, strict=True)]
         assert [learning_rate_factor(i, beside) for i in range(whole)] == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("poly_from", ["first", "warmup"])
+@pytest.mark.parametrize(("warmup", "told"), [(3, False), (4, True), (9, True)])
+def test_a_run_as_short_as_its_warm_up_rises_to_its_end_and_says_so(
+    poly_from: Any, warmup: int, told: bool
+) -> None:
+    """The scheduler asks for a rate behind the last update, too, where nothing is left for poly to fall over."""
+    chosen = TrainingSettings(iterations=4, warmup=warmup, poly_from=poly_from, power=1, learning_rate=0.02)
+    optimizer = sgd(0.02)
+    rates = followed(make_schedule(optimizer, chosen), 4)
+    beside = [1 - i / 4 if poly_from == "first" else 1 for i in range(4)]
+    wanted = [0.02 * (i + 1) / (warmup + 1) * poly for i, poly in enumerate(beside)]
+    assert rates == pytest.approx(wanted, rel=1e-9)
+    notes = warmup_notes(chosen)
+    assert bool(notes) == told
+    assert not told or f"never comes to 0.02, and is {rates[-1]:.3g} in the last" in notes[0]
 
 
 @settings(max_examples=examples(40))

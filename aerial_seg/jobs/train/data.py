@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
-from aerial_seg.benchmarks.dataset import Benchmark, Example
+from aerial_seg.benchmarks.dataset import Benchmark
 from aerial_seg.benchmarks.training_data import (
     BANDS,
     class_counts,
@@ -51,6 +51,9 @@ from aerial_seg.training.validation.chip_scenes import chip_scenes
 from aerial_seg.training.validation.ground import ground_of
 from aerial_seg.training.validation.outcome import ValidationGround
 from aerial_seg.training.validation.scenes import Scene
+
+COUNTED = "counted_class_weights"
+"""In run.json: that the recipe asked for weights by frequency, and has numbers there that were counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,8 @@ def with_class_weights(recipe: Recipe, dataset: Dataset, before: Mapping[str, An
 
 
 def _weights_before(before: Mapping[str, Any] | None, dataset: Dataset) -> Mapping[str, float] | None:
-    """The numbers that the run began with; None where it began with other data, which is refused later on."""
-    if before is None or before.get("data_fingerprint") != dataset.fingerprint:
+    """The numbers that the run counted; None where it began with other data or numbers, which is refused later on."""
+    if before is None or before.get("data_fingerprint") != dataset.fingerprint or not before.get(COUNTED):
         return None
     told = before["recipe"]["training"].get("class_weights")
     return told if isinstance(told, dict) and told else None
@@ -248,7 +251,7 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         files=manifest.files(seen),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
-        notes=notes,
+        notes=(*notes, *_shared_notes((chip.name for chip in train_chips), data.val_names, what="chips")),
         addresses=manifest.addresses,
     )
 
@@ -283,6 +286,7 @@ def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
         val_names=tuple(example.name for example in readers[1].examples),
         repeats=repeats,
     )
+    photographs = [[benchmark.photograph(one) for one in reader.examples] for reader in readers]
     # One file may hold the labels of a whole split.
     files = tuple(
         file
@@ -304,17 +308,17 @@ def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
         notes=(
             *notes,
             *(note for split in (recipe.data.train, recipe.data.val) for note in benchmark.notes(split)),
-            *_notes(readers[0].examples, readers[1].examples),
+            *_shared_notes(*photographs, what="images"),
         ),
     )
 
 
-def _notes(train: Sequence[Example], val: Sequence[Example]) -> tuple[str, ...]:
-    """What to say of images that are trained on and validated on."""
-    shared = len({one.name for one in train} & {one.name for one in val})
+def _shared_notes(train: Iterable[str], val: Sequence[str], *, what: str) -> tuple[str, ...]:
+    """What to say of images that are trained on and validated on, by what tells each from all others."""
+    shared = len(set(train) & set(val))
     if not shared:
         return ()
     return (
-        f"{shared:,} of the {len(val):,} validation images are training images too: their scores tell how well these "
+        f"{shared:,} of the {len(val):,} validation {what} are training {what} too: their scores tell how well these "
         "were learnt, not how well others will be mapped",
     )

@@ -46,6 +46,7 @@ from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
 from aerial_seg.training.batches import TrainingData, training_crops
 from aerial_seg.training.crops import ChipStore
+from aerial_seg.training.optimisation import warmup_notes
 from aerial_seg.training.validation.validator import SceneValidator, Validator
 
 _SECONDS = 10.0
@@ -176,6 +177,7 @@ def _forecast(
     every = recipe.training.validate_every
     validations = math.ceil(iterations / every) - done // every if opened.data.val is not None else 0
     updating = timing.updates(done, iterations)
+    length = recipe.training.model_copy(update={"iterations": max(1, iterations)})
     return TrainForecast(
         run=run,
         recipe=recipe,
@@ -198,7 +200,13 @@ def _forecast(
         gpu_memory=gpu_memory,
         files=_files(network, recipe, has_chips=opened.data.val is not None),
         picture=picture,
-        notes=(*opened.notes, *ready.beginning.notes, *plan.notes, *missing(events=settings.tensorboard)),
+        notes=(
+            *opened.notes,
+            *ready.beginning.notes,
+            *warmup_notes(length),
+            *plan.notes,
+            *missing(events=settings.tensorboard),
+        ),
         stage=stage.at,
     )
 

@@ -16,7 +16,7 @@ from aerial_seg.files.names import check_output
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.train.company import Plan, in_company, train_along
 from aerial_seg.jobs.train.continuing import require_as_before, require_same, run_to_continue
-from aerial_seg.jobs.train.data import Dataset
+from aerial_seg.jobs.train.data import COUNTED, Dataset
 from aerial_seg.jobs.train.environment import environment
 from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_of_stages, telling_what_is_kept
 from aerial_seg.jobs.train.model_files import ModelFiles
@@ -43,6 +43,7 @@ from aerial_seg.training.fabric import hear
 from aerial_seg.training.loader import lost_workers
 from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
+from aerial_seg.training.optimisation import warmup_notes
 from aerial_seg.training.state import TrainingState
 from aerial_seg.training.stopping import Stopping, left_to_the_first
 from aerial_seg.version import __version__
@@ -186,8 +187,15 @@ def _first_facts(
         "tool_version": __version__,
         "iteration": 0,
         "iterations": iterations,
-        "notes": (*begins, *dataset.notes, *beginning.notes, *plan.notes),
+        "notes": (
+            *begins,
+            *dataset.notes,
+            *beginning.notes,
+            *warmup_notes(with_iterations(recipe, iterations).training),
+            *plan.notes,
+        ),
         "weights_sha256": beginning.sha256,
+        COUNTED: isinstance(stage.recipe.training.class_weights, str),
         "environment": environment(plan.device, plan.precision),
         **plan.facts(),
         "data_newest": dataset.newest(),

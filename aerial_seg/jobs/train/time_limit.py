@@ -19,6 +19,7 @@ from aerial_seg.training.batches import TrainingData
 from aerial_seg.training.callbacks import Callback, Step
 from aerial_seg.training.fabric import Computing
 from aerial_seg.training.loop import run_training
+from aerial_seg.training.processes import alone
 from aerial_seg.training.state import NothingKept, TrainingState
 from aerial_seg.training.validation.chips import validate
 
@@ -83,6 +84,7 @@ class Timing:
         return held * self.frozen + (iterations - done - held) * self.step
 
 
+@alone()
 def time_run(
     network: Network, data: TrainingData, recipe: Recipe, computing: Computing, *, most: float
 ) -> Timing:
@@ -90,7 +92,8 @@ def time_run(
 
     Where a part is frozen for a while, updates with it and without it are timed, each for half of the seconds.
 
-    The network and the random numbers are afterwards what they were.
+    The network and the random numbers are afterwards what they were. Processes that have met for a stage before have
+    no part in it: they wait to hear what came of it.
     """
     randoms = random_states()
     held = recipe.training.freeze_iterations

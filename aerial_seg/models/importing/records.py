@@ -176,7 +176,11 @@ def _numpy_number(dtype: object, data: object) -> object:
     if not isinstance(dtype, Record) or dtype.name != _NUMPY_DTYPE or not dtype.given:
         return None
     kind, raw = dtype.given[0], data.encode("latin-1") if isinstance(data, str) else data
-    if not isinstance(kind, str) or not re.fullmatch(r"[biuf][1248]", kind) or not isinstance(raw, bytes):
+    if (
+        not isinstance(kind, str)
+        or not re.fullmatch(r"b1|[iu][1248]|f[248]", kind)
+        or not isinstance(raw, bytes)
+    ):
         return None
     order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
     wanted = np.dtype(kind).newbyteorder(">" if order == ">" else "<")

@@ -77,8 +77,13 @@ class SyncBatchNorm(Twin):
 
     def _by_batch(self, values: Tensor) -> Tensor:
         axes = [axis for axis in range(values.dim()) if axis != 1]
-        if self.training:
-            _require_variance(values, count())
+        if not self.training:
+            # Without running statistics: one process validates, and the others would not answer.
+            variance, mean = torch.var_mean(values, axes, correction=0)
+            return (values - _per_channel(mean, values)) * _per_channel(
+                torch.rsqrt(variance + self.eps), values
+            )
+        _require_variance(values, count())
         own = values.new_full((1,), values.numel() / values.shape[1])
         # The mean first and deviations from it afterwards: sums of squares would lose the digits that matter.
         sums = sum_over_processes(torch.cat([values.sum(axes), own]))
@@ -86,8 +91,7 @@ class SyncBatchNorm(Twin):
         mean = sums[:-1] / pixels
         centred = values - _per_channel(mean, values)
         variance = sum_over_processes(centred.square().sum(axes)) / pixels
-        if self.training:
-            self._remember(mean.detach(), variance.detach() * (pixels / (pixels - 1)))
+        self._remember(mean.detach(), variance.detach() * (pixels / (pixels - 1)))
         return centred * _per_channel(torch.rsqrt(variance + self.eps), values)
 
 

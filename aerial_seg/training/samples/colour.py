@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aerial_seg.band_names import RGB, role
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.recipe.crops import AugmentationSettings
 
-_COLOURS = ("red", "green", "blue")
 _KERNELS: dict[int, tuple[float, ...]] = {
     3: (0.25, 0.5, 0.25),
     5: (0.0625, 0.25, 0.375, 0.25, 0.0625),
@@ -23,8 +23,7 @@ _KERNELS: dict[int, tuple[float, ...]] = {
 def require_colours(settings: AugmentationSettings, bands: Sequence[Band]) -> None:
     """Raises SettingsError where hue or saturation are to change in images that are not of red, green and blue."""
     asked = [key for key in ("hue", "saturation") if getattr(settings, key)]
-    names = [band.name.casefold() for band in bands]
-    if asked and sorted(names) != sorted(_COLOURS):
+    if asked and sorted(str(role(band.name)) for band in bands) != sorted(RGB):
         told = " and ".join(f"augmentation.{key} is {getattr(settings, key):g}" for key in asked)
         raise SettingsError(
             f"{told}, but the images' bands are {', '.join(band.name for band in bands)}, wanted red, green and blue "
@@ -52,8 +51,8 @@ def coloured(
 
     A pixel's largest value stays as it is; its smallest may fall to 0 and no further, as a saturation of 1.
     """
-    names = [band.name.casefold() for band in bands]
-    order = [names.index(colour) for colour in _COLOURS]
+    roles = [role(band.name) for band in bands]
+    order = [roles.index(colour) for colour in RGB]
     red, green, blue = (image[..., k].astype(np.float32) for k in order)
     high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     chroma = high - low

@@ -145,6 +145,20 @@ def test_a_run_is_told_what_is_left_out_and_reads_every_file_once(coco_root: Pat
     assert dataset.extent()["files"] == 9
 
 
+def test_photographs_of_train2017_that_val2014_calls_otherwise_are_told(coco_root: Path) -> None:
+    """Most of val2014 is in train2017, by the same ids. Of the six here three are trained on."""
+    document = document_of(coco_root)
+    (coco_root / "val2014").mkdir()
+    for image in document["images"]:
+        old = coco_root / "train2017" / image["file_name"]
+        image["file_name"] = f"COCO_val2014_{image['file_name']}"
+        (coco_root / "val2014" / image["file_name"]).write_bytes(old.read_bytes())
+    write(coco_root, document, "val2014")
+    recipe = change_recipe(load_recipe("fcn"), {"data.benchmark": "coco", "data.val": "val2014"})
+    (note,) = [one for one in open_dataset(coco_root, recipe).notes if "training images too" in one]
+    assert note.startswith("3 of the 6 validation images are training images too")
+
+
 def test_a_recipe_for_chips_is_told_how_to_train_on_coco(coco_root: Path) -> None:
     recipe = load_recipe("fcn")
     with pytest.raises(

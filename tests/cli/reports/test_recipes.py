@@ -35,7 +35,14 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_show_prints_is_the_recipe(run: Callable, mine: Path) -> None:
-    changes = ("training.seed=7", 'training.class_weights."car park"=2.0', "augmentation.scale=[0.5, 2.0]")
+    changes = (
+        "training.seed=7",
+        'training.class_weights."car park"=2.0',
+        # A house, which JSON writes as two halves, and a text that looks like one of them.
+        'training.class_weights."\U0001f3e0 \\\\ud83c é"=3.0',
+        "augmentation.scale=[0.5, 2.0]",
+        'data.train="\U0001f3e1"',
+    )
     words = [word for change in changes for word in ("--set", change)]
     for name in (str(mine), "voc/fcn", "default"):
         shown = run("recipes", "show", name, *words)

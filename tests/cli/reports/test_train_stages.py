@@ -30,6 +30,7 @@ tile_size = 64
 name = "fine"
 training.learning_rate = 1e-3
 training.iterations = 9
+training.warmup = 2
 """
 TRAIN = ("train", "chips", "--recipe", "mine.toml", "--device", "cpu", "-o", "run")
 SET = ("--set", "stage.fine.training.iterations=2")
@@ -58,6 +59,7 @@ def test_stages_are_foretold_trained_and_shown(
         "4 iterations", "2 iterations", "all stages that are left",
     ]  # fmt: skip
     assert "stage-1 (as much)" in told.out
+    assert "note: stage 2 of 2 (fine): training.warmup is 2 updates, of which there are 2" in told.err
     assert not (tmp_path / "run").exists()
 
     done = run(*TRAIN, *SET, "--json")
@@ -69,6 +71,7 @@ def test_stages_are_foretold_trained_and_shown(
         "stage 1 of 2\n",
         "stage 2 of 2 (fine)\n",
         "note: stage 2 of 2 (fine) begins with stage-1/last.safetensors",
+        "note: training.warmup is 2 updates, of which there are 2",
     ):
         assert words in done.err
     shown = run("info", "run")

@@ -266,6 +266,29 @@ def test_several_processes_go_through_all_stages_whoever_started_them(chips: Pat
 
 
 @pytest.mark.slow
+def test_a_later_stage_is_timed_by_the_first_of_torchruns_processes_alone(
+    chips: Path, tmp_path: Path
+) -> None:
+    """They have met in the stage before, and the others wait to hear how many iterations there are to be."""
+    command(tmp_path, chips, "run")
+    with (tmp_path / "mine.toml").open("a", encoding="utf-8") as file:
+        file.write('[[stage]]\nname = "fine"\n')
+    program = (
+        "import sys\n"
+        "from aerial_seg.jobs.train import time_limit\n"
+        "from aerial_seg.jobs.train.job import train\n"
+        "from aerial_seg.jobs.train.settings import TrainSettings\n"
+        "time_limit.fitting = lambda *timed: 3\n"  # however fast this machine is
+        "settings = TrainSettings(device='cpu', precision='fp32', time_limit='1s')\n"
+        "train(sys.argv[1], 'mine.toml', 'run', settings)\n"
+    )
+    words = [*STARTER, sys.executable, "-P", "-c", program, str(chips)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LONG)
+    assert done.returncode == 0, done.stderr
+    assert [len(losses(tmp_path / "run" / folder)) for folder in ("stage-1", "")] == [3, 3]
+
+
+@pytest.mark.slow
 def test_a_dry_run_is_one_processs_also_where_torchrun_starts_several(chips: Path, tmp_path: Path) -> None:
     done = torchrun(tmp_path, chips, "--dry-run")
     assert done.returncode == 0, done.stderr

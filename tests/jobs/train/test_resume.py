@@ -19,6 +19,7 @@ from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import read_run
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGUSR1"), reason="a process cannot be asked so to end here"
@@ -104,6 +105,28 @@ def test_sgd_without_an_average_goes_on_with_or_without_workers(
 ) -> None:
     recipe = small(optimizer='"sgd"', ema_decay=0.0, workers=workers)
     law(chips, recipe, [Stop("SIGTERM", 2), Stop("kill", 5)], None, sums)
+
+
+PUBLISHED = {
+    "batch_norm": {"statistics": "averaged", "decay": 0.6, "affine": "frozen", "where": "encoder"},
+    "training": {
+        "optimizer": "sgd", "head_rate_factor": 10.0, "head_bias_rate_factor": 20.0, "weight_decay_on": "convolutions",
+        "end_rate_factor": 0.01, "warmup": 2, "warmup_factor": 0.1, "poly_from": "warmup",
+        "loss": "ohem", "ohem_min_kept": 60, "label_smoothing": 0.1, "lovasz_weight": 0.5, "class_weights": "median",
+    },
+    "sampling": {"repeat_classes": {"building": 2.0}, "balanced_crops": 0.5},
+    "augmentation": {
+        "rotation": 10.0, "rotation_probability": 0.5, "blur": 0.5, "aspect": 0.15, "cat_max_ratio": 0.9,
+        "light_probability": 0.5, "stay_inside": False, "scale_distribution": "grid", "scale_step": 0.25,
+    },
+}  # fmt: skip
+"""What the papers' recipes have, all at once."""
+
+
+def test_so_it_does_with_what_the_papers_recipes_have(chips: Path, small: MakeRecipe, sums: Sums) -> None:
+    changes = {f"{table}.{key}": value for table, keys in PUBLISHED.items() for key, value in keys.items()}
+    recipe = change_recipe(small(), changes)
+    law(chips, recipe, [Stop("SIGTERM", 1), Stop("kill", 4)], 0.0, sums)
 
 
 @pytest.mark.slow

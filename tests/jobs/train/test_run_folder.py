@@ -132,6 +132,18 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on(
     assert sums(unfinished) == sums(made)
 
 
+def test_class_weights_that_somebody_wrote_are_not_taken_for_counted_ones(
+    chips: Path, small: MakeRecipe, unfinished: Path
+) -> None:
+    """A run whose weights were written is no run by median frequency; one that counted them is (test_resume)."""
+    document = json.loads((unfinished / "run.json").read_text())
+    assert document["counted_class_weights"] is False
+    document["recipe"]["training"]["class_weights"] = {"building": 2.0}
+    (unfinished / "run.json").write_text(json.dumps(document))
+    with pytest.raises(OutputError, match=r"another job \(recipe\.training\.class_weights"):
+        train(chips, change_recipe(small(), {"training.class_weights": "median"}), unfinished, CPU)
+
+
 @pytest.mark.parametrize("how", ["plain", "overwrite", "killed"])
 def test_an_unfinished_run_goes_on_also_with_overwrite(
     how: str, chips: Path, small: MakeRecipe, unfinished: Path, made: Path, sums: Sums

@@ -110,6 +110,9 @@ def test_two_stages_are_two_runs_of_which_the_second_begins_with_the_firsts_mode
     }
     assert f"stage 2 of 2 (fine) begins with stage-1/{start}.safetensors: {wanted[start]}" in note
     assert "(their moving average)" in note
+    # The second stage trains on the validation chips.
+    told = "validation chips are training chips too"
+    assert [sum(told in note for note in one.notes) for one in (first, second, report)] == [0, 1, 1]
     assert heard.told == [(1, 2, ""), (0, 7), 7, (2, 2, "fine"), (0, 5), 5]
 
 

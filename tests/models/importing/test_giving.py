@@ -95,6 +95,8 @@ def test_torchvisions_own_network_loads_it_strictly_and_gives_our_logits(
         ({"architecture": "deeplabv3", "head": "mmseg", "output_stride": 16}, "deeplabv3_r50-d16"),
         ({"architecture": "pspnet", "align_corners": True}, "pspnet_r50-d8-769"),
         ({"architecture": "fcn", "stem": "7x7"}, "fcn_r50b-d8"),
+        ({"architecture": "deeplabv3+", "head": "mmseg"}, "deeplabv3plus_r50-d8"),
+        ({"architecture": "fcn", "head_rate": 6}, "fcn-d6_r50-d8"),
     ],
 )
 def test_what_mmseg_gets_is_the_same_network_when_it_is_imported(
@@ -109,8 +111,9 @@ def test_what_mmseg_gets_is_the_same_network_when_it_is_imported(
     assert all(torch.equal(tensor, ours[name]) for name, tensor in again.items())
     read = read_checkpoint(out)
     assert read.classes == ("background", "road", "roof")
-    if chosen["architecture"] == "deeplabv3":
-        fused, own = read.tensors["decode_head.bottleneck.conv.weight"], ours["head.project.0.weight"]
+    if chosen["architecture"].startswith("deeplabv3"):
+        pyramid = "head.aspp" if "+" in chosen["architecture"] else "head"
+        fused, own = read.tensors["decode_head.bottleneck.conv.weight"], ours[f"{pyramid}.project.0.weight"]
         assert torch.equal(fused[:, :512], own[:, -512:]), "its image pooling comes first"
         assert torch.equal(fused[:, 512:], own[:, :-512])
     aligned = "True" if chosen.get("align_corners") else "False"

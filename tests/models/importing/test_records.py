@@ -220,6 +220,18 @@ def test_a_record_keeps_what_it_is_given_and_forgets_none_for_others(tmp_path: P
         torch.load(path, weights_only=True)
 
 
+@pytest.mark.parametrize("kind", ["f1", "b2", "b8", "O8", "V4"])
+def test_a_number_of_a_type_that_numpy_has_not_stays_a_record(kind: str, tmp_path: Path) -> None:
+    """A pickle may claim what it likes; only numbers are made Python's."""
+    make, (dtype, _) = np.float64(1).__reduce__()[:2]
+    number = Reduced(make, Reduced(type(dtype).__mro__[-2], kind), bytes(int(kind[1:])))
+    path = saved(tmp_path / "held.pth", {"meta": {"CLASSES": number}, "state_dict": WEIGHTS})
+    assert read_checkpoint(path).classes == ()
+    held, _ = load_records(path)
+    assert isinstance(held, dict)
+    assert isinstance(plain(held["meta"]["CLASSES"]), Record)
+
+
 def test_a_checkpoint_that_contains_itself_has_an_end(tmp_path: Path) -> None:
     circle: dict[str, object] = {"n": np.int64(1)}
     circle["again"] = circle

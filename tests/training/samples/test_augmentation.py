@@ -133,7 +133,7 @@ def test_hue_of_other_images_than_colour_ones_is_refused(
 
 
 def test_colours_change_by_chance_and_about_the_bands_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = bands_called("Blue", "green", "RED")
+    names = bands_called("B", "green", "RED")
     monkeypatch.setattr(MadeReader, "bands", property(lambda self: names))
     store = ChipStore(MadeReader([(20, 20)] * 3))
     told = AugmentationSettings(**STILL, hue=36, saturation=0.5, light_probability=0.5)
