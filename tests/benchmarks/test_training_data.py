@@ -206,6 +206,24 @@ def test_images_of_hard_classes_are_repeated_as_the_recipe_says(voc_root: Path) 
     assert rare.data.repeats.turn == math.ceil(repeat_factors(counted, 0.9).sum())
 
 
+def test_crops_balanced_by_rarity_follow_the_pixels_of_all_training_labels(voc_root: Path) -> None:
+    plain = load_recipe("voc/fcn", {"data.train": "train", "sampling.balanced_crops": 0.5})
+    assert open_dataset(voc_root, plain).data.rarity is None
+    recipe = change_recipe(plain, {"sampling.balanced_by": "rarity"})
+    opened = open_dataset(voc_root, recipe)
+    voc = open_benchmark("voc", voc_root)
+    labels = np.concatenate([voc.read_labels(one).ravel() for one in voc.examples("train")])
+    counts = [int((labels == k).sum()) for k in range(21)]
+    weights = [1 / (count / sum(counts)) if count else 0.0 for count in counts]
+    assert opened.data.rarity == pytest.approx(weights)
+    rarest = int(np.argmax(weights))
+    told = f"{voc.legend.names[rarest]} {100 * weights[rarest] / sum(weights):.3g} %"
+    assert any("50 % of the crops hold a pixel" in note and told in note for note in opened.notes)
+    crops = training_crops(opened.data, recipe)
+    without = training_crops(replace(opened.data, rarity=None), plain)
+    assert any(not torch.equal(crops[k][1], without[k][1]) for k in range(20))
+
+
 def test_an_unknown_hard_class_is_told_before_labels_are_read(
     voc_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
