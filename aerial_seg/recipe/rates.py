@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +12,7 @@ from aerial_seg.recipe.section import Count, Few, Fraction, Section
 Factor = Annotated[float, Field(gt=0, le=1e4)]
 """Of a learning rate."""
 StepFactor = Annotated[float, Field(gt=0, le=1)]
-Milestone = Annotated[float, Field(gt=0, lt=1)]
+Milestone = Annotated[float, Field(gt=0, le=1e9)]
 _STEP = 0.1
 """MultiStepLR's gamma."""
 
@@ -73,12 +72,17 @@ class RateSettings(Section):
         given = _STEP if self.step_factor is None else self.step_factor
         factors = given if isinstance(given, tuple) else (given,) * len(self.milestones)
         return tuple(
-            (round(share * self.iterations), one)
-            for share, one in zip(self.milestones, factors, strict=True)
+            (round(share * self.iterations), one) for share, one in zip(self.milestones, factors, strict=True)
         )
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> RateSettings:
+        updates = next((one for one in self.milestones if one >= 1), None)
+        if updates is not None:  # as torch has them
+            raise ValueError(
+                f"milestones has {updates:g}, wanted shares of the iterations, between 0 and 1; write "
+                f"{updates:g} / {self.iterations} = {updates / self.iterations:.6g}"
+            )
         if self.schedule == "step" and not self.milestones:
             raise ValueError(
                 'schedule is "step", wanted milestones with it, as shares of the iterations; add milestones = '
@@ -94,20 +98,6 @@ class RateSettings(Section):
                 "factor for each milestone, or one number for all"
             )
         return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _milestones_are_shares(cls, given: Any) -> Any:
-        """Who writes updates, as torch has them, is told the share."""
-        found = given.get("milestones") if isinstance(given, Mapping) else None
-        for one in found if isinstance(found, list | tuple) else ():
-            if isinstance(one, int | float) and not isinstance(one, bool) and one >= 1:
-                whole = given.get("iterations", cls.model_fields["iterations"].default)
-                share = f"{one:g} / {whole} = {one / whole:.6g}" if isinstance(whole, int) and whole > 0 else "0.6"
-                raise ValueError(
-                    f"milestones has {one:g}, wanted shares of the iterations, between 0 and 1; write {share}"
-                )
-        return given
 
     @model_validator(mode="after")
     def _ends_once_and_below(self) -> RateSettings:

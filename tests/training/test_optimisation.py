@@ -112,7 +112,9 @@ def test_steps_are_those_of_torchs_multi_step_schedule(
     data: st.DataObject, iterations: int, gamma: float, warmup: int
 ) -> None:
     """Two milestones that are one update fall twice there, as in torch's counter of milestones."""
-    numbers = data.draw(st.lists(st.integers(1, iterations - 1), min_size=1, max_size=5, unique=True).map(sorted))
+    numbers = data.draw(
+        st.lists(st.integers(1, iterations - 1), min_size=1, max_size=5, unique=True).map(sorted)
+    )
     shares = [number / iterations for number in numbers]
     told: dict[str, Any] = {"schedule": "step", "milestones": shares, "learning_rate": 0.02}
     chosen = TrainingSettings(iterations=iterations, step_factor=gamma, **told)
