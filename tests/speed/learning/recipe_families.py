@@ -1,6 +1,6 @@
 """Every recipe of the benchmarks, trained through all its stages and tested by its own protocol, an eighth as large.
 
-    python tests/speed/learning/recipe_families.py WORK [--only voc/deeplabv3 …] [--iterations 24]
+    python tests/speed/learning/recipe_families.py WORK [--only voc/deeplabv3 …] [--iterations 24] [--small]
 
 WORK gets a made-up VOC, COCO, Cityscapes and ADE20K in their publishers' layouts (towns of aerial_seg.synthetic, tinted
 by class so that minutes are enough), a stand-in for the ImageNet weights, which are not at hand here (an encoder that
@@ -13,7 +13,8 @@ What is shortened, and nothing else: all lengths are divided by eight (the image
 stretched_side of the recipe; crop, step, long_side and fit of the protocol), to the next side that the network takes;
 iterations are --iterations for the first stage and half as many for each later one; batches have 4 images; what is kept
 of running statistics (batch_norm.decay) is so much that a run forgets as much of the beginning as the whole one does.
-The networks have their whole depth. A run that was interrupted goes on.
+The networks have their whole depth, but with --small, which tries the plumbing in a few minutes: ResNet-18 (ResNet-50
+in cascade), whose last stage has two blocks for multi_grid's three rates. A run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ import argparse
 import csv
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ BATCH = 4
 BEFORE = 30
 """Iterations of the stand-in for ImageNet, of crops an eighth of 512 large."""
 SIZES = {"voc": (54, 72), "coco": (54, 72), "ade20k": (64, 84), "cityscapes": (128, 256)}
-"""Height and width of the images: the publishers', an eighth as large (Cityscapes' at full size), a town's part each."""
-IMAGES = {"train": 24, "val": 3}
+"""Height and width of the images, each a part of a town: the publishers', an eighth as large."""
+IMAGES = {"train": 24, "val": 2}
 VALUES = {
     "voc": (0, 9, 2, 16, 18),
     "cityscapes": (22, 11, 7, 21, 23),
@@ -103,7 +103,9 @@ def town_images(
     height, width = size
     ground = np.where(town.valid, town.truth, 0).astype(np.uint8)
     seen = 0.6 * town.image.transpose(1, 2, 0) + 0.4 * TINTS[ground]
-    places = [(top, left) for top in range(0, 1025 - height, height) for left in range(0, 1025 - width, width)]
+    places = [
+        (top, left) for top in range(0, 1025 - height, height) for left in range(0, 1025 - width, width)
+    ]
     # Those that show most kinds of things come first: all classes are in training and validation.
     kinds = [len(np.unique(ground[t : t + height, x : x + width])) for t, x in places]
     for index in np.argsort([-kind for kind in kinds], kind="stable")[:count]:
@@ -197,11 +199,19 @@ def smaller(side: Any, stride: int, *, plus_one: bool) -> Any:
     return stride * cells + (1 if plus_one else 0)
 
 
+def shallow(recipe: Recipe) -> Mapping[str, Any]:
+    """What --small changes."""
+    if recipe.model.architecture == "deeplabv3-cascade":
+        return {"model.encoder": "resnet50"}
+    return {"model.encoder": "resnet18", "model.multi_grid": recipe.model.multi_grid[:2]}
+
+
 def shortened(recipe: Recipe, iterations: int, weights: Path) -> Mapping[str, Any]:
     """What a recipe is changed by, as the head of this file says."""
     model, training = recipe.model, recipe.training
     plus_one = model.align_corners or model.stretched_side is not None
-    crop = smaller(training.crop, max(model.output_stride, 8), plus_one=plus_one)
+    stride = 32 if model.msc else max(model.output_stride, 8)  # 0.5 and 0.75 of it are whole, too
+    crop = smaller(training.crop, stride, plus_one=plus_one)
     found: dict[str, Any] = {
         "model.weights": str(weights),
         "training.iterations": iterations,
@@ -227,7 +237,9 @@ def protocols_of(name: str) -> tuple[str, ...]:
     """The protocols that a recipe says are its own, or those of its rows in the papers' tables."""
     about = with_lineage(read_lineage(name))[1]
     rows = (row for grid in aerial_seg.grid_names() for row in aerial_seg.load_grid(grid).rows)
-    return about.protocols or tuple(dict.fromkeys(r.protocol for r in rows if r.base == name and not r.changes))
+    return about.protocols or tuple(
+        dict.fromkeys(r.protocol for r in rows if r.base == name and not r.changes)
+    )
 
 
 def smaller_protocol(name: str, recipe: Recipe, dataset: str, work: Path) -> Path:
@@ -281,7 +293,9 @@ def stand_in(model: ModelSettings, root: Path, work: Path) -> Path:
         })  # fmt: skip
         aerial_seg.train(root / "VOCdevkit" / "VOC2012", recipe, run, CPU)
         tensors = load_file(run / "last.safetensors")
-        save_file({k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}, path)
+        save_file(
+            {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}, path
+        )
     return path if model.stem == "7x7" else run / "last.safetensors"
 
 
@@ -290,12 +304,10 @@ def untrained(recipe: Recipe, root: Path, run: Path, work: Path) -> Path:
     first = asked_stages(recipe)[0]
     plan = Plan.of(CPU, recipe, pick_device("cpu"), None)
     ready = prepare(first, (root, None), work / "none" / run.name, CPU, plan, None)
-    card = load_model(
-        (run / "stage-1" if recipe.stage else run) / "last.safetensors"
-    ).card
+    card = load_model((run / "stage-1" if recipe.stage else run) / "last.safetensors").card
     path = work / "untrained" / f"{run.name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(ready.beginning.network.state_dict(), replace(card, iteration=0), path)
+    save_model(ready.beginning.network.state_dict(), card.model_copy(update={"iteration": 0}), path)
     return path
 
 
@@ -307,10 +319,11 @@ def losses_of(folder: Path) -> tuple[float, float]:
     return float(np.mean(found[:part])), float(np.mean(found[-part:]))
 
 
-def try_recipe(name: str, root: Path, work: Path, iterations: int) -> list[Outcome]:
+def try_recipe(name: str, root: Path, work: Path, iterations: int, *, small: bool) -> list[Outcome]:
     """Train a recipe and test it by each of its protocols."""
     begun = time.monotonic()
     whole = aerial_seg.load_recipe(name)
+    whole = aerial_seg.change_recipe(whole, shallow(whole) if small else {})
     changes = shortened(whole, iterations, stand_in(whole.model, root, work))
     recipe = aerial_seg.change_recipe(whole, changes)
     data, run = folder_of(recipe, root), work / "runs" / name.replace("/", "-")
@@ -324,9 +337,9 @@ def try_recipe(name: str, root: Path, work: Path, iterations: int) -> list[Outco
     said = [key for key, value in changes.items() if key not in ("model.weights", "training.workers")]
     found = []
     for protocol in protocols_of(name):
-        small = smaller_protocol(protocol, last, dataset, work)
+        file = smaller_protocol(protocol, last, dataset, work)
         scores = [
-            miou(dataset, folder_of(last, root), model, small) for model in (run / "last.safetensors", plain)
+            miou(dataset, folder_of(last, root), model, file) for model in (run / "last.safetensors", plain)
         ]
         told = ", ".join(f"{key.rpartition('.')[2]} {changes[key]}" for key in said)
         found.append(Outcome(name, protocol, time.monotonic() - begun, losses, *scores, told))
@@ -345,7 +358,9 @@ def miou(dataset: str, root: Path, model: Path, protocol: Path) -> float:
 
 def lines(outcomes: list[Outcome]) -> list[str]:
     """The table."""
-    found = [f"{'recipe':<26}{'protocol':<24}{'seconds':>8}  {'loss by stage':<32}{'mIoU':>7}{'untrained':>11}"]
+    found = [
+        f"{'recipe':<26}{'protocol':<24}{'seconds':>8}  {'loss by stage':<32}{'mIoU':>7}{'untrained':>11}"
+    ]
     for one in outcomes:
         by_stage = ", ".join(f"{first:.3f} → {last:.3f}" for first, last in one.losses)
         found.append(
@@ -363,8 +378,10 @@ def main() -> int:
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", action="append", default=[], metavar="RECIPE")
     parser.add_argument("--iterations", type=int, default=24)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    torch.set_num_threads(asked.threads)
     make_sets(asked.work / "sets")
     names = [
         name for name in recipe_names() if aerial_seg.load_recipe(name).data.benchmark and not asked.only
@@ -373,7 +390,7 @@ def main() -> int:
     failures: list[str] = []
     for name in names:
         try:
-            new = try_recipe(name, asked.work / "sets", asked.work, asked.iterations)
+            new = try_recipe(name, asked.work / "sets", asked.work, asked.iterations, small=asked.small)
         except aerial_seg.AerialSegError as error:
             failures.append(f"{name} is refused: {error}")
             print(failures[-1], flush=True)
