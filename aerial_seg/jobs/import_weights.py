@@ -35,7 +35,7 @@ _LEGENDS: Mapping[str, Legend] = {kind.name: kind.legend for kind in (Voc, Citys
 
 
 @dataclass(frozen=True, slots=True)
-class ImportSettings:
+class CheckpointFacts:
     """Say what a checkpoint does not tell.
 
     classes: voc, cityscapes or ade20k for that benchmark's names; None: those that the checkpoint holds itself, else
@@ -70,14 +70,14 @@ def import_weights(
     *,
     source: str,
     arch: str | None = None,
-    settings: ImportSettings = ImportSettings(),
+    facts: CheckpointFacts = CheckpointFacts(),
     overwrite: bool = False,
 ) -> ImportReport:
     """Write a model file `output` with a checkpoint's weights and all that `predict` needs besides them.
 
     checkpoint: a file, or a folder that smp's save_pretrained made. source: whose names it has (torchvision, mmseg,
     semseg, ssseg, deeplab-pytorch, vainf, smp, torchgeo, terratorch). arch: what that project calls the network, for
-    what names and shapes cannot tell.
+    what names and shapes cannot tell. facts: what the checkpoint does not tell.
     Raises InputError for a checkpoint that is no such network or holds code, SettingsError for an unknown source, name
     or class list or one of another length, and for what has to be told, OutputError where `output` cannot be written.
     """
@@ -88,14 +88,14 @@ def import_weights(
     check_writable(output, overwrite=overwrite)
     Inputs([checkpoint]).refuse([output])
     still = Unchanged([checkpoint])
-    read = replace(read_checkpoint(checkpoint, ema=settings.ema), bands=settings.bands)
+    read = replace(read_checkpoint(checkpoint, ema=facts.ema), bands=tuple(facts.bands))
     imported = import_checkpoint(read, source, arch)
     problem = problem_of_weights(imported.network.state_dict())
     if problem is not None:
         raise InputError(
             f"{checkpoint} holds {problem}, so it could only predict nonsense; use another checkpoint"
         )
-    legend, notes = _legend(_with_background(read, imported), imported.classes, settings.classes)
+    legend, notes = _legend(_with_background(read, imported), imported.classes, facts.classes)
     side, cropped = _tile_side(imported)
     card = ModelCard(
         tool_version=__version__,

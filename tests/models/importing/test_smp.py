@@ -15,7 +15,7 @@ from torch import nn
 
 from aerial_seg.bands import Band, trained_band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.jobs.import_weights import ImportSettings, import_weights
+from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import load_model
 
@@ -117,7 +117,7 @@ def test_bands_that_nobody_tells_are_asked_for(tmp_path: Path) -> None:
     ):
         import_weights(tmp_path / "best.pth", out, source="smp", arch="unet_resnet18")
     import_weights(
-        tmp_path / "best.pth", out, source="smp", arch="unet_resnet18", settings=ImportSettings(bands=FOUR)
+        tmp_path / "best.pth", out, source="smp", arch="unet_resnet18", facts=CheckpointFacts(bands=FOUR)
     )
     model = load_model(out)
     assert model.card.bands == FOUR
@@ -130,7 +130,7 @@ def test_bands_that_nobody_tells_are_asked_for(tmp_path: Path) -> None:
             out,
             source="smp",
             arch="unet_resnet18",
-            settings=ImportSettings(bands=FOUR[:3]),
+            facts=CheckpointFacts(bands=FOUR[:3]),
             overwrite=True,
         )
 
@@ -210,7 +210,7 @@ def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(tmp_path: Path) 
     out = tmp_path / "m.safetensors"
     with pytest.raises(SettingsError, match="takes 4 bands"):
         import_weights(tmp_path / "last.ckpt", out, source="terratorch")
-    import_weights(tmp_path / "last.ckpt", out, source="terratorch", settings=ImportSettings(bands=FOUR))
+    import_weights(tmp_path / "last.ckpt", out, source="terratorch", facts=CheckpointFacts(bands=FOUR))
     agree(theirs, load_model(out).network, bands=4)
     held["hyper_parameters"]["model_factory"] = "EncoderDecoderFactory"
     torch.save(held, tmp_path / "other.ckpt")
@@ -221,7 +221,7 @@ def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(tmp_path: Path) 
             tmp_path / "other.ckpt",
             out,
             source="terratorch",
-            settings=ImportSettings(bands=FOUR),
+            facts=CheckpointFacts(bands=FOUR),
             overwrite=True,
         )
 
