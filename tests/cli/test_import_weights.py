@@ -143,7 +143,7 @@ def test_bands_and_their_dtype_are_those_that_were_typed(
 ) -> None:
     torch.save(unet, tmp_path / "u.pth")
     asked = run("import-weights", "u.pth", *FROM_SMP)
-    assert asked.code == 1
+    assert asked.code == 2
     assert "--bands" in asked.err
     few = run("import-weights", "u.pth", *FROM_SMP, *FOUR[:12])
     assert few.code == 1
