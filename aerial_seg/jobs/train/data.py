@@ -206,7 +206,8 @@ def _sampling(
         return _Sampling()
     require_classes(sampling, names)  # before all labels are read
     pixels = count()
-    repeats, rarity, notes = None, None, []
+    notes: list[str] = []
+    repeats, rarity = None, None
     if is_repeated:
         crops = training.iterations * training.batch_size
         notes += repeat_notes(sampling, names, pixels, crops=crops, what=what)
