@@ -259,34 +259,6 @@ def test_upsampling_follows_the_geometry(write: Callable[..., Written]) -> None:
     np.testing.assert_allclose(got[:, :, ::4, ::4], cells, atol=1e-4)
 
 
-class Stretched(Aligned):
-    """Cells at every fourth pixel, which training stretched over crops of 33 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.geometry = ModelGeometry(output_stride=4, logit_stride=4, origin_step=4, stretched_side=33)
-
-
-def test_cells_that_were_stretched_over_crops_are_put_on_the_files_lattice(
-    write: Callable[..., Written],
-) -> None:
-    """Torch stretches them, and its map is read at every fourth pixel: the cells that tiles of the file share."""
-    torch.manual_seed(2)
-    model, images = trained(Stretched(), ModelSettings()), pixels(2, 33)
-    graph = GraphSettings(side=33, probabilities=False)
-    cells = write(model, replace(graph, upsample=False)).run(images)
-    valid = np.ones((33, 33), bool)
-    seen = torch.from_numpy(np.stack([normalise(image, valid, BANDS) for image in images]))
-    with torch.no_grad():
-        logits = model.network(seen) + torch.tensor(BIAS)[:, None, None]
-    stretched = interpolate(logits, size=(33, 33), mode="bilinear", align_corners=False)
-    wanted = stretched[:, :, ::4, ::4]
-    assert closeness(cells, wanted.numpy()) < 1e-4
-    assert closeness(cells, logits.numpy()) > 1e-2  # it is another lattice than the network's own
-    whole = interpolate(wanted, size=(33, 33), mode="bilinear", align_corners=True)
-    assert closeness(write(model, graph).run(images), whole.numpy()) < 1e-4
-
-
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(1, 7).flatmap(lambda n: st.just([n, max(1, n - 1)]))
 )

@@ -183,8 +183,8 @@ def stand_in(model: ModelSettings, root: Path, work: Path) -> Path:
             "model.encoder": model.encoder, "model.stem": "7x7", "model.weights": "none", "model.output_stride": 32,
             "model.auxiliary": False, "model.auxiliary_channels": None, "model.head_channels": 64, "training.crop": 64,
             "training.batch_size": BATCH, "training.iterations": BEFORE, "training.optimizer": "adamw",
-            "training.learning_rate": 1e-3, "training.validate_every": BEFORE, "training.workers": 0, "augmentation.base_size": [256, 64],
-            "prediction.tile_size": 128,
+            "training.learning_rate": 1e-3, "training.validate_every": BEFORE, "training.workers": 0,
+            "augmentation.base_size": [256, 64], "prediction.tile_size": 128,
         })  # fmt: skip
         aerial_seg.train(root / "VOCdevkit" / "VOC2012", recipe, run, CPU)
         tensors = load_file(run / "last.safetensors")
