@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from aerial_seg.jobs.export import export
     from aerial_seg.jobs.export_weights import export_weights
-    from aerial_seg.jobs.import_weights import import_weights
+    from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
     from aerial_seg.jobs.info.job import info
     from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
@@ -106,7 +106,7 @@ _ROOMS = {
     ),
     "jobs.export": ("export",),
     "jobs.export_weights": ("export_weights",),
-    "jobs.import_weights": ("import_weights",),
+    "jobs.import_weights": ("CheckpointFacts", "import_weights"),
     "jobs.info.job": ("info",),
     "jobs.models": ("list_models",),
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
@@ -156,7 +156,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
     "RecipeGrid", "RecipeRow", "load_grid", "grid_names", "ExportSettings", "export", "export_weights",
-    "import_weights", "list_models", "TrainedModel", "load_model", "Network", "architectures", "build_network",
+    "CheckpointFacts", "import_weights", "list_models", "TrainedModel", "load_model", "Network", "architectures",
+    "build_network",
     "start_from", "ReceptiveField", "receptive_field", "ModelSettings", "Recipe", "change_recipe", "load_recipe",
     "recipe_names", "OwnNetwork", "ModelGeometry", "__version__",
 ]  # fmt: skip

@@ -111,16 +111,14 @@ def command(
     band order and class names are recorded in it, and what was assumed is said. No code of a pickle is run; one that
     asks for it is refused, and so is a checkpoint with a name too many or too few.
     """
-    from aerial_seg.jobs.import_weights import import_weights
+    from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
 
     report = import_weights(
         checkpoint,
         output,
         source=source,
         arch=arch,
-        classes=classes,
-        bands=_bands(bands, dtype),
-        ema=ema,
+        facts=CheckpointFacts(classes=classes, bands=_bands(bands, dtype), ema=ema),
         overwrite=overwrite,
     )
     console.notes(report.notes)

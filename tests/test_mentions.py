@@ -142,6 +142,7 @@ def settings_and_parameters() -> dict[str, set[str]]:
         if dataclasses.is_dataclass(thing := getattr(aerial_seg, name)) and name.endswith("Settings")
     }
     known["BandChoice"] = {field.name for field in dataclasses.fields(BandChoice)}
+    known["CheckpointFacts"] = {field.name for field in dataclasses.fields(aerial_seg.CheckpointFacts)}
     known["ModelSettings"] = set(aerial_seg.ModelSettings.model_fields)
     known["parse_bands"] = set(inspect.signature(parse_bands).parameters)
     for job in JOBS:

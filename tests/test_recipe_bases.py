@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,45 @@ def test_a_value_is_that_of_the_last_document_that_has_its_key(tables: list[dict
         for key in path:
             merged = merged[key]
         assert merged == value or value == {}
+
+
+def test_a_key_of_the_base_can_be_unset(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        base="[batch_norm]\ndecay = 0.9997\n[training]\ncrop = 64\nclass_weights = { roof = 2.0, road = 3.0 }\n",
+        own='base = "base.toml"\nunset = ["batch_norm.decay", "training.class_weights.road"]\n'
+        "[batch_norm]\nmomentum = 0.05\n",
+        further='base = "own.toml"\nunset = ["training.class_weights"]\n[batch_norm]\nmomentum = 0.1\n',
+    )
+    recipe = load_recipe(tmp_path / "own.toml")
+    assert (recipe.batch_norm.decay, recipe.batch_norm.momentum, recipe.training.crop) == (None, 0.05, 64)
+    assert recipe.training.class_weights == {"roof": 2.0}
+    assert load_recipe(tmp_path / "further.toml").training.class_weights == {}
+    lineage = read_lineage(tmp_path / "own.toml")
+    assert lineage.origin(("batch_norm", "decay")) == str(tmp_path / "own.toml")
+    assert lineage.origin(("training", "class_weights", "roof")) == str(tmp_path / "base.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('unset = ["training.crop"]', "'unset' names training.crop, but it has no base; leave it out"),
+        (
+            'base = "unet"\nunset = ["batch_norm.decay"]',
+            "'unset' names batch_norm.decay, but nothing in its base unet sets it; leave it out",
+        ),
+        (
+            'base = "unet"\nunset = ["training.crop"]\n[training]\ncrop = 64',
+            "'unset' names training.crop, which is set here too; leave one of them out",
+        ),
+        ('base = "unet"\nunset = ["training.crop", "training.crop"]', "'unset' names training.crop twice"),
+        ('unset = "training.crop"', "'unset' is 'training.crop', wanted a list of keys"),
+        ("unset = [1]", "'unset' is [1], wanted a list of keys"),
+    ],
+)
+def test_what_is_not_there_to_be_unset_is_told(text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"recipe mine: {message}")):
+        parse_recipe(text, "mine")
 
 
 def test_bases_in_a_circle_are_told_with_the_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,45 @@ def test_a_stages_bad_key_is_told_with_its_place_when_the_recipe_is_loaded(text:
         parse_recipe(f'{FIRST}[[stage]]\nname = "fine"\n{text}', "mine")
 
 
+def test_a_stage_can_unset_what_the_one_before_has() -> None:
+    first = FIRST + "[batch_norm]\ndecay = 0.9997\n[sampling]\nrepeat_classes = { tree = 2.0, road = 3.0 }\n"
+    unset = 'unset = ["batch_norm.decay", "sampling.repeat_classes.road", "training.class_weights"]\n'
+    recipe = parse_recipe(f'{first}[[stage]]\nname = "fine"\n{unset}batch_norm.momentum = 0.05', "mine")
+    before, stage = recipe.by_stage()
+    assert before.batch_norm.decay == 0.9997
+    assert (stage.batch_norm.decay, stage.batch_norm.momentum) == (None, 0.05)
+    assert stage.sampling.repeat_classes == {"tree": 2.0}
+    assert (before.training.class_weights, stage.training.class_weights) == ({"tree": 2.0}, {})
+    assert Recipe.model_validate_json(recipe.model_dump_json(), strict=True) == recipe
+
+
+@pytest.mark.parametrize(
+    ("unset", "message"),
+    [
+        (
+            "batch_norm.decay",
+            r"'stage\.0\.unset' names batch_norm\.decay, which the stage before does not set",
+        ),
+        (
+            "training.class_weights.road",
+            r"names training\.class_weights\.road, which the stage before does not",
+        ),
+        ("training.crp", r"'stage\.0\.unset' names training\.crp, which is no key of a recipe"),
+        ("batch_norm", r"names batch_norm, which is no key of a recipe"),
+        ("stage.0", r"names stage\.0, which is no key of a recipe"),
+        ("model.output_stride.x", r"names model\.output_stride\.x, which the stage before does not set"),
+        (
+            "model.encoder",
+            r"'stage\.0\.unset' is 'model\.encoder': a stage has the network of the one before",
+        ),
+        ("training.iterations", r"stage\.0\.'unset' names training\.iterations, which is set here too"),
+    ],
+)
+def test_what_a_stage_cannot_unset_is_told(unset: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parse_recipe(f'{FIRST}[[stage]]\nname = "fine"\nunset = ["{unset}"]\ntraining.iterations = 7', "mine")
+
+
 def test_a_stage_has_a_name_of_its_own() -> None:
     with pytest.raises(SettingsError, match=r"'stage\.0\.name' is missing; add it"):
         parse_recipe("[[stage]]\ntraining.crop = 64", "mine")

@@ -34,8 +34,8 @@ RESULTS = {
     "RecipeGrid", "RecipeRow",
 }  # fmt: skip
 """Public dataclasses that the library makes and nobody else."""
-VALUES = {"Grid", "ModelGeometry"}
-"""Public dataclasses that are facts of a raster or a network, and no settings."""
+VALUES = {"Grid", "ModelGeometry", "CheckpointFacts"}
+"""Public dataclasses that are facts of a raster, a network or a checkpoint, and no settings."""
 CLASSES: list[Any] = [kind for kind in PUBLIC.values() if is_settings(kind)] + [EngineSettings]
 RECIPES = [
     kind for name, kind in PUBLIC.items() if isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -73,8 +73,8 @@ class RecipeRow:
     """Hold one row, resolved.
 
     name: of the table and the row, as "table-3/mg121-block7". changes: from the recipe `base`, by key. recipe: with
-    them. dataset: that it is trained and tested on. published: in percent, by metric. missing: why it cannot be run
-    here, "" where it can.
+    them. dataset: that it is tested on, and trained on (in its last stage). published: in percent, by metric. missing:
+    why it cannot be run here, "" where it can.
     """
 
     name: str
@@ -131,7 +131,7 @@ def _resolved(grid: str, settings: GridSettings) -> Iterator[RecipeRow]:
             changes = {**_by_key(table.set), **_by_key(row.set)}
             try:
                 recipe = load_recipe(base, changes)
-                dataset = recipe.data.benchmark
+                dataset = recipe.by_stage()[-1].data.benchmark
                 if dataset is None:
                     raise SettingsError(
                         f"recipe {base} is for chips of one's own, wanted one with data.benchmark, as voc/fcn"

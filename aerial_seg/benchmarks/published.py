@@ -76,7 +76,7 @@ class ComparisonRow:
 
 @cache
 def published(dataset: str) -> tuple[PublishedResult, ...]:
-    """Every result that ships for `dataset` (voc, cityscapes, ade20k), in the order of its file.
+    """Every result that ships for `dataset` (voc, cityscapes, ade20k, coco), in the order of its file.
 
     Raises SettingsError for a dataset without such a file.
     """

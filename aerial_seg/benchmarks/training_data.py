@@ -32,6 +32,10 @@ from aerial_seg.training.validation.scenes import Rectangle, Scene, ScenePart
 # of mmseg and semseg normalise with, so they are not measured on the benchmark itself.
 BANDS = IMAGENET_BANDS
 
+_COUNTED: dict[str, NDArray[np.int64]] = {}
+"""Labelled pixels of splits, by the state of their labels: stages, weights and repeats ask for the same ones."""
+_MOST_COUNTED = 4
+
 
 def photograph_order(bands: Sequence[Band]) -> tuple[int, ...] | None:
     """Where in red, green, blue each of a model's bands lies; None where their names are not those three.
@@ -121,7 +125,32 @@ def open_split(benchmark: Benchmark, split: str) -> ExampleReader:
 
 
 def class_counts(reader: ExampleReader) -> NDArray[np.int64]:
-    """(images, classes) labelled pixels of each example. Every label is decoded, on all cores that are at hand."""
+    """(images, classes) labelled pixels of each example, not to be written to.
+
+    Every label is decoded, on all cores that are at hand, the first time; as long as their files stay as they are,
+    whoever asks again gets the same counts.
+    """
+    key = _state_of_labels(reader)
+    if key not in _COUNTED:
+        _COUNTED[key] = _counted(reader)
+        _COUNTED[key].flags.writeable = False
+        for old in tuple(_COUNTED)[:-_MOST_COUNTED]:
+            del _COUNTED[old]
+    return _COUNTED[key]
+
+
+def _state_of_labels(reader: ExampleReader) -> str:
+    """Equal for the same labels as long as nobody writes them."""
+    files = {example.label for example in reader.examples if example.label is not None}
+    states = {file: (stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())}
+    facts = [
+        reader.benchmark.name,
+        [(one.name, str(one.label), states.get(one.label)) for one in reader.examples],  # type: ignore[arg-type]
+    ]
+    return hashlib.sha256(repr(facts).encode("utf-8", "replace")).hexdigest()
+
+
+def _counted(reader: ExampleReader) -> NDArray[np.int64]:
     classes = len(reader.benchmark.legend)
 
     def count(example: Example) -> NDArray[np.int64]:

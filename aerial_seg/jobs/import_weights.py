@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,21 @@ _LEGENDS: Mapping[str, Legend] = {kind.name: kind.legend for kind in (Voc, Citys
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """Say what a checkpoint does not tell.
+
+    classes: voc, cityscapes or ade20k for that benchmark's names; None: those that the checkpoint holds itself, else
+    the benchmark's with as many, else class_0, … bands: what the network was trained on, in its order, where neither
+    project nor checkpoint tells. ema: of two sets of weights, the moving average or those as trained; None: those that
+    stand first, as their own program evaluates them.
+    """
+
+    classes: str | None = None
+    bands: tuple[Band, ...] = ()
+    ema: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImportReport:
     """Tell what the written model file is, its class names in channel order, and which tensor became which.
 
@@ -55,19 +70,14 @@ def import_weights(
     *,
     source: str,
     arch: str | None = None,
-    classes: str | None = None,
-    bands: Sequence[Band] = (),
-    ema: bool | None = None,
+    facts: CheckpointFacts = CheckpointFacts(),
     overwrite: bool = False,
 ) -> ImportReport:
     """Write a model file `output` with a checkpoint's weights and all that `predict` needs besides them.
 
     checkpoint: a file, or a folder that smp's save_pretrained made. source: whose names it has (torchvision, mmseg,
     semseg, ssseg, deeplab-pytorch, vainf, smp, torchgeo, terratorch). arch: what that project calls the network, for
-    what names and shapes cannot tell. classes: voc, cityscapes or ade20k for that benchmark's names; None: those that
-    the checkpoint holds itself, else the benchmark's with as many classes, else class_0, … bands: what the network was
-    trained on, in its order, where neither project nor checkpoint tells. ema: of two sets of weights, the moving
-    average or those as trained; None: those that stand first, as their own program evaluates them.
+    what names and shapes cannot tell. facts: what the checkpoint does not tell.
     Raises InputError for a checkpoint that is no such network or holds code, SettingsError for an unknown source, name
     or class list or one of another length, and for what has to be told, OutputError where `output` cannot be written.
     """
@@ -78,14 +88,14 @@ def import_weights(
     check_writable(output, overwrite=overwrite)
     Inputs([checkpoint]).refuse([output])
     still = Unchanged([checkpoint])
-    read = replace(read_checkpoint(checkpoint, ema=ema), bands=tuple(bands))
+    read = replace(read_checkpoint(checkpoint, ema=facts.ema), bands=tuple(facts.bands))
     imported = import_checkpoint(read, source, arch)
     problem = problem_of_weights(imported.network.state_dict())
     if problem is not None:
         raise InputError(
             f"{checkpoint} holds {problem}, so it could only predict nonsense; use another checkpoint"
         )
-    legend, notes = _legend(_with_background(read, imported), imported.classes, classes)
+    legend, notes = _legend(_with_background(read, imported), imported.classes, facts.classes)
     side, cropped = _tile_side(imported)
     card = ModelCard(
         tool_version=__version__,

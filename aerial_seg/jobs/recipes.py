@@ -86,7 +86,7 @@ def _facts(name: str, lineage: Lineage, recipe: Recipe, about: AboutSettings) ->
         name,
         about.purpose,
         bases,
-        recipe.data.benchmark,
+        recipe.by_stage()[-1].data.benchmark,
         model.architecture,
         model.encoder,
         _published(recipe, about),
@@ -95,11 +95,12 @@ def _facts(name: str, lineage: Lineage, recipe: Recipe, about: AboutSettings) ->
 
 def _published(recipe: Recipe, about: AboutSettings) -> tuple[PublishedResult, ...]:
     """The rows, of the table that the recipe names, that are of its network, tested at the protocol's output stride."""
-    if recipe.data.benchmark is None or not about.result:
+    dataset = recipe.by_stage()[-1].data.benchmark
+    if dataset is None or not about.result:
         return ()
     return tuple(
         row
-        for row in published(recipe.data.benchmark)
+        for row in published(dataset)
         if row.source.startswith(about.result)
         and row.metric == "miou"
         and (row.architecture, row.encoder) == (recipe.model.architecture, recipe.model.encoder)

@@ -87,12 +87,14 @@ class SamplingSettings(Section):
     with bicycle, chair, diningtable, pottedplant and sofa, section 4.3); of several factors a chip has the largest.
     A benchmark's labels are all read for these two when a run begins.
     balanced_crops: part of the crops that are placed where they hold a pixel of a class that is drawn first, from those
-    of the chip's labels, each as likely as any other; the pixel is any of its pixels. Of a turned image it may be one
-    that has left the frame, and then the crop lies as near as it can. Labels are looked at first, so that chips that
-    memory has no room for are read whole.
+    of the chip's labels; the pixel is any of its pixels. Of a turned image it may be one that has left the frame, and
+    then the crop lies as near as it can. Labels are looked at first, so that chips that memory has no room for are read
+    whole. balanced_by: each class of the chip is as likely as any other (`class`), or the more so the fewer pixels it
+    has in all training chips, in inverse proportion (`rarity`; a benchmark's labels are all read for it).
     They raise no class's weight in the loss, see training.class_weights.
     """
 
     repeat_threshold: Fraction = 0.0
     repeat_classes: dict[str, Annotated[float, Field(ge=1, le=1000)]] = {}  # noqa: RUF012
     balanced_crops: Fraction = 0.0
+    balanced_by: Literal["class", "rarity"] = "class"

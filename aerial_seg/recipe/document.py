@@ -18,8 +18,10 @@ from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.printable import shortened
 from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
+from aerial_seg.recipe.idle import check_idle, without_idle
+from aerial_seg.recipe.lineage import read_unset
 from aerial_seg.recipe.model import ModelSettings
-from aerial_seg.recipe.section import Pixels, Section, first_problem
+from aerial_seg.recipe.section import Few, Pixels, Section, first_problem
 from aerial_seg.recipe.training import TrainingSettings
 
 STAGE = "stage"
@@ -61,6 +63,8 @@ class StageSettings(Section):
     rates are scaled, so that every convolution looks as far in pixels as before (model.trained_stride). Optimiser,
     schedule, iterations and the moving average begin anew.
 
+    unset: keys of the stage before that this one does not have, as "batch_norm.decay": they are as a recipe has them
+    that does not name them. So is an entry of a mapping, "training.class_weights.road".
     start: the weights that it begins with: the last ones of the stage before (Chen et al. 2017, Rethinking Atrous
     Convolution, section 4.1, goes on where its first stage ended), or those that validation found the best; their
     moving average where the stage before keeps one.
@@ -72,6 +76,7 @@ class StageSettings(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
     start: Literal["last", "best"] = "last"
+    unset: Annotated[tuple[str, ...], Few] = ()
 
     @property
     def changes(self) -> Mapping[str, Any]:
@@ -103,6 +108,14 @@ class Recipe(Section):
         for index, stage in enumerate(self.stage):
             found.append(_after(found[-1], stage, index))
         return tuple(found)
+
+    @model_validator(mode="after")
+    def _has_no_idle_keys(self) -> Recipe:
+        try:
+            check_idle({name: getattr(self, name) for name in _tables()})
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="after")
     def _has_whole_stages(self) -> Recipe:
@@ -145,7 +158,11 @@ class StageOfRun(Section):
 
 
 def as_meant(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's document with what older versions did without saying so, where today's default is another."""
+    """Return a recipe's document with what older versions did without saying so, where today's default is another.
+
+    Keys that did nothing are left out: today they are refused.
+    """
+    recipe = without_idle(recipe)
     changes = recipe.get("augmentation")
     if not isinstance(changes, Mapping):
         return dict(recipe)
@@ -166,13 +183,14 @@ def _after(before: Recipe, stage: StageSettings, index: int) -> Recipe:
     document, tables, place = before.model_dump(), _tables(), f"{STAGE}.{index}."
     for table, keys in stage.changes.items():
         if table not in tables:
-            known = ("name", "start", *tables)
+            known = (*StageSettings.model_fields, *tables)
             raise SettingsError(
                 f"unknown key '{shortened(place + table)}'{did_you_mean(table, known)}; known here: {', '.join(known)}"
             )
         if not isinstance(keys, Mapping):
             raise _problem(place + table, keys, f"wanted a table with some of the keys of [{table}]")
         document[table] = _changed(document[table], keys)
+    _unset(document, stage, before, place)
     for key in stage.changes.get("model", {}):
         if key in ModelSettings.model_fields and key not in OF_THE_NETWORK:
             raise _problem(f"{place}model.{key}", stage.changes["model"][key], _not_of_the_network(key))
@@ -184,6 +202,36 @@ def _after(before: Recipe, stage: StageSettings, index: int) -> Recipe:
         return Recipe.model_validate(document)
     except ValidationError as error:
         raise SettingsError(first_problem(error, Recipe, before=place)) from error
+
+
+def _unset(document: dict[str, Any], stage: StageSettings, before: Recipe, place: str) -> None:
+    """The document has the defaults of the keys that the stage unsets. Raises SettingsError where none is set."""
+    try:
+        paths = read_unset(stage.unset, stage.changes)
+    except SettingsError as error:
+        raise SettingsError(f"{place}{error}") from error
+    for path in paths:
+        said, (table, *inside) = ".".join(path), path
+        section = getattr(before, table, None) if table in _tables() else None
+        field = None if section is None or not inside else type(section).model_fields.get(inside[0])
+        if field is None or len(inside) > 2:
+            raise SettingsError(
+                f"'{place}unset' names {shortened(said)}, which is no key of a recipe; wanted one as batch_norm.decay"
+            )
+        if table == "model" and inside[0] not in OF_THE_NETWORK:
+            raise _problem(f"{place}unset", said, _not_of_the_network(inside[0]))
+        value = document[table][inside[0]]
+        if len(inside) == 2:
+            there = isinstance(value, Mapping) and inside[1] in value
+            rest = {key: one for key, one in value.items() if key != inside[1]} if there else None
+        else:
+            rest = field.get_default(call_default_factory=True)
+            there = value != rest
+        if not there:
+            raise SettingsError(
+                f"'{place}unset' names {shortened(said)}, which the stage before does not set; leave it out"
+            )
+        document[table][inside[0]] = rest
 
 
 def _problem(place: str, got: Any, message: str) -> SettingsError:

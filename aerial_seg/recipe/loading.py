@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +15,9 @@ from aerial_seg.documents import DocumentError, parse_toml, read_text
 from aerial_seg.errors import SettingsError, at_work, did_you_mean
 from aerial_seg.paths import StrPath, as_name
 from aerial_seg.printable import shortened
-from aerial_seg.recipe.changes import Changes, apply_changes, read_changes
+from aerial_seg.recipe.changes import Change, Changes, apply_changes, read_changes
 from aerial_seg.recipe.document import STAGE, Recipe, StageSettings
-from aerial_seg.recipe.lineage import ABOUT, BASE, AboutSettings, Document, Lineage
+from aerial_seg.recipe.lineage import ABOUT, BASE, UNSET, AboutSettings, Document, Lineage
 from aerial_seg.recipe.section import Section, first_problem
 
 DEFAULT = "default"
@@ -53,9 +54,9 @@ def shipped_text(folder: str, name: str) -> str:
 def load_recipe(name: StrPath, changes: Changes = ()) -> Recipe:
     """Load the recipe called `name`: a TOML file if the name ends in .toml, else one that ships with the package.
 
-    Where the document names a `base`, that one is read first and holds whatever the document leaves out; a file's base
-    is a recipe that ships, or a .toml file beside it. changes: what differs from all of it, as {"training.crop": 128}
-    or ["training.crop=128"]; validated with the rest.
+    Where the document names a `base`, that one is read first and holds whatever the document leaves out, but for the
+    keys in its `unset`; a file's base is a recipe that ships, or a .toml file beside it. changes: what differs from all
+    of it, as {"training.crop": 128} or ["training.crop=128"]; validated with the rest.
     Raises SettingsError for an unknown recipe, key or value, naming the nearest known one, and for bases in a circle.
     """
     recipe, _ = with_lineage(read_lineage(name))
@@ -92,7 +93,7 @@ def _recipe_problem(error: ValidationError) -> str:
     """As first_problem; what is unknown at the top may have been meant for a key that is no table of the recipe."""
     problem = error.errors()[0]
     if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-        key, known = str(problem["loc"][0]), (*Recipe.model_fields, BASE, ABOUT)
+        key, known = str(problem["loc"][0]), (*Recipe.model_fields, BASE, UNSET, ABOUT)
         return f"unknown key '{shortened(key)}'{did_you_mean(key, known)}; known here: {', '.join(known)}"
     return first_problem(error, Recipe)
 
@@ -120,9 +121,10 @@ def _read_base(document: Document) -> Document:
 def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe:
     """Make the recipe that has these values instead of its own, validated anew. name: of the recipe, for messages.
 
+    `none` for a key that has no value by default leaves it so: TOML has no word for that.
     Raises SettingsError as load_recipe does.
     """
-    read = read_changes(changes)
+    read = tuple(map(_with_none, read_changes(changes)))
     if not read:
         return recipe
     known = {
@@ -134,6 +136,16 @@ def change_recipe(recipe: Recipe, changes: Changes, *, name: str = "") -> Recipe
         return Recipe.model_validate(apply_changes(recipe.model_dump(), read, known, lists))
     except ValidationError as error:
         raise SettingsError(f"{what}: {first_problem(error, Recipe)}") from error
+
+
+def _with_none(change: Change) -> Change:
+    *_, table, key = ("", *change.path)
+    section = Recipe.model_fields.get(table)
+    kind = None if section is None else section.annotation
+    if change.value != "none" or not (isinstance(kind, type) and issubclass(kind, Section)):
+        return change
+    field = kind.model_fields.get(key)
+    return change if field is None or field.default is not None else replace(change, value=None)
 
 
 def load_document(

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aerial_seg.recipe.section import Count, Fraction, Section
+from aerial_seg.recipe.section import Count, Few, Fraction, Section
 
 Factor = Annotated[float, Field(gt=0, le=1e4)]
 """Of a learning rate."""
+StepFactor = Annotated[float, Field(gt=0, le=1)]
+Milestone = Annotated[float, Field(gt=0, le=1e9)]
+_STEP = 0.1
+"""MultiStepLR's gamma."""
 
 
 class RateSettings(Section):
     """The optimiser and its rates; keys of [training].
 
-    learning_rate falls with the update's number i, from 0 on, as end + (learning_rate − end)·(1 − i/iterations)^power
-    (poly; Chen et al. 2017, section 4.1, has power 0.9 and end 0). end_rate: that end (mmseg: 1e-4). end_rate_factor:
-    the same as a share of learning_rate (ssseg: 0.01); one of the two at most.
+    schedule: `poly`: learning_rate falls with the update's number i, from 0 on, as
+    end + (learning_rate − end)·(1 − i/iterations)^power (Chen et al. 2017, section 4.1, has power 0.9 and end 0).
+    end_rate: that end (mmseg: 1e-4). end_rate_factor: the same as a share of learning_rate (ssseg: 0.01); one of the
+    two at most. `step`: it stays until the first of milestones, and is multiplied by step_factor there and at each
+    further one (torch's MultiStepLR; None: its 0.1); a list has a factor for each. milestones: shares of iterations, so
+    that a shorter run falls as often: 60,000 of 90,000 updates are 0.6667, to the nearest update.
     warmup: the first so many updates have less, rising linearly; update number `warmup` has the whole rate.
     warmup_factor: the share that the first update has (mmseg: 1e-6; torchvision: 0.01); None: 1/(warmup + 1).
     poly_from: `first`: poly falls from the first update on, and the rise is a factor of it (mmseg before 1.0);
@@ -43,6 +51,9 @@ class RateSettings(Section):
     head_rate_factor: Factor = 1.0
     head_bias_rate_factor: Factor | None = None
     auxiliary_rate_factor: Factor | None = None
+    schedule: Literal["poly", "step"] = "poly"
+    milestones: Annotated[tuple[Milestone, ...], Few] = ()
+    step_factor: StepFactor | Annotated[tuple[StepFactor, ...], Few] | None = None
     power: Annotated[float, Field(gt=0, le=100)] = 0.9
     end_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     end_rate_factor: Fraction = 0.0
@@ -54,6 +65,39 @@ class RateSettings(Section):
     def end_share(self) -> float:
         """What poly ends at, as a share of learning_rate."""
         return self.end_rate / self.learning_rate if self.end_rate else self.end_rate_factor
+
+    @property
+    def steps(self) -> tuple[tuple[int, float], ...]:
+        """The update that each milestone is, and the factor from there on beside the others'."""
+        given = _STEP if self.step_factor is None else self.step_factor
+        factors = given if isinstance(given, tuple) else (given,) * len(self.milestones)
+        return tuple(
+            (round(share * self.iterations), one) for share, one in zip(self.milestones, factors, strict=True)
+        )
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> RateSettings:
+        updates = next((one for one in self.milestones if one >= 1), None)
+        if updates is not None:  # as torch has them
+            raise ValueError(
+                f"milestones has {updates:g}, wanted shares of the iterations, between 0 and 1; write "
+                f"{updates:g} / {self.iterations} = {updates / self.iterations:.6g}"
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError(
+                'schedule is "step", wanted milestones with it, as shares of the iterations; add milestones = '
+                '[0.6, 0.9], or take "poly"'
+            )
+        if any(one >= other for one, other in pairwise(self.milestones)):
+            raise ValueError(
+                f"milestones are {list(self.milestones)}, wanted each later than the one before; sort them"
+            )
+        if isinstance(self.step_factor, tuple) and len(self.step_factor) != len(self.milestones):
+            raise ValueError(
+                f"step_factor has {len(self.step_factor)} factors and milestones are {len(self.milestones)}; give a "
+                "factor for each milestone, or one number for all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ends_once_and_below(self) -> RateSettings:

@@ -22,6 +22,7 @@ class TrainingData:
     """The chips of a run and what their channels are called. val_names: of the validation chips.
 
     validator: judges checkpoints; only the process that writes has one. repeats: training chips that come more often.
+    rarity: of each class, its weight where crops are balanced by it.
     """
 
     train: ChipStore
@@ -30,6 +31,7 @@ class TrainingData:
     val_names: tuple[str, ...] = ()
     validator: Validator | None = None
     repeats: Repeats | None = None
+    rarity: tuple[float, ...] | None = None
 
 
 def training_crops(data: TrainingData, recipe: Recipe) -> CropDataset:
@@ -43,6 +45,7 @@ def training_crops(data: TrainingData, recipe: Recipe) -> CropDataset:
         seed=settings.seed,
         repeats=data.repeats,
         balanced=recipe.sampling.balanced_crops,
+        weights=data.rarity,
     )
 
 

@@ -36,7 +36,7 @@ class CropDataset(Dataset[Sample]):
 
     Every image is used once before any is used again, in a new order each time. repeats: those that are used more
     often; then every image is used at least once in each turn. balanced: part of the samples that are placed where they
-    hold a pixel of a class that is drawn from their image's.
+    hold a pixel of a class that is drawn from their image's. weights: of the classes in that draw, None: all alike.
 
     Raises SettingsError where the augmentation is for images of other bands.
     """
@@ -51,10 +51,12 @@ class CropDataset(Dataset[Sample]):
         seed: int,
         repeats: Repeats | None = None,
         balanced: float = 0.0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         require_colours(augmentation, store.bands)
         self._store, self._length, self._crop = store, length, crop
         self._augmentation, self._seed, self._balanced = augmentation, seed, balanced
+        self._weights = weights
         self._looks = looks_at_labels(augmentation, balanced)
         self._order = ChipOrder(len(store), seed, repeats)
         self._are_bytes = all(band.dtype == "uint8" for band in store.bands)
@@ -122,6 +124,7 @@ class CropDataset(Dataset[Sample]):
             crop=self._crop,
             balanced=self._balanced,
             key=key_of_places(self._seed, index),
+            weights=self._weights,
         )
         return pixels.cut((there.rows, there.cols)), there
 

@@ -32,6 +32,7 @@ class Freezing:
         self._part: nn.Module | None = None
         if settings.freeze == "encoder":
             _, self._part = encoder_of(network)
+        self._iterations = settings.iterations
         self._until = settings.freeze_iterations or settings.iterations
         self._of_norms = batch_norm_notes(network, norms)
         concerned = list(batch_norms(network, norms).values())
@@ -58,6 +59,12 @@ class Freezing:
             parameter.requires_grad_(False)
 
     @property
+    def held_to_the_end(self) -> tuple[nn.Parameter, ...]:
+        """What is never learnt."""
+        part = self._part if self._until >= self._iterations else None
+        return (*self._affine, *(() if part is None else part.parameters()))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What to tell of it; nothing where nothing is frozen, nor said of batch norms."""
         if self._part is None:
@@ -76,6 +83,12 @@ def training_notes(network: Network, recipe: Recipe) -> tuple[str, ...]:
     """
     held = Freezing(network, recipe.training, recipe.batch_norm)
     return (*held.notes, *group_notes(network, recipe.training))
+
+
+def learnt_parameters(network: Network, recipe: Recipe) -> tuple[nn.Parameter, ...]:
+    """The parameters that a whole run learns at some time: all but those that are frozen to its end."""
+    held = {id(one) for one in Freezing(network, recipe.training, recipe.batch_norm).held_to_the_end}
+    return tuple(one for one in network.parameters() if id(one) not in held)
 
 
 def check_freezing(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -32,10 +33,13 @@ def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
 
 
 def learning_rate_factor(iteration: int, settings: TrainingSettings) -> float:
-    """Of learning_rate in update number i = 0 … n−1: poly, (1 − i/n)^power, down to its end, and the rise before.
+    """Of learning_rate in update number i = 0 … n−1: poly, (1 − i/n)^power, down to its end, or steps; and the rise.
 
-    The last update has a rate above its end, and above 0. Source: see RateSettings.
+    The last update has a rate above poly's end, and above 0. Source: see RateSettings.
     """
+    if settings.schedule == "step":
+        fallen = math.prod(factor for first, factor in settings.steps if iteration >= first)
+        return fallen * _rise(iteration, settings)
     warmup, end = settings.warmup, settings.end_share
     first = warmup if settings.poly_from == "warmup" else 0
     if iteration < first:

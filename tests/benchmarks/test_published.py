@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from torchvision.models import segmentation
 
 from aerial_seg.benchmarks.protocol import protocol_names
 from aerial_seg.benchmarks.published import comparison_rows, matching, published
@@ -14,7 +15,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.recipe.loading import recipe_names
 
-DATASETS = ("voc", "cityscapes", "ade20k")
+DATASETS = ("voc", "cityscapes", "ade20k", "coco")
 
 
 def scores(right: int, wrong: int) -> Scores:
@@ -43,6 +44,7 @@ PRINTED = [
     ("cityscapes", "deeplabv3", "resnet101", 4, "deeplabv3-cityscapes-test", "test", 81.3),
     ("cityscapes", "pspnet", "resnet101", 8, "psp-ms", "test", 80.2),
     ("cityscapes", "pspnet", "resnet101", 8, "semseg", "val", 78.63),
+    ("coco", "deeplabv3", "resnet101", 8, "other", "val", 67.4),
     ("ade20k", "fcn", "resnet50", 16, "fcn", "val", 36.50),
     ("ade20k", "deeplabv3", "resnet101", 8, "mmseg", "val", 45.00),
     ("ade20k", "pspnet", "resnet50", 8, "psp-ss", "val", 41.68),
@@ -76,7 +78,18 @@ def test_tables_of_results_are_no_recipes() -> None:
     assert not [name for name in recipe_names() if name.startswith("published/")]
 
 
-def test_torchvisions_coco_numbers_are_not_taken_for_voc() -> None:
+def test_torchvisions_numbers_are_cocos_and_not_taken_for_voc() -> None:
+    """Its own metadata are the oracle."""
+    wanted = set()
+    for name, weights in {
+        ("fcn", "resnet50"): segmentation.FCN_ResNet50_Weights,
+        ("fcn", "resnet101"): segmentation.FCN_ResNet101_Weights,
+        ("deeplabv3", "resnet50"): segmentation.DeepLabV3_ResNet50_Weights,
+        ("deeplabv3", "resnet101"): segmentation.DeepLabV3_ResNet101_Weights,
+    }.items():
+        (told,) = weights.COCO_WITH_VOC_LABELS_V1.meta["_metrics"].values()
+        wanted |= {(*name, "miou", told["miou"]), (*name, "pixel_accuracy", told["pixel_acc"])}
+    assert {(r.architecture, r.encoder, r.metric, r.value) for r in published("coco")} == wanted
     assert not {60.5, 66.4, 67.4} & {result.value for result in published("voc")}
 
 

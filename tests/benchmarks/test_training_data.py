@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import shutil
 from collections import Counter
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from aerial_seg.benchmarks.catalogue import BENCHMARKS, open_benchmark
 from aerial_seg.benchmarks.dataset import Benchmark, CheckReport, Example
 from aerial_seg.benchmarks.training_data import BANDS, class_counts, fingerprint, image_scenes, open_split
+from aerial_seg.benchmarks.voc import Voc
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.ensemble import Ensemble
@@ -204,6 +206,51 @@ def test_images_of_hard_classes_are_repeated_as_the_recipe_says(voc_root: Path) 
     rare = open_dataset(voc_root, load_recipe("voc/deeplabv3", {"sampling.repeat_threshold": 0.9}))
     assert rare.data.repeats is not None
     assert rare.data.repeats.turn == math.ceil(repeat_factors(counted, 0.9).sum())
+
+
+def test_crops_balanced_by_rarity_follow_the_pixels_of_all_training_labels(voc_root: Path) -> None:
+    plain = load_recipe("voc/fcn", {"data.train": "train", "sampling.balanced_crops": 0.5})
+    assert open_dataset(voc_root, plain).data.rarity is None
+    recipe = change_recipe(plain, {"sampling.balanced_by": "rarity"})
+    opened = open_dataset(voc_root, recipe)
+    voc = open_benchmark("voc", voc_root)
+    labels = np.concatenate([voc.read_labels(one).ravel() for one in voc.examples("train")])
+    counts = [int((labels == k).sum()) for k in range(21)]
+    weights = [1 / (count / sum(counts)) if count else 0.0 for count in counts]
+    assert opened.data.rarity == pytest.approx(weights)
+    rarest = int(np.argmax(weights))
+    told = f"{voc.legend.names[rarest]} {100 * weights[rarest] / sum(weights):.3g} %"
+    assert any("50 % of the crops hold a pixel" in note and told in note for note in opened.notes)
+    crops = training_crops(opened.data, recipe)
+    without = training_crops(replace(opened.data, rarity=None), plain)
+    assert any(not torch.equal(crops[k][1], without[k][1]) for k in range(20))
+
+
+def test_labels_are_counted_once_as_long_as_nobody_writes_them(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeats, rarity and class weights, and every stage, ask for the same counts."""
+    read: Counter[str] = Counter()
+    reading = Voc.read_labels
+
+    def noting(self: Voc, example: Example) -> NDArray[np.uint8]:
+        read[example.name] += 1
+        return reading(self, example)
+
+    monkeypatch.setattr(Voc, "read_labels", noting)
+    asked = {
+        "data.train": "train", "training.class_weights": "median", "sampling.repeat_threshold": 0.5,
+        "sampling.balanced_crops": 0.5, "sampling.balanced_by": "rarity",
+    }  # fmt: skip
+    recipe = load_recipe("voc/fcn", asked)
+    weighed = [with_class_weights(recipe, open_dataset(voc_root, recipe)) for _ in range(2)]
+    assert weighed[0] == weighed[1]
+    names = [example.name for example in open_benchmark("voc", voc_root).examples("train")]
+    assert read == Counter(names)
+    label = voc_root / "SegmentationClass" / f"{names[0]}.png"
+    os.utime(label, ns=(1, 1))
+    open_dataset(voc_root, recipe)
+    assert read == Counter(2 * names)
 
 
 def test_an_unknown_hard_class_is_told_before_labels_are_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from aerial_seg.errors import InputError
+from aerial_seg.jobs.train.data import Dataset, open_dataset
 from aerial_seg.jobs.train.dry_run import forecast_training
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
@@ -16,7 +18,7 @@ from aerial_seg.models.build import build_network
 from aerial_seg.models.file import load_model
 from aerial_seg.models.restride import with_output_stride
 from aerial_seg.recipe.document import Recipe
-from aerial_seg.recipe.loading import change_recipe, parse_recipe
+from aerial_seg.recipe.loading import change_recipe, load_recipe, parse_recipe
 
 CPU = TrainSettings(device="cpu", tensorboard=False)
 RECIPE = """
@@ -95,3 +97,52 @@ def test_a_list_that_the_second_stage_lacks_is_told_before_the_first(
         with pytest.raises(InputError, match=r"stage 2 of 2 \(trainval\): .*trainval\.txt"):
             work(voc_root, recipe, tmp_path / "run", CPU)  # type: ignore[operator]
         assert not (tmp_path / "run").exists()
+
+
+def test_the_next_stages_data_are_opened_once(
+    recipe: Recipe, voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run opens a later stage's again when that begins, which may be days later; a dry run has looked at them."""
+    pytest.importorskip("scipy.io")
+    opened: list[str] = []
+
+    def noting(root: Path, asked: Recipe) -> Dataset:
+        opened.append(asked.data.train)
+        return open_dataset(root, asked)
+
+    monkeypatch.setattr("aerial_seg.jobs.train.preparing.open_dataset", noting)
+    monkeypatch.setattr("aerial_seg.jobs.train.dry_run._SECONDS", 0.1)
+    one = change_recipe(recipe, {"training.iterations": 1, "stage.0.training.iterations": 1})
+    forecast_training(voc_root, one, tmp_path / "dry", CPU)
+    assert opened == ["trainaug", "trainval"]
+    opened.clear()
+    train(voc_root, one, tmp_path / "run", CPU)
+    assert opened == ["trainaug", "trainval", "trainval"]
+
+
+@pytest.mark.slow
+def test_coco_and_then_voc_are_trained_on_by_one_command(
+    coco_root: Path, voc_root: Path, tmp_path: Path
+) -> None:
+    """One folder holds both, by links here; the second stage goes on with the first one's weights and classes."""
+    pytest.importorskip("scipy.io")
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "coco").symlink_to(coco_root)
+    (both / "VOCdevkit").symlink_to(voc_root.parent)
+    (both / "SBD").symlink_to(voc_root.parent.parent / "SBD")
+    small = {
+        "model.encoder": "resnet18", "model.weights": "none", "model.multi_grid": [1, 2], "model.head_channels": 8,
+        "training.batch_size": 2, "training.crop": 33, "training.iterations": 2, "training.validate_every": 2,
+        "training.workers": 0, "prediction.tile_size": 65, "stage.voc.training.iterations": 1,
+    }  # fmt: skip
+    asked = load_recipe("voc/deeplabv3-coco", small)
+    report = train(both, asked, tmp_path / "run", CPU)
+    assert [one.data.benchmark for one in asked.by_stage()] == ["coco", "voc"]
+    notes = json.loads((tmp_path / "run" / "stage-1" / "run.json").read_text(encoding="utf-8"))["notes"]
+    assert any("split train of COCO has 3 of 6 images" in note for note in notes)
+    made = load_model(report.model)
+    assert (made.card.recipe.data.benchmark, made.card.recipe.training.learning_rate) == ("voc", 0.0001)
+    (voc_root.parent / "VOC2012").rename(voc_root.parent / "away")
+    with pytest.raises(InputError, match=r"stage 2 of 2 \(voc\): "):
+        train(both, asked, tmp_path / "other", CPU)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import segmentation_models_pytorch as smp
 import torch
 from torchvision.models.segmentation import fcn_resnet50
 
@@ -123,3 +124,58 @@ def test_class_names_that_the_checkpoint_holds_are_taken(
     assert "without names" not in result.err
     told = json.loads(run("info", "m.safetensors", "--json").out)
     assert list(told["classes"].values()) == ["road", "roof", "tree"]
+
+
+@pytest.fixture(scope="module")
+def unet() -> dict[str, torch.Tensor]:
+    """The weights of smp's U-Net with four bands and two classes."""
+    torch.manual_seed(4)
+    network = smp.Unet("resnet18", encoder_weights=None, in_channels=4, classes=2)
+    return dict(network.state_dict())
+
+
+FROM_SMP = ("--from", "smp", "--arch", "unet_resnet18", "-o", "m.safetensors")
+FOUR = [word for name in ("blue", "green", "red", "nir") for word in ("--bands", name, 412.5, 100)]
+
+
+def test_bands_and_their_dtype_are_those_that_were_typed(
+    run: Callable, unet: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(unet, tmp_path / "u.pth")
+    asked = run("import-weights", "u.pth", *FROM_SMP)
+    assert asked.code == 2
+    assert "--bands" in asked.err
+    few = run("import-weights", "u.pth", *FROM_SMP, *FOUR[:12])
+    assert few.code == 1
+    assert "(64, 4, 7, 7) instead of (64, 3, 7, 7)" in few.err
+    assert not (tmp_path / "m.safetensors").exists()
+    done = run("import-weights", "u.pth", *FROM_SMP, *FOUR, "--dtype", "uint16")
+    assert done.code == 0, done.err
+    bands = load_model(tmp_path / "m.safetensors").card.bands
+    assert [(band.name, band.dtype, band.mean, band.std) for band in bands] == [
+        (name, "uint16", 412.5, 100) for name in ("blue", "green", "red", "nir")
+    ]
+    bytes_ = run("import-weights", "u.pth", *FROM_SMP, *FOUR, "--overwrite")
+    assert bytes_.code == 0, bytes_.err
+    assert {band.dtype for band in load_model(tmp_path / "m.safetensors").card.bands} == {"uint8"}
+
+
+def test_of_two_sets_of_weights_that_is_taken_which_was_asked_for(
+    run: Callable, unet: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    averaged = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in unet.items()}
+    torch.save({"state_dict": unet, "ema_state_dict": averaged}, tmp_path / "two.pth")
+    name, added = "encoder.conv1.weight", []
+    for flag in ((), ("--ema",), ("--no-ema",)):
+        done = run("import-weights", "two.pth", *FROM_SMP, *FOUR, "--overwrite", *flag)
+        assert done.code == 0, done.err
+        assert ("--ema takes ema_state_dict" in done.err) == (flag != ("--ema",))
+        taken = load_model(tmp_path / "m.safetensors").network.state_dict()
+        (ours,) = [tensor for key, tensor in taken.items() if key.endswith(name)]
+        added.append(float((ours - unet[name]).mean().round()))
+    assert added == [0, 1, 0]
+    torch.save(unet, tmp_path / "one.pth")
+    alone = run("import-weights", "one.pth", *FROM_SMP, *FOUR, "--overwrite", "--ema")
+    assert alone.code == 1
+    assert "holds no moving average of its weights" in alone.err
+    assert "leave --ema out" in alone.err

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from shaken import shake_norms
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models import segmentation
@@ -39,13 +40,7 @@ def torchvisions(name: str, *, classes: int = 21, auxiliary: bool = True) -> nn.
     torch.manual_seed(3)
     build = getattr(segmentation, name)
     model = build(weights=None, weights_backbone=None, num_classes=classes, aux_loss=auxiliary)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.3, 0.9)
-            module.bias.data.normal_(std=0.3)
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 2.0)
-            module.num_batches_tracked.fill_(7)
+    shake_norms(model)
     return model.eval()
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from integer_models import whole_numbers
 from laws import examples
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from aerial_seg.bands import normalise
 from aerial_seg.benchmarks.inference import class_scores, predict_classes
 from aerial_seg.benchmarks.protocol import load_protocol
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.models.build import build_network
+from aerial_seg.models.export import GraphSettings, write_onnx
 from aerial_seg.models.network import Network
 from aerial_seg.models.placing import PlacedNetwork, for_tiles, untold_stretching
 from aerial_seg.recipe.model import ModelSettings
@@ -149,3 +154,26 @@ def test_a_model_that_an_older_version_imported_is_told_of() -> None:
     assert "import the checkpoint again" in note
     assert untold_stretching("m", old.model_copy(update={"stretched_side": 321}), data) == ()
     assert untold_stretching("m", old, "imported from mmseg, checkpoint sha256 0") == ()
+
+
+def test_an_onnx_file_has_the_cells_on_the_lattice_that_its_tiles_share(tmp_path: Path) -> None:
+    """Torch stretches them, and its map is read at every eighth pixel."""
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    model = whole_numbers(8, stretched_side=65, seed=2)
+    images = np.random.default_rng(2).integers(0, 256, (2, 2, 65, 65)).astype(np.float32)
+    valid = np.ones((65, 65), bool)
+    seen = torch.from_numpy(np.stack([normalise(image, valid, model.card.bands) for image in images]))
+    bias = torch.tensor(model.card.class_bias)[:, None, None]
+    with torch.no_grad():
+        logits = model.network(seen) + bias
+    stretched = interpolate(logits, size=(65, 65), mode="bilinear", align_corners=False)
+    wanted = stretched[:, :, ::8, ::8]
+    assert (wanted - logits).abs().max() > 0.1  # it is another lattice than the network's own
+    whole = interpolate(wanted, size=(65, 65), mode="bilinear", align_corners=True)
+    for upsample, oracle in ((False, wanted), (True, whole)):
+        path = tmp_path / f"{upsample}.onnx"
+        write_onnx(model, path, GraphSettings(side=65, probabilities=False, upsample=upsample), {})
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (got,) = session.run(None, {"image": images})
+        np.testing.assert_allclose(got, oracle.numpy(), atol=1e-3)

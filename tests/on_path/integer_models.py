@@ -26,7 +26,8 @@ class WholeNumbers(Network):
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,h,w)."""
         stride = self.geometry.logit_stride
-        first = 0 if self.geometry.align_corners else stride // 2
+        is_odd = self.geometry.align_corners or self.geometry.stretched_side is not None
+        first = 0 if is_odd else stride // 2
         logits: Tensor = self.classify(image)[:, :, first::stride, first::stride]
         return torch.round(logits * self._times)
 
@@ -45,11 +46,19 @@ def whole_numbers(
     values: Sequence[int] | None = None,
     means: Sequence[float] | None = None,
     names: Sequence[str] | None = None,
+    stretched_side: int | None = None,
 ) -> TrainedModel:
-    """A model with such a network. times: of its logits; values: of its classes; means, names: of its bands."""
+    """A model with such a network. times: of its logits; values: of its classes; means, names: of its bands.
+
+    stretched_side: of the crops over which its cells were stretched; what is read between them is no whole number.
+    """
     torch.manual_seed(seed)
     geometry = ModelGeometry(
-        output_stride=stride, logit_stride=stride, origin_step=step or stride, align_corners=align_corners
+        output_stride=stride,
+        logit_stride=stride,
+        origin_step=step or stride,
+        align_corners=align_corners,
+        stretched_side=stretched_side,
     )
     network = WholeNumbers(geometry, bands=len(dtypes), classes=classes, times=times)
     card = ModelCard(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from laws import examples
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, PolynomialLR, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR, PolynomialLR, SequentialLR
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.models.build import build_network
@@ -125,6 +125,43 @@ def test_a_run_as_short_as_its_warm_up_rises_to_its_end_and_says_so(
 
 
 @settings(max_examples=examples(40))
+@given(data=st.data(), iterations=st.integers(2, 60), gamma=st.floats(0.01, 1), warmup=st.integers(1, 9))
+def test_steps_are_those_of_torchs_multi_step_schedule(
+    data: st.DataObject, iterations: int, gamma: float, warmup: int
+) -> None:
+    """Two milestones that are one update fall twice there, as in torch's counter of milestones."""
+    numbers = data.draw(
+        st.lists(st.integers(1, iterations - 1), min_size=1, max_size=5, unique=True).map(sorted)
+    )
+    shares = [number / iterations for number in numbers]
+    told: dict[str, Any] = {"schedule": "step", "milestones": shares, "learning_rate": 0.02}
+    chosen = TrainingSettings(iterations=iterations, step_factor=gamma, **told)
+    wanted = followed(MultiStepLR(sgd(0.02), numbers, gamma=gamma), iterations)
+    assert [base_rate(i, chosen) for i in range(iterations)] == pytest.approx(wanted, rel=1e-9)
+
+    rising = followed(LinearLR(sgd(1.0), start_factor=1 / (warmup + 1), total_iters=warmup), iterations)
+    usual = TrainingSettings(iterations=iterations, warmup=warmup, **told)
+    falling = followed(MultiStepLR(sgd(1.0), numbers), iterations)  # of torch's own factor
+    wanted = [a * b for a, b in zip(rising, falling, strict=True)]
+    assert [learning_rate_factor(i, usual) for i in range(iterations)] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_each_step_may_have_a_factor_of_its_own_and_a_shorter_run_falls_as_often() -> None:
+    """tensorpack's DeepLab: 2.5e-4, then 1e-4, 1e-5 and 8e-6 after epochs 2, 4 and 6 of 10."""
+    for epoch in (5640, 10):
+        chosen = TrainingSettings(
+            iterations=10 * epoch,
+            learning_rate=2.5e-4,
+            schedule="step",
+            milestones=(0.2, 0.4, 0.6),
+            step_factor=(0.4, 0.1, 0.8),
+        )
+        rates = [base_rate(i, chosen) for i in range(10 * epoch)]
+        wanted = [2.5e-4] * 2 * epoch + [1e-4] * 2 * epoch + [1e-5] * 2 * epoch + [8e-6] * 4 * epoch
+        assert rates == pytest.approx(wanted, rel=1e-9)
+
+
+@settings(max_examples=examples(40))
 @given(iterations=LENGTHS, power=POWERS, end=st.floats(1e-6, 0.01))
 def test_an_end_rate_is_mmsegs_least_and_ssegs_share(iterations: int, power: float, end: float) -> None:
     """mmengine goes from one rate to the next: the distance to the least one shrinks by a factor each time."""
@@ -149,6 +186,16 @@ def test_an_end_rate_is_mmsegs_least_and_ssegs_share(iterations: int, power: flo
         ({"end_rate": 0.02}, "end_rate is 0.02, above learning_rate 0.01"),
         ({"warmup_factor": 0.1}, "warmup_factor is 0.1, but warmup is 0 updates"),
         ({"poly_from": "warmup"}, 'poly_from is "warmup", but warmup is 0 updates'),
+        ({"schedule": "step"}, 'schedule is "step", wanted milestones with it'),
+        ({"schedule": "step", "milestones": [0.5, 0.5]}, "milestones are [0.5, 0.5], wanted each later than"),
+        (
+            {"schedule": "step", "milestones": [0.5], "step_factor": [0.1, 0.2]},
+            "step_factor has 2 factors and milestones are 1; give a factor for each milestone, or one number",
+        ),
+        (
+            {"schedule": "step", "milestones": [0.5, 60000], "iterations": 90000},
+            "milestones has 60000, wanted shares of the iterations, between 0 and 1; write 60000 / 90000 = 0.666667",
+        ),
     ],
 )
 def test_rates_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:

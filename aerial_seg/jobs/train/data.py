@@ -43,6 +43,8 @@ from aerial_seg.training.samples.colour import require_colours
 from aerial_seg.training.samples.repeats import (
     Repeats,
     counted_pixels,
+    rarity_note,
+    rarity_weights,
     repeat_notes,
     repeats_of,
     require_classes,
@@ -187,18 +189,36 @@ def _recognise(root: Path) -> Benchmark | None:
     return None
 
 
-def _repeats(
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """Which images come more often, the classes' weights where crops are balanced by rarity, what to say of both."""
+
+    repeats: Repeats | None = None
+    rarity: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _sampling(
     recipe: Recipe, names: Sequence[str], count: Callable[[], NDArray[np.int64]], *, what: str
-) -> tuple[Repeats | None, tuple[str, ...]]:
-    """Which images come more often, and what to say of it. count: gives (images, classes) labelled pixels."""
+) -> _Sampling:
+    """How the recipe takes its images. count: gives (images, classes) labelled pixels."""
     sampling, training = recipe.sampling, recipe.training
-    if not (sampling.repeat_threshold or sampling.repeat_classes):
-        return None, ()
+    is_repeated = bool(sampling.repeat_threshold or sampling.repeat_classes)
+    is_rare = sampling.balanced_crops > 0 and sampling.balanced_by == "rarity"
+    if not (is_repeated or is_rare):
+        return _Sampling()
     require_classes(sampling, names)  # before all labels are read
     pixels = count()
-    crops = training.iterations * training.batch_size
-    notes = repeat_notes(sampling, names, pixels, crops=crops, what=what)
-    return repeats_of(sampling, names, pixels), notes
+    notes: list[str] = []
+    repeats, rarity = None, None
+    if is_repeated:
+        crops = training.iterations * training.batch_size
+        notes += repeat_notes(sampling, names, pixels, crops=crops, what=what)
+        repeats = repeats_of(sampling, names, pixels)
+    if is_rare:
+        rarity = rarity_weights(pixels)
+        notes.append(rarity_note(names, rarity, sampling.balanced_crops))
+    return _Sampling(repeats, rarity, tuple(notes))
 
 
 def _open_chips(root: Path, recipe: Recipe) -> Dataset:
@@ -220,7 +240,7 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
     require_colours(recipe.augmentation, document.bands)
     readers = [ChipReader(chips, document.bands, document.legend) for chips in (train_chips, val_chips)]
     kept = stores(*readers[: 2 if val_chips else 1])
-    repeats, notes = _repeats(
+    sampling = _sampling(
         recipe,
         document.legend.names,
         lambda: counted_pixels([chip.pixels for chip in train_chips], recipe.sampling, root),
@@ -231,7 +251,8 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         val=kept[1] if val_chips else None,
         names=document.legend.names,
         val_names=tuple(chip.name for chip in val_chips),
-        repeats=repeats,
+        repeats=sampling.repeats,
+        rarity=sampling.rarity,
     )
     validation = None
     if val_chips:
@@ -251,7 +272,7 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         files=manifest.files(seen),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
-        notes=(*notes, *_shared_notes((chip.name for chip in train_chips), data.val_names, what="chips")),
+        notes=(*sampling.notes, *_shared_notes((chip.name for chip in train_chips), data.val_names, what="chips")),
         addresses=manifest.addresses,
     )
 
@@ -277,14 +298,15 @@ def _require_two_classes(root: Path, pixels: Mapping[str, Mapping[str, int]], sp
 def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
     readers = [open_split(benchmark, split) for split in (recipe.data.train, recipe.data.val)]
     legend = benchmark.legend
-    repeats, notes = _repeats(recipe, legend.names, lambda: class_counts(readers[0]), what="images")
+    sampling = _sampling(recipe, legend.names, lambda: class_counts(readers[0]), what="images")
     train, val = stores(*readers)
     data = TrainingData(
         train=train,
         val=val,
         names=legend.names,
         val_names=tuple(example.name for example in readers[1].examples),
-        repeats=repeats,
+        repeats=sampling.repeats,
+        rarity=sampling.rarity,
     )
     photographs = [[benchmark.photograph(one) for one in reader.examples] for reader in readers]
     # One file may hold the labels of a whole split.
@@ -306,7 +328,7 @@ def _open_examples(benchmark: Benchmark, recipe: Recipe) -> Dataset:
         validation=validation,
         count_classes=lambda: class_counts(readers[0]),
         notes=(
-            *notes,
+            *sampling.notes,
             *(note for split in (recipe.data.train, recipe.data.val) for note in benchmark.notes(split)),
             *_shared_notes(*photographs, what="images"),
         ),

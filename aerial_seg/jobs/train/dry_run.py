@@ -21,7 +21,7 @@ from aerial_seg.jobs.train.continuing import require_same, run_to_continue
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.jobs.train.overfit import Subset
 from aerial_seg.jobs.train.pictures import missing
-from aerial_seg.jobs.train.preparing import check_ahead, prepare
+from aerial_seg.jobs.train.preparing import Opened, check_ahead, prepare
 from aerial_seg.jobs.train.run_folder import (
     BEST,
     CURVES,
@@ -46,7 +46,11 @@ from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
 from aerial_seg.training.batches import TrainingData, training_crops
 from aerial_seg.training.crops import ChipStore
+<<<<<<< HEAD
 from aerial_seg.training.optimisation import warmup_notes
+=======
+from aerial_seg.training.freezing import learnt_parameters
+>>>>>>> left20
 from aerial_seg.training.validation.validator import SceneValidator, Validator
 
 _SECONDS = 10.0
@@ -59,10 +63,11 @@ _CHIPS = 16
 class TrainForecast:
     """Foretell a training run, before it starts; nothing was written but the picture, where one was asked for.
 
-    recipe: with all defaults. chips: by split. parameters: weights that are learnt. done: iterations that an
-    interrupted run has behind it. seconds: of all that is left, validations included; seconds_per_iteration, the
-    mean of what is left, and seconds_per_validation were measured. memory: peak bytes of the process; gpu_memory: of
-    tensors on the GPU, if there is one. files: what the folder would hold, with bytes where they are known.
+    recipe: with all defaults. chips: by split. parameters: numbers that are learnt at some time, without what stays
+    frozen. done: iterations that an interrupted run has behind it. seconds: of all that is left, validations included;
+    seconds_per_iteration, the mean of what is left, and seconds_per_validation were measured. memory: peak bytes of the
+    process; gpu_memory: of tensors on the GPU, if there is one. files: what the folder would hold, with bytes where
+    they are known.
     stage: of a run of several the one that all of this is of, which comes next; its recipe has the further ones, too.
     later: those that follow it.
     """
@@ -134,32 +139,40 @@ def forecast_training(
     if before is not None:
         require_same(before, stages[0].job())
         number = 1 if before.stage is None else before.stage.number
-    check_ahead(stages[number - 1 :], (dataset, None), settings)
+    opened = check_ahead(stages[number - 1 :], (dataset, None), settings, before)
     if before is not None and before.is_between:
-        before, number = None, number + 1
+        before, number, opened = None, number + 1, opened[1:]
+    around = _Around(dataset, run, settings, plan)
     next_one, *others = (
-        _forecast(
-            stage, dataset, run, settings, plan, before if k == 0 else None, picture if k == 0 else None, k
-        )
-        for k, stage in enumerate(stages[number - 1 :])
+        _forecast(stage, around, before if k == 0 else None, picture if k == 0 else None, k, there)
+        for k, (stage, there) in enumerate(zip(stages[number - 1 :], opened, strict=True))
     )
     whole = next_one.recipe.model_copy(update={STAGE: recipe.stage}) if number == 1 else next_one.recipe
     return replace(next_one, recipe=whole, later=tuple(others))
 
 
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What all stages of a run have in common."""
+
+    dataset: Path
+    run: Path
+    settings: TrainSettings
+    plan: Plan
+
+
 def _forecast(
     stage: AskedStage,
-    dataset: Path,
-    run: Path,
-    settings: TrainSettings,
-    plan: Plan,
+    around: _Around,
     before: Run | None,
     picture: Path | None,
     place: int,
+    there: Opened | None,
 ) -> TrainForecast:
-    """The forecast of one stage. place: 0 for the one that comes next."""
+    """The forecast of one stage. place: 0 for the one that comes next. there: its data, where they are opened."""
+    run, settings, plan = around.run, around.settings, around.plan
     is_ahead = place > 0 or (stage.is_later and before is None)
-    ready = prepare(stage, (dataset, None), run, settings, plan, before, ahead=is_ahead)
+    ready = prepare(stage, (around.dataset, None), run, settings, plan, before, ahead=is_ahead, opened=there)
     recipe, opened, network = ready.recipe, ready.dataset, ready.beginning.network
     found: list[Timing] = []
     with open_validator(opened, ready.beginning.recipe, network) as validator:
@@ -188,7 +201,7 @@ def _forecast(
         classes=opened.legend.names,
         bands=tuple(band.name for band in opened.bands),
         gsd=opened.gsd,
-        parameters=sum(one.numel() for one in network.parameters()),
+        parameters=sum(one.numel() for one in learnt_parameters(network, recipe)),
         hardware=hardware_name(plan.device),
         precision=plan.precision,
         done=done,
@@ -260,7 +273,7 @@ def _draw(dataset: Dataset, recipe: Recipe, picture: Path) -> None:
 def _files(network: Network, recipe: Recipe, *, has_chips: bool) -> dict[str, int | None]:
     """What the run's folder would hold, with bytes of the large ones."""
     model = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    learnt = sum(one.numel() * one.element_size() for one in network.parameters())
+    learnt = sum(one.numel() * one.element_size() for one in learnt_parameters(network, recipe))
     moments = 2 if recipe.training.optimizer == "adamw" else 1 if recipe.training.momentum else 0
     state = model + moments * learnt + (model if recipe.training.ema_decay else 0)
     drawn = [CURVES, *([SAMPLES] if has_chips else [])]

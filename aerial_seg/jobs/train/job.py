@@ -22,7 +22,7 @@ from aerial_seg.jobs.train.keeper import EVERY, RunKeeper, telling_of_stages, te
 from aerial_seg.jobs.train.model_files import ModelFiles
 from aerial_seg.jobs.train.overfit import overfit_note
 from aerial_seg.jobs.train.pictures import missing, pictures
-from aerial_seg.jobs.train.preparing import Prepared, check_ahead, own_network, prepare, same_in_all
+from aerial_seg.jobs.train.preparing import Opened, Prepared, check_ahead, own_network, prepare, same_in_all
 from aerial_seg.jobs.train.report import TrainReport, report_on
 from aerial_seg.jobs.train.run_folder import LOG, STAGE_ENDED, Run, RunFolder, locked
 from aerial_seg.jobs.train.settings import TrainSettings
@@ -114,11 +114,12 @@ def _train_stages(
             ended, number = before.document, number + 1
             before = None
     left = stages[number - 1 :]
-    check_ahead(left, around.given, around.settings)
+    # Of the next stage alone: until a later one begins its files may be others.
+    opened, *_ = check_ahead(left, around.given, around.settings, before)
     report: TrainReport | None = None
     for stage in left:
         if stage.at is None or ended is None:
-            report, ended = _train_stage(stage, run, before, None, around, hold)
+            report, ended = _train_stage(stage, run, before, None, around, hold, opened)
         else:
             with telling_of_stages(run, stage.at):
                 put_aside(run, ended)
@@ -134,19 +135,21 @@ def _train_stage(
     ended: Mapping[str, Any] | None,
     around: _Around,
     hold: Callable[[], None] | None = None,
+    opened: Opened | None = None,
 ) -> tuple[TrainReport, Mapping[str, Any]]:
     """One stage, to its end, with what run.json tells then.
 
-    ended: run.json of the stage before, where that has just ended. hold: locks the folder; None: it is locked.
+    ended: run.json of the stage before, where that has just ended. hold: locks the folder; None: it is locked. opened:
+    its data, where they have just been.
     """
     settings = around.settings
-    ready = prepare(stage, around.given, run, settings, around.plan, before)
-    opened, beginning = ready.dataset, ready.beginning
-    with open_validator(opened, beginning.recipe, beginning.network) as validator:
-        opened = replace(opened, data=replace(opened.data, validator=validator))
+    ready = prepare(stage, around.given, run, settings, around.plan, before, opened=opened)
+    dataset, beginning = ready.dataset, ready.beginning
+    with open_validator(dataset, beginning.recipe, beginning.network) as validator:
+        dataset = replace(dataset, data=replace(dataset.data, validator=validator))
         if hold is not None:
             hold()
-        facts = {} if before is not None else _first_facts(stage, ready, opened, ended, around)
+        facts = {} if before is not None else _first_facts(stage, ready, dataset, ended, around)
         folder = RunFolder(run, before, ready.job, stage.at)
         with folder.restoring():
             if before is None:
@@ -154,8 +157,8 @@ def _train_stage(
             folder.extend(settings.extend)
             recipe = with_iterations(beginning.recipe, folder.iterations)
             state = TrainingState.begin(beginning.network, recipe)
-            files = _Files.of(folder, opened, recipe, ready.still, around)
-        return _go_on(files, state, opened, recipe, around), folder.facts()
+            files = _Files.of(folder, dataset, recipe, ready.still, around)
+        return _go_on(files, state, dataset, recipe, around), folder.facts()
 
 
 def with_iterations(recipe: Recipe, iterations: int) -> Recipe:

@@ -55,6 +55,16 @@ class Beginning:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """Hold the data of a stage. recipe: with numbers in place of what only the data tell. still: watches their files,
+    from before they were opened."""
+
+    dataset: Dataset
+    recipe: Recipe
+    still: Unchanged
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Hold what a run needs before its folder is touched. recipe: as it is trained. job: what run.json knows it by."""
 
@@ -74,12 +84,13 @@ def prepare(
     before: Run | None,
     *,
     ahead: bool = False,
+    opened: Opened | None = None,
 ) -> Prepared:
     """Open the data and build the network, on its device; nothing is written.
 
     given: dataset and a network of one's own. before: the run that is gone on with. ahead: a later stage is only tried
-    out, and what it will begin with is not there yet. Raises OutputError, SettingsError or InputError for what cannot
-    be trained so.
+    out, and what it will begin with is not there yet. opened: its data, where they have just been. Raises OutputError,
+    SettingsError or InputError for what cannot be trained so.
     """
     dataset, own = given
     recipe = stage.recipe
@@ -91,24 +102,24 @@ def prepare(
     if anew:
         _check_weights(stage, weights)
         check_freezing(recipe)
-    still = Unchanged([dataset / DOCUMENT, dataset / INDEX, *([] if weights is None else [weights])])
-    opened, recipe = open_stage(stage, dataset, settings, before)
-    still.add([*opened.files, *opened.addresses])
+    found = opened or open_stage(stage, dataset, settings, before)
+    data, recipe, still = found.dataset, found.recipe, found.still
+    still.add([] if weights is None else [weights])
     job = {
         "recipe": recipe.model_dump(mode="json"),
-        "data_fingerprint": opened.fingerprint,
-        "data": opened.extent(),
+        "data_fingerprint": data.fingerprint,
+        "data": data.extent(),
         **same_in_all(stage, own, settings),
     }
     if before is not None:
         require_same(before, job)
     torch.manual_seed(recipe.training.seed)
-    beginning = _begin(recipe, opened, own, weights, anew=anew)
+    beginning = _begin(recipe, data, own, weights, anew=anew)
     check_loss(recipe.training, beginning.network.geometry, parts=plan.accumulate)
     if before is not None and anew:
         require_same_weights(before, recipe.model.weights, beginning.sha256)
     to_device(beginning.network, plan.device)
-    return Prepared(recipe, opened, beginning, still, job)
+    return Prepared(recipe, data, beginning, still, job)
 
 
 def same_in_all(stage: AskedStage, own: Network | None, settings: TrainSettings) -> dict[str, Any]:
@@ -122,34 +133,39 @@ def same_in_all(stage: AskedStage, own: Network | None, settings: TrainSettings)
 
 def open_stage(
     stage: AskedStage, dataset: Path, settings: TrainSettings, before: Run | None = None
-) -> tuple[Dataset, Recipe]:
-    """Open the data of a stage; the recipe has numbers in place of what only the data tell.
-
-    before: the run that is gone on with, which has these numbers.
-    """
+) -> Opened:
+    """Open the data of a stage. before: the run that is gone on with, whose recipe has numbers already."""
+    still = Unchanged([dataset / DOCUMENT, dataset / INDEX])
     opened = open_dataset(dataset, stage.recipe)
     recipe = with_class_weights(stage.recipe, opened, None if before is None else before.document)
     if settings.overfit is not None:
         opened, recipe = few_chips(opened, settings.overfit), without_augmentation(recipe)
-    return opened, recipe
+    still.add([*opened.files, *opened.addresses])
+    return Opened(opened, recipe, still)
 
 
 def check_ahead(
-    stages: Sequence[AskedStage], given: tuple[Path, Network | None], settings: TrainSettings
-) -> None:
-    """Raise an error for what a later stage would be refused for, before the first of these begins.
+    stages: Sequence[AskedStage],
+    given: tuple[Path, Network | None],
+    settings: TrainSettings,
+    before: Run | None = None,
+) -> tuple[Opened | None, ...]:
+    """Return what it opened of each stage; raise an error for what a later one would be refused for.
 
-    stages: the one that is next, then the later ones. given: dataset and a network of one's own.
+    stages: the one that is next, then the later ones. given: dataset and a network of one's own. before: the run that
+    is gone on with, in the first of these. A stage that is alone is not opened.
     """
     dataset, own = given
     if len(stages) < 2:
-        return
-    first, recipe = open_stage(stages[0], dataset, settings)
+        return (None,) * len(stages)
+    found = [open_stage(stages[0], dataset, settings, before)]
+    first, recipe = found[0].dataset, found[0].recipe
     model, begun = recipe.model, own if own is not None else _on_meta(recipe, first)
     for stage in stages[1:]:
         with _in_stage(stage):
             check_freezing(stage.recipe)
-            opened, recipe = open_stage(stage, dataset, settings)
+            found.append(open_stage(stage, dataset, settings))
+            opened, recipe = found[-1].dataset, found[-1].recipe
             if (opened.legend, opened.bands) != (first.legend, first.bands):
                 raise InputError(
                     f"its classes or bands are others than those of {stages[0].at}; wanted data of the same kind: "
@@ -168,6 +184,7 @@ def check_ahead(
             check_loss(recipe.training, network.geometry, parts=settings.accumulate)
             with open_validator(opened, recipe, network):
                 pass
+    return tuple(found)
 
 
 def _on_meta(recipe: Recipe, opened: Dataset) -> Network:

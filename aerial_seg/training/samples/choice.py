@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,15 +32,16 @@ def place_by_labels(
     crop: int,
     balanced: float,
     key: int,
+    weights: Sequence[float] | None = None,
 ) -> Place:
     """Where a crop is cut from the image with these labels (H,W), 255 = ignored.
 
     In `balanced` of all cases it holds a pixel of a class that is drawn from those of the image, each as likely as any
-    other. Where one class has cat_max_ratio or more of a crop's labelled pixels, or there are none, another place is
-    looked at; the tenth stays. key: of the numbers that are drawn for it.
+    other, or in proportion to the classes' weights. Where one class has cat_max_ratio or more of a crop's labelled
+    pixels, or there are none, another place is looked at; the tenth stays. key: of the numbers that are drawn for it.
     """
     chance, kind, *numbers = uniforms(key, 2 + 3 * _TRIES)
-    pixels = _pixels_of_a_class(labels, kind) if chance < balanced else None
+    pixels = _pixels_of_a_class(labels, kind, weights) if chance < balanced else None
     for pixel, down, across in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
         held = None
         if pixels is not None:
@@ -55,11 +57,22 @@ def place_by_labels(
     return there
 
 
-def _pixels_of_a_class(labels: NDArray[np.uint8], part: float) -> NDArray[np.intp] | None:
-    """Where one of the classes is, in the flat labels; None where nothing is labelled."""
+def _pixels_of_a_class(
+    labels: NDArray[np.uint8], part: float, weights: Sequence[float] | None
+) -> NDArray[np.intp] | None:
+    """Where one of the classes is, in the flat labels; None where nothing is labelled.
+
+    part: in [0, 1), says which. weights: of all classes, by channel; None: all alike.
+    """
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)[:IGNORE]
     there = np.flatnonzero(counts)
-    return np.flatnonzero(labels == there[int(part * len(there))]) if len(there) else None
+    if not len(there):
+        return None
+    number = int(part * len(there))
+    if weights is not None:
+        ends = np.cumsum(np.asarray(weights, np.float64)[there])
+        number = min(int(np.searchsorted(ends, part * ends[-1], side="right")), len(there) - 1)
+    return np.flatnonzero(labels == there[number])
 
 
 def _is_mixed(labels: NDArray[np.uint8], ratio: float) -> bool:

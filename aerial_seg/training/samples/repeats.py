@@ -83,9 +83,13 @@ def counted_pixels(
     """(chips, classes) labelled pixels of each chip of `root`. Raises InputError where the index counts none."""
     counted = [own for own in pixels if own is not None]
     if len(counted) < len(pixels):
-        threshold, said = sampling.repeat_threshold, "sampling.repeat_classes names classes"
+        said = "sampling.repeat_classes names classes"
+        if sampling.repeat_threshold:
+            said = f"sampling.repeat_threshold is {sampling.repeat_threshold:g}"
+        elif not sampling.repeat_classes:
+            said = f'sampling.balanced_by is "{sampling.balanced_by}"'
         raise InputError(
-            f"{f'sampling.repeat_threshold is {threshold:g}' if threshold else said}, but the index of {root} does not "
+            f"{said}, but the index of {root} does not "
             f"count the classes of {len(pixels) - len(counted)} training chips; run `aerial-seg tile` again, or leave "
             "it out"
         )
@@ -104,6 +108,24 @@ def repeat_factors(pixels: NDArray[np.int64], threshold: float) -> NDArray[np.fl
         of_class = np.where(shares > 0, np.maximum(1.0, np.sqrt(threshold / shares)), 1.0)
     factors: NDArray[np.float64] = np.where(held, of_class, 1.0).max(axis=1, initial=1.0)
     return factors
+
+
+def rarity_weights(pixels: NDArray[np.int64]) -> tuple[float, ...]:
+    """Of each class 1 / its share of the labelled pixels of all images, (images, classes); of one without any, 0."""
+    counts = pixels.sum(axis=0)
+    whole = int(counts.sum())
+    return tuple(whole / count if count else 0.0 for count in counts.tolist())
+
+
+def rarity_note(names: Sequence[str], weights: Sequence[float], share: float) -> str:
+    """Say which class is drawn how often where an image shows all of them. share: of the crops that are balanced."""
+    told = ", ".join(
+        f"{name} {100 * one / sum(weights):.3g} %" for name, one in zip(names, weights, strict=True) if one
+    )
+    return (
+        f"{100 * share:.3g} % of the crops hold a pixel of a class that is drawn by rarity (sampling.balanced_by); "
+        f"where an image shows all classes: {told}"
+    )
 
 
 def repeat_notes(

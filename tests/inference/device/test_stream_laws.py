@@ -164,6 +164,38 @@ def test_panels_and_resume_points_change_no_byte(place: str, case: Case, data: s
         np.testing.assert_array_equal(part[name], layer[..., first:stop, left : cols.stop])
 
 
+@pytest.mark.parametrize("carrier", ["host", "device"])
+@settings(max_examples=examples(20), deadline=None)
+@given(
+    stride=st.sampled_from([2, 8]),
+    cells=st.integers(2, 9),
+    halo=st.integers(0, 1),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    data=st.data(),
+)
+def test_cuts_change_no_byte_of_a_model_whose_cells_were_stretched(
+    carrier: str, stride: int, cells: int, halo: int, size: tuple[int, int], data: st.DataObject
+) -> None:
+    """Its cells are read between each other, where its tiles' own edges put them; the tiles stay the same ones."""
+    model = whole_numbers(stride, stretched_side=stride * (cells - 1) + 1, seed=cells)
+    geometry, (height, width) = model.network.geometry.of_tiles, size
+    assert geometry.align_corners
+    shape = TileShape(
+        geometry=geometry, side=stride * (3 + 2 * halo) + 1, halo=stride * halo, step=stride * 2
+    )
+    case = Case(noise("uint8", height, width, cells, holes=True), (model,), shape, Definition())
+    whole, _ = case.by(carrier)
+    left, first = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    cols, stop = (
+        range(left, data.draw(st.integers(left + 1, width))),
+        data.draw(st.integers(first + 1, height)),
+    )
+    part, _ = case.by(carrier, Region(first, cols, stop))
+    np.testing.assert_array_equal(part["class"], whole["class"][first:stop, left : cols.stop])
+    measured = (case.image != NODATA).all(axis=0)
+    np.testing.assert_array_equal(whole["class"] != 255, measured)
+
+
 class Hostile(CpuTransfer):
     """As a device at its worst: it reads what it is given at once, and sends home only when it is waited for.
 

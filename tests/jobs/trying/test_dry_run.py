@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from torch import nn
 
 from aerial_seg.cli.reports.recipe_text import toml_lines
 from aerial_seg.cli.train import command
@@ -59,6 +60,38 @@ def test_it_measures_and_leaves_nothing_but_the_picture(chips: Path, recipe: Rec
     assert made.files[state.name] == pytest.approx(state.stat().st_size, rel=0.02)
     drawn = {path.name for path in (tmp_path / "run").iterdir()} - {"tensorboard"}
     assert set(made.files) == drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"batch_norm.affine": "frozen"}, "norms"),
+        ({"batch_norm.affine": "frozen", "batch_norm.where": "encoder"}, "norms of the encoder"),
+        ({"training.freeze": "encoder"}, "encoder"),
+        ({"training.freeze": "encoder", "training.freeze_iterations": 2}, "nothing"),
+    ],
+)
+def test_what_is_never_learnt_is_no_parameter_and_has_no_moments(
+    chips: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, kept: str
+) -> None:
+    monkeypatch.setattr("aerial_seg.jobs.train.preparing.check_freezing", lambda recipe: None)
+    asked = change_recipe(recipe, {"training.optimizer": "adamw", "training.ema_decay": 0.0, **changes})
+    network = build_network(asked.model, bands=3, classes=2)
+    before, _ = encoder_of(network)
+    frozen = 0
+    for name, module in network.named_modules():
+        is_norm, is_encoder = isinstance(module, nn.BatchNorm2d), f"{name}.".startswith(before)
+        if {"norms": is_norm, "norms of the encoder": is_norm and is_encoder, "encoder": is_encoder}.get(
+            kept
+        ):
+            frozen += sum(one.numel() for one in module.parameters(recurse=False))
+    whole = sum(one.numel() for one in network.parameters())
+    assert (frozen > 0) == (kept != "nothing")
+    made = forecast_training(chips, asked, tmp_path / "run", CPU)
+    assert made.parameters == whole - frozen
+    model, state = made.files["best.safetensors"], made.files["training.safetensors"]
+    assert model is not None
+    assert state == model + 2 * 4 * (whole - frozen)
 
 
 def test_the_picture_shows_the_crops_that_are_trained_on_first(

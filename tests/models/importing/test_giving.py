@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from shaken import shake_norms
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.models import segmentation
 
@@ -36,12 +37,7 @@ def trained(
     torch.manual_seed(8)
     chosen = ModelSettings(**settings)
     network = build_network(chosen, bands=len(bands), classes=CLASSES)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.3, 0.9)
-            module.bias.data.normal_(std=0.3)
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 2.0)
+    shake_norms(network)
     card = ModelCard(
         tool_version="test",
         recipe=Recipe(model=chosen),

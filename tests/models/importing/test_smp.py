@@ -15,7 +15,7 @@ from torch import nn
 
 from aerial_seg.bands import Band, trained_band
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.jobs.import_weights import import_weights
+from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import load_model
 
@@ -116,7 +116,9 @@ def test_bands_that_nobody_tells_are_asked_for(tmp_path: Path) -> None:
         SettingsError, match=r"best\.pth takes 4 bands, and neither their order .*; pass `bands` with"
     ):
         import_weights(tmp_path / "best.pth", out, source="smp", arch="unet_resnet18")
-    import_weights(tmp_path / "best.pth", out, source="smp", arch="unet_resnet18", bands=FOUR)
+    import_weights(
+        tmp_path / "best.pth", out, source="smp", arch="unet_resnet18", facts=CheckpointFacts(bands=FOUR)
+    )
     model = load_model(out)
     assert model.card.bands == FOUR
     agree(theirs, model.network, bands=4)
@@ -124,7 +126,12 @@ def test_bands_that_nobody_tells_are_asked_for(tmp_path: Path) -> None:
         InputError, match=r"encoder\.conv1\.weight \(64, 4, 7, 7\) instead of \(64, 3, 7, 7\)"
     ):
         import_weights(
-            tmp_path / "best.pth", out, source="smp", arch="unet_resnet18", bands=FOUR[:3], overwrite=True
+            tmp_path / "best.pth",
+            out,
+            source="smp",
+            arch="unet_resnet18",
+            facts=CheckpointFacts(bands=FOUR[:3]),
+            overwrite=True,
         )
 
 
@@ -203,14 +210,20 @@ def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(tmp_path: Path) 
     out = tmp_path / "m.safetensors"
     with pytest.raises(SettingsError, match="takes 4 bands"):
         import_weights(tmp_path / "last.ckpt", out, source="terratorch")
-    import_weights(tmp_path / "last.ckpt", out, source="terratorch", bands=FOUR)
+    import_weights(tmp_path / "last.ckpt", out, source="terratorch", facts=CheckpointFacts(bands=FOUR))
     agree(theirs, load_model(out).network, bands=4)
     held["hyper_parameters"]["model_factory"] = "EncoderDecoderFactory"
     torch.save(held, tmp_path / "other.ckpt")
     with pytest.raises(
         InputError, match=r"model_factory = EncoderDecoderFactory, .*; wanted SMPModelFactory"
     ):
-        import_weights(tmp_path / "other.ckpt", out, source="terratorch", bands=FOUR, overwrite=True)
+        import_weights(
+            tmp_path / "other.ckpt",
+            out,
+            source="terratorch",
+            facts=CheckpointFacts(bands=FOUR),
+            overwrite=True,
+        )
 
 
 def test_a_folder_without_weights_and_a_config_of_another_program_are_told(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from shaken import shake_norms
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
@@ -78,12 +79,7 @@ class Theirs(nn.Module):
 def theirs(*, stride: int, plus: bool, classes: int = CLASSES) -> Theirs:
     torch.manual_seed(stride)
     network = Theirs(stride=stride, plus=plus, classes=classes)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.3, 0.9)
-            module.bias.data.normal_(std=0.3)
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 2.0)
+    shake_norms(network)
     return network.eval()
 
 

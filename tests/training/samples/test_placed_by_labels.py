@@ -133,6 +133,31 @@ def test_each_class_of_an_image_is_in_its_share_of_the_crops(
     assert 120 < unmoved < 180
 
 
+def test_a_rare_class_is_drawn_as_its_weight_says_and_a_foreign_one_is_not() -> None:
+    """One pixel of each class in a field of void: which of them a crop holds is which was drawn."""
+    labels = np.full((60, 60), 255, np.uint8)
+    places = {0: (5, 5), 1: (5, 50), 3: (50, 5)}
+    for value, place_of in places.items():
+        labels[place_of] = value
+    weights = (1.0, 3.0, 100.0, 6.0)  # class 2 is not in the image
+    drawn, count = np.zeros(4), 2000
+    told = AugmentationSettings(scale=(1, 1))
+    for k in range(count):
+        there = place_by_labels(
+            labels,
+            draw(2, k, told, bands=1),
+            told,
+            crop=8,
+            balanced=1.0,
+            key=key_of_places(2, k),
+            weights=weights,
+        )
+        window = labels[there.rows, there.cols]
+        drawn[np.unique(window[window != 255])] += 1
+    assert drawn.sum() == count
+    assert drawn / count == pytest.approx([0.1, 0.3, 0.0, 0.6], abs=0.04)
+
+
 @settings(max_examples=examples(100))
 @given(
     index=st.integers(0, 10**6),
