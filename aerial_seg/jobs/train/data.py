@@ -272,7 +272,10 @@ def _open_chips(root: Path, recipe: Recipe) -> Dataset:
         files=manifest.files(seen),
         validation=validation,
         class_weights=None if document.statistics is None else document.statistics.class_weights(),
-        notes=(*sampling.notes, *_shared_notes((chip.name for chip in train_chips), data.val_names, what="chips")),
+        notes=(
+            *sampling.notes,
+            *_shared_notes((chip.name for chip in train_chips), data.val_names, what="chips"),
+        ),
         addresses=manifest.addresses,
     )
 

@@ -46,11 +46,8 @@ from aerial_seg.report.batch import draw_batch
 from aerial_seg.settings import chosen
 from aerial_seg.training.batches import TrainingData, training_crops
 from aerial_seg.training.crops import ChipStore
-<<<<<<< HEAD
-from aerial_seg.training.optimisation import warmup_notes
-=======
 from aerial_seg.training.freezing import learnt_parameters
->>>>>>> left20
+from aerial_seg.training.optimisation import warmup_notes
 from aerial_seg.training.validation.validator import SceneValidator, Validator
 
 _SECONDS = 10.0

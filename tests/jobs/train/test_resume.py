@@ -9,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from ended_early import Killed, Stop, stopped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
 
+from aerial_seg.cli.info import command as info_command
 from aerial_seg.errors import Interrupted
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import read_run
@@ -127,6 +129,20 @@ def test_so_it_does_with_what_the_papers_recipes_have(chips: Path, small: MakeRe
     changes = {f"{table}.{key}": value for table, keys in PUBLISHED.items() for key, value in keys.items()}
     recipe = change_recipe(small(), changes)
     law(chips, recipe, [Stop("SIGTERM", 1), Stop("kill", 4)], 0.0, sums)
+
+
+def test_crops_that_are_no_squares_go_on_too(chips: Path, small: MakeRecipe, sums: Sums) -> None:
+    wide = {"training.crop": [32, 64], "training.workers": 2, "augmentation.rot90": False}
+    recipe = change_recipe(small(), wide)
+    law(chips, recipe, [Stop("SIGTERM", 4)], None, sums)
+    run = chips.parent / "run"
+    assert read_run(run).document["recipe"]["training"]["crop"] == [32, 64]
+    card = CliRunner().invoke(info_command, [str(run / "best.safetensors")], catch_exceptions=False)
+    assert "7 of 2 crops of 32x64 px" in card.output
+    # Without workers the same crops are cut; the number of workers lies in the models' recipes.
+    alone = change_recipe(recipe, {"training.workers": 0})
+    train(chips, alone, chips.parent / "alone", TrainSettings(device="cpu"))
+    assert sums(chips.parent / "alone")["log.csv"] == sums(run)["log.csv"]
 
 
 @pytest.mark.slow
