@@ -13,11 +13,11 @@ import numpy as np
 
 from aerial_seg.errors import SettingsError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import telling_rasters
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.problems import Problem, Problems
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
 from aerial_seg.jobs.tile.dataset_writer import divide
-from aerial_seg.jobs.tile.drafts import telling_rasters
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.inputs import Asked, Ready, prepare
 from aerial_seg.jobs.tile.job import require_chips, require_two_classes

@@ -12,6 +12,8 @@ from aerial_seg.files.names import split_layer
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import drafts_of, telling_rasters
+from aerial_seg.geo.map_tiles.placing import Placing, place_tiles
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
@@ -20,10 +22,8 @@ from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import check_stack
 from aerial_seg.jobs.problems import Problems
-from aerial_seg.jobs.tile.drafts import drafts_of, telling_rasters
 from aerial_seg.jobs.tile.grids import run_grids
 from aerial_seg.jobs.tile.layouts.lay_out import check_layout
-from aerial_seg.jobs.tile.map_tiles import place_tiles
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import SplitAreas, open_split_areas, split_area_files
 from aerial_seg.jobs.tile.splits.assign import check_shares
@@ -137,11 +137,12 @@ def _sources(
     if not infos:
         return None, []
     with problems.catching("raster"):
+        placing = Placing(settings.map_tiles, settings.georeferenced, settings.bands)
         placed = place_tiles(
-            infos, settings, folder, lambda: open_labels(truth, settings.labels).extent_lonlat()
+            infos, placing, folder, lambda: open_labels(truth, settings.labels).extent_lonlat()
         )
         if _alike(placed.infos, settings, problems):
-            with telling_rasters(drafts_of(placed.infos, placed.opened_as, folder)):
+            with telling_rasters(drafts_of([info.path for info in placed.infos], placed.opened_as, folder)):
                 sources = find_sources(placed, settings, folder)
             return sources, run_grids(sources.infos, settings)
     return None, []

@@ -12,6 +12,7 @@ import numpy as np
 from aerial_seg.errors import InputError
 from aerial_seg.files.staging import staged_folder
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import telling_rasters
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.problems import Problems
 from aerial_seg.jobs.tile.append.additions import add_chips
@@ -19,7 +20,6 @@ from aerial_seg.jobs.tile.append.agreement import check_classes, check_rasters, 
 from aerial_seg.jobs.tile.append.existing import Existing, open_existing, require_same
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
-from aerial_seg.jobs.tile.drafts import telling_rasters
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import OWN, Asked, prepare

@@ -13,6 +13,7 @@ import numpy as np
 from pyproj import CRS
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.map_tiles.drafts import as_told
 from aerial_seg.geo.windows.fingerprints import SourceStates
 from aerial_seg.geo.windows.imagery import FOLDER, Imagery
 from aerial_seg.jobs.tile.append.existing import Existing
@@ -27,7 +28,6 @@ from aerial_seg.jobs.tile.dataset_writer import (
     write_dataset,
     written_chip,
 )
-from aerial_seg.jobs.tile.drafts import as_told
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import Ready
