@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Literal
 
 from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.mentions import setting
 from aerial_seg.settings import MOST_PIXELS, Setting, byte_size
 
 WindowName = Literal["linear", "cosine", "gaussian", "centre"]
@@ -13,6 +14,7 @@ BlendName = Literal["logits", "probabilities"]
 EngineName = Literal["auto", "eager", "compile", "onnx", "openvino"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 CarrierName = Literal["auto", "host", "device"]
+MapTileRows = Literal["auto", "slippy", "tms", "off"]
 SimplifyMethod = Literal["douglas-peucker", "visvalingam"]
 
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:[0-9]{1,4})?")
@@ -23,6 +25,15 @@ def check_device(name: str) -> None:
     if _DEVICE.fullmatch(name) is None:
         raise SettingsError(
             f"there is no such device, use auto, cpu, cuda or cuda:N{did_you_mean(name, ('auto', 'cpu', 'cuda'))}"
+        )
+
+
+def check_map_tiles(rows: str, *, georeferenced: bool) -> None:
+    """Raises SettingsError where rasters are to be placed by their names and none is to be taken as placed."""
+    if rows in ("tms", "slippy") and not georeferenced:
+        raise SettingsError(
+            f"{setting('map_tiles', rows)} places rasters by their names, and {setting('georeferenced', False)} takes "
+            "none as placed; leave one of them out"
         )
 
 
@@ -60,6 +71,13 @@ Georeferenced = Annotated[
         "Accept rasters without CRS and work in pixel coordinates; polygons of them lie where QGIS shows the raster, "
         "row r at y = −r.",
         flag="--no-georef",
+    ),
+]
+MapTiles = Annotated[
+    MapTileRows,
+    Setting(
+        "How rasters without CRS that are named z/x/y, z-x-y or x-y-z count their rows: slippy from the north, tms "
+        "from the south; auto: as labels lie, or else as most do; off: their names say nothing."
     ),
 ]
 Nodata = Annotated[

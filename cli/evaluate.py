@@ -16,6 +16,7 @@ from . import console, options
 from .setting_options import from_settings, setting_option
 
 if TYPE_CHECKING:
+    from aerial_seg.choices import MapTileRows
     from aerial_seg.jobs.evaluate import EvaluateReport
 
 
@@ -49,6 +50,7 @@ Examples:
 )  # fmt: skip
 @options.nodata
 @options.no_georef
+@options.map_tiles
 @options.device
 @click.option(
     "-o",
@@ -69,6 +71,7 @@ def command(
     on: Literal["chips", "scenes"],
     nodata: float | None,
     no_georef: bool,
+    map_tiles: MapTileRows,
     device: str,
     output: Path | None,
     error_map: Path | None,
@@ -111,7 +114,9 @@ def command(
     if not is_model:
         report = evaluate_mask(subject, labels, label_settings, console.bar, error_map=wanted)
     elif rasters:
-        prediction = PredictSettings(mosaic=True, nodata=nodata, georeferenced=not no_georef, device=device)
+        prediction = PredictSettings(
+            mosaic=True, map_tiles=map_tiles, nodata=nodata, georeferenced=not no_georef, device=device
+        )
         report = evaluate_model_on_rasters(
             subject,
             rasters,
@@ -138,7 +143,7 @@ def command(
 
 _MEAN_SOMETHING = {
     "mask": ("a mask is compared as it is", ()),
-    "raster": ("with --raster a model maps imagery", ("nodata", "no_georef", "device")),
+    "raster": ("with --raster a model maps imagery", ("nodata", "no_georef", "map_tiles", "device")),
     "chips": ("without --raster a model is scored on a chip dataset", ("split", "on", "device")),
 }
 """What is scored, and which of the options on that say anything of it."""
@@ -148,7 +153,7 @@ def _refuse_idle(subject: str) -> None:
     """Raises UsageError for an option that would change nothing."""
     context = click.get_current_context()
     why, able = _MEAN_SOMETHING[subject]
-    for name in ("split", "on", "nodata", "no_georef", "device"):
+    for name in ("split", "on", "nodata", "no_georef", "map_tiles", "device"):
         if name in able or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         option = next(one for one in context.command.params if one.name == name)

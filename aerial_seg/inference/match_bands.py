@@ -22,7 +22,7 @@ from aerial_seg.geo.raster.statistics import (
     scene_range,
 )
 from aerial_seg.geo.raster.values.fill import FillerTally
-from aerial_seg.geo.raster.values.scaling import require_scalings
+from aerial_seg.geo.raster.values.scaling import refuse_shifted, require_scalings
 from aerial_seg.mentions import setting
 
 _BEYOND = 2.0
@@ -68,7 +68,8 @@ def check_bands(
 
     Names are compared where both sides declare one that means something (`red`, not `gray` or `band 1`), and not
     when the bands were chosen by number: that is the user's word. Where the model's red, green and blue come in
-    another order than this, a raster has to name its own. Returns of each band whether its scale and offset are to be
+    another order than this, a raster has to name its own. Numbers that a declared offset shifts are no longer those
+    that a model of stored numbers knows. Returns of each band whether its scale and offset are to be
     applied (Raster.scale), as in training; none with scale "off".
     """
     model = ", ".join(f"{band.name} {band.dtype}" for band in bands)
@@ -87,7 +88,7 @@ def check_bands(
         _require_said(info, bands)
     scaled = tuple(band.scaled for band in bands) if scale == "auto" and info.scalings else ()
     if any(scaled):
-        require_scalings(info.path, info.scalings, [band.name for band in bands], scaled)
+        require_scalings(info.path, info.scalings, [band.name for band in bands], scaled, info.tagged)
     elif info.dtype != bands[0].dtype:
         # Of a stack any file may be the one of another dtype.
         got = f"{info.path} with {', '.join(choice.stack)}" if choice.stack else info.path
@@ -95,7 +96,23 @@ def check_bands(
             f"{got} holds {info.dtype}, but the model was trained on {bands[0].dtype} ({model}); convert what is not "
             f"{bands[0].dtype} to the same units (gdal_translate -ot … -scale …) or train a model on these"
         )
+    elif scale == "auto":
+        refuse_shifted(info.path, info.scalings, [band.name for band in bands])
     return scaled if any(scaled) else ()
+
+
+def check_mosaic_scalings(infos: Sequence[RasterInfo], bands: Sequence[Band], *, scale: str = "auto") -> None:
+    """Raise InputError for rasters that become one whose stored numbers mean different things to such a model."""
+    if scale == "off" or any(band.scaled for band in bands):
+        return
+    for info in infos:
+        if info.scalings != infos[0].scalings:
+            declared = [", ".join(sorted({*map(str, one.scalings)})) for one in (info, infos[0])]
+            raise InputError(
+                f"{info.path} declares {declared[0]}, but {infos[0].path} {declared[1]}, and the model was trained on "
+                "numbers as they are stored: equal ones would not mean the same in one mosaic; store all alike, or "
+                f"pass {setting('scale', 'off')} if they do mean the same"
+            )
 
 
 def unnamed_notes(info: RasterInfo, bands: Sequence[Band], choice: BandChoice = ALL_BANDS) -> tuple[str, ...]:
@@ -124,13 +141,14 @@ def scene_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[st
     with _left_to_the_next_reader(raster):
         pixels, tally = at_hand(raster.stored), FillerTally(raster.declared)
         scene = scene_range(pixels, tally) if bands or _may_hold_fillers(raster) else None
+        scales = _scale_notes(raster, bands)
         if scene is None:
-            return (*_collar_notes(pixels), *filler_notes(tally, raster))
+            return (*_collar_notes(pixels), *filler_notes(tally, raster), *scales)
         ranges = (
             _range_notes(scene.scaled(raster.info.scalings, raster.scaled), raster, bands) if bands else ()
         )
         doubtful = (*_partly_notes(scene, raster), *filler_notes(tally, raster))
-        return (*ranges, *doubtful, *_collar_notes(pixels), *_unscaled_notes(raster, bands))
+        return (*ranges, *doubtful, *_collar_notes(pixels), *scales)
     return ()
 
 
@@ -163,14 +181,17 @@ def filler_notes(tally: FillerTally, raster: Raster | ArrayRaster) -> tuple[str,
     return tuple(tally.notes(raster.info.path, raster.info.names, lambda value: setting("nodata", value)))
 
 
-def _unscaled_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
-    """Note what a raster declares that the model knows nothing of: its numbers may mean other things."""
-    declared = [one for one in raster.info.scalings if not one.says_nothing]
-    if not declared or not bands or any(raster.scaled):
+def _scale_notes(raster: Raster | ArrayRaster, bands: Sequence[Band]) -> tuple[str, ...]:
+    """Note what a raster declares of its numbers, and whether the model is shown these or what they mean."""
+    declared = list(dict.fromkeys(str(one) for one in raster.info.scalings if not one.says_nothing))
+    if not declared or not bands:
         return ()
+    told = " / ".join(declared)
+    if any(raster.scaled):
+        return (f"scale and offset of {raster.info.path} are applied, as in training: {told}",)
     return (
-        f"{raster.info.path} declares {declared[0]}, but the model was trained on numbers as they are stored: so they "
-        "are taken here, too",
+        f"{raster.info.path} declares {told}, but the model was trained on numbers as they are stored: so they are "
+        "taken here, too",
     )
 
 

@@ -13,15 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from aerial_seg.bands import Band
-from aerial_seg.errors import InputError, OutputError, SettingsError, did_you_mean
+from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import split_layer
-from aerial_seg.files.protect import Inputs
-from aerial_seg.files.staging import check_writable, staged_files
+from aerial_seg.files.staging import staged_files
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.placing import Placed, Placing, place_tiles
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
-from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.predict.job import predict
@@ -43,7 +42,7 @@ from aerial_seg.mentions import Placeholder, setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
 from aerial_seg.models.device import pick_device, to_device
 from aerial_seg.models.file import TrainedModel, load_model, read_card
-from aerial_seg.outputs.error_map import ROWS_AT_ONCE, ErrorMap, error_map_files
+from aerial_seg.outputs.error_map import ROWS_AT_ONCE, ErrorMap, check_error_map
 from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
@@ -86,18 +85,6 @@ def _error_map(given: ErrorMapSettings | StrPath | None) -> ErrorMapSettings | N
     return ErrorMapSettings(as_path(given, "error_map"))
 
 
-def _check_error_map(wanted: ErrorMapSettings, inputs: Sequence[str | Path]) -> None:
-    """Raises OutputError unless the map can be written there, away from the `inputs`: before the work."""
-    if wanted.path.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(
-            f"the error map {wanted.path} is a GeoTIFF, wanted a name that ends in .tif; rename it"
-        )
-    read = Inputs(file for name in inputs for file in vector_files(name))
-    read.refuse(error_map_files(wanted.path))
-    for file in error_map_files(wanted.path):
-        check_writable(file, overwrite=wanted.overwrite)
-
-
 def evaluate_mask(
     mask: StrPath,
     labels: StrPaths,
@@ -114,7 +101,8 @@ def evaluate_mask(
     mask, labels = as_path(mask, "mask"), as_names(labels, "labels")
     settings, error_map = chosen(settings, LabelSettings), _error_map(error_map)
     if error_map is not None:
-        _check_error_map(error_map, [mask, *label_sources(expand_labels(labels), settings)])
+        read = label_sources(expand_labels(labels), settings)
+        check_error_map(error_map.path, [mask, *read], overwrite=error_map.overwrite)
     legend, foreign, notes = _classes_of(mask, settings)
     files = expand_labels(labels)
     still = _held([mask], label_sources(files, settings))
@@ -372,14 +360,16 @@ def evaluate_model_on_rasters(
     prediction, error_map = with_device(prediction or PredictSettings(), device), _error_map(error_map)
     if error_map is not None:
         read = label_sources(expand_labels(labels), settings)
-        _check_error_map(error_map, [model_path, *expand_rasters(rasters), *read])
+        inputs = [model_path, *expand_rasters(rasters), *read]
+        check_error_map(error_map.path, inputs, overwrite=error_map.overwrite)
     legend = read_card(model_path).legend
     files = expand_labels(labels)
     still = _held(expand_rasters(rasters), label_sources(files, settings))
-    infos = [raster_info(path) for path in expand_rasters(rasters)]
-    opened = open_labels(files, settings, legend=legend, near=[info.grid for info in infos])
-    check_overlap(opened, [info.grid for info in infos], names=[info.path for info in infos])
     with tempfile.TemporaryDirectory() as folder:
+        placed, prediction = _in_their_places(rasters, files, settings, prediction, Path(folder))
+        infos = placed.infos
+        opened = open_labels(files, settings, legend=legend, near=[info.grid for info in infos])
+        check_overlap(opened, [info.grid for info in infos], names=[info.path for info in infos])
         mask = Path(folder) / "mask.tif"
         (report,) = predict(model_path, rasters, mask, replace(prediction, mosaic=True), progress)
         truth = _Truth(opened, legend, tuple(file.name for file in files), still)
@@ -390,3 +380,20 @@ def evaluate_model_on_rasters(
     notes = tuple(dict.fromkeys((*report.notes, *told)))
     made = None if error_map is None else error_map.path
     return EvaluateReport(str(model_path), ", ".join(labels), scores, legend, notes, made)
+
+
+def _in_their_places(
+    rasters: Sequence[str],
+    labels: Sequence[Path],
+    settings: LabelSettings,
+    prediction: PredictSettings,
+    folder: Path,
+) -> tuple[Placed, PredictSettings]:
+    """The rasters, map tiles where their names and the labels put them; and how `predict` puts them there, too."""
+    placed = place_tiles(
+        [raster_info(path) for path in expand_rasters(rasters)],
+        Placing(prediction.map_tiles, prediction.georeferenced),
+        folder,
+        lambda: open_labels(labels, settings).extent_lonlat(),
+    )
+    return placed, replace(prediction, map_tiles=placed.rows or prediction.map_tiles)

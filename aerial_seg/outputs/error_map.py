@@ -10,8 +10,12 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 from numpy.typing import NDArray
 
+from aerial_seg.errors import OutputError
+from aerial_seg.files.protect import Inputs
+from aerial_seg.files.staging import check_writable
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.covered import BLOCK, Extent
+from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.legend import IGNORE, Legend, make_legend
 from aerial_seg.outputs.attribute_table import attribute_table
 from aerial_seg.outputs.cog import CogStyle, write_cog
@@ -53,6 +57,15 @@ def errors_of(truth: NDArray[np.uint8], said: NDArray[np.uint8], classes: int) -
 def error_map_files(final: Path) -> tuple[Path, Path, Path]:
     """NAME.tif, NAME.tif.aux.xml (names and counts for GDAL and QGIS) and NAME.qml (QGIS style)."""
     return final, final.with_name(final.name + ".aux.xml"), final.with_suffix(".qml")
+
+
+def check_error_map(final: Path, inputs: Sequence[str | Path], *, overwrite: bool) -> None:
+    """Raise OutputError unless the map can be written there, away from the `inputs`: before the work."""
+    if final.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"the error map {final} is a GeoTIFF, wanted a name that ends in .tif; rename it")
+    Inputs(file for name in inputs for file in vector_files(name)).refuse(error_map_files(final))
+    for file in error_map_files(final):
+        check_writable(file, overwrite=overwrite)
 
 
 class ErrorMap:

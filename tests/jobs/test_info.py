@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from aerial_seg.errors import InputError
 from aerial_seg.jobs.info.job import info
@@ -34,7 +35,9 @@ def test_a_raster(write_raster: Callable[..., Path], tmp_path: Path) -> None:
     assert len(document["bands"]) == 2
     assert document["bands"][1] == {
         "number": 2, "name": "band 2", "colour": "undefined", "dtype": "uint8", "nodata": 3, "mask": ("nodata",),
+        "scale": 1.0, "offset": 0.0,
     }  # fmt: skip
+    assert "numbers" not in document
     # At the central meridian UTM shrinks the ground by 0.9996.
     assert document["gsd_m"]["across"] == pytest.approx(0.5 / 0.9996, rel=1e-4)
     json.dumps(document)
@@ -43,6 +46,20 @@ def test_a_raster(write_raster: Callable[..., Path], tmp_path: Path) -> None:
 def test_a_raster_without_crs(write_raster: Callable[..., Path], tmp_path: Path) -> None:
     document = info(write_raster(tmp_path / "in.tif", image(), crs=None))
     assert document["crs"] is document["gsd_m"] is document["extent"] is None
+
+
+def test_what_a_raster_says_of_its_numbers(write_raster: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "in.tif", image())
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(BOA_ADD_OFFSET="-1000")
+    assert "BOA_ADD_OFFSET -1000 in" in info(path)["numbers"]
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-4, 1e-4), (-0.1, -0.1)
+    document = info(path)
+    assert document["numbers"].startswith(
+        "scale 0.0001, offset -0.1: `tile` applies that, and `predict` where"
+    )
+    assert [(band["scale"], band["offset"]) for band in document["bands"]] == [(1e-4, -0.1)] * 2
 
 
 def test_a_raster_of_another_planet_says_why_it_has_no_gsd(

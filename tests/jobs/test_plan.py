@@ -43,13 +43,13 @@ def test_a_plan_starts_no_engine_and_writes_nothing(
     monkeypatch.setattr(Ensemble, "predictor", never)
     before = sorted(tmp_path.rglob("*"))
     asked = PredictRequest.of(MODEL, [good, wrong, other], tmp_path / "masks", PredictSettings())
-    plan = make_plan(asked)
+    plan = make_plan(asked, tmp_path)
     assert [scene.name for scene in plan.scenes] == [good, other]
     assert [(one.source, one.outcome) for one in plan.refused] == [(wrong, "failed")]
     assert plan.many_scenes
     assert (
         plan.tiles
-        == 2 * make_plan(PredictRequest.of(MODEL, [good], tmp_path / "a.tif", asked.settings)).tiles
+        == 2 * make_plan(PredictRequest.of(MODEL, [good], tmp_path / "a.tif", asked.settings), tmp_path).tiles
     )
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(FrozenInstanceError):

@@ -90,12 +90,12 @@ def main() -> None:
         (folder / "in").mkdir()
         paths = write_scenes(folder / "in", asked.scenes, asked.side)
         alone_asked = PredictRequest.of(model, paths[:1], folder / "one.tif", settings)
-        make_plan(alone_asked)
+        make_plan(alone_asked, out)
         start = time.process_time()
-        make_plan(alone_asked)
+        make_plan(alone_asked, out)
         alone = time.process_time() - start
         start = time.process_time()
-        plan = make_plan(PredictRequest.of(model, paths, out, settings))
+        plan = make_plan(PredictRequest.of(model, paths, out, settings), out)
         looking = (time.process_time() - start - alone) / asked.scenes * 1e3
 
         began = 0.0

@@ -14,7 +14,10 @@ from aerial_seg.printable import cleaned_name, shortened
 
 @dataclass(frozen=True, slots=True)
 class BandFacts:
-    """One band, alpha included. number: as BandChoice counts. mask: what tells its measured pixels, in GDAL's words."""
+    """One band, alpha included. number: as BandChoice counts. mask: what tells its measured pixels, in GDAL's words.
+
+    A stored number n means n × scale + offset.
+    """
 
     number: int
     name: str
@@ -22,6 +25,8 @@ class BandFacts:
     dtype: str
     nodata: float | None
     mask: tuple[str, ...]
+    scale: float
+    offset: float
 
 
 def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
@@ -36,6 +41,8 @@ def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
             dataset.dtypes,
             dataset.nodatavals,
             dataset.mask_flag_enums,
+            dataset.scales,
+            dataset.offsets,
         )
         return tuple(
             BandFacts(
@@ -45,8 +52,10 @@ def band_facts(path: Path | str) -> tuple[BandFacts, ...]:
                 dtype=dtype,
                 nodata=nodata,
                 mask=tuple(flag.name for flag in flags),
+                scale=float(scale),
+                offset=float(offset),
             )
-            for number, name, colour, dtype, nodata, flags in zip(*columns, strict=True)
+            for number, name, colour, dtype, nodata, flags, scale, offset in zip(*columns, strict=True)
         )
 
 

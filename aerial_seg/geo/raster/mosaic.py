@@ -50,7 +50,8 @@ class Mosaic:
     """A written VRT; `largest_shift` is how far, in pixels, a source was moved to sit on the common grid.
 
     tags: what each source says of itself, as Raster.tags does. nodata: to open it with. is_scaled: the VRT itself shows
-    what the sources' numbers mean, because they mean different things.
+    what the sources' numbers mean, because they mean different things. tagged: of each source its path, and what its
+    tags alone say of that.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Mosaic:
     tags: tuple[Mapping[str, str], ...]
     nodata: float | None = None
     is_scaled: bool = False
+    tagged: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def write_mosaic(
@@ -114,6 +116,7 @@ def write_mosaic(
         tags=tuple(one.tags for one in looked),
         nodata=None if apply else nodata,
         is_scaled=apply,
+        tagged=tuple((info.path, info.tagged) for info in infos),
     )
 
 

@@ -15,6 +15,7 @@ from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.windows.handles import lent
 from aerial_seg.geo.windows.source import SourceWindow
 from aerial_seg.jobs.check.index_rows import IndexRow
+from aerial_seg.jobs.check.outlines import beside_outline
 from aerial_seg.labels.chip_file import label_channels, read_label_chip
 from aerial_seg.legend import IGNORE
 from aerial_seg.training.manifest import DatasetDocument
@@ -70,7 +71,8 @@ def look_at(
         if beside:
             told = f"{label_path} names classes for {beside:,} pixels that {image_path} does not measure"
             warnings.append(("labels-unmeasured", f"{told}; make them {IGNORE}"))
-        errors += _misplaced(image_path, label_path)
+        misplaced = _misplaced(image_path, label_path)
+        errors += misplaced or _outlined(row, label_path, valid)
     return Look(tuple(errors), tuple(warnings), counts, sums, digest)
 
 
@@ -168,6 +170,11 @@ def _misplaced(image: Path | SourceWindow, labels: Path) -> list[Found]:
     return [
         ("labels-misplaced", f"{labels} {what} its image {image}; put the chip back as it was, or {_AGAIN}")
     ]
+
+
+def _outlined(row: IndexRow, labels: Path, valid: NDArray[np.bool_]) -> list[Found]:
+    """Image and labels, which lie in one place, lie where the index draws them."""
+    return beside_outline(row, labels, raster_info(labels).grid, valid)
 
 
 def _sums(

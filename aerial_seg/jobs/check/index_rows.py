@@ -9,6 +9,7 @@ from typing import Any
 
 import geopandas
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+from pyproj import CRS
 
 from aerial_seg.errors import at_work, did_you_mean
 from aerial_seg.files.names import ogr_name
@@ -22,7 +23,7 @@ _AGAIN = "run `aerial-seg tile` again"
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """One chip of the index. split: None for none that is known; place: its outline; valid, counts: as far as told."""
+    """One chip of the index. split: None for none that is known; place: its outline, in crs; valid, counts: as told."""
 
     name: str
     split: str | None
@@ -30,6 +31,7 @@ class IndexRow:
     place: Any
     valid: int | None
     counts: tuple[int | None, ...]
+    crs: CRS | None = None
 
 
 def read_rows(root: Path, legend: Legend | None, problems: Problems) -> list[IndexRow]:
@@ -63,6 +65,7 @@ def _rows(path: Path, index: Any, legend: Legend | None, problems: Problems) -> 
     counts = [_whole(index, column) for column in columns]
     valid = _whole(index, "valid_px")
     places = index.geometry if isinstance(index, geopandas.GeoDataFrame) else [None] * len(index)
+    crs = CRS(index.crs) if isinstance(index, geopandas.GeoDataFrame) and index.crs is not None else None
     times = Counter(name for name in index["chip"] if isinstance(name, str))
     rows: dict[str, IndexRow] = {}
     for k, (name, place) in enumerate(zip(index["chip"], places, strict=True)):
@@ -83,6 +86,7 @@ def _rows(path: Path, index: Any, legend: Legend | None, problems: Problems) -> 
             place,
             valid[k],
             tuple(column[k] for column in counts),
+            crs,
         )
     if not rows and not problems.has_errors:
         problems.error(

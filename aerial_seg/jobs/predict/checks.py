@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from aerial_seg.choices import check_map_tiles
 from aerial_seg.crf.dense import check_crf_installed
 from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.files.disk import nearest_folder
@@ -60,7 +61,10 @@ def scenes_of(paths: Sequence[Path], out: Path, many_scenes: bool) -> tuple[Scen
     if ignores_case(nearest_folder(out / "mask")):
         names = [name.casefold() for name in names]
     if len(set(names)) < len(scenes):
-        raise SettingsError("two rasters have the same file name; predict them into different folders")
+        raise SettingsError(
+            f"two rasters have the same file name; pass {setting('mosaic', True)} to make one map of them, or predict "
+            "them into different folders"
+        )
     return scenes
 
 
@@ -151,7 +155,8 @@ def check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: Predi
 
 
 def check_extras(settings: PredictSettings) -> None:
-    """Raise SettingsError for a CRF whose package is missing, and a time that nothing would tell."""
+    """Raise SettingsError for a CRF whose package is missing, a time that nothing would tell, places of no place."""
+    check_map_tiles(settings.map_tiles, georeferenced=settings.georeferenced)
     if settings.crf is not None:
         check_crf_installed()
     if settings.taken is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from aerial_seg.files.work import place, remember
 from aerial_seg.jobs.predict.checks import placed_vectors
@@ -57,14 +58,15 @@ def predict_scenes(
 ) -> tuple[SceneOutcome, ...]:
     """Predict as `predict` does, but return what became of each scene: one of several that failed raises nothing."""
     start = time.perf_counter()
-    plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device))
-    if not plan.scenes:
-        return plan.refused
-    context = plan.start(progress)
-    if plan.many_scenes:
-        return map_many_scenes(plan.scenes, plan.refused, context, plan.out)
-    (scene,) = plan.scenes
-    report = _map_one(scene, context)
+    with TemporaryDirectory(prefix="aerial-seg-") as folder:
+        plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device), Path(folder))
+        if not plan.scenes:
+            return plan.refused
+        context = plan.start(progress)
+        if plan.many_scenes:
+            return map_many_scenes(plan.scenes, plan.refused, context, plan.out)
+        (scene,) = plan.scenes
+        report = _map_one(scene, context)
     return (SceneOutcome(scene.name, "done", time.perf_counter() - start, report=report),)
 
 
@@ -101,8 +103,9 @@ def forecast_prediction(
     device: str = "auto",
 ) -> tuple[Forecast, ...]:
     """Foretell what `predict` would take with the same arguments; one batch is run, nothing is written."""
-    plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device))
-    if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
-        raise ScenesFailedError(plan.refused)
-    context = plan.start(silent)
-    return tuple(dry_run(scene, context) for scene in plan.scenes)
+    with TemporaryDirectory(prefix="aerial-seg-") as folder:
+        plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device), Path(folder))
+        if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
+            raise ScenesFailedError(plan.refused)
+        context = plan.start(silent)
+        return tuple(dry_run(scene, context) for scene in plan.scenes)

@@ -12,10 +12,11 @@ from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsErro
 from aerial_seg.files.journal import NAME, Journal, damaged_records, locked_work, noting_what_is_kept
 from aerial_seg.files.names import shown
 from aerial_seg.geo.areas.area import OutsideError
+from aerial_seg.geo.map_tiles.drafts import MOSAIC
 from aerial_seg.geo.raster.unchanged import InputState, files_of, state_of
 from aerial_seg.jobs.predict.one_scene import map_scene, report_from
-from aerial_seg.jobs.predict.scenes import MOSAIC, PredictContext, Scene
-from aerial_seg.jobs.predict.settings import PredictReport
+from aerial_seg.jobs.predict.scenes import PredictContext, Scene
+from aerial_seg.jobs.predict.settings import PredictReport, PredictSettings
 from aerial_seg.mentions import SAME_CALL
 
 BATCH = "predict"
@@ -98,7 +99,7 @@ def map_many_scenes(
     job = {
         "model_sha256": context.model.sha256,
         "area": None if context.area is None else context.area.identity,
-        "settings": asdict(replace(settings, overwrite=False, restart=False)),
+        "settings": _told(settings),
     }
     with locked_work(
         out / BATCH, restart=settings.restart, unfinished=lambda: not is_complete(outcomes)
@@ -111,6 +112,14 @@ def map_many_scenes(
                 _outcome(scene, context, journal, earlier.get(str(scene.target), [])) for scene in scenes
             ]
     return tuple(outcomes)
+
+
+def _told(settings: PredictSettings) -> dict[str, Any]:
+    """What masks depend on; what runs of before it could be said knew nothing of is left out where it says nothing."""
+    told = asdict(replace(settings, overwrite=False, restart=False))
+    if settings.map_tiles == "auto":
+        del told["map_tiles"]
+    return told
 
 
 def _by_mask(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

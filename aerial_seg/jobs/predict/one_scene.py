@@ -20,13 +20,13 @@ from aerial_seg.files.journal import (
 )
 from aerial_seg.files.staging import place_files
 from aerial_seg.files.work import was_placed
+from aerial_seg.geo.map_tiles.drafts import MOSAIC
 from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import InputState, Unchanged, kept_only_if, state_of
 from aerial_seg.inference.results import keep_styles, write_results
 from aerial_seg.jobs.predict.memory import check_disk, choose_panels
 from aerial_seg.jobs.predict.scenes import (
-    MOSAIC,
     OpenScene,
     PredictContext,
     Scene,
@@ -82,7 +82,7 @@ def _make(
     """Everything lies in the folder RESULT, and the journal says so."""
     still = Unchanged(_inputs(scene, context), without=MOSAIC)
     with kept_only_if(still, folder), open_scene(scene, context, folder) as opened:
-        still.add((), opened.source.files)
+        still.add((), opened.files)
         facts = _facts(scene, context)
         job = _job(scene, opened, context, facts, read_job(folder / NAME))
         journal = Journal.open(folder / NAME, job, renew=renew)
@@ -204,7 +204,7 @@ def _job(
     job = {
         **facts,
         "runtime": context.predictor.runtime.as_dict(),
-        "input": state_of(_inputs(scene, context), opened.source.files, without=MOSAIC),
+        "input": state_of(_inputs(scene, context), opened.files, without=MOSAIC),
         "max_memory": context.settings.max_memory,
         "stac": context.settings.stac,
         **({} if context.settings.taken is None else {"datetime": context.settings.taken}),
@@ -230,6 +230,7 @@ def _facts(scene: Scene, context: PredictContext) -> Facts:
         more={
             **({} if settings.bands == ALL_BANDS else {"bands": settings.bands.identity}),
             **({} if settings.scale == "auto" else {"scale": settings.scale}),
+            **({} if scene.tiles is None else {"map_tiles": scene.tiles.rows}),
             **({} if context.area is None else {"area": context.area.identity}),
         },
     )

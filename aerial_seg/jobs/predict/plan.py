@@ -12,13 +12,15 @@ from aerial_seg.files.journal import NAME, DamagedJournalError, read_job, work_f
 from aerial_seg.files.protect import Inputs
 from aerial_seg.geo.areas.area import Area, area_file, area_of_bounds, read_area
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import drafts_of
+from aerial_seg.geo.map_tiles.placing import Placed, Placing, place_tiles
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.inference.engines.choose import EngineSettings, carrier_beside_crf
 from aerial_seg.inference.ensemble import Ensemble, model_paths
-from aerial_seg.inference.match_bands import check_mosaic_bands, check_stack
+from aerial_seg.inference.match_bands import check_mosaic_bands, check_mosaic_scalings, check_stack
 from aerial_seg.inference.match_gsd import check_compatible, choose_run_grid
 from aerial_seg.inference.memory import choose_batch
 from aerial_seg.inference.region import Region, RegionTiles
@@ -37,7 +39,7 @@ from aerial_seg.jobs.predict.checks import (
 )
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, refused_outcome
 from aerial_seg.jobs.predict.scene_list import Refusals, named_rasters
-from aerial_seg.jobs.predict.scenes import PredictContext, Scene
+from aerial_seg.jobs.predict.scenes import PredictContext, Scene, SceneTiles
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import pick_device
@@ -119,9 +121,10 @@ class PredictPlan:
         return PredictContext(model, predictor, self.shape, self.settings, progress, self.area, notes)
 
 
-def make_plan(request: PredictRequest) -> PredictPlan:
-    """Check a command and plan it; no tile runs, and nothing is written.
+def make_plan(request: PredictRequest, folder: Path) -> PredictPlan:
+    """Check a command and plan it; no tile runs, and no output is written.
 
+    folder: for VRTs that show map tiles in their places; lasts as long as the plan.
     Each raster is opened once for its facts. Raises AerialSegError for what keeps the whole command from working; of
     several scenes one that cannot be predicted is refused for itself.
     """
@@ -135,6 +138,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
     area, ensemble = _read_area_and_models(request)
     settings = _in_model_order(request.settings, ensemble)
     facts = _look_at_all(paths, settings, refused)
+    placed, facts = _in_their_places(facts, settings, folder)
     inputs.add(raster_files(facts.values()))
     if settings.vectors is not None:
         check_vectors(settings.vectors, facts[paths[0]], scenes[0], settings)
@@ -142,12 +146,16 @@ def make_plan(request: PredictRequest) -> PredictPlan:
         ensemble, tile_size=settings.tile_size, halo=settings.halo, overlap=settings.overlap
     )
     run_grids = _fitting_grids(facts, ensemble, settings, refused)
+    if settings.mosaic:
+        check_mosaic_scalings(list(facts.values()), ensemble.as_one.card.bands, scale=settings.scale)
     tiles = _count_tiles(facts, run_grids, shape, refused, None if settings.mosaic else area)
     engine, engine_notes = _engine_settings(settings)
     batch_size, notes = _batch_size(ensemble, shape, settings, engine, scenes)
     return PredictPlan(
         scenes=tuple(
-            _with_grids(scene, facts, run_grids) for scene in scenes if scene.name not in refused.reasons
+            _with_tiles(_with_grids(scene, facts, run_grids), facts, placed, folder)
+            for scene in scenes
+            if scene.name not in refused.reasons
         ),
         refused=tuple(refused_outcome(name, error) for name, error in refused.reasons.items()),
         many_scenes=not refused.fatal,
@@ -159,7 +167,7 @@ def make_plan(request: PredictRequest) -> PredictPlan:
         area=area,
         batch_size=batch_size,
         tiles=tiles,
-        notes=(*shape_notes, *engine_notes, *notes),
+        notes=(*placed.notes, *shape_notes, *engine_notes, *notes),
     )
 
 
@@ -230,6 +238,27 @@ def _look_at_all(paths: Sequence[Path], settings: PredictSettings, refused: Refu
     if settings.mosaic:
         check_mosaic_bands(list(facts.values()), settings.bands)
     return facts
+
+
+def _in_their_places(facts: Facts, settings: PredictSettings, folder: Path) -> tuple[Placed, Facts]:
+    """The same rasters; map tiles without CRS have that of their names."""
+    placing = Placing(settings.map_tiles, settings.georeferenced, settings.bands)
+    placed = place_tiles(list(facts.values()), placing, folder)
+    return placed, dict(zip(facts, placed.infos, strict=True))
+
+
+def _with_tiles(scene: Scene, facts: Facts, placed: Placed, folder: Path) -> Scene:
+    """The scene with what shows its map tiles in their places."""
+    if placed.rows is None:
+        return scene
+    opened = dict(zip(facts, placed.opened_as, strict=True))
+    infos = [facts[path] for path in scene.paths]
+    opened_as = tuple(opened[path] for path in scene.paths)
+    names = [info.path for info in infos]
+    files = tuple(file for info in infos for file in info.files)
+    return replace(
+        scene, tiles=SceneTiles(opened_as, drafts_of(names, opened_as, folder), files, placed.rows)
+    )
 
 
 def _look_at(path: Path, settings: PredictSettings) -> RasterInfo:

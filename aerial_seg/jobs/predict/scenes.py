@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aerial_seg.geo.areas.area import Area
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import MOSAIC, as_told, drafts_of, telling_rasters
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import Raster
+from aerial_seg.geo.raster.values.scaling import tagged_notes
 from aerial_seg.geo.systems import local_note
 from aerial_seg.inference.match_bands import check_bands, palette_notes, scene_notes, unnamed_notes
 from aerial_seg.inference.match_gsd import choose_run_grid
@@ -22,19 +24,38 @@ from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import Progress
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
-MOSAIC = "mosaic.vrt"
+
+@dataclass(frozen=True, slots=True)
+class SceneTiles:
+    """Hold what shows a scene's map tiles in their places.
+
+    opened_as: VRTs, as long as the command lasts. drafts: what messages call these. files: that the tiles are read
+    from. rows: how their rows count.
+    """
+
+    opened_as: tuple[Path, ...]
+    drafts: Mapping[str, str]
+    files: tuple[str, ...]
+    rows: str
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """Name one map to make: its rasters, bottom first, and its mask.
 
-    looked: of a single raster its own grid and the run's, as they were when the command was planned.
+    looked: of a single raster its own grid and the run's, as they were when the command was planned. tiles: of map
+    tiles what shows each in its place.
     """
 
     paths: tuple[Path, ...]
     target: Path
     looked: tuple[Grid, Grid] | None = None
+    tiles: SceneTiles | None = None
+
+    @property
+    def opened_as(self) -> tuple[Path, ...]:
+        """What is opened for each raster."""
+        return self.paths if self.tiles is None else self.tiles.opened_as
 
     @property
     def name(self) -> str:
@@ -62,7 +83,8 @@ class PredictContext:
 class OpenScene:
     """Hold an opened scene: read on the run's grid, and on its own; one and the same where that is one grid.
 
-    tags: what each of its rasters says of itself, for the STAC Item; empty where none is asked for.
+    tags: what each of its rasters says of itself, for the STAC Item; empty where none is asked for. files: that they
+    are read from.
     """
 
     raster: Raster
@@ -70,6 +92,7 @@ class OpenScene:
     memory_model: MemoryModel
     notes: tuple[str, ...]
     tags: tuple[Mapping[str, str], ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def resampled(self) -> bool:
@@ -86,16 +109,33 @@ def all_notes(opened: OpenScene, context: PredictContext) -> tuple[str, ...]:
 @contextmanager
 def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[OpenScene]:
     """Open the scene's raster, or the mosaic of its rasters as a VRT in `folder`."""
+    drafts = {} if scene.tiles is None else dict(scene.tiles.drafts)
+    if len(scene.paths) > 1:
+        drafts |= drafts_of(list(map(str, scene.paths)), scene.opened_as, folder)
+    with telling_rasters(drafts), _opened(scene, context, folder) as opened:
+        notes = tuple(as_told(note, drafts) for note in opened.notes)
+        files = opened.files if scene.tiles is None else scene.tiles.files
+        yield replace(opened, notes=notes, files=files)
+
+
+@contextmanager
+def _opened(scene: Scene, context: PredictContext, folder: Path) -> Iterator[OpenScene]:
     settings, card = context.settings, context.model.card
-    path, nodata, scale = scene.paths[0], settings.nodata, settings.scale
+    path, nodata, scale = scene.opened_as[0], settings.nodata, settings.scale
     notes: tuple[str, ...] = ()
     tags: tuple[Mapping[str, str], ...] = ()
     if len(scene.paths) > 1:
         wanted = [band.scaled for band in card.bands] if scale == "auto" else []
-        mosaic = write_mosaic(scene.paths, folder / MOSAIC, nodata, wanted)
+        mosaic = write_mosaic(scene.opened_as, folder / MOSAIC, nodata, wanted)
         path, tags, nodata = mosaic.path, mosaic.tags, mosaic.nodata
         scale = "off" if mosaic.is_scaled else scale
         notes = (f"{mosaic.sources} rasters as one, moved by at most {mosaic.largest_shift:.2f} px",)
+        if mosaic.is_scaled:
+            notes += (
+                f"scale and offset of each of the {mosaic.sources} rasters are applied, as in training",
+            )
+        elif not any(wanted) and settings.scale == "auto":
+            notes += tuple(tagged_notes(mosaic.tagged))
     with ExitStack() as opened:
 
         def opened_once() -> Raster:
@@ -143,12 +183,19 @@ def open_scene(scene: Scene, context: PredictContext, folder: Path) -> Iterator[
             *palette_notes(source.info),
             *unnamed_notes(source.info, card.bands, settings.bands),
             *scene_notes(source, card.bands),
+            *_tag_notes(source, settings),
         )
         if settings.stac:
             tags = tags or (source.tags,)
-        yield OpenScene(
-            raster, source, memory_model, (*notes, *_area_notes(context.area, memory_model)), tags
-        )
+        notes = (*notes, *_area_notes(context.area, memory_model))
+        yield OpenScene(raster, source, memory_model, notes, tags, source.files)
+
+
+def _tag_notes(source: Raster, settings: PredictSettings) -> list[str]:
+    """What tags alone say of numbers that are taken as stored."""
+    if any(source.scaled) or settings.scale == "off":
+        return []
+    return tagged_notes([(source.info.path, source.info.tagged)])
 
 
 def _run_grid(scene: Scene, grid: Grid, context: PredictContext) -> Grid:

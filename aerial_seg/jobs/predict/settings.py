@@ -10,6 +10,7 @@ from aerial_seg.choices import (
     BatchSize,
     Device,
     Georeferenced,
+    MapTiles,
     MemoryLimit,
     ModelTile,
     NetworkCarrier,
@@ -57,6 +58,7 @@ class PredictSettings(DefinesResult):
         Path | None, Setting("Also write polygons: .gpkg, .shp or .geojson.", metavar="FILE")
     ] = None
     mosaic: Annotated[bool, Setting("Predict all rasters as one map; later ones lie on top.")] = False
+    map_tiles: MapTiles = "auto"
     aoi: Annotated[
         str | None,
         Setting(

@@ -18,6 +18,7 @@ from pyproj import CRS
 
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import as_told
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.accumulator import BandAccumulator
@@ -27,7 +28,6 @@ from aerial_seg.geo.windows.imagery import Imagery
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
-from aerial_seg.jobs.tile.drafts import as_told
 from aerial_seg.jobs.tile.in_order import in_order
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.settings import TileSettings

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from aerial_seg.errors import SettingsError
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import telling_rasters
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.problems import Problem, Problems
+from aerial_seg.jobs.tile.append.additions import added_gsd, divide_added
+from aerial_seg.jobs.tile.append.agreement import existing_for, fitting
+from aerial_seg.jobs.tile.append.existing import Existing
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
-from aerial_seg.jobs.tile.dataset_writer import divide
-from aerial_seg.jobs.tile.drafts import telling_rasters
+from aerial_seg.jobs.tile.dataset_writer import DividedChips, Read, divide
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.inputs import Asked, Ready, prepare
 from aerial_seg.jobs.tile.job import require_chips, require_two_classes
@@ -26,10 +28,10 @@ from aerial_seg.jobs.tile.tile_sources import Sources
 from aerial_seg.labels.chip_file import chip_count, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE, Legend
-from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
+from aerial_seg.training.manifest import SPLITS
 
 _TRIED = 16
 """Chips that are written to a temporary folder, to know what all of them take."""
@@ -69,16 +71,15 @@ def forecast_tiling(
 ) -> TileForecast:
     """Foretell what `tile` would make of the same arguments: every pixel is read, every label laid on it.
 
-    What `tile` would refuse is among the problems, all of it and not only the first; nothing is written.
+    With `append`, what the whole dataset would be then, and what the new chips would take. What `tile` would refuse is
+    among the problems, all of it and not only the first; nothing is written.
     """
     settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
-    if settings.append:
-        raise SettingsError(
-            f"{setting('append', True)} adds to a dataset, and a dry run foretells new ones only; leave it out and "
-            "name a new output to check these rasters and labels by themselves"
-        )
     asked = Asked(as_names(rasters, "rasters"), as_names(labels, "labels"), dataset, settings)
-    problems = Problems()
+    problems, existing = Problems(), None
+    if settings.append:
+        with problems.catching("dataset"):
+            existing = existing_for(dataset, settings)
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
         ready = prepare(asked, Path(folder), problems)
         if ready.sources is None:
@@ -86,7 +87,11 @@ def forecast_tiling(
         if ready.labels is None:
             _read_through(ready.sources, ready.grids, settings, problems, progress)
             return _nothing(dataset, problems)
-        return _foretold(asked, ready, Path(folder), problems, progress)
+        if existing is not None:
+            with problems.catching("dataset"):
+                named = fitting(existing, ready.sources, ready.labels, settings)
+                ready = replace(ready, sources=named)
+        return _foretold(asked, ready, existing, Path(folder), problems, progress)
 
 
 def _nothing(dataset: Path, problems: Problems) -> TileForecast:
@@ -94,37 +99,70 @@ def _nothing(dataset: Path, problems: Problems) -> TileForecast:
 
 
 def _foretold(
-    asked: Asked, ready: Ready, folder: Path, problems: Problems, progress: Progress
+    asked: Asked,
+    ready: Ready,
+    existing: Existing | None,
+    folder: Path,
+    problems: Problems,
+    progress: Progress,
 ) -> TileForecast:
     sources, labels, settings = ready.sources, ready.labels, asked.settings
     assert sources is not None
     assert labels is not None
     begun = time.monotonic()
-    cutter = ChipCutter(folder, labels, settings, sources.scaled, writes=False)
+    taken = [] if existing is None else [record.name for record in existing.records]
+    cutter = ChipCutter(folder, labels, settings, sources.scaled, writes=False, taken=taken)
     _look_at_all(cutter, sources, ready.grids, problems, progress)
     looked = time.monotonic() - begun
-    chips: dict[str, int] = {}
-    pixels: dict[str, dict[str, int]] = {}
+    if existing is None and settings.append:
+        return _nothing(asked.dataset, problems)
+    found: tuple[DividedChips, int] | None = None
     with problems.catching("chips"):
         require_chips(cutter, ready.grids)
-        with problems.catching("one-class"):
-            require_two_classes(cutter)
-        divided, _, notes = divide(folder, cutter, sources, settings, ready.cut, ready.areas)
-        for note in notes:
-            problems.warning("note", note)
-        chips = {split: len(divided.of(split)) for split in ("train", "val", "test")}
-        pixels = divided.class_pixels(labels.legend)
+        found = _divided(cutter, ready, sources, existing, folder, problems)
         if ready.still is not None:
             ready.still.check()
-    if problems.has_errors:
+    if problems.has_errors or found is None:
         return _nothing(asked.dataset, problems)
+    whole, count = found
     size, seconds = _of_one_chip(folder, cutter, sources, ready.grids)
-    count = sum(chips.values())
     gsd = dataset_gsd(sources.infos, settings)
-    took = looked + seconds * count
     return TileForecast(
-        asked.dataset, labels.legend, chips, pixels, gsd, round(size * count), took, problems.all()
+        dataset=asked.dataset,
+        legend=labels.legend,
+        chips={split: len(whole.of(split)) for split in SPLITS},
+        class_pixels=whole.class_pixels(labels.legend),
+        gsd=gsd if existing is None else added_gsd(existing, sources, settings),
+        bytes=round(size * count),
+        seconds=looked + seconds * count,
+        problems=problems.all(),
     )
+
+
+def _divided(
+    cutter: ChipCutter,
+    ready: Ready,
+    sources: Sources,
+    existing: Existing | None,
+    folder: Path,
+    problems: Problems,
+) -> tuple[DividedChips, int]:
+    """All chips that the dataset would hold, and how many of them would be written; notes are warnings."""
+    if existing is None:
+        with problems.catching("one-class"):
+            require_two_classes(cutter)
+        chips, _, notes = divide(folder, cutter, sources, cutter.settings, ready.cut, ready.areas)
+        new = len(chips.records)
+    else:
+
+        def read(record: ChipRecord) -> Read:
+            return _again(record, cutter, sources, ready.grids, cutter.labels)[:3]
+
+        added = divide_added(folder, cutter, ready, sources, existing, read)
+        chips, notes, new = added.whole, list(added.notes), len(added.new.records)
+    for note in notes:
+        problems.warning("note", note)
+    return chips, new
 
 
 def _look_at_all(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from aerial_seg.errors import AerialSegError, InputError
@@ -12,6 +13,8 @@ from aerial_seg.files.names import split_layer
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import drafts_of, telling_rasters
+from aerial_seg.geo.map_tiles.placing import Placing, place_tiles
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
@@ -20,16 +23,24 @@ from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.geo.systems import require_common
 from aerial_seg.inference.match_bands import check_stack
 from aerial_seg.jobs.problems import Problems
-from aerial_seg.jobs.tile.drafts import drafts_of, telling_rasters
 from aerial_seg.jobs.tile.grids import run_grids
 from aerial_seg.jobs.tile.layouts.lay_out import check_layout
-from aerial_seg.jobs.tile.map_tiles import place_tiles
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import SplitAreas, open_split_areas, split_area_files
 from aerial_seg.jobs.tile.splits.assign import check_shares
 from aerial_seg.jobs.tile.tile_sources import Sources, find_sources
+from aerial_seg.labels.class_table import class_table
 from aerial_seg.labels.label_file import open_label_file
-from aerial_seg.labels.labels import Labels, check_overlap, expand_labels, label_sources, open_labels
+from aerial_seg.labels.labelled_area import read_labelled_area
+from aerial_seg.labels.labels import (
+    Labels,
+    are_rasters,
+    check_overlap,
+    expand_labels,
+    label_sources,
+    open_labels,
+)
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 
 OWN = (INDEX, "images/*_[0-9][0-9][0-9][0-9].tif", "labels/*_[0-9][0-9][0-9][0-9].tif")
@@ -137,11 +148,12 @@ def _sources(
     if not infos:
         return None, []
     with problems.catching("raster"):
+        placing = Placing(settings.map_tiles, settings.georeferenced, settings.bands)
         placed = place_tiles(
-            infos, settings, folder, lambda: open_labels(truth, settings.labels).extent_lonlat()
+            infos, placing, folder, lambda: open_labels(truth, settings.labels).extent_lonlat()
         )
         if _alike(placed.infos, settings, problems):
-            with telling_rasters(drafts_of(placed.infos, placed.opened_as, folder)):
+            with telling_rasters(drafts_of([info.path for info in placed.infos], placed.opened_as, folder)):
                 sources = find_sources(placed, settings, folder)
             return sources, run_grids(sources.infos, settings)
     return None, []
@@ -192,7 +204,39 @@ def _labels(
             except AerialSegError as other:
                 if str(other) not in told:
                     problems.caught("labels", other)
+        if not problems.stops and not are_rasters(truth):
+            _tell_others(truth, settings.labels, grids, problems, told)
         return None
+
+
+def _tell_others(
+    truth: Sequence[Path], asked: LabelSettings, grids: Sequence[Grid], problems: Problems, told: set[str]
+) -> None:
+    """What is wrong with a vector layer behind its first error: each part of it is looked at without the others.
+
+    told: the messages that were given already.
+    """
+    plain = replace(asked, class_field=None, classes=class_table("labels"), priority=(), labelled_area=None)
+    placed = grids[0].crs if grids else None
+    whole = replace(asked, labelled_area=None)
+    here = whole if placed is None or asked.crs is not None else replace(whole, crs=placed.to_string())
+
+    def lies_here() -> None:
+        labels = open_labels(truth, plain, near=grids)
+        if grids:
+            check_overlap(labels, grids, names=["the imagery"] * len(grids))
+
+    def area() -> None:
+        if asked.labelled_area is not None:
+            read_labelled_area(Path(split_layer(truth[0])[0]), asked, grids)
+
+    for look in (lies_here, partial(open_labels, truth, whole), partial(open_labels, truth, here), area):
+        try:
+            look()
+        except AerialSegError as error:
+            if str(error) not in told:
+                told.add(str(error))
+                problems.caught("labels", error)
 
 
 def _that_lie_on(

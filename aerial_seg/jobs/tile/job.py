@@ -12,14 +12,14 @@ import numpy as np
 from aerial_seg.errors import InputError
 from aerial_seg.files.staging import staged_folder
 from aerial_seg.geo.grid import Grid
+from aerial_seg.geo.map_tiles.drafts import telling_rasters
 from aerial_seg.geo.raster.unchanged import Unchanged
 from aerial_seg.jobs.problems import Problems
 from aerial_seg.jobs.tile.append.additions import add_chips
-from aerial_seg.jobs.tile.append.agreement import check_classes, check_rasters, check_settings, named_anew
-from aerial_seg.jobs.tile.append.existing import Existing, open_existing, require_same
+from aerial_seg.jobs.tile.append.agreement import existing_for, fitting
+from aerial_seg.jobs.tile.append.existing import require_same
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
-from aerial_seg.jobs.tile.drafts import telling_rasters
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import OWN, Asked, prepare
@@ -66,7 +66,7 @@ def tile(
     """
     settings, dataset = chosen(settings, TileSettings), as_path(dataset, "dataset")
     rasters, labels = as_names(rasters, "rasters"), as_names(labels, "labels")
-    existing = _existing(dataset, settings) if settings.append else None
+    existing = existing_for(dataset, settings) if settings.append else None
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
         asked = Asked(rasters, labels, dataset, settings)
         ready = prepare(asked, Path(folder), Problems(stops=True))
@@ -75,9 +75,7 @@ def tile(
         assert opened is not None
         assert still is not None
         if existing is not None:
-            check_classes(existing, opened.legend)
-            check_rasters(existing, sources, settings)
-            sources = named_anew(existing, sources)
+            sources = fitting(existing, sources, opened, settings)
         replaces = settings.overwrite or settings.append
         with (
             telling_rasters(sources.drafts),
@@ -106,14 +104,6 @@ def tile(
     return TileReport(
         dataset, document.legend, chips, document.class_pixels, document.gsd, document.statistics, notes
     )
-
-
-def _existing(dataset: Path, settings: TileSettings) -> Existing:
-    """The dataset that is added to, which was cut with the same settings."""
-    settings.check_together()
-    existing = open_existing(dataset)
-    check_settings(existing, settings)
-    return existing
 
 
 def _cut_all(

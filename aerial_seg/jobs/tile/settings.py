@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from aerial_seg.choices import Georeferenced, Nodata, Overwrite, Scale
+from aerial_seg.choices import Georeferenced, MapTiles, Nodata, Overwrite, Scale, check_map_tiles
 from aerial_seg.errors import SettingsError
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
 from aerial_seg.labels.settings import LabelSettings
@@ -44,13 +44,7 @@ class TileSettings:
             "Cut all rasters as one, so that chips reach across their edges; later ones lie on top, as in predict."
         ),
     ] = False
-    map_tiles: Annotated[
-        Literal["auto", "slippy", "tms", "off"],
-        Setting(
-            "How rasters without CRS that are named z/x/y, z-x-y or x-y-z count their rows: slippy from the north, tms "
-            "from the south; auto: as the labels lie; off: their names say nothing."
-        ),
-    ] = "auto"
+    map_tiles: MapTiles = "auto"
     gsd: Annotated[
         float | None,
         Setting(
@@ -220,11 +214,7 @@ class TileSettings:
                 f"{setting('block', self.block)} cannot apply where {setting('split_by', 'source')} keeps rasters "
                 "whole; leave one of them out"
             )
-        if self.map_tiles in ("tms", "slippy") and not self.georeferenced:
-            raise SettingsError(
-                f"{setting('map_tiles', self.map_tiles)} places rasters by their names, and "
-                f"{setting('georeferenced', False)} takes none as placed; leave one of them out"
-            )
+        check_map_tiles(self.map_tiles, georeferenced=self.georeferenced)
 
     def shares(self) -> dict[str, Share]:
         """What goes into `val` and `test`."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aerial_seg.errors import SettingsError
+from aerial_seg.geo.map_tiles.drafts import MOSAIC, drafts_of
+from aerial_seg.geo.map_tiles.placing import Placed
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.scaling import scaled_by_all
 from aerial_seg.inference.match_bands import check_mosaic_bands
-from aerial_seg.jobs.tile.drafts import MOSAIC, drafts_of
-from aerial_seg.jobs.tile.map_tiles import Placed
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.mentions import setting
 
@@ -67,7 +67,7 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
     """
     infos = placed.infos
     scaled = _scaled_bands(infos, settings)
-    drafts = drafts_of(infos, placed.opened_as, folder)
+    drafts = drafts_of([info.path for info in infos], placed.opened_as, folder)
     if not settings.mosaic or len(infos) == 1:
         notes = (*placed.notes, *_small_notes(infos, settings))
         each = [

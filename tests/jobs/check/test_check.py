@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from rasterio.transform import from_origin
 from shapely import box
 
@@ -208,6 +211,65 @@ def test_an_image_that_lies_beside_its_labels_is_told_by_how_far(dataset: Path) 
     (problem,) = check(dataset).errors
     assert problem.kind == "labels-misplaced"
     assert "lies 3 px beside its image" in problem.problem
+
+
+def moved(dataset: Path, change: Callable[[Affine], Affine], crs: str | None = "EPSG:32645") -> None:
+    """The image and the labels of one chip alike."""
+    for path in (image(dataset), label(dataset)):
+        with rasterio.open(path) as file:
+            pixels, profile = file.read(), {**file.profile, "crs": crs, "transform": change(file.transform)}
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(pixels)
+
+
+_OUTLINE = "the outline that chips.gpkg has of it"
+MOVES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "moved": (lambda d: moved(d, lambda t: t * t.translation(2.5, 0)), f"lies 2.5 px beside {_OUTLINE}: it was moved"),
+    "larger pixels": (lambda d: moved(d, lambda t: t * t.scale(2)), "measures 300 px beyond .*10 × 10 of"),
+    "smaller pixels": (lambda d: moved(d, lambda t: t * t.scale(0.5)), "is 20 × 20 px, but .*40 × 40 of"),
+    "another zone": (lambda d: moved(d, lambda t: t, "EPSG:32646"), f"px beside {_OUTLINE}"),
+    "no CRS": (lambda d: moved(d, lambda t: t, None), "has no CRS, but chips.gpkg one: it was replaced"),
+    "the index": (
+        lambda d: index(d, "update chips set geom = (select geom from chips where chip = 'o_0001_0001') "
+                           "where chip = 'o_0000_0000'"),
+        "lies 20 px beside the outline",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_a_chip_that_lies_elsewhere_than_the_index_draws_it_is_told_by_name(dataset: Path, kind: str) -> None:
+    move, told = MOVES[kind]
+    move(dataset)
+    errors = [one for one in check(dataset).errors if one.kind == "chip-moved"]
+    assert [one.where for one in errors] == [("o_0000_0000",)]
+    assert errors[0].problem.startswith(f"{dataset / 'labels' / 'o_0000_0000.tif'} ")
+    assert re.search(told, errors[0].problem)
+    assert errors[0].problem.endswith("; put the chip back as it was, or run `aerial-seg tile` again")
+
+
+@pytest.mark.parametrize("kind", ["turned", "two zones", "no CRS"])
+def test_chips_of_every_georeference_lie_where_the_index_draws_them(tmp_path: Path, kind: str) -> None:
+    """Turned rasters, outlines in longitude and latitude, chips that reach beyond their raster, none at all."""
+    pixels = np.random.default_rng(1).integers(1, 250, (1, 50, 70)).astype(np.uint8)
+    place = from_origin(300_000, 3_060_000, 0.5, 0.5)
+    facts: list[dict[str, Any]] = {
+        "turned": [{"crs": "EPSG:32645", "transform": place * place.rotation(20)}],
+        "two zones": [{"crs": "EPSG:32645", "transform": place},
+                      {"crs": "EPSG:32644", "transform": from_origin(890_300, 3_065_000, 0.5, 0.5)}],
+        "no CRS": [{}],
+    }[kind]  # fmt: skip
+    for number, fact in enumerate(facts):
+        with rasterio.open(tmp_path / f"{number}.tif", "w", driver="GTiff", height=50, width=70, count=1,
+                           dtype="uint8", **fact) as file:  # fmt: skip
+            file.write(pixels + np.uint8(number))
+        with rasterio.open(tmp_path / f"l{number}.png.tif", "w", driver="GTiff", height=50, width=70, count=1,
+                           dtype="uint8", **fact) as file:  # fmt: skip
+            file.write((pixels > 128).astype(np.uint8))
+    settings = TileSettings(chip_size=SIDE, georeferenced=kind != "no CRS", block=1)
+    rasters = [tmp_path / f"{k}.tif" for k in range(len(facts))]
+    tile(rasters, [tmp_path / f"l{k}.png.tif" for k in range(len(facts))], tmp_path / "set", settings)
+    assert [one.problem for one in check(tmp_path / "set").errors] == []
 
 
 def test_ground_and_images_in_two_splits_are_told(dataset: Path) -> None:

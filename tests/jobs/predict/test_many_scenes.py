@@ -204,7 +204,7 @@ def test_a_raster_that_got_another_grid_since_the_plan_is_read_at_the_models_pix
     """What the plan knows of grids holds only as long as they are the same."""
     use(pointwise(gsd=1.0))
     paths = scenes(2, 32)
-    plan = make_plan(PredictRequest.of(MODEL, paths, tmp_path / "masks", FAST))
+    plan = make_plan(PredictRequest.of(MODEL, paths, tmp_path / "masks", FAST), tmp_path)
     assert all(scene.looked is not None and scene.looked[1] is scene.looked[0] for scene in plan.scenes)
     image = np.random.default_rng(1).integers(1, 255, (2, 32, 32), dtype=np.uint8)
     write_raster(Path(paths[1]), image, corner=(5e5 + 32, 5.2e6), gsd=2.0)

@@ -83,7 +83,9 @@ def test_a_model_of_scaled_numbers_sees_the_same_ground_alike_whatever_the_scene
     assert len(np.unique(wanted)) > 1
     np.testing.assert_array_equal(first[sure], wanted[sure])
     np.testing.assert_array_equal(second[sure], wanted[sure])
-    assert not notes
+    assert notes == (
+        f"scale and offset of {tmp_path / 'old.tif'} are applied, as in training: scale 0.0001, offset 0",
+    )
 
 
 def test_a_scene_without_scale_is_refused_and_the_remedies_work(
@@ -112,13 +114,54 @@ def test_a_model_of_stored_numbers_takes_them_as_stored_and_says_so(
     model(dtype="uint16", mean=1500, std=800, p2=100, p98=3000)
     image = noise("uint16")
     plain, none = mapped([raster_file("plain.tif", image)], tmp_path / "a.tif")
-    told, notes = mapped([declare(raster_file("told.tif", image), 1e-4, -0.1)], tmp_path / "b.tif")
+    told, notes = mapped([declare(raster_file("told.tif", image), 1e-4, 0)], tmp_path / "b.tif")
     np.testing.assert_array_equal(plain, told)
     assert none == ()
+    assert "declares scale 0.0001, offset 0, but the model was trained on numbers as they are" in notes[0]
+    tagged = raster_file("tagged.tif", image)
+    with rasterio.open(tagged, "r+") as file:
+        file.update_tags(BOA_ADD_OFFSET="-1000")
+    _, notes = mapped([tagged], tmp_path / "c.tif")
     assert (
-        "declares scale 0.0001, offset -0.1, but the model was trained on numbers as they are stored"
-        in notes[0]
+        f"1 of 1 rasters tell a scale or offset only in tags (BOA_ADD_OFFSET -1000 in {tagged})" in notes[0]
     )
+    assert mapped([tagged], tmp_path / "c.tif", scale="off")[1] == ()
+
+
+def test_numbers_that_an_offset_shifts_are_refused_by_a_model_of_stored_ones(
+    raster_file: Write, model: Callable[..., TrainedModel], tmp_path: Path
+) -> None:
+    """DN + 1000 with offset -0.1 is the same ground, and other numbers."""
+    model(dtype="uint16", mean=1500, std=800, p2=100, p98=3000)
+    image = noise("uint16")
+    plain, _ = mapped([raster_file("plain.tif", image)], tmp_path / "a.tif")
+    shifted = declare(raster_file("shifted.tif", image + np.uint16(1000)), 1e-4, -0.1)
+    told = r"shifted\.tif declares scale 0.0001, offset -0.1 for band 'band 1', but the model .*`scale=.off.`"
+    with pytest.raises(InputError, match=told):
+        mapped([shifted], tmp_path / "b.tif")
+    taken, _ = mapped([shifted], tmp_path / "b.tif", scale="off")
+    assert (taken != plain).any()
+    same = declare(raster_file("same.tif", image), 1e-4, -0.1)
+    np.testing.assert_array_equal(mapped([same], tmp_path / "c.tif", scale="off")[0], plain)
+
+
+def test_a_mosaic_of_numbers_that_mean_different_things_is_refused_by_a_model_of_stored_ones(
+    raster_file: Write, model: Callable[..., TrainedModel], tmp_path: Path
+) -> None:
+    model(dtype="uint16", mean=1500, std=800, p2=100, p98=3000)
+    beside = Affine(0.5, 0, 300_000 + WIDTH / 2, 0, -0.5, 3_060_000)
+    images = [noise("uint16", 1), noise("uint16", 2)]
+    paths = [
+        raster_file("left.tif", images[0]),
+        declare(raster_file("right.tif", images[1], transform=beside), 1e-4, 0),
+    ]
+    with pytest.raises(
+        InputError, match=r"right.tif declares scale 0.0001, offset 0, but .*left.tif scale 1, offset 0"
+    ):
+        mapped(paths, tmp_path / "m.tif", mosaic=True)
+    found, _ = mapped(paths, tmp_path / "m.tif", mosaic=True, scale="off")
+    alone = [mapped([path], tmp_path / "one.tif")[0] for path in paths]
+    np.testing.assert_array_equal(found, np.concatenate(alone, axis=1))
 
 
 @pytest.mark.parametrize("nodata", [None, 0])

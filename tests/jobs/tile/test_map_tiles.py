@@ -15,7 +15,8 @@ from rasterio.transform import from_bounds
 from shapely import box
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.geo.tile_names import TileName, read_names
+from aerial_seg.geo.map_tiles.names import TileName, read_names
+from aerial_seg.geo.raster.band_choice import BandChoice
 from aerial_seg.jobs.tile.job import TileReport, tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.chip_file import read_chip
@@ -132,6 +133,30 @@ def test_windows_of_a_mosaic_of_map_tiles_are_its_chips(
         found, wanted = read_chip(one.image, one.labels), read_chip(other.image, other.labels)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_chosen_bands_and_declared_scales_of_map_tiles_are_those_of_the_files(
+    image: Any, labels: Path, tmp_path: Path
+) -> None:
+    paths = write(image, NAMES["folders"], tmp_path / "tiles")
+    for path in paths:
+        with rasterio.open(path) as file:
+            pixels = file.read()
+        with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", height=SIDE, width=SIDE, count=3,
+                           dtype="uint8") as file:  # fmt: skip
+            file.write(pixels)
+            file.scales, file.offsets = (0.5, 0.25, 0.125), (1, 2, 3)
+        path.unlink()
+    report = cut([tmp_path / "tiles"], labels, "out", chip_size=SIDE, bands=BandChoice((3, 1)))
+    found = {}
+    for path in (report.dataset / "images").iterdir():
+        with rasterio.open(path) as chip:
+            found[round(chip.transform.f), round(-chip.transform.c)] = chip.read()
+    assert len(found) == ACROSS * DOWN
+    north_west = found[max(found)]
+    np.testing.assert_array_equal(
+        north_west, np.stack([image[2, :SIDE, :SIDE] * 0.125 + 3, image[0, :SIDE, :SIDE] * 0.5 + 1])
+    )
 
 
 def test_how_rows_count_is_refused_of_rasters_that_are_no_map_tiles(

@@ -15,6 +15,7 @@ from aerial_seg.errors import InputError, OutputError, SettingsError
 from aerial_seg.jobs.tile.dry_run import TileForecast, forecast_tiling
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
+from aerial_seg.labels.class_table import class_table
 from aerial_seg.labels.settings import LabelSettings
 
 if TYPE_CHECKING:
@@ -97,6 +98,36 @@ def test_a_damaged_raster_is_found_though_another_one_and_the_labels_are_damaged
         assert sorted(one.kind for one in found) == [*others, "raster", "raster"]
         told = [one.problem for one in found if one.kind == "raster"]
         assert [str(path) in problem for path, problem in zip(rasters[:2], told, strict=True)] == [True, True]
+
+
+def test_all_that_is_wrong_with_one_vector_layer_is_told(
+    image: Path, polygon_file: PolygonFile, tmp_path: Path
+) -> None:
+    roofs = [box(X, Y - 9, X + 4, Y), box(X + 9, Y - 9, X + 14, Y)]
+    away = [box(X + 9e4, Y - 9, X + 9e4 + 4, Y)]
+    fields = {"kind": ["roof", "rof"]}
+    asked = LabelSettings(class_field="kind", classes=class_table("roof,road"))
+    bare = polygon_file("bare.gpkg", roofs, fields, crs=None)
+    cases: list[tuple[Path, LabelSettings, list[str]]] = [
+        (bare, asked, ["bare.gpkg has no CRS", "did you mean 'roof'?"]),
+        (bare, replace(asked, class_field="kid"), ["bare.gpkg has no field 'kid'", "bare.gpkg has no CRS"]),
+        (
+            polygon_file("away.gpkg", away, {"kind": ["rof"]}),
+            asked,
+            ["did you mean 'roof'?", "the labels do not overlap the imagery"],
+        ),
+        (
+            polygon_file("area.gpkg", roofs, fields),
+            replace(asked, labelled_area="gone"),
+            ["did you mean 'roof'?", "gone"],
+        ),
+    ]
+    for labels, settings, wanted in cases:
+        forecast = forecast_tiling(image, labels, tmp_path / "set", replace(SETTINGS, labels=settings))
+        told = [one.problem for one in forecast.problems if one.severity == "error"]
+        assert len(told) == len(set(told)) == len(wanted), told
+        for part in wanted:
+            assert any(part in problem for problem in told), (part, told)
 
 
 def test_labels_that_overlap_or_are_one_class_are_errors_as_in_tile(

@@ -7,16 +7,24 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import geopandas
+import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from ended_early import CPU, Asking, contents, fails
+from shapely import box
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
 from aerial_seg.files.lock import held
+from aerial_seg.jobs.tile.job import tile
+from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train import dry_run, time_limit
 from aerial_seg.jobs.train.dry_run import forecast_training
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import LOCK, read_run
 from aerial_seg.jobs.train.settings import TrainSettings
+from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.models.file import load_model
 from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.loading import change_recipe
@@ -193,6 +201,29 @@ def test_an_unfinished_run_of_another_job_is_refused_saying_what_changed_and_can
     train(chips, small(learning_rate="1e-3", iterations=2), unfinished, again, callbacks=[asking])
     assert asking.begun == [(0, 2)]
     assert [row[0] for row in read_log(unfinished / "log.csv").losses] == [1, 2]
+
+
+def test_an_unfinished_run_whose_dataset_was_added_to_is_refused(
+    chips: Path, small: MakeRecipe, unfinished: Path, tmp_path: Path
+) -> None:
+    """It must not go on with other chips than it began with."""
+    before, grown = contents(unfinished), Path(shutil.copytree(chips, tmp_path / "grown"))
+    place = Affine(0.5, 0, 500_100, 0, -0.5, 5_000_000)
+    pixels = np.random.default_rng(3).integers(20, 200, (3, 64, 64)).astype(np.uint8)
+    with rasterio.open(tmp_path / "more.tif", "w", driver="GTiff", height=64, width=64, count=3, dtype="uint8",
+                       crs="EPSG:32633", transform=place) as file:  # fmt: skip
+        file.write(pixels)
+    roofs = [box(500_100 + 12 * k, 4_999_980, 500_106 + 12 * k, 4_999_990) for k in range(2)]
+    table = geopandas.GeoDataFrame({"kind": ["building"] * 2}, geometry=roofs, crs="EPSG:32633")
+    table.to_file(tmp_path / "more.gpkg")
+    labels = LabelSettings(class_field="kind")
+    settings = TileSettings(labels=labels, chip_size=32, block=1, val="0", test="0", append=True)
+    tile(tmp_path / "more.tif", tmp_path / "more.gpkg", grown, settings)
+    with pytest.raises(
+        OutputError, match=r"another job \(.*data_fingerprint was .*\); repeat the former call to"
+    ):
+        train(grown, small(), unfinished, CPU)
+    assert contents(unfinished) == before
 
 
 def test_a_run_that_another_process_writes_is_refused_and_told_as_running(

@@ -157,11 +157,15 @@ def _alike(scalings: Sequence[Scaling]) -> str:
 
 
 def require_scalings(
-    path: str, scalings: Sequence[Scaling], names: Sequence[str], wanted: Sequence[bool]
+    path: str,
+    scalings: Sequence[Scaling],
+    names: Sequence[str],
+    wanted: Sequence[bool],
+    tagged: Sequence[str] = (),
 ) -> None:
     """Raises InputError for a raster that declares nothing of a band whose numbers were scaled in training.
 
-    names, wanted: of the model's bands, and whether they were.
+    names, wanted: of the model's bands, and whether they were. tagged: what its tags alone say.
     """
     lacking = [
         name
@@ -169,8 +173,24 @@ def require_scalings(
         if scaled and (own.says_nothing or not own.is_usable)
     ]
     if lacking:
+        tags = f" (only tags tell {', '.join(tagged)})" if tagged else ""
         raise InputError(
-            f"{path} declares no scale and offset for {', '.join(lacking)}, but the model was trained on numbers to "
-            f"which these were applied; write them into it ({_WRITE_IT}), or pass {setting('scale', 'off')} if its "
+            f"{path} declares no scale and offset for {', '.join(lacking)}{tags}, but the model was trained on numbers "
+            f"to which these were applied; write them into it ({_WRITE_IT}), or pass {setting('scale', 'off')} if its "
             "numbers are in those units already"
+        )
+
+
+def refuse_shifted(path: str, scalings: Sequence[Scaling], names: Sequence[str]) -> None:
+    """Raises InputError for a raster whose offset shifts stored numbers away from those that a model was trained on.
+
+    names: of the model's bands, which knows stored numbers only. A scale alone shifts none.
+    """
+    shifted = [(name, own) for name, own in zip(names, scalings, strict=False) if own.offset != 0]
+    if shifted:
+        name, own = shifted[0]
+        raise InputError(
+            f"{path} declares {own} for band '{name}', but the model was trained on numbers as they are stored, of "
+            "rasters that nobody knows to be shifted so: equal numbers would not mean the same; train a model on "
+            f"rasters that declare it, or pass {setting('scale', 'off')} if those were stored like this one"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from pyproj import CRS
 
 from aerial_seg.errors import InputError
+from aerial_seg.geo.map_tiles.drafts import as_told
 from aerial_seg.geo.windows.fingerprints import SourceStates
 from aerial_seg.geo.windows.imagery import FOLDER, Imagery
 from aerial_seg.jobs.tile.append.existing import Existing
@@ -27,7 +29,6 @@ from aerial_seg.jobs.tile.dataset_writer import (
     write_dataset,
     written_chip,
 )
-from aerial_seg.jobs.tile.drafts import as_told
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import Ready
@@ -39,8 +40,49 @@ from aerial_seg.jobs.tile.tile_sources import Sources
 from aerial_seg.training.manifest import INDEX, SPLITS, DatasetDocument
 
 _OUT = ""
+_OF_IMAGES = "images are not written: training reads windows of"
+"""What is true of former chips as long as they are there."""
 _LOOKED_AT = 3
 """Chips of equal outline whose pixels tell whether two rasters are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Hold what adding comes to: the new chips that may stay, all chips, the CRS of their outlines, and the notes."""
+
+    new: DividedChips
+    whole: DividedChips
+    crs: CRS
+    notes: tuple[str, ...]
+
+
+def divide_added(
+    work: Path,
+    cutter: ChipCutter,
+    ready: Ready,
+    sources: Sources,
+    existing: Existing,
+    read: Callable[[ChipRecord], Read],
+) -> Added:
+    """Give the new chips their splits; those that may not stay are deleted from `work`. read: gives one of them.
+
+    Raises InputError where rasters are of the dataset already under another name, or none of their chips may stay.
+    """
+    settings, legend = cutter.settings, existing.document.legend
+    _require_new(cutter, sources, existing, read)
+    crs, note = _common_crs(sources, existing)
+    new, notes = _divided(work, cutter, ready, sources, existing, crs)
+    whole = _whole(existing, new, crs)
+    first, others = sources.infos[0].path, len(sources.each) - 1
+    told = (
+        f"{len(new.records)} chips of {first}{f' and {others} other rasters' if others else ''} were added to the "
+        f"{len(existing.records)} that were there",
+        *_of_former(existing, settings),
+        *notes,
+        *([note] if note else []),
+        *split_notes(whole.kept(legend), whole.assigned, settings),
+    )
+    return Added(new, whole, crs, tuple(dict.fromkeys(told)))
 
 
 def add_chips(
@@ -53,45 +95,27 @@ def add_chips(
 ) -> tuple[DatasetDocument, dict[str, int]]:
     """`work`, which holds the new chips, is the dataset with these and the former ones. Returns chips per split.
 
-    Raises InputError where rasters are of the dataset already under another name, or none of their chips may stay.
+    Raises InputError as divide_added does.
     """
     settings, before = cutter.settings, len(existing.document.sources)
     read = partial(written_chip, work, indexed)
-    _require_new(cutter, sources, existing, read)
-    crs, note = _common_crs(sources, existing)
-    new, notes = _divided(work, cutter, ready, sources, existing, crs)
+    added = divide_added(work, cutter, ready, sources, existing, read)
     copied = existing.link_into(work)
-    imagery = None
+    imagery, notes = None, list(added.notes)
     if indexed is not None:
         imagery, more = indexed.document(work, sources, settings, f"{FOLDER}/added-{before}")
         imagery, notes = _merged(existing, imagery), [*notes, *more]
-    whole = _whole(existing, new, crs)
-    legend = existing.document.legend
-    first, others = sources.infos[0].path, len(sources.each) - 1
+    if copied:
+        notes.append(f"{copied} files were copied: this disk has no second names for files")
     told = WholeDataset(
-        chips=whole,
-        crs=crs,
-        legend=legend,
+        chips=added.whole,
+        crs=added.crs,
+        legend=existing.document.legend,
         band_names=tuple(band.name for band in existing.document.bands),
         sources=(*existing.document.sources, *described_sources(cutter, sources)),
-        gsd=_gsd(existing, sources, settings),
+        gsd=added_gsd(existing, sources, settings),
         seed=existing.document.seed,
-        notes=tuple(
-            dict.fromkeys(
-                (
-                    f"{len(new.records)} chips of {first}{f' and {others} other rasters' if others else ''} were "
-                    f"added to the {len(existing.records)} that were there",
-                    *_still_true(existing, settings),
-                    *notes,
-                    *([note] if note else []),
-                    *(
-                        [f"{copied} files were copied: this disk has no second names for files"]
-                        * bool(copied)
-                    ),
-                    *split_notes(whole.kept(legend), whole.assigned, settings),
-                )
-            )
-        ),
+        notes=tuple(dict.fromkeys(notes)),
         imagery=imagery,
     )
     numbers = {record.name: k for k, record in enumerate(existing.records)}
@@ -105,7 +129,9 @@ def add_chips(
     return write_dataset(work, told, cutter, sources.infos[0], either)
 
 
-def _require_new(cutter: ChipCutter, sources: Sources, existing: Existing, read: Any) -> None:
+def _require_new(
+    cutter: ChipCutter, sources: Sources, existing: Existing, read: Callable[[ChipRecord], Read]
+) -> None:
     """Raises InputError for a raster whose ground and pixels are those of one in the dataset, whatever its name."""
     there = {
         (record.window.row, record.window.col, record.place.wkb): k
@@ -221,7 +247,7 @@ def _whole(existing: Existing, new: DividedChips, crs: CRS) -> DividedChips:
     )
 
 
-def _gsd(existing: Existing, sources: Sources, settings: TileSettings) -> float | None:
+def added_gsd(existing: Existing, sources: Sources, settings: TileSettings) -> float | None:
     """The mean over all sources."""
     own, before = existing.document.gsd, len(existing.document.sources)
     new = dataset_gsd(sources.infos, settings)
@@ -230,8 +256,8 @@ def _gsd(existing: Existing, sources: Sources, settings: TileSettings) -> float 
     return (own * before + new * len(sources.each)) / (before + len(sources.each))
 
 
-def _still_true(existing: Existing, settings: TileSettings) -> list[str]:
-    """The notes of the dataset but those on its splits as a whole, which are looked at anew."""
+def _of_former(existing: Existing, settings: TileSettings) -> list[str]:
+    """The notes of the dataset, said to be of its former chips, but those on splits as a whole: they are made anew."""
     document = existing.document
     former = DividedChips(
         existing.records,
@@ -243,9 +269,14 @@ def _still_true(existing: Existing, settings: TileSettings) -> list[str]:
     # What differs by settings comes after what was found.
     told = split_notes(former.kept(document.legend), former.assigned, settings)
     stale = {note.split(";")[0] for note in told} if "train" in existing.splits else set()
-    return [
+    still = [
         note for note in document.notes if note.split(";")[0] not in stale and not note.endswith(_OF_CRSS)
     ]
+    ours = re.compile(
+        r"of the [0-9]+ chips that were there: |[0-9]+ chips of .* were added to the [0-9]+ that were"
+    )
+    start = f"of the {len(existing.records)} chips that were there: "
+    return [note if ours.match(note) or _OF_IMAGES in note else start + note for note in still]
 
 
 def _merged(existing: Existing, new: Imagery) -> Imagery:

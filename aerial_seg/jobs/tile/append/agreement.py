@@ -13,16 +13,32 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.values.scaling import SCALED_DTYPE
 from aerial_seg.geo.systems import require_common
-from aerial_seg.jobs.tile.append.existing import Existing
+from aerial_seg.jobs.tile.append.existing import Existing, open_existing
 from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.layouts.lay_out import layout_of
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.tile_sources import Sources
+from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 
 _FAR = 1.1
 """Between sizes of pixels of one dataset: see grids.run_grids."""
+
+
+def existing_for(dataset: Path, settings: TileSettings) -> Existing:
+    """Open the dataset that is added to. Raises SettingsError for settings that it was not cut with."""
+    settings.check_together()
+    existing = open_existing(dataset)
+    check_settings(existing, settings)
+    return existing
+
+
+def fitting(existing: Existing, sources: Sources, labels: Labels, settings: TileSettings) -> Sources:
+    """The sources, each under a name of its own. Raises InputError where they or the labels do not fit the dataset."""
+    check_classes(existing, labels.legend)
+    check_rasters(existing, sources, settings)
+    return named_anew(existing, sources)
 
 
 def check_settings(existing: Existing, settings: TileSettings) -> None:

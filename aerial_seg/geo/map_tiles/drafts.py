@@ -8,19 +8,16 @@ from pathlib import Path
 
 from aerial_seg.documents import listed
 from aerial_seg.errors import AerialSegError
-from aerial_seg.geo.raster.raster_info import RasterInfo
 
 MOSAIC = "mosaic.vrt"
 
 
-def drafts_of(infos: Sequence[RasterInfo], opened_as: Sequence[Path], folder: Path) -> dict[str, str]:
+def drafts_of(names: Sequence[str], opened_as: Sequence[Path], folder: Path) -> dict[str, str]:
     """What messages call each VRT that may lie in `folder`: of these rasters, and of the mosaic of them."""
-    called = {
-        str(path): info.path for path, info in zip(opened_as, infos, strict=True) if folder in path.parents
-    }
+    called = {str(path): name for path, name in zip(opened_as, names, strict=True) if folder in path.parents}
     mosaic = folder / MOSAIC
-    parts = {str(folder / f"{mosaic.stem}-{k}" / MOSAIC): info.path for k, info in enumerate(infos)}
-    whole = f"the mosaic of {len(infos)} rasters ({listed((info.path for info in infos), most=3)})"
+    parts = {str(folder / f"{mosaic.stem}-{k}" / MOSAIC): name for k, name in enumerate(names)}
+    whole = f"the mosaic of {len(names)} rasters ({listed(names, most=3)})"
     return {**called, **parts, str(mosaic): whole}
 
 
