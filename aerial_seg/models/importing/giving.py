@@ -21,10 +21,11 @@ from aerial_seg.recipe.model import ModelSettings
 
 _SHAPES_TELL = {"weights", "dropout", "auxiliary", "auxiliary_channels", "head_channels", "options"}
 """Settings that change no logit, or only by the shapes of tensors, which are compared."""
-_D6 = 6
-"""The rate of mmseg's fcn-d6, and of no other of its networks."""
-_IMAGE_POOLING_FIRST = ("head.project.0.weight", "head.aspp.project.0.weight")
-"""What fuses DeepLabv3's pyramid, and DeepLabv3+'s."""
+_IMAGE_POOLINGS = {
+    "head.project.0.weight": "head.branches.4.conv.weight",
+    "head.aspp.project.0.weight": "head.aspp.branches.4.conv.weight",
+}
+"""By the name of the convolution that fuses DeepLabv3's or DeepLabv3+'s branches, that of the image pooling's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ def _mmsegs(settings: ModelSettings) -> str:
     stem = "" if settings.stem == "deep32" else "b"
     grid = "-mg124" if settings.multi_grid else ""
     aligned = "-769" if settings.align_corners else ""
-    depth, head = settings.encoder.removeprefix("resnet"), settings.architecture.replace("+", "plus")
-    rate = "-d6" if settings.head_rate == _D6 else ""
-    return f"{head}{rate}_r{depth}{stem}-d{settings.output_stride}{grid}{aligned}"
+    head = settings.architecture.replace("+", "plus") + ("-d6" if settings.head_rate == 6 else "")
+    depth = settings.encoder.removeprefix("resnet")
+    return f"{head}_r{depth}{stem}-d{settings.output_stride}{grid}{aligned}"
 
 
 _TAKERS: Mapping[str, _Taker] = {
@@ -121,9 +122,8 @@ def _renamed(model: TrainedModel, path: Path, project: str, taker: _Taker) -> di
             nameless.append(name)
             continue
         ours, theirs = found
-        if name in _IMAGE_POOLING_FIRST and taker.pooling_first:
-            pyramid = name.removesuffix("project.0.weight")
-            pooled = len(model.network.state_dict()[f"{pyramid}branches.4.conv.weight"])
+        if name in _IMAGE_POOLINGS and taker.pooling_first:
+            pooled = len(model.network.state_dict()[_IMAGE_POOLINGS[name]])
             tensor = torch.cat([tensor[:, -pooled:], tensor[:, :-pooled]], dim=1)
         tensors[theirs + name.removeprefix(ours)] = tensor
     if nameless or not tensors:

@@ -94,7 +94,7 @@ def read_form(arch: str) -> Form:
 def published(head: str, depth: int, classes: int) -> Mapping[str, str]:
     """The names by which mmseg publishes several networks with the same tensors, and what they stand for.
 
-    Source: the configurations of mmsegmentation 1.2.2, of which tests/fidelity/mmseg_import.py makes the same list.
+    Source: the configurations of mmsegmentation 1.2.2, of which tests/fidelity/mmseg_networks.py makes the same list.
     """
     if classes != CITYSCAPES:
         return {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,22 +13,35 @@ from aerial_seg.bands import IMAGENET_BANDS, Band
 from aerial_seg.documents import DocumentError, parse_json, read_text
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.mentions import setting
-from aerial_seg.models.build import architectures
+from aerial_seg.models.build import architectures, unknown_options
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, carry_out
 from aerial_seg.models.importing.recognise import require_convolutions
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import encoder_of, first_conv
+from aerial_seg.printable import shortened
 from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _CONFIG = "config.json"
-_LOGITS = "segmentation_head.0."
+_LOGITS, _LOGITS_OF_DPT = "segmentation_head.0.", "segmentation_head.head.4."
 _CLASSIFIER = "classification_head."
 _NAMES = "unet_resnet34, deeplabv3plus_resnet50, fpn_efficientnet-b0, …"
 _OF_THE_CLASS = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation"}
 )
 """What of a saved configuration is no option of the network's shape, or has its own place."""
+
+
+_RENAMED_OPTIONS = {
+    "decoder_use_batchnorm": "decoder_use_norm",
+    "psp_use_batchnorm": "decoder_use_norm",
+    "upscale_mode": "decoder_interpolation",
+}
+"""Words of smp before 0.5, and today's. Source: their deprecations in smp 0.6."""
+_OF_TIMM = re.compile(r"timm-((regnet|res2|resnest|mobilenetv3|gernet)\w*)")
+"""Encoders that were classes of smp's own before 0.5 and are timm's own since, one name deeper."""
+_OF_DEEPLABV3 = {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "decoder.2.": "decoder.bn."}
+"""Beginnings of its names before 0.5, and today's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +95,11 @@ def facts_of_name(arch: str) -> SmpNetworkFacts:
 
 def carry_out_smp(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> ImportedNetwork:
     """The network of these facts with the checkpoint's weights, as import_smp says."""
+    facts = _in_todays_words(facts, checkpoint)
     checkpoint, notes = _without(facts, checkpoint)
+    checkpoint = _with_todays_names(facts, checkpoint)
     what = f"smp's {facts.architecture} on {facts.encoder}"
-    logits = f"{facts.prefix}{_LOGITS}"
+    logits = facts.prefix + (_LOGITS_OF_DPT if facts.architecture == "DPT" else _LOGITS)
     require_convolutions(checkpoint, (f"{logits}weight",), remedy=f"wanted a state dict of {what}")
     settings = ModelSettings(
         architecture=facts.architecture, encoder=facts.encoder, options=dict(facts.options), weights="none"
@@ -135,6 +151,46 @@ def _saved(checkpoint: Checkpoint) -> SmpNetworkFacts | None:
     return SmpNetworkFacts(kind, encoder, options=options, notes=tuple(notes))
 
 
+def _in_todays_words(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> SmpNetworkFacts:
+    """The facts with the options as this version of smp calls them.
+
+    Raises InputError for an option that it does not have, for the network is another one.
+    """
+    # The older word wins: smp itself passes it on over the newer one's default.
+    older = {_RENAMED_OPTIONS[key]: value for key, value in facts.options.items() if key in _RENAMED_OPTIONS}
+    options = {key: value for key, value in facts.options.items() if key not in _RENAMED_OPTIONS} | older
+    unknown = unknown_options(facts.architecture, options)
+    if unknown:
+        told = ", ".join(f"{key} = {shortened(repr(options[key]))}" for key in unknown)
+        raise InputError(
+            f"{checkpoint.path} is told to be made with {told}, which {facts.architecture} of smp {smp.__version__} "
+            "does not have, so that its network may be another one; wanted one of this version's options"
+        )
+    of_timm = _OF_TIMM.fullmatch(facts.encoder)
+    if of_timm is None:
+        return replace(facts, options=options)
+    encoder = f"tu-{'tf_' if of_timm[2] == 'mobilenetv3' else ''}{of_timm[1]}"
+    note = f"its encoder {facts.encoder} is called {encoder} by smp {smp.__version__}"
+    return replace(facts, options=options, encoder=encoder, notes=(*facts.notes, note))
+
+
+def _with_todays_names(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> Checkpoint:
+    """The tensors under the names that smp has for them since 0.5."""
+    names = dict(_OF_DEEPLABV3) if facts.architecture == "DeepLabV3" else {}
+    inside = f"{facts.prefix}encoder.model."
+    if facts.encoder.startswith("tu-") and not any(name.startswith(inside) for name in checkpoint.tensors):
+        names |= {"encoder.": "encoder.model."}
+        if "gernet" in facts.encoder:
+            names = {"encoder.stages.": "encoder.model.stages_"} | names
+
+    def today(name: str) -> str:
+        bare = name.removeprefix(facts.prefix)
+        before = next((one for one in names if bare.startswith(one)), None)
+        return name if before is None else f"{facts.prefix}{names[before]}{bare.removeprefix(before)}"
+
+    return replace(checkpoint, tensors={today(name): tensor for name, tensor in checkpoint.tensors.items()})
+
+
 def _without(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
     """The tensors without those that are no part of the network, and a note for each kind."""
     left_out = {f"{facts.prefix}{_CLASSIFIER}": "a classifier of whole images", **facts.left_out}
@@ -178,11 +234,15 @@ def _bands(
     )
 
 
-def ask_for_bands(checkpoint: Checkpoint, channels: int) -> SettingsError:
-    """The error for bands whose order and normalisation no checkpoint tells."""
+def ask_for_bands(checkpoint: Checkpoint, channels: int, names: Sequence[str] = ()) -> SettingsError:
+    """The error for bands whose normalisation no checkpoint tells. names: what the training calls them, in order."""
+    if names:
+        what = f"{channels} bands ({', '.join(names)}), and what they were normalised by is not in it"
+    else:
+        what = f"{channels} bands, and neither their order nor what they were normalised by is in it"
     return SettingsError(
-        f"{checkpoint.path} takes {channels} bands, and neither their order nor what they were normalised by is in it; "
-        f"pass {setting('bands')} with name, mean and std of each, in the order and the units of the training's rasters"
+        f"{checkpoint.path} takes {what}; pass {setting('bands')} with name, mean and std of each, in the order and "
+        "the units of the training's rasters"
     )
 
 

@@ -18,6 +18,8 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import load_model
+from aerial_seg.models.importing.checkpoint import read_checkpoint
+from aerial_seg.models.importing.sources import import_checkpoint
 
 FOUR = tuple(trained_band(name, "uint16", mean=100, std=50) for name in ("blue", "green", "red", "nir"))
 
@@ -72,6 +74,77 @@ def test_a_folder_of_save_pretrained_tells_the_network(
     assumed = [note for note in report.notes if note.startswith("assumed images of 0 to 255")]
     assert len(assumed) == 1
     assert "red mean 123.675, std 58.395" in assumed[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "older", "options"),
+    [
+        ("Unet", {"decoder_use_batchnorm": True}, {}),
+        ("Unet", {"decoder_use_batchnorm": False}, {"decoder_use_norm": False}),
+        ("PSPNet", {"psp_use_batchnorm": False}, {"decoder_use_norm": False}),
+    ],
+)
+def test_folders_of_smp_before_0_5_are_read_in_its_words(
+    kind: str, older: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs = random_network(kind, classes=2, **options)
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    for word in ("decoder_use_norm", "decoder_interpolation"):
+        saved.pop(word, None)
+    path.write_text(json.dumps(saved | older))
+    import_weights(tmp_path, tmp_path / "m.safetensors", source="smp")
+    agree(theirs, load_model(tmp_path / "m.safetensors").network)
+    path.write_text(json.dumps(saved | {"decoder_pyramid_channels": 256}))
+    with pytest.raises(
+        InputError, match=rf"made with decoder_pyramid_channels = 256, which {kind} of smp .* does not have"
+    ):
+        import_weights(tmp_path, tmp_path / "m.safetensors", source="smp", overwrite=True)
+    path.write_text(json.dumps(saved | {"decoder_use_norm": "inplace"}))
+    with pytest.raises(
+        SettingsError, match=r"decoder_use_norm = inplace, which needs the package inplace_abn"
+    ):
+        import_weights(tmp_path, tmp_path / "m.safetensors", source="smp", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder", "older", "today", "prefix"),
+    [
+        ("Unet", "timm-gernet_s", {"encoder.stages.": "encoder.model.stages_"}, "tu-gernet_s", "model."),
+        ("Unet", "timm-mobilenetv3_small_100", {}, "tu-tf_mobilenetv3_small_100", ""),
+        (
+            "DeepLabV3",
+            "resnet18",
+            {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "decoder.2.": "decoder.bn."},
+            "",
+            "model.",
+        ),
+    ],
+)
+def test_tensors_are_found_under_the_names_of_smp_before_0_5(
+    kind: str, encoder: str, older: dict[str, str], today: str, prefix: str, tmp_path: Path
+) -> None:
+    theirs = random_network(kind, today or encoder, classes=2)
+    held = {}
+    for name, tensor in theirs.state_dict().items():
+        for before, after in (older | ({"encoder.": "encoder.model."} if today else {})).items():
+            name = name.replace(after, before)
+        held[prefix + name] = tensor
+    torch.save(held, tmp_path / "best.pth")
+    report = import_weights(
+        tmp_path / "best.pth", tmp_path / "m.safetensors", source="smp", arch=f"{kind}_{encoder}"
+    )
+    agree(theirs, load_model(tmp_path / "m.safetensors").network)
+    assert any(f"{encoder} is called {today}" in note for note in report.notes) == bool(today)
+
+
+@pytest.mark.filterwarnings("ignore:Encoder does not have prefix tokens")
+def test_dpt_is_taken_by_its_name_too(tmp_path: Path) -> None:
+    theirs = random_network("DPT", "tu-convnext_atto", classes=2)
+    torch.save(theirs.state_dict(), tmp_path / "best.pth")
+    imported = import_checkpoint(read_checkpoint(tmp_path / "best.pth"), "smp", "dpt_tu-convnext_atto")
+    agree(theirs, imported.network)
 
 
 def test_a_plain_state_dict_needs_the_name_and_the_offered_one_works(tmp_path: Path) -> None:
@@ -173,11 +246,35 @@ def test_torchgeos_tasks_tell_their_network(kind: str, tmp_path: Path) -> None:
     assert any(note.startswith("assumed RGB of 0 to 255 divided by 255") for note in report.notes)
 
 
+def test_torchgeos_ignored_class_is_told_and_its_older_words_are_read(tmp_path: Path) -> None:
+    theirs = random_network("Unet", classes=3)
+    held = torchgeos(theirs, ignore_index=2)
+    older = held["hyper_parameters"]
+    older |= {"segmentation_model": older.pop("model"), "encoder_name": older.pop("backbone")}
+    torch.save(held, tmp_path / "last.ckpt")
+    out = tmp_path / "m.safetensors"
+    report = import_weights(tmp_path / "last.ckpt", out, source="torchgeo")
+    agree(theirs, load_model(out).network)
+    assert any(note.startswith("class 2 was the training's ignore_index") for note in report.notes)
+    older["ignore_index"] = 255
+    torch.save(held, tmp_path / "last.ckpt")
+    report = import_weights(tmp_path / "last.ckpt", out, source="torchgeo", overwrite=True)
+    assert not any("ignore_index" in note for note in report.notes)
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
         ({"model": "fcn"}, r"hyper_parameters\.model = fcn, .*; wanted unet or deeplabv3\+"),
         ({"task": "multilabel"}, r"hyper_parameters\.task = multilabel, .*; wanted binary or multiclass"),
+        (
+            {"loss": "mse", "num_outputs": 1},
+            r"hyper_parameters\.loss = mse, a regression's, .*; wanted a SemanticSeg",
+        ),
+        (
+            {"_class_path": "torchgeo.trainers.PixelwiseRegressionTask"},
+            r"_class_path = torchgeo\.trainers\.PixelwiseRegressionTask, .*; wanted a SemanticSegmentationTask",
+        ),
     ],
 )
 def test_torchgeos_other_tasks_are_refused(told: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -191,27 +288,69 @@ def test_torchgeos_other_tasks_are_refused(told: dict[str, str], message: str, t
         import_weights(tmp_path / "last.ckpt", tmp_path / "m.safetensors", source="torchgeo")
 
 
-def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(tmp_path: Path) -> None:
-    theirs = random_network("Unet", in_channels=4, classes=2, decoder_channels=(64, 32, 16, 8, 8))
+@pytest.mark.parametrize("before", ["smp_", "backbone_smp_"])
+def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(before: str, tmp_path: Path) -> None:
+    theirs = random_network(
+        "DeepLabV3Plus", in_channels=4, classes=2, encoder_output_stride=8, decoder_atrous_rates=(2, 4, 6)
+    )
     arguments = {
         "backbone": "resnet18",
-        "model": "Unet",
+        "model": "DeepLabV3Plus",
         "bands": ["BLUE", "GREEN", "RED", "NIR_NARROW"],
         "num_classes": 2,
-        "backbone_smp_decoder_channels": [64, 32, 16, 8, 8],
+        "smp_encoder_output_stride": 8,
+        f"{before}decoder_atrous_rates": [2, 4, 6],
     }
     held = {
         "state_dict": {f"model.smp_model.{name}": tensor for name, tensor in theirs.state_dict().items()},
         "hyper_parameters": {
             "model_args": arguments, "model_factory": "SMPModelFactory", "tiled": argparse.Namespace(h=1),
+            "class_names": ["ground", "water"],
         },
     }  # fmt: skip
     torch.save(held, tmp_path / "last.ckpt")
     out = tmp_path / "m.safetensors"
-    with pytest.raises(SettingsError, match="takes 4 bands"):
+    with pytest.raises(
+        SettingsError, match=r"takes 4 bands \(BLUE, GREEN, RED, NIR_NARROW\), and what they were"
+    ):
         import_weights(tmp_path / "last.ckpt", out, source="terratorch")
-    import_weights(tmp_path / "last.ckpt", out, source="terratorch", facts=CheckpointFacts(bands=FOUR))
+    report = import_weights(
+        tmp_path / "last.ckpt", out, source="terratorch", facts=CheckpointFacts(bands=FOUR)
+    )
     agree(theirs, load_model(out).network, bands=4)
+    assert report.classes == ("ground", "water")
+    assert any(
+        note.startswith("its training calls the bands BLUE, GREEN, RED, NIR_NARROW") for note in report.notes
+    )
+    older = [
+        note for note in report.notes if note.startswith("model_args.backbone_smp_… (decoder_atrous_rates)")
+    ]
+    assert len(older) == (before == "backbone_smp_")
+    arguments["bands"] = ["RED", "GREEN", "BLUE", "NIR"]
+    held["hyper_parameters"]["class_names"] = ["ground", "water", "crop"]
+    torch.save(held, tmp_path / "last.ckpt")
+    with pytest.raises(
+        SettingsError, match=r"has blue, green, red, nir, but .* was trained on red, green, blue, nir"
+    ):
+        import_weights(
+            tmp_path / "last.ckpt",
+            out,
+            source="terratorch",
+            facts=CheckpointFacts(bands=FOUR),
+            overwrite=True,
+        )
+    in_order = (FOUR[2], FOUR[1], FOUR[0], FOUR[3])
+    report = import_weights(
+        tmp_path / "last.ckpt",
+        out,
+        source="terratorch",
+        facts=CheckpointFacts(bands=in_order),
+        overwrite=True,
+    )
+    assert report.classes == ("class_0", "class_1")
+    assert any(
+        note.startswith("the checkpoint names 3 different classes (ground, water") for note in report.notes
+    )
     held["hyper_parameters"]["model_factory"] = "EncoderDecoderFactory"
     torch.save(held, tmp_path / "other.ckpt")
     with pytest.raises(
