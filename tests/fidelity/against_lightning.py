@@ -178,7 +178,7 @@ def compare(case: Case, source: str) -> bool:
         held = torch.load(path, weights_only=False)
         print(f"    hyper_parameters {sorted(held['hyper_parameters'])}")
         try:
-            report = import_weights(path, out, source=source, bands=case.bands)
+            report = import_weights(path, out, source=source, facts=CheckpointFacts(bands=case.bands))
         except AerialSegError as error:
             print(f"    refused: {str(error).replace(folder, '')}", flush=True)
             return bool(case.refused) and case.refused in str(error)
