@@ -155,7 +155,7 @@ def sample_size(shares: ArrayLike, accuracies: ArrayLike, standard_error: float)
 
 
 def allocate(shares: ArrayLike, pixels: ArrayLike, total: int, minimum: int) -> NDArray[np.int64]:
-    """Share points out among classes: in proportion to their ground, but at least `minimum` for each that there is.
+    """Split points among classes: in proportion to their ground, but at least `minimum` for each that there is.
 
     This is the allocation of section 5.1.2 of the paper: rare classes get a fixed number, the others what is left in
     proportion. shares: (K,). pixels: (K,), which no class gets more points than. Their sum is `total`, unless the

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import click
 
 from . import COMMANDS, console
-from .net import Session, exit_code_of
-from .signals import termination_interrupts
+from .net import Session, exit_code_of, termination_interrupts
 
 
 def _note_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -1,15 +1,21 @@
-"""The one net under every command: whatever is raised becomes one line and an exit code."""
+"""The one net under every command: whatever is raised becomes one line and an exit code.
+
+Being asked to end is being interrupted: what is finished is kept, what is half-made goes, exit code 130.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 
 import click
 
@@ -22,6 +28,8 @@ from . import console
 from .setting_options import as_flags
 
 _INTERRUPTED = 130
+_ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""What asks a program to end, beside Ctrl-C. SIGBREAK is Windows' own."""
 _LONGEST_WORD = 4200
 """Letters: a path may have 4,096. What is longer is a mistake that need not be shown whole."""
 _FROM_THE_SYSTEM = frozenset((
@@ -168,3 +176,30 @@ def _kept(error: BaseException) -> str | None:
 def _and_kept(error: BaseException) -> str:
     kept = _kept(error)
     return f"; {kept}" if kept else ""
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """While inside, SIGTERM does what Ctrl-C does; `kill`, batch systems and containers send it.
+
+    On Windows, which has no such signal, Ctrl-Break does it, which is what a console's windows and services can send.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    owner = os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        # A forked worker: its parent ends it so.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = {number: signal.signal(number, interrupt) for number in _ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

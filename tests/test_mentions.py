@@ -234,7 +234,7 @@ def test_no_message_below_the_command_line_speaks_of_a_flag() -> None:
 
 def test_backquotes_of_messages_come_from_one_place() -> None:
     """Beside settings only commands stand in them, so nothing else can be taken for a setting."""
-    allowed = re.compile(r"`(aerial-seg [a-z-]+( --dry-run)?|train|timm\.list_models\(\))`")
+    allowed = re.compile(r"`(aerial-seg [a-z-]+( design| --dry-run)?|train|timm\.list_models\(\))`")
     odd = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in TREES
@@ -264,6 +264,7 @@ def test_no_message_below_the_command_line_asks_for_a_command_again() -> None:
 
 _OF_LABELS = ("tile", "evaluate")
 COMMANDS_OF = {
+    "jobs/assess/design.py": ("design",), "jobs/assess": ("report",),
     "bands.py": ("import-weights",), "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",),
     "jobs/evaluate.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),

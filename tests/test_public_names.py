@@ -10,7 +10,7 @@ import aerial_seg
 
 VERBS = frozenset((
     "add", "answer", "begin", "bring", "build", "call", "check", "choose", "collect", "compute", "count", "cut",
-    "describe", "estimate", "evaluate", "export", "find", "fold", "foretell", "give", "hand", "hold", "import",
+    "describe", "draw", "estimate", "evaluate", "export", "find", "fold", "foretell", "give", "hand", "hold", "import",
     "keep", "leave", "let", "list", "load", "make", "map", "measure", "move", "name", "note", "open", "plan",
     "predict", "put", "raise", "read", "remember", "remove", "resize", "return", "run", "say", "score", "settle",
     "show", "split", "start", "take", "tell", "train", "try", "turn", "wait", "watch", "write",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aerial_seg.cli import console, signals
+from aerial_seg.cli import console, net
 from aerial_seg.errors import InputError, OutputError
 from aerial_seg.files import operating_system
 from aerial_seg.files.names import (
@@ -379,10 +379,10 @@ class TestTerminal:
 
     def test_ctrl_break_interrupts_as_ctrl_c_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Played with another signal: SIGBREAK is Windows' own."""
-        assert signal.SIGTERM in signals._ENDINGS
+        assert signal.SIGTERM in net._ENDINGS
         stand_in = getattr(signal, "SIGUSR1", signal.SIGTERM)
-        monkeypatch.setattr(signals, "_ENDINGS", (signal.SIGTERM, stand_in))
+        monkeypatch.setattr(net, "_ENDINGS", (signal.SIGTERM, stand_in))
         before = signal.getsignal(stand_in)
-        with pytest.raises(KeyboardInterrupt), signals.termination_interrupts():
+        with pytest.raises(KeyboardInterrupt), net.termination_interrupts():
             signal.raise_signal(stand_in)
         assert signal.getsignal(stand_in) == before

@@ -63,13 +63,12 @@ PLACES = {
     "aerial_seg/files/lock.py": {"os.open"},
     "aerial_seg/files/names.py": {"Path.symlink_to"},  # not on Windows, where pyogrio needs none
     "aerial_seg/files/work.py": {"os.link"},  # else a copy
-    "cli/net.py": {"os.open"},  # os.devnull
+    "cli/net.py": {"os.open", "os.kill", "signal.SIGBREAK"},  # os.devnull
     "aerial_seg/models/importing/records.py": {"_winapi"},  # a name that no pickle may ask for
     # Of rasters, no text.
     "aerial_seg/geo/windows/handles.py": {"open without encoding"},
     "aerial_seg/labels/from_raster.py": {"open without encoding"},
     # os.kill in a forked process only; signals that a system has not are left out.
-    "cli/signals.py": {"os.kill", "signal.SIGBREAK"},
     "aerial_seg/training/stopping.py": {"os.kill", "signal.SIGBREAK", "signal.SIGUSR1"},
 }
 """What each of these files may call, and answers for."""
