@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aerial_seg.bands import Band, trained_band
 from aerial_seg.errors import AerialSegError
-from aerial_seg.jobs.import_weights import import_weights
+from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
 from aerial_seg.models.file import load_model
 
 LIMIT = 1e-11
