@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+from aerial_seg.geo.raster.values.byte_counts import byte_counts
+
+Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.int16]
+
 NOWHERE = -1
-"""What a pixel has that no polygon covers."""
+"""What a pixel has that no polygon covers, unless a byte is said for it."""
 _PARTS = 2.0**20
 _ASIDE = 2.0**-13 * np.array([1.0, 0.6180339887])
 """Pixels by which all polygons are moved before it is asked which pixels they touch. Lines through the very corners of
@@ -24,11 +28,11 @@ a hundredth of a pixel is what GDAL leaves out of account anyway."""
 class Outlines:
     """Polygons (n,) of a window as GDAL takes them: burnt more than once, they are brought into that form once.
 
-    parts: the polygons that they consist of, as GeoJSON has them. owners: (m,) which of the n each belongs to.
-    all_touched: whether a pixel belongs to a polygon that touches it at all, not only to one that holds its centre.
+    parts: the polygons that they consist of, their rings as GeoJSON has them. owners: (m,) which of the n each belongs
+    to. all_touched: whether a pixel belongs to a polygon that touches it at all, not only to one that holds its centre.
     """
 
-    parts: tuple[dict[str, Any], ...]
+    parts: tuple[list[Any], ...]
     owners: NDArray[np.int64]
     all_touched: bool
 
@@ -48,7 +52,7 @@ class Outlines:
         for ring, polygon in enumerate(ring_owners.tolist()):
             found[polygon].append(places[ends[ring] : ends[ring + 1]])
         whole = [k for k, coordinates in enumerate(found) if coordinates]
-        parts = tuple({"type": "Polygon", "coordinates": found[k]} for k in whole)
+        parts = tuple(found[k] for k in whole)
         return cls(parts, np.asarray(owners, np.int64)[whole], all_touched)
 
     def burnt(
@@ -58,8 +62,9 @@ class Outlines:
         *,
         ranks: NDArray[np.integer[Any]] | None = None,
         only: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.int16]:
-        """Values (H,W) of the polygons (n,), NOWHERE where none lies.
+        elsewhere: int = NOWHERE,
+    ) -> Picture:
+        """Values (H,W) of the polygons (n,), `elsewhere` where none lies: bytes where that is one, else int16.
 
         ranks: (n,) those of higher ones lie on top, of equal ones the later. only: (n,) those that are burnt.
         """
@@ -68,17 +73,46 @@ class Outlines:
             order = np.argsort(ranks[self.owners], kind="stable")
         if only is not None:
             order = order[only[self.owners[order]]]
-        if not len(order):
-            return np.full(shape, NOWHERE, np.int16)
-        chosen = values[self.owners[order]].tolist()
-        burnt = rasterize(
-            [(self.parts[k], value) for k, value in zip(order.tolist(), chosen, strict=True)],
-            out_shape=shape,
-            fill=NOWHERE,
-            all_touched=self.all_touched,
-            dtype="int16",
+        out: Picture = (
+            np.full(shape, elsewhere, np.uint8) if elsewhere >= 0 else np.full(shape, elsewhere, np.int16)
         )
-        return np.asarray(burnt, np.int16)
+        if not len(order):
+            return out
+        chosen = values[self.owners[order]]
+        runs = np.split(order, np.flatnonzero(chosen[1:] != chosen[:-1]) + 1)
+        # rasterio looks at each geometry for long, and burns a MultiPolygon's polygons one by one.
+        shapes = [
+            (
+                {"type": "MultiPolygon", "coordinates": [self.parts[k] for k in run.tolist()]},
+                int(values[self.owners[run[0]]]),
+            )
+            for run in runs
+        ]
+        rasterize(shapes, out=out, all_touched=self.all_touched)
+        return out
+
+
+def unused_byte(values: NDArray[np.uint8], wanted: int) -> int:
+    """A byte that none of the values (n,) is, the wanted one if it can be; NOWHERE where all 256 are in use."""
+    free = np.ones(256, bool)
+    free[values] = False
+    if free[wanted]:
+        return wanted
+    return int(free.argmax()) if free.any() else NOWHERE
+
+
+def covered_counts(
+    burnt: Picture, elsewhere: int, where: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """(256,) pixels of each value (H,W) that polygons have, of those that are True in `where`.
+
+    elsewhere: what is no polygon's value, see Outlines.burnt.
+    """
+    seen = burnt if where is None else np.where(where, burnt, burnt.dtype.type(elsewhere))
+    counts = byte_counts(seen.astype(np.uint8, copy=False))
+    # As a byte NOWHERE is 255, which may be a value, too.
+    counts[elsewhere % 256] -= np.count_nonzero(seen == elsewhere)
+    return counts
 
 
 def burnt_polygons(
@@ -87,7 +121,7 @@ def burnt_polygons(
     shape: tuple[int, int],
     *,
     all_touched: bool = False,
-) -> NDArray[np.int16]:
+) -> Picture:
     """Values (H,W) of polygons (n,) in pixels (column, row), the later on top; NOWHERE where none lies.
 
     A pixel belongs to the polygon that holds its centre; all_touched: or that touches it at all.

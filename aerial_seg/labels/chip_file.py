@@ -25,6 +25,8 @@ from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.outputs.durable import disk_errors
 from aerial_seg.outputs.qgis_style import SUFFIX, class_raster, style_text
 
+_WRITING = {"GDAL_TIFF_INTERNAL_MASK": True, "GDAL_VALIDATE_CREATION_OPTIONS": False}
+"""The options are always the same: to look them up for each file costs a tenth of writing the labels."""
 _UNKNOWN = 254
 """Channel of a value that is no class: with 255 classes there is no such value, with fewer no such channel."""
 
@@ -86,10 +88,7 @@ def write_image(
     path: Path, image: NDArray[np.generic], valid: NDArray[np.bool_], grid: Grid, names: Sequence[str]
 ) -> None:
     """image (C,H,W) in its own dtype; invalid pixels go into an internal mask, so every value stays usable."""
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        _new_file(path, grid, count=len(image), dtype=str(image.dtype)) as file,
-    ):
+    with _new_file(path, grid, count=len(image), dtype=str(image.dtype)) as file:
         if len(names) != 3:
             # Without this GDAL takes a fourth uint8 band for alpha, and its zeros for nodata.
             file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)
@@ -223,6 +222,7 @@ def _new_file(path: Path, grid: Grid, *, count: int, dtype: str) -> Iterator[Dat
     with ExitStack() as memory:
         # GDAL is silent about much of what a full disk does not take; a chip is small enough to be made in memory.
         content = memory.enter_context(MemoryFile())
+        memory.enter_context(rasterio.Env(**_WRITING))
         file = content.open(
             driver="GTiff",
             height=grid.height,

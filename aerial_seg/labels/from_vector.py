@@ -18,7 +18,7 @@ from aerial_seg.geo.areas.vector_layer import LayerNames, VectorLayer, crs_of, o
 from aerial_seg.geo.grid import Grid
 from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.buffering import Buffer
-from aerial_seg.labels.burning import NOWHERE, Burnt, burnt_polygons
+from aerial_seg.labels.burning import NOWHERE, Burnt, burnt_polygons, unused_byte
 from aerial_seg.labels.census import Census
 from aerial_seg.labels.classes import (
     BACKGROUND,
@@ -146,26 +146,32 @@ class VectorLabels:
         wide = grown(grid, rim)
         window = self._file.window(wide)
         known = self._known(wide)
-        counted = None if measured is None else np.pad(measured, rim)
+        counted = measured if measured is None or not rim else np.pad(measured, rim)
         if known is not None:
             counted = known if counted is None else known & counted
+        values = self._values[window.codes]
+        # Bytes that hold already what lies outside are the labels themselves.
+        elsewhere = unused_byte(values, self._outside)
         burnt, overlaps = self._overlaps.burn(
             window.geometries,
-            self._values[window.codes],
+            values,
             wide,
             rim=rim,
             all_touched=self._settings.all_touched,
             known=counted,
+            elsewhere=elsewhere,
         )
-        implied = burnt == NOWHERE
-        labels = burnt.astype(np.uint8)
-        labels[implied] = self._outside
+        implied = burnt[rim : rim + grid.height, rim : rim + grid.width] == elsewhere
+        labels = burnt.astype(np.uint8, copy=False)
+        if elsewhere != self._outside:
+            labels = np.where(burnt == elsewhere, np.uint8(self._outside), labels)
         if known is not None:
-            labels[~known] = IGNORE
+            labels = np.where(known, labels, np.uint8(IGNORE))
         labels = without_borders(labels, rim)
-        inner = implied[rim : rim + grid.height, rim : rim + grid.width]
-        counts = labels != IGNORE if measured is None else (labels != IGNORE) & measured
-        alone, labelled = int(np.count_nonzero(inner & counts)), int(np.count_nonzero(counts))
+        counts = labels != IGNORE
+        if measured is not None:
+            counts &= measured
+        alone, labelled = int(np.count_nonzero(implied & counts)), int(np.count_nonzero(counts))
         return Burnt(labels, overlaps, alone, labelled, window.nowhere)
 
     def add(self, burnt: Burnt) -> None:

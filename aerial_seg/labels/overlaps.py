@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.raster.values.byte_counts import byte_counts
-from aerial_seg.labels.burning import NOWHERE, Outlines, OverlapCount
+from aerial_seg.labels.burning import NOWHERE, Outlines, OverlapCount, Picture, covered_counts
 from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
@@ -62,35 +61,37 @@ class Overlaps:
         rim: int = 0,
         all_touched: bool = False,
         known: NDArray[np.bool_] | None = None,
-    ) -> tuple[NDArray[np.int16], OverlapCount]:
+        elsewhere: int = NOWHERE,
+    ) -> tuple[Picture, OverlapCount]:
         """Pixel values (H, W) of polygons (n,) with a value each, the topmost class on top, else the last one.
 
         With them what `add` is to count; nothing is counted yet, so that several threads may ask at once.
 
         geometries: in pixels (column, row) of the grid. rim: pixels around the grid that are burnt and not counted,
         since other windows count them. all_touched: as burnt_polygons has it; neighbours, which then share pixels, do
-        not overlap for that. known: (H, W) where overlaps count; elsewhere the ground is unlabelled or not measured.
+        not overlap for that. known: (H, W) where overlaps count; beside it the ground is unlabelled or not measured.
+        elsewhere: what pixels without a polygon get, see Outlines.burnt.
         """
         outlines = Outlines.of(geometries)
-        counted = np.zeros(grid.shape, bool)
-        counted[rim : grid.height - rim, rim : grid.width - rim] = True
-        if known is not None:
-            counted &= known
+        counted = _counted(grid, rim, known)
         # Where the highest value on top looks like the lowest on top, no two classes meet, and that is the picture.
-        highest = outlines.burnt(values, grid.shape, ranks=values)
+        highest = outlines.burnt(values, grid.shape, ranks=values, elsewhere=elsewhere)
         bounds = shapely.bounds(geometries)
-        contested = np.zeros(grid.shape, bool)
+        contested = None
         meeting = _may_meet_others(bounds, values)
         if meeting.any():
-            lowest = outlines.burnt(values, grid.shape, ranks=-values.astype(np.int16), only=meeting)
-            contested = (lowest != NOWHERE) & (lowest != highest)
+            below = -values.astype(np.int16)
+            lowest = outlines.burnt(values, grid.shape, ranks=below, only=meeting, elsewhere=elsewhere)
+            contested = (lowest != elsewhere) & (lowest != highest)
+            contested = contested if contested.any() else None
         labels = highest
-        if all_touched or contested.any():
+        if all_touched or contested is not None:
             shown = Outlines.of(geometries, all_touched=True) if all_touched else outlines
-            labels = shown.burnt(values, grid.shape, ranks=self._ranks(values))
-        found = _covered(highest, counted, contested)
-        contested &= counted
-        if contested.any():
+            labels = shown.burnt(values, grid.shape, ranks=self._ranks(values), elsewhere=elsewhere)
+        found = _covered(highest, elsewhere, counted, contested)
+        if contested is not None and counted is not None:
+            contested &= counted
+        if contested is not None and contested.any():
             _count_contested(found, outlines, bounds, values, grid, contested)
         return labels, found
 
@@ -185,14 +186,28 @@ def _may_meet_others(bounds: NDArray[np.float64], values: NDArray[np.uint8]) -> 
     return found
 
 
+def _counted(grid: Grid, rim: int, known: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """(H, W) which pixels count; None for all, as nearly always."""
+    if not rim:
+        return None if known is None or known.all() else known
+    inner = np.zeros(grid.shape, bool)
+    inner[rim : grid.height - rim, rim : grid.width - rim] = True
+    return inner if known is None else inner & known
+
+
 def _covered(
-    highest: NDArray[np.int16], counted: NDArray[np.bool_], contested: NDArray[np.bool_]
+    highest: Picture,
+    elsewhere: int,
+    counted: NDArray[np.bool_] | None,
+    contested: NDArray[np.bool_] | None,
 ) -> OverlapCount:
     """Pixels (H, W) that count and that a polygon covers, and of each class those that no other one covers."""
-    covered = counted & (highest != NOWHERE)
-    plain = byte_counts(highest[covered & ~contested].astype(np.uint8)).tolist()
-    found = OverlapCount(covered=int(np.count_nonzero(covered)))
-    found.of_class.update({value: count for value, count in enumerate(plain) if count})
+    counts = covered_counts(highest, elsewhere, counted)
+    found = OverlapCount(covered=int(counts.sum()))
+    if contested is not None:
+        alone = ~contested if counted is None else counted & ~contested
+        counts = covered_counts(highest, elsewhere, alone)
+    found.of_class.update({value: count for value, count in enumerate(counts.tolist()) if count})
     return found
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +14,8 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from aerial_seg.errors import InputError, OutputError
-from aerial_seg.files.operating_system import forget_pages
+from aerial_seg.errors import InputError
+from aerial_seg.geo.areas.feature_store import FeatureStore
 from aerial_seg.geo.areas.features import Features, read_features
 from aerial_seg.geo.areas.placing import Bounds, Placed, Way
 from aerial_seg.geo.areas.polygons import Ground, Told
@@ -100,7 +98,7 @@ class Window:
 
 
 class VectorFile:
-    """The features of one layer that cover ground, as valid polygons on disk; a few bytes of each are in memory.
+    """The features of one layer that cover ground, as valid polygons on disk.
 
     column: the values of the field that was asked for. notes: what was mended, left out or not read.
     """
@@ -109,7 +107,7 @@ class VectorFile:
         self.layer, self.crs = layer, crs
         self.column = None if field_name is None else Column(field_name)
         self._ground = ground
-        self._store = _Store()
+        self._store = FeatureStore()
         self._ways: dict[CRS | None, Way] = {}
         self._nowhere: dict[int, None] = {}
         self._extent = np.array([np.inf, np.inf, -np.inf, -np.inf])
@@ -270,7 +268,8 @@ class VectorFile:
 
     def meets(self, grid: Grid) -> bool:
         """Whether a feature's box meets the grid."""
-        return bool(len(self.way(grid.crs).near(self._store.bounds, grid)[0]))
+        way = self.way(grid.crs)
+        return self._store.any(way.near(grid))
 
     def window(self, grid: Grid) -> Window:
         """The features that meet the grid; the same in every window of a raster that sees them.
@@ -278,70 +277,14 @@ class VectorFile:
         Several threads may ask at once.
         """
         way = self.way(grid.crs)
-        rows, moves = way.near(self._store.bounds, grid)
-        found: Placed = way.place(self._store.geometries(rows), rows, moves, grid)
-        fids = self._store.fids
-        return Window(found.geometries, self._store.codes[found.rows], fids[found.rows], fids[found.nowhere])
+        stored = self._store.find(way.near(grid))
+        found: Placed = way.place(stored.geometries, np.arange(len(stored.fids)), stored.moves, grid)
+        fids = stored.fids
+        return Window(found.geometries, stored.codes[found.rows], fids[found.rows], fids[found.nowhere])
 
     def add(self, nowhere: NDArray[np.int64]) -> None:
         """Count features (m,), by their fids, that a window has no place for."""
         self._nowhere.update(dict.fromkeys(nowhere.tolist()))
-
-
-class _Store:
-    """Geometries as WKB in a file without a name, and what finds them in memory: 52 bytes a feature."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self._map: mmap.mmap | None = None
-        self._parts: list[tuple[NDArray[Any], ...]] = []
-        self.bounds = np.zeros((0, 4))
-        self.codes = np.zeros(0, np.int32)
-        self.fids = np.zeros(0, np.int64)
-        self._begins, self._sizes = np.zeros(0, np.int64), np.zeros(0, np.int64)
-
-    def add(
-        self,
-        geometries: Geometries,
-        bounds: NDArray[np.float64],
-        codes: NDArray[np.int32],
-        fids: NDArray[np.int64],
-    ) -> None:
-        """These come after those that are there."""
-        wkb = shapely.to_wkb(geometries)
-        sizes = np.array([len(one) for one in wkb], np.int64)
-        begins = self._file.tell() + np.cumsum(sizes) - sizes
-        try:
-            self._file.write(b"".join(wkb))
-        except OSError as error:
-            raise OutputError(
-                f"the folder for temporary files, {tempfile.gettempdir()}, takes no more ({error.strerror or error}): "
-                "labels are kept there while they are used; free some room, or name another folder with TMPDIR"
-            ) from error
-        self._parts.append((bounds, codes, fids, begins, sizes))
-
-    def close(self, *, by_fid: bool) -> None:
-        """No more will come. by_fid: they came in any order, and are put into that of the file."""
-        if self._parts:
-            parts = [np.concatenate(part) for part in zip(*self._parts, strict=True)]
-            order = np.argsort(parts[2], kind="stable") if by_fid else slice(None)
-            self.bounds, self.codes, self.fids, self._begins, self._sizes = (part[order] for part in parts)
-        self._parts = []
-        with self._file:
-            self._file.flush()
-            if self._file.tell():
-                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def geometries(self, rows: NDArray[np.int64]) -> Geometries:
-        """Polygons (n,) of these rows."""
-        out = np.full(len(rows), None, object)
-        if self._map is not None:
-            begins, ends = self._begins[rows], self._begins[rows] + self._sizes[rows]
-            out[:] = [self._map[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
-            # Pages that were looked at count as this process's memory until it says that it is done with them.
-            forget_pages(self._map)
-        found: Geometries = shapely.from_wkb(out)
-        return found
 
 
 def _meets(bounds: NDArray[np.float64], boxes: Sequence[Bounds]) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from shapely import box
 
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.grid import Grid
-from aerial_seg.labels.burning import NOWHERE, burnt_polygons
+from aerial_seg.labels.burning import NOWHERE, Outlines, burnt_polygons, covered_counts, unused_byte
 from aerial_seg.labels.labels import Labels, open_labels
 from aerial_seg.labels.overlaps import Overlaps
 from aerial_seg.labels.settings import LabelSettings
@@ -141,26 +141,45 @@ def test_holes_and_parts_are_burnt_as_gdal_burns_them(seed: int, parts: int, all
         max_size=12,
     ),
     others=st.sampled_from([0, 1000]),
+    elsewhere=st.sampled_from([NOWHERE, 0, 7]),
 )
 def test_polygons_side_by_side_are_burnt_as_gdal_burns_each(
-    drawn: list[tuple[int, ...]], others: int
+    drawn: list[tuple[int, ...]], others: int, elsewhere: int
 ) -> None:
-    """In eighths of pixels, so that edges go through their centres; and among as many that lie elsewhere."""
+    """In eighths of pixels, so that edges go through their centres; and among as many that lie elsewhere.
+
+    Whether a byte that no polygon has stands for what lies outside of all, or −1, the counts are the same.
+    """
     found = [box(x / 8, y / 8, (x + w) / 8, (y + h) / 8) for _, x, y, w, h in drawn]
     values = np.array([value for value, *_ in drawn] + [1] * others, np.uint8)
     shapes = np.array(found + [box(-9, -9, -8, -8)] * others, object)
-    got, counted = Overlaps(LEGEND, ()).burn(shapes, values, GRID)
+    got, counted = Overlaps(LEGEND, ()).burn(shapes, values, GRID, elsewhere=elsewhere)
+    assert got.dtype == (np.int16 if elsewhere < 0 else np.uint8)
     claims = {k: np.zeros(GRID.shape, bool) for k in NAMES}
     want = np.full(GRID.shape, NOWHERE, np.int16)
     for shape, value in zip(found, values.tolist(), strict=False):
         mask = rasterize([shape], out_shape=GRID.shape, dtype="uint8") > 0
         want[mask] = value
         claims[value] |= mask
-    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(got, np.where(want == NOWHERE, elsewhere, want))
     pairs = {(i, j): int((claims[i] & claims[j]).sum()) for i, j in combinations(NAMES, 2)}
     assert dict(counted.pixels) == {pair: n for pair, n in pairs.items() if n}
     assert dict(counted.of_class) == {k: int(mask.sum()) for k, mask in claims.items() if mask.any()}
     assert counted.covered == int((want != NOWHERE).sum())
+
+
+@pytest.mark.parametrize("wanted", [0, 255])
+def test_what_lies_outside_has_a_byte_that_no_polygon_has(wanted: int) -> None:
+    """The wanted one, else another; where polygons have all 256, none, and every value is still counted."""
+    everything = np.arange(256, dtype=np.uint8)
+    assert unused_byte(np.array([1, 2], np.uint8), wanted) == wanted
+    assert unused_byte(everything[everything != 9], wanted) == 9
+    assert unused_byte(everything, wanted) == NOWHERE
+    shapes = np.array([box(k % 16, k // 16, k % 16 + 1, k // 16 + 1) for k in range(256)], object)
+    burnt = Outlines.of(shapes).burnt(everything, (17, 16))
+    np.testing.assert_array_equal(burnt, np.append(everything, [NOWHERE] * 16).reshape(17, 16))
+    np.testing.assert_array_equal(covered_counts(burnt, NOWHERE), np.ones(256))
+    np.testing.assert_array_equal(covered_counts(burnt, NOWHERE, burnt > 200), everything > 200)
 
 
 class TestPolygons:

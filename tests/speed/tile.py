@@ -9,17 +9,20 @@ CPU seconds (user and system, all threads and children) are told beside: on a sh
 
 --memory: the peak of a process that does nothing but tile, above what importing takes, for rasters of 5,000, 10,000
 and 20,000 pixels a side with 50,000 polygons, and for 5,000, 50,000 and 400,000 polygons on 10,000 pixels. It is to be
-flat in both: of a polygon a few bytes are kept. MB, above 846 for what is imported:
+flat in both: of a polygon an eighth of a byte is kept. What is left of growth has not been traced; a chip of eight
+times the polygons holds eight times their outlines while it is burnt. MB, above 846 to 858 for what is imported:
 
     pixels a side, polygons    one thread (before)    a thread per core, on 2
     5,000    50,000            188                    136
-    10,000   50,000            410                    139
+    10,000   50,000            410                    140
     20,000   50,000                                   148
-    10,000   400,000                                  203 (250 while pages of the geometries' file were kept)
+    10,000   400,000                                  151 (203 while boxes and numbers of all were kept)
 
 CPU seconds for 5,000 pixels a side and 12,500 polygons: 3.46 before and 2.38 now, beside 1.12 of bare reading and
 writing. 10,000 pixels and 50,000 polygons, alone, 3 rounds: 5.09 s beside 2.19 s, a share of 0.43 (0.53 in CPU
-seconds): the bar is missed. About 1.8 s of the 5.09 are one thread's: opening the labels, statistics and qa/.
+seconds): the bar is missed. About 1.8 s of the 5.09 were one thread's: opening the labels, statistics and qa/. Since
+labels are burnt as bytes: 8.4 CPU seconds beside 4.8, a share of 0.58 (0.56 just before; 2 and 3 rounds on two cores
+that 20 other processes shared). Not measured alone since.
 """
 
 from __future__ import annotations

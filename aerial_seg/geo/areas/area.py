@@ -49,7 +49,7 @@ class Area:
     def on(self, grid: Grid, raster: str) -> GridArea:
         """The area on this grid. Raises InputError, naming `raster`: OutsideError where they share no pixel."""
         way = Way(self.crs if self._moves(grid, raster) else grid.crs, grid.crs)
-        rows, moves = way.near(shapely.bounds(np.array([self.geometry], object)).reshape(-1, 4), grid)
+        rows, moves = way.near(grid)(shapely.bounds(np.array([self.geometry], object)).reshape(-1, 4))
         placed = way.place(np.array([self.geometry] * len(rows), object), rows, moves, grid)
         if len(placed.nowhere):
             raise InputError(

@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
+from aerial_seg.geo.areas.feature_store import Choose
 from aerial_seg.geo.areas.polygons import mended
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.systems import same_local
@@ -73,8 +74,9 @@ class Way:
 
         In longitudes, and what is like them, it may reach beyond ±180. Infinite where it cannot be told.
         """
-        col = np.linspace(-around, grid.width + around, _LATTICE)
-        row = np.linspace(-around, grid.height + around, _LATTICE)
+        points = 2 if self._back is None else _LATTICE
+        col = np.linspace(-around, grid.width + around, points)
+        row = np.linspace(-around, grid.height + around, points)
         a, b, c, d, e, f = tuple(grid.transform)[:6]
         cols, rows = (axis.ravel() for axis in np.meshgrid(col, row))
         x, y = a * cols + b * rows + c, d * cols + e * rows + f
@@ -99,14 +101,23 @@ class Way:
             return middle - turn / 2, south, middle + turn / 2, north
         return west - across, south - down, east + across, north + down
 
-    def near(self, bounds: Floats, grid: Grid) -> tuple[NDArray[np.int64], Floats]:
-        """Which of the boxes (n, 4) in `own` may meet the grid: their rows (k,) and how far x moves there (k,)."""
+    def near(self, grid: Grid) -> Choose:
+        """Which of boxes (n, 4) in `own` may meet the grid: their rows (k,) and how far x moves there (k,).
+
+        Of a box around several it says so where it does of one of them.
+        """
         west, south, east, north = self.box(grid)
-        if not math.isfinite(west):
-            return np.flatnonzero(np.isfinite(bounds[:, 0])), np.zeros(int(np.isfinite(bounds[:, 0]).sum()))
-        rows, moves = copies(bounds, west, east, self._turns[0])
-        level = (bounds[rows, 1] <= north) & (bounds[rows, 3] >= south)
-        return rows[level], moves[level]
+        turn = self._turns[0]
+
+        def chosen(bounds: Floats) -> tuple[NDArray[np.int64], Floats]:
+            if not math.isfinite(west):
+                rows = np.flatnonzero(np.isfinite(bounds[:, 0]))
+                return rows, np.zeros(len(rows))
+            rows, moves = copies(bounds, west, east, turn)
+            level = (bounds[rows, 1] <= north) & (bounds[rows, 3] >= south)
+            return rows[level], moves[level]
+
+        return chosen
 
     def boxes(self, grid: Grid, extent: Bounds | None) -> tuple[Bounds, ...]:
         """The boxes in `own` in which features of a layer with this extent must be sought for the grid."""

@@ -198,8 +198,10 @@ class ChipCutter:
         box = grid.window(top=window.top, left=window.left, height=size, width=size)
         burnt = self.labels.burnt(box, valid)
         labels = burnt.labels
-        labels[~valid] = IGNORE
-        labelled = int(np.count_nonzero(labels != IGNORE))
+        if measured < valid.size:
+            labels[~valid] = IGNORE
+        counts = byte_counts(labels)
+        labelled = labels.size - int(counts[IGNORE])
         if not labelled:
             return _Cut(window, tally, burnt=burnt, left_out="unlabelled")
         if labelled / labels.size < self.settings.min_labelled:
@@ -211,8 +213,8 @@ class ChipCutter:
                 write_image(image_path, image, valid, box, cutting.names)
             write_labels(label_path, labels, box, self.labels.legend)
         place = _inside(grid, window, size).footprint()
-        found = self._count(labels), value_counts(image, valid)
-        record = ChipRecord(name, cutting.index, window, place, measured, *found)
+        classes = counts[list(self.labels.legend.values)]
+        record = ChipRecord(name, cutting.index, window, place, measured, classes, value_counts(image, valid))
         return _Cut(window, tally, record, burnt)
 
     def _kept(self, one: _Cut, tally: FillerTally) -> ChipWindow:
@@ -226,9 +228,6 @@ class ChipCutter:
         if one.record is not None:
             self.records.append(one.record)
         return one.window
-
-    def _count(self, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return byte_counts(labels)[list(self.labels.legend.values)]
 
     def _unused_stem(self, stem: str) -> str:
         """Names differ also when two folders hold rasters of one name."""

@@ -15,6 +15,7 @@ import geopandas
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
+from rasterio.errors import NotGeoreferencedWarning
 
 from aerial_seg.files.subdatasets import find_subdataset
 from aerial_seg.geo.grid import Grid
@@ -184,7 +185,7 @@ def write_dataset(
         imagery=told.imagery,
     )
     (work / DOCUMENT).write_text(document.model_dump_json(indent=2), encoding="utf-8", newline="\n")
-    _draw(work, chips, read, names, document)
+    _draw(work, chips, read, names, document, threads)
     return document, {split: len(chips.of(split)) for split in SPLITS}
 
 
@@ -244,6 +245,7 @@ def _draw(
     chip_of: Callable[[ChipRecord], Read],
     names: Sequence[str],
     document: DatasetDocument,
+    threads: int,
 ) -> None:
     """What people look at before they train on it."""
     by_name = {record.name: record for record in chips.records}
@@ -256,7 +258,9 @@ def _draw(
         QaChip(record.name, split, names[record.source], place, record.valid, record.counts)
         for record, split, place in zip(chips.records, chips.splits, chips.places, strict=True)
     ]
-    write_qa(work, document, shown, read)
+    # Threads that open files may not take turns at what is ignored.
+    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
+        write_qa(work, document, shown, read, threads=threads)
 
 
 def cutting_notes(cutter: ChipCutter, sources: Sources, wanted_gsd: float | None) -> list[str]:

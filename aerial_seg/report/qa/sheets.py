@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -38,18 +39,23 @@ class ContactRow:
 
 
 def contact_rows(
-    chosen: Sequence[tuple[QaChip, int | None]], *, read: ReadChip, bands: Sequence[Band], legend: Legend
+    chosen: Sequence[tuple[QaChip, int | None]],
+    *,
+    read: ReadChip,
+    bands: Sequence[Band],
+    legend: Legend,
+    threads: int = 1,
 ) -> list[ContactRow]:
     """A row for each. With a channel a chip is shown at full size where it holds most of that class.
 
-    A chip that comes twice is read once, and no more than one is in memory.
+    A chip that comes twice is read once, and no more than one for each of the threads, which all read, is in memory.
     """
-    by_chip: dict[str, dict[int | None, ContactRow]] = {}
     wanted: dict[str, tuple[QaChip, list[int | None]]] = {}
     for chip, channel in chosen:
         wanted.setdefault(chip.name, (chip, []))[1].append(channel)
-    for chip, ways in wanted.values():
-        by_chip[chip.name] = _rows(chip, ways, read, bands, legend)
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda one: _rows(one[0], one[1], read, bands, legend), wanted.values())
+        by_chip = dict(zip(wanted, found, strict=True))
     return [by_chip[chip.name][channel] for chip, channel in chosen]
 
 

@@ -18,10 +18,12 @@ PAGE, CLASSES = "index.html", "classes.csv"
 RANDOM, RARE, SPLIT_MAP = "random.png", "rarest.png", "splits.png"
 
 
-def write_qa(root: Path, document: DatasetDocument, chips: Sequence[QaChip], read: ReadChip) -> None:
+def write_qa(
+    root: Path, document: DatasetDocument, chips: Sequence[QaChip], read: ReadChip, *, threads: int = 1
+) -> None:
     """The folder `qa` in `root`, which is being made, holds a page, the class table and three pictures.
 
-    At most 24 chips are read, whatever the dataset's size; equal datasets give equal bytes.
+    At most 24 chips are read, in so many threads, whatever the dataset's size; equal datasets give equal bytes.
     """
     folder, legend, bands = root / QA, document.legend, document.bands
     by_chance: list[tuple[QaChip, int | None]] = [
@@ -41,7 +43,7 @@ def write_qa(root: Path, document: DatasetDocument, chips: Sequence[QaChip], rea
     with disk_errors(folder):
         folder.mkdir()
         titles = (f"{len(by_chance)} of {len(chips):,} chips at random", f"{pictures[1][0]}, at full size")
-        rows = contact_rows([*by_chance, *rare], read=read, bands=bands, legend=legend)
+        rows = contact_rows([*by_chance, *rare], read=read, bands=bands, legend=legend, threads=threads)
         sheets = (rows[: len(by_chance)], RANDOM, titles[0]), (rows[len(by_chance) :], RARE, titles[1])
         # Most of it is compression, for which threads need not wait.
         with ThreadPoolExecutor(len(sheets)) as pool:
