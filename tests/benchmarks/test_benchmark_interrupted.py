@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from benchmark_runs import counted_again, interrupted_after, predictions_of
+from laws import few
 
 from aerial_seg.benchmarks.catalogue import open_benchmark
 from aerial_seg.errors import Interrupted, OutputError
@@ -43,7 +44,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
     assert not work_folder(out).exists()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", few([True, False], quick=1))
 def test_a_run_that_was_killed_behind_its_placing_ends_with_the_same_files(
     overwrite: bool, voc_root: Path, voc_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,7 @@ def test_the_best_model_is_the_best_validation_and_carries_what_predict_needs(
     assert card.recipe == recipe()
 
 
-@pytest.mark.parametrize("which", ["image", "labels", "index", "weights"])
+@pytest.mark.parametrize("which", few(["image", "weights", "labels", "index"], quick=2))
 def test_what_is_trained_on_is_held_while_it_is_read(
     which: str, run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

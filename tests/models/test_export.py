@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import examples
+from laws import examples, few
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
@@ -155,12 +155,7 @@ def closeness(got: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     "architecture",
-    [
-        "fcn",
-        pytest.param("deeplabv3", marks=pytest.mark.slow),
-        pytest.param("pspnet", marks=pytest.mark.slow),
-        "Unet",
-    ],
+    few(["Unet", "deeplabv3", "pspnet", "fcn"], quick=1),
 )
 def test_the_file_equals_the_network_at_every_batch_size(
     architecture: str, write: Callable[..., Written]

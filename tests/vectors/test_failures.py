@@ -102,8 +102,11 @@ class TestFailures:
         assert list(tmp_path.iterdir()) == []
         assert capfd.readouterr().err == ""
 
-    def test_nothing_stays_behind_in_the_process(self, layers: Layers, tmp_path: Path) -> None:
+    def test_nothing_stays_behind_in_the_process(
+        self, layers: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         options = ("OGR_SQLITE_SYNCHRONOUS", "CPL_LOG")
+        monkeypatch.delenv(options[0])
         before = [pyogrio.get_gdal_config_option(option) for option in options]
         layers.write(tmp_path / "a.gpkg")
         with (

@@ -161,7 +161,7 @@ def test_panels_and_resume_points_change_no_bit(
         np.testing.assert_array_equal(values, whole[name][..., first:, left : region.cols.stop])
 
 
-@pytest.mark.parametrize("architecture", few(["Unet", "deeplabv3", "pspnet", "fcn"], quick=2))
+@pytest.mark.parametrize("architecture", few(["Unet", "deeplabv3", "pspnet", "fcn"], quick=1))
 def test_panels_and_resume_points_change_no_bit_of_real_networks(
     stream_layers: Callable[..., Any], untrained: Callable[[str], TrainedModel], architecture: str
 ) -> None:

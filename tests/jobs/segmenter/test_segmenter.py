@@ -14,7 +14,7 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from in_memory import NODATA, noise, segmenter
-from laws import examples
+from laws import examples, few
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -109,7 +109,7 @@ def test_an_array_gives_the_bits_that_predict_writes(
         np.testing.assert_array_equal(result.classes == 255, (image == NODATA).all(axis=0))
 
 
-@pytest.mark.parametrize("architecture", ["Unet", "deeplabv3", "pspnet"])
+@pytest.mark.parametrize("architecture", few(["Unet", "deeplabv3", "pspnet"], quick=1))
 def test_real_networks_in_batches_give_the_bits_of_predict(
     untrained: Callable[[str], TrainedModel], write_raster: Write, use: Use, tmp_path: Path, architecture: str
 ) -> None:

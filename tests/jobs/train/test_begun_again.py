@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from ended_early import CPU, Asking, contents, fails
+from laws import few
 from safetensors.torch import load_file
 
 from aerial_seg.errors import InputError, OutputError, SettingsError
@@ -55,7 +56,7 @@ def test_a_run_without_a_checkpoint_begins_again_from_its_weights(
     assert sums(run) == sums(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("statistics", ["averaged", "frozen"])
+@pytest.mark.parametrize("statistics", few(["frozen", "averaged"], quick=1))
 def test_norms_and_groups_of_their_own_go_on_as_if_nothing_had_been(
     statistics: str, chips: Path, small: MakeRecipe, made: Path, sums: Sums, tmp_path: Path
 ) -> None:
@@ -180,7 +181,7 @@ def test_a_kill_before_the_first_checkpoint_leaves_the_models_of_before_and_the_
     assert "former" not in read_run(finished).document
 
 
-@pytest.mark.parametrize("step", ["forget_former", "write", "tell"])
+@pytest.mark.parametrize("step", few(["write", "forget_former", "tell"], quick=1))
 def test_a_kill_within_the_first_checkpoint_takes_no_model_of_before_for_its_own(
     step: str, chips: Path, small: MakeRecipe, tmp_path: Path, sums: Sums
 ) -> None:

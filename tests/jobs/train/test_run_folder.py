@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from affine import Affine
 from ended_early import CPU, Asking, contents, fails
+from laws import few
 from shapely import box
 
 from aerial_seg.errors import InputError, Interrupted, OutputError, SettingsError
@@ -82,7 +83,7 @@ def test_an_extended_run_goes_on_at_the_rate_of_a_run_of_the_whole_length(
     assert sums(copy) == sums(finished)
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", few([True, False], quick=1))
 def test_a_run_whose_patience_was_over_is_extended_from_where_it_ended(
     stopped: bool, chips: Path, small: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,7 +148,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(large, arch.format(101), shape, id=name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("model", "arch", "shape"), few(cases(), quick=3))
+@pytest.mark.parametrize(("model", "arch", "shape"), few(cases(), quick=2))
 def test_imported_network_computes_what_deeplab_pytorch_computes(
     model: tuple[int, bool, bool],
     arch: str | None,

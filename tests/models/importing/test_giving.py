@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import few
 from shaken import shake_norms
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -63,7 +64,7 @@ def imported_again(path: Path, project: str, arch: str) -> dict[str, Tensor]:
     return import_checkpoint(read_checkpoint(path), project, arch).network.state_dict()
 
 
-@pytest.mark.parametrize("architecture", ["fcn", "deeplabv3"])
+@pytest.mark.parametrize("architecture", few(["fcn", "deeplabv3"], quick=1))
 def test_torchvisions_own_network_loads_it_strictly_and_gives_our_logits(
     architecture: str, tmp_path: Path
 ) -> None:
@@ -88,13 +89,20 @@ def test_torchvisions_own_network_loads_it_strictly_and_gives_our_logits(
 
 @pytest.mark.parametrize(
     ("chosen", "arch"),
-    [
-        ({"architecture": "deeplabv3", "head": "mmseg", "output_stride": 16}, "deeplabv3_r50-d16"),
-        ({"architecture": "pspnet", "align_corners": True}, "pspnet_r50-d8-769"),
-        ({"architecture": "fcn", "stem": "7x7"}, "fcn_r50b-d8"),
-        (SMALL | {"architecture": "deeplabv3+", "head": "mmseg"}, "deeplabv3plus_r18-d8"),
-        (SMALL | {"architecture": "fcn", "head_rate": 6, "output_stride": 16}, "fcn-d6_r18-d16"),
-    ],
+    few(
+        [
+            pytest.param(SMALL | {"architecture": "deeplabv3+", "head": "mmseg"}, "deeplabv3plus_r18-d8"),
+            pytest.param(
+                SMALL | {"architecture": "fcn", "head_rate": 6, "output_stride": 16}, "fcn-d6_r18-d16"
+            ),
+            pytest.param({"architecture": "fcn", "stem": "7x7"}, "fcn_r50b-d8"),
+            pytest.param(
+                {"architecture": "deeplabv3", "head": "mmseg", "output_stride": 16}, "deeplabv3_r50-d16"
+            ),
+            pytest.param({"architecture": "pspnet", "align_corners": True}, "pspnet_r50-d8-769"),
+        ],
+        quick=3,
+    ),
 )
 def test_what_mmseg_gets_is_the_same_network_when_it_is_imported(
     chosen: dict[str, Any], arch: str, tmp_path: Path

@@ -155,7 +155,7 @@ def reference(
     return logits, layers.convolution(state, "auxiliary_decoder.4", hidden)
 
 
-@pytest.mark.parametrize(("model", "case"), few(cases(), quick=3))
+@pytest.mark.parametrize(("model", "case"), few(cases(), quick=2))
 def test_imported_network_computes_what_ssseg_computes(
     model: tuple[str, int],
     case: Case,
