@@ -132,3 +132,15 @@ def test_a_recipe_is_loaded_with_its_changes(tmp_path: Path) -> None:
     assert isinstance(recipe, Section)
     with pytest.raises(SettingsError, match=r"mine.toml with training.crop: 'training.crop' is 0"):
         load_recipe(path, ["training.crop=0"])
+
+
+def test_none_takes_a_value_away_where_there_is_none_by_default() -> None:
+    """TOML has no null; elsewhere it is a text like others."""
+    staged = parse_recipe('[batch_norm]\ndecay = 0.9\n[[stage]]\nname = "more"', "mine")
+    asked = ["batch_norm.decay=none", "stage.more.training.patience=none"]
+    recipe = change_recipe(staged, asked)
+    assert recipe.batch_norm.decay is None
+    assert recipe.by_stage()[1].training.patience is None
+    assert change_recipe(staged, ["model.weights=none"]).model.weights == "none"
+    with pytest.raises(SettingsError, match=r"training\.crop' is 'none'"):
+        change_recipe(staged, ["training.crop=none"])

@@ -269,12 +269,15 @@ def test_shipped_recipes_name_splits_that_exist_and_never_turn_photographs(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     recipe = load_recipe(name)
-    assert recipe.data.benchmark == name.split("/")[0]
-    benchmark = open_benchmark(name.split("/")[0], request.getfixturevalue(f"{recipe.data.benchmark}_root"))
-    for split in (recipe.data.train, recipe.data.val):
-        assert len(open_split(benchmark, split)) > 0
-    assert recipe.augmentation.flips == "horizontal"
-    assert not recipe.augmentation.rot90
+    assert recipe.by_stage()[-1].data.benchmark == name.split("/")[0]
+    for stage in recipe.by_stage():
+        of = stage.data.benchmark
+        assert of is not None
+        benchmark = open_benchmark(of, request.getfixturevalue(f"{of}_root"))
+        for split in (stage.data.train, stage.data.val):
+            assert len(open_split(benchmark, split)) > 0
+        assert stage.augmentation.flips == "horizontal"
+        assert not stage.augmentation.rot90
 
 
 def test_an_image_is_a_scene_that_is_scored_as_predict_maps_it(tmp_path: Path) -> None:

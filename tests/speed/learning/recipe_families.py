@@ -12,7 +12,9 @@ no lower than the first began, or where a score is not above that of the untrain
 What is shortened, and nothing else: all lengths are divided by eight (the images, crops, tiles, base_size and
 stretched_side of the recipe; crop, step, long_side and fit of the protocol), to the next side that the network takes;
 iterations are --iterations for the first stage and half as many for each later one; batches have 4 images; what is kept
-of running statistics (batch_norm.decay) is so much that a run forgets as much of the beginning as the whole one does.
+of running statistics (batch_norm.decay) is so much that a run forgets as much of the beginning as the whole one does;
+where the first stage's statistics are frozen, its rate is a twentieth, as the stand-in's features are larger than
+ImageNet's.
 The networks have their whole depth, but with --small, which tries the plumbing in a few minutes: ResNet-18 (ResNet-50
 in cascade), whose last stage has two blocks for multi_grid's three rates. A run that was interrupted goes on.
 """
@@ -120,6 +122,8 @@ def shortened(recipe: Recipe, iterations: int, weights: Path) -> Mapping[str, An
         found["model.stretched_side"] = crop
     if recipe.augmentation.base_size is not None:
         found["augmentation.base_size"] = [side // SMALLER for side in recipe.augmentation.base_size]
+    if recipe.batch_norm.statistics == "frozen":  # of the stand-in, whose features are larger than ImageNet's
+        found["training.learning_rate"] = training.learning_rate / 20
     if recipe.batch_norm.decay is not None:
         found["batch_norm.decay"] = round(recipe.batch_norm.decay ** (training.iterations / iterations), 4)
     for number in range(len(recipe.stage)):
@@ -169,6 +173,12 @@ def _of(protocol: Protocol, key: str, dataset: str) -> int:
     return int(value)
 
 
+def train_once(data: Path, recipe: Recipe, run: Path) -> None:
+    """Train, or go on, unless that is done."""
+    if not (run / "run.json").is_file() or aerial_seg.info(run)["state"] != "finished":
+        aerial_seg.train(data, recipe, run, CPU)
+
+
 def stand_in(model: ModelSettings, root: Path, work: Path) -> Path:
     """An encoder's weights that know the towns, as ImageNet's know photographs; one for each depth.
 
@@ -186,11 +196,10 @@ def stand_in(model: ModelSettings, root: Path, work: Path) -> Path:
             "training.learning_rate": 1e-3, "training.validate_every": BEFORE, "training.workers": 0,
             "augmentation.base_size": [256, 64], "prediction.tile_size": 128,
         })  # fmt: skip
-        aerial_seg.train(root / "VOCdevkit" / "VOC2012", recipe, run, CPU)
+        train_once(root / "VOCdevkit" / "VOC2012", recipe, run)
         tensors = load_file(run / "last.safetensors")
-        save_file(
-            {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}, path
-        )
+        own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
+        save_file(own, path)
     return path if model.stem == "7x7" else run / "last.safetensors"
 
 
@@ -222,8 +231,7 @@ def try_recipe(name: str, root: Path, work: Path, iterations: int, *, small: boo
     changes = shortened(whole, iterations, stand_in(whole.model, root, work))
     recipe = aerial_seg.change_recipe(whole, changes)
     data, run = folder_of(recipe, root), work / "runs" / name.replace("/", "-")
-    if not (run / "run.json").is_file() or aerial_seg.info(run)["state"] != "finished":
-        aerial_seg.train(data, recipe, run, CPU)
+    train_once(data, recipe, run)
     last = recipe.by_stage()[-1]
     dataset = str(last.data.benchmark)
     stages = [run / f"stage-{k}" for k in range(1, len(recipe.stage) + 1)]
