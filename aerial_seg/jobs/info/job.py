@@ -68,7 +68,7 @@ def _numbers(facts: RasterInfo) -> dict[str, Any]:
     """What stored numbers mean, where the file says that they do not mean themselves."""
     declared = list(dict.fromkeys(str(one) for one in facts.scalings if not one.says_nothing))
     if declared:
-        told = f"{' / '.join(declared)}: `tile` applies that, and `predict` where it was applied in training"
+        told = f"{' / '.join(declared)}: tile applies that, and predict where it was applied in training"
         return {"numbers": told}
     if not facts.tagged:
         return {}
