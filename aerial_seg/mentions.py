@@ -54,6 +54,14 @@ def setting(name: str, *value: Any, job: str | None = None) -> str:
     return f"`{job}({text})`" if job else f"`{text}`"
 
 
+def settings_of(text: str, job: str) -> str:
+    """The text with its settings named as those of `job`, where another function tells what that one noted."""
+    return replace_settings(
+        text,
+        lambda one, _: setting(one.name, *([one.value] if one.has_value else []), job=one.job or job),
+    )
+
+
 def replace_settings(text: str, turn: Callable[[Mention, str], str | None]) -> str:
     """The text with every setting that it names put as `turn` says; None leaves one as it is.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aerial_seg.metrics import Scores
 
 
-_MESSAGES = frozenset({"doubts", "notes", "remarks", "reason", "problem", "problems"})
+_MESSAGES = frozenset({"doubts", "notes", "numbers", "placed", "remarks", "reason", "problem", "problems"})
 """Entries of documents that hold messages; all others are data."""
 
 _SECONDS_BETWEEN_LINES = 30.0

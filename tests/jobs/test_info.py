@@ -56,9 +56,7 @@ def test_what_a_raster_says_of_its_numbers(write_raster: Callable[..., Path], tm
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = (1e-4, 1e-4), (-0.1, -0.1)
     document = info(path)
-    assert document["numbers"].startswith(
-        "scale 0.0001, offset -0.1: `tile` applies that, and `predict` where"
-    )
+    assert document["numbers"].startswith("scale 0.0001, offset -0.1: tile applies that, and predict where")
     assert [(band["scale"], band["offset"]) for band in document["bands"]] == [(1e-4, -0.1)] * 2
 
 

@@ -17,7 +17,7 @@ from aerial_seg.jobs.check.index_rows import IndexRow, read_rows
 from aerial_seg.jobs.check.whole import Tally, check_places, check_stray_files
 from aerial_seg.jobs.problems import Problem, Problems
 from aerial_seg.legend import Legend
-from aerial_seg.mentions import replace_settings, setting
+from aerial_seg.mentions import settings_of
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.training.manifest import (
@@ -92,20 +92,13 @@ def check(dataset: StrPath, progress: Progress = silent) -> CheckReport:
     check_places(rows, problems)
     _refused_elsewhere(root, problems)
     for note in () if document is None else document.notes:
-        problems.warning("note", _of_tile(note))
+        problems.warning("note", settings_of(note, "tile"))
     return CheckReport(
         root,
         {split: sum(row.split == split for row in rows) for split in SPLITS},
         legend,
         {} if tally is None else tally.class_pixels(),
         problems.all(),
-    )
-
-
-def _of_tile(note: str) -> str:
-    """What `tile` noted names its own settings, and here another command tells it."""
-    return replace_settings(
-        note, lambda one, _: setting(one.name, *([one.value] if one.has_value else []), job=one.job or "tile")
     )
 
 

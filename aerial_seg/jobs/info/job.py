@@ -22,6 +22,7 @@ from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
 from aerial_seg.geo.raster.values.scaling import tagged_notes
 from aerial_seg.geo.systems import local_note
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import settings_of
 from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, as_path
 
@@ -52,7 +53,7 @@ def _raster(path: Path) -> dict[str, Any]:
         "height": grid.height,
         "crs": grid.crs.to_string() if grid.crs is not None else None,
         **_ground(facts, grid),
-        **({"placed": placed.notes[0]} if placed.notes else {}),
+        **({"placed": settings_of(placed.notes[0], "predict")} if placed.notes else {}),
         "bands": [asdict(band) for band in band_facts(path)],
         "dtype": facts.dtype,
         "nodata": facts.nodata,
@@ -67,9 +68,12 @@ def _numbers(facts: RasterInfo) -> dict[str, Any]:
     """What stored numbers mean, where the file says that they do not mean themselves."""
     declared = list(dict.fromkeys(str(one) for one in facts.scalings if not one.says_nothing))
     if declared:
-        told = f"{' / '.join(declared)}: `tile` applies that, and `predict` where it was applied in training"
+        told = f"{' / '.join(declared)}: tile applies that, and predict where it was applied in training"
         return {"numbers": told}
-    return {"numbers": tagged_notes([(facts.path, facts.tagged)])[0]} if facts.tagged else {}
+    if not facts.tagged:
+        return {}
+    (note,) = tagged_notes([(facts.path, facts.tagged)])
+    return {"numbers": settings_of(note, "predict")}
 
 
 def _map_tiles(path: Path) -> dict[str, Any] | None:
@@ -98,7 +102,7 @@ def _map_tiles(path: Path) -> dict[str, Any] | None:
         "height": height,
         "crs": whole.crs.to_string() if whole.crs is not None else None,
         **_ground(first, whole),
-        "placed": placed.notes[0],
+        "placed": settings_of(placed.notes[0], "predict"),
         "bands": sorted({f"{len(info.bands)} of {info.dtype}" for info in placed.infos}),
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.inputs import Asked, Ready, prepare
 from aerial_seg.jobs.tile.job import require_chips, require_two_classes
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.tile_sources import Sources
+from aerial_seg.jobs.tile.tile_sources import Sources, TileSource
 from aerial_seg.labels.chip_file import chip_count, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE, Legend
@@ -193,17 +194,23 @@ def _read_through(
             with (
                 problems.catching("raster"),
                 telling_rasters(sources.drafts),
-                Raster(
-                    source.opened_as,
-                    nodata=source.nodata,
-                    georeferenced=settings.georeferenced,
-                    choice=settings.bands,
-                ) as raster,
+                _reading(source, grid, settings) as raster,
             ):
-                raster.resample(grid)
                 for window in chip_windows(height=grid.height, width=grid.width, size=size):
                     raster.read(top=window.top, left=window.left, height=size, width=size)
                     bar.update()
+
+
+@contextmanager
+def _reading(
+    source: TileSource, grid: Grid, settings: TileSettings, scaled: Sequence[bool] = ()
+) -> Iterator[Raster]:
+    """The source as it is cut: on this grid, with what the numbers of these bands mean."""
+    georeferenced, choice = settings.georeferenced, settings.bands
+    with Raster(source.opened_as, nodata=source.nodata, georeferenced=georeferenced, choice=choice) as raster:
+        raster.resample(grid)
+        raster.scale(scaled)
+        yield raster
 
 
 def _of_one_chip(
@@ -232,11 +239,7 @@ def _again(
     """Image, valid and labels of a chip, and its grid."""
     source, grid, settings = sources.each[record.source], grids[record.source], cutter.settings
     side, window = settings.chip_size, record.window
-    with Raster(
-        source.opened_as, nodata=source.nodata, georeferenced=settings.georeferenced, choice=settings.bands
-    ) as raster:
-        raster.resample(grid)
-        raster.scale(cutter.scaled)
+    with _reading(source, grid, settings, cutter.scaled) as raster:
         image, valid = raster.read(top=window.top, left=window.left, height=side, width=side)
     box = grid.for_polygons().window(top=window.top, left=window.left, height=side, width=side)
     burnt = labels.burn(box)

@@ -205,6 +205,9 @@ def test_info_tells_where_names_put_tiles(image: Any, whole: Path, tmp_path: Pat
     for key in ("width", "height", "crs", "extent"):
         assert found[key] == wanted[key]
     assert found["gsd_m"]["across"] == pytest.approx(wanted["gsd_m"]["across"], rel=1e-6)
+    assert found["placed"].endswith(
+        '(rows as most map tiles count; `predict(map_tiles="tms")` if from the south)'
+    )
     one = info(tiles / f"{ZOOM}/{COLUMN}/{ROW}.tif")
     assert (one["kind"], one["crs"]) == ("raster", "EPSG:3857")
     assert f"zoom {ZOOM}, column {COLUMN}, row {ROW} from the north" in one["placed"]
