@@ -2,30 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, LiteralString
-
-from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import PydanticCustomError
-
-from aerial_seg.recipe.section import Pixels
-
-_WANTED: LiteralString = (
-    "wanted one number of pixels (a square) or [height, width], each a whole number from 1 to 65,536"
-)
-
-
-def _told_whole(value: Any, validated: ValidatorFunctionWrapHandler) -> Any:
-    """As validated; what is neither form is told in one sentence, not once for each."""
-    try:
-        # JSON's arrays come here as lists, which a card that is read strictly would not take for two sides.
-        return validated(tuple(value) if isinstance(value, list) else value)
-    except ValidationError as error:
-        raise PydanticCustomError("crop_size", _WANTED) from error
-
-
-CropSize = Annotated[Pixels | tuple[Pixels, Pixels], WrapValidator(_told_whole)]
-"""Pixels of a square's side, or (height, width)."""
-
 
 def height_and_width(crop: int | tuple[int, int]) -> tuple[int, int]:
     """Return both sides of a crop, in pixels."""

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aerial_seg.recipe.crop_size import CropSize, height_and_width, size_text
+from aerial_seg.recipe.crop_size import height_and_width, size_text
 from aerial_seg.recipe.rates import RateSettings
-from aerial_seg.recipe.section import Count, Pixels, Weight
+from aerial_seg.recipe.section import Count, CropSize, Pixels, Weight
 
 _OF_A_LOSS = {"focal_gamma": "focal", "ohem_threshold": "ohem", "ohem_min_kept": "ohem"}
 _GAMMA, _BELOW, _AT_LEAST = 2.0, 0.7, 100_000

@@ -26,6 +26,7 @@ from aerial_seg.training.loader import Loader
 from aerial_seg.training.samples.chip_store import ChipStore
 from aerial_seg.training.samples.choice import place_by_labels
 from aerial_seg.training.samples.draws import draw, key_of_places
+from aerial_seg.training.samples.places import place
 from aerial_seg.training.samples.resizing import nearest
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
@@ -138,6 +139,24 @@ def test_of_rectangles_too_those_of_one_class_are_placed_anew(
         assert seen.shape == before.shape == crop  # nothing is padded: the image is larger than any window
     share = max(np.mean(before[before != 255] == k) for k in (0, 1))
     assert (there == first) == (share < 0.9)
+
+
+@pytest.mark.parametrize("crop", [(16, 40), (40, 16)])
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("rotation", [10, 180])
+def test_a_turned_rectangle_holds_the_pixel_that_it_is_to_hold(
+    crop: tuple[int, int], inside: bool, rotation: int
+) -> None:
+    """So far from the image's edges that none of its places is one where the crop would leave the image."""
+    labels = np.zeros((200, 200), np.uint8)
+    labels[99:102, 94:97] = 1
+    told = AugmentationSettings(scale=(0.8, 1.5), stay_inside=inside, rotation=rotation, rot90=False)
+    for index in range(30):
+        change = draw(2, index, told, bands=1)
+        there = place(change, told, height=200, width=200, crop=crop, held=(100, 95))
+        seen = nearest(labels[there.rows, there.cols], there, 255)
+        assert seen.shape == crop
+        assert (seen == 1).any()
 
 
 def test_batches_of_workers_hold_them_as_they_are() -> None:
