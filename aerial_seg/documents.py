@@ -70,7 +70,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 def problem_of(error: ValidationError, *, before: str = "") -> str:
     """The first of the problems: where it is, what was got and what is wrong with it. before: in front of its place."""
     problem = _of_the_kind_given(error.errors(include_url=False))
-    place = before + ".".join(map(str, problem["loc"]))
+    inside = ".".join(map(str, problem["loc"]))
+    place = before + inside if inside else before.removesuffix(".")
     if problem["type"] == "value_error":  # our own validators say it all
         said = str(problem["ctx"]["error"])
         return f"'{shortened(place)}': {said}" if place else said

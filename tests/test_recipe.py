@@ -17,7 +17,8 @@ def test_every_shipped_recipe_builds_a_network_that_can_be_tiled(name: str) -> N
     recipe = load_recipe(name)
     with torch.device("meta"):
         network = build_network(recipe.model.model_copy(update={"weights": "none"}), bands=3, classes=4)
-    network.geometry.check_side(recipe.training.crop)
+    height, width = recipe.training.crop_size
+    network.geometry.check_crop(height=height, width=width)
     prediction = recipe.prediction
     shape = tile_shape(
         network.geometry, prediction.tile_size, halo=prediction.halo, overlap=prediction.overlap

@@ -319,19 +319,22 @@ class OwnNetwork(Network):
         return type(self.module).__name__
 
 
-def check_shapes(network: Network, *, bands: int, classes: int, side: int) -> None:
-    """Raises SettingsError unless an image of these bands becomes logits of these classes, as the geometry says."""
+def check_shapes(network: Network, *, bands: int, classes: int, crop: tuple[int, int]) -> None:
+    """Raises SettingsError unless an image of these bands becomes logits of these classes, as the geometry says.
+
+    crop: the image's height and width.
+    """
     was_training = network.training
     place = next((one.device for one in network.parameters()), torch.device("cpu"))
     network.eval()
     with torch.inference_mode():
-        got = tuple(network(torch.zeros(1, bands, side, side, device=place)).shape)
+        got = tuple(network(torch.zeros(1, bands, *crop, device=place)).shape)
     network.train(was_training)
-    cells = network.geometry.cells(side)
-    if got != (1, classes, cells, cells):
+    wanted = (1, classes, *map(network.geometry.cells, crop))
+    if got != wanted:
         raise SettingsError(
-            f"network {network.name} makes logits of shape {got} of an image (1, {bands}, {side}, {side}), wanted "
-            f"{(1, classes, cells, cells)}: {classes} classes at logit stride {network.geometry.logit_stride}; change "
+            f"network {network.name} makes logits of shape {got} of an image {(1, bands, *crop)}, wanted "
+            f"{wanted}: {classes} classes at logit stride {network.geometry.logit_stride}; change "
             "its last layer or its geometry"
         )
 

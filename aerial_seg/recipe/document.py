@@ -17,6 +17,7 @@ from pydantic import (
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.printable import shortened
 from aerial_seg.recipe.batch_norm import BatchNormSettings
+from aerial_seg.recipe.crop_size import problem_of_turns
 from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
 from aerial_seg.recipe.model import ModelSettings
 from aerial_seg.recipe.section import Pixels, Section, first_problem
@@ -44,7 +45,12 @@ class DataSettings(Section):
 
 
 class PredictionSettings(Section):
-    """How the trained model is tiled unless `predict` is told otherwise; None: derived from the network."""
+    """How the trained model is tiled unless `predict` is told otherwise; None: derived from the network.
+
+    tile_size: side of the tiles. They are squares even where the training crops are not: a map has no direction, and
+    one halo and one overlap serve both axes. The recipes that ship take the shorter side of such crops then, as
+    `import-weights` does: so no tile shows more than a crop did, neither down nor across.
+    """
 
     tile_size: Pixels = 512
     halo: Annotated[int, Field(ge=0, le=65_536)] | None = None
@@ -103,6 +109,13 @@ class Recipe(Section):
         for index, stage in enumerate(self.stage):
             found.append(_after(found[-1], stage, index))
         return tuple(found)
+
+    @model_validator(mode="after")
+    def _turns_fit_the_crops(self) -> Recipe:
+        problem = problem_of_turns(self.training.crop, rot90=self.augmentation.rot90)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _has_whole_stages(self) -> Recipe:

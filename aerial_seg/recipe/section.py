@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeGuard, get_args
+from typing import Annotated, Any, LiteralString, TypeGuard, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from aerial_seg.documents import problem_of
 from aerial_seg.errors import SettingsError, did_you_mean
@@ -22,6 +30,22 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Number = Annotated[int, Field(ge=-65_536, le=65_536)]
 Few = Field(max_length=64)
+_A_SIZE: LiteralString = (
+    "wanted one number of pixels (a square) or [height, width], each a whole number from 1 to 65,536"
+)
+
+
+def _told_whole(value: Any, validated: ValidatorFunctionWrapHandler) -> Any:
+    """As validated; what is neither form of a size is told in one sentence, not once for each."""
+    try:
+        # JSON's arrays come here as lists, which a card that is read strictly would not take for two sides.
+        return validated(tuple(value) if isinstance(value, list) else value)
+    except ValidationError as error:
+        raise PydanticCustomError("crop_size", _A_SIZE) from error
+
+
+CropSize = Annotated[Pixels | tuple[Pixels, Pixels], WrapValidator(_told_whole)]
+"""Pixels of a square's side, or (height, width)."""
 
 
 class Section(BaseModel):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from aerial_seg.recipe.crop_size import height_and_width, size_text
 from aerial_seg.recipe.rates import RateSettings
-from aerial_seg.recipe.section import Count, Pixels, Weight
+from aerial_seg.recipe.section import Count, CropSize, Pixels, Weight
 
 _OF_A_LOSS = {"focal_gamma": "focal", "ohem_threshold": "ohem", "ohem_min_kept": "ohem"}
 _GAMMA, _BELOW, _AT_LEAST = 2.0, 0.7, 100_000
@@ -18,10 +20,11 @@ _AT_LEAST_OF = 512 * 1024
 class TrainingSettings(RateSettings):
     """The loop. Lengths are iterations, never wall-clock, so that a run can be repeated.
 
-    iterations, optimiser, rates and weight decay: see RateSettings. crop: side of the training crop in pixels.
-    ema_decay: exponential moving average of the weights,
-    validated and saved in their stead; 0 turns it off. gradient_clip: the largest norm of all gradients together,
-    beyond which they are scaled down to it; 0 turns it off.
+    iterations, optimiser, rates and weight decay: see RateSettings. crop: pixels of the training crops: the side of a
+    square, or [height, width] in this order, as the [512, 1024] of mmseg and ssseg on Cityscapes, which wants
+    augmentation.rot90 = false. Tiles of `predict` are squares in any case, see prediction.tile_size.
+    ema_decay: exponential moving average of the weights, validated and saved in their stead; 0 turns it off.
+    gradient_clip: the largest norm of all gradients together, beyond which they are scaled down to it; 0 turns it off.
     loss: of pixels, the mean over those with a label: `cross-entropy`; `focal`: weighted by (1 − p)^focal_gamma, p the
     softmax's probability of the label (Lin et al. 2017; focal_gamma None: their 2; their α are class_weights); `ohem`:
     cross-entropy of the hard pixels alone, those whose p is below ohem_threshold (None: 0.7) and in any case the
@@ -53,7 +56,7 @@ class TrainingSettings(RateSettings):
     """
 
     batch_size: Pixels = 8
-    crop: Pixels = 256
+    crop: CropSize = 256
     auxiliary_weight: Weight = 0.4
     loss: Literal["cross-entropy", "focal", "ohem", "none"] = "cross-entropy"
     focal_gamma: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -75,6 +78,11 @@ class TrainingSettings(RateSettings):
     freeze_iterations: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of a crop."""
+        return height_and_width(self.crop)
 
     @property
     def focal_exponent(self) -> float:
@@ -128,10 +136,10 @@ class TrainingSettings(RateSettings):
             raise ValueError(
                 'loss ohem chooses among the pixels of labels, but loss_at is logits; set loss_at = "labels"'
             )
-        pixels = self.crop**2
+        pixels = math.prod(self.crop_size)
         if self.hard_at_least >= pixels:
             fewer = max(1, pixels * _AT_LEAST // _AT_LEAST_OF)
             raise ValueError(
-                f"ohem_min_kept is {self.hard_at_least:,}, but a crop of {self.crop} has {pixels:,} pixels: none would "
-                f"be left out; set ohem_min_kept = {fewer}, the share that 100,000 are of 512 × 1024"
+                f"ohem_min_kept is {self.hard_at_least:,}, but a crop of {size_text(self.crop)} has {pixels:,} pixels: "
+                f"none would be left out; set ohem_min_kept = {fewer}, the share that 100,000 are of 512 × 1024"
             )

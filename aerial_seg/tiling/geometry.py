@@ -87,23 +87,25 @@ class ModelGeometry:
         above = max(1, -(-(side - extra) // step)) * step + extra
         return below, above
 
-    def check_side(self, side: int) -> None:
-        """Raises SettingsError naming the nearest valid sides unless the network can take this side."""
+    def check_side(self, side: int, *, what: str = "tile size") -> None:
+        """Raises SettingsError naming the nearest valid sides unless the network can take this side. what: it is of."""
         if not self.is_valid_side(side):
             below, above = self.nearest_valid_sides(side)
             near = f"{below} or {above}" if below != above else f"{below}"
             form = f"{self.origin_step}·n" + (" + 1" if self.ends else "")
-            raise SettingsError(
-                f"tile size {side} is not of the form {form} that this model takes; try {near}"
-            )
+            raise SettingsError(f"{what} {side} is not of the form {form} that this model takes; try {near}")
 
-    def check_crop(self, side: int) -> None:
-        """Raises SettingsError unless the network can be trained on crops of this side."""
-        self.check_side(side)
-        if self.stretched_side not in (None, side):
+    def check_crop(self, *, height: int, width: int) -> None:
+        """Raises SettingsError unless the network can be trained on crops of this size."""
+        is_square = height == width
+        self.check_side(height, what="training.crop" if is_square else "training.crop's height")
+        self.check_side(width, what="training.crop's width")
+        side = self.stretched_side
+        if side is not None and (height, width) != (side, side):
+            remedy = "; give both the same" if is_square else f", squares; set training.crop = {side}"
             raise SettingsError(
-                f"training.crop is {side}, but model.stretched_side says that cells are stretched over crops of "
-                f"{self.stretched_side}; give both the same"
+                f"training.crop is {height if is_square else f'{height}x{width} (height, width)'}, but "
+                f"model.stretched_side says that cells are stretched over crops of {side}{remedy}"
             )
 
     def cells(self, pixels: int) -> int:

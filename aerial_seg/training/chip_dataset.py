@@ -82,7 +82,7 @@ class ChipDataset(Dataset[Sample]):
 
     def crops(
         self,
-        crop: int,
+        crop: int | tuple[int, int],
         *,
         length: int,
         augmentation: AugmentationSettings | None = None,
@@ -90,15 +90,20 @@ class ChipDataset(Dataset[Sample]):
         keep: int | None = None,
         repeat_threshold: float = 0.0,
     ) -> CropDataset:
-        """A Dataset of `length` random crops of these chips, of crop × crop pixels, changed as `train` changes its own.
+        """A Dataset of `length` random crops of these chips, changed as `train` changes its own.
 
-        Item i depends on the seed and i alone, not on workers or batches. augmentation: None = the default of recipes.
+        Item i depends on the seed and i alone, not on workers or batches. crop: side of a square in pixels, or (height,
+        width). augmentation: None = the default of recipes, which turns crops by quarters and so wants squares.
         keep: bytes of decoded chips that are held in memory, once for all workers; None = a quarter of what is free.
         repeat_threshold: chips that hold a class which a smaller share of them holds come more often, as in recipes.
         `transform` has no part in it. Raises InputError where the index does not count classes.
         """
-        if crop < 1 or length < 1:
-            raise SettingsError(f"crop is {crop} and length {length}, wanted at least 1 pixel and 1 crop")
+        sides = tuple(crop) if isinstance(crop, tuple | list) else (crop, crop)
+        if len(sides) != 2 or min(sides) < 1 or length < 1:
+            raise SettingsError(
+                f"crop is {crop} and length {length}, wanted a side or (height, width) of at least 1 pixel, and at "
+                "least 1 crop"
+            )
         if not 0 <= repeat_threshold <= 1:
             raise SettingsError(
                 f"repeat_threshold is {repeat_threshold}, wanted a share of the chips from 0 to 1"
@@ -111,7 +116,7 @@ class ChipDataset(Dataset[Sample]):
         return CropDataset(
             ChipStore(self._reader, budget=keep),
             length=length,
-            crop=crop,
+            crop=sides,
             augmentation=augmentation or AugmentationSettings(),
             seed=seed,
             repeats=repeats,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from aerial_seg.bands import Band
-from aerial_seg.errors import InputError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.legend import IGNORE
+from aerial_seg.recipe.crop_size import height_and_width, problem_of_turns
 from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.samples.batch import Batch, BatchLayout, finished
 from aerial_seg.training.samples.chip_reader import ChipReader
@@ -36,9 +37,10 @@ class CropDataset(Dataset[Sample]):
 
     Every image is used once before any is used again, in a new order each time. repeats: those that are used more
     often; then every image is used at least once in each turn. balanced: part of the samples that are placed where they
-    hold a pixel of a class that is drawn from their image's.
+    hold a pixel of a class that is drawn from their image's. crop: side of a square in pixels, or (height, width).
 
-    Raises SettingsError where the augmentation is for images of other bands.
+    Raises SettingsError where the augmentation is for images of other bands, or turns crops that are no squares by
+    quarters.
     """
 
     def __init__(
@@ -46,14 +48,17 @@ class CropDataset(Dataset[Sample]):
         store: ChipStore,
         *,
         length: int,
-        crop: int,
+        crop: int | tuple[int, int],
         augmentation: AugmentationSettings,
         seed: int,
         repeats: Repeats | None = None,
         balanced: float = 0.0,
     ) -> None:
         require_colours(augmentation, store.bands)
-        self._store, self._length, self._crop = store, length, crop
+        problem = problem_of_turns(crop, rot90=augmentation.rot90)
+        if problem is not None:
+            raise SettingsError(problem)
+        self._store, self._length, self._crop = store, length, height_and_width(crop)
         self._augmentation, self._seed, self._balanced = augmentation, seed, balanced
         self._looks = looks_at_labels(augmentation, balanced)
         self._order = ChipOrder(len(store), seed, repeats)
@@ -63,7 +68,7 @@ class CropDataset(Dataset[Sample]):
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        """image (C,crop,crop) float32 and labels (crop,crop) int64. Raises IndexError beyond the last."""
+        """image (C,H,W) float32 and labels (H,W) int64, H and W the crop's. Raises IndexError beyond the last."""
         if not 0 <= index < self._length:
             # Else `for sample in dataset` would never end.
             raise IndexError(f"crop {index} of {self._length}")
@@ -79,7 +84,7 @@ class CropDataset(Dataset[Sample]):
 
     def layout(self, count: int) -> BatchLayout:
         """How so many of its samples lie in memory."""
-        return BatchLayout(count, self._crop, len(self._store.bands), self._are_bytes)
+        return BatchLayout(count, *self._crop, len(self._store.bands), self._are_bytes)
 
     def fill(self, batch: Batch, indices: Sequence[int]) -> bool:
         """The batch holds these samples, in this order. Returns whether all their pixels were measured."""
@@ -146,7 +151,7 @@ def cut(
     *,
     blur_side: int = 5,
 ) -> bool:
-    """`into` holds a window as a crop: image (S,S,C), labels (S,S), and 1 where measured (S,S). Whether it is all that.
+    """`into` holds a window as a crop: image (H,W,C), labels (H,W), and 1 where measured (H,W). Whether it is all that.
 
     pixels: the window, before it is zoomed. Image bilinear (antialiased), labels and what is measured nearest, with the
     same pixel centres; then come blur and colour, padding, where the labels are ignored, quarter turns and flips.

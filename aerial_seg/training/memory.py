@@ -13,6 +13,7 @@ from aerial_seg.errors import SettingsError
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import batch_to_device, hardware_name, is_lack_of_memory, release_memory
 from aerial_seg.models.network import Network
+from aerial_seg.recipe.crop_size import size_text
 from aerial_seg.recipe.document import Recipe
 from aerial_seg.training.batch_norm.twins import Twin
 from aerial_seg.training.fabric import Computing
@@ -37,7 +38,8 @@ def telling_what_fits(
     # Only outside the handler is its memory free.
     settings, each = recipe.training, recipe.training.batch_size // (count() * computing.accumulate)
     place = hardware_name(computing.device)
-    what = f"{each} crop{'s' * (each > 1)} of {settings.crop} pixels at once do not fit into the memory of {place}"
+    crops = f"{each} crop{'s' * (each > 1)} of {size_text(settings.crop)} pixels"
+    what = f"{crops} at once do not fit into the memory of {place}"
     in_parts = not criterion.terms.whole_batch  # else parts have another loss
     if count() > 1 and not in_parts:
         raise SettingsError(
@@ -53,8 +55,8 @@ def telling_what_fits(
 
     def attempt(images: int) -> None:
         bands = next(one for one in network.parameters() if one.dim() == 4).shape[1]
-        image = torch.zeros(images, bands, settings.crop, settings.crop)
-        labels = torch.zeros(images, settings.crop, settings.crop, dtype=torch.long, device=computing.device)
+        image = torch.zeros(images, bands, *settings.crop_size)
+        labels = torch.zeros(images, *settings.crop_size, dtype=torch.long, device=computing.device)
         network.zero_grad()
         with computing.fabric.strategy.precision.forward_context():
             (logits, *others), aux_logits = members(batch_to_device(image, computing.device))

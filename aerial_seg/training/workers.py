@@ -48,7 +48,7 @@ def _seconds_per_pixel(crops: CropDataset) -> float:
     batch = layout.split(torch.empty(layout.size, dtype=torch.uint8))
     begun = time.perf_counter()
     crops.fill(batch, range(count))
-    return (time.perf_counter() - begun) / (count * layout.crop**2)
+    return (time.perf_counter() - begun) / layout.pixels
 
 
 def _can_begin() -> bool:

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from aerial_seg.recipe.crop_size import size_text
+
 from .. import console
 
 _WIDTH, _LABEL = 80, 14
@@ -128,6 +130,11 @@ def _intervals(validation: dict[str, Any]) -> None:
         _line("doubt", doubt)
 
 
+def _crop(crop: int | list[int]) -> str:
+    """As the card has it: a side, or height and width."""
+    return size_text(crop if isinstance(crop, int) else (crop[0], crop[1]))
+
+
 def _recipe(training: dict[str, Any], *, auxiliary: bool) -> None:
     data = training["data"]
     splits = f"{data['train']}, validated on {data['val']}"
@@ -136,7 +143,7 @@ def _recipe(training: dict[str, Any], *, auxiliary: bool) -> None:
     _line("began with", "random weights" if start == "none" else f"an encoder from {start}")
     _line(
         "iterations",
-        f"{training['iterations']:,} of {training['batch_size']} crops of {training['crop']} px",
+        f"{training['iterations']:,} of {training['batch_size']} crops of {_crop(training['crop'])} px",
     )
     _line(
         "optimizer",

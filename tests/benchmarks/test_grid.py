@@ -133,7 +133,8 @@ def test_every_rows_network_takes_its_crop() -> None:
         seen.add(key)
         with torch.device("meta"):
             network = build_network(model, bands=3, classes=2)
-        network.geometry.check_side(row.recipe.training.crop)
+        height, width = row.recipe.training.crop_size
+        network.geometry.check_crop(height=height, width=width)
         network.geometry.check_side(row.recipe.prediction.tile_size)
     assert len(seen) > 50
 

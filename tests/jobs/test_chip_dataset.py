@@ -20,6 +20,7 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.labels.settings import LabelSettings
+from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.chip_dataset import ChipDataset
 
 if TYPE_CHECKING:
@@ -102,6 +103,20 @@ def test_crops_are_those_of_the_seed_and_of_the_number_alone(chips: Path) -> Non
     assert not torch.equal(data.crops(24, length=30, seed=4)[17][0], image)
     with pytest.raises(SettingsError, match="crop is 0"):
         data.crops(0, length=1)
+
+
+def test_crops_have_any_height_and_width_but_turn_by_quarters_as_squares_alone(chips: Path) -> None:
+    data, upright = ChipDataset(chips), AugmentationSettings(rot90=False)
+    for crop in ((24, 40), (40, 24)):
+        image, labels = data.crops(crop, length=3, augmentation=upright)[2]
+        assert (image.shape, labels.shape) == ((3, *crop), crop)
+    with pytest.raises(
+        SettingsError, match=r"makes 40x24 pixels of 24x40 .* set augmentation\.rot90 = false"
+    ):
+        data.crops((24, 40), length=3)
+    for crop in ((24, 0), (24, 24, 24), (24,)):
+        with pytest.raises(SettingsError, match=r"wanted a side or \(height, width\) of at least 1 pixel"):
+            data.crops(crop, length=1, augmentation=upright)  # type: ignore[arg-type]
 
 
 def test_a_transform_changes_image_and_labels_together(chips: Path) -> None:

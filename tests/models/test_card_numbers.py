@@ -65,6 +65,10 @@ def tiles(**facts: object) -> Callable[[dict[str, Any]], object]:
     return lambda document: document["recipe"]["prediction"].update(facts)
 
 
+def crops(**facts: object) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document["recipe"]["training"].update(facts)
+
+
 NAN, INF = float("nan"), float("inf")
 
 
@@ -105,6 +109,9 @@ NAN, INF = float("nan"), float("inf")
         (tiles(tile_size=1_000_000), "'recipe.prediction.tile_size' is 1000000"),
         (tiles(overlap=-1), "'recipe.prediction.overlap' is -1"),
         (tiles(halo=1e300), "'recipe.prediction.halo'"),
+        (crops(crop=[512]), "'recipe.training.crop' is [512]: wanted one number of pixels (a square) or [height"),
+        (crops(crop=[512, "1024"]), "'recipe.training.crop' is [512, '1024']"),
+        (crops(crop=[512, 1024]), "set augmentation.rot90 = false"),
         (tiles(batch_size=True), "'recipe.prediction.batch_size' is True"),
     ],
 )  # fmt: skip

@@ -134,12 +134,19 @@ def test_another_output_stride_is_refused() -> None:
 
 def test_crops_of_another_side_than_it_says_are_refused() -> None:
     geometry = stretched(8, 13)
-    geometry.check_crop(97)
+    geometry.check_crop(height=97, width=97)
     with pytest.raises(
         SettingsError, match=r"training\.crop is 105, but model\.stretched_side .* crops of 97"
     ):
-        geometry.check_crop(105)
-    ModelGeometry(8, 8, 8).check_crop(512)
+        geometry.check_crop(height=105, width=105)
+    # However the sides are ordered, and though both are valid sides.
+    for height, width in ((97, 193), (193, 97)):
+        with pytest.raises(
+            SettingsError,
+            match=rf"is {height}x{width} \(height, width\).* crops of 97, squares; set training.crop = 97$",
+        ):
+            geometry.check_crop(height=height, width=width)
+    ModelGeometry(8, 8, 8).check_crop(height=512, width=1024)
 
 
 def test_a_model_that_an_older_version_imported_is_told_of() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aerial_seg.bands import normalise
 from aerial_seg.errors import InputError
+from aerial_seg.recipe.crop_size import height_and_width
 from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.recipe.loading import load_recipe, recipe_names
 from aerial_seg.training.crops import CropDataset, cut
@@ -33,20 +34,21 @@ def cropped(
     labels: NDArray[np.uint8],
     change: Draw,
     *,
-    crop: int,
+    crop: int | tuple[int, int],
     scale: tuple[float, float] = (1.0, 1.0),
     stay_inside: bool = False,
     valid: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], bool]:
-    """image (C,S,S), labels (S,S), measured (S,S) of a crop, and whether all is said to be measured."""
+    """image (C,H,W), labels (H,W), measured (H,W) of a crop, and whether all is said to be measured."""
     height, width = labels.shape
+    size = height_and_width(crop)
     settings = AugmentationSettings(scale=scale, stay_inside=stay_inside)
-    there = place(change, settings, height=height, width=width, crop=crop)
+    there = place(change, settings, height=height, width=width, crop=size)
     kind = np.uint8 if image.dtype == np.uint8 else np.float32
     into = (
-        np.full((crop, crop, len(image)), 77, kind),
-        np.full((crop, crop), 77, np.uint8),
-        np.full((crop, crop), 77, np.uint8),
+        np.full((*size, len(image)), 77, kind),
+        np.full(size, 77, np.uint8),
+        np.full(size, 77, np.uint8),
     )
     bands = (band(image.dtype.name, mean=9.0),) * len(image)
     whole = cut(Pixels(image, valid, labels).cut((there.rows, there.cols)), there, change, bands, into)
@@ -62,15 +64,17 @@ def places(side: int = 40) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 PARTS = st.floats(0, 1, exclude_max=True)
 
 
-@given(down=PARTS, across=PARTS, crop=st.integers(8, 60))
-def test_without_zoom_image_and_labels_are_the_same_window(down: float, across: float, crop: int) -> None:
+@given(down=PARTS, across=PARTS, crop=st.tuples(st.integers(8, 60), st.integers(8, 60)))
+def test_without_zoom_image_and_labels_are_the_same_window(
+    down: float, across: float, crop: tuple[int, int]
+) -> None:
     image, labels, measured, whole = cropped(*places(), upright(0, down, across), crop=crop)
     inside = image[0] > 0
     assert (labels[inside] == (image[0][inside] - 1) // 40 % 7).all()
     assert (labels[~inside] == 255).all()
     np.testing.assert_array_equal(measured, inside)
-    assert inside.sum() == min(crop, 40) ** 2
-    assert whole == (crop <= 40)
+    assert inside.sum() == min(crop[0], 40) * min(crop[1], 40)
+    assert whole == (max(crop) <= 40)
 
 
 @given(zoom=PARTS, down=PARTS, across=PARTS, low=st.floats(0.4, 1), high=st.floats(1, 2.5))
@@ -107,11 +111,11 @@ def test_padding_comes_after_the_zoom_and_blurs_no_edge(zoom: float, down: float
     zoom=PARTS,
     height=st.integers(1, 90),
     width=st.integers(1, 90),
-    crop=st.integers(1, 90),
+    crop=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     scale=st.tuples(st.floats(0.2, 1.5), st.floats(0.2, 5)),
 )
 def test_a_zoom_that_stays_inside_pads_only_where_the_largest_would(
-    zoom: float, height: int, width: int, crop: int, scale: tuple[float, float]
+    zoom: float, height: int, width: int, crop: tuple[int, int], scale: tuple[float, float]
 ) -> None:
     def placed(stay_inside: bool, zoom: float = zoom):
         return place(
@@ -123,14 +127,16 @@ def test_a_zoom_that_stays_inside_pads_only_where_the_largest_would(
         )
 
     inside = placed(stay_inside=True)
-    pads = (inside.height, inside.width) != (crop, crop)
-    possible = round(crop / max(scale)) <= min(height, width)
+    pads = (inside.height, inside.width) != crop
+    sides = list(zip(crop, (height, width), strict=True))
+    possible = all(round(side / max(scale)) <= length for side, length in sides)
     assert not (possible and pads)
     if not possible:  # then as little is padded as can be
-        assert min(inside.height, inside.width) >= math.floor(min(height, width) * max(scale)) - 1
-    assert 0 <= inside.top <= crop - inside.height
-    assert 0 <= inside.left <= crop - inside.width
-    if round(crop / min(scale)) <= min(height, width):
+        for (side, length), filled in zip(sides, (inside.height, inside.width), strict=True):
+            assert filled >= min(side, math.floor(length * max(scale)) - 1)
+    assert 0 <= inside.top <= crop[0] - inside.height
+    assert 0 <= inside.left <= crop[1] - inside.width
+    if all(side / min(scale) <= length for side, length in sides):
         assert inside == placed(stay_inside=False)
 
 
@@ -138,7 +144,7 @@ def test_zooms_are_log_uniform_in_what_is_possible() -> None:
     sides = []
     for k in range(1000):
         change = upright((k + 0.5) / 1000, 0.5, 0.5)
-        there = place(change, AugmentationSettings(scale=(0.5, 2)), height=512, width=600, crop=400)
+        there = place(change, AugmentationSettings(scale=(0.5, 2)), height=512, width=600, crop=(400, 400))
         sides.append(there.rows.stop - there.rows.start)
     factors = np.log(400 / np.array(sides))
     assert factors.min() == pytest.approx(math.log(400 / 512), abs=0.01)
@@ -149,12 +155,12 @@ def test_zooms_are_log_uniform_in_what_is_possible() -> None:
 def padded_share(name: str, chip: int, samples: int = 400) -> float:
     """Of the pixels of a recipe's crops of chips of this size."""
     recipe = load_recipe(name)
-    crop, settings = recipe.training.crop, recipe.augmentation
+    crop, settings = recipe.training.crop_size, recipe.augmentation
     inside = 0
     for index in range(samples):
         there = place(draw(0, index, settings, bands=3), settings, height=chip, width=chip, crop=crop)
         inside += there.height * there.width
-    return 1 - inside / (samples * crop**2)
+    return 1 - inside / (samples * math.prod(crop))
 
 
 @pytest.mark.parametrize("chip", [256, 512])
@@ -175,7 +181,7 @@ def test_the_papers_recipes_keep_the_papers_scales(name: str) -> None:
     base = 1.0 if settings.base_size is None else min(settings.base_size) / 500
     zooms = []
     for index in range(2000):
-        there = place(draw(0, index, settings, bands=3), settings, height=500, width=500, crop=100)
+        there = place(draw(0, index, settings, bands=3), settings, height=500, width=500, crop=(100, 100))
         zooms.append(100 / (there.rows.stop - there.rows.start) / base)
     if settings.scale_distribution == "grid":
         steps = np.arange(low, high + 0.01, settings.scale_step)

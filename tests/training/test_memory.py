@@ -73,6 +73,24 @@ def test_the_message_names_the_largest_part_that_fits_and_the_remedies_work(
     network(torch.zeros(12 // 3, 3, 8, 8))  # the remedy
 
 
+def test_crops_that_are_no_squares_are_tried_as_they_are() -> None:
+    """Room for so many pixels, not for so many of a square's."""
+
+    class Measured(Hungry):
+        def forward(self, image: Tensor) -> Tensor:
+            self.sizes.append(tuple(image.shape[2:]))
+            return super().forward(image)
+
+    recipe = change_recipe(
+        Recipe(), {"training.batch_size": 12, "training.crop": [8, 24], "augmentation.rot90": False}
+    )
+    network = Measured(5, ERRORS[0])
+    network.sizes = []
+    line = refusal(network, recipe, Computing(open_fabric(CPU)))
+    assert line.startswith("12 crops of 8x24 pixels at once do not fit into the memory of ")
+    assert network.sizes[1:] == [(8, 24)] * 2
+
+
 def test_a_loss_that_needs_the_whole_batch_is_not_offered_in_parts() -> None:
     recipe = change_recipe(Recipe(), {"training.batch_size": 12, "training.crop": 8})
     for terms in (Terms("ohem", ohem_min_kept=5), Terms(lovasz_weight=1.0)):

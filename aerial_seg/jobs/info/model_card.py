@@ -39,9 +39,9 @@ def model_card(path: Path) -> dict[str, Any]:
         were applied), gsd_m.
     output: classes (channel, value, name, colour, background, bias added to the logits).
     training: origin (trained or imported); source (of imported weights); data; initial_weights; the recipe's
-        iterations, crop, batch_size, optimizer, learning_rate, weight_decay, auxiliary_weight, loss,
-        loss_at, label_smoothing, dice_weight, lovasz_weight, class_weights, ema_decay, seed and augmentation, all null
-        where the weights were imported.
+        iterations, crop (side, or height and width), batch_size, optimizer, learning_rate, weight_decay,
+        auxiliary_weight, loss, loss_at, label_smoothing, dice_weight, lovasz_weight, class_weights, ema_decay, seed and
+        augmentation, all null where the weights were imported.
     validation: miou, iteration; on (chips or scenes), monitor and value (what the checkpoint was chosen by), unit and
         units (what the intervals were drawn from), intervals (95 %, by score), doubts; null in older files.
     file: bytes, sha256, schema_version, tool_version, data_fingerprint, notes (what loading it left out).

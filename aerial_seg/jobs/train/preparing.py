@@ -162,12 +162,17 @@ def check_ahead(
                 )
             is_same = own is not None or model.output_stride == recipe.model.output_stride
             network = begun if is_same else _on_meta(recipe, opened)
-            network.geometry.check_crop(recipe.training.crop)
+            _check_crop(network, recipe)
             stitched_prediction(network.geometry, recipe.prediction)
             training_notes(network, recipe)
             check_loss(recipe.training, network.geometry, parts=settings.accumulate)
             with open_validator(opened, recipe, network):
                 pass
+
+
+def _check_crop(network: Network, recipe: Recipe) -> None:
+    height, width = recipe.training.crop_size
+    network.geometry.check_crop(height=height, width=width)
 
 
 def _on_meta(recipe: Recipe, opened: Dataset) -> Network:
@@ -211,12 +216,12 @@ def _begin(
     settings = recipe.model if own else recipe.model.model_copy(update={"weights": "none"})
     counts = {"bands": len(dataset.bands), "classes": len(dataset.legend)}
     network = given if given is not None else build_network(settings, **counts)
-    network.geometry.check_crop(recipe.training.crop)
+    _check_crop(network, recipe)
     prediction, grown = stitched_prediction(network.geometry, recipe.prediction)
     unusual = (*grown, *training_notes(network, recipe))
     recipe = recipe.model_copy(update={"prediction": prediction})
     if given is not None:
-        check_shapes(given, side=recipe.training.crop, **counts)
+        check_shapes(given, crop=recipe.training.crop_size, **counts)
     notes, sha256 = _load_first(network, file, dataset, own=given is not None)
     if anew:
         check_statistics(network, recipe.batch_norm)

@@ -28,11 +28,11 @@ def place_by_labels(
     change: Draw,
     settings: AugmentationSettings,
     *,
-    crop: int,
+    crop: tuple[int, int],
     balanced: float,
     key: int,
 ) -> Place:
-    """Where a crop is cut from the image with these labels (H,W), 255 = ignored.
+    """Where a crop of this height and width is cut from the image with these labels (H,W), 255 = ignored.
 
     In `balanced` of all cases it holds a pixel of a class that is drawn from those of the image, each as likely as any
     other. Where one class has cat_max_ratio or more of a crop's labelled pixels, or there are none, another place is

@@ -14,6 +14,8 @@ _STRETCHES = 50
 
 Pixel = tuple[int, int]
 """Row and column in an image."""
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +54,34 @@ def place(
     *,
     height: int,
     width: int,
-    crop: int,
+    crop: Size,
     held: Pixel | None = None,
 ) -> Place:
-    """Where the crop of `crop` pixels a side is cut from an image of this height and width.
+    """Where a crop of this size is cut from an image of this height and width.
 
     The zoom is one of `scale`; with stay_inside in that part of it whose windows fit into the image; where none does,
     the largest zoom. A window that does not fit slides over the image. held: a pixel that the window is to hold.
     """
     angle = 0.0 if change.more is None else change.more.angle
-    grown = _grown(angle) if angle and settings.stay_inside else 1.0
-    zooms = _zooms(change, settings, height=height, width=width, crop=crop * grown)
-    tall, wide = (max(1, round(crop / zoom)) for zoom in zooms)
+    grown = _grown(crop, _direction(angle)) if angle and settings.stay_inside else (1.0, 1.0)
+    framed = crop[0] * grown[0], crop[1] * grown[1]
+    zooms = _zooms(change, settings, height=height, width=width, crop=framed)
+    tall, wide = (max(1, round(side / zoom)) for side, zoom in zip(crop, zooms, strict=True))
     if angle:
         return _turned(change, settings, (tall, wide), size=(height, width), crop=crop, held=held)
-    rows, down, top = _along(height, tall, crop, change.down, None if held is None else held[0])
-    cols, across, left = _along(width, wide, crop, change.across, None if held is None else held[1])
+    rows, down, top = _along(height, tall, crop[0], change.down, None if held is None else held[0])
+    cols, across, left = _along(width, wide, crop[1], change.across, None if held is None else held[1])
     return Place(rows, cols, down, across, top, left)
 
 
 def _zooms(
-    change: Draw, settings: AugmentationSettings, *, height: int, width: int, crop: float
+    change: Draw, settings: AugmentationSettings, *, height: int, width: int, crop: tuple[float, float]
 ) -> tuple[float, float]:
-    """The zooms of height and width. crop: of what has to fit into the image."""
+    """The zooms of height and width. crop: height and width of what has to fit into the image."""
     base = 1.0
     if settings.base_size is not None:
         base = min(max(settings.base_size) / max(height, width), min(settings.base_size) / min(height, width))
-    least = crop / (min(height, width) * base) if settings.stay_inside else 0.0
+    least = max(crop[0] / (height * base), crop[1] / (width * base)) if settings.stay_inside else 0.0
     if not settings.aspect or change.more is None:
         zoom = _zoom(settings, change.zoom, least) * base
         return zoom, zoom
@@ -120,9 +123,16 @@ def _along(length: int, side: int, crop: int, where: float, held: int | None) ->
     return slice(0, length), size, min(round(offset * crop / side), crop - size)
 
 
-def _grown(angle: float) -> float:
-    """How many times the side of a turned square the side of what encloses it is."""
-    return abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
+def _direction(angle: float) -> tuple[float, float]:
+    """Cosine and sine of so many degrees."""
+    return math.cos(math.radians(angle)), math.sin(math.radians(angle))
+
+
+def _grown(crop: Size, turned: tuple[float, float]) -> tuple[float, float]:
+    """How many times the crop's height and width those of the upright rectangle around it are, once it is turned."""
+    cos, sin = map(abs, turned)
+    height, width = crop
+    return cos + width / height * sin, cos + height / width * sin
 
 
 def _turned(
@@ -131,7 +141,7 @@ def _turned(
     sides: tuple[int, int],
     *,
     size: tuple[int, int],
-    crop: int,
+    crop: Size,
     held: Pixel | None,
 ) -> Place:
     """The place of a crop that is turned counter-clockwise, in pixels of the zoomed image.
@@ -139,11 +149,11 @@ def _turned(
     sides: of the crop, in pixels of the image, whose height and width is `size`.
     """
     assert change.more is not None
-    cos, sin = math.cos(math.radians(change.more.angle)), math.sin(math.radians(change.more.angle))
-    steps = sides[0] / crop, sides[1] / crop
+    cos, sin = _direction(change.more.angle)
+    steps = sides[0] / crop[0], sides[1] / crop[1]
     if settings.stay_inside:
         centre = _own_centre(change, (cos, sin), steps, size=size, crop=crop, held=held)
-        (down, across), part, corner = (-crop / 2, -crop / 2), (crop, crop), (0, 0)
+        (down, across), part, corner = (-crop[0] / 2, -crop[1] / 2), crop, (0, 0)
     else:
         centre = (size[0] / 2, size[1] / 2)
         (down, across), part, corner = _in_frame(change, (cos, sin), sides, size=size, crop=crop, held=held)
@@ -166,20 +176,20 @@ def _own_centre(
     steps: tuple[float, float],
     *,
     size: tuple[int, int],
-    crop: int,
+    crop: Size,
     held: Pixel | None,
 ) -> tuple[float, float]:
-    """The centre of a crop whose enclosing square lies in the image, or slides over it where that is smaller."""
-    cos, sin = turned
+    """The centre of a crop whose enclosing rectangle lies in the image, or slides over it where that is smaller."""
+    (cos, sin), grown = turned, _grown(crop, turned)
     found = []
     for axis, where in enumerate((change.down, change.across)):
-        half = crop / 2 * steps[axis] * (abs(cos) + abs(sin))
+        half = crop[axis] / 2 * steps[axis] * grown[axis]
         first, last = sorted((half, size[axis] - half))
         if held is None:
             found.append(first + where * (last - first))
             continue
         # The pixel's place in the crop, from the crop's centre, is anywhere.
-        down, across = (change.down - 0.5) * crop, (change.across - 0.5) * crop
+        down, across = (change.down - 0.5) * crop[0], (change.across - 0.5) * crop[1]
         away = cos * down + sin * across if axis == 0 else cos * across - sin * down
         found.append(min(max(held[axis] + 0.5 - steps[axis] * away, first), last))
     return found[0], found[1]
@@ -191,7 +201,7 @@ def _in_frame(
     sides: tuple[int, int],
     *,
     size: tuple[int, int],
-    crop: int,
+    crop: Size,
     held: Pixel | None,
 ) -> tuple[tuple[float, float], tuple[int, int], tuple[int, int]]:
     """Where a crop lies in the frame of its image, as it does where nothing is turned.
@@ -199,7 +209,7 @@ def _in_frame(
     The first corner of what is no padding, seen from the image's centre and in pixels of the crop; its height and width
     in the crop; and its first place there.
     """
-    steps = sides[0] / crop, sides[1] / crop
+    steps = sides[0] / crop[0], sides[1] / crop[1]
     seen: tuple[int | None, int | None] = (None, None)
     if held is not None:
         cos, sin = turned
@@ -208,7 +218,7 @@ def _in_frame(
         row, col = (min(max(math.floor(size[k] / 2 + steps[k] * back[k]), 0), size[k] - 1) for k in (0, 1))
         seen = row, col
     along = [
-        _along(size[axis], sides[axis], crop, where, seen[axis])
+        _along(size[axis], sides[axis], crop[axis], where, seen[axis])
         for axis, where in enumerate((change.down, change.across))
     ]
     begin = [(window.start - size[axis] / 2) / steps[axis] for axis, (window, _, _) in enumerate(along)]

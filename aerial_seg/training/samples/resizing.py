@@ -78,7 +78,7 @@ def _spots(there: Place, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDAr
 
 
 def _seen(there: Place) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Which place of its window each pixel of a turned crop shows: (S,S) rows and columns."""
+    """Which place of its window each pixel of a turned crop shows: (height, width) rows and columns."""
     assert there.turn is not None
     pixels = np.arange(there.height) + 0.5, np.arange(there.width) + 0.5
     found = [

@@ -9,16 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from ended_early import Killed, Stop, stopped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import examples
 
+from aerial_seg.cli.info import command as info_command
 from aerial_seg.errors import Interrupted
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.run_folder import read_run
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.recipe.document import Recipe
+from aerial_seg.recipe.loading import change_recipe
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGUSR1"), reason="a process cannot be asked so to end here"
@@ -104,6 +107,20 @@ def test_sgd_without_an_average_goes_on_with_or_without_workers(
 ) -> None:
     recipe = small(optimizer='"sgd"', ema_decay=0.0, workers=workers)
     law(chips, recipe, [Stop("SIGTERM", 2), Stop("kill", 5)], None, sums)
+
+
+def test_crops_that_are_no_squares_go_on_too(chips: Path, small: MakeRecipe, sums: Sums) -> None:
+    wide = {"training.crop": [32, 64], "training.workers": 2, "augmentation.rot90": False}
+    recipe = change_recipe(small(), wide)
+    law(chips, recipe, [Stop("SIGTERM", 4)], None, sums)
+    run = chips.parent / "run"
+    assert read_run(run).document["recipe"]["training"]["crop"] == [32, 64]
+    card = CliRunner().invoke(info_command, [str(run / "best.safetensors")], catch_exceptions=False)
+    assert "7 of 2 crops of 32x64 px" in card.output
+    # Without workers the same crops are cut; the number of workers lies in the models' recipes.
+    alone = change_recipe(recipe, {"training.workers": 0})
+    train(chips, alone, chips.parent / "alone", TrainSettings(device="cpu"))
+    assert sums(chips.parent / "alone")["log.csv"] == sums(run)["log.csv"]
 
 
 @pytest.mark.slow

@@ -274,7 +274,7 @@ def test_what_a_later_stage_lacks_is_told_before_the_first_begins(
     for stage, data, message in (
         ({"data": {"train": "trainval"}}, chips, r"stage 2 of 2 \(fine\): data\.train is 'trainval', which is no"),
         ({"data": {"train": "val"}}, chips_without_val, r"stage 2 of 2 \(fine\): .* holds no training chip"),
-        ({"training": {"crop": 40}}, chips, r"stage 2 of 2 \(fine\): tile size 40 is not of the form 32"),
+        ({"training": {"crop": 40}}, chips, r"stage 2 of 2 \(fine\): training\.crop 40 is not of the form 32"),
         ({"training": {"class_weights": {"tree": 2}}}, chips, r"\(fine\): training\.class_weights names 'tree'"),
         ({"training": {"monitor": "iou_tree"}}, chips, r"\(fine\): .*iou_tree"),
         ({"model": {"output_stride": 16}}, chips, r"\(fine\): output stride 16 is asked for"),

@@ -61,12 +61,20 @@ def test_it_measures_and_leaves_nothing_but_the_picture(chips: Path, recipe: Rec
     assert set(made.files) == drawn
 
 
+@pytest.mark.parametrize("height", [64, 32])
 def test_the_picture_shows_the_crops_that_are_trained_on_first(
-    chips: Path, recipe: Recipe, tmp_path: Path
+    chips: Path, recipe: Recipe, tmp_path: Path, height: int
 ) -> None:
     """Its panels are 64 pixels wide here, 120 + 6 from one to the next; images on the left, labels on the right."""
     turning = change_recipe(
-        recipe, {"training.batch_size": 3, "augmentation.brightness": 0.0, "augmentation.contrast": 0.0}
+        recipe,
+        {
+            "training.batch_size": 3,
+            "training.crop": [height, 64],
+            "augmentation.rot90": height == 64,
+            "augmentation.brightness": 0.0,
+            "augmentation.contrast": 0.0,
+        },
     )
     forecast_training(chips, turning, tmp_path / "run", CPU, picture=tmp_path / "batch.png")
     opened = open_dataset(chips, turning)
@@ -79,11 +87,12 @@ def test_the_picture_shows_the_crops_that_are_trained_on_first(
     for k in range(3):
         image, labels = crops[k]
         left, top = 6 + k * 2 * 126, 3 * 20 + 20
-        shown = sheet[top : top + 64, left : left + 64]
+        assert image.shape == (len(mean), height, 64)
+        shown = sheet[top : top + height, left : left + 64]
         expected = np.moveaxis(image.numpy(), 0, -1) * std + mean
         measured = (image != 0).any(dim=0).numpy()
         assert np.abs(shown - np.clip(expected, 0, 255))[measured].max() <= 1
-        painted = sheet[top : top + 64, left + 126 : left + 126 + 64]
+        painted = sheet[top : top + height, left + 126 : left + 126 + 64]
         for channel, colour in enumerate(colours):
             here = (labels.numpy() == channel) & measured
             assert np.abs(painted - (0.45 * shown + 0.55 * colour))[here].max(initial=0) <= 1.5
@@ -195,9 +204,11 @@ def test_it_refuses_what_validation_would_refuse(
 
 def test_it_refuses_what_training_would_refuse(chips: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
+    wide = change_recipe(recipe, {"training.crop": [64, 70], "augmentation.rot90": False})
     cases = [
         (recipe, tmp_path, None, OutputError, "exists already"),
         (change_recipe(recipe, {"training.crop": 70}), tmp_path / "run", None, AerialSegError, "try 64 or"),
+        (wide, tmp_path / "run", None, AerialSegError, r"training\.crop's width 70 .* try 64 or"),
         (recipe, tmp_path / "run", tmp_path / "batch.jpg", SettingsError, r"ends in \.png"),
         (recipe, tmp_path / "run", tmp_path / "mine.txt" / "batch.png", OutputError, "not a folder"),
     ]

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.jobs.import_weights import import_weights
 from aerial_seg.mentions import settings_in
+from aerial_seg.models.file import read_card
 from aerial_seg.models.importing.config_text import read_config
 from aerial_seg.models.importing.mmseg_config import form_of_config
 from aerial_seg.models.importing.mmseg_form import Form, form_of_name, published, read_form
@@ -303,6 +305,18 @@ def test_deeplabv3plus_on_resnet18_has_mmsegs_logits(
     with torch.inference_mode():
         wanted = network.double()(image, aligned=text is not None)
     agreement.network(imported, image, wanted, align_corners=text is not None)
+
+
+def test_crops_that_are_no_squares_make_square_tiles_of_their_shorter_side(tmp_path: Path) -> None:
+    text = config(aligned=False)
+    torch.save({"state_dict": theirs(stride=16).state_dict(), "meta": {"cfg": text}}, tmp_path / "last.pth")
+    report = import_weights(tmp_path / "last.pth", tmp_path / "m.safetensors", source="mmseg")
+    card = read_card(report.model)
+    assert card.recipe.prediction.tile_size == 512
+    (note,) = [note for note in report.notes if "crops" in note]
+    assert note.startswith(
+        "it was trained on crops of 512x1024 px (height, width); tiles are squares of 512 px"
+    )
 
 
 def test_an_arch_that_contradicts_the_configuration_is_refused(

@@ -183,7 +183,7 @@ def zooms(
     """(count, 2) zooms of height and width, to a part in a thousand."""
     found = []
     for k in range(count):
-        there = place(draw(3, k, told, bands=1), told, height=size[0], width=size[1], crop=crop)
+        there = place(draw(3, k, told, bands=1), told, height=size[0], width=size[1], crop=(crop, crop))
         assert there.turn is None
         found.append(
             (
@@ -220,7 +220,7 @@ def test_zooms_of_a_grid_are_its_steps() -> None:
 def test_a_base_size_is_what_zoom_one_fits_an_image_into(height: int, width: int) -> None:
     """mmcv's rescale_size: the smaller of long edge over long side and short edge over short side."""
     told = AugmentationSettings(scale=(1, 1), base_size=(2048, 512), stay_inside=False)
-    there = place(draw(0, 0, told, bands=1), told, height=height, width=width, crop=40)
+    there = place(draw(0, 0, told, bands=1), told, height=height, width=width, crop=(40, 40))
     wanted = min(2048 / max(height, width), 512 / min(height, width))
     assert there.rows.stop - there.rows.start == min(height, max(1, round(40 / wanted)))
 

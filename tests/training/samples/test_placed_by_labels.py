@@ -11,6 +11,7 @@ from laws import examples
 from made_chips import MadeReader
 from numpy.typing import NDArray
 
+from aerial_seg.recipe.crop_size import height_and_width
 from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.crops import CropDataset
 from aerial_seg.training.samples.chip_store import ChipStore
@@ -22,19 +23,22 @@ from aerial_seg.training.samples.resizing import nearest
 
 MIXED = AugmentationSettings(cat_max_ratio=0.75, scale=(0.7, 1.5))
 ANYWHERE = MIXED.model_copy(update={"cat_max_ratio": 1.0})
+Crop = int | tuple[int, int]
 
 
 def placed(
-    labels: NDArray[np.uint8], index: int, told: AugmentationSettings, *, crop: int, balanced: float = 0.0
+    labels: NDArray[np.uint8], index: int, told: AugmentationSettings, *, crop: Crop, balanced: float = 0.0
 ) -> Place:
     drawn = draw(2, index, told, bands=1)
-    return place_by_labels(labels, drawn, told, crop=crop, balanced=balanced, key=key_of_places(2, index))
+    size = height_and_width(crop)
+    return place_by_labels(labels, drawn, told, crop=size, balanced=balanced, key=key_of_places(2, index))
 
 
-def first(labels: NDArray[np.uint8], index: int, told: AugmentationSettings, *, crop: int) -> Place:
+def first(labels: NDArray[np.uint8], index: int, told: AugmentationSettings, *, crop: Crop) -> Place:
     """Where the crop would be without looking."""
     height, width = labels.shape
-    return place(draw(2, index, told, bands=1), told, height=height, width=width, crop=crop)
+    size = height_and_width(crop)
+    return place(draw(2, index, told, bands=1), told, height=height, width=width, crop=size)
 
 
 def shares(labels: NDArray[np.uint8], there: Place) -> NDArray[np.float64]:
@@ -138,13 +142,13 @@ def test_each_class_of_an_image_is_in_its_share_of_the_crops(
     index=st.integers(0, 10**6),
     height=st.integers(1, 70),
     width=st.integers(1, 70),
-    crop=st.integers(1, 60),
+    crop=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     inside=st.booleans(),
     row=st.floats(0, 1, exclude_max=True),
     col=st.floats(0, 1, exclude_max=True),
 )
 def test_the_pixel_is_held_and_nothing_is_padded_for_it(
-    index: int, height: int, width: int, crop: int, inside: bool, row: float, col: float
+    index: int, height: int, width: int, crop: tuple[int, int], inside: bool, row: float, col: float
 ) -> None:
     labels = np.full((height, width), 255, np.uint8)
     spot = int(row * height), int(col * width)
@@ -174,7 +178,7 @@ def test_a_turned_crop_holds_the_pixel_too(index: int, inside: bool, row: int, c
     drawn = draw(2, index, told, bands=1)
     # Half of the keys draw the other class: as many until it is this one.
     for key in range(60):
-        there = place_by_labels(labels, drawn, told, crop=30, balanced=1.0, key=key)
+        there = place_by_labels(labels, drawn, told, crop=(30, 30), balanced=1.0, key=key)
         seen = nearest(labels[there.rows, there.cols], there, 255)
         if (seen == 1).any():
             break

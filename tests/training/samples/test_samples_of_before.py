@@ -25,6 +25,10 @@ SETTINGS = {
         contrast=0.5,
         band_noise=0,
     ),
+    "turned": AugmentationSettings(rotation=20, aspect=0.15, scale=(0.4, 2)),
+    "framed": AugmentationSettings(
+        rotation=15, stay_inside=False, scale=(0.3, 2), cat_max_ratio=0.75, blur=0.5
+    ),
 }
 # Made by the code before rotation, blur and the other changes that recipes have since.
 BEFORE: dict[tuple[str, str, int, float], str] = {
@@ -44,6 +48,11 @@ BEFORE: dict[tuple[str, str, int, float], str] = {
     ("paper", "uint8", 1, 0.3): "520815666de62939",
     ("paper", "uint16", 5, 0.0): "a97b836cd2800c76",
     ("paper", "float32", 4, 0.3): "418cb03e7e33a8ba",
+    # By the code that knew only squares.
+    ("turned", "uint8", 3, 0.0): "f381c673b1828043",
+    ("turned", "float32", 2, 0.3): "e1452169b92a4f71",
+    ("framed", "uint8", 3, 0.0): "bfbf457252644344",
+    ("framed", "float32", 2, 0.3): "f2187a2095b9cea5",
 }
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import ndimage, stats
 from torchvision.transforms.v2 import functional
 
+from aerial_seg.recipe.crop_size import height_and_width
 from aerial_seg.recipe.crops import AugmentationSettings
 from aerial_seg.training.crops import cut
 from aerial_seg.training.samples.draws import Draw, More, draw
@@ -33,16 +34,17 @@ def change(*, angle: float = 0.0, zoom: float = 0.0, down: float = 0.0, across: 
 
 
 def cropped(
-    pixels: Pixels, drawn: Draw, told: AugmentationSettings, *, crop: int, mean: float = 9.0
+    pixels: Pixels, drawn: Draw, told: AugmentationSettings, *, crop: int | tuple[int, int], mean: float = 9.0
 ) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8], bool]:
-    """image (C,S,S), labels (S,S), measured (S,S) of a crop, and whether all is said to be measured."""
+    """image (C,H,W), labels (H,W), measured (H,W) of a crop, and whether all is said to be measured."""
     height, width = pixels.labels.shape
-    there = place(drawn, told, height=height, width=width, crop=crop)
+    size = height_and_width(crop)
+    there = place(drawn, told, height=height, width=width, crop=size)
     kind = np.uint8 if pixels.image.dtype == np.uint8 else np.float32
     into = (
-        np.full((crop, crop, len(pixels.image)), 77, kind),
-        np.full((crop, crop), 77, np.uint8),
-        np.full((crop, crop), 77, np.uint8),
+        np.full((*size, len(pixels.image)), 77, kind),
+        np.full(size, 77, np.uint8),
+        np.full(size, 77, np.uint8),
     )
     bands = (band(pixels.image.dtype.name, mean=mean),) * len(pixels.image)
     measured = cut(pixels.cut((there.rows, there.cols)), there, drawn, bands, into)
@@ -60,11 +62,11 @@ def noise(height: int, width: int, *, count: int = 2, dtype: str = "float32", ho
     across=PARTS,
     height=st.integers(1, 50),
     width=st.integers(1, 50),
-    crop=st.integers(1, 60),
+    crop=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     holes=st.sampled_from([0.0, 0.3]),
 )
 def test_a_crop_is_cut_from_the_image_turned_as_a_whole(
-    angle: float, down: float, across: float, height: int, width: int, crop: int, holes: float
+    angle: float, down: float, across: float, height: int, width: int, crop: tuple[int, int], holes: float
 ) -> None:
     """semseg's order: the image turns inside its own frame, which is cut then. The oracle is scipy on all of it."""
     pixels, told = noise(height, width, holes=holes), AugmentationSettings(stay_inside=False, scale=(1, 1))
@@ -91,7 +93,7 @@ def test_a_crop_is_cut_from_the_image_turned_as_a_whole(
         )
 
     def framed(array: NDArray[np.float64], beyond: float) -> NDArray[np.float64]:
-        found = np.full((crop, crop), float(beyond))
+        found = np.full(crop, float(beyond))
         found[spot] = array[there.rows, there.cols]
         return found
 
@@ -125,12 +127,13 @@ def test_turning_goes_counter_clockwise_as_in_pillow_and_torchvision(angle: floa
     across=PARTS,
     inside=st.booleans(),
     aspect=st.sampled_from([0, 0.15]),
+    crop=st.sampled_from([(48, 48), (30, 60), (60, 30)]),
 )
 def test_zoom_comes_before_the_turn_and_all_follows_the_image(
-    angle: float, zoom: float, down: float, across: float, inside: bool, aspect: float
+    angle: float, zoom: float, down: float, across: float, inside: bool, aspect: float, crop: tuple[int, int]
 ) -> None:
     """Of a smooth image the crop shows the formula's values where its labels say that it looks."""
-    height, width, crop = 150, 130, 48
+    height, width = 150, 130
 
     def formula(row: NDArray[np.float64], col: NDArray[np.float64]) -> NDArray[np.float64]:
         return 100 + 40 * np.sin(row / 15) + 40 * np.cos(col / 19)
@@ -145,9 +148,12 @@ def test_zoom_comes_before_the_turn_and_all_follows_the_image(
     assert there.turn is not None
     # Independent of the code: by complex numbers, from the crop's middle pixel on.
     down_step, across_step = there.turn.steps
-    plane = np.arange(crop)[None] + 1j * np.arange(crop)[:, None] + (0.5 + 0.5j) - (crop / 2) * (1 + 1j)
+    plane = np.arange(crop[1])[None] + 1j * np.arange(crop[0])[:, None] + (0.5 + 0.5j)
+    plane -= crop[1] / 2 + 1j * crop[0] / 2
     plane *= cmath.exp(1j * math.radians(angle))  # rows grow downwards
-    middle = [line[0] + crop / 2 * (line[1] + line[2]) for line in (there.turn.rows, there.turn.cols)]
+    middle = [
+        line[0] + crop[0] / 2 * line[1] + crop[1] / 2 * line[2] for line in (there.turn.rows, there.turn.cols)
+    ]
     rows, cols = middle[0] + down_step * plane.imag, middle[1] + across_step * plane.real
     in_image = (rows > 0) & (rows < height) & (cols > 0) & (cols < width)
     assert (measured == in_image).mean() > 0.999
@@ -167,14 +173,15 @@ def test_zoom_comes_before_the_turn_and_all_follows_the_image(
     across=PARTS,
     height=st.integers(30, 90),
     width=st.integers(30, 90),
+    crop=st.sampled_from([(20, 20), (10, 26), (26, 10)]),
 )
 def test_a_turned_crop_that_stays_inside_is_all_image(
-    angle: float, zoom: float, down: float, across: float, height: int, width: int
+    angle: float, zoom: float, down: float, across: float, height: int, width: int, crop: tuple[int, int]
 ) -> None:
-    """Its largest zoom fits, whatever the angle: a crop of 20 px turned is less than 29 px."""
+    """Its largest zoom fits, whatever the angle: a turned crop of 20 px, or 10 by 26, is less than 29 px."""
     told = AugmentationSettings(scale=(0.5, 1.0))
     drawn = change(angle=angle, zoom=zoom, down=down, across=across)
-    _, labels, measured, is_all = cropped(noise(height, width), drawn, told, crop=20)
+    _, labels, measured, is_all = cropped(noise(height, width), drawn, told, crop=crop)
     assert is_all
     assert measured.all()
     assert (labels != 255).all()
