@@ -156,7 +156,7 @@ def _told(settings: ModelSettings) -> dict[str, object]:
     """What decides the logits of equal tensors, defaults written out."""
     told = settings.model_dump(exclude=_SHAPES_TELL)
     told["bn_eps"] = settings.bn_eps or 1e-5
-    if settings.architecture == "deeplabv3":
+    if settings.architecture.startswith("deeplabv3"):
         told["aspp_rates"] = settings.aspp_rates or (6, 12, 18)
     return told
 

@@ -91,7 +91,10 @@ def test_torchvisions_own_network_loads_it_strictly_and_gives_our_logits(
     ("chosen", "arch"),
     few(
         [
-            pytest.param(SMALL | {"architecture": "deeplabv3+", "head": "mmseg"}, "deeplabv3plus_r18-d8"),
+            pytest.param(
+                SMALL | {"architecture": "deeplabv3+", "head": "mmseg", "aspp_rates": (6, 12, 18)},
+                "deeplabv3plus_r18-d8",
+            ),
             pytest.param(
                 SMALL | {"architecture": "fcn", "head_rate": 6, "output_stride": 16}, "fcn-d6_r18-d16"
             ),
