@@ -21,7 +21,11 @@ from aerial_seg.recipe.model import ModelSettings
 
 _SHAPES_TELL = {"weights", "dropout", "auxiliary", "auxiliary_channels", "head_channels", "options"}
 """Settings that change no logit, or only by the shapes of tensors, which are compared."""
-_IMAGE_POOLING_FIRST = "head.project.0.weight"
+_IMAGE_POOLINGS = {
+    "head.project.0.weight": "head.branches.4.conv.weight",
+    "head.aspp.project.0.weight": "head.aspp.branches.4.conv.weight",
+}
+"""By the name of the convolution that fuses DeepLabv3's or DeepLabv3+'s branches, that of the image pooling's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,9 @@ def _mmsegs(settings: ModelSettings) -> str:
     stem = "" if settings.stem == "deep32" else "b"
     grid = "-mg124" if settings.multi_grid else ""
     aligned = "-769" if settings.align_corners else ""
+    head = settings.architecture.replace("+", "plus") + ("-d6" if settings.head_rate == 6 else "")
     depth = settings.encoder.removeprefix("resnet")
-    return f"{settings.architecture}_r{depth}{stem}-d{settings.output_stride}{grid}{aligned}"
+    return f"{head}_r{depth}{stem}-d{settings.output_stride}{grid}{aligned}"
 
 
 _TAKERS: Mapping[str, _Taker] = {
@@ -117,8 +122,8 @@ def _renamed(model: TrainedModel, path: Path, project: str, taker: _Taker) -> di
             nameless.append(name)
             continue
         ours, theirs = found
-        if name == _IMAGE_POOLING_FIRST and taker.pooling_first:
-            pooled = len(model.network.state_dict()["head.branches.4.conv.weight"])
+        if name in _IMAGE_POOLINGS and taker.pooling_first:
+            pooled = len(model.network.state_dict()[_IMAGE_POOLINGS[name]])
             tensor = torch.cat([tensor[:, -pooled:], tensor[:, :-pooled]], dim=1)
         tensors[theirs + name.removeprefix(ours)] = tensor
     if nameless or not tensors:
@@ -151,7 +156,7 @@ def _told(settings: ModelSettings) -> dict[str, object]:
     """What decides the logits of equal tensors, defaults written out."""
     told = settings.model_dump(exclude=_SHAPES_TELL)
     told["bn_eps"] = settings.bn_eps or 1e-5
-    if settings.architecture == "deeplabv3":
+    if settings.architecture.startswith("deeplabv3"):
         told["aspp_rates"] = settings.aspp_rates or (6, 12, 18)
     return told
 

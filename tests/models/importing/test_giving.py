@@ -27,6 +27,7 @@ from aerial_seg.recipe.model import ModelSettings
 CLASSES = 3
 TORCHVISIONS = {"encoder": "resnet50", "head": "torchvision", "dilation_placement": "contracted"}
 MMSEGS = {"encoder": "resnet50", "stem": "deep32", "dilation_placement": "contracted"}
+SMALL = {"encoder": "resnet18", "dilation_placement": "contracted-first"}
 
 
 def trained(
@@ -95,6 +96,11 @@ def test_torchvisions_own_network_loads_it_strictly_and_gives_our_logits(
         ({"architecture": "deeplabv3", "head": "mmseg", "output_stride": 16}, "deeplabv3_r50-d16"),
         ({"architecture": "pspnet", "align_corners": True}, "pspnet_r50-d8-769"),
         ({"architecture": "fcn", "stem": "7x7"}, "fcn_r50b-d8"),
+        (
+            SMALL | {"architecture": "deeplabv3+", "head": "mmseg", "aspp_rates": (6, 12, 18)},
+            "deeplabv3plus_r18-d8",
+        ),
+        (SMALL | {"architecture": "fcn", "head_rate": 6, "output_stride": 16}, "fcn-d6_r18-d16"),
     ],
 )
 def test_what_mmseg_gets_is_the_same_network_when_it_is_imported(
@@ -109,8 +115,9 @@ def test_what_mmseg_gets_is_the_same_network_when_it_is_imported(
     assert all(torch.equal(tensor, ours[name]) for name, tensor in again.items())
     read = read_checkpoint(out)
     assert read.classes == ("background", "road", "roof")
-    if chosen["architecture"] == "deeplabv3":
-        fused, own = read.tensors["decode_head.bottleneck.conv.weight"], ours["head.project.0.weight"]
+    if chosen["architecture"].startswith("deeplabv3"):
+        fused = read.tensors["decode_head.bottleneck.conv.weight"]
+        own = next(tensor for name, tensor in ours.items() if name.endswith("project.0.weight"))
         assert torch.equal(fused[:, :512], own[:, -512:]), "its image pooling comes first"
         assert torch.equal(fused[:, 512:], own[:, :-512])
     aligned = "True" if chosen.get("align_corners") else "False"
