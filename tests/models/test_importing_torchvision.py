@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import pickle
@@ -195,6 +196,21 @@ def test_other_networks_are_not_recognised(state: dict[str, Tensor], drop: str, 
     other = {name: tensor for name, tensor in state.items() if not name.startswith(drop)}
     with pytest.raises(InputError, match=message + r".*wanted the state dict of torchvision's fcn_resnet50"):
         import_torchvision(checkpoint_of(other))
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_networks_on_mobilenet_are_refused_by_their_name(name: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = getattr(segmentation, name)(weights=None, weights_backbone=None)
+    tensors = {key: torch.zeros(()) for key in network.state_dict()}
+    path = tmp_path / "model_29.pth"
+    torch.save({"model": tensors, "args": argparse.Namespace(model=name), "epoch": 29}, path)
+    with pytest.raises(
+        InputError, match=rf"is {name}, on MobileNetV3, of which no network is made here; wanted"
+    ):
+        import_torchvision(read_checkpoint(path))
+    with pytest.raises(InputError, match=r"weights\.pth is on MobileNetV3, of which no network"):
+        import_torchvision(checkpoint_of(tensors))
 
 
 def test_other_bands_than_three_are_told(state: dict[str, Tensor]) -> None:

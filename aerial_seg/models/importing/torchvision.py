@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aerial_seg.bands import IMAGENET_BANDS
+from aerial_seg.errors import InputError
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, Training, carry_out
 from aerial_seg.models.importing.recognise import (
@@ -12,9 +13,12 @@ from aerial_seg.models.importing.recognise import (
     read_arch,
     require_convolutions,
 )
+from aerial_seg.models.importing.records import named_in
 from aerial_seg.recipe.model import ModelSettings
 
 _STEM = "backbone.conv1.weight"
+_MOBILE = "backbone.0.0.weight"
+"""The stem of MobileNetV3, whose layers have numbers alone."""
 _BOTTLENECK = "backbone.layer1.0.conv3.weight"
 _LOGITS = "classifier.4.weight"
 _AUXILIARY = "aux_classifier."
@@ -57,6 +61,7 @@ def import_torchvision(checkpoint: Checkpoint, arch: str | None = None) -> Impor
     arch: torchvision's name of the network, which is checked.
     Raises InputError for the weights of another network, with the names that do not fit.
     """
+    _refuse_others(checkpoint)
     named = read_arch(
         arch,
         r"(?P<head>fcn|deeplabv3)_resnet(?P<depth>50|101)",
@@ -71,6 +76,16 @@ def import_torchvision(checkpoint: Checkpoint, arch: str | None = None) -> Impor
         settings, IMAGENET_BANDS, classes, names, what, outputs=outputs, training=Training((480, 480))
     )
     return carry_out(plan, checkpoint)
+
+
+def _refuse_others(checkpoint: Checkpoint) -> None:
+    """Raises InputError for its networks on MobileNetV3, by the name that its reference trainer keeps, if it does."""
+    told = named_in(checkpoint.told.get("args")).get("model")
+    if _MOBILE in checkpoint.tensors:
+        name = f"{told}, " if isinstance(told, str) else ""
+        raise InputError(
+            f"{checkpoint.path} is {name}on MobileNetV3, of which no network is made here; {_REMEDY}"
+        )
 
 
 def _recognise(checkpoint: Checkpoint, arch: Arch) -> ModelSettings:
