@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aerial_seg.bands import Band
+from aerial_seg.mentions import setting
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, Training, carry_out
 from aerial_seg.models.importing.recognise import (
@@ -13,8 +14,11 @@ from aerial_seg.models.importing.recognise import (
 )
 from aerial_seg.recipe.model import ModelSettings
 
-_ARCH = r"(?P<head>deeplabv2)_resnet(?P<depth>50|101|152)(?P<extra>(_msc)?)"
+_ARCH = r"(?P<head>deeplabv2)s?_resnet(?P<depth>50|101|152)(?P<extra>(_msc)?)"
 _NAMES = "deeplabv2_resnet101_msc or deeplabv2_resnet101"
+_SMALL = "deeplabv2s"
+_SMALL_RATES = (3, 6, 9, 12)
+"""Of its variant DeepLabV2S. Source: read in libs/models/__init__.py."""
 _REMEDY = f"wanted a checkpoint of deeplab-pytorch's {_NAMES}"
 _WRAPPER = "base."
 
@@ -45,7 +49,8 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
 
     Images are BGR of 0–255 less their mean. Output stride 8, the first 1×1 of a strided stage strides, dilated stages
     have the full rate, the max-pool counts a half-filled window, four 3×3 convolutions of rates 6, 12, 18, 24 are
-    added. The 41 cells of its training crops of 321 px were stretched over these. The multi-scale wrapper (image at 1,
+    added; its variant of rates 3, 6, 9, 12 has the same tensors and has to be told (deeplabv2s_resnet101_msc). The 41
+    cells of its training crops of 321 px were stretched over these. The multi-scale wrapper (image at 1,
     0.75 and 0.5, largest logit) is there where names begin with `base.`, or as arch tells: deeplabv2_resnet101_msc,
     deeplabv2_resnet101.
     Raises InputError for the weights of another network, SettingsError for a name that contradicts them.
@@ -57,6 +62,7 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
     require_convolutions(checkpoint, (f"{theirs}layer1.conv1.conv.weight", logits), remedy=_REMEDY)
     encoder = find_encoder(checkpoint, theirs + r"layer([2-5])\.block(\d+)\.", remedy=_REMEDY)
     check_arch(named, head="deeplabv2", encoder=encoder, path=checkpoint.path)
+    is_small = arch is not None and arch.startswith(_SMALL)
     settings = ModelSettings(
         architecture="deeplabv2",
         encoder=encoder,
@@ -64,6 +70,7 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
         stride_placement="1x1",
         dilation_placement="full",
         ceil_mode=True,
+        aspp_rates=_SMALL_RATES if is_small else None,
         stretched_side=_CROP,
         msc=is_wrapped if arch is None else named.extra == "_msc",
         auxiliary=False,
@@ -74,8 +81,17 @@ def import_deeplab_pytorch(checkpoint: Checkpoint, arch: str | None = None) -> I
     what = f"deeplab-pytorch's DeepLabv2 on {encoder}"
     outputs = Outputs(tuple(f"{theirs}aspp.c{k}." for k in range(4)))
     training = Training((_CROP, _CROP))
-    plan = Plan(settings, _CAFFE_BANDS, classes, names, what, outputs=outputs, training=training)
+    notes = () if arch is not None else (_assumption(encoder, is_wrapped),)
+    plan = Plan(settings, _CAFFE_BANDS, classes, names, what, outputs=outputs, training=training, notes=notes)
     return carry_out(plan, checkpoint)
+
+
+def _assumption(encoder: str, is_wrapped: bool) -> str:
+    other = setting("arch", f"{_SMALL}_{encoder}{'_msc' if is_wrapped else ''}")
+    rates = ", ".join(map(str, _SMALL_RATES))
+    return (
+        f"assumed atrous rates 6, 12, 18, 24, of which all its published models are: pass {other} for {rates}"
+    )
 
 
 def _names(ours: str, theirs: str) -> list[tuple[str, str]]:

@@ -44,6 +44,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.jobs.import_weights import import_weights
+from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import load_model
 
 if TYPE_CHECKING:
@@ -258,6 +259,25 @@ def test_additional_key_is_named(
     state[key] = torch.ones(4, dtype=torch.float64)
     with stored(with_base(state)) as path, pytest.raises(InputError, match=re.escape(key)):
         imported_from(path, "deeplab-pytorch", "deeplabv2_resnet50_msc")
+
+
+def test_the_variant_of_smaller_rates_has_to_be_told_and_is_offered(
+    imported_from: Callable[[Path, str, str | None], Any],
+    weights: type[Weights],
+    layers: Layers,
+    stored: Callable[[Any], AbstractContextManager[Path]],
+) -> None:
+    with stored(with_base(random_state(weights(None), layers.blocks[50]))) as path:
+        usual = imported_from(path, "deeplab-pytorch", None)
+        (note,) = usual.notes
+        (offered,) = settings_in(note)
+        assert offered.value == "deeplabv2s_resnet50_msc"
+        small = imported_from(path, "deeplab-pytorch", offered.value)
+    for imported, rates in ((usual, RATES), (small, (3, 6, 9, 12))):
+        branches = imported.network.base.head.branches
+        assert [branch.dilation for branch in branches] == [(rate, rate) for rate in rates]
+    assert small.settings.msc
+    assert not small.notes
 
 
 SIDE = 97
