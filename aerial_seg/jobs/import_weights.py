@@ -176,22 +176,35 @@ def _legend(checkpoint: Checkpoint, channels: int, wanted: str | None) -> tuple[
     if odd:
         raise InputError(
             f"{path} calls {len(odd)} of its classes what no class can be called ({listed(odd, 3)}); mend the names in "
-            f"its meta, or pass {setting('classes')} for those of a benchmark"
+            f"it, or pass {setting('classes')} for those of a benchmark"
         )
     if len(set(checkpoint.classes)) == channels:
         names = dict(enumerate(checkpoint.classes))
         colours = {k: f"#{r:02x}{g:02x}{b:02x}" for k, (r, g, b) in enumerate(checkpoint.palette)}
         background = [k for k, name in names.items() if name.lower() == "background"]
         return make_legend(names, background=background, colours=colours or None), ()
+    unfit = _unfit(checkpoint.classes, channels)
     for name, legend in _LEGENDS.items():
         if len(legend) == channels:
             return legend, (
+                *unfit,
                 f"{channels} classes without names were taken for those of {name}; {setting('classes')} names another "
                 "list",
             )
     names = {k: f"class_{k}" for k in range(channels)}
     return make_legend(names), (
+        *unfit,
         f"{channels} classes without names were called class_0 to class_{channels - 1}",
+    )
+
+
+def _unfit(names: tuple[str, ...], channels: int) -> tuple[str, ...]:
+    """What to say of names that are there and cannot be the classes'."""
+    if not names:
+        return ()
+    return (
+        f"the checkpoint names {len(set(names))} different classes ({listed(names, 3)}) for {channels} outputs; the "
+        "names were left out",
     )
 
 

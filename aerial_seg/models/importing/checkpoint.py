@@ -18,7 +18,7 @@ from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, at_work
 from aerial_seg.files.names import check_input
 from aerial_seg.mentions import setting
-from aerial_seg.models.importing.records import NOT_READABLE, Record, load_records, plain
+from aerial_seg.models.importing.records import NOT_READABLE, Record, load_records, named_in, plain
 from aerial_seg.printable import shortened
 
 _INSIDE = ("model", "state_dict", "model_state", "model_state_dict")
@@ -203,17 +203,27 @@ def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Ten
 
 
 def _classes(held: object) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """What mmsegmentation writes: `meta` with CLASSES and PALETTE, or since version 1 with dataset_meta's."""
+    """What mmsegmentation writes: `meta` with CLASSES and PALETTE, or since version 1 with dataset_meta's; or
+    terratorch: class_names among its `hyper_parameters`.
+    """
     meta = held.get("meta") if isinstance(held, Mapping) else None
     if not isinstance(meta, Mapping):
-        return (), ()
+        told = named_in(held.get("hyper_parameters")) if isinstance(held, Mapping) else {}
+        return _words(told.get("class_names")), ()
     newer = meta.get("dataset_meta")
-    is_newer = isinstance(newer, Mapping)
-    names = plain(newer.get("classes") if isinstance(newer, Mapping) else meta.get("CLASSES"))
-    colours = plain(newer.get("palette") if is_newer and isinstance(newer, Mapping) else meta.get("PALETTE"))
-    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    classes = tuple(names) if is_list and isinstance(names, list | tuple) else ()
-    return classes, _palette(colours, len(classes))
+    names, colours = (
+        (newer.get("classes"), newer.get("palette"))
+        if isinstance(newer, Mapping)
+        else (meta.get("CLASSES"), meta.get("PALETTE"))
+    )
+    classes = _words(plain(names))
+    return classes, _palette(plain(colours), len(classes))
+
+
+def _words(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names)
 
 
 def _palette(colours: object, count: int) -> tuple[tuple[int, int, int], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,11 +178,15 @@ def _bands(
     )
 
 
-def ask_for_bands(checkpoint: Checkpoint, channels: int) -> SettingsError:
-    """The error for bands whose order and normalisation no checkpoint tells."""
+def ask_for_bands(checkpoint: Checkpoint, channels: int, names: Sequence[str] = ()) -> SettingsError:
+    """The error for bands whose normalisation no checkpoint tells. names: what the training calls them, in order."""
+    if names:
+        what = f"{channels} bands ({', '.join(names)}), and what they were normalised by is not in it"
+    else:
+        what = f"{channels} bands, and neither their order nor what they were normalised by is in it"
     return SettingsError(
-        f"{checkpoint.path} takes {channels} bands, and neither their order nor what they were normalised by is in it; "
-        f"pass {setting('bands')} with name, mean and std of each, in the order and the units of the training's rasters"
+        f"{checkpoint.path} takes {what}; pass {setting('bands')} with name, mean and std of each, in the order and "
+        "the units of the training's rasters"
     )
 
 

@@ -166,11 +166,35 @@ def test_torchgeos_tasks_tell_their_network(kind: str, tmp_path: Path) -> None:
     assert any(note.startswith("assumed RGB of 0 to 255 divided by 255") for note in report.notes)
 
 
+def test_torchgeos_ignored_class_is_told_and_its_older_words_are_read(tmp_path: Path) -> None:
+    theirs = random_network("Unet", classes=3)
+    held = torchgeos(theirs, ignore_index=2)
+    older = held["hyper_parameters"]
+    older |= {"segmentation_model": older.pop("model"), "encoder_name": older.pop("backbone")}
+    torch.save(held, tmp_path / "last.ckpt")
+    out = tmp_path / "m.safetensors"
+    report = import_weights(tmp_path / "last.ckpt", out, source="torchgeo")
+    agree(theirs, load_model(out).network)
+    assert any(note.startswith("class 2 was the training's ignore_index") for note in report.notes)
+    older["ignore_index"] = 255
+    torch.save(held, tmp_path / "last.ckpt")
+    report = import_weights(tmp_path / "last.ckpt", out, source="torchgeo", overwrite=True)
+    assert not any("ignore_index" in note for note in report.notes)
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
         ({"model": "fcn"}, r"hyper_parameters\.model = fcn, .*; wanted unet or deeplabv3\+"),
         ({"task": "multilabel"}, r"hyper_parameters\.task = multilabel, .*; wanted binary or multiclass"),
+        (
+            {"loss": "mse", "num_outputs": 1},
+            r"hyper_parameters\.loss = mse, a regression's, .*; wanted a SemanticSeg",
+        ),
+        (
+            {"_class_path": "torchgeo.trainers.PixelwiseRegressionTask"},
+            r"_class_path = torchgeo\.trainers\.PixelwiseRegressionTask, .*; wanted a SemanticSegmentationTask",
+        ),
     ],
 )
 def test_torchgeos_other_tasks_are_refused(told: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -184,27 +208,55 @@ def test_torchgeos_other_tasks_are_refused(told: dict[str, str], message: str, t
         import_weights(tmp_path / "last.ckpt", tmp_path / "m.safetensors", source="torchgeo")
 
 
-def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(tmp_path: Path) -> None:
-    theirs = random_network("Unet", in_channels=4, classes=2, decoder_channels=(64, 32, 16, 8, 8))
+@pytest.mark.parametrize("before", ["smp_", "backbone_smp_"])
+def test_terratorchs_tasks_tell_their_network_and_ask_for_bands(before: str, tmp_path: Path) -> None:
+    theirs = random_network(
+        "DeepLabV3Plus", in_channels=4, classes=2, encoder_output_stride=8, decoder_atrous_rates=(2, 4, 6)
+    )
     arguments = {
         "backbone": "resnet18",
-        "model": "Unet",
+        "model": "DeepLabV3Plus",
         "bands": ["BLUE", "GREEN", "RED", "NIR_NARROW"],
         "num_classes": 2,
-        "backbone_smp_decoder_channels": [64, 32, 16, 8, 8],
+        "smp_encoder_output_stride": 8,
+        f"{before}decoder_atrous_rates": [2, 4, 6],
     }
     held = {
         "state_dict": {f"model.smp_model.{name}": tensor for name, tensor in theirs.state_dict().items()},
         "hyper_parameters": {
             "model_args": arguments, "model_factory": "SMPModelFactory", "tiled": argparse.Namespace(h=1),
+            "class_names": ["ground", "water"],
         },
     }  # fmt: skip
     torch.save(held, tmp_path / "last.ckpt")
     out = tmp_path / "m.safetensors"
-    with pytest.raises(SettingsError, match="takes 4 bands"):
+    with pytest.raises(
+        SettingsError, match=r"takes 4 bands \(BLUE, GREEN, RED, NIR_NARROW\), and what they were"
+    ):
         import_weights(tmp_path / "last.ckpt", out, source="terratorch")
-    import_weights(tmp_path / "last.ckpt", out, source="terratorch", bands=FOUR)
+    report = import_weights(tmp_path / "last.ckpt", out, source="terratorch", bands=FOUR)
     agree(theirs, load_model(out).network, bands=4)
+    assert report.classes == ("ground", "water")
+    assert any(
+        note.startswith("its training calls the bands BLUE, GREEN, RED, NIR_NARROW") for note in report.notes
+    )
+    older = [
+        note for note in report.notes if note.startswith("model_args.backbone_smp_… (decoder_atrous_rates)")
+    ]
+    assert len(older) == (before == "backbone_smp_")
+    arguments["bands"] = ["RED", "GREEN", "BLUE", "NIR"]
+    held["hyper_parameters"]["class_names"] = ["ground", "water", "crop"]
+    torch.save(held, tmp_path / "last.ckpt")
+    with pytest.raises(
+        SettingsError, match=r"has blue, green, red, nir, but .* was trained on red, green, blue, nir"
+    ):
+        import_weights(tmp_path / "last.ckpt", out, source="terratorch", bands=FOUR, overwrite=True)
+    in_order = (FOUR[2], FOUR[1], FOUR[0], FOUR[3])
+    report = import_weights(tmp_path / "last.ckpt", out, source="terratorch", bands=in_order, overwrite=True)
+    assert report.classes == ("class_0", "class_1")
+    assert any(
+        note.startswith("the checkpoint names 3 different classes (ground, water") for note in report.notes
+    )
     held["hyper_parameters"]["model_factory"] = "EncoderDecoderFactory"
     torch.save(held, tmp_path / "other.ckpt")
     with pytest.raises(
