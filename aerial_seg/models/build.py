@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -193,12 +194,27 @@ def _build_smp(settings: ModelSettings, bands: int, classes: int) -> Network:
     return SmpNetwork(model, output_stride=stride, origin_step=max(32, stride))
 
 
+def unknown_options(architecture: str, options: Collection[str]) -> tuple[str, ...]:
+    """Those of the options that smp's class of this name does not have."""
+    known = _options_of(getattr(smp, architecture))
+    return tuple(key for key in options if key not in known)
+
+
+def _options_of(kind: type[nn.Module]) -> list[str]:
+    return sorted(set(inspect.signature(kind).parameters) - _SET_BY_US)
+
+
 def _check_options(options: Mapping[str, object], kind: type[nn.Module]) -> None:
     """smp's classes swallow keywords they do not know; a misspelt one must not vanish."""
-    known = sorted(set(inspect.signature(kind).parameters) - _SET_BY_US)
+    known = _options_of(kind)
     for key in options:
         if key not in known:
             raise SettingsError(
                 f"model.options has '{key}', which {kind.__name__} does not know{did_you_mean(key, known)}; "
                 f"known: {', '.join(known)}; check model.options"
             )
+    if options.get("decoder_use_norm") == "inplace" and find_spec("inplace_abn") is None:
+        raise SettingsError(
+            "model.options has decoder_use_norm = inplace, which needs the package inplace_abn; install it, or use "
+            "batchnorm"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,12 +13,13 @@ from aerial_seg.bands import IMAGENET_BANDS, Band
 from aerial_seg.documents import DocumentError, parse_json, read_text
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.mentions import setting
-from aerial_seg.models.build import architectures
+from aerial_seg.models.build import architectures, unknown_options
 from aerial_seg.models.importing.checkpoint import Checkpoint
 from aerial_seg.models.importing.matching import ImportedNetwork, Outputs, Plan, carry_out
 from aerial_seg.models.importing.recognise import require_convolutions
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import encoder_of, first_conv
+from aerial_seg.printable import shortened
 from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _CONFIG = "config.json"
@@ -28,6 +30,16 @@ _OF_THE_CLASS = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation"}
 )
 """What of a saved configuration is no option of the network's shape, or has its own place."""
+
+
+_RENAMED_OPTIONS = {
+    "decoder_use_batchnorm": "decoder_use_norm",
+    "psp_use_batchnorm": "decoder_use_norm",
+    "upscale_mode": "decoder_interpolation",
+}
+"""Words of smp before 0.5, and today's. Source: their deprecations in smp 0.6."""
+_OF_TIMM = re.compile(r"timm-(regnet|res2|resnest|mobilenetv3|gernet)")
+"""Encoders that were classes of smp's own before 0.5 and are timm's own since, one name deeper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,9 @@ def facts_of_name(arch: str) -> SmpNetworkFacts:
 
 def carry_out_smp(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> ImportedNetwork:
     """The network of these facts with the checkpoint's weights, as import_smp says."""
+    facts = _in_todays_words(facts, checkpoint)
     checkpoint, notes = _without(facts, checkpoint)
+    checkpoint = _with_todays_names(facts, checkpoint)
     what = f"smp's {facts.architecture} on {facts.encoder}"
     logits = f"{facts.prefix}{_LOGITS}"
     require_convolutions(checkpoint, (f"{logits}weight",), remedy=f"wanted a state dict of {what}")
@@ -133,6 +147,42 @@ def _saved(checkpoint: Checkpoint) -> SmpNetworkFacts | None:
         [] if activation is None else [f"its activation {activation} was left off, for logits are before it"]
     )
     return SmpNetworkFacts(kind, encoder, options=options, notes=tuple(notes))
+
+
+def _in_todays_words(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> SmpNetworkFacts:
+    """The facts with the options as this version of smp calls them.
+
+    Raises InputError for an option that it does not have, for the network is another one.
+    """
+    # The older word wins: smp itself passes it on over the newer one's default.
+    older = {_RENAMED_OPTIONS[key]: value for key, value in facts.options.items() if key in _RENAMED_OPTIONS}
+    options = {key: value for key, value in facts.options.items() if key not in _RENAMED_OPTIONS} | older
+    unknown = unknown_options(facts.architecture, options)
+    if unknown:
+        told = ", ".join(f"{key} = {shortened(repr(options[key]))}" for key in unknown)
+        raise InputError(
+            f"{checkpoint.path} is told to be made with {told}, which {facts.architecture} of smp {smp.__version__} "
+            "does not have, so that its network may be another one; wanted one of this version's options"
+        )
+    return replace(facts, options=options)
+
+
+def _with_todays_names(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> Checkpoint:
+    """The tensors of an encoder of timm as it is named since smp 0.5."""
+    before = f"{facts.prefix}encoder."
+    if _OF_TIMM.match(facts.encoder) is None or any(
+        name.startswith(f"{before}model.") for name in checkpoint.tensors
+    ):
+        return checkpoint
+    is_gernet = "gernet" in facts.encoder
+
+    def today(name: str) -> str:
+        if not name.startswith(before):
+            return name
+        rest = name.removeprefix(before)
+        return f"{before}model.{rest.replace('stages.', 'stages_', 1) if is_gernet else rest}"
+
+    return replace(checkpoint, tensors={today(name): tensor for name, tensor in checkpoint.tensors.items()})
 
 
 def _without(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:

@@ -74,6 +74,50 @@ def test_a_folder_of_save_pretrained_tells_the_network(
     assert "red mean 123.675, std 58.395" in assumed[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "older", "options"),
+    [
+        ("Unet", {"decoder_use_batchnorm": True}, {}),
+        ("Unet", {"decoder_use_batchnorm": False}, {"decoder_use_norm": False}),
+        ("PSPNet", {"psp_use_batchnorm": False}, {"decoder_use_norm": False}),
+    ],
+)
+def test_folders_of_smp_before_0_5_are_read_in_its_words(
+    kind: str, older: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs = random_network(kind, classes=2, **options)
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    for word in ("decoder_use_norm", "decoder_interpolation"):
+        saved.pop(word, None)
+    path.write_text(json.dumps(saved | older))
+    import_weights(tmp_path, tmp_path / "m.safetensors", source="smp")
+    agree(theirs, load_model(tmp_path / "m.safetensors").network)
+    path.write_text(json.dumps(saved | {"decoder_pyramid_channels": 256}))
+    with pytest.raises(
+        InputError, match=rf"made with decoder_pyramid_channels = 256, which {kind} of smp .* does not have"
+    ):
+        import_weights(tmp_path, tmp_path / "m.safetensors", source="smp", overwrite=True)
+    path.write_text(json.dumps(saved | {"decoder_use_norm": "inplace"}))
+    with pytest.raises(
+        SettingsError, match=r"decoder_use_norm = inplace, which needs the package inplace_abn"
+    ):
+        import_weights(tmp_path, tmp_path / "m.safetensors", source="smp", overwrite=True)
+
+
+@pytest.mark.parametrize("encoder", ["timm-gernet_s", "timm-mobilenetv3_small_minimal_100"])
+def test_timms_encoders_have_the_names_of_smp_before_0_5(encoder: str, tmp_path: Path) -> None:
+    theirs = random_network("Unet", encoder, classes=2)
+    older = {}
+    for name, tensor in theirs.state_dict().items():
+        name = name.replace("encoder.model.", "encoder.")
+        older[name.replace("encoder.stages_", "encoder.stages.") if "gernet" in encoder else name] = tensor
+    torch.save(older, tmp_path / "best.pth")
+    import_weights(tmp_path / "best.pth", tmp_path / "m.safetensors", source="smp", arch=f"unet_{encoder}")
+    agree(theirs, load_model(tmp_path / "m.safetensors").network)
+
+
 def test_a_plain_state_dict_needs_the_name_and_the_offered_one_works(tmp_path: Path) -> None:
     theirs = random_network("Unet", "resnet34")
     torch.save(theirs.state_dict(), tmp_path / "best.pth")
