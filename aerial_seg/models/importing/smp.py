@@ -23,7 +23,7 @@ from aerial_seg.printable import shortened
 from aerial_seg.recipe.model import OWN_ARCHITECTURES, ModelSettings
 
 _CONFIG = "config.json"
-_LOGITS = "segmentation_head.0."
+_LOGITS, _LOGITS_OF_DPT = "segmentation_head.0.", "segmentation_head.head.4."
 _CLASSIFIER = "classification_head."
 _NAMES = "unet_resnet34, deeplabv3plus_resnet50, fpn_efficientnet-b0, …"
 _OF_THE_CLASS = frozenset(
@@ -38,8 +38,10 @@ _RENAMED_OPTIONS = {
     "upscale_mode": "decoder_interpolation",
 }
 """Words of smp before 0.5, and today's. Source: their deprecations in smp 0.6."""
-_OF_TIMM = re.compile(r"timm-(regnet|res2|resnest|mobilenetv3|gernet)")
+_OF_TIMM = re.compile(r"timm-((regnet|res2|resnest|mobilenetv3|gernet)\w*)")
 """Encoders that were classes of smp's own before 0.5 and are timm's own since, one name deeper."""
+_OF_DEEPLABV3 = {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "decoder.2.": "decoder.bn."}
+"""Beginnings of its names before 0.5, and today's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def carry_out_smp(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> ImportedNet
     checkpoint, notes = _without(facts, checkpoint)
     checkpoint = _with_todays_names(facts, checkpoint)
     what = f"smp's {facts.architecture} on {facts.encoder}"
-    logits = f"{facts.prefix}{_LOGITS}"
+    logits = facts.prefix + (_LOGITS_OF_DPT if facts.architecture == "DPT" else _LOGITS)
     require_convolutions(checkpoint, (f"{logits}weight",), remedy=f"wanted a state dict of {what}")
     settings = ModelSettings(
         architecture=facts.architecture, encoder=facts.encoder, options=dict(facts.options), weights="none"
@@ -164,23 +166,27 @@ def _in_todays_words(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> SmpNetwo
             f"{checkpoint.path} is told to be made with {told}, which {facts.architecture} of smp {smp.__version__} "
             "does not have, so that its network may be another one; wanted one of this version's options"
         )
-    return replace(facts, options=options)
+    of_timm = _OF_TIMM.fullmatch(facts.encoder)
+    if of_timm is None:
+        return replace(facts, options=options)
+    encoder = f"tu-{'tf_' if of_timm[2] == 'mobilenetv3' else ''}{of_timm[1]}"
+    note = f"its encoder {facts.encoder} is called {encoder} by smp {smp.__version__}"
+    return replace(facts, options=options, encoder=encoder, notes=(*facts.notes, note))
 
 
 def _with_todays_names(facts: SmpNetworkFacts, checkpoint: Checkpoint) -> Checkpoint:
-    """The tensors of an encoder of timm as it is named since smp 0.5."""
-    before = f"{facts.prefix}encoder."
-    if _OF_TIMM.match(facts.encoder) is None or any(
-        name.startswith(f"{before}model.") for name in checkpoint.tensors
-    ):
-        return checkpoint
-    is_gernet = "gernet" in facts.encoder
+    """The tensors under the names that smp has for them since 0.5."""
+    names = dict(_OF_DEEPLABV3) if facts.architecture == "DeepLabV3" else {}
+    inside = f"{facts.prefix}encoder.model."
+    if facts.encoder.startswith("tu-") and not any(name.startswith(inside) for name in checkpoint.tensors):
+        names |= {"encoder.": "encoder.model."}
+        if "gernet" in facts.encoder:
+            names = {"encoder.stages.": "encoder.model.stages_"} | names
 
     def today(name: str) -> str:
-        if not name.startswith(before):
-            return name
-        rest = name.removeprefix(before)
-        return f"{before}model.{rest.replace('stages.', 'stages_', 1) if is_gernet else rest}"
+        bare = name.removeprefix(facts.prefix)
+        before = next((one for one in names if bare.startswith(one)), None)
+        return name if before is None else f"{facts.prefix}{names[before]}{bare.removeprefix(before)}"
 
     return replace(checkpoint, tensors={today(name): tensor for name, tensor in checkpoint.tensors.items()})
 

@@ -18,6 +18,8 @@ from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.import_weights import import_weights
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import load_model
+from aerial_seg.models.importing.checkpoint import read_checkpoint
+from aerial_seg.models.importing.sources import import_checkpoint
 
 FOUR = tuple(trained_band(name, "uint16", mean=100, std=50) for name in ("blue", "green", "red", "nir"))
 
@@ -106,16 +108,43 @@ def test_folders_of_smp_before_0_5_are_read_in_its_words(
         import_weights(tmp_path, tmp_path / "m.safetensors", source="smp", overwrite=True)
 
 
-@pytest.mark.parametrize("encoder", ["timm-gernet_s", "timm-mobilenetv3_small_minimal_100"])
-def test_timms_encoders_have_the_names_of_smp_before_0_5(encoder: str, tmp_path: Path) -> None:
-    theirs = random_network("Unet", encoder, classes=2)
-    older = {}
+@pytest.mark.parametrize(
+    ("kind", "encoder", "older", "today", "prefix"),
+    [
+        ("Unet", "timm-gernet_s", {"encoder.stages.": "encoder.model.stages_"}, "tu-gernet_s", "model."),
+        ("Unet", "timm-mobilenetv3_small_100", {}, "tu-tf_mobilenetv3_small_100", ""),
+        (
+            "DeepLabV3",
+            "resnet18",
+            {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "decoder.2.": "decoder.bn."},
+            "",
+            "model.",
+        ),
+    ],
+)
+def test_tensors_are_found_under_the_names_of_smp_before_0_5(
+    kind: str, encoder: str, older: dict[str, str], today: str, prefix: str, tmp_path: Path
+) -> None:
+    theirs = random_network(kind, today or encoder, classes=2)
+    held = {}
     for name, tensor in theirs.state_dict().items():
-        name = name.replace("encoder.model.", "encoder.")
-        older[name.replace("encoder.stages_", "encoder.stages.") if "gernet" in encoder else name] = tensor
-    torch.save(older, tmp_path / "best.pth")
-    import_weights(tmp_path / "best.pth", tmp_path / "m.safetensors", source="smp", arch=f"unet_{encoder}")
+        for before, after in (older | ({"encoder.": "encoder.model."} if today else {})).items():
+            name = name.replace(after, before)
+        held[prefix + name] = tensor
+    torch.save(held, tmp_path / "best.pth")
+    report = import_weights(
+        tmp_path / "best.pth", tmp_path / "m.safetensors", source="smp", arch=f"{kind}_{encoder}"
+    )
     agree(theirs, load_model(tmp_path / "m.safetensors").network)
+    assert any(f"{encoder} is called {today}" in note for note in report.notes) == bool(today)
+
+
+@pytest.mark.filterwarnings("ignore:Encoder does not have prefix tokens")
+def test_dpt_is_taken_by_its_name_too(tmp_path: Path) -> None:
+    theirs = random_network("DPT", "tu-convnext_atto", classes=2)
+    torch.save(theirs.state_dict(), tmp_path / "best.pth")
+    imported = import_checkpoint(read_checkpoint(tmp_path / "best.pth"), "smp", "dpt_tu-convnext_atto")
+    agree(theirs, imported.network)
 
 
 def test_a_plain_state_dict_needs_the_name_and_the_offered_one_works(tmp_path: Path) -> None:
