@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from aerial_seg.choices import MapTileRows
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.files.names import exact
 from aerial_seg.geo.map_tiles.names import (
     Extent,
     TileName,
@@ -181,7 +182,7 @@ def _placed(path: str, name: TileName, vrt: Path) -> Path:
     vrt.parent.mkdir()
     with described(path) as dataset:
         source, transform = source_name(dataset), name.transform(height=dataset.height, width=dataset.width)
-        rasterio.shutil.copy(dataset, str(vrt), driver="VRT")
+        rasterio.shutil.copy(source_name(dataset), exact(vrt), driver="VRT")
     root = Xml.fromstring(vrt.read_text(encoding="utf-8"))
     for named in root.iter("SourceFilename"):
         named.text = source
