@@ -15,7 +15,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.models.backbone.cascade import further_blocks
 from aerial_seg.models.backbone.deformable import DeformableConv
 from aerial_seg.models.build import build_network
-from aerial_seg.models.file import HEADER_KEY, ModelCard, read_card
+from aerial_seg.models.file import ModelCard, read_card
+from aerial_seg.models.header import HEADER_KEY
 from aerial_seg.models.heads.cascade import CascadeHead
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.efficientnet_lite import (
@@ -66,6 +67,10 @@ def start_from(
     checkpoint = read_checkpoint(path)
     if _is_model(path):
         card = read_card(path)
+        if card.eight_bits is not None:
+            raise InputError(
+                f"{path} holds 8-bit weights, which no training can begin with; name the model that it was made of"
+            )
         _check_order(path, [band.name for band in card.bands], bands)
         return _fill_network(network, checkpoint, card, bands=bands, classes=classes, statistics=statistics)
     return (*checkpoint.notes, *_fill_encoder(network, checkpoint, bands, statistics))
