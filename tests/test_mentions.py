@@ -265,7 +265,8 @@ _OF_LABELS = ("tile", "evaluate")
 COMMANDS_OF = {
     "bands.py": ("import-weights",), "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",),
     "jobs/evaluate.py": ("evaluate",),
-    "jobs/export.py": ("export",), "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
+    "jobs/export.py": ("export",), "jobs/export_eight_bits.py": ("export",),
+    "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
     "jobs/tile": ("tile",), "jobs/train": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
