@@ -48,7 +48,7 @@ class EightBitSettings:
     max_drop: Annotated[
         float,
         Setting(
-            "With --int8: how much of the validation IoU may be lost; layers are kept in float32 to hold it, else the "
+            "How much of the validation IoU 8-bit weights may cost; layers are kept in float32 to hold it, else the "
             "model is refused.",
             low=0,
             high=1,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from aerial_seg.documents import DocumentError, parse_json
 from aerial_seg.errors import InputError
 from aerial_seg.files.names import check_input
@@ -98,3 +100,14 @@ def _check_kind(path: Path) -> None:
 def damaged(path: Path, how: str) -> InputError:
     """What to raise of a file that says it is ours and is not whole."""
     return InputError(f"{path} is damaged ({how}); copy it again or train again")
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file holds a document of ours."""
+    if path.suffix.lower() != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False

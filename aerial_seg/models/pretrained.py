@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aerial_seg.band_names import out_of_order, role
@@ -16,7 +15,7 @@ from aerial_seg.models.backbone.cascade import further_blocks
 from aerial_seg.models.backbone.deformable import DeformableConv
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card
-from aerial_seg.models.header import HEADER_KEY
+from aerial_seg.models.header import is_model_file
 from aerial_seg.models.heads.cascade import CascadeHead
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.efficientnet_lite import (
@@ -65,7 +64,7 @@ def start_from(
     """
     path = as_path(path, "path")
     checkpoint = read_checkpoint(path)
-    if _is_model(path):
+    if is_model_file(path):
         card = read_card(path)
         if card.eight_bits is not None:
             raise InputError(
@@ -121,16 +120,6 @@ def _check_order(path: Path, source: Sequence[str], target: Sequence[str]) -> No
             f"{path} was trained on {', '.join(source)}, and the data's bands are {', '.join(target)}: nothing says "
             "which of them are which; name the data's bands (tile them again and say which band is red, green, blue)"
         )
-
-
-def _is_model(path: Path) -> bool:
-    if path.suffix.lower() != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return HEADER_KEY in (file.metadata() or {})
-    except SafetensorError:
-        return False
 
 
 def _fill_encoder(
