@@ -36,13 +36,14 @@ if TYPE_CHECKING:
         evaluate_model_on_rasters,
     )
     from aerial_seg.jobs.export import export
+    from aerial_seg.jobs.export_eight_bits import export_eight_bits
     from aerial_seg.jobs.export_weights import export_weights
     from aerial_seg.jobs.import_weights import CheckpointFacts, import_weights
     from aerial_seg.jobs.info.job import info
     from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
-    from aerial_seg.jobs.settings import ErrorMapSettings, ExportSettings
+    from aerial_seg.jobs.settings import EightBitSettings, ErrorMapSettings, ExportSettings
     from aerial_seg.jobs.tile.dry_run import TileForecast, forecast_tiling
     from aerial_seg.jobs.tile.job import tile
     from aerial_seg.jobs.tile.settings import TileSettings
@@ -105,13 +106,14 @@ _ROOMS = {
         "evaluate_model_on_rasters",
     ),
     "jobs.export": ("export",),
+    "jobs.export_eight_bits": ("export_eight_bits",),
     "jobs.export_weights": ("export_weights",),
     "jobs.import_weights": ("CheckpointFacts", "import_weights"),
     "jobs.info.job": ("info",),
     "jobs.models": ("list_models",),
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),
-    "jobs.settings": ("ErrorMapSettings", "ExportSettings"),
+    "jobs.settings": ("EightBitSettings", "ErrorMapSettings", "ExportSettings"),
     "jobs.tile.dry_run": ("TileForecast", "forecast_tiling"),
     "jobs.tile.job": ("tile",),
     "jobs.tile.settings": ("TileSettings",),
@@ -156,6 +158,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "ConfusionMatrix", "Scores", "ModelCard",
     "BenchmarkSettings", "BenchmarkReport", "benchmark", "open_benchmark", "load_protocol", "protocol_names",
     "RecipeGrid", "RecipeRow", "load_grid", "grid_names", "ExportSettings", "export", "export_weights",
+    "EightBitSettings", "export_eight_bits",
     "CheckpointFacts", "import_weights", "list_models", "TrainedModel", "load_model", "Network", "architectures",
     "build_network",
     "start_from", "ReceptiveField", "receptive_field", "ModelSettings", "Recipe", "change_recipe", "load_recipe",

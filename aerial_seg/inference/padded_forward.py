@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from aerial_seg.inference.engines.choose import EagerEngine, EngineSettings, Runtime, choose
+from aerial_seg.inference.engines.eight_bits import dequantised_note
 from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.models.device import batch_to_device, pick_device
 from aerial_seg.models.file import TrainedModel
@@ -73,7 +74,7 @@ class PaddedForward:
 
         return replace(
             cls.of(model.network, forward),
-            notes=(*choice.notes, *notes),
+            notes=(*_of_eight_bits(model), *choice.notes, *notes),
             runtime=Runtime.here(choice, device, batch_size=1),
         )
 
@@ -131,6 +132,12 @@ class PaddedForward:
         if span != stride and not self.geometry.align_corners:
             pixels = _moved(pixels, (span - stride) // 2)
         return pixels[:, :, :height, :width]
+
+
+def _of_eight_bits(model: TrainedModel) -> tuple[str, ...]:
+    if model.eight_bits is None:
+        return ()
+    return (dequantised_note("images come in many shapes here, each of which would want a graph of its own"),)
 
 
 def _moved(pixels: Tensor, by: int) -> Tensor:

@@ -21,6 +21,7 @@ from aerial_seg.inference.engines.choose import (
     choose_carrier,
     start_engine,
 )
+from aerial_seg.inference.engines.eight_bits import PRECISION, prepare_eight_bits
 from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.inference.tile_input import HostBatch
 from aerial_seg.mentions import setting
@@ -33,6 +34,7 @@ from aerial_seg.models.device import (
     transfer,
 )
 from aerial_seg.models.file import TrainedModel
+from aerial_seg.models.network import Network
 from aerial_seg.models.pending import Pending
 from aerial_seg.models.placing import for_tiles
 from aerial_seg.printable import shortened
@@ -142,15 +144,9 @@ class Predictor:
         self._weights, self._is_sane = model.network, False
         self._bias = torch.tensor(model.card.class_bias, dtype=torch.float32, device=self._device)
         self._carrier = choose_carrier(settings, self._device)
-        choice = choose(settings, self._device, tiles=tiles)
-        network, self._fold_notes = self._fitting(
-            lambda: prepare_network(
-                for_tiles(model.network),
-                self._device,
-                precision=choice.precision,
-                example=lambda: self._example(1, self._sides[0]),
-            )
-        )
+        self._eight_bits = model.eight_bits
+        choice = choose(settings, self._device, tiles=tiles, eight_bits=model.eight_bits is not None)
+        network, self._fold_notes = self._fitting(lambda: self._prepared(choice, for_tiles(model.network)))
         self._engines, self._choice = self._fitting(lambda: self._start(choice, network))
 
     @property
@@ -305,12 +301,25 @@ class Predictor:
         pixels[len(images) :] = 0
         return batch
 
+    def _prepared(self, choice: Choice, network: Network) -> tuple[nn.Module, list[str]]:
+        """A copy of the network for the chosen engine, and what is to say of that."""
+        if choice.precision == PRECISION:
+            return prepare_eight_bits(network), []
+        return prepare_network(
+            network,
+            self._device,
+            precision=choice.precision,
+            example=lambda: self._example(1, self._sides[0]),
+        )
+
     def _start(self, choice: Choice, network: nn.Module) -> tuple[Mapping[int, Engine], Choice]:
         """An engine for each side, all of one kind: where one falls back, so do the others."""
         engines: dict[int, Engine] = {}
         for side in self._sides:
             batch = self._example(self._batch_size, side)
-            engines[side], made = start_engine(choice, network, batch, device=self._device)
+            engines[side], made = start_engine(
+                choice, network, batch, device=self._device, eight_bits=self._eight_bits
+            )
             if made.engine != choice.engine:
                 return self._start(made, network)
         return engines, choice

@@ -81,10 +81,12 @@ def load(
     if network is not None and len(paths) > 1:
         raise SettingsError(f"network is one, and model names {len(paths)} files; load each by itself")
     ensemble = Ensemble.of([load_model(path, network) for path in paths], paths)
+    # Of 8-bit weights auto means their own engine.
+    compiles_nothing = engine == "auto" and not any(one.eight_bits for one in ensemble.models)
     return Segmenter(
         ensemble,
         wanted,
-        EngineSettings("eager" if engine == "auto" else engine, precision, device, carrier),
+        EngineSettings("eager" if compiles_nothing else engine, precision, device, carrier),
         batch_size=batch_size,
     )
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from aerial_seg.bands import Band
 from aerial_seg.errors import InputError, SettingsError, did_you_mean
 from aerial_seg.files.names import split_layer
 from aerial_seg.files.staging import staged_files
@@ -23,6 +21,7 @@ from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.intervals import Intervals
+from aerial_seg.jobs.chip_scores import check_subject, on_chips
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
@@ -40,21 +39,14 @@ from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import Placeholder, setting
 from aerial_seg.metrics import ConfusionMatrix, Scores
-from aerial_seg.models.device import pick_device, to_device
-from aerial_seg.models.file import TrainedModel, load_model, read_card
+from aerial_seg.models.device import pick_device
+from aerial_seg.models.file import load_model, read_card
 from aerial_seg.outputs.error_map import ROWS_AT_ONCE, ErrorMap, check_error_map
 from aerial_seg.outputs.mask import read_legend
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path, with_device
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
-from aerial_seg.training.crops import ChipReader
-from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, Manifest, open_manifest
-from aerial_seg.training.validation.chip_scenes import open_chip_scenes
-from aerial_seg.training.validation.chips import validate
-from aerial_seg.training.validation.ground import ground_of
-from aerial_seg.training.validation.monitor import Monitor
-from aerial_seg.training.validation.outcome import Outcome, judge
-from aerial_seg.training.validation.scenes import validate_scenes
+from aerial_seg.training.manifest import DOCUMENT, INDEX, SPLITS, open_manifest
 
 _COLUMNS_AT_ONCE = 16_384
 """A mask may be hundreds of thousands of pixels wide; memory is that of so many."""
@@ -285,11 +277,7 @@ def evaluate_model_on_chips(
     still = Unchanged([model_path, dataset / DOCUMENT, dataset / INDEX])
     model, manifest = load_model(model_path), open_manifest(dataset)
     legend = manifest.document.legend
-    known, held = (_subject_of(facts.legend, facts.bands) for facts in (model.card, manifest.document))
-    if known != held:
-        raise InputError(
-            f"the model knows {known}, but the dataset has {held}; evaluate a model trained on such a dataset"
-        )
+    check_subject(model.card, manifest.document)
     chips = manifest.split(split)
     if not chips:
         present = [name for name in SPLITS if manifest.split(name)]
@@ -299,7 +287,7 @@ def evaluate_model_on_chips(
     seen = manifest.chips if on == "scenes" else chips
     still.add([*manifest.files(seen), *manifest.addresses])
     with still.holding():
-        outcome = _on_chips(model, manifest, split, on=on, target=pick_device(device))
+        outcome = on_chips(model, manifest, split, on=on, target=pick_device(device))
     return EvaluateReport(
         str(model_path),
         f"{dataset} ({split}, {len(chips)} chips)",
@@ -308,35 +296,6 @@ def evaluate_model_on_chips(
         (*model.notes, *outcome.notes),
         intervals=outcome.intervals,
     )
-
-
-def _on_chips(
-    model: TrainedModel, manifest: Manifest, split: str, *, on: str, target: torch.device
-) -> Outcome:
-    card, ground = model.card, ground_of(manifest, split)
-    if on == "scenes":
-        with open_chip_scenes(manifest, split, model.network, card) as (scenes, notes):
-            tallies = validate_scenes(model.network, scenes, card, device=target)
-        ground = ground.with_notes(notes)
-    else:
-        to_device(model.network, target)
-        store = ChipReader(manifest.split(split), card.bands, card.legend)  # each chip is looked at once
-        tallies = validate(
-            model.network,
-            store,
-            classes=len(card.legend),
-            device=target,
-            bias=card.class_bias,
-            names=ground.names,
-        )
-    names = card.legend.names
-    return judge(
-        tallies.ordered(ground.names), ground, names, calibrate=False, monitor=Monitor("miou", names)
-    )
-
-
-def _subject_of(legend: Legend, bands: Sequence[Band]) -> str:
-    return f"{', '.join(legend.names)} on {len(bands)} bands of {bands[0].dtype}"
 
 
 def evaluate_model_on_rasters(

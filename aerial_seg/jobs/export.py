@@ -16,7 +16,8 @@ from aerial_seg.inference.tile_choice import choose_tile
 from aerial_seg.jobs.settings import ExportSettings
 from aerial_seg.mentions import setting
 from aerial_seg.models.export import OPSET, GraphSettings, check_onnx_installed, write_onnx
-from aerial_seg.models.file import HEADER_KEY, TrainedModel, load_model
+from aerial_seg.models.file import TrainedModel, load_model
+from aerial_seg.models.header import HEADER_KEY
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.settings import chosen
 from aerial_seg.tiling.plan import TileShape
@@ -141,6 +142,10 @@ def _shape(model: TrainedModel, tile_size: int | None) -> tuple[TileShape, tuple
 
 def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:
     notes = []
+    if model.eight_bits is not None:
+        notes.append(
+            "the graph computes in float32 with the numbers that the model's 8-bit weights stand for"
+        )
     if model.card.gsd is None:
         notes.append("the model knows no pixel size on the ground, so the file states no resolution")
     names = [band.name for band in model.card.bands]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from aerial_seg.errors import SettingsError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_writable, staged_files
 from aerial_seg.geo.raster.unchanged import Unchanged
@@ -49,6 +49,11 @@ def export_weights(
     Inputs([model_path]).refuse([output])
     still = Unchanged([model_path])
     model = load_model(model_path)
+    if model.eight_bits is not None:
+        raise InputError(
+            f"{model_path} holds 8-bit weights with batch norms folded in, which {project} has no names for; export "
+            "the model that it was made of"
+        )
     given = give(model, model_path, project)
     document = _document(given, project, model.card.legend.names, model.card.legend.colours().tolist())
     with staged_files(output, overwrite=overwrite) as folder, still.holding():

@@ -42,6 +42,24 @@ class ExportSettings:
 
 @settings
 @dataclass(frozen=True, slots=True)
+class EightBitSettings:
+    """Say what a model of 8-bit weights may cost."""
+
+    max_drop: Annotated[
+        float,
+        Setting(
+            "How much of the validation IoU 8-bit weights may cost; layers are kept in float32 to hold it, else the "
+            "model is refused.",
+            low=0,
+            high=1,
+            metavar="IOU",
+        ),
+    ] = 0.003
+    overwrite: Overwrite = False
+
+
+@settings
+@dataclass(frozen=True, slots=True)
 class ErrorMapSettings:
     """Say where the error map goes, and whether it may replace one that is there."""
 

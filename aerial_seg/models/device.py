@@ -30,6 +30,7 @@ _SAY_FULL = ("allocate memory", "out of memory")
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """CPU flags of units that multiply bfloat16: two of x86, one of ARM."""
+_BYTE_UNITS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def pick_device(name: str) -> torch.device:
@@ -108,6 +109,16 @@ def has_matrix_units() -> bool:
         return "amx_bf16" in flags
     asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # the system keeps no list
     return bool(asked is not None and asked())
+
+
+def has_byte_units() -> bool:
+    """Whether this CPU sums products of bytes in 32 bits at once (AVX-512 VNNI, AVX VNNI, AMX)."""
+    flags = _cpu_flags()
+    if flags:
+        return not _BYTE_UNITS.isdisjoint(flags)
+    names = ("_is_avx512_vnni_supported", "_is_vnni_supported", "_is_amx_tile_supported")
+    asked = [getattr(torch.cpu, name, None) for name in names]  # the system keeps no list
+    return any(one is not None and one() for one in asked)
 
 
 def hardware_name(device: torch.device) -> str:

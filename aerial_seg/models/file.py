@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +21,11 @@ from aerial_seg.documents import DocumentError, parse_json, problem_of
 from aerial_seg.errors import InputError, SettingsError, at_work
 from aerial_seg.files.disk import usual_mode
 from aerial_seg.files.durable import settled_file
-from aerial_seg.files.names import check_input
 from aerial_seg.legend import Legend
 from aerial_seg.models.build import build_network
+from aerial_seg.models.eight_bits.card import EightBits
+from aerial_seg.models.eight_bits.layers import EightBitLayers, NoSuchLayer, from_tensors, layout, take_form
+from aerial_seg.models.header import HEADER_KEY, Header, damaged, read_header
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.placing import untold_stretching
@@ -33,7 +34,6 @@ from aerial_seg.models.weights_check import problem_of_weights
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.recipe.document import PredictionSettings, Recipe, StageOfRun, as_meant
 
-HEADER_KEY = "aerial_seg"
 SCHEMA_VERSION = 1
 """The version of the document in the header that this code writes."""
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -41,8 +41,6 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _LARGEST_BIAS = 1e6
 """Of a class's logit. The logit of a probability of 1 − 10⁻¹⁵ is 35: more than this drowns every network's word."""
-_LARGEST_HEADER = 100_000_000
-"""Bytes, as in safetensors itself."""
 
 _DTYPES: Mapping[torch.dtype, str] = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -65,6 +63,7 @@ class ModelCard(BaseModel):
     file lies in the stage's own folder.
     overfit: on how many chips it was trained and validated only to see whether it learns; None for a model to be used.
     validation_miou: at that threshold. validated: how sure it is; None without validation, and in older files.
+    eight_bits: what the file says of its 8-bit weights; None where they are of float32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,6 +83,7 @@ class ModelCard(BaseModel):
     finished: bool = True
     overfit: Annotated[int, Field(gt=0)] | None = None
     stage: StageOfRun | None = None
+    eight_bits: EightBits | None = None
 
     @model_validator(mode="after")
     def _one_bias_per_class(self) -> ModelCard:
@@ -99,12 +99,16 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """Hold a loaded model in evaluation mode on the CPU, its card, its file's SHA-256, and what is to say of that."""
+    """Hold a loaded model in evaluation mode on the CPU, its card, its file's SHA-256, and what is to say of that.
+
+    eight_bits: of a file of 8-bit weights, what computes with them; the network holds the numbers they stand for.
+    """
 
     network: Network
     card: ModelCard
     sha256: str
     notes: tuple[str, ...] = ()
+    eight_bits: EightBitLayers | None = None
 
 
 def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -> None:
@@ -124,7 +128,7 @@ def save_model(state: Mapping[str, torch.Tensor], card: ModelCard, path: Path) -
 def _written(card: ModelCard) -> str:
     """The card as JSON; a key that older versions do not know is there only where it says something."""
     return card.model_dump_json(
-        exclude={key for key in ("own_network", "stage") if getattr(card, key) is None}
+        exclude={key for key in ("own_network", "stage", "eight_bits") if getattr(card, key) is None}
     )
 
 
@@ -134,7 +138,7 @@ def read_card(path: Path) -> ModelCard:
     Raises InputError for a missing, truncated or foreign file, or one of a newer schema version.
     """
     with at_work(path):
-        return _card(_read_header(path))
+        return _card(read_header(path))
 
 
 def load_model(path: StrPath, network: Network | None = None) -> TrainedModel:
@@ -147,7 +151,7 @@ def load_model(path: StrPath, network: Network | None = None) -> TrainedModel:
     """
     path = as_path(path, "path")
     with at_work(path):
-        header = _read_header(path)
+        header = read_header(path)
         card = _card(header)
         _check_own(path, card, network)
         if network is None:
@@ -157,23 +161,23 @@ def load_model(path: StrPath, network: Network | None = None) -> TrainedModel:
                     bands=len(card.bands),
                     classes=len(card.legend),
                 )
-        notes = _check_layout(header, network)
-        network.load_state_dict(dict(_finite_weights(header, network)), strict=True)
+        notes = _check_layout(header, network, card.eight_bits)
+        state, layers = _state_of(header, network, card.eight_bits)
+        network.load_state_dict(state, strict=True)
         notes = (*_note_on_run(path, card), *notes)
-        return TrainedModel(network=network.eval(), card=card, sha256=_sha256(path), notes=notes)
+        return TrainedModel(network.eval(), card, _sha256(path), notes, layers)
 
 
 def load_on_meta(path: Path) -> TrainedModel:
     """The model of a file with its network on torch's meta device: shapes, no weights. As strict as load_model."""
     with at_work(path):
-        header = _read_header(path)
+        header = read_header(path)
         card = _card(header)
         _check_own(path, card, None)
         with _buildable(path):
             network = build_on_meta(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
-        notes = _check_layout(header, network)
-        for _ in _finite_weights(header, network):
-            pass
+        notes = _check_layout(header, network, card.eight_bits)
+        _state_of(header, network, card.eight_bits)
         notes = (*_note_on_run(path, card), *notes)
         return TrainedModel(network=network, card=card, sha256=_sha256(path), notes=notes)
 
@@ -214,88 +218,12 @@ def _buildable(path: Path) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """A safetensors file's header. document: ours. tensors: type and shape by name."""
-
-    path: Path
-    document: str
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
-
-
-def _read_header(path: Path) -> _Header:
-    _check_kind(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
-            raise InputError(
-                f"{path} is not a safetensors file or is cut off; wanted a model that `train` wrote: copy it again"
-            )
-        try:
-            header = parse_json(file.read(length))
-        except DocumentError as error:
-            raise InputError(
-                f"{path} is not a safetensors file (of its header: {error}); wanted a model that `train` wrote"
-            ) from error
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    document = metadata.get(HEADER_KEY) if isinstance(metadata, dict) else None
-    if not isinstance(document, str):
-        raise InputError(
-            f"{path} is a safetensors file of another tool (its header holds no '{HEADER_KEY}' document); "
-            "wanted a model that `aerial-seg train` wrote"
-        )
-    try:
-        tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-        end = _end_of_weights(header, path) + 8 + length
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"its header is odd at {error}") from error
-    if end != size:
-        how = "cut off after" if size < end else "longer than it should be:"
-        raise _damaged(path, f"{how} {size:,} of {end:,} bytes")
-    return _Header(path, document, tensors)
-
-
-def _end_of_weights(header: Mapping[str, Any], path: Path) -> int:
-    """Where the last weight ends, counted from the header. Raises InputError where weights overlap or leave a gap.
-
-    The library finds that too, but which of two weights it names changes from one reading to the next.
-    """
-    end = 0
-    for (start, stop), name in sorted((tuple(entry["data_offsets"]), name) for name, entry in header.items()):
-        if start != end:
-            raise _damaged(path, f"{name} begins at byte {start:,} of the weights, wanted {end:,}")
-        end = stop
-    return end
-
-
-def _check_kind(path: Path) -> None:
-    """Raises InputError for what can be told from a model file at a glance."""
-    check_input(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; wanted a model file in it, as best.safetensors")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is no file; wanted a model file (.safetensors)")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not start:
-        raise InputError(
-            f"{path} is empty: not a safetensors file or is cut off; copy it again or train again"
-        )
-    if start == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise InputError(
-            f"{path} is a PyTorch checkpoint (zip or pickle), not a safetensors file; "
-            "`aerial-seg import-weights` makes model files of those it knows"
-        )
-
-
-def _card(header: _Header) -> ModelCard:
+def _card(header: Header) -> ModelCard:
     path = header.path
     try:
         document = parse_json(header.document)
     except DocumentError as error:
-        raise _damaged(path, f"of its document: {error}") from error
+        raise damaged(path, f"of its document: {error}") from error
     try:
         # Strict, and from JSON because there lists are tuples: "1" or true is no number.
         return ModelCard.model_validate_json(json.dumps(_migrated(document, path)), strict=True)
@@ -310,7 +238,7 @@ def _migrated(document: Any, path: Path) -> dict[str, Any]:
     """The document as one of the current version."""
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise _damaged(path, f"its document has the schema_version {version!r}")
+        raise damaged(path, f"its document has the schema_version {version!r}")
     if version > SCHEMA_VERSION:
         raise InputError(
             f"{path} was written by a newer aerial-seg (schema {version}, this reads {SCHEMA_VERSION}): "
@@ -328,13 +256,32 @@ def _migrated(document: Any, path: Path) -> dict[str, Any]:
     return {**document, **({"recipe": as_meant(recipe)} if isinstance(recipe, dict) else {})}
 
 
-def _check_layout(header: _Header, network: Network) -> tuple[str, ...]:
+def _state_of(
+    header: Header, network: Network, card: EightBits | None
+) -> tuple[dict[str, torch.Tensor], EightBitLayers | None]:
+    """The network's state dict, of float32, and what else the file says of 8-bit weights."""
+    tensors = dict(_finite_weights(header, network))
+    if card is None:
+        return tensors, None
+    try:
+        return from_tensors(tensors, card.layers)
+    except NoSuchLayer as error:
+        raise damaged(header.path, str(error)) from error
+
+
+def _check_layout(header: Header, network: Network, card: EightBits | None) -> tuple[str, ...]:
     """Raises InputError unless names, types and shapes are those of the network's weights; a note on what is unused.
 
-    Of the tensors that the network has no use for a file holds all, or none.
+    Of the tensors that the network has no use for a file holds all, or none. A network of 8-bit weights takes the form
+    of the file's.
     """
+    if card is not None:
+        try:
+            take_form(network, card)
+        except NoSuchLayer as error:
+            raise damaged(header.path, f"of its 8-bit layers: {error}") from error
     unused, held = _described(network.unused), header.tensors
-    wanted = _described({name: (one.dtype, tuple(one.shape)) for name, one in network.state_dict().items()})
+    wanted = _described(layout(network.state_dict(), () if card is None else card.layers))
     is_old = bool(unused) and unused.keys() <= held.keys()
     expected = wanted | (unused if is_old else {})
     for what, names in (
@@ -363,7 +310,7 @@ def _described(
     return {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in layout.items()}
 
 
-def _note_on_unused(header: _Header, unused: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+def _note_on_unused(header: Header, unused: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
     numbers = sum(math.prod(shape) for _, shape in unused.values())
     parts = sorted({".".join(name.split(".")[:3]) for name in unused})
     named = ", ".join(parts[:_NAMED]) + (f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else "")
@@ -373,7 +320,7 @@ def _note_on_unused(header: _Header, unused: Mapping[str, tuple[str, tuple[int, 
     )
 
 
-def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, torch.Tensor]]:
+def _finite_weights(header: Header, network: Network) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and weights of what the network uses. Raises InputError for a damaged file and numbers that are none."""
     try:
         with safe_open(header.path, framework="pt") as file:
@@ -388,11 +335,7 @@ def _finite_weights(header: _Header, network: Network) -> Iterator[tuple[str, to
                     )
                 yield name, weight
     except SafetensorError as error:
-        raise _damaged(header.path, str(error).splitlines()[0]) from error
-
-
-def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"{path} is damaged ({how}); copy it again or train again")
+        raise damaged(header.path, str(error).splitlines()[0]) from error
 
 
 def _sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aerial_seg.band_names import out_of_order, role
@@ -15,7 +14,8 @@ from aerial_seg.errors import InputError
 from aerial_seg.models.backbone.cascade import further_blocks
 from aerial_seg.models.backbone.deformable import DeformableConv
 from aerial_seg.models.build import build_network
-from aerial_seg.models.file import HEADER_KEY, ModelCard, read_card
+from aerial_seg.models.file import ModelCard, read_card
+from aerial_seg.models.header import is_model_file
 from aerial_seg.models.heads.cascade import CascadeHead
 from aerial_seg.models.importing.checkpoint import Checkpoint, read_checkpoint
 from aerial_seg.models.importing.efficientnet_lite import (
@@ -64,8 +64,12 @@ def start_from(
     """
     path = as_path(path, "path")
     checkpoint = read_checkpoint(path)
-    if _is_model(path):
+    if is_model_file(path):
         card = read_card(path)
+        if card.eight_bits is not None:
+            raise InputError(
+                f"{path} holds 8-bit weights, which no training can begin with; name the model that it was made of"
+            )
         _check_order(path, [band.name for band in card.bands], bands)
         return _fill_network(network, checkpoint, card, bands=bands, classes=classes, statistics=statistics)
     return (*checkpoint.notes, *_fill_encoder(network, checkpoint, bands, statistics))
@@ -116,16 +120,6 @@ def _check_order(path: Path, source: Sequence[str], target: Sequence[str]) -> No
             f"{path} was trained on {', '.join(source)}, and the data's bands are {', '.join(target)}: nothing says "
             "which of them are which; name the data's bands (tile them again and say which band is red, green, blue)"
         )
-
-
-def _is_model(path: Path) -> bool:
-    if path.suffix.lower() != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return HEADER_KEY in (file.metadata() or {})
-    except SafetensorError:
-        return False
 
 
 def _fill_encoder(

@@ -115,6 +115,18 @@ def _training(card: dict[str, Any]) -> None:
     _line("validation", "not measured" if miou is None else f"mIoU {miou:.4f} at iteration {iteration:,}")
     if validation["intervals"] is not None:
         _intervals(validation)
+    if card["eight_bits"] is not None:
+        _eight_bits(card["eight_bits"])
+
+
+def _eight_bits(told: dict[str, Any]) -> None:
+    kept = f", {len(told['kept'])} kept in float32" if told["kept"] else ""
+    _line(
+        "8 bits",
+        f"{told['layers']} layers{kept}; on the validation chips mIoU {told['miou']:.4f}, in float32 "
+        f"{told['source_miou']:.4f}",
+    )
+    _line("made of", told["source_sha256"])
 
 
 def _intervals(validation: dict[str, Any]) -> None:

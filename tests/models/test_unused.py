@@ -20,7 +20,8 @@ from aerial_seg.jobs.info.model_card import model_card
 from aerial_seg.legend import make_legend
 from aerial_seg.models.backbone.encoders import encoder_names
 from aerial_seg.models.build import architectures, build_network
-from aerial_seg.models.file import HEADER_KEY, ModelCard, load_model, load_on_meta, save_model
+from aerial_seg.models.file import ModelCard, load_model, load_on_meta, save_model
+from aerial_seg.models.header import HEADER_KEY
 from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network, SmpNetwork
 from aerial_seg.models.pretrained import start_from

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aerial_seg.choices import Device, NetworkCarrier, NetworkEngine, NetworkPrecision
 from aerial_seg.errors import SettingsError
+from aerial_seg.inference.engines.eight_bits import PRECISION, EightBitEngine, dequantised_note, why_not
 from aerial_seg.inference.engines.external import (
     EXTERNAL,
     PACKAGES,
@@ -26,6 +27,7 @@ from aerial_seg.inference.engines.torch_compile import CompiledForward, CompileF
 from aerial_seg.inference.engines.winograd import winograd_pays, with_winograd
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import hardware_name, has_native_bf16, has_own_memory, inference
+from aerial_seg.models.eight_bits.layers import EightBitLayers
 from aerial_seg.settings import settings
 
 COMPILE_PAYS = 300
@@ -147,11 +149,17 @@ class CompiledEngine:
             return self._forward(batch)
 
 
-def choose(settings: EngineSettings, device: torch.device, *, tiles: int) -> Choice:
-    """Choose precision and engine for `tiles` tiles on this device.
+def choose(settings: EngineSettings, device: torch.device, *, tiles: int, eight_bits: bool = False) -> Choice:
+    """Choose precision and engine for `tiles` tiles on this device. eight_bits: of a model of such weights.
 
     Raises SettingsError for a precision that the device or the engine cannot do, and an engine that is not installed.
     """
+    if eight_bits:
+        reason = why_not(settings.engine, settings.precision, device)
+        if reason is None:
+            return Choice("openvino", PRECISION)
+        made = choose(settings, device, tiles=tiles)
+        return replace(made, notes=(dequantised_note(reason), *made.notes))
     if settings.engine in EXTERNAL:
         return _choose_external(settings, device)
     precision, why_precision = _choose_precision(settings.precision, device)
@@ -252,12 +260,26 @@ def _choose_engine(wanted: str, device: torch.device, tiles: int) -> tuple[str, 
 
 
 def start_engine(
-    choice: Choice, network: nn.Module, batch: Tensor, *, device: torch.device
+    choice: Choice,
+    network: nn.Module,
+    batch: Tensor,
+    *,
+    device: torch.device,
+    eight_bits: EightBitLayers | None = None,
 ) -> tuple[Engine, Choice]:
     """Start an engine and prove it on this batch; return it and the choice it stands for.
 
     A network that cannot be compiled or run there, or computes something else then, runs eagerly with a note.
+    eight_bits: what a choice of 8 bits computes with.
     """
+    if choice.precision == PRECISION:
+        assert eight_bits is not None
+        try:
+            return EightBitEngine(network, eight_bits, batch), choice
+        except ExternalFailed as error:
+            note = dequantised_note(f"openvino cannot run this network ({error}); update openvino")
+            fallen = Choice("eager", "fp32", (*choice.notes, note))
+            return EagerEngine(network, precision="fp32", device=device), fallen
     eager = EagerEngine(network, precision=choice.precision, device=device)
     if choice.engine == "eager":
         if has_own_memory(device):

@@ -11,7 +11,7 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
-from aerial_seg.models.replace import replace_modules
+from aerial_seg.models.replace import replace_modules, rest_of_norm
 
 FOLD_TOLERANCE = 1e-4
 """Largest difference of the logits that folding may make, relative to the largest logit."""
@@ -43,7 +43,7 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> Folded:
     kept = {conv: (conv.weight, conv.bias) for conv, _ in pairs}
     for conv, norm in pairs:
         _fold(conv, norm)
-    swapped = replace_modules(network, {norm: _rest_of(norm) for _, norm in pairs})
+    swapped = replace_modules(network, {norm: rest_of_norm(norm) for _, norm in pairs})
     with torch.no_grad():
         change = float((network(image) - reference).abs().max() / reference.abs().max().clamp(min=1e-12))
     good = change <= FOLD_TOLERANCE
@@ -153,10 +153,3 @@ def _fold(conv: Convolution, norm: nn.BatchNorm2d) -> None:
     )
     conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-
-
-def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
-    """What a batch norm does besides normalising: timm's carries its activation along."""
-    if isinstance(norm, BatchNormAct2d):
-        return nn.Sequential(norm.drop, norm.act)
-    return nn.Identity()

@@ -44,6 +44,8 @@ def model_card(path: Path) -> dict[str, Any]:
         augmentation, all null where the weights were imported.
     validation: miou, iteration; on (chips or scenes), monitor and value (what the checkpoint was chosen by), unit and
         units (what the intervals were drawn from), intervals (95 %, by score), doubts; null in older files.
+    eight_bits: null, or of a model of 8-bit weights: layers (how many), kept (layers in float32, with the error that 8
+        bits would have), chips, seed, source_sha256, miou and source_miou (on the same validation chips).
     file: bytes, sha256, schema_version, tool_version, data_fingerprint, notes (what loading it left out).
 
     Raises InputError for a file that `predict` would not take.
@@ -67,6 +69,7 @@ def model_card(path: Path) -> dict[str, Any]:
         },
         "training": _training(card),
         "validation": _validation(card),
+        "eight_bits": _eight_bits(card),
         "file": {
             "bytes": path.stat().st_size,
             "sha256": model.sha256,
@@ -163,6 +166,13 @@ def _prediction(model: TrainedModel, field: ReceptiveField) -> dict[str, Any]:
 def _validation(card: ModelCard) -> dict[str, Any]:
     told = dict.fromkeys(Validated.model_fields) if card.validated is None else card.validated.model_dump()
     return {"miou": card.validation_miou, "iteration": card.iteration, **told}
+
+
+def _eight_bits(card: ModelCard) -> dict[str, Any] | None:
+    if card.eight_bits is None:
+        return None
+    told = card.eight_bits.model_dump(exclude={"folded", "biased", "layers"})
+    return {"layers": len(card.eight_bits.layers), **told}
 
 
 def _training(card: ModelCard) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import FinishedRows, MaskStream
 from aerial_seg.inference.tile_choice import choose_tile
+from aerial_seg.models.eight_bits.layers import EightBitLayers
 from aerial_seg.models.file import ModelCard, TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.progress import silent
@@ -71,18 +72,20 @@ def validate_scenes(
     *,
     device: torch.device,
     tell: Count = uncounted,
+    eight_bits: EightBitLayers | None = None,
 ) -> Tallies:
     """Map the scenes as `predict` would with this network and card, and count every part's pixels.
 
     card: without a class bias, so that any threshold can be scored; tile size, halo, overlap and batch size are the
     ones that it asks for. The map is the one that `predict` writes by the eager engine: to the bit without a
     calibrated threshold, and with one wherever the logits are not as close to it as rounding. tell: is told at each few
-    rows how many parts are done. The network is left in the mode it came in.
+    rows how many parts are done. The network is left in the mode it came in. eight_bits: of a model of such weights,
+    which are run as `predict` runs them.
     """
-    model = TrainedModel(network=network, card=card, sha256="")
+    model = TrainedModel(network=network, card=card, sha256="", eight_bits=eight_bits)
     shape, _ = choose_tile(Ensemble((model,)), tile_size=None, halo=None, overlap=None)
     predictor = Ensemble((model,)).predictor(
-        settings=EngineSettings("eager", "auto", str(device), "host"),
+        settings=EngineSettings("eager" if eight_bits is None else "auto", "auto", str(device), "host"),
         batch_size=card.prediction.batch_size,
         side=shape.side,
         tiles=1,

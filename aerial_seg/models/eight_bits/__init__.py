@@ -1,0 +1,1 @@
+"""Networks whose convolutions multiply 8-bit numbers."""
