@@ -81,7 +81,7 @@ def test_what_a_recipe_says_of_stages_outlives_its_files_and_is_silent_where_the
         ("trainin.crop = 64", r"unknown key 'stage\.0\.trainin'; did you mean 'training'\?; known here: name, start"),
         ("stage = []", r"unknown key 'stage\.0\.stage'"),
         ("training = 1", r"'stage\.0\.training' is 1: wanted a table with some of the keys of \[training\]"),
-        ("training.crop = 0", r"'stage\.0\.training\.crop' is 0: .*greater than 0"),
+        ("training.crop = 0", r"'stage\.0\.training\.crop' is 0: wanted one number of pixels"),
         ("training.class_weights = 'mean'", r"'stage\.0\.training\.class_weights' is 'mean': .*'median' or"),
         ("model.encoder = 'resnet34'", r"'stage\.0\.model\.encoder' .* can change output_stride and dropout; set it"),
         ("model.weights = 'x.pth'", r"'stage\.0\.model\.weights' .* the weights of the one before; leave it out"),

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from aerial_seg.errors import SettingsError, did_you_mean
+from aerial_seg.errors import SettingsError
 from aerial_seg.printable import shortened
 from aerial_seg.recipe.batch_norm import BatchNormSettings
 from aerial_seg.recipe.crop_size import problem_of_turns
@@ -22,7 +22,7 @@ from aerial_seg.recipe.crops import AugmentationSettings, SamplingSettings
 from aerial_seg.recipe.idle import check_idle, without_idle
 from aerial_seg.recipe.lineage import read_unset
 from aerial_seg.recipe.model import ModelSettings
-from aerial_seg.recipe.section import Few, Pixels, Section, first_problem
+from aerial_seg.recipe.section import Few, Pixels, Section, first_problem, unknown_key
 from aerial_seg.recipe.training import TrainingSettings
 
 STAGE = "stage"
@@ -197,9 +197,7 @@ def _after(before: Recipe, stage: StageSettings, index: int) -> Recipe:
     for table, keys in stage.changes.items():
         if table not in tables:
             known = (*StageSettings.model_fields, *tables)
-            raise SettingsError(
-                f"unknown key '{shortened(place + table)}'{did_you_mean(table, known)}; known here: {', '.join(known)}"
-            )
+            raise SettingsError(unknown_key(place + table, table, known))
         if not isinstance(keys, Mapping):
             raise _problem(place + table, keys, f"wanted a table with some of the keys of [{table}]")
         document[table] = _changed(document[table], keys)

@@ -18,7 +18,7 @@ from aerial_seg.printable import shortened
 from aerial_seg.recipe.changes import Change, Changes, apply_changes, read_changes
 from aerial_seg.recipe.document import STAGE, Recipe, StageSettings
 from aerial_seg.recipe.lineage import ABOUT, BASE, UNSET, AboutSettings, Document, Lineage
-from aerial_seg.recipe.section import Section, first_problem
+from aerial_seg.recipe.section import Section, first_problem, unknown_key
 
 DEFAULT = "default"
 """The shipped recipe for people who choose none."""
@@ -94,7 +94,7 @@ def _recipe_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
         key, known = str(problem["loc"][0]), (*Recipe.model_fields, BASE, UNSET, ABOUT)
-        return f"unknown key '{shortened(key)}'{did_you_mean(key, known)}; known here: {', '.join(known)}"
+        return unknown_key(key, key, known)
     return first_problem(error, Recipe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, LiteralString, TypeGuard, get_args
 
 from pydantic import (
@@ -30,6 +31,8 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Number = Annotated[int, Field(ge=-65_536, le=65_536)]
 Few = Field(max_length=64)
+_LONGEST = 400
+"""Letters of a message that lists keys."""
 _A_SIZE: LiteralString = (
     "wanted one number of pixels (a square) or [height, width], each a whole number from 1 to 65,536"
 )
@@ -68,13 +71,17 @@ def first_problem(error: ValidationError, kind: type[BaseModel], *, before: str 
     """The first of the problems, its place and the remedy. before: what its place begins with besides its own."""
     problem = error.errors()[0]
     if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"], kind)
-        place, hint = (
-            before + ".".join(map(str, problem["loc"])),
-            did_you_mean(str(problem["loc"][-1]), known),
-        )
-        return f"unknown key '{shortened(place)}'{hint}; known here: {', '.join(known)}"
+        place, known = before + ".".join(map(str, problem["loc"])), _keys_beside(problem["loc"], kind)
+        return unknown_key(place, str(problem["loc"][-1]), known)
     return problem_of(error, before=before) + ("; add it" if problem["type"] == "missing" else "")
+
+
+def unknown_key(place: str, key: str, known: Collection[str]) -> str:
+    """What to say of a key that nobody knows, at its place: what it may have been meant for, or what there is."""
+    listed = ", ".join(known)
+    if len(listed) > _LONGEST:
+        listed = f"{len(known)} keys, which aerial-seg recipes show default tells"
+    return f"unknown key '{shortened(place)}'{did_you_mean(key, known)}; known here: {listed}"
 
 
 def _keys_beside(place: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:

@@ -92,13 +92,8 @@ def learnt_parameters(network: Network, recipe: Recipe) -> tuple[nn.Parameter, .
 
 
 def check_freezing(recipe: Recipe) -> None:
-    """Raises SettingsError where nothing is there to be kept: a random encoder, or a length without a part."""
+    """Raises SettingsError where nothing is there to be kept: the encoder is random."""
     training = recipe.training
-    if training.freeze_iterations and training.freeze == "none":
-        raise SettingsError(
-            f"training.freeze_iterations is {training.freeze_iterations}, but nothing is frozen; set "
-            'training.freeze = "encoder", or leave freeze_iterations out'
-        )
     if training.freeze != "none" and recipe.model.weights == "none":
         raise SettingsError(
             f'training.freeze is "{training.freeze}", but the encoder begins at random, and would stay there; give '

@@ -151,7 +151,7 @@ def test_a_rare_class_is_drawn_as_its_weight_says_and_a_foreign_one_is_not() -> 
             labels,
             draw(2, k, told, bands=1),
             told,
-            crop=8,
+            crop=(8, 8),
             balanced=1.0,
             key=key_of_places(2, k),
             weights=weights,
