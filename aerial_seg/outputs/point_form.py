@@ -7,8 +7,10 @@ from xml.etree import ElementTree as Xml
 from aerial_seg.legend import Legend
 from aerial_seg.printable import cleaned_name
 
-LAYER, REFERENCE, PICTURE = "points", "reference", "picture"
-"""The layer, the field that is filled, and that which names a picture of the point's surroundings."""
+LAYER, REFERENCE, PICTURE, DRAWN = "points", "reference", "picture", "drawn"
+"""The layer, the field that is filled, that which names a picture of the point's surroundings, and that which says in
+each point how many there were: without it nobody could tell that the last ones are gone."""
+_HIDDEN = ("stratum", DRAWN)
 _SHOWN = ("point", REFERENCE, "remark", "row", "col")
 _FILLED = (REFERENCE, "remark")
 _FOLDER = "file_path(regexp_replace(layer_property(@layer_id, 'source'), '[|].*$', ''))"
@@ -26,7 +28,7 @@ def point_style(legend: Legend, *, pictures: bool = False) -> str:
     root.append(_renderer())
     editable = Xml.SubElement(root, "editable")
     shown = (*_SHOWN, PICTURE) if pictures else _SHOWN
-    for name in (*shown, "stratum"):
+    for name in (*shown, *_HIDDEN):
         Xml.SubElement(editable, "field", name=name, editable="1" if name in _FILLED else "0")
     Xml.SubElement(root, "editorlayout").text = "tablayout"
     form = Xml.SubElement(root, "attributeEditorForm")
@@ -48,8 +50,9 @@ def _fields(legend: Legend, *, pictures: bool) -> Xml.Element:
         Xml.SubElement(pair, "Option", type="QString", name=cleaned_name(entry.name), value=str(entry.value))
     if pictures:
         _picture(Xml.SubElement(configuration, "field", name=PICTURE))
-    hidden = Xml.SubElement(configuration, "field", name="stratum")
-    Xml.SubElement(hidden, "editWidget", type="Hidden")
+    for name in _HIDDEN:
+        hidden = Xml.SubElement(configuration, "field", name=name)
+        Xml.SubElement(hidden, "editWidget", type="Hidden")
     return configuration
 
 

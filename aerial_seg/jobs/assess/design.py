@@ -27,7 +27,7 @@ from aerial_seg.jobs.assess.strata import Strata, read_strata
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
 from aerial_seg.outputs.geopackage import write_geopackage
-from aerial_seg.outputs.point_form import LAYER, PICTURE, REFERENCE, point_style
+from aerial_seg.outputs.point_form import DRAWN, LAYER, PICTURE, REFERENCE, point_style
 from aerial_seg.paths import StrPath, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.settings import chosen
@@ -170,6 +170,7 @@ def _frame(strata: Strata, sample: Sample) -> Any:
         "stratum": values[sample.classes].astype(np.int32),
         "row": sample.rows,
         "col": sample.cols,
+        DRAWN: np.full(len(number), len(number), np.int32),
     }
     geometry = shapely.points(col * a + row * b + c, col * d + row * e + f)
     crs = None if strata.grid.crs is None else crs_text(strata.grid.crs)

@@ -19,11 +19,13 @@ from aerial_seg.geo.grid import Grid
 from aerial_seg.jobs.assess.settings import AssessSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
+from aerial_seg.outputs.point_form import DRAWN
 from aerial_seg.printable import shortened
 
 Ints = NDArray[np.int64]
 
 _NUMBER, _STRATUM, _PLACE = "point", "stratum", ("row", "col")
+_OURS = (_NUMBER, _STRATUM, *_PLACE, DRAWN)
 _NAMES = LayerNames(wanted="points that `aerial-seg assess design` wrote, labelled")
 _LISTED = 10
 
@@ -59,15 +61,15 @@ def read_points(path: str, grid: Grid, legend: Legend, settings: AssessSettings)
     """
     layer = open_layer(path, layer=settings.layer, names=_NAMES)
     require_field(layer, settings.reference_field, setting_name="reference_field")
-    ours = all(name in layer.fields for name in (_NUMBER, _STRATUM, *_PLACE))
-    fields = [settings.reference_field, *((_NUMBER, _STRATUM, *_PLACE) if ours else ())]
+    ours = all(name in layer.fields for name in _OURS)
+    fields = [settings.reference_field, *(_OURS if ours else ())]
     found = _whole(list(read_features(layer, fields)), layer)
     rows, cols = _pixels(found, layer, grid)
     reference = _classes(found.columns[settings.reference_field], layer, legend, settings.reference_field)
     if not ours:
         note = (
-            f"{shown(path)} has no fields {_NUMBER}, {_STRATUM}, {' and '.join(_PLACE)}, so `aerial-seg assess design` "
-            "did not draw it: assumed to be drawn at random in each class of this map"
+            f"{shown(path)} has no fields {', '.join(_OURS[:-1])} and {_OURS[-1]}, so `aerial-seg assess design` did not "
+            "draw it: assumed to be drawn at random in each class of this map"
         )
         return LabelledPoints(found.fids, rows, cols, None, reference, (note,))
     return _as_drawn(found, layer, LabelledPoints(found.fids, rows, cols, None, reference, ()))
@@ -111,8 +113,13 @@ def _pixels(found: Features, layer: VectorLayer, grid: Grid) -> tuple[Ints, Ints
 def _as_drawn(found: Features, layer: VectorLayer, points: LabelledPoints) -> LabelledPoints:
     """The points by their own numbers, after a look at whether they are what was drawn."""
     drawn = {name: pandas.to_numeric(pandas.Series(found.columns[name]), errors="coerce").to_numpy(np.float64)
-             for name in (_NUMBER, _STRATUM, *_PLACE)}  # fmt: skip
-    added = np.isnan(np.stack(list(drawn.values()))).any(axis=0)
+             for name in _OURS}  # fmt: skip
+    facts = np.stack(list(drawn.values()))
+    added = ~(np.isfinite(facts) & (facts == np.rint(facts))).all(axis=0)
+    # Most points know how many there were; a number beyond that is none of ours.
+    totals, times = np.unique(drawn[DRAWN][~added], return_counts=True)
+    total = int(totals[times.argmax()]) if len(totals) else 0
+    added |= ~((drawn[_NUMBER] >= 1) & (drawn[_NUMBER] <= total))
     notes = []
     if added.any():
         notes.append(
@@ -134,7 +141,7 @@ def _as_drawn(found: Features, layer: VectorLayer, points: LabelledPoints) -> La
             f"({_listed(numbers[moved])}), wanted them where they were; move them back, or pass the map that they "
             "were drawn for"
         )
-    gone = np.setdiff1d(np.arange(1, int(numbers.max(initial=0)) + 1), numbers)
+    gone = np.setdiff1d(np.arange(1, total + 1), numbers)
     if len(gone):
         notes.append(
             f"{len(gone)} points that were drawn are no longer there ({_listed(gone)}): they count as not labelled"
@@ -149,7 +156,14 @@ def _classes(values: NDArray[Any], layer: VectorLayer, legend: Legend, name: str
     by_value = {value: k for k, value in enumerate(legend.values)}
     by_name = {text: k for k, text in enumerate(legend.names)}
     known: dict[Any, int] = {}
-    for value in dict.fromkeys(values.tolist()):
+    # True and 1 are one key to Python, and a list is none: neither is a class.
+    plain = [
+        value
+        if value is None or isinstance(value, str | int | float) and not isinstance(value, bool)
+        else str(value)
+        for value in values.tolist()
+    ]
+    for value in dict.fromkeys(plain):
         text = str(value).strip() if isinstance(value, str) else value
         if text is None or text == "" or text != text:
             known[value] = -1
@@ -171,7 +185,7 @@ def _classes(values: NDArray[Any], layer: VectorLayer, legend: Legend, name: str
             f"{setting('reference_field')}"
         )
     nan = next((key for key in known if key != key), None)
-    return np.array([known[nan if value != value else value] for value in values.tolist()], np.int64)
+    return np.array([known[nan if value != value else value] for value in plain], np.int64)
 
 
 def _listed(numbers: Ints) -> str:

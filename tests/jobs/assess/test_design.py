@@ -176,6 +176,39 @@ def test_what_is_left_out_is_told(mask: Path, tmp_path: Path) -> None:
     assert "left out: 2 points that are not labelled" in told
 
 
+def test_the_last_points_are_missed_and_strange_numbers_are_no_points(mask: Path, tmp_path: Path) -> None:
+    design_sample(mask, tmp_path / "points.gpkg", DesignSettings(count=90, minimum=30))
+    frame = points_of(tmp_path / "points.gpkg").assign(reference=lambda frame: frame["stratum"])
+    changed = frame.astype({"point": float})
+    changed.loc[[1, 2, 3], "point"] = [1e13, np.inf, 4.5]
+    for labelled, number, wanted in (
+        (frame[frame["point"] <= 87], 87, ["3 points that were drawn are no longer there (88, 89, 90)"]),
+        (
+            changed,
+            87,
+            ["left out: 3 features that", "3 points that were drawn are no longer there (2, 3, 4)"],
+        ),
+    ):
+        labelled.to_file(tmp_path / "labelled.gpkg", layer="points", driver="GPKG")
+        found = assess(tmp_path / "labelled.gpkg", mask)
+        assert found.counts.sum() == number
+        assert all(one in "; ".join(found.notes) for one in wanted), found.notes
+
+
+def test_what_is_neither_number_nor_name_is_no_class(mask: Path, tmp_path: Path) -> None:
+    """A yes is not class 1, and a list has no place in a table of classes."""
+    design_sample(mask, tmp_path / "points.gpkg", DesignSettings(count=90, minimum=30))
+    frame = points_of(tmp_path / "points.gpkg")
+    frame.assign(reference=frame["stratum"] > 0).to_file(tmp_path / "asked.gpkg", layer="points")
+    document = json.loads(frame.to_crs(4326).to_json())
+    for feature in document["features"]:
+        feature["properties"]["reference"] = [1]
+    (tmp_path / "listed.geojson").write_text(json.dumps(document), encoding="utf-8")
+    for name, wanted in (("asked.gpkg", "holds '(True|False)'"), ("listed.geojson", r"holds '\[1\]'")):
+        with pytest.raises(InputError, match=wanted + ".*wanted classes of the map"):
+            assess(tmp_path / name, mask)
+
+
 def test_points_of_ones_own_are_taken_as_drawn_by_class(mask: Path, tmp_path: Path) -> None:
     design_sample(mask, tmp_path / "points.gpkg", DesignSettings(count=90, minimum=30))
     frame = points_of(tmp_path / "points.gpkg")
