@@ -68,8 +68,8 @@ def read_points(path: str, grid: Grid, legend: Legend, settings: AssessSettings)
     reference = _classes(found.columns[settings.reference_field], layer, legend, settings.reference_field)
     if not ours:
         note = (
-            f"{shown(path)} has no fields {', '.join(_OURS[:-1])} and {_OURS[-1]}, so `aerial-seg assess design` did not "
-            "draw it: assumed to be drawn at random in each class of this map"
+            f"{shown(path)} has no fields {', '.join(_OURS[:-1])} and {_OURS[-1]}, so `aerial-seg assess design` did "
+            "not draw it: assumed to be drawn at random in each class of this map"
         )
         return LabelledPoints(found.fids, rows, cols, None, reference, (note,))
     return _as_drawn(found, layer, LabelledPoints(found.fids, rows, cols, None, reference, ()))
@@ -159,7 +159,7 @@ def _classes(values: NDArray[Any], layer: VectorLayer, legend: Legend, name: str
     # True and 1 are one key to Python, and a list is none: neither is a class.
     plain = [
         value
-        if value is None or isinstance(value, str | int | float) and not isinstance(value, bool)
+        if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
         else str(value)
         for value in values.tolist()
     ]

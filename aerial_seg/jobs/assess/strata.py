@@ -70,9 +70,29 @@ def read_strata(path: Path, mask: ClassRaster, progress: Progress) -> Strata:
     for row, found in zip(counts, windows.pixels, strict=True):
         for value, pixels in found.items():
             row[place[value]] = pixels
-    rows = np.array([(where.rows.start + where.rows.stop) // 2 for where in windows.extents])
-    cols = np.array([(where.cols.start + where.cols.stop) // 2 for where in windows.extents])
-    areas = mask.grid.pixel_areas(rows, cols)
+    areas = _pixel_areas(mask, windows.extents, counts.sum(axis=1))
     unit = "px" if areas is None else "m2"
-    ground = np.ones(len(rows)) if areas is None else areas
+    ground = np.ones(len(counts)) if areas is None else areas
     return Strata(legend, mask.grid, windows.extents, counts, ground, unit, counted.nodata)
+
+
+def _pixel_areas(
+    mask: ClassRaster, extents: Sequence[Extent], pixels: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """(windows,) ground of a pixel in the middle of each; where that is beyond the earth's rim, of its own pixels.
+
+    pixels: (windows,) that have a class. A map of the world in Mollweide's projection ends within its windows.
+    """
+    middles = np.array(
+        [((one.rows.start + one.rows.stop) // 2, (one.cols.start + one.cols.stop) // 2) for one in extents]
+    )
+    try:
+        return mask.grid.pixel_areas(middles[:, 0], middles[:, 1])
+    except InputError:
+        sizes = np.array([one.pixels for one in extents])
+        for k in np.flatnonzero(pixels < sizes):
+            where = extents[k]
+            held = np.argwhere(mask.window(where)[1])
+            nearest = np.abs(held - held.mean(axis=0)).sum(axis=1).argmin()
+            middles[k] = held[nearest] + (where.rows.start, where.cols.start)
+        return mask.grid.pixel_areas(middles[:, 0], middles[:, 1])

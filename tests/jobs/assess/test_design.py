@@ -123,6 +123,19 @@ def test_each_piece_of_ground_is_as_likely_as_any_other(tmp_path: Path) -> None:
     assert ((found - wanted) ** 2 / wanted).sum() < 37.7  # 15 degrees of freedom, one in a thousand
 
 
+def test_a_map_of_the_world_ends_within_its_windows(tmp_path: Path) -> None:
+    """Mollweide's ellipse in a rectangle: corners of the raster lie beyond the earth.
+
+    PROJ has it on a sphere of the ellipsoid's larger axis, which has 1.002240 times the ellipsoid's ground.
+    """
+    grid = Grid(CRS("ESRI:54009"), Affine(20_000, 0, -18_100_000, 0, -20_000, 9_100_000), 910, 1810)
+    x, y = np.meshgrid(np.arange(1810) + 0.5 - 905, np.arange(910) + 0.5 - 455)
+    values = np.where((x / 902) ** 2 + (y / 451) ** 2 < 0.995, 1, IGNORE).astype(np.uint8)
+    mask = made(tmp_path / "map.tif", values, grid)
+    report = design_sample(mask, tmp_path / "points.gpkg", DesignSettings(count=60))
+    assert report.areas[1] == pytest.approx(4e8 / 1.002240 * int((values == 1).sum()), rel=2e-4)
+
+
 @given(st.integers(0, 2**31), st.integers(2, 60))
 @settings(max_examples=examples(40), deadline=None)
 def test_a_perfect_map_is_perfect_and_an_area_is_its_own(
