@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from aerial_seg.assessment import allocate, sample_size
 from aerial_seg.errors import OutputError, SettingsError, did_you_mean
 from aerial_seg.files.protect import Inputs
-from aerial_seg.files.staging import check_folder, check_writable, staged_files
+from aerial_seg.files.staging import check_folder, check_writable, staged_files, staged_folder
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.read_files import raster_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of
@@ -83,20 +84,24 @@ def design_sample(
         points, notes = _sizes(strata, expected, settings)
         sample = draw_sample(strata, raster, points.tolist(), settings.seed, progress)
         frame = _frame(strata, sample)
-        if settings.image is not None:
-            there, more = draw_pictures(
-                folder,
-                settings.image,
-                strata.grid,
-                sample,
-                size=settings.chip_size,
-                overwrite=settings.overwrite,
-                progress=progress,
-            )
-            notes = (*notes, *more)
-            names = [f"{folder.name}/{picture_name(k + 1)}" if one else None for k, one in enumerate(there)]
-            frame[PICTURE] = pandas.array(names, dtype="string")
-        with staged_files(out, overwrite=settings.overwrite) as work:
+        with ExitStack() as both:
+            # Points and pictures take their places together: old points with new pictures would be labelled wrong.
+            work = both.enter_context(staged_files(out, overwrite=settings.overwrite))
+            if settings.image is not None:
+                drawn = both.enter_context(staged_folder(folder, overwrite=settings.overwrite, marker=MARKER))
+                there, more = draw_pictures(
+                    drawn,
+                    settings.image,
+                    strata.grid,
+                    sample,
+                    size=settings.chip_size,
+                    progress=progress,
+                )
+                notes = (*notes, *more)
+                names = [
+                    f"{folder.name}/{picture_name(k + 1)}" if one else None for k, one in enumerate(there)
+                ]
+                frame[PICTURE] = pandas.array(names, dtype="string")
             style = point_style(strata.legend, pictures=settings.image is not None)
             write_geopackage(frame, work / out.name, layer=LAYER, style=style)
     error = _standard_error(strata, expected, points)
@@ -142,8 +147,10 @@ def _sizes(
             f"{int(points.sum())} points instead of {total}: each class has at least {settings.minimum} "
             f"({setting('minimum')})"
         )
-    names, few = strata.legend.names, strata.pixels < settings.minimum
-    for k in np.flatnonzero(few & (strata.pixels > 0)):
+    elif int(points.sum()) < total:
+        notes.append(f"{int(points.sum())} points instead of {total}: the map has no more pixels")
+    names = strata.legend.names
+    for k in np.flatnonzero((points == strata.pixels) & (points > 0)):
         notes.append(f"'{names[k]}' has {strata.pixels[k]} pixels in all, so all of them are points")
     absent = [names[k] for k in np.flatnonzero(strata.pixels == 0)]
     if absent:

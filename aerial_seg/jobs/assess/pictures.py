@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from aerial_seg.errors import InputError
-from aerial_seg.files.staging import staged_folder
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.raster.raster import Raster
 from aerial_seg.jobs.assess.sample import Sample
+from aerial_seg.jobs.assess.settings import LARGEST_CHIP
+from aerial_seg.mentions import setting
 from aerial_seg.progress import Progress
 from aerial_seg.report.point_pictures import draw_point
 
@@ -37,7 +39,7 @@ def picture_name(number: int) -> str:
 
 
 def draw_pictures(
-    folder: Path, image: Path, grid: Grid, sample: Sample, *, size: int, overwrite: bool, progress: Progress
+    folder: Path, image: Path, grid: Grid, sample: Sample, *, size: int, progress: Progress
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Cut the pictures into `folder`; (n,) whether each point has one, and what to say of those that have none.
 
@@ -53,21 +55,27 @@ def draw_pictures(
                 f"no point of the map lies on the imagery {image}, wanted that which shows the map's ground; pass it"
             )
         dark, bright = _stretch(raster, middles[there])
-        with (
-            staged_folder(folder, overwrite=overwrite, marker=MARKER) as work,
-            progress("pictures", total=int(there.sum()), unit="point") as bar,
-        ):
+        with progress("pictures", total=int(there.sum()), unit="point") as bar:
             told = {"image": image.name, "size": size, "pictures": int(there.sum())}
-            (work / MARKER).write_text(json.dumps(told, indent=2), encoding="utf-8", newline="\n")
+            (folder / MARKER).write_text(json.dumps(told, indent=2), encoding="utf-8", newline="\n")
             for k in np.flatnonzero(there):
                 left, top = middles[k] - size // 2
                 pixels = _colours(raster, int(top), int(left), size, dark, bright)
                 picture = draw_point(pixels, outlines[k] - [left, top])
-                picture.save(work / picture_name(int(k) + 1), quality=92, subsampling=0)
+                picture.save(folder / picture_name(int(k) + 1), quality=92, subsampling=0)
                 bar.update(1)
     lost = int((~there).sum())
-    notes = (f"{lost} points lie beyond the imagery {image.name} and have no picture",) if lost else ()
-    return there, notes
+    notes = [f"{lost} points lie beyond the imagery {image.name} and have no picture"] if lost else []
+    widest = math.ceil(np.ptp(outlines[there], axis=1).max())
+    if widest > size:
+        larger = setting("chip_size", min(2 * widest, LARGEST_CHIP))
+        notes.append(
+            f"a pixel of the map has {widest} pixels of the imagery a side, so pictures of {size} show a part of it "
+            "and not its outline: "
+            + (f"pass {larger}" if widest < LARGEST_CHIP else "give the imagery larger pixels (gdalwarp -tr)")
+            + " to see all of it"
+        )
+    return there, tuple(notes)
 
 
 def _outlines(grid: Grid, image: Grid, sample: Sample) -> Outlines:

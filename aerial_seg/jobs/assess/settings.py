@@ -13,6 +13,7 @@ from aerial_seg.printable import shortened
 from aerial_seg.settings import Setting, settings
 
 _MOST_POINTS = 1_000_000
+LARGEST_CHIP = 2048
 
 
 def _accuracies(value: Any) -> Any:
@@ -22,6 +23,10 @@ def _accuracies(value: Any) -> Any:
     found: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in value.split(","))):
         name, equals, number = part.rpartition("=")
+        if name.strip() in found:
+            raise SettingsError(
+                f"'{name.strip()}' has two numbers in '{shortened(value)}', wanted one; delete the other"
+            )
         try:
             found[name.strip()] = float(number)
         except ValueError:
@@ -72,7 +77,7 @@ class DesignSettings:
         ),
     ] = None
     chip_size: Annotated[
-        int, Setting("Pixels of the imagery a side of such a picture.", low=16, high=2048)
+        int, Setting("Pixels of the imagery a side of such a picture.", low=16, high=LARGEST_CHIP)
     ] = 256
     overwrite: Overwrite = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ def test_a_class_of_few_pixels_is_looked_at_whole(tmp_path: Path) -> None:
     assert (frame.geometry.y == -frame["row"] - 0.5).all()
     labelled = label(report.path, tmp_path / "labelled.gpkg", lambda frame: frame["stratum"])
     assert assess(labelled, tmp_path / "map.tif").accuracy.overall.value == 1
+
+
+def test_a_map_of_fewer_pixels_than_points_is_told(tmp_path: Path) -> None:
+    mask = made(tmp_path / "map.tif", np.zeros((10, 8), np.uint8), Grid(None, Affine.identity(), 10, 8))
+    report = design_sample(mask, tmp_path / "points.gpkg", DesignSettings(count=500))
+    assert report.points == (80, 0, 0)
+    assert "80 points instead of 500: the map has no more pixels" in report.notes
+    assert "'background' has 80 pixels in all, so all of them are points" in report.notes
 
 
 @pytest.mark.slow
@@ -274,6 +283,8 @@ def test_what_cannot_be_designed_is_refused(mask: Path, tmp_path: Path) -> None:
         design_sample(mask, tmp_path / "points.gpkg", DesignSettings(class_accuracy={"watr": 0.9}))
     with pytest.raises(SettingsError, match=r"write it like building=0\.9,road=0\.7"):
         DesignSettings(class_accuracy="water:0.9")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="'water' has two numbers"):
+        DesignSettings(class_accuracy="water=0.9,water=0.7")  # type: ignore[arg-type]
     empty = made(
         tmp_path / "empty.tif", np.full((40, 50), IGNORE, np.uint8), Grid(None, Affine.identity(), 40, 50)
     )
@@ -310,3 +321,33 @@ def test_a_picture_shows_the_ground_around_each_point(tmp_path: Path) -> None:
         assert abs(seen[1] - (2 * row.col + 1)) <= 3
     with pytest.raises(OutputError, match="overwrite"):
         design_sample(mask, tmp_path / "points.gpkg", settings)
+
+
+def test_old_points_never_have_new_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes the pictures and not the points: both stay as they were. And pixels wider than a picture."""
+    grid = Grid(CRS(32645), Affine(50.0, 0, 300_000, 0, -50.0, 3_060_000), 4, 4)
+    mask = made(tmp_path / "map.tif", np.arange(16, dtype=np.uint8).reshape(4, 4) % 2, grid)
+    write_mask(
+        tmp_path / "image.tif",
+        np.zeros((200, 200), np.uint8),
+        grid=Grid(grid.crs, Affine(1.0, 0, 300_000, 0, -1.0, 3_060_000), 200, 200),
+        legend=LEGEND,
+    )
+    settings = DesignSettings(image=tmp_path / "image.tif", chip_size=32, count=6, minimum=2, overwrite=True)
+    report = design_sample(mask, tmp_path / "points.gpkg", settings)
+    assert (
+        "a pixel of the map has 50 pixels of the imagery a side, so pictures of 32 show" in report.notes[-1]
+    )
+    assert "pass `chip_size=100` to see" in report.notes[-1]
+
+    def state() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = state()
+    monkeypatch.setattr("aerial_seg.jobs.assess.design.write_geopackage", full)
+    with pytest.raises(OutputError, match="no space left"):
+        design_sample(mask, tmp_path / "points.gpkg", dataclasses.replace(settings, seed=1, chip_size=100))
+    assert state() == before
