@@ -264,7 +264,7 @@ def test_no_message_below_the_command_line_asks_for_a_command_again() -> None:
 
 _OF_LABELS = ("tile", "evaluate")
 COMMANDS_OF = {
-    "jobs/assess/design.py": ("design",), "jobs/assess": ("report",),
+    "jobs/assess/design.py": ("design",), "jobs/assess/pictures.py": ("design",), "jobs/assess": ("report",),
     "choices.py": ("predict", "tile"), "geo/map_tiles": ("predict", "tile"),
     "bands.py": ("import-weights",), "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",),
     "jobs/evaluate.py": ("evaluate",),
