@@ -90,7 +90,7 @@ def _pixel_areas(
         return mask.grid.pixel_areas(middles[:, 0], middles[:, 1])
     except InputError:
         sizes = np.array([one.pixels for one in extents])
-        for k in np.flatnonzero(pixels < sizes):
+        for k in np.flatnonzero(pixels < sizes).tolist():
             where = extents[k]
             held = np.argwhere(mask.window(where)[1])
             nearest = np.abs(held - held.mean(axis=0)).sum(axis=1).argmin()
