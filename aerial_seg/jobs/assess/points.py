@@ -92,7 +92,7 @@ def _pixels(found: Features, layer: VectorLayer, grid: Grid) -> tuple[Ints, Ints
     points &= ~shapely.is_empty(geometries)
     if not points.all():
         raise InputError(
-            f"{shown(layer.path)} holds features that are no points ({_listed(found.fids[~points])}), wanted points "
+            f"{shown(layer.path)} holds features that are no points ({listing(found.fids[~points])}), wanted points "
             "alone; check the layer, or delete these features"
         )
     x, y = shapely.get_x(geometries), shapely.get_y(geometries)
@@ -124,27 +124,27 @@ def _as_drawn(found: Features, layer: VectorLayer, points: LabelledPoints) -> La
     if added.any():
         notes.append(
             f"left out: {int(added.sum())} features that `aerial-seg assess design` did not draw "
-            f"(feature {_listed(found.fids[added])}): what is chosen by hand is no random sample"
+            f"(feature {listing(found.fids[added])}): what is chosen by hand is no random sample"
         )
     kept = {name: values[~added].astype(np.int64) for name, values in drawn.items()}
     numbers = kept[_NUMBER]
     if len(np.unique(numbers)) < len(numbers):
         values, times = np.unique(numbers, return_counts=True)
         raise InputError(
-            f"{shown(layer.path)} holds point {_listed(values[times > 1])} more than once, wanted each once; delete "
+            f"{shown(layer.path)} holds point {listing(values[times > 1])} more than once, wanted each once; delete "
             "the copies"
         )
     moved = (points.rows[~added] != kept["row"]) | (points.cols[~added] != kept["col"])
     if moved.any():
         raise InputError(
             f"{shown(layer.path)} holds points that lie on another pixel of this map than that they were drawn on "
-            f"({_listed(numbers[moved])}), wanted them where they were; move them back, or pass the map that they "
+            f"({listing(numbers[moved])}), wanted them where they were; move them back, or pass the map that they "
             "were drawn for"
         )
     gone = np.setdiff1d(np.arange(1, total + 1), numbers)
     if len(gone):
         notes.append(
-            f"{len(gone)} points that were drawn are no longer there ({_listed(gone)}): they count as not labelled"
+            f"{len(gone)} points that were drawn are no longer there ({listing(gone)}): they count as not labelled"
         )
     return LabelledPoints(
         numbers, kept["row"], kept["col"], kept[_STRATUM], points.reference[~added], tuple(notes)
@@ -188,6 +188,7 @@ def _classes(values: NDArray[Any], layer: VectorLayer, legend: Legend, name: str
     return np.array([known[nan if value != value else value] for value in plain], np.int64)
 
 
-def _listed(numbers: Ints) -> str:
+def listing(numbers: Ints) -> str:
+    """The first of these (n,), as a message tells them."""
     more = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
     return ", ".join(map(str, numbers[:_LISTED].tolist())) + more

@@ -14,7 +14,7 @@ from aerial_seg.errors import InputError
 from aerial_seg.geo.areas.vector_layer import shown
 from aerial_seg.geo.raster.covered import Extent
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
-from aerial_seg.jobs.assess.points import LabelledPoints, read_points
+from aerial_seg.jobs.assess.points import LabelledPoints, listing, read_points
 from aerial_seg.jobs.assess.settings import AssessSettings
 from aerial_seg.jobs.assess.strata import Strata, read_strata
 from aerial_seg.legend import Legend
@@ -24,7 +24,6 @@ from aerial_seg.settings import chosen
 from aerial_seg.vectors.class_raster import ClassRaster
 
 _BLOCK = 512
-_LISTED = 10
 _FEW = 20
 """Points of a class below which its standard errors say little; the paper advises 50 and more."""
 
@@ -116,12 +115,12 @@ def _table(
         if changed.any():
             raise InputError(
                 f"{int(changed.sum())} of {len(changed)} points of {shown(name)} lie on another class of this map than "
-                f"when they were drawn ({_listed(found.numbers[changed])}), wanted the map that they were drawn for: "
+                f"when they were drawn ({listing(found.numbers[changed])}), wanted the map that they were drawn for: "
                 "another one needs a sample of its own (`aerial-seg assess design`)"
             )
     if off.any():
         notes.append(
-            f"left out: {int(off.sum())} points where the map has no class ({_listed(found.numbers[off])})"
+            f"left out: {int(off.sum())} points where the map has no class ({listing(found.numbers[off])})"
         )
     silent_ones = ~off & (found.reference < 0)
     if silent_ones.any():
@@ -173,8 +172,3 @@ def _mapped(found: LabelledPoints, strata: Strata, raster: ClassRaster) -> NDArr
         ]
         mapped[here] = np.where(valid[rows, cols], classes, -1)
     return mapped
-
-
-def _listed(numbers: NDArray[np.int64]) -> str:
-    more = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
-    return ", ".join(map(str, numbers[:_LISTED].tolist())) + more
