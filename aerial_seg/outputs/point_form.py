@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as Xml
 
 from aerial_seg.legend import Legend
+from aerial_seg.outputs.qgis_style import plain_symbol
 from aerial_seg.printable import cleaned_name
 
 LAYER, REFERENCE, PICTURE, DRAWN = "points", "reference", "picture", "drawn"
@@ -95,12 +96,6 @@ def _renderer() -> Xml.Element:
 
 
 def _ring(number: int, colour: str) -> Xml.Element:
-    symbol = Xml.Element(
-        "symbol", type="marker", name=str(number), alpha="1", clip_to_extent="1", force_rhr="0"
-    )
-    layer = Xml.SubElement(
-        symbol, "layer", {"class": "SimpleMarker", "enabled": "1", "locked": "0", "pass": "0"}
-    )
     properties = {
         "name": "circle",
         "color": "0,0,0,0",
@@ -111,10 +106,4 @@ def _ring(number: int, colour: str) -> Xml.Element:
         "size": "4",
         "size_unit": "MM",
     }
-    options = Xml.SubElement(layer, "Option", type="Map")
-    for name, value in properties.items():
-        Xml.SubElement(options, "Option", type="QString", name=name, value=value)
-    for name, value in properties.items():
-        # QGIS before 3.18 reads these.
-        Xml.SubElement(layer, "prop", k=name, v=value)
-    return symbol
+    return plain_symbol(number, "marker", "SimpleMarker", properties)

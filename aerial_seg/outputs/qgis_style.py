@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -120,12 +120,6 @@ def class_polygons(classes: Iterable[StyleClass], *, column: str = "class_id", v
 
 def _symbol(number: int, colour: str, *, veil: bool) -> Xml.Element:
     """A filled area with an outline."""
-    symbol = Xml.Element(
-        "symbol", type="fill", name=str(number), alpha="1", clip_to_extent="1", force_rhr="0"
-    )
-    layer = Xml.SubElement(
-        symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
-    )
     rgb = ",".join(str(int(colour[k : k + 2], 16)) for k in (1, 3, 5))
     properties = {
         "color": f"{rgb},{_VEIL if veil else 255}",
@@ -135,6 +129,15 @@ def _symbol(number: int, colour: str, *, veil: bool) -> Xml.Element:
         "outline_width": _BOLD_MM if veil else _THIN_MM,
         "outline_width_unit": "MM",
     }
+    return plain_symbol(number, "fill", "SimpleFill", properties)
+
+
+def plain_symbol(number: int, kind: str, layer_class: str, properties: Mapping[str, str]) -> Xml.Element:
+    """A symbol of one layer. kind: fill or marker; layer_class: QGIS' name of what draws it, by these properties."""
+    symbol = Xml.Element("symbol", type=kind, name=str(number), alpha="1", clip_to_extent="1", force_rhr="0")
+    layer = Xml.SubElement(
+        symbol, "layer", {"class": layer_class, "enabled": "1", "locked": "0", "pass": "0"}
+    )
     options = Xml.SubElement(layer, "Option", type="Map")
     for name, value in properties.items():
         Xml.SubElement(options, "Option", type="QString", name=name, value=value)

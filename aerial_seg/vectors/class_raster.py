@@ -131,10 +131,7 @@ class ClassRaster:
         rows, cols = self.extent.rows, self.extent.cols
         for top in range(rows.start, rows.stop, self._step):
             height = min(self._step, rows.stop - top)
-            # By default GDAL keeps decoded blocks in a twentieth of the machine's memory; none is read twice here.
-            with self._cache:
-                image, valid = self._raster.read(top=top, left=cols.start, height=height, width=len(cols))
-            yield image[0], valid
+            yield self.window(Extent(range(top, top + height), cols))
 
     def count(self, bar: ProgressBar, windows: WindowCounts | None = None) -> ClassCounts:
         """How many pixels each class value has; afterwards `rows` can be read.
@@ -176,6 +173,7 @@ class ClassRaster:
     def window(self, where: Extent) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Class values and valid (h, w) of a window of the raster."""
         rows, cols = where.rows, where.cols
+        # By default GDAL keeps decoded blocks in a twentieth of the machine's memory; hardly one is read twice here.
         with self._cache:
             image, valid = self._raster.read(
                 top=rows.start, left=cols.start, height=len(rows), width=len(cols)

@@ -12,6 +12,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, did_you_mean
 from aerial_seg.geo.areas.features import Features, read_features, require_field
 from aerial_seg.geo.areas.vector_layer import LayerNames, VectorLayer, open_layer, shown
@@ -177,10 +178,10 @@ def _classes(values: NDArray[Any], layer: VectorLayer, legend: Legend, name: str
             known[value] = -2
     strange = [str(value) for value, k in known.items() if k == -2]
     if strange:
-        listed = ", ".join(f"'{shortened(one)}'" for one in strange[:_LISTED])
+        names = ", ".join(f"'{shortened(one)}'" for one in strange[:_LISTED])
         told = ", ".join(f"{value} {text}" for value, text in zip(legend.values, legend.names, strict=True))
         raise InputError(
-            f"field '{name}' of {shown(layer.path)} holds {listed}, wanted classes of the map ({told})"
+            f"field '{name}' of {shown(layer.path)} holds {names}, wanted classes of the map ({told})"
             f"{did_you_mean(strange[0], legend.names)}; label these points anew, or pass another "
             f"{setting('reference_field')}"
         )
@@ -190,5 +191,4 @@ def _classes(values: NDArray[Any], layer: VectorLayer, legend: Legend, name: str
 
 def listing(numbers: Ints) -> str:
     """The first of these (n,), as a message tells them."""
-    more = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
-    return ", ".join(map(str, numbers[:_LISTED].tolist())) + more
+    return listed(numbers, most=_LISTED)
