@@ -39,6 +39,10 @@ NEEDS = (
         "augmentation.light_probability",
         ("augmentation.brightness", "augmentation.contrast", "augmentation.hue", "augmentation.saturation"),
     ),
+    Needs(
+        "augmentation.light_range",
+        ("augmentation.brightness", "augmentation.contrast", "augmentation.hue", "augmentation.saturation"),
+    ),
     Needs("sampling.balanced_by", ("sampling.balanced_crops",)),
     Needs("training.adam_beta2", ("training.optimizer",), wanted="adamw"),
     Needs("training.weight_decay_on", ("training.weight_decay",)),

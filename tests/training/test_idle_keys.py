@@ -28,6 +28,7 @@ VALUES: dict[str, Any] = {
     "augmentation.contrast_about": "zero",
     "augmentation.band_noise": 0.5,
     "augmentation.light_probability": 0.5,
+    "augmentation.light_range": [0.0, 255.0],
     "sampling.balanced_by": "rarity",
     "training.adam_beta2": 0.99,
     "training.weight_decay_on": "weights",
@@ -105,6 +106,7 @@ def test_every_change_of_crops_changes_some_or_is_refused_on_its_own() -> None:
         "flips": "horizontal", "rot90": True, "scale": (0.5, 2.0), "base_size": (40, 40), "aspect": 0.15,
         "rotation": 10.0, "rotation_probability": 0.5, "blur": 0.5, "blur_side": 3, "brightness": 0.2, "contrast": 0.2,
         "contrast_about": "zero", "band_noise": 0.5, "hue": 18.0, "saturation": 0.5, "light_probability": 0.5,
+        "light_range": (0.0, 255.0),
         "cat_max_ratio": 0.26,
     }  # fmt: skip
     of_zooms = {"scale_distribution", "scale_step", "stay_inside"}
