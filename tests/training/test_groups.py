@@ -158,7 +158,7 @@ def test_a_recipe_that_says_nothing_trains_as_one_group(name: str) -> None:
 
 
 def test_adam_takes_factors_of_gradients_as_scaled_gradients() -> None:
-    """tensorpack's DeepLab: an L2 term in the loss, gradients of the head five and ten times what they are, then Adam."""
+    """tensorpack's DeepLab: an L2 term in the loss, the head's gradients five and ten times as large, then Adam."""
     chosen = TrainingSettings(
         iterations=5, optimizer="adam", adam_epsilon=2.5e-4, learning_rate=1e-3, weight_decay=5e-2,
         weight_decay_on="convolutions", head_factors="gradient", head_rate_factor=5, head_bias_rate_factor=10,
@@ -181,7 +181,9 @@ def test_adam_takes_factors_of_gradients_as_scaled_gradients() -> None:
         optimizer.step()
         one.step()
     assert_same(ours.state_dict(), theirs.state_dict(), within=1e-6)
-    with pytest.raises(SettingsError, match='head_factors is "gradient", but there is no factor; set head_rate_factor'):
+    with pytest.raises(
+        SettingsError, match='head_factors is "gradient", but there is no factor; set head_rate_factor'
+    ):
         TrainingSettings(optimizer="adam", head_factors="gradient")
 
 

@@ -86,7 +86,8 @@ def lit(
     hue and saturation are of 8 bits, too; here they are exact.
     """
     more = change.more
-    assert settings.light_range is not None and more is not None
+    assert settings.light_range is not None
+    assert more is not None
     low, high = settings.light_range
     gain, shift = (np.asarray(one, np.float32) for one in (change.gain, change.shift))
     still = np.float32(0)

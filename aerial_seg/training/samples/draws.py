@@ -26,7 +26,7 @@ class More:
     hue: float
     saturation: float
     stretch: int
-    contrast_first: bool
+    contrast_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

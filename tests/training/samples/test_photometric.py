@@ -1,4 +1,4 @@
-"""Light and colours step by step, clipped, as mmseg's and ssseg's PhotoMetricDistortion has them: against its formula."""
+"""Light and colours step by step and clipped, as mmseg's and ssseg's PhotoMetricDistortion: against its formula."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ THEIRS = AugmentationSettings(
     contrast_about="zero", light_probability=0.5, light_range=(0.0, 255.0),
 )  # fmt: skip
 MEAN, STD = 100.0, 50.0
-BANDS = tuple(Band(name=name, dtype="uint8", mean=MEAN, std=STD, p2=0, p98=255) for name in ("red", "green", "blue"))
+BANDS = tuple(
+    Band(name=name, dtype="uint8", mean=MEAN, std=STD, p2=0, p98=255) for name in ("red", "green", "blue")
+)
 
 
 class Photographs(MadeReader):
@@ -93,7 +95,15 @@ def test_crops_are_those_of_the_published_formula() -> None:
         # HSV there and back may lie on a half: one more or less, and as much times alpha where contrast comes last.
         assert away.max() <= 2
         assert (away > 0).mean() < 0.02
-        kinds.add((change.more.contrast_first, gain != 1, shift != 0, change.more.hue != 0, change.more.saturation != 1))
+        kinds.add(
+            (
+                change.more.contrast_first,
+                gain != 1,
+                shift != 0,
+                change.more.hue != 0,
+                change.more.saturation != 1,
+            )
+        )
     assert len(kinds) > 20  # of 32
 
 
@@ -124,7 +134,13 @@ def test_contrast_comes_first_in_half_of_the_crops_and_that_is_seen() -> None:
 def test_values_that_are_no_bytes_keep_their_fractions_within_the_range(about: str, wanted: float) -> None:
     """Reflectances of two bands: brightness in units of the range, contrast about zero or the mean."""
     told = AugmentationSettings(
-        **{**still(), "brightness": 0.3, "contrast": 0.5, "contrast_about": about, "light_range": (50.0, 150.0)}
+        **{
+            **still(),
+            "brightness": 0.3,
+            "contrast": 0.5,
+            "contrast_about": about,
+            "light_range": (50.0, 150.0),
+        }
     )
     reader = MadeReader([(20, 20)], mean=MEAN, std=STD, dtype="float32", count=2)
     made = CropDataset(ChipStore(reader), length=12, crop=20, augmentation=told, seed=4)
@@ -137,7 +153,9 @@ def test_values_that_are_no_bytes_keep_their_fractions_within_the_range(about: s
 
 
 def test_a_range_that_does_not_rise_is_refused() -> None:
-    with pytest.raises(SettingsError, match=re.escape("light_range is [255.0, 0.0]") + r".*write \[0\.0, 255\.0\]"):
+    with pytest.raises(
+        SettingsError, match=re.escape("light_range is [255.0, 0.0]") + r".*write \[0\.0, 255\.0\]"
+    ):
         AugmentationSettings(light_range=(255.0, 0.0))
     AugmentationSettings(light_range=(0.0, 255.0))
 
