@@ -38,7 +38,7 @@ class RateSettings(Section):
     factor, which all follow.
     weight_decay_on: `all` parameters (semseg, mmseg, ssseg, torchvision); `weights`: none of one dimension, as biases
     and what norms scale and add (DeepLabv2's code: none on the head's biases, and its norms are not optimised);
-    `convolutions`: their kernels alone (TensorFlow's DeepLab, from memory).
+    `convolutions`: their kernels alone (TensorFlow's DeepLab, model.py).
     optimizer: `sgd` with momentum; `adamw`, whose decay is apart from its gradients; `adam`, whose decay is a part of
     them, and of what they are divided by (tensorpack's DeepLab). adam_beta2: their memory of squared gradients; short
     runs want less than 0.999. adam_epsilon: what is added to what they divide by, behind the correction of its bias;
