@@ -90,17 +90,16 @@ def lit(
     assert more is not None
     low, high = settings.light_range
     gain, shift = (np.asarray(one, np.float32) for one in (change.gain, change.shift))
-    still = np.float32(0)
-    if settings.contrast_about == "mean":
-        still = np.asarray([band.mean for band in bands], np.float32)
+    middle = 0.0 if settings.contrast_about == "zero" else [band.mean for band in bands]
+    still = np.asarray(middle, np.float32)
 
     def clipped(values: NDArray[np.generic]) -> NDArray[np.generic]:
         return np.clip(values.astype(np.float32), low, high).astype(image.dtype)
 
-    def contrasted(found: NDArray[np.generic]) -> NDArray[np.generic]:
-        return clipped((found - still) * gain + still) if np.any(gain != 1) else found
+    def contrasted(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        return clipped((values.astype(np.float32) - still) * gain + still) if np.any(gain != 1) else values
 
-    found = clipped(image + shift * np.float32(high - low)) if np.any(shift) else image
+    found = clipped(image.astype(np.float32) + shift * np.float32(high - low)) if np.any(shift) else image
     if more.contrast_first:
         found = contrasted(found)
     if more.hue or more.saturation != 1:
