@@ -20,12 +20,15 @@ import csv
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import aerial_seg
 from aerial_seg import BenchmarkSettings, InputError, Recipe, RecipeRow, SettingsError, TrainSettings
 
+SHORT = 40
+"""Letters of a remark that has a place beside its row."""
 METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc."}
 
 
@@ -131,27 +134,59 @@ def run_row(row: RecipeRow, roots: dict[str, Path], asked: argparse.Namespace) -
 
 
 def table_lines(results: list[Result], *, with_changes: bool) -> list[str]:
-    """The tables as text: ours | published | difference for every metric that the paper prints."""
-    lines: list[str] = []
+    """The tables as text: ours | published | difference for every metric that the paper prints, and notes below."""
     width = max(len(one.row.label) for one in results)
-    for index, one in enumerate(results):
-        row = one.row
-        if index == 0 or results[index - 1].row.name.partition("/")[0] != row.name.partition("/")[0]:
-            heads = "".join(f"  {METRICS[m]:>10}  {'published':>9}  {'diff':>6}" for m in row.published)
-            lines += ["", f"{row.table}: {row.title}", f"  {'':<{width}}{heads}"]
-        cells = "".join(
-            f"  {ours:>10}  {value:>8.2f}{'?' if row.evidence == 'memory' else ' '}  {difference:>6}"
-            for value, ours, difference in figures(one)
-        )
-        changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in row.changes.items())
-        said = [
-            *one.remarks,
-            *([f"{row.base}: {changes or 'as it is'}; {row.protocol}"] if with_changes else []),
+    lines: list[str] = []
+    for _, grouped in groupby(results, key=lambda one: one.row.name.partition("/")[0]):
+        table = list(grouped)
+        row, notes = table[0].row, list[str]()
+        heads = "".join(f"  {METRICS[m]:>10}  {'published':>9}  {'diff':>6}" for m in row.published)
+        lines += ["", f"{row.table}: {row.title}{in_common(table) if with_changes else ''}"]
+        lines += [
+            f"  {'':<{width}}{heads}",
+            *(row_line(one, table, width, notes, with_changes) for one in table),
         ]
-        lines.append(f"  {row.label:<{width}}{cells}  {'; '.join(said)}".rstrip())
+        lines += [f"  [{number}] {note}" for number, note in enumerate(notes, 1)]
     if any(one.row.evidence == "memory" for one in results):
         lines += ["", "? from memory, not checked"]
     return lines
+
+
+def in_common(table: list[Result]) -> str:
+    """The recipe and the protocol of all rows, where there is one."""
+    common = ({one.row.base for one in table}, {one.row.protocol for one in table})
+    told = [
+        f"{what} {value}"
+        for what, (value, *others) in zip(("recipe", "protocol"), common, strict=True)
+        if not others
+    ]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def row_line(one: Result, table: list[Result], width: int, notes: list[str], with_changes: bool) -> str:
+    """A row's figures and what is to be said of it; what is long is a number there, and goes to the notes."""
+    row = one.row
+    cells = "".join(
+        f"  {ours:>10}  {value:>8.2f}{'?' if row.evidence == 'memory' else ' '}  {difference:>6}"
+        for value, ours, difference in figures(one)
+    )
+    said = []
+    for remark in one.remarks:
+        if len(remark) <= SHORT:
+            said.append(remark)
+            continue
+        if remark not in notes:
+            notes.append(remark)
+        said.append(f"[{notes.index(remark) + 1}]")
+    if with_changes:
+        changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in row.changes.items())
+        parts = [changes or "as it is"]
+        if len({each.row.base for each in table}) > 1:
+            parts = [f"{row.base}: {parts[0]}"]
+        if len({each.row.protocol for each in table}) > 1:
+            parts.append(row.protocol)
+        said = [*parts, *said]
+    return f"  {row.label:<{width}}{cells}  {'; '.join(said)}".rstrip()
 
 
 def figures(one: Result) -> list[tuple[float, str, str]]:

@@ -39,7 +39,7 @@ def test_an_unknown_table_names_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[training]\niterations = 0", "[training]\noptimizer = 'adam'", "[model]\noutput_stride = 7"]
+    "text", ["[training]\niterations = 0", "[training]\noptimizer = 'rmsprop'", "[model]\noutput_stride = 7"]
 )
 def test_a_bad_value_names_its_key_and_what_was_got(text: str) -> None:
     key = text.split("\n")[1].split(" ")[0]

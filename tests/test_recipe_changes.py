@@ -101,7 +101,7 @@ def test_a_bare_word_is_a_text_unless_toml_knows_it(word: str) -> None:
         (["trainin.crop=1"], r"did you mean 'training.crop'\?"),
         (["training.crop=0"], "recipe with training.crop: 'training.crop' is 0"),
         (["training.crop=big"], "'training.crop' is 'big'"),
-        (["training.optimizer=adam"], "'training.optimizer' is 'adam'"),
+        (["training.optimizer=rmsprop"], "'training.optimizer' is 'rmsprop'"),
         (["training.crop.x=1"], "training.crop.x: crop holds 256 and no table"),
         (["training={crop = 1}"], "training is a table of the recipe, wanted one of its keys, as training.iterations="),
         (["training.crop"], "wanted KEY=VALUE"),

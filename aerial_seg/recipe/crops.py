@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aerial_seg.recipe.section import Fraction, Pixels, Section, Zoom
+from aerial_seg.recipe.section import Fraction, Pixels, PixelValue, Section, Zoom
 
 
 class AugmentationSettings(Section):
@@ -34,9 +34,11 @@ class AugmentationSettings(Section):
     the training `mean`, or `zero` of the pixels' own units (mmseg's and ssseg's PhotoMetricDistortion: 0.5).
     hue: largest turn of the hue, in degrees; saturation: largest change of the factor of the saturation, both of HSV
     and for images of red, green and blue only (PhotoMetricDistortion: 0.5, and 36 degrees: its hue_delta of 18 is in
-    OpenCV's steps of two). They come before contrast and brightness; where nothing is clipped the order changes
-    nothing, if these are alike for all bands. light_probability: part of the crops in which each of brightness,
-    contrast, saturation and hue is changed, each by a chance of its own (PhotoMetricDistortion: 0.5).
+    OpenCV's steps of two). They come before contrast and brightness, and nothing is clipped. light_range: the least and
+    the largest value of a pixel, as PhotoMetricDistortion's [0, 255]: pixels are clipped to it after each change, bytes
+    lose their fractions, and changes come in its order: brightness, whose unit is the range's length then; contrast in
+    half of the crops; saturation and hue; contrast in the other half. light_probability: part of the crops in which
+    each of brightness, contrast, saturation and hue is changed, by a chance of its own (PhotoMetricDistortion: 0.5).
     cat_max_ratio: a crop of whose labelled pixels one class has this share or more is placed anew, up to 10 times in
     all; the last place stays (mmseg's and ssseg's RandomCrop: 0.75). 1: wherever it falls. Unlabelled pixels do not
     count. Labels are looked at first, so that chips that memory has no room for are read whole.
@@ -60,6 +62,7 @@ class AugmentationSettings(Section):
     band_noise: Annotated[float, Field(ge=0, le=100)] = 0.25
     hue: Annotated[float, Field(ge=0, le=180)] = 0.0
     saturation: Fraction = 0.0
+    light_range: tuple[PixelValue, PixelValue] | None = None
     light_probability: Fraction = 1.0
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -77,6 +80,15 @@ class AugmentationSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _light_range_rises(self) -> AugmentationSettings:
+        if self.light_range is not None and not self.light_range[0] < self.light_range[1]:
+            raise ValueError(
+                f"light_range is {list(self.light_range)}, wanted the least value of a pixel and then the largest; "
+                "write [0.0, 255.0] for bytes"
+            )
+        return self
+
 
 class SamplingSettings(Section):
     """Which training chips are taken how often, and where crops of them lie; validation takes each once.
@@ -87,9 +99,9 @@ class SamplingSettings(Section):
     with bicycle, chair, diningtable, pottedplant and sofa, section 4.3); of several factors a chip has the largest.
     A benchmark's labels are all read for these two when a run begins.
     balanced_crops: part of the crops that are placed where they hold a pixel of a class that is drawn first, from those
-    of the chip's labels; the pixel is any of its pixels. Of a turned image it may be one that has left the frame, and
-    then the crop lies as near as it can. Labels are looked at first, so that chips that memory has no room for are read
-    whole. balanced_by: each class of the chip is as likely as any other (`class`), or the more so the fewer pixels it
+    of the chip's labels; the pixel is any of its pixels. A crop that cannot hold it where it is turned, near an edge of
+    the image, is not turned. Labels are looked at first, so that chips that memory has no room for are read whole.
+    balanced_by: each class of the chip is as likely as any other (`class`), or the more so the fewer pixels it
     has in all training chips, in inverse proportion (`rarity`; a benchmark's labels are all read for it).
     They raise no class's weight in the loss, see training.class_weights.
     """

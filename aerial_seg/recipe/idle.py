@@ -15,8 +15,8 @@ from aerial_seg.errors import SettingsError
 class Needs:
     """Say that a key does nothing while all of others are off, and what turns one of these on.
 
-    of: the others, from which the remedy takes the first. wanted: the value that turns it on; None: any that is not
-    nothing. harmless: what the key may be all the same, besides its default.
+    of: the others, from which the remedy takes the first. wanted: the value that turns it on, or several; None: any
+    that is not nothing. harmless: what the key may be all the same, besides its default.
     """
 
     key: str
@@ -39,14 +39,21 @@ NEEDS = (
         "augmentation.light_probability",
         ("augmentation.brightness", "augmentation.contrast", "augmentation.hue", "augmentation.saturation"),
     ),
+    Needs(
+        "augmentation.light_range",
+        ("augmentation.brightness", "augmentation.contrast", "augmentation.hue", "augmentation.saturation"),
+    ),
     Needs("sampling.balanced_by", ("sampling.balanced_crops",)),
-    Needs("training.adam_beta2", ("training.optimizer",), wanted="adamw"),
+    Needs("training.adam_beta2", ("training.optimizer",), wanted=("adamw", "adam")),
+    Needs("training.adam_epsilon", ("training.optimizer",), wanted=("adamw", "adam")),
+    Needs("training.head_factors", ("training.optimizer",), wanted=("adam",)),
     Needs("training.weight_decay_on", ("training.weight_decay",)),
     Needs("training.milestones", ("training.schedule",), wanted="step"),
     Needs("training.step_factor", ("training.schedule",), wanted="step"),
     Needs("training.power", ("training.schedule",), wanted="poly"),
     Needs("training.end_rate", ("training.schedule",), wanted="poly"),
     Needs("training.end_rate_factor", ("training.schedule",), wanted="poly"),
+    Needs("training.rate_every", ("training.schedule",), wanted="poly"),
     Needs("training.poly_from", ("training.schedule",), wanted="poly"),
     Needs("training.freeze_iterations", ("training.freeze",), wanted="encoder"),
     Needs("training.auxiliary_weight", ("model.auxiliary",), wanted=True, harmless=(0.0,)),
@@ -103,14 +110,15 @@ def _value(recipe: Mapping[str, BaseModel], path: str) -> object:
 
 def _is_on(value: object, wanted: object) -> bool:
     if wanted is not None:
-        return value == wanted
+        return value in wanted if isinstance(wanted, tuple) else value == wanted
     if isinstance(value, list | tuple):  # a range
         return len(set(value)) > 1
     return bool(value)
 
 
 def _remedy(needs: Needs) -> str:
-    return needs.of[0] if needs.wanted is None else f"{needs.of[0]} = {_told(needs.wanted)}"
+    wanted = needs.wanted[0] if isinstance(needs.wanted, tuple) else needs.wanted
+    return needs.of[0] if wanted is None else f"{needs.of[0]} = {_told(wanted)}"
 
 
 def _told(value: object) -> str:

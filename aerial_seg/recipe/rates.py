@@ -13,8 +13,8 @@ Factor = Annotated[float, Field(gt=0, le=1e4)]
 """Of a learning rate."""
 StepFactor = Annotated[float, Field(gt=0, le=1)]
 Milestone = Annotated[float, Field(gt=0, le=1e9)]
-_STEP = 0.1
-"""MultiStepLR's gamma."""
+_STEP, _EPSILON = 0.1, 1e-8
+"""MultiStepLR's gamma, and Adam's epsilon."""
 
 
 class RateSettings(Section):
@@ -26,6 +26,7 @@ class RateSettings(Section):
     two at most. `step`: it stays until the first of milestones, and is multiplied by step_factor there and at each
     further one (torch's MultiStepLR; None: its 0.1); a list has a factor for each. milestones: shares of iterations, so
     that a shorter run falls as often: 60,000 of 90,000 updates are 0.6667, to the nearest update.
+    rate_every: poly's number of the update is rounded down to a multiple of so many (deeplab-pytorch: 10).
     warmup: the first so many updates have less, rising linearly; update number `warmup` has the whole rate.
     warmup_factor: the share that the first update has (mmseg: 1e-6; torchvision: 0.01); None: 1/(warmup + 1).
     poly_from: `first`: poly falls from the first update on, and the rise is a factor of it (mmseg before 1.0);
@@ -37,26 +38,33 @@ class RateSettings(Section):
     factor, which all follow.
     weight_decay_on: `all` parameters (semseg, mmseg, ssseg, torchvision); `weights`: none of one dimension, as biases
     and what norms scale and add (DeepLabv2's code: none on the head's biases, and its norms are not optimised);
-    `convolutions`: their kernels alone (TensorFlow's DeepLab, from memory).
-    adam_beta2: AdamW's memory of squared gradients; short runs want less than 0.999.
+    `convolutions`: their kernels alone (TensorFlow's DeepLab, model.py).
+    optimizer: `sgd` with momentum; `adamw`, whose decay is apart from its gradients; `adam`, whose decay is a part of
+    them, and of what they are divided by (tensorpack's DeepLab). adam_beta2: their memory of squared gradients; short
+    runs want less than 0.999. adam_epsilon: what is added to what they divide by, behind the correction of its bias;
+    None: torch's 1e-8. head_factors: the three factors above are of the `rate`; or of the `gradient`, as tensorpack's
+    ScaleGradient, where `adam` divides by them again but for adam_epsilon, which is that much smaller.
     """
 
     iterations: Count = 1000
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, le=1e3)] = 0.01
     momentum: Fraction = 0.9
     adam_beta2: Fraction = 0.999
+    adam_epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 1e-4
     weight_decay_on: Literal["all", "weights", "convolutions"] = "all"
     head_rate_factor: Factor = 1.0
     head_bias_rate_factor: Factor | None = None
     auxiliary_rate_factor: Factor | None = None
+    head_factors: Literal["rate", "gradient"] = "rate"
     schedule: Literal["poly", "step"] = "poly"
     milestones: Annotated[tuple[Milestone, ...], Few] = ()
     step_factor: StepFactor | Annotated[tuple[StepFactor, ...], Few] | None = None
     power: Annotated[float, Field(gt=0, le=100)] = 0.9
     end_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     end_rate_factor: Fraction = 0.0
+    rate_every: Count = 1
     warmup: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     warmup_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     poly_from: Literal["first", "warmup"] = "first"
@@ -65,6 +73,18 @@ class RateSettings(Section):
     def end_share(self) -> float:
         """What poly ends at, as a share of learning_rate."""
         return self.end_rate / self.learning_rate if self.end_rate else self.end_rate_factor
+
+    @property
+    def epsilon(self) -> float:
+        """What Adam adds to what it divides by."""
+        return _EPSILON if self.adam_epsilon is None else self.adam_epsilon
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether some parameters learn at another rate than others."""
+        return self.head_rate_factor != 1 or not (
+            self.head_bias_rate_factor is None and self.auxiliary_rate_factor is None
+        )
 
     @property
     def steps(self) -> tuple[tuple[int, float], ...]:
@@ -96,6 +116,14 @@ class RateSettings(Section):
             raise ValueError(
                 f"step_factor has {len(self.step_factor)} factors and milestones are {len(self.milestones)}; give a "
                 "factor for each milestone, or one number for all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_factors_to_take(self) -> RateSettings:
+        if self.head_factors == "gradient" and not self.has_factors:
+            raise ValueError(
+                'head_factors is "gradient", but there is no factor; set head_rate_factor, or head_factors = "rate"'
             )
         return self
 

@@ -29,6 +29,7 @@ Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
+PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
 Number = Annotated[int, Field(ge=-65_536, le=65_536)]
 Few = Field(max_length=64)
 _LONGEST = 400

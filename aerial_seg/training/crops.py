@@ -19,8 +19,8 @@ from aerial_seg.training.samples.batch import Batch, BatchLayout, finished
 from aerial_seg.training.samples.chip_reader import ChipReader
 from aerial_seg.training.samples.chip_store import ChipStore
 from aerial_seg.training.samples.choice import looks_at_labels, place_by_labels
-from aerial_seg.training.samples.colour import blurred, coloured, require_colours
-from aerial_seg.training.samples.draws import Draw, More, draw, key_of_places
+from aerial_seg.training.samples.colour import blurred, coloured, lit, require_colours
+from aerial_seg.training.samples.draws import Draw, draw, key_of_places
 from aerial_seg.training.samples.order import ChipOrder
 from aerial_seg.training.samples.pixels import Pixels, Sample, Samples, Window
 from aerial_seg.training.samples.places import Place, place
@@ -106,7 +106,7 @@ class CropDataset(Dataset[Sample]):
             )
         batch.light[number].numpy()[...] = _light(change, bands, self._augmentation)
         into = batch.images[number].numpy(), batch.labels[number].numpy(), batch.measured[number].numpy()
-        return cut(pixels, there, change, bands, into, blur_side=self._augmentation.blur_side)
+        return cut(pixels, there, change, bands, into, self._augmentation)
 
     def _read(self, chip: int, change: Draw, index: int) -> tuple[Pixels, Place]:
         """The window of a chip that its numbers alone choose; no more of it is read."""
@@ -137,6 +137,8 @@ class CropDataset(Dataset[Sample]):
 
 def _light(change: Draw, bands: Sequence[Band], settings: AugmentationSettings) -> Sequence[Sequence[float]]:
     """(3,C): the mean, gain / std, and the shift of each band, in units of the training standard deviation."""
+    if settings.light_range is not None:  # what was drawn is in the pixels already
+        return [band.mean for band in bands], [1 / band.std for band in bands], [0.0] * len(bands)
     factors = [gain / band.std for gain, band in zip(change.gain, bands, strict=True)]
     shift = change.shift
     if settings.contrast_about == "zero":
@@ -152,8 +154,7 @@ def cut(
     change: Draw,
     bands: Sequence[Band],
     into: tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8]],
-    *,
-    blur_side: int = 5,
+    settings: AugmentationSettings,
 ) -> bool:
     """`into` holds a window as a crop: image (H,W,C), labels (H,W), and 1 where measured (H,W). Whether it is all that.
 
@@ -168,7 +169,7 @@ def cut(
         image[...], labels[...], measured[...] = 0, IGNORE, 0
     resized = zoomed(pixels, there, bands, as_bytes=image.dtype == np.uint8)
     if change.more is not None:
-        resized = _recoloured(resized, change.more, bands, blur_side)
+        resized = _recoloured(resized, change, bands, settings)
     _as_items(image[spot])[...] = _as_items(resized)
     labels[spot], valid = looked_up(pixels, there)
     measured[spot] = 1 if valid is None else valid
@@ -176,11 +177,15 @@ def cut(
 
 
 def _recoloured(
-    image: NDArray[np.generic], more: More, bands: Sequence[Band], blur_side: int
+    image: NDArray[np.generic], change: Draw, bands: Sequence[Band], settings: AugmentationSettings
 ) -> NDArray[np.generic]:
     """The image (H,W,C) with the blur and the colours that were drawn for it."""
+    more = change.more
+    assert more is not None
     if more.is_blurred:
-        image = blurred(image, blur_side)
+        image = blurred(image, settings.blur_side)
+    if settings.light_range is not None:
+        return lit(image, change, bands, settings)
     if more.hue or more.saturation != 1:
         image = coloured(image, bands, hue=more.hue, saturation=more.saturation)
     return image

@@ -26,11 +26,14 @@ class Group:
 
     def as_torch(self, settings: TrainingSettings) -> dict[str, Any]:
         """The group as torch's optimisers take it."""
-        return {
+        found = {
             "params": list(self.parameters),
             "lr": settings.learning_rate * self.factor,
             "weight_decay": settings.weight_decay if self.decays else 0.0,
         }
+        if settings.head_factors == "gradient":  # Adam: f·m / (f·√v + ε) = m / (√v + ε / f)
+            found |= {"lr": settings.learning_rate, "eps": settings.epsilon / self.factor}
+        return found
 
 
 def parameter_groups(network: Network, settings: TrainingSettings) -> tuple[Group, ...]:
@@ -55,7 +58,8 @@ def group_notes(network: Network, settings: TrainingSettings) -> tuple[str, ...]
     sizes: dict[float, int] = {}
     for group in groups:
         sizes[group.factor] = sizes.get(group.factor, 0) + _size(group)
-    rates = ", ".join(f"{size} at {_times(factor)}" for factor, size in sorted(sizes.items()))
+    of = settings.head_factors
+    rates = ", ".join(f"{size} at {_times(factor, of)}" for factor, size in sorted(sizes.items()))
     decaying = sum(_size(group) for group in groups if group.decays)
     whole = sum(sizes.values())
     return (f"of {whole} weights {rates}; weight decay is on {decaying} of them",)
@@ -130,5 +134,5 @@ def _size(group: Group) -> int:
     return sum(parameter.numel() for parameter in group.parameters)
 
 
-def _times(factor: float) -> str:
-    return "the rate" if factor == 1 else f"{factor:g} times the rate"
+def _times(factor: float, of: str) -> str:
+    return f"the {of}" if factor == 1 else f"{factor:g} times the {of}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from aerial_seg.models.network import Network
@@ -15,7 +15,7 @@ from aerial_seg.training.groups import parameter_groups
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
-    """SGD with momentum or AdamW over every parameter, the auxiliary head's included, in the recipe's groups.
+    """SGD with momentum, AdamW or Adam over every parameter, the auxiliary head's included, in the recipe's groups.
 
     Fused: one pass over memory.
 
@@ -27,9 +27,9 @@ def make_optimizer(network: Network, settings: TrainingSettings) -> Optimizer:
         return SGD(
             groups, lr=settings.learning_rate, momentum=settings.momentum, fused=settings.freeze == "none"
         )
-    return AdamW(
-        groups, lr=settings.learning_rate, betas=(settings.momentum, settings.adam_beta2), fused=True
-    )
+    kind = AdamW if settings.optimizer == "adamw" else Adam
+    betas = settings.momentum, settings.adam_beta2
+    return kind(groups, lr=settings.learning_rate, betas=betas, eps=settings.epsilon, fused=True)
 
 
 def learning_rate_factor(iteration: int, settings: TrainingSettings) -> float:
@@ -46,7 +46,8 @@ def learning_rate_factor(iteration: int, settings: TrainingSettings) -> float:
         return _rise(iteration, settings)
     # Behind the last update a scheduler asks once more, and all of them may belong to the rise.
     length = max(1, settings.iterations - first)
-    left = (1 - min(iteration - first, length - 1) / length) ** settings.power
+    passed = min(iteration - first, length - 1) // settings.rate_every * settings.rate_every
+    left = (1 - passed / length) ** settings.power
     poly = end + (1 - end) * left
     return float(poly * _rise(iteration, settings))
 

@@ -292,4 +292,22 @@ def test_a_shipped_grid_is_printed_without_data(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     (line,) = [line for line in printed if line.startswith("  (1, 2, 4), (6, 12, 18, 24)")]
     assert "76.46?" in line
-    assert "voc/deeplabv3: model.aspp_rates = [6, 12, 18, 24], model.image_pooling = false" in line
+    assert line.endswith("  model.aspp_rates = [6, 12, 18, 24], model.image_pooling = false")
+    assert any(
+        one.endswith("output stride 16 (recipe voc/deeplabv3, protocol deeplabv3-os16)") for one in printed
+    )
+
+
+def test_long_remarks_of_a_table_stand_below_it_once(tmp_path: Path) -> None:
+    printed = run_script("ablate.py", "pspnet", tmp_path / "none", "--only", "table-3")
+    (note,) = [
+        line
+        for line in printed
+        if line.startswith("  [1] the libraries have no ImageNet weights of ResNet-269")
+    ]
+    assert [line.split()[0] for line in printed if line.endswith("; [1]")] == [
+        "PSPNet(269)",
+        "PSPNet(269)+MS",
+    ]
+    assert printed.index(note) > max(k for k, line in enumerate(printed) if line.startswith("  PSPNet"))
+    assert not any(line.startswith("  [2]") for line in printed)

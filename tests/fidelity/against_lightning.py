@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
-from torch import Tensor, nn
+from shaking import shake_norms
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aerial_seg.bands import Band, trained_band
@@ -155,10 +156,7 @@ def trained(case: Case, path: Path) -> Any:
     """The task after a step, in evaluation mode; path: where Lightning's Trainer saved it."""
     task = case.make()
     torch.manual_seed(3)
-    for module in task.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                tensor.data.uniform_(0.5, 1.5)
+    shake_norms(task)
     trainer = Trainer(
         accelerator="cpu", max_steps=1, limit_val_batches=1, num_sanity_val_steps=0, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

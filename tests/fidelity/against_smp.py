@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shaking import shake_norms
 from torch import nn
 
 LIMIT = 1e-11
@@ -71,10 +72,7 @@ def random_network(kind: str, options: dict[str, Any]) -> Any:
 
     torch.manual_seed(7)
     network = getattr(smp, kind)(encoder_weights=None, classes=3, **options)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                tensor.data.uniform_(0.5, 1.5)
+    shake_norms(network)
     return network.eval()
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shaking import shake_norms
 from torch import nn
 from torchvision.models import segmentation
 
@@ -36,10 +37,7 @@ def network_of(name: str, *, auxiliary: bool) -> Any:
     torch.manual_seed(5)
     options = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
     network = segmentation.__dict__[name](weights=None, weights_backbone=None, num_classes=21, **options)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                tensor.data.uniform_(0.5, 1.5)
+    shake_norms(network)
     return network
 
 

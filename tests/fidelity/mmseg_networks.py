@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shaking import shake_norms
 from torch import nn
 
 
@@ -135,12 +136,7 @@ def random_network(config: Any) -> Any:
             module.weight.data.uniform_(-bound, bound)
             if module.bias is not None:
                 module.bias.data.normal_()
-        elif isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.3, 0.9)
-            module.bias.data.normal_(std=0.3)
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 2.0)
-            module.num_batches_tracked.fill_(7)
+    shake_norms(network)
     return network.eval()
 
 

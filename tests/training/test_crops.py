@@ -51,7 +51,8 @@ def cropped(
         np.full(size, 77, np.uint8),
     )
     bands = (band(image.dtype.name, mean=9.0),) * len(image)
-    whole = cut(Pixels(image, valid, labels).cut((there.rows, there.cols)), there, change, bands, into)
+    pixels = Pixels(image, valid, labels).cut((there.rows, there.cols))
+    whole = cut(pixels, there, change, bands, into, settings)
     return into[0].transpose(2, 0, 1), into[1], into[2], whole
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import examples
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
 
 from aerial_seg.errors import OutputError, SettingsError
@@ -155,6 +155,36 @@ def test_a_recipe_that_says_nothing_trains_as_one_group(name: str) -> None:
     before = LambdaLR(one, lambda i: (1 - min(i, 4) / 5) ** 0.9 * min(1.0, (i + 1) / 3))
     assert_same(after(ours, optimizer, make_schedule(optimizer, chosen)), after(theirs, one, before))
     assert group_notes(ours, chosen) == ()
+
+
+def test_adam_takes_factors_of_gradients_as_scaled_gradients() -> None:
+    """tensorpack's DeepLab: an L2 term in the loss, the head's gradients five and ten times as large, then Adam."""
+    chosen = TrainingSettings(
+        iterations=5, optimizer="adam", adam_epsilon=2.5e-4, learning_rate=1e-3, weight_decay=5e-2,
+        weight_decay_on="convolutions", head_factors="gradient", head_rate_factor=5, head_bias_rate_factor=10,
+    )  # fmt: skip
+    ours, theirs = tiny(), tiny()
+    head = theirs.get_submodule("head")
+    kernels = [m.weight for m in theirs.modules() if isinstance(m, nn.Conv2d)]
+    biases = [m.bias for m in head.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    factors = {id(one): 5.0 for one in head.parameters()} | {id(one): 10.0 for one in biases}
+    one, optimizer = Adam(theirs.parameters(), lr=1e-3, eps=2.5e-4, fused=True), make_optimizer(ours, chosen)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
+    assert {round(2.5e-4 / group["eps"], 6) for group in optimizer.param_groups} == {1, 5, 10}
+    assert "10 times the gradient" in group_notes(ours, chosen)[0]
+    decaying, random = {id(kernel) for kernel in kernels}, torch.Generator().manual_seed(0)
+    for _ in range(UPDATES):
+        for own, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+            own.grad = 1e-3 * torch.randn(own.shape, generator=random)
+            decay = 5e-2 * their.detach() if id(their) in decaying else 0.0
+            their.grad = (own.grad + decay) * factors.get(id(their), 1.0)
+        optimizer.step()
+        one.step()
+    assert_same(ours.state_dict(), theirs.state_dict(), within=1e-6)
+    with pytest.raises(
+        SettingsError, match='head_factors is "gradient", but there is no factor; set head_rate_factor'
+    ):
+        TrainingSettings(optimizer="adam", head_factors="gradient")
 
 
 def test_deeplabv2_has_the_groups_of_its_reference_code() -> None:

@@ -28,14 +28,18 @@ VALUES: dict[str, Any] = {
     "augmentation.contrast_about": "zero",
     "augmentation.band_noise": 0.5,
     "augmentation.light_probability": 0.5,
+    "augmentation.light_range": [0.0, 255.0],
     "sampling.balanced_by": "rarity",
     "training.adam_beta2": 0.99,
+    "training.adam_epsilon": 1e-3,
+    "training.head_factors": "gradient",
     "training.weight_decay_on": "weights",
     "training.milestones": [0.5],
     "training.step_factor": 0.5,
     "training.power": 2.0,
     "training.end_rate": 1e-4,
     "training.end_rate_factor": 0.01,
+    "training.rate_every": 10,
     "training.poly_from": "warmup",
     "training.freeze_iterations": 3,
     "training.auxiliary_weight": 0.3,
@@ -77,7 +81,10 @@ def off_and_on(needs: Needs) -> tuple[dict[str, Any], dict[str, Any]]:
         off, on = (STEPS, {"training.schedule": "poly", "training.milestones": []})
         own = {key: value for key, value in off.items() if key != needs.key}
         return (on | warm, own) if needs.wanted == "step" else (off | warm, on)
-    return {other: OTHERS[other][0] for other in needs.of}, {needs.of[0]: OTHERS[needs.of[0]][1]}
+    off = {other: OTHERS[other][0] for other in needs.of}
+    if needs.key == "training.head_factors":
+        return off | {"training.head_rate_factor": 5.0}, {"training.optimizer": "adam"}
+    return off, {needs.of[0]: OTHERS[needs.of[0]][1]}
 
 
 @pytest.mark.parametrize("needs", NEEDS, ids=lambda one: one.key)
@@ -105,6 +112,7 @@ def test_every_change_of_crops_changes_some_or_is_refused_on_its_own() -> None:
         "flips": "horizontal", "rot90": True, "scale": (0.5, 2.0), "base_size": (40, 40), "aspect": 0.15,
         "rotation": 10.0, "rotation_probability": 0.5, "blur": 0.5, "blur_side": 3, "brightness": 0.2, "contrast": 0.2,
         "contrast_about": "zero", "band_noise": 0.5, "hue": 18.0, "saturation": 0.5, "light_probability": 0.5,
+        "light_range": (0.0, 255.0),
         "cat_max_ratio": 0.26,
     }  # fmt: skip
     of_zooms = {"scale_distribution", "scale_step", "stay_inside"}
@@ -137,11 +145,12 @@ def test_every_key_of_the_schedule_changes_a_rate_or_is_refused_on_its_own() -> 
     given: dict[str, Any] = {
         "milestones": [0.5], "step_factor": 0.5, "power": 2.0, "end_rate": 1e-4, "end_rate_factor": 0.01, "warmup": 4,
         "warmup_factor": 0.2, "poly_from": "warmup", "learning_rate": 0.1, "schedule": "step",
+        "rate_every": 10,
     }  # fmt: skip
     of_the_optimiser = {key for key in RateSettings.model_fields if key not in given} - {"iterations"}
     assert of_the_optimiser == {
-        "optimizer", "momentum", "adam_beta2", "weight_decay", "weight_decay_on", "head_rate_factor",
-        "head_bias_rate_factor", "auxiliary_rate_factor",
+        "optimizer", "momentum", "adam_beta2", "adam_epsilon", "weight_decay", "weight_decay_on", "head_rate_factor",
+        "head_bias_rate_factor", "auxiliary_rate_factor", "head_factors",
     }  # fmt: skip
     for beside in ({}, STEPS):
         begun = change_recipe(start, beside)

@@ -107,6 +107,22 @@ def test_rates_are_those_of_torchs_own_schedules(
         assert [learning_rate_factor(i, beside) for i in range(whole)] == pytest.approx(wanted, rel=1e-9)
 
 
+class EveryTen(LRScheduler):
+    """deeplab-pytorch's schedule by its formula: a new rate where the number of updates is a multiple of ten."""
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        if self.last_epoch == 0 or self.last_epoch % 10 != 0:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return [rate * (1 - self.last_epoch / 57) ** 0.9 for rate in self.base_lrs]
+
+
+def test_poly_in_steps_is_that_of_deeplab_pytorch() -> None:
+    chosen = TrainingSettings(iterations=57, learning_rate=2.5e-4, rate_every=10)
+    rates = [base_rate(i, chosen) for i in range(57)]
+    assert rates == pytest.approx(followed(EveryTen(sgd(2.5e-4)), 57), rel=1e-12)
+    assert len(set(rates)) == 6
+
+
 @pytest.mark.parametrize("poly_from", ["first", "warmup"])
 @pytest.mark.parametrize(("warmup", "told"), [(3, False), (4, True), (9, True)])
 def test_a_run_as_short_as_its_warm_up_rises_to_its_end_and_says_so(

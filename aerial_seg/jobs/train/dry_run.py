@@ -271,7 +271,7 @@ def _files(network: Network, recipe: Recipe, *, has_chips: bool) -> dict[str, in
     """What the run's folder would hold, with bytes of the large ones."""
     model = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     learnt = sum(one.numel() * one.element_size() for one in learnt_parameters(network, recipe))
-    moments = 2 if recipe.training.optimizer == "adamw" else 1 if recipe.training.momentum else 0
+    moments = 2 if recipe.training.optimizer != "sgd" else 1 if recipe.training.momentum else 0
     state = model + moments * learnt + (model if recipe.training.ema_decay else 0)
     drawn = [CURVES, *([SAMPLES] if has_chips else [])]
     return {BEST: model, LAST: model, STATE: state, RUN: None, LOG: None, **dict.fromkeys(drawn)}

@@ -45,7 +45,7 @@ from aerial_seg.training.log import Log
 from aerial_seg.training.loop import run_training
 from aerial_seg.training.optimisation import warmup_notes
 from aerial_seg.training.state import TrainingState
-from aerial_seg.training.stopping import Stopping, left_to_the_first
+from aerial_seg.training.stopping import Stopping, ended_when_asked, left_to_the_first
 from aerial_seg.version import __version__
 
 
@@ -298,6 +298,9 @@ def _go_on(
 
 def _look_on(plan: Plan, dataset: Path, own: Network | None) -> TrainReport:
     """Train along as torchrun's further process, all stages that are left; the report is that of the first one."""
+    # Until it has met the first one, that may still refuse the run: torchrun then asks this one to end, for 30 s.
+    with ended_when_asked():
+        plan.computing()
     with left_to_the_first():
         while True:
             with lost_workers():

@@ -207,7 +207,8 @@ def _form(
         _check(form, f"the configuration in {path}", head=head, encoder=encoder)
         if named is not None:
             _check_same(named, form, path=path)
-        return form, ("strides, rates, bands and crop were read from the configuration in the checkpoint",)
+        read = "strides, rates and crop" if checkpoint.bands else "strides, rates, bands and crop"
+        return form, (f"{read} were read from the configuration in the checkpoint",)
     if named is not None:
         _check(named, setting("arch"), head=head, encoder=encoder)
         return named, ()
@@ -221,9 +222,12 @@ def _form(
     if choices:
         raise ask(checkpoint, choices, what=f"mmsegmentation's {head} on {encoder} with {classes} classes")
     other = setting("arch", f"{head.replace('+', 'plus')}_r{depth}-d16")
+    assumed = ["output stride 8", "no multi-grid", "align_corners false"]
+    if not checkpoint.bands:
+        assumed.append("ImageNet's mean and std of RGB")
     return Form(), (
-        "assumed output stride 8, no multi-grid, align_corners false and ImageNet's mean and std of RGB, as mmseg "
-        f"publishes it for {classes} classes: pass {other} or the name of its configuration if trained otherwise",
+        f"assumed {', '.join(assumed[:-1])} and {assumed[-1]}, as mmseg publishes it for {classes} classes: pass "
+        f"{other} or the name of its configuration if trained otherwise",
     )
 
 

@@ -1,4 +1,4 @@
-"""Crops blurred, and their colours turned and paled: what is done to images alone, after they are cut."""
+"""Crops blurred, lit, and their colours turned and paled: what is done to images alone, after they are cut."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aerial_seg.band_names import RGB, role
 from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.recipe.crops import AugmentationSettings
+from aerial_seg.training.samples.draws import Draw
 
 _KERNELS: dict[int, tuple[float, ...]] = {
     3: (0.25, 0.5, 0.25),
@@ -74,6 +75,36 @@ def coloured(
         away = np.mod(sixths + np.float32(start), 6)
         found[..., place] = high - chroma * np.clip(np.minimum(away, 4 - away), 0, 1)
     return _as_before(found, image)
+
+
+def lit(
+    image: NDArray[np.generic], change: Draw, bands: Sequence[Band], settings: AugmentationSettings
+) -> NDArray[np.generic]:
+    """The image (H,W,C) in the light and the colours that were drawn, step by step and never beyond light_range.
+
+    Bytes lose their fractions behind brightness and contrast. Source: mmseg's and ssseg's PhotoMetricDistortion, whose
+    hue and saturation are of 8 bits, too; here they are exact.
+    """
+    more = change.more
+    assert settings.light_range is not None
+    assert more is not None
+    low, high = settings.light_range
+    gain, shift = (np.asarray(one, np.float32) for one in (change.gain, change.shift))
+    middle = 0.0 if settings.contrast_about == "zero" else [band.mean for band in bands]
+    still = np.asarray(middle, np.float32)
+
+    def clipped(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.clip(values.astype(np.float32), low, high).astype(image.dtype)
+
+    def contrasted(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        return clipped((values.astype(np.float32) - still) * gain + still) if np.any(gain != 1) else values
+
+    found = clipped(image.astype(np.float32) + shift * np.float32(high - low)) if np.any(shift) else image
+    if more.contrast_first:
+        found = contrasted(found)
+    if more.hue or more.saturation != 1:
+        found = clipped(coloured(found, bands, hue=more.hue, saturation=more.saturation))
+    return found if more.contrast_first else contrasted(found)
 
 
 def _as_before(found: NDArray[np.float32], image: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ from aerial_seg.training.samples.numbers import key_of, uniforms
 
 _CHANGES, _MORE, _STRETCH, _PLACES = 2, 4, 5, 6
 """Keep these numbers apart from others of the same seed, and what some recipes ask for from what all do."""
-_FIXED, _FIXED_MORE = 8, 9
+_FIXED, _FIXED_MORE = 8, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class More:
     """Hold what only some recipes ask for.
 
     angle: degrees, counter-clockwise. is_blurred: whether the crop is. hue: degrees. saturation: a factor. stretch:
-    key of the numbers that zooms of height and width are drawn from, if they differ.
+    key of the numbers that zooms of height and width are drawn from, if they differ. contrast_first: whether contrast
+    comes before hue and saturation, where that makes a difference.
     """
 
     angle: float
@@ -25,6 +26,7 @@ class More:
     hue: float
     saturation: float
     stretch: int
+    contrast_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,13 @@ def _asks_for_more(settings: AugmentationSettings) -> bool:
         or settings.aspect
         or settings.hue
         or settings.saturation
+        or settings.light_range
         or settings.light_probability < 1
     )
 
 
 def _with_more(drawn: Draw, seed: int, index: int, settings: AugmentationSettings) -> Draw:
-    turns, angle, blurs, lifts, spreads, colours, saturation, tints, hue = uniforms(
+    turns, angle, blurs, lifts, spreads, colours, saturation, tints, hue, first = uniforms(
         key_of(seed, _MORE, index), _FIXED_MORE
     )
     often, bands = settings.light_probability, len(drawn.gain)
@@ -91,6 +94,7 @@ def _with_more(drawn: Draw, seed: int, index: int, settings: AugmentationSetting
         hue=settings.hue * (2 * hue - 1) if tints < often else 0.0,
         saturation=1 + settings.saturation * (2 * saturation - 1) if colours < often else 1.0,
         stretch=key_of(seed, _STRETCH, index),
+        contrast_first=first < 0.5,
     )
     return replace(
         drawn,

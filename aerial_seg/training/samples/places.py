@@ -60,7 +60,8 @@ def place(
     """Where a crop of this size is cut from an image of this height and width.
 
     The zoom is one of `scale`; with stay_inside in that part of it whose windows fit into the image; where none does,
-    the largest zoom. A window that does not fit slides over the image. held: a pixel that the window is to hold.
+    the largest zoom. A window that does not fit slides over the image. held: a pixel that the window is to hold; what
+    cannot hold it where it is turned, near an edge, is not turned.
     """
     angle = 0.0 if change.more is None else change.more.angle
     grown = _grown(crop, _direction(angle)) if angle and settings.stay_inside else (1.0, 1.0)
@@ -68,7 +69,9 @@ def place(
     zooms = _zooms(change, settings, height=height, width=width, crop=framed)
     tall, wide = (max(1, round(side / zoom)) for side, zoom in zip(crop, zooms, strict=True))
     if angle:
-        return _turned(change, settings, (tall, wide), size=(height, width), crop=crop, held=held)
+        turned = _turned(change, settings, (tall, wide), size=(height, width), crop=crop, held=held)
+        if held is None or _shows(turned, held):
+            return turned
     rows, down, top = _along(height, tall, crop[0], change.down, None if held is None else held[0])
     cols, across, left = _along(width, wide, crop[1], change.across, None if held is None else held[1])
     return Place(rows, cols, down, across, top, left)
@@ -168,6 +171,17 @@ def _turned(
         for line, length, step in zip((turn.rows, turn.cols), size, steps, strict=True)
     )
     return Place(rows, cols, *part, *corner, turn)
+
+
+def _shows(there: Place, pixel: Pixel) -> bool:
+    """Whether the pixel's centre is in a turned crop."""
+    assert there.turn is not None
+    (row, down_row, across_row), (col, down_col, across_col) = there.turn.rows, there.turn.cols
+    away = pixel[0] + 0.5 - row, pixel[1] + 0.5 - col
+    area = down_row * across_col - across_row * down_col
+    down = (away[0] * across_col - away[1] * across_row) / area
+    across = (away[1] * down_row - away[0] * down_col) / area
+    return 0 <= down < there.height and 0 <= across < there.width
 
 
 def _own_centre(

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from aerial_seg.errors import Interrupted, SettingsError
+from aerial_seg.jobs.train import job
+from aerial_seg.jobs.train.company import Plan
 from aerial_seg.jobs.train.job import train
 from aerial_seg.jobs.train.settings import TrainSettings
 from aerial_seg.recipe.document import Recipe
@@ -214,6 +216,30 @@ def test_torchruns_processes_end_together_when_they_are_asked_to(chips: Path, tm
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "run")) == 200
+
+
+def test_a_further_process_ends_when_asked_until_it_has_met_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first may refuse the run before they meet: torchrun would wait 30 s for one that heeds nothing."""
+    seen = []
+
+    def computing(plan: Plan) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    def along(*given: object) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        raise EOFError
+
+    monkeypatch.setattr(Plan, "computing", computing)
+    monkeypatch.setattr(job, "train_along", along)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(EOFError):
+        train(tmp_path, Recipe(), tmp_path / "run", settings())
+    assert seen == [signal.SIG_DFL, signal.SIG_IGN]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow

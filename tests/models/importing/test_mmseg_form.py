@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aerial_seg.bands import IMAGENET_BANDS
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.jobs.import_weights import import_weights
 from aerial_seg.mentions import settings_in
 from aerial_seg.models.file import read_card
+from aerial_seg.models.importing.checkpoint import read_checkpoint
 from aerial_seg.models.importing.config_text import read_config
 from aerial_seg.models.importing.mmseg_config import form_of_config
 from aerial_seg.models.importing.mmseg_form import Form, form_of_name, published, read_form
+from aerial_seg.models.importing.sources import import_checkpoint
 
 if TYPE_CHECKING:
     from tests.models.importing.conftest import Agreement
@@ -301,6 +305,14 @@ def test_deeplabv3plus_on_resnet18_has_mmsegs_logits(
     else:
         assert note == "strides, rates, bands and crop were read from the configuration in the checkpoint"
         assert imported.training.crop == (512, 1024)
+    told = replace(read_checkpoint(tmp_path / "last.pth"), bands=IMAGENET_BANDS)
+    (note,) = import_checkpoint(told, "mmseg", arch=None).notes  # what --bands tells nobody assumed or read
+    if text is None:
+        assert note.startswith(
+            "assumed output stride 8, no multi-grid and align_corners false, as mmseg publishes it"
+        )
+    else:
+        assert note == "strides, rates and crop were read from the configuration in the checkpoint"
     image = torch.randn(1, 3, 65, 97, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         wanted = network.double()(image, aligned=text is not None)

@@ -254,6 +254,7 @@ EVERYTHING = AugmentationSettings(
     blur=0.5,
     blur_side=3,
     light_probability=0.5,
+    light_range=(0.0, 200.0),
     cat_max_ratio=0.3,
 )
 

@@ -15,6 +15,7 @@ from made_chips import MadeReader, band
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
+from shapely import Point, Polygon
 from torchvision.transforms.v2 import functional
 
 from aerial_seg.recipe.crop_size import height_and_width
@@ -47,7 +48,7 @@ def cropped(
         np.full(size, 77, np.uint8),
     )
     bands = (band(pixels.image.dtype.name, mean=mean),) * len(pixels.image)
-    measured = cut(pixels.cut((there.rows, there.cols)), there, drawn, bands, into)
+    measured = cut(pixels.cut((there.rows, there.cols)), there, drawn, bands, into, told)
     return into[0].transpose(2, 0, 1), into[1], into[2], measured
 
 
@@ -222,3 +223,56 @@ def test_part_of_the_crops_is_turned_by_angles_of_all_sizes() -> None:
     angles = np.array([draw(0, k, told, bands=3).more.angle for k in range(2000)])  # type: ignore[union-attr]
     assert 0.46 < (angles != 0).mean() < 0.54
     assert stats.kstest(angles[angles != 0], stats.uniform(-10, 20).cdf).pvalue > 1e-3
+
+
+@settings(max_examples=examples(100))
+@given(
+    angle=ANGLES,
+    down=PARTS,
+    across=PARTS,
+    zoom=PARTS,
+    size=st.tuples(st.integers(20, 60), st.integers(20, 60)),
+    crop=st.tuples(st.integers(5, 40), st.integers(5, 40)),
+    where=st.tuples(PARTS, PARTS),
+    stay_inside=st.booleans(),
+)
+def test_a_crop_that_is_to_hold_a_pixel_holds_it_wherever_it_lies(
+    angle: float,
+    down: float,
+    across: float,
+    zoom: float,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    where: tuple[float, float],
+    stay_inside: bool,
+) -> None:
+    """By shapely; near edges and corners, too, where a turned crop inside the image cannot reach."""
+    told = AugmentationSettings(rotation=180, scale=(0.5, 2), stay_inside=stay_inside)
+    drawn = change(angle=angle, zoom=zoom, down=down, across=across)
+    held = int(where[0] * size[0]), int(where[1] * size[1])
+    there = place(drawn, told, height=size[0], width=size[1], crop=crop, held=held)
+    if there.turn is None:
+        assert there.rows.start <= held[0] < there.rows.stop
+        assert there.cols.start <= held[1] < there.cols.stop
+        return
+    rows, cols = there.turn.rows, there.turn.cols
+    corners = [(0, 0), (0, there.width), (there.height, there.width), (there.height, 0)]
+    shown = Polygon(
+        [(cols[0] + cols[1] * i + cols[2] * j, rows[0] + rows[1] * i + rows[2] * j) for i, j in corners]
+    )
+    assert shown.buffer(1e-6).contains(Point(held[1] + 0.5, held[0] + 0.5))
+
+
+def test_most_crops_that_hold_a_pixel_are_turned_all_the_same() -> None:
+    """Those about corners and edges are not; a class that lies in the middle of its image has them turned as before."""
+    told = AugmentationSettings(rotation=10, scale=(1, 1))
+    places = [
+        place(draw(1, k, told, bands=1), told, height=100, width=100, crop=(40, 40), held=(row, row))
+        for row in (0, 12, 50)
+        for k in range(200)
+    ]
+    turned = [sum(there.turn is not None for there in places[start : start + 200]) for start in (0, 200, 400)]
+    assert turned == sorted(turned)
+    assert turned[0] < 20
+    assert turned[1] > 100
+    assert turned[2] == 200
