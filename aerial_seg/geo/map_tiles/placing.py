@@ -15,6 +15,7 @@ from aerial_seg.choices import MapTileRows
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.names import exact
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.map_tiles.names import (
     Extent,
     TileName,
@@ -81,7 +82,7 @@ def place_tiles(
             f"the map tiles are of the zooms {', '.join(map(str, sorted(zooms)))}, which show the same ground; name "
             f"the folder of one, as {paths[0].absolute().parents[1]}"
         )
-    names = read_names(paths) if all(_is_tile(info) for info in infos) else None
+    names = read_names(paths) if all(is_tile(info.grid) for info in infos) else None
     if names is None:
         if asked != "auto":
             raise _no_tiles(asked, f"the {len(infos)} rasters are not squares named so (first: {paths[0]})")
@@ -142,9 +143,9 @@ def _no_tiles(asked: MapTileRows, why: str) -> SettingsError:
     )
 
 
-def _is_tile(info: RasterInfo) -> bool:
+def is_tile(grid: Grid) -> bool:
     """Map tiles are squares of 256 px or the like; 2024-05-11.tif is most often a day."""
-    height, width = info.grid.shape
+    height, width = grid.shape
     return height == width and height % _SIDES == 0
 
 
