@@ -9,6 +9,7 @@ from typing import Literal
 from xml.etree import ElementTree as Xml
 
 import rasterio.shutil
+from pyproj import CRS as ProjectedCRS
 from rasterio.crs import CRS
 
 from aerial_seg.choices import MapTileRows
@@ -31,6 +32,7 @@ from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.vrt import source_name
 from aerial_seg.mentions import setting
 
+_MERCATOR = ProjectedCRS.from_epsg(3857)
 _SIDES = 64
 """Pixels that the side of a map tile is a multiple of."""
 
@@ -101,6 +103,32 @@ def place_tiles(
     ]
     note = f"{_told(names)} (rows {how})"
     return Placed(found, opened, (note,), rows)
+
+
+def tile_grids(
+    infos: Sequence[RasterInfo], asked: MapTileRows, labelled: Callable[[], Extent | None]
+) -> tuple[list[Grid], str] | None:
+    """The grids of rasters that are map tiles by their names, and a note on it; None where they are none.
+
+    For whoever needs no more of them than where their pixels lie. Raises as place_tiles.
+    """
+    paths = [Path(info.path) for info in infos]
+    placed = [info.path for info in infos if info.unplaced is None]
+    names = None if placed or not all(is_tile(info.grid) for info in infos) else read_names(paths)
+    if names is None or asked == "off":
+        if asked in ("slippy", "tms"):
+            raise _no_tiles(asked, f"{(placed or [infos[0].path])[0]} is not")
+        return None
+    names, _, how = _from_north(names, paths, asked, labelled)
+    return [grid_of_tile(name, info.grid) for name, info in zip(names, infos, strict=True)], (
+        f"{_told(names)} (rows {how})"
+    )
+
+
+def grid_of_tile(name: TileName, grid: Grid) -> Grid:
+    """The grid of a map tile of as many pixels as this one."""
+    place = name.transform(height=grid.height, width=grid.width)
+    return Grid(_MERCATOR, place, height=grid.height, width=grid.width)
 
 
 def _told(names: Sequence[TileName]) -> str:

@@ -163,7 +163,7 @@ def _sources(
 
 
 def _apart(placed: Placed, truth: Sequence[Path], settings: TileSettings) -> Placed:
-    """The rasters, each of several pictures without CRS in a place of its own where label rasters are paired with them."""
+    """The rasters; of several pictures without CRS, with which label rasters are paired, each in a place of its own."""
     pictures = [info for info in placed.infos if info.grid.crs is None and info.grid.transform.is_identity]
     if len(pictures) < max(2, len(placed.infos)) or not truth or not are_rasters(truth) or settings.mosaic:
         return placed

@@ -18,7 +18,10 @@ _BETWEEN_WORDS = re.compile(r"[-_. ]")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Hold the number of each raster's label raster. unused: label rasters of no raster. exact: by names that are equal."""
+    """Hold the number of each raster's label raster.
+
+    unused: label rasters of no raster. exact: whether names are equal but for their endings.
+    """
 
     labels: tuple[int, ...]
     unused: tuple[Path, ...]
@@ -42,7 +45,9 @@ def pair_by_name(rasters: Sequence[Path], labels: Sequence[Path]) -> Pairs | Inp
                 best = len(alone), _no_label(alone, len(rasters))
             continue
         found = [_nearest(path, groups[key], labels) for path, key in zip(rasters, keys, strict=True)]
-        wrong = next((one for one in found if isinstance(one, InputError)), None) or _twice(found, rasters, labels)
+        wrong = next((one for one in found if isinstance(one, InputError)), None) or _twice(
+            found, rasters, labels
+        )
         if wrong is None:
             chosen = tuple(one for one in found if isinstance(one, int))
             unused = tuple(path for number, path in enumerate(labels) if number not in {*chosen})
@@ -99,12 +104,17 @@ def _likeness(one: Path, other: Path) -> int:
     )
 
 
-def _twice(found: Sequence[int | InputError], rasters: Sequence[Path], labels: Sequence[Path]) -> InputError | None:
+def _twice(
+    found: Sequence[int | InputError], rasters: Sequence[Path], labels: Sequence[Path]
+) -> InputError | None:
     """An error where two rasters have one label raster."""
     owner: dict[int | InputError, Path] = {}
     for number, path in zip(found, rasters, strict=True):
         first = owner.setdefault(number, path)
         if first is not path and isinstance(number, int):
+            nearest = sorted((first, path), key=lambda one: -_likeness(one, labels[number]))
+            if _likeness(first, labels[number]) != _likeness(path, labels[number]):
+                return _no_label(nearest[1:], len(rasters))
             return InputError(
                 f"{first} and {path} have one name, and {labels[number]} may be the labels of either; pass the rasters "
                 "of one folder, or name them differently"

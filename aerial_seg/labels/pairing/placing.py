@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from affine import Affine
-from pyproj import CRS
 
 from aerial_seg.choices import MapTileRows
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError
-from aerial_seg.geo.grid import Grid
-from aerial_seg.geo.map_tiles.names import counts_from_south, read_names
-from aerial_seg.geo.map_tiles.placing import is_tile
+from aerial_seg.geo.grid import whole_outline
+from aerial_seg.geo.map_tiles.names import Extent, TileName, counts_from_south, extent_of, read_names
+from aerial_seg.geo.map_tiles.placing import grid_of_tile, is_tile
 from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.labels.label_file import LabelFile
 from aerial_seg.labels.pairing.by_name import Pairs, pair_by_name
@@ -82,7 +82,9 @@ def _paired(
     ]
     if pairs.unused:
         told = listed(map(str, pairs.unused), most=3)
-        notes.append(f"{len(pairs.unused)} label rasters have no raster of their name and are not used: {told}")
+        notes.append(
+            f"{len(pairs.unused)} label rasters have no raster of their name and are not used: {told}"
+        )
     return placed, tuple(notes)
 
 
@@ -96,14 +98,11 @@ def _as_tiles(
     names = read_names(paths)
     if names is None:
         return None
-    south = beside.rows == "tms" or (beside.rows == "auto" and counts_from_south(paths))
+    south = beside.rows == "tms" or (beside.rows == "auto" and _count_from_south(names, paths, beside))
     lying = [name.flipped() for name in names] if south else names
-    mercator = CRS.from_epsg(3857)
     placed = tuple(
-        replace(file, grid=Grid(mercator, name.transform(height=file.grid.height, width=file.grid.width),
-                                file.grid.height, file.grid.width))
-        for file, name in zip(files, lying, strict=True)
-    )  # fmt: skip
+        replace(file, grid=grid_of_tile(name, file.grid)) for file, name in zip(files, lying, strict=True)
+    )
     some = f"{len(files)} label rasters without CRS are map tiles by their names" if len(files) > 1 else (
         "the label raster without CRS is a map tile by its name"
     )  # fmt: skip
@@ -112,17 +111,39 @@ def _as_tiles(
     )
 
 
+def _count_from_south(names: Sequence[TileName], paths: Sequence[Path], beside: Beside) -> bool:
+    """Whether a file says so, or the imagery lies on them only then."""
+    if counts_from_south(paths):
+        return True
+    boxes = [whole_outline(info.grid).bounds for info in beside.infos]
+    here, flipped = (
+        [*map(extent_of, ([one] for one in some))] for some in (names, [n.flipped() for n in names])
+    )
+    return not _meet(here, boxes) and _meet(flipped, boxes)
+
+
+def _meet(some: Sequence[Extent], others: Sequence[Extent]) -> bool:
+    a, b = np.array(some)[:, None], np.array(others)[None]
+    apart = (a[..., :2] >= b[..., 2:]) | (b[..., :2] >= a[..., 2:])
+    return bool((~apart.any(axis=-1)).any())
+
+
 def lay_apart(infos: Sequence[RasterInfo], step: int) -> list[RasterInfo]:
     """Pictures without CRS, each with a place of its own on one plane, in rows and columns, with room between them.
 
     step: pixels of which the room from one to the next is a multiple. What each shows is taken for other ground.
     """
-    cell = [step * (1 + math.ceil(max(sides) / step)) for sides in zip(*(i.grid.shape for i in infos), strict=True)]
+    cell = [
+        step * (1 + math.ceil(max(sides) / step))
+        for sides in zip(*(i.grid.shape for i in infos), strict=True)
+    ]
     across = math.ceil(math.sqrt(len(infos)))
     return [
         replace(
             info,
-            grid=replace(info.grid, transform=Affine(1, 0, k % across * cell[1], 0, -1, -(k // across) * cell[0])),
+            grid=replace(
+                info.grid, transform=Affine(1, 0, k % across * cell[1], 0, -1, -(k // across) * cell[0])
+            ),
         )
         for k, info in enumerate(infos)
     ]
