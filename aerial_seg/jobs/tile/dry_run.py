@@ -152,7 +152,7 @@ def _divided(
     if existing is None:
         with problems.catching("one-class"):
             require_two_classes(cutter)
-        chips, _, notes = divide(folder, cutter, sources, cutter.settings, ready.cut, ready.areas)
+        chips, _, notes = divide(folder, cutter, sources, ready)
         new = len(chips.records)
     else:
 

@@ -20,7 +20,6 @@ from aerial_seg.jobs.tile.append.agreement import existing_for, fitting
 from aerial_seg.jobs.tile.append.existing import require_same
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
-from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import OWN, Asked, prepare
 from aerial_seg.jobs.tile.layouts.lay_out import lay_out
@@ -96,9 +95,7 @@ def tile(
                 document, chips = add_chips(work, cutter, ready, sources, existing, indexed)
             else:
                 require_two_classes(cutter)
-                gsd = dataset_gsd(sources.infos, settings)
-                whole = assemble(work, cutter, sources, gsd, settings, ready.cut, ready.areas, indexed)
-                document, chips = whole
+                document, chips = assemble(work, cutter, sources, ready, indexed)
             laid_out = lay_out(work, settings.layout)
     notes = (*document.notes, *laid_out, *still.notes)
     return TileReport(

@@ -12,7 +12,7 @@ from aerial_seg.geo.map_tiles.placing import Placed
 from aerial_seg.geo.raster.mosaic import write_mosaic
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
-from aerial_seg.geo.raster.values.scaling import scaled_by_all
+from aerial_seg.geo.raster.values.scaling import scaled_by_all, stored_offsets
 from aerial_seg.inference.match_bands import check_mosaic_bands
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.mentions import setting
@@ -57,6 +57,12 @@ class Sources:
     def members(self) -> list[tuple[RasterInfo, ...]]:
         """The rasters that each is made of."""
         return [source.members for source in self.each]
+
+    @property
+    def stored_offsets(self) -> tuple[tuple[float, ...], ...]:
+        """Of each band the offsets that are declared and not applied; empty where there is none."""
+        infos = [info for members in self.members for info in members]
+        return stored_offsets([(info.path, info.scalings) for info in infos], self.scaled)
 
 
 def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Sources:

@@ -63,7 +63,7 @@ def test_masks_of_one_name_are_compared_pixel_by_pixel(pairs: list[Any], tmp_pat
 
 
 def test_what_cannot_be_scored_together_is_named(pairs: list[Any], tmp_path: Path, use_masks: Any) -> None:
-    with pytest.raises(SettingsError, match="is laid on one mask's grid, but .*said names 3"):
+    with pytest.raises(SettingsError, match=r"is laid on one mask's grid, but .*said names 3"):
         evaluate_mask(tmp_path / "said", str(tmp_path / "true"), CLASSES, error_map=tmp_path / "e.tif")
     (tmp_path / "true/gt-1.png").unlink()
     with pytest.raises(InputError, match=r"1 of 3 rasters have no label raster of the same name .*a_1\.png"):

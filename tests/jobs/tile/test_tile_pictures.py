@@ -174,8 +174,16 @@ def test_label_tiles_lie_on_an_orthophoto(tmp_path: Path, rows: str) -> None:
     side = 2 * np.pi * 6_378_137 / 2**ZOOM
     left, top = COLUMN * side - np.pi * 6_378_137, np.pi * 6_378_137 - ROW * side
     image, labels = drawn((SIDE, 2 * SIDE), 3)
-    with rasterio.open(tmp_path / "ortho.tif", "w", driver="GTiff", count=3, height=SIDE, width=2 * SIDE, dtype="uint8",
-                       crs="EPSG:3857", transform=Affine(side / SIDE, 0, left, 0, -side / SIDE, top)) as file:  # fmt: skip
+    form = {
+        "driver": "GTiff",
+        "count": 3,
+        "height": SIDE,
+        "width": 2 * SIDE,
+        "dtype": "uint8",
+        "crs": "EPSG:3857",
+    }
+    place = Affine(side / SIDE, 0, left, 0, -side / SIDE, top)
+    with rasterio.open(tmp_path / "ortho.tif", "w", **form, transform=place) as file:
         file.write(image)
     row = ROW if rows == "slippy" else 2**ZOOM - 1 - ROW
     for across in range(2):
