@@ -282,7 +282,6 @@ def test_messages_of_a_mosaic_name_rasters_and_no_temporary_folder(
     with pytest.raises(InputError, match=rf"^{re.escape(str(paths[1]))} could not be read") as damaged:
         cut(paths, labels, "out", mosaic=True)
     forecast = forecast_tiling([str(path) for path in paths], [str(labels)], labels.with_name("no"), chosen)
-    (foretold,) = (one.problem for one in forecast.problems if one.severity == "error")
-    assert foretold == str(damaged.value)
+    assert str(damaged.value) in [one.problem for one in forecast.problems if one.severity == "error"]
     told += [str(damaged.value), *(one.problem for one in forecast.problems)]
     assert [text for text in told if "aerial-seg-" in text or "mosaic.vrt" in text] == []
