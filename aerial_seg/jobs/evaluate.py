@@ -90,7 +90,7 @@ def evaluate_mask(
     if error_map is not None:
         if len(paths) > 1:
             raise SettingsError(
-                f"{setting('error_map', error_map.path)} is laid on one mask's grid, but {mask} names {len(paths)}; "
+                f"the error map {error_map.path} is laid on one mask's grid, but {mask} names {len(paths)}; "
                 "score them one by one, or leave it out"
             )
         read = label_sources(expand_labels(labels), settings)
