@@ -38,6 +38,7 @@ class Band(BaseModel):
     """One spectral band; its statistics are over valid training pixels, in the raster's own units.
 
     scaled: whether the scale and offset that the rasters declare were applied; what a model is shown needs them, too.
+    stored_offsets: where they were not though some rasters declare an offset, each that they declare, 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,13 +50,15 @@ class Band(BaseModel):
     p2: Value
     p98: Value
     scaled: bool = False
+    stored_offsets: tuple[Value, ...] = ()
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A key that older versions do not know is there only where it says something."""
+        """Keys that older versions do not know are there only where they say something."""
         document: dict[str, Any] = dump(self)
-        if not self.scaled:
-            document.pop("scaled", None)
+        for key in ("scaled", "stored_offsets"):
+            if not document.get(key):
+                document.pop(key, None)
         return document
 
     @model_validator(mode="after")

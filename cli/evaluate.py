@@ -27,6 +27,7 @@ Examples:
   aerial-seg evaluate map.tif buildings.gpkg
   aerial-seg evaluate map.tif buildings.gpkg --error-map errors.tif
   aerial-seg evaluate theirs.tif buildings.gpkg --classes 0=background,255=building
+  aerial-seg evaluate masks/ truth_masks/ --preset dubai
   aerial-seg evaluate run/best.safetensors chips --split test
   aerial-seg evaluate run/best.safetensors truth.gpkg --raster ortho.tif --class-field type""",
 )
@@ -78,7 +79,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Score a mask or a model against labels.
+    """Score a mask, a folder of masks, or a model against labels.
 
     LABELS are polygons or class rasters, or (for a model) a chip dataset. Prints IoU, F1, precision and recall per
     class, mIoU with the number of classes counted, pixel accuracy and the confusion matrix. A class that is neither
@@ -112,7 +113,9 @@ def command(
     wanted = None if error_map is None else ErrorMapSettings(error_map, overwrite)
     _refuse_idle("raster" if is_model and rasters else "chips" if is_model else "mask")
     if not is_model:
-        report = evaluate_mask(subject, labels, label_settings, console.bar, error_map=wanted)
+        report = evaluate_mask(
+            subject, labels, label_settings, console.bar, error_map=wanted, map_tiles=map_tiles
+        )
     elif rasters:
         prediction = PredictSettings(
             mosaic=True, map_tiles=map_tiles, nodata=nodata, georeferenced=not no_georef, device=device
@@ -142,7 +145,7 @@ def command(
 
 
 _MEAN_SOMETHING = {
-    "mask": ("a mask is compared as it is", ()),
+    "mask": ("a mask is compared as it is", ("map_tiles",)),
     "raster": ("with --raster a model maps imagery", ("nodata", "no_georef", "map_tiles", "device")),
     "chips": ("without --raster a model is scored on a chip dataset", ("split", "on", "device")),
 }

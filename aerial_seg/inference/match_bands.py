@@ -97,7 +97,8 @@ def check_bands(
             f"{bands[0].dtype} to the same units (gdal_translate -ot … -scale …) or train a model on these"
         )
     elif scale == "auto":
-        refuse_shifted(info.path, info.scalings, [band.name for band in bands])
+        known = [band.stored_offsets for band in bands]
+        refuse_shifted(info.path, info.scalings, [band.name for band in bands], known)
     return scaled if any(scaled) else ()
 
 
@@ -105,8 +106,11 @@ def check_mosaic_scalings(infos: Sequence[RasterInfo], bands: Sequence[Band], *,
     """Raise InputError for rasters that become one whose stored numbers mean different things to such a model."""
     if scale == "off" or any(band.scaled for band in bands):
         return
+    known = [band.stored_offsets for band in bands]
     for info in infos:
-        if info.scalings != infos[0].scalings:
+        if any(known):
+            refuse_shifted(info.path, info.scalings, [band.name for band in bands], known)
+        elif info.scalings != infos[0].scalings:
             declared = [", ".join(sorted({*map(str, one.scalings)})) for one in (info, infos[0])]
             raise InputError(
                 f"{info.path} declares {declared[0]}, but {infos[0].path} {declared[1]}, and the model was trained on "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,12 +23,6 @@ class ForeignMask:
     _file: LabelFile
     _coding: Coding
 
-    @classmethod
-    def open(cls, mask: Path, settings: LabelSettings) -> ForeignMask:
-        """Raises InputError for values that are no class."""
-        file = open_label_file(mask, None)
-        return cls(file, coding_of([file], replace(settings, unlabelled=()), None))
-
     @property
     def legend(self) -> Legend:
         """The classes."""
@@ -41,3 +36,10 @@ class ForeignMask:
     def read(self, rows: range, cols: range) -> NDArray[np.uint8]:
         """Pixel values (h, w) of the legend, 255 where there is no class."""
         return self._coding.read(self._file, Window(cols.start, rows.start, len(cols), len(rows)))
+
+
+def open_foreign_masks(paths: Sequence[Path], settings: LabelSettings) -> tuple[ForeignMask, ...]:
+    """The masks, which share their classes. Raises InputError for values that are no class."""
+    files = [open_label_file(path, None) for path in paths]
+    coding = coding_of(files, replace(settings, unlabelled=()), None)
+    return tuple(ForeignMask(file, coding) for file in files)

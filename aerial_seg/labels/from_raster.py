@@ -30,6 +30,7 @@ from aerial_seg.labels.borders import grown, without_borders
 from aerial_seg.labels.burning import Burnt
 from aerial_seg.labels.coding import Coding, coding_of, two_classes, unlabelled_counts
 from aerial_seg.labels.label_file import LabelFile, open_label_file
+from aerial_seg.labels.pairing.placing import Beside, place_beside
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import IGNORE, Legend
 from aerial_seg.mentions import setting
@@ -51,6 +52,12 @@ class _Outlines:
     def __init__(self) -> None:
         self._tree: STRtree | None = None
         self._local: bool | None = None
+
+    def flat(self, grid: Grid, grids: Sequence[Grid]) -> list[int]:
+        """Places in `grids`, ascending, of those that share pixels with the grid; none of them has a CRS."""
+        if self._tree is None:
+            self._tree = STRtree([own.footprint() for own in grids])
+        return sorted(map(int, self._tree.query(grid.footprint(), predicate="intersects")))
 
     def any_local(self, grids: Sequence[Grid]) -> bool:
         """Whether one of the grids is a site's own."""
@@ -74,15 +81,19 @@ class RasterLabels:
     _files: tuple[LabelFile, ...]
     _coding: Coding
     _border: int = 0
+    _how_placed: tuple[str, ...] = ()
     _outlines: _Outlines = field(default_factory=_Outlines)
     _sizes: set[tuple[str, str]] = field(default_factory=set)
     """GSDs of labels and imagery that differ, as they are told."""
 
     @classmethod
-    def open(cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None) -> RasterLabels:
+    def open(
+        cls, paths: Sequence[Path], settings: LabelSettings, *, legend: Legend | None, beside: Beside
+    ) -> RasterLabels:
         """Reads every pixel once to know all values before any work begins."""
-        files = tuple(open_label_file(path, settings.crs) for path in paths)
-        return cls(files, coding_of(files, settings, legend), settings.ignore_border)
+        files = [open_label_file(path, settings.crs) for path in paths]
+        placed, notes = place_beside(files, beside)
+        return cls(placed, coding_of(placed, settings, legend), settings.ignore_border, notes)
 
     @property
     def legend(self) -> Legend:
@@ -91,8 +102,8 @@ class RasterLabels:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What counts as unlabelled and why, and what was renumbered."""
-        return self._coding.notes
+        """How they were placed, what counts as unlabelled and why, and what was renumbered."""
+        return *self._how_placed, *self._coding.notes
 
     @property
     def _grids(self) -> tuple[Grid, ...]:
@@ -129,7 +140,14 @@ class RasterLabels:
         return ()
 
     def check_pixels(self, grid: Grid, name: str) -> None:
-        """Raises InputError unless the one label raster has the pixels of the raster `name`, which has no CRS."""
+        """Raises InputError unless a label raster has the pixels of the raster `name`, which has no CRS."""
+        if len(self._files) > 1:
+            if grid.for_polygons() not in self._grids:
+                raise InputError(
+                    f"{name} has no CRS, so that one label raster pairs with it pixel by pixel, got "
+                    f"{len(self._files)}; name that one, or give all a CRS (gdal_edit.py -a_srs EPSG:…)"
+                )
+            return
         if self.shapes[0] != grid.shape:
             (rows, cols), (height, width) = self.shapes[0], grid.shape
             raise InputError(
@@ -202,7 +220,7 @@ class RasterLabels:
                     f"labels also with {setting('crs')})"
                 )
         if grid.crs is None:
-            return range(len(self._grids))
+            return range(1) if len(self._grids) == 1 else self._outlines.flat(grid, self._grids)
         if grid.is_local or self._outlines.any_local(self._grids):
             return [k for k, file in enumerate(self._files) if _touch(file.grid, grid, str(file.path))]
         return self._outlines.near(grid, self._grids)

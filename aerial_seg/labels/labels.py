@@ -25,6 +25,7 @@ from aerial_seg.labels.class_table import UNLABELLED
 from aerial_seg.labels.from_raster import RasterLabels
 from aerial_seg.labels.from_vector import read_vector_labels
 from aerial_seg.labels.labelled_area import labelled_area_file
+from aerial_seg.labels.pairing.placing import Beside
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
@@ -183,10 +184,12 @@ def open_labels(
     *,
     legend: Legend | None = None,
     near: Sequence[Grid] = (),
+    beside: Beside | None = None,
 ) -> Labels:
     """The labels at these paths: one vector layer, or one or more class rasters.
 
-    near: the grids that they will be burnt on; what lies elsewhere need not be read. With a `legend` (of a mask or
+    near: the grids that they will be burnt on; what lies elsewhere need not be read. beside: the rasters that they are
+    for, which tell where label rasters without CRS lie. With a `legend` (of a mask or
     model to compare with) the labels' classes are matched to it by name or value.
     Raises InputError for whatever does not fit, telling the remedy.
     """
@@ -194,7 +197,7 @@ def open_labels(
         require_file(split_layer(path)[0])
     if are_rasters(paths):
         _refuse_what_cannot_apply(settings, _OF_POLYGONS, paths[0], "a label raster", "label polygons")
-        return RasterLabels.open(paths, settings, legend=legend)
+        return RasterLabels.open(paths, settings, legend=legend, beside=beside or Beside(()))
     _refuse_what_cannot_apply(settings, _OF_RASTERS, paths[0], "a file of polygons", "label rasters")
     if len(paths) > 1:
         rasters = [path for path in paths if path.suffix.lower() in _RASTERS]
@@ -301,10 +304,11 @@ def _check_local(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) ->
 
 
 def _check_pixels(labels: Labels, grids: Sequence[Grid], names: Sequence[str]) -> None:
-    """Without a CRS only the pixel's number pairs a label with the image: with several rasters it would err."""
-    if len(grids) > 1 or len(labels.shapes) > 1:
+    """Without a CRS only the pixel's number pairs a label with the image: of several rasters, where names pair them."""
+    if len(grids) > 1 and len(labels.shapes) < len(grids):
         raise InputError(
             f"a raster without CRS pairs with its labels pixel by pixel, wanted one raster and one label raster, "
             f"got {len(grids)} and {max(1, len(labels.shapes))}; run them one by one, or give them a CRS"
         )
-    labels.check_pixels(grids[0], names[0])
+    for grid, name in zip(grids, names, strict=True):
+        labels.check_pixels(grid, name)

@@ -26,6 +26,8 @@ LABELS = {
     "no CRS: refused, the option named": [
         "cli/test_bad_input.py::test_labels_without_crs",
         "labels/test_labels.py::test_without_crs_the_option_is_named_and_works",
+        "jobs/tile/test_tile_pictures.py::test_each_chip_holds_the_pixels_of_the_picture_and_mask_of_one_name",
+        "jobs/tile/test_tile_pictures.py::test_label_tiles_lie_beside_image_tiles",
     ],
     "no overlap: both boxes, a swap of axes suggested": [
         "cli/test_bad_input.py::test_labels_that_lie_elsewhere_print_both_extents",
@@ -181,6 +183,7 @@ SILENT = {
         "jobs/tile/test_tile_values.py::test_scenes_that_declare_other_offsets_give_chips_of_one_unit",
         "jobs/tile/test_tile_values.py::test_scenes_of_which_some_declare_no_scale_are_refused_and_both_remedies_work",
         "tables/test_what_counts.py::test_a_scale_that_gives_no_meaning_is_refused",
+        "jobs/predict/test_predict_values.py::test_a_model_of_shifted_numbers_knows_their_offset",
     ],
     "numbers in text, blanks, capitals": [
         "jobs/tile/test_tile_classes.py::test_text_numbers_and_numbers_give_one_dataset",

@@ -9,12 +9,14 @@ from typing import Literal
 from xml.etree import ElementTree as Xml
 
 import rasterio.shutil
+from pyproj import CRS as ProjectedCRS
 from rasterio.crs import CRS
 
 from aerial_seg.choices import MapTileRows
 from aerial_seg.documents import listed
 from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.files.names import exact
+from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.map_tiles.names import (
     Extent,
     TileName,
@@ -30,6 +32,7 @@ from aerial_seg.geo.raster.raster_info import RasterInfo
 from aerial_seg.geo.raster.vrt import source_name
 from aerial_seg.mentions import setting
 
+_MERCATOR = ProjectedCRS.from_epsg(3857)
 _SIDES = 64
 """Pixels that the side of a map tile is a multiple of."""
 
@@ -81,7 +84,7 @@ def place_tiles(
             f"the map tiles are of the zooms {', '.join(map(str, sorted(zooms)))}, which show the same ground; name "
             f"the folder of one, as {paths[0].absolute().parents[1]}"
         )
-    names = read_names(paths) if all(_is_tile(info) for info in infos) else None
+    names = read_names(paths) if all(is_tile(info.grid) for info in infos) else None
     if names is None:
         if asked != "auto":
             raise _no_tiles(asked, f"the {len(infos)} rasters are not squares named so (first: {paths[0]})")
@@ -100,6 +103,32 @@ def place_tiles(
     ]
     note = f"{_told(names)} (rows {how})"
     return Placed(found, opened, (note,), rows)
+
+
+def tile_grids(
+    infos: Sequence[RasterInfo], asked: MapTileRows, labelled: Callable[[], Extent | None]
+) -> tuple[list[Grid], str] | None:
+    """The grids of rasters that are map tiles by their names, and a note on it; None where they are none.
+
+    For whoever needs no more of them than where their pixels lie. Raises as place_tiles.
+    """
+    paths = [Path(info.path) for info in infos]
+    placed = [info.path for info in infos if info.unplaced is None]
+    names = None if placed or not all(is_tile(info.grid) for info in infos) else read_names(paths)
+    if names is None or asked == "off":
+        if asked in ("slippy", "tms"):
+            raise _no_tiles(asked, f"{(placed or [infos[0].path])[0]} is not")
+        return None
+    names, _, how = _from_north(names, paths, asked, labelled)
+    return [grid_of_tile(name, info.grid) for name, info in zip(names, infos, strict=True)], (
+        f"{_told(names)} (rows {how})"
+    )
+
+
+def grid_of_tile(name: TileName, grid: Grid) -> Grid:
+    """The grid of a map tile of as many pixels as this one."""
+    place = name.transform(height=grid.height, width=grid.width)
+    return Grid(_MERCATOR, place, height=grid.height, width=grid.width)
 
 
 def _told(names: Sequence[TileName]) -> str:
@@ -142,9 +171,9 @@ def _no_tiles(asked: MapTileRows, why: str) -> SettingsError:
     )
 
 
-def _is_tile(info: RasterInfo) -> bool:
+def is_tile(grid: Grid) -> bool:
     """Map tiles are squares of 256 px or the like; 2024-05-11.tif is most often a day."""
-    height, width = info.grid.shape
+    height, width = grid.shape
     return height == width and height % _SIDES == 0
 
 

@@ -35,7 +35,7 @@ _LISTED_NAMES = 1000
 _TIFF = (".tif", ".tiff")
 _LISTING = ("GDAL_DISABLE_READDIR_ON_OPEN", "GDAL_READDIR_LIMIT_ON_OPEN")
 
-_LIBRARIES = (RasterioError, CPLE_BaseError, CRSError, ProjError)
+LIBRARIES = (RasterioError, CPLE_BaseError, CRSError, ProjError)
 """What rasterio, GDAL below it and PROJ raise: CPLE are GDAL's errors that rasterio passes on as they are."""
 
 
@@ -52,7 +52,7 @@ def telling_whose(path: Path | str, wanted: str) -> Iterator[None]:
             f"{shown(path)} holds texts (a band's description, tags) that are not UTF-8; write them anew, or copy it "
             "without them (gdal_translate -co PROFILE=GeoTIFF --config GDAL_PAM_ENABLED NO in.tif out.tif)"
         ) from error
-    except _LIBRARIES as error:
+    except LIBRARIES as error:
         raise InputError(f"{shown(path)} {wanted.format(error=_reason(error))}") from error
 
 

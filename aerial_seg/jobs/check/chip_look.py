@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from aerial_seg.errors import AerialSegError
@@ -153,7 +154,11 @@ def _grid_of(image: Path | SourceWindow) -> Grid:
     if isinstance(image, Path):
         return raster_info(image).grid
     with lent(image.source) as raster:
-        whole = raster.grid.for_polygons()
+        whole = raster.grid
+    if whole.crs is None:
+        # Pictures without CRS lie where tile put them.
+        whole = replace(whole, transform=Affine(*image.source.transform))
+    whole = whole.for_polygons()
     return whole.window(top=image.top, left=image.left, height=image.side, width=image.side)
 
 

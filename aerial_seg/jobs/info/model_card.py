@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from aerial_seg.bands import Band
 from aerial_seg.errors import SettingsError
 from aerial_seg.inference.ensemble import Ensemble
 from aerial_seg.inference.tile_choice import choose_tile
@@ -35,8 +36,8 @@ def model_card(path: Path) -> dict[str, Any]:
         own, side); halo: context that makes a tile's logits those of the whole image, null: none does; reason of null.
     prediction: what `predict` does unless told otherwise: tile_size, halo, overlap, batch_size in pixels and tiles;
         halo_covers: whether the halo is that of the receptive field; problem, and null before it: why it cannot run.
-    input: bands (number from 1, name, dtype, mean, std, p2, p98, and scaled: true where the rasters' scale and offset
-        were applied), gsd_m.
+    input: bands (number from 1, name, dtype, mean, std, p2, p98, scaled: true where the rasters' scale and offset were
+        applied, stored_offsets: what they declared where they were not), gsd_m.
     output: classes (channel, value, name, colour, background, bias added to the logits).
     training: origin (trained or imported); source (of imported weights); data; initial_weights; the recipe's
         iterations, crop (side, or height and width), batch_size, optimizer, learning_rate, weight_decay,
@@ -81,6 +82,15 @@ def model_card(path: Path) -> dict[str, Any]:
     }
 
 
+def _units(band: Band) -> str:
+    """In which units its numbers are, where the rasters said something of it."""
+    if band.scaled:
+        return " by scale and offset"
+    if band.stored_offsets:
+        return f" as stored with declared offset {' or '.join(f'{one:.9g}' for one in band.stored_offsets)}"
+    return ""
+
+
 def _flat(path: Path, model: TrainedModel) -> dict[str, Any]:
     """The keys that were there before the card had parts."""
     card, geometry = model.card, model.network.geometry
@@ -97,8 +107,7 @@ def _flat(path: Path, model: TrainedModel) -> dict[str, Any]:
         "tile_size": card.prediction.tile_size,
         "classes": {str(entry.value): entry.name for entry in card.legend.entries},
         "bands": {
-            band.name: f"{band.dtype}{' by scale and offset' if band.scaled else ''}, mean {band.mean:.4g}, "
-            f"std {band.std:.4g}"
+            band.name: f"{band.dtype}{_units(band)}, mean {band.mean:.4g}, std {band.std:.4g}"
             for band in card.bands
         },
         "gsd_m": card.gsd,

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
+from aerial_seg.bands import Band
 from aerial_seg.files.subdatasets import find_subdataset
-from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.map_tiles.drafts import as_told
 from aerial_seg.geo.raster.band_facts import renamed_bands
 from aerial_seg.geo.raster.raster_info import RasterInfo
@@ -29,10 +29,10 @@ from aerial_seg.geo.windows.imagery import Imagery
 from aerial_seg.inference.match_bands import palette_notes
 from aerial_seg.inference.match_gsd import gsd_of, is_square
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter, ChipRecord
+from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.in_order import in_order
 from aerial_seg.jobs.tile.index_only import IndexedImages
-from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.splits.areas import SplitAreas
+from aerial_seg.jobs.tile.inputs import Ready
 from aerial_seg.jobs.tile.splits.assign import Assigned, CutChips, assign_splits
 from aerial_seg.jobs.tile.splits.doubts import KeptChips, split_notes
 from aerial_seg.jobs.tile.tile_sources import Sources, TileSource
@@ -112,24 +112,32 @@ class WholeDataset:
     seed: int
     notes: tuple[str, ...]
     imagery: Imagery | None
+    stored_offsets: tuple[tuple[float, ...], ...] = ()
+    """Of each band, see Band; empty where there is none to tell."""
+
+    def bands(self, counted: BandAccumulator) -> tuple[Band, ...]:
+        """What the dataset tells of its bands."""
+        bands = counted.bands()
+        offsets = self.stored_offsets or ((),) * len(bands)
+        return tuple(
+            band.model_copy(update={"stored_offsets": own}) for band, own in zip(bands, offsets, strict=True)
+        )
 
 
 def assemble(
     work: Path,
     cutter: ChipCutter,
     sources: Sources,
-    gsd: float | None,
-    settings: TileSettings,
-    grids: Sequence[Grid],
-    areas: SplitAreas | None,
+    ready: Ready,
     indexed: IndexedImages | None = None,
 ) -> tuple[DatasetDocument, dict[str, int]]:
     """Split and describe the written chips: `work` then holds their index and document. Returns chips per split.
 
-    grids: that each source was cut on. areas: what polygons say of splits. indexed: what images are windows of, where
-    they were not written.
+    ready: the grids that each source was cut on, and what polygons say of splits. indexed: what images are windows of,
+    where they were not written.
     """
-    chips, crs, notes = divide(work, cutter, sources, settings, grids, areas)
+    settings = cutter.settings
+    chips, crs, notes = divide(work, cutter, sources, ready)
     imagery, more = (None, []) if indexed is None else indexed.document(work, sources, settings)
     told = WholeDataset(
         chips=chips,
@@ -137,10 +145,11 @@ def assemble(
         legend=cutter.labels.legend,
         band_names=sources.infos[0].names,
         sources=described_sources(cutter, sources),
-        gsd=gsd,
+        gsd=dataset_gsd(sources.infos, settings),
         seed=settings.seed,
         notes=(*notes, *more),
         imagery=imagery,
+        stored_offsets=sources.stored_offsets,
     )
     return write_dataset(work, told, cutter, sources.infos[0], partial(written_chip, work, indexed))
 
@@ -166,7 +175,7 @@ def write_dataset(
     document = DatasetDocument(
         tool_version=__version__,
         legend=legend,
-        bands=bands.bands(),
+        bands=told.bands(bands),
         gsd=told.gsd,
         chip_size=settings.chip_size,
         stride=settings.stride,
@@ -215,21 +224,17 @@ def _count_values(
 
 
 def divide(
-    work: Path,
-    cutter: ChipCutter,
-    sources: Sources,
-    settings: TileSettings,
-    grids: Sequence[Grid],
-    areas: SplitAreas | None,
+    work: Path, cutter: ChipCutter, sources: Sources, ready: Ready
 ) -> tuple[DividedChips, CRS | None, list[str]]:
     """Give the cut chips their splits: what stays, the CRS of their outlines, and all that is to be said of them.
 
     What does not stay is deleted from `work`. Raises InputError where nothing is left to train on, or labels overlap.
     """
+    settings, areas = cutter.settings, ready.areas
     notes, legend = cutting_notes(cutter, sources, settings.gsd), cutter.labels.legend
     places, crs, note = _common_places(cutter.records, sources.infos)
     notes += [note] if note else []
-    cut = CutChips(cutter.records, places, sources.infos, grids, sources.members)
+    cut = CutChips(cutter.records, places, sources.infos, ready.cut, sources.members)
     chips = stay(cut, assign_splits(cut, settings, areas), work)
     notes += [
         *chips.assigned.notes,

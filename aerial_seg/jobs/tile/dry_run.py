@@ -25,7 +25,7 @@ from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.inputs import Asked, Ready, prepare
 from aerial_seg.jobs.tile.job import require_chips, require_two_classes
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.tile_sources import Sources, TileSource
+from aerial_seg.jobs.tile.tile_sources import Sources, TileSource, telling_member
 from aerial_seg.labels.chip_file import chip_count, chip_windows, write_image, write_labels
 from aerial_seg.labels.labels import Labels
 from aerial_seg.legend import IGNORE, Legend
@@ -152,7 +152,7 @@ def _divided(
     if existing is None:
         with problems.catching("one-class"):
             require_two_classes(cutter)
-        chips, _, notes = divide(folder, cutter, sources, cutter.settings, ready.cut, ready.areas)
+        chips, _, notes = divide(folder, cutter, sources, ready)
         new = len(chips.records)
     else:
 
@@ -177,6 +177,7 @@ def _look_at_all(
             with (
                 problems.catching("raster"),
                 telling_rasters(sources.drafts),
+                telling_member(source),
                 cutter.cut(index, source, grid) as chips,
             ):
                 for _ in chips:
@@ -194,6 +195,7 @@ def _read_through(
             with (
                 problems.catching("raster"),
                 telling_rasters(sources.drafts),
+                telling_member(source),
                 _reading(source, grid, settings) as raster,
             ):
                 for window in chip_windows(height=grid.height, width=grid.width, size=size):

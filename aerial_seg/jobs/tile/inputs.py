@@ -14,7 +14,7 @@ from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder
 from aerial_seg.geo.grid import Grid
 from aerial_seg.geo.map_tiles.drafts import drafts_of, telling_rasters
-from aerial_seg.geo.map_tiles.placing import Placing, place_tiles
+from aerial_seg.geo.map_tiles.placing import Placed, Placing, place_tiles
 from aerial_seg.geo.raster.inputs import expand_rasters
 from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo, require_crs
@@ -27,7 +27,7 @@ from aerial_seg.jobs.tile.grids import run_grids
 from aerial_seg.jobs.tile.layouts.lay_out import check_layout
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.tile.splits.areas import SplitAreas, open_split_areas, split_area_files
-from aerial_seg.jobs.tile.splits.assign import check_shares
+from aerial_seg.jobs.tile.splits.assign import USUAL_BLOCK, check_shares
 from aerial_seg.jobs.tile.tile_sources import Sources, find_sources
 from aerial_seg.labels.class_table import class_table
 from aerial_seg.labels.label_file import open_label_file
@@ -40,6 +40,7 @@ from aerial_seg.labels.labels import (
     label_sources,
     open_labels,
 )
+from aerial_seg.labels.pairing.placing import Beside, lay_apart
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.training.manifest import DOCUMENT, INDEX
 
@@ -99,9 +100,9 @@ def prepare(asked: Asked, folder: Path, problems: Problems) -> Ready:
     with problems.catching("output"):
         Inputs(_files_read(infos, read, settings)).refuse_folder(asked.dataset)
     problems.stage_ends()
-    sources, grids = _sources(infos, truth, settings, folder, problems)
+    sources, grids, beside = _sources(infos, truth, settings, folder, problems)
     problems.stage_ends()
-    labels = _labels(truth, settings, grids, problems)
+    labels = _labels(truth, settings, grids, beside, problems)
     if sources is not None and labels is not None:
         labels = _that_lie_on(labels, sources, grids, problems)
     problems.stage_ends()
@@ -143,20 +144,35 @@ def _sources(
     settings: TileSettings,
     folder: Path,
     problems: Problems,
-) -> tuple[Sources | None, list[Grid]]:
-    """What is cut, and the grid of each; nothing where rasters do not go together."""
+) -> tuple[Sources | None, list[Grid], Beside]:
+    """What is cut, the grid of each, and what labels are laid beside; nothing where rasters do not go together."""
     if not infos:
-        return None, []
+        return None, [], Beside(())
     with problems.catching("raster"):
         placing = Placing(settings.map_tiles, settings.georeferenced, settings.bands)
         placed = place_tiles(
             infos, placing, folder, lambda: open_labels(truth, settings.labels).extent_lonlat()
         )
+        placed = _apart(placed, truth, settings)
+        beside = Beside(placed.infos, placed.rows or settings.map_tiles)
         if _alike(placed.infos, settings, problems):
             with telling_rasters(drafts_of([info.path for info in placed.infos], placed.opened_as, folder)):
                 sources = find_sources(placed, settings, folder)
-            return sources, run_grids(sources.infos, settings)
-    return None, []
+            return sources, run_grids(sources.infos, settings), beside
+    return None, [], Beside(())
+
+
+def _apart(placed: Placed, truth: Sequence[Path], settings: TileSettings) -> Placed:
+    """The rasters; of several pictures without CRS, with which label rasters are paired, each in a place of its own."""
+    pictures = [info for info in placed.infos if info.grid.crs is None and info.grid.transform.is_identity]
+    if len(pictures) < max(2, len(placed.infos)) or not truth or not are_rasters(truth) or settings.mosaic:
+        return placed
+    step = settings.chip_size * (settings.block or USUAL_BLOCK)
+    note = (
+        f"{len(pictures)} rasters without CRS are taken as pictures of different ground: whether two show the same is "
+        f"not known, and {INDEX} shows them side by side"
+    )
+    return replace(placed, infos=lay_apart(placed.infos, step), notes=(*placed.notes, note))
 
 
 def _alike(infos: Sequence[RasterInfo], settings: TileSettings, problems: Problems) -> bool:
@@ -187,13 +203,13 @@ def _require_alike(what: str, info: RasterInfo, got: object, first: RasterInfo, 
 
 
 def _labels(
-    truth: Sequence[Path], settings: TileSettings, grids: Sequence[Grid], problems: Problems
+    truth: Sequence[Path], settings: TileSettings, grids: Sequence[Grid], beside: Beside, problems: Problems
 ) -> Labels | None:
     """The labels; where they cannot be opened, what is wrong with each file of them."""
     if not truth:
         return None
     try:
-        return open_labels(truth, settings.labels, near=grids)
+        return open_labels(truth, settings.labels, near=grids, beside=beside)
     except AerialSegError as error:
         told = {str(error)}
         problems.caught("labels", error, str(truth[0]) if len(truth) == 1 else None)

@@ -20,12 +20,11 @@ from aerial_seg.jobs.tile.append.agreement import existing_for, fitting
 from aerial_seg.jobs.tile.append.existing import require_same
 from aerial_seg.jobs.tile.chip_cutter import ChipCutter
 from aerial_seg.jobs.tile.dataset_writer import assemble
-from aerial_seg.jobs.tile.grids import dataset_gsd
 from aerial_seg.jobs.tile.index_only import IndexedImages
 from aerial_seg.jobs.tile.inputs import OWN, Asked, prepare
 from aerial_seg.jobs.tile.layouts.lay_out import lay_out
 from aerial_seg.jobs.tile.settings import TileSettings
-from aerial_seg.jobs.tile.tile_sources import Sources
+from aerial_seg.jobs.tile.tile_sources import Sources, telling_member
 from aerial_seg.labels.chip_file import chip_count
 from aerial_seg.legend import Legend
 from aerial_seg.mentions import setting
@@ -96,9 +95,7 @@ def tile(
                 document, chips = add_chips(work, cutter, ready, sources, existing, indexed)
             else:
                 require_two_classes(cutter)
-                gsd = dataset_gsd(sources.infos, settings)
-                whole = assemble(work, cutter, sources, gsd, settings, ready.cut, ready.areas, indexed)
-                document, chips = whole
+                document, chips = assemble(work, cutter, sources, ready, indexed)
             laid_out = lay_out(work, settings.layout)
     notes = (*document.notes, *laid_out, *still.notes)
     return TileReport(
@@ -116,7 +113,7 @@ def _cut_all(
     total = sum(chip_count(height=grid.height, width=grid.width, size=size, stride=stride) for grid in grids)
     with progress("cut chips", total=total, unit="chip") as bar:
         for index, (source, grid) in enumerate(zip(sources.each, grids, strict=True)):
-            with cutter.cut(index, source, grid) as chips:
+            with telling_member(source), cutter.cut(index, source, grid) as chips:
                 for _ in chips:
                     bar.update()
                     # What will be refused whatever else is cut need not wait for all of it.

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aerial_seg.errors import SettingsError
+from aerial_seg.errors import InputError, SettingsError
 from aerial_seg.geo.map_tiles.drafts import MOSAIC, drafts_of
 from aerial_seg.geo.map_tiles.placing import Placed
 from aerial_seg.geo.raster.mosaic import write_mosaic
-from aerial_seg.geo.raster.raster import raster_info
+from aerial_seg.geo.raster.opening import LIBRARIES
+from aerial_seg.geo.raster.raster import Raster, raster_info
 from aerial_seg.geo.raster.raster_info import RasterInfo
-from aerial_seg.geo.raster.values.scaling import scaled_by_all
+from aerial_seg.geo.raster.values.scaling import scaled_by_all, stored_offsets
 from aerial_seg.inference.match_bands import check_mosaic_bands
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.mentions import setting
 
+_ROWS = 1024
+"""Of a raster that are read at once to see whether they can be."""
 _FEW = 0.5
 """Share of rasters that hold no whole chip from which on a word about it is said."""
 
@@ -58,6 +62,12 @@ class Sources:
         """The rasters that each is made of."""
         return [source.members for source in self.each]
 
+    @property
+    def stored_offsets(self) -> tuple[tuple[float, ...], ...]:
+        """Of each band the offsets that are declared and not applied; empty where there is none."""
+        infos = [info for members in self.members for info in members]
+        return stored_offsets([(info.path, info.scalings) for info in infos], self.scaled)
+
 
 def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Sources:
     """What is cut of these rasters, which are alike. `folder` gets the mosaic's VRT and lasts as long as it is read.
@@ -87,6 +97,25 @@ def find_sources(placed: Placed, settings: TileSettings, folder: Path) -> Source
     return Sources(
         (TileSource(info, mosaic.path, mosaic.nodata, tuple(infos), (*placed.notes, note)),), scaled, drafts
     )
+
+
+@contextmanager
+def telling_member(source: TileSource) -> Iterator[None]:
+    """What GDAL cannot read of a mosaic in the block is told of the member that it cannot read, not of all of them."""
+    try:
+        yield
+    except InputError as error:
+        if len(source.members) > 1 and isinstance(error.__cause__, LIBRARIES):
+            for member in source.members:
+                _read_through(member.path)
+        raise
+
+
+def _read_through(path: str) -> None:
+    with Raster(path, georeferenced=False) as raster:
+        height, width = raster.grid.shape
+        for top in range(0, height, _ROWS):
+            raster.read(top=top, left=0, height=min(_ROWS, height - top), width=width)
 
 
 def _check_one_source(settings: TileSettings) -> None:

@@ -101,7 +101,7 @@ def test_a_wide_mask_is_compared_in_parts_of_its_width(
         widths.append(window["width"])
         return read(raster, **window)
 
-    monkeypatch.setattr("aerial_seg.jobs.evaluate._COLUMNS_AT_ONCE", 30)
+    monkeypatch.setattr("aerial_seg.jobs.mask_scores._COLUMNS_AT_ONCE", 30)
     monkeypatch.setattr(Raster, "read", watched)
     report = evaluate_mask(mask, [str(labels)], NO_SETTINGS)
     check_against_sklearn(report.scores, truth, said, [0, 3, 9])

@@ -122,9 +122,7 @@ def test_a_model_of_stored_numbers_takes_them_as_stored_and_says_so(
     with rasterio.open(tagged, "r+") as file:
         file.update_tags(BOA_ADD_OFFSET="-1000")
     _, notes = mapped([tagged], tmp_path / "c.tif")
-    assert (
-        f"1 of 1 rasters tell a scale or offset only in tags (BOA_ADD_OFFSET -1000 in {tagged})" in notes[0]
-    )
+    assert f"the raster tells a scale or offset only in tags (BOA_ADD_OFFSET -1000 in {tagged})" in notes[0]
     assert mapped([tagged], tmp_path / "c.tif", scale="off")[1] == ()
 
 
@@ -143,6 +141,24 @@ def test_numbers_that_an_offset_shifts_are_refused_by_a_model_of_stored_ones(
     assert (taken != plain).any()
     same = declare(raster_file("same.tif", image), 1e-4, -0.1)
     np.testing.assert_array_equal(mapped([same], tmp_path / "c.tif", scale="off")[0], plain)
+
+
+def test_a_model_of_shifted_numbers_knows_their_offset(
+    raster_file: Write, model: Callable[..., TrainedModel], tmp_path: Path
+) -> None:
+    """Trained with `--scale off` on scenes that declare -0.1: such are taken as they are, and others are refused."""
+    model(dtype="uint16", mean=1500, std=800, p2=100, p98=3000, stored_offsets=(-0.1,))
+    image = noise("uint16")
+    shifted = declare(raster_file("shifted.tif", image), 1e-4, -0.1)
+    known, _ = mapped([shifted], tmp_path / "a.tif")
+    beside = Affine(0.5, 0, 300_000 + WIDTH / 2, 0, -0.5, 3_060_000)
+    plain = raster_file("plain.tif", image, transform=beside)
+    told = r"plain\.tif declares scale 1, offset 0 for band 'band 1', but .* that declare offset -0\.1.*`scale=.off.`"
+    with pytest.raises(InputError, match=told):
+        mapped([plain], tmp_path / "b.tif")
+    with pytest.raises(InputError, match=told):
+        mapped([shifted, plain], tmp_path / "b.tif", mosaic=True)
+    np.testing.assert_array_equal(mapped([plain], tmp_path / "b.tif", scale="off")[0], known)
 
 
 def test_a_mosaic_of_numbers_that_mean_different_things_is_refused_by_a_model_of_stored_ones(

@@ -263,7 +263,7 @@ def test_without_crs_a_label_raster_of_the_same_pixels_works(raster_file: Raster
     }
     with pytest.raises(InputError, match="no GSD to resample from"):
         run([path], labels, replace(free, gsd=1.0, overwrite=True))
-    with pytest.raises(InputError, match="got 2 and 1"):
+    with pytest.raises(InputError, match="2 of 2 rasters have no label raster of the same name"):
         run([path, raster_file("second.tif", scene(), **plain)], labels, replace(free, overwrite=True))
     with pytest.raises(InputError, match="pixel by pixel"):
         run([raster_file("less.tif", scene(50, 50), **plain)], labels, replace(free, overwrite=True))

@@ -132,6 +132,8 @@ def test_scenes_that_declare_other_offsets_give_chips_of_one_unit(
     off = cut([old, new], wide, "off", scale="off")
     assert [(band.dtype, band.scaled) for band in off.bands] == [("uint16", False)] * 3
     assert [note for note in off.notes if "taken as stored" in note]
+    assert [band.stored_offsets for band in document.bands] == [()] * 3
+    assert [band.stored_offsets for band in off.bands] == [(-0.1, 0.0)] * 3
 
 
 def test_scenes_of_which_some_declare_no_scale_are_refused_and_both_remedies_work(

@@ -95,6 +95,20 @@ def scaled_by_all(rasters: Declared, names: Sequence[str]) -> tuple[bool, ...]:
     return tuple(found)
 
 
+def stored_offsets(rasters: Declared, flags: Sequence[bool]) -> tuple[tuple[float, ...], ...]:
+    """Of each band the offsets that rasters declare whose numbers are taken as stored; nothing where all declare none.
+
+    flags: of each band whether scale and offset are applied; then nothing is to be told.
+    """
+    if any(flags) or not rasters:
+        return ()
+    found = tuple(
+        tuple(sorted({one.offset for one in band}))
+        for band in zip(*(own for _, own in rasters), strict=False)
+    )
+    return found if any(offsets != (0.0,) for offsets in found) else ()
+
+
 def scaling_notes(rasters: Declared, flags: Sequence[bool]) -> list[str]:
     """What was applied, to how many rasters; of numbers taken as stored, that they are said to mean different things.
 
@@ -140,8 +154,9 @@ def tagged_notes(rasters: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     if not telling:
         return []
     path, tags = telling[0]
+    some = f"{len(telling)} of {len(rasters)} rasters tell" if len(rasters) > 1 else "the raster tells"
     return [
-        f"{len(telling)} of {len(rasters)} rasters tell a scale or offset only in tags ({', '.join(tags)} in {path}), "
+        f"{some} a scale or offset only in tags ({', '.join(tags)} in {path}), "
         f"which is not applied; write it as the bands' own ({_WRITE_IT}), or pass {setting('scale', 'off')} if numbers "
         "are meant as stored"
     ]
@@ -181,14 +196,25 @@ def require_scalings(
         )
 
 
-def refuse_shifted(path: str, scalings: Sequence[Scaling], names: Sequence[str]) -> None:
+def refuse_shifted(
+    path: str, scalings: Sequence[Scaling], names: Sequence[str], known: Sequence[Sequence[float]]
+) -> None:
     """Raises InputError for a raster whose offset shifts stored numbers away from those that a model was trained on.
 
-    names: of the model's bands, which knows stored numbers only. A scale alone shifts none.
+    names: of the model's bands, which knows stored numbers only. known: of each the offsets that its rasters declared,
+    empty where they declared none. A scale alone shifts none.
     """
-    shifted = [(name, own) for name, own in zip(names, scalings, strict=False) if own.offset != 0]
+    bands = zip(names, scalings, known, strict=False)
+    shifted = [(name, own, offsets) for name, own, offsets in bands if own.offset not in (offsets or (0.0,))]
     if shifted:
-        name, own = shifted[0]
+        name, own, offsets = shifted[0]
+        if offsets:
+            raise InputError(
+                f"{path} declares {own} for band '{name}', but the model was trained on numbers as they are stored in "
+                f"rasters that declare offset {' or '.join(f'{one:.9g}' for one in offsets)}: equal numbers would not "
+                f"mean the same; map rasters that are stored like those, or pass {setting('scale', 'off')} if this one "
+                "is and does not say so"
+            )
         raise InputError(
             f"{path} declares {own} for band '{name}', but the model was trained on numbers as they are stored, of "
             "rasters that nobody knows to be shifted so: equal numbers would not mean the same; train a model on "

@@ -117,6 +117,7 @@ def add_chips(
         seed=existing.document.seed,
         notes=tuple(dict.fromkeys(notes)),
         imagery=imagery,
+        stored_offsets=_offsets(existing, sources),
     )
     numbers = {record.name: k for k, record in enumerate(existing.records)}
 
@@ -127,6 +128,16 @@ def add_chips(
         return read(replace(record, source=record.source - before))
 
     return write_dataset(work, told, cutter, sources.infos[0], either)
+
+
+def _offsets(existing: Existing, sources: Sources) -> tuple[tuple[float, ...], ...]:
+    """Of each band the offsets that the rasters of former and of new chips declare, where they are not applied."""
+    former = [band.stored_offsets for band in existing.document.bands]
+    new = sources.stored_offsets
+    if not any(former) and not any(new):
+        return ()
+    pairs = zip(former, new or ((),) * len(former), strict=True)
+    return tuple(tuple(sorted({*(old or (0.0,)), *(own or (0.0,))})) for old, own in pairs)
 
 
 def _require_new(

@@ -122,6 +122,7 @@ def check_rasters(existing: Existing, sources: Sources, settings: TileSettings) 
                 f"{first.path} has {what}: {got}, but the chips of {root} have {there}; one dataset needs one: convert "
                 "the raster or choose another output"
             )
+    _check_offsets(existing, sources, settings)
     old = next(source for source in document.sources if source.crs is not None)
     for info in sources.infos:
         if info.grid.crs is None:
@@ -131,6 +132,23 @@ def check_rasters(existing: Existing, sources: Sources, settings: TileSettings) 
             )
         require_common(info.grid.crs, info.path, CRS.from_user_input(old.crs), old.path)
         _check_gsd(existing, info, settings)
+
+
+def _check_offsets(existing: Existing, sources: Sources, settings: TileSettings) -> None:
+    """Raises InputError where stored numbers are shifted otherwise than those of the dataset, and nobody wants that."""
+    former = [band.stored_offsets for band in existing.document.bands]
+    if settings.scale == "off" or not any(former):
+        return
+    for info in (member for source in sources.each for member in source.members):
+        names = [band.name for band in existing.document.bands]
+        for name, own, known in zip(names, info.scalings, former, strict=True):
+            if own.offset not in (known or (0.0,)):
+                raise InputError(
+                    f"{info.path} declares offset {own.offset:.9g} for band '{name}', but {existing.root} holds "
+                    "numbers as they are stored in rasters that declare "
+                    f"{' or '.join(f'{one:.9g}' for one in known)}; pass "
+                    f"{setting('scale', 'off')} if they are stored alike all the same, or choose another output"
+                )
 
 
 def _told(scaled: Sequence[bool]) -> str:

@@ -1,0 +1,1 @@
+"""Label rasters without CRS, and the rasters that they belong to."""
