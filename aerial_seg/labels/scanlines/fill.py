@@ -1,7 +1,7 @@
 """Which pixels' centres polygons hold: GDAL's rule, without GDAL's way from Python to it.
 
-A row of pixels is a line through their centres. Between the first place where a polygon's edges cross it and the second,
-the third and the fourth, lies the polygon; a pixel belongs to it from the place rounded to the next edge of a pixel on.
+A row of pixels is a line through their centres. Between the first place where a polygon's edges cross it and the
+second, the third and the fourth, lies the polygon; a pixel belongs to it from the place rounded to the next edge of a pixel on.
 A centre on an edge belongs to what lies below or to the right of it; on the upper level edge of a hole it belongs to
 the polygon all the same. `rasterio.features.rasterize` is the tests' oracle, to the pixel.
 
@@ -21,7 +21,9 @@ Numbers = NDArray[np.uint8] | NDArray[np.int16]
 
 
 @kernel
-def fill_polygons(points: Floats64, rings: Ints, polygons: Ints, order: Ints, values: Ints, out: Numbers) -> None:
+def fill_polygons(
+    points: Floats64, rings: Ints, polygons: Ints, order: Ints, values: Ints, out: Numbers
+) -> None:
     """Write values[k] into the pixels of out (H,W) whose centre the polygon k holds, for each k of `order` in turn.
 
     points: (m, 2) column and row of all vertices, each ring closed. rings: (r + 1,) where the points of each begin, and
