@@ -103,7 +103,7 @@ class Outlines:
         rasterize(shapes, out=out, all_touched=True)
 
     def _rings(self, part: int) -> list[list[tuple[float, float]]]:
-        """As GeoJSON has them; in pairs, which Python's garbage collector looks at once, but at lists again and again."""
+        """As GeoJSON has them; in pairs: Python's garbage collector looks at lists again and again."""
         ends = self.rings[self.polygons[part] : self.polygons[part + 1] + 1].tolist()
         return [list(zip(*self.points[a:b].T.tolist(), strict=True)) for a, b in itertools.pairwise(ends)]
 

@@ -1,9 +1,9 @@
 """Which pixels' centres polygons hold: GDAL's rule, without GDAL's way from Python to it.
 
 A row of pixels is a line through their centres. Between the first place where a polygon's edges cross it and the
-second, the third and the fourth, lies the polygon; a pixel belongs to it from the place rounded to the next edge of a pixel on.
-A centre on an edge belongs to what lies below or to the right of it; on the upper level edge of a hole it belongs to
-the polygon all the same. `rasterio.features.rasterize` is the tests' oracle, to the pixel.
+second, the third and the fourth, lies the polygon; a pixel belongs to it from the place rounded to the next edge of a
+pixel on. A centre on an edge belongs to what lies below or to the right of it; on the upper level edge of a hole it
+belongs to the polygon all the same. `rasterio.features.rasterize` is the tests' oracle, to the pixel.
 
 Source: GDAL, alg/llrasterize.cpp and gdalrasterize.cpp (what `gdal_rasterize` documents without -at).
 """
