@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from aerial_seg.geo.raster.values.byte_counts import byte_counts
+from aerial_seg.labels.scanlines.fill import fill_polygons
 
 Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.int16]
 
@@ -26,34 +28,36 @@ a hundredth of a pixel is what GDAL leaves out of account anyway."""
 
 @dataclass(frozen=True, slots=True)
 class Outlines:
-    """Polygons (n,) of a window as GDAL takes them: burnt more than once, they are brought into that form once.
+    """Polygons (n,) of a window as arrays: burnt more than once, they are brought into that form once.
 
-    parts: the polygons that they consist of, their rings as GeoJSON has them. owners: (m,) which of the n each belongs
-    to. all_touched: whether a pixel belongs to a polygon that touches it at all, not only to one that holds its centre.
+    points, rings, polygons: as fill_polygons has them, of the parts that they consist of. owners: (m,) which of the n
+    each part belongs to. all_touched: whether a pixel belongs to a polygon that touches it at all, not only to one that
+    holds its centre.
     """
 
-    parts: tuple[list[Any], ...]
+    points: NDArray[np.float64]
+    rings: NDArray[np.int64]
+    polygons: NDArray[np.int64]
     owners: NDArray[np.int64]
     all_touched: bool
 
     @classmethod
     def of(cls, geometries: NDArray[np.object_], *, all_touched: bool = False) -> Outlines:
         """geometries: (n,) polygons in pixels (column, row) of the window."""
-        # Of all at once: shapely's own form of one polygon costs as much as burning it.
-        polygons, owners = shapely.get_parts(geometries, return_index=True)
-        rings, ring_owners = shapely.get_rings(polygons, return_index=True)
+        parts, owners = shapely.get_parts(geometries, return_index=True)
+        whole = ~shapely.is_empty(parts)
+        parts, owners = parts[whole], owners[whole]
+        rings, ring_owners = shapely.get_rings(parts, return_index=True)
         points, point_owners = shapely.get_coordinates(rings, return_index=True)
         # Windows have corners of their own, which rounds coordinates differently; a millionth of a pixel hides it.
         points = np.rint(points * _PARTS) / _PARTS
-        # Pairs, which Python's garbage collector looks at once; lists it would go through again and again.
-        places = list(zip(*(points + _ASIDE if all_touched else points).T.tolist(), strict=True))
-        ends = np.searchsorted(point_owners, np.arange(len(rings) + 1)).tolist()
-        found: list[list[Any]] = [[] for _ in polygons]
-        for ring, polygon in enumerate(ring_owners.tolist()):
-            found[polygon].append(places[ends[ring] : ends[ring + 1]])
-        whole = [k for k, coordinates in enumerate(found) if coordinates]
-        parts = tuple(found[k] for k in whole)
-        return cls(parts, np.asarray(owners, np.int64)[whole], all_touched)
+        return cls(
+            points + _ASIDE if all_touched else points,
+            np.searchsorted(point_owners, np.arange(len(rings) + 1)),
+            np.searchsorted(ring_owners, np.arange(len(parts) + 1)),
+            np.asarray(owners, np.int64),
+            all_touched,
+        )
 
     def burnt(
         self,
@@ -68,7 +72,7 @@ class Outlines:
 
         ranks: (n,) those of higher ones lie on top, of equal ones the later. only: (n,) those that are burnt.
         """
-        order = np.arange(len(self.parts))
+        order = np.arange(len(self.owners))
         if ranks is not None:
             order = np.argsort(ranks[self.owners], kind="stable")
         if only is not None:
@@ -76,20 +80,32 @@ class Outlines:
         out: Picture = (
             np.full(shape, elsewhere, np.uint8) if elsewhere >= 0 else np.full(shape, elsewhere, np.int16)
         )
+        chosen = values[self.owners].astype(np.int64)
+        if self.all_touched:
+            self._touch(out, order, chosen)
+        else:
+            fill_polygons(self.points, self.rings, self.polygons, order, chosen, out)
+        return out
+
+    def _touch(self, out: Picture, order: NDArray[np.int64], values: NDArray[np.int64]) -> None:
+        """Write the values (m,) of these parts, in this order, into every pixel that one touches."""
         if not len(order):
-            return out
-        chosen = values[self.owners[order]]
-        runs = np.split(order, np.flatnonzero(chosen[1:] != chosen[:-1]) + 1)
+            return
+        runs = np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
         # rasterio looks at each geometry for long, and burns a MultiPolygon's polygons one by one.
         shapes = [
             (
-                {"type": "MultiPolygon", "coordinates": [self.parts[k] for k in run.tolist()]},
-                int(values[self.owners[run[0]]]),
+                {"type": "MultiPolygon", "coordinates": [self._rings(k) for k in run.tolist()]},
+                int(values[run[0]]),
             )
             for run in runs
         ]
-        rasterize(shapes, out=out, all_touched=self.all_touched)
-        return out
+        rasterize(shapes, out=out, all_touched=True)
+
+    def _rings(self, part: int) -> list[list[tuple[float, float]]]:
+        """As GeoJSON has them; in pairs: Python's garbage collector looks at lists again and again."""
+        ends = self.rings[self.polygons[part] : self.polygons[part + 1] + 1].tolist()
+        return [list(zip(*self.points[a:b].T.tolist(), strict=True)) for a, b in itertools.pairwise(ends)]
 
 
 def unused_byte(values: NDArray[np.uint8], wanted: int) -> int:

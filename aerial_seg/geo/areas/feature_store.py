@@ -69,7 +69,7 @@ class FeatureStore:
         wkb = shapely.to_wkb(geometries[order])
         rows = np.zeros(len(order), _RECORD)
         rows["box"], rows["code"], rows["fid"] = boxes[order], codes[order], fids[order]
-        rows["size"] = [len(one) for one in wkb]
+        rows["size"] = np.fromiter(map(len, wkb), np.int64, len(wkb))
         rows["begin"] = self._shapes.length + np.cumsum(rows["size"]) - rows["size"]
         rows["place"] = self._count + order
         self._count += len(order)

@@ -1,0 +1,1 @@
+"""Polygons onto pixels row by row, compiled, by GDAL's rule."""
