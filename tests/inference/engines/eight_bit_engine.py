@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import torch
 from engine_models import images, make_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from aerial_seg.inference.engines import eight_bits
 from aerial_seg.inference.engines.choose import EngineSettings
@@ -22,7 +22,7 @@ from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.eight_bits.calibrate import calibrate
-from aerial_seg.models.eight_bits.layers import from_tensors, give_biases, quantised, to_tensors
+from aerial_seg.models.eight_bits.layers import give_biases
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.recipe.model import ModelSettings
 
@@ -53,12 +53,8 @@ def of_8_bits(source: TrainedModel) -> TrainedModel:
     give_biases(network)
     network.requires_grad_(False)
     calibrated = calibrate(network, noise, tell=lambda: None)
-    weights = {name: one.weight for name, one in network.named_modules() if isinstance(one, nn.Conv2d)}
-    layers = calibrated.layers(list(calibrated.errors), weights)
-    whole = {name: quantised(weights[name], layers.weight_scales[name]) for name in layers.inputs}
-    state, layers = from_tensors(to_tensors(network.state_dict(), whole, layers), list(whole))
-    network.load_state_dict(state)
-    return TrainedModel(network, source.card, source.sha256, (), layers)  # type: ignore[arg-type]
+    made = calibrated.rounded(network, list(calibrated.errors))  # type: ignore[arg-type]
+    return TrainedModel(made.network, source.card, source.sha256, (), made.layers)
 
 
 @pytest.fixture(autouse=True)
