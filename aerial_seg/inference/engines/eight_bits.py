@@ -21,6 +21,8 @@ from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.models.placing import layer_prefix
 
+ENGINES = 8
+"""Shapes of whole images whose graphs are kept, each of which has the weights once more; then the oldest goes."""
 PRECISION = "int8"
 """What a runtime calls it."""
 
@@ -103,10 +105,14 @@ class WholeImages(Network):
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,h,w). Raises InputError where OpenVINO cannot run it."""
         shape = tuple(image.shape)
-        if shape not in self._engines:
+        engine = self._engines.pop(shape, None)
+        if engine is None:
             with torch.inference_mode(False):  # whose tensors cannot be traced
-                self._engines[shape] = self._engine(shape)
-        return self._engines[shape](image)
+                engine = self._engine(shape)
+        self._engines[shape] = engine  # the last one is the youngest
+        if len(self._engines) > ENGINES:
+            del self._engines[next(iter(self._engines))]
+        return engine(image)
 
     def _engine(self, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))

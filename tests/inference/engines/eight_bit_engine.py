@@ -18,6 +18,7 @@ from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.engines.eight_bits import EightBitEngine, WholeImages, rounded_graph, whole_images
 from aerial_seg.inference.engines.openvino import OpenvinoEngine
 from aerial_seg.inference.engines.prepare import prepare_network
+from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
@@ -117,6 +118,29 @@ def test_whole_images_of_every_shape_are_run(model: TrainedModel) -> None:
             got, wanted = network(image), model.network(image)
         assert got.shape == wanted.shape
         assert rms((got - wanted).numpy()) < 0.06 * rms(wanted.numpy())
+
+
+def test_a_benchmarks_images_are_run_as_such_and_few_graphs_are_kept(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = PaddedForward.prepared(model, AUTO)
+    assert made.runtime is not None
+    assert (made.runtime.engine, made.runtime.precision, made.notes) == ("openvino", "int8", ())
+    image = torch.from_numpy(images(1)[0])[None]
+    np.testing.assert_allclose(
+        made.cells(image)[0].permute(1, 2, 0).numpy(),
+        Predictor(model, settings=AUTO, batch_size=1, side=64, tiles=1).run(images(1))[0],
+        atol=1e-5,
+    )
+    asked = PaddedForward.prepared(model, EngineSettings("eager", "fp32", "cpu"))
+    assert "was asked for" in asked.notes[0]
+
+    monkeypatch.setattr(eight_bits, "ENGINES", 1)
+    network, _ = whole_images(model, CPU)
+    assert isinstance(network, WholeImages)
+    for side in (64, 32):
+        network(torch.zeros(1, 3, side, side))
+        assert list(network._engines) == [(1, 3, side, side)]
 
 
 def test_what_does_not_run_there_computes_with_the_numbers(
