@@ -87,7 +87,12 @@ class Calibrated:
     def rounded(self, network: Network, chosen: Collection[str]) -> RoundedNetwork:
         """Return the network that was calibrated with these layers of 8 bits; it stays as it is."""
         inputs = _ranges(self.spans, chosen)
-        weights = {name: network.get_submodule(name).weight.detach().contiguous() for name in inputs}  # type: ignore[union-attr]
+        weights = {
+            name: module.weight.detach().contiguous()
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Conv2d) and name in inputs
+        }
+        weights = {name: weights[name] for name in inputs}  # in the order of the graph
         layers = EightBitLayers(
             {name: scales_of(weight) for name, weight in weights.items()},
             inputs,
@@ -106,8 +111,7 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class RoundedNetwork:
-    """Hold a network with 8-bit weights: a file's tensors, the network with the numbers that they stand for, and both's
-    roundings."""
+    """Hold a file's tensors, a network with the numbers that they stand for, and what the engine must know besides."""
 
     tensors: dict[str, Tensor]
     network: Network

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -27,7 +27,7 @@ def through_bytes(values: Tensor, scale: float, zero_point: int) -> Tensor:
     return rounded
 
 
-@through_bytes.register_fake  # type: ignore[untyped-decorator]
+@through_bytes.register_fake
 def _shape_of(values: Tensor, scale: float, zero_point: int) -> Tensor:
     del scale, zero_point
     return torch.empty_like(values)
@@ -46,7 +46,7 @@ def marked_graph(graph: GraphModule, layers: EightBitLayers, *, prefix: str) -> 
     return rounded
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
+def translations() -> dict[Any, Any]:
     """Return how the exporter writes that operator."""
     operators: Any = import_module("onnxscript").opset18
 
