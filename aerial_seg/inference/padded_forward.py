@@ -93,7 +93,8 @@ class PaddedForward:
 
         def forward(images: Tensor) -> Tensor:
             with torch.inference_mode():
-                return network(images).float() + bias
+                logits: Tensor = network(images)
+                return logits.float() + bias
 
         choice = Choice("openvino", PRECISION)
         return replace(cls.of(model.network, forward), runtime=Runtime.here(choice, device, batch_size=1))
