@@ -63,15 +63,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _built_fast() -> Iterator[None]:
-    """Building a network costs little: its first weights are as random as ever, but come from a table."""
-    from drawn_weights import weights_from_tables
-
-    with weights_from_tables():
-        yield
-
-
 class Environment(Protocol):
     """`environment(package, …)` → the Python of a virtual environment that holds these packages and no others."""
 
