@@ -22,11 +22,10 @@ from aerial_seg.errors import InputError, SettingsError, at_work
 from aerial_seg.files.disk import usual_mode
 from aerial_seg.files.durable import settled_file
 from aerial_seg.legend import Legend
-from aerial_seg.models.build import build_network
 from aerial_seg.models.eight_bits.card import EightBits
 from aerial_seg.models.eight_bits.layers import EightBitLayers, NoSuchLayer, from_tensors, layout, take_form
 from aerial_seg.models.header import HEADER_KEY, Header, damaged, read_header
-from aerial_seg.models.meta import build_on_meta
+from aerial_seg.models.meta import build_on_meta, build_to_fill
 from aerial_seg.models.network import Network
 from aerial_seg.models.placing import untold_stretching
 from aerial_seg.models.validated import Validated
@@ -156,11 +155,7 @@ def load_model(path: StrPath, network: Network | None = None) -> TrainedModel:
         _check_own(path, card, network)
         if network is None:
             with _buildable(path):
-                network = build_network(
-                    card.recipe.model.model_copy(update={"weights": "none"}),
-                    bands=len(card.bands),
-                    classes=len(card.legend),
-                )
+                network = build_to_fill(card.recipe.model, bands=len(card.bands), classes=len(card.legend))
         notes = _check_layout(header, network, card.eight_bits)
         state, layers = _state_of(header, network, card.eight_bits)
         network.load_state_dict(state, strict=True)

@@ -20,6 +20,7 @@ from aerial_seg.legend import make_legend
 from aerial_seg.models import file
 from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, load_model, load_on_meta, read_card, save_model
+from aerial_seg.models.meta import build_to_fill
 from aerial_seg.recipe.document import Recipe
 from aerial_seg.recipe.model import ModelSettings
 
@@ -73,6 +74,32 @@ def test_a_weightless_model_is_the_model_without_its_weights(model_path: Path) -
     assert shapes[0] == shapes[1]
     assert {weight.device.type for weight in bare.network.state_dict().values()} == {"meta"}
     assert not bare.network.training
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CARD.recipe.model,
+        ModelSettings(architecture="Unet", encoder="tu-tf_efficientnet_lite0"),
+        ModelSettings(architecture="Segformer", encoder="mit_b0"),
+    ],
+    ids=lambda settings: settings.architecture,
+)
+def test_a_network_to_fill_is_the_saved_one_once_it_is_filled(settings: ModelSettings) -> None:
+    saved = build_network(settings.model_copy(update={"weights": "none"}), bands=3, classes=2).eval()
+    state = torch.get_rng_state()
+    network = build_to_fill(settings, bands=3, classes=2)
+    if settings is CARD.recipe.model:
+        assert torch.equal(torch.get_rng_state(), state), "weights were drawn"
+    assert network.training
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(torch.nan)
+    network.load_state_dict(saved.state_dict(), strict=True)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(image), saved(image), rtol=0, atol=0)
+    assert (torch.nn.Linear(2, 2).weight != torch.nn.Linear(2, 2).weight).all(), "what comes next is drawn"
 
 
 CONV, NORM = "encoder.conv1.weight", "encoder.bn1.running_var"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.overrides import has_torch_function_unary
 
 _LENGTH = 1_048_573
 """A prime: no layer's filters repeat in step with a table."""
@@ -30,6 +31,7 @@ def weights_from_tables() -> Iterator[None]:
         yield
 
 
+@wraps(_UNIFORM)
 def _uniform(
     tensor: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
@@ -38,6 +40,7 @@ def _uniform(
     return _read(tensor, _uniform_table(), low, high - low)
 
 
+@wraps(_NORMAL)
 def _normal(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
@@ -53,6 +56,8 @@ def _is_large_and_plain(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.is_floating_point()
         and tensor.is_contiguous()
+        # Whoever looks at every call, as to leave a weight undrawn, is asked.
+        and not has_torch_function_unary(tensor)
     )
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load
 from aerial_seg.errors import InputError
 from aerial_seg.jobs.train.data import Dataset
 from aerial_seg.jobs.train.run_folder import BEST, LAST
-from aerial_seg.models.build import build_network
 from aerial_seg.models.file import ModelCard, read_card, save_model
+from aerial_seg.models.meta import build_on_meta
 from aerial_seg.models.network import Network
 from aerial_seg.models.validated import Validated
 from aerial_seg.recipe.document import Recipe, StageOfRun
@@ -41,17 +41,16 @@ class ModelFiles:
         self._own = None if own is None else own.name
         self._described: Network | None = None
         if own is None:
-            self._described = build_network(
-                recipe.model.model_copy(update={"weights": "none"}),
-                bands=len(dataset.bands),
-                classes=len(dataset.legend),
+            self._described = build_on_meta(
+                recipe.model, bands=len(dataset.bands), classes=len(dataset.legend)
             )
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Make last.safetensors this checkpoint, and best.safetensors too if it is the best so far."""
         # What `predict` will build from the card takes these weights: better known now than after the training.
         if self._described is not None:
-            self._described.load_state_dict(checkpoint.state)
+            self._described.load_state_dict(checkpoint.state, assign=True)
+            self._described.to("meta")
         card = self._card(Scored.of(checkpoint))
         save_model(checkpoint.state, card, self._folder / LAST)
         if checkpoint.is_best:

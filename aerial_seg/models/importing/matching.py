@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aerial_seg.bands import Band
 from aerial_seg.errors import InputError
-from aerial_seg.models.build import build_network
 from aerial_seg.models.importing.checkpoint import Checkpoint
+from aerial_seg.models.meta import build_to_fill
 from aerial_seg.models.network import Network
 from aerial_seg.recipe.model import ModelSettings
 
@@ -104,7 +104,7 @@ def carry_out(plan: Plan, checkpoint: Checkpoint) -> ImportedNetwork:
     plan, checkpoint = without_foreign_auxiliary(plan, checkpoint)
     if plan.classes == 1:
         plan, checkpoint = with_background(plan, checkpoint)
-    network = build_network(plan.settings, bands=len(plan.bands), classes=plan.classes)
+    network = build_to_fill(plan.settings, bands=len(plan.bands), classes=plan.classes)
     matches = fill(network, checkpoint, plan)
     return ImportedNetwork(
         network.eval(), plan.settings, plan.bands, plan.classes, matches, plan.training, plan.notes

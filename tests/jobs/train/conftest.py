@@ -116,7 +116,7 @@ def _built_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aerial_seg.jobs.train.preparing.build_network", build)
         patch.setattr("aerial_seg.jobs.train.preparing.build_on_meta", on_meta)
-        patch.setattr("aerial_seg.jobs.train.model_files.build_network", build)
+        patch.setattr("aerial_seg.jobs.train.model_files.build_on_meta", on_meta)
         # Pictures take as long as all else here; tests/jobs/test_train.py looks at them.
         patch.setattr("aerial_seg.jobs.train.job.pictures", lambda *given, events: nullcontext(()))
         yield
