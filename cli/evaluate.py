@@ -13,6 +13,7 @@ from aerial_seg.jobs.settings import ErrorMapSettings
 from aerial_seg.labels.settings import LabelSettings
 
 from . import console, options
+from .help.short import ShortHelp
 from .setting_options import from_settings, setting_option
 
 if TYPE_CHECKING:
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 @click.command(
     "evaluate",
+    cls=ShortHelp,
+    common=(
+        "--class-field",
+        "--classes",
+        "--raster",
+        "--split",
+        "--on",
+        "--output",
+        "--error-map",
+        "--device",
+        "--overwrite",
+    ),
     epilog="""\b
 Examples:
   aerial-seg evaluate map.tif buildings.gpkg

@@ -9,12 +9,27 @@ import click
 from aerial_seg.jobs.predict.settings import PredictSettings
 
 from . import console, options
+from .help.short import ShortHelp
 from .reports.predict_report import show_forecasts, show_outcomes, show_report
 from .setting_options import from_settings
 
 
 @click.command(
     "predict",
+    cls=ShortHelp,
+    common=(
+        "--output",
+        "--vectors",
+        "--mosaic",
+        "--aoi",
+        "--tta",
+        "--confidence",
+        "--nodata",
+        "--max-memory",
+        "--device",
+        "--overwrite",
+        "--dry-run",
+    ),
     epilog="""\b
 Examples:
   aerial-seg predict run/best.safetensors ortho.tif -o map.tif

@@ -10,6 +10,7 @@ import click
 from aerial_seg.jobs.tile.settings import TileSettings
 
 from . import console, options
+from .help.short import ShortHelp
 from .setting_options import from_settings
 
 if TYPE_CHECKING:
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
 
 @click.command(
     "tile",
+    cls=ShortHelp,
+    common=(
+        "--labels",
+        "--output",
+        "--class-field",
+        "--classes",
+        "--gsd",
+        "--chip-size",
+        "--val",
+        "--test",
+        "--nodata",
+        "--append",
+        "--overwrite",
+        "--dry-run",
+    ),
     epilog="""\b
 Examples:
   aerial-seg tile ortho.tif --labels buildings.gpkg -o chips

@@ -11,6 +11,7 @@ import click
 from aerial_seg.jobs.train.settings import TrainSettings
 
 from . import console, options
+from .help.short import ShortHelp
 from .setting_options import from_settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 @click.command(
     "train",
+    cls=ShortHelp,
+    common=(
+        "--recipe",
+        "--output",
+        "--weights",
+        "--set",
+        "--device",
+        "--overwrite",
+        "--extend",
+        "--time-limit",
+        "--dry-run",
+    ),
     epilog="""\b
 Examples:
   aerial-seg train chips -o run

@@ -10,11 +10,24 @@ import click
 from aerial_seg.vectors.from_mask.settings import VectorizeSettings
 
 from . import console, options
+from .help.short import ShortHelp
 from .setting_options import from_settings
 
 
 @click.command(
     "vectorize",
+    cls=ShortHelp,
+    common=(
+        "--min-area",
+        "--fill-holes",
+        "--simplify",
+        "--smooth",
+        "--instances",
+        "--regularize",
+        "--classes",
+        "--dst-crs",
+        "--overwrite",
+    ),
     epilog="""\b
 Examples:
   aerial-seg vectorize map.tif map.gpkg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from aerial_seg.cli.help.short import ShortHelp
 from aerial_seg.cli.main import group
 from aerial_seg.version import __version__
 
@@ -34,6 +36,26 @@ def test_every_command_has_help_with_an_example(run: Callable, command: str) -> 
     assert f"aerial-seg {command}" in result.out
     assert run(command, "-h").out == result.out
     assert max(map(len, result.out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_on_a_screen_and_hides_no_option(run: Callable, command: str) -> None:
+    """What the short help only names, --help-all explains."""
+    short = run(command, "--help").out
+    found = group.get_command(click.Context(group), command)
+    assert found is not None
+    assert len(short.splitlines()) <= 60
+    options = [option for option in found.params if isinstance(option, click.Option)]
+    for option in options:
+        assert set(re.findall(r"--[a-z0-9-]+", short)) & set(option.opts), option.name
+    if isinstance(found, ShortHelp):
+        whole = run(command, "--help-all")
+        assert (whole.code, whole.err) == (0, "")
+        names = [name for option in options for name in option.opts]
+        assert set(found.common) <= set(names)
+        explained = re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", whole.out, re.MULTILINE)
+        assert set(explained) >= {option.opts[0] for option in options if len(option.opts) == 1}
+        assert max(map(len, whole.out.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("command", COMMANDS)

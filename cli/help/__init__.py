@@ -1,0 +1,1 @@
+"""How a command's --help fits on a screen."""
