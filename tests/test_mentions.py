@@ -262,7 +262,7 @@ def test_no_message_below_the_command_line_asks_for_a_command_again() -> None:
 
 # The rooms of the messages, and the commands that come by them.
 
-_OF_LABELS = ("tile", "evaluate")
+_OF_LABELS = ("tile", "evaluate", "report")
 COMMANDS_OF = {
     "jobs/assess/design.py": ("design",), "jobs/assess/pictures.py": ("design",), "jobs/assess": ("report",),
     "choices.py": ("predict", "tile"), "geo/map_tiles": ("predict", "tile"),
@@ -270,7 +270,7 @@ COMMANDS_OF = {
     "jobs/evaluate.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/export_eight_bits.py": ("export",),
     "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
-    "jobs/tile": ("tile",), "jobs/train": ("train",),
+    "jobs/report": ("report",), "jobs/tile": ("tile",), "jobs/train": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,18 @@ class EvaluateReport:
     intervals: Intervals | None = None
 
 
+class Onlooker(Protocol):
+    """Whoever sees the same pixels as the scores: a report that shows where they come from."""
+
+    def see(self, where: Extent, true: NDArray[np.uint8], said: NDArray[np.uint8]) -> None:
+        """Take in a piece: channels (h, w) of the labels and of the mask, 255 = unlabelled or not mapped."""
+        ...
+
+    def end(self, burn: Callable[[Extent], NDArray[np.uint8]]) -> None:
+        """Take in that all was seen. burn: the labels' channels of any piece, once more."""
+        ...
+
+
 def _error_map(given: ErrorMapSettings | StrPath | None) -> ErrorMapSettings | None:
     """A path alone is where the map goes."""
     if given is None or isinstance(given, ErrorMapSettings):
@@ -84,11 +96,12 @@ def evaluate_mask(
     progress: Progress = silent,
     *,
     error_map: ErrorMapSettings | StrPath | None = None,
+    onlooker: Onlooker | None = None,
 ) -> EvaluateReport:
     """Score a mask against labels: every labelled pixel of its own grid counts once, unlabelled ones are ignored.
 
-    Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it; OutputError
-    before the work when the error map cannot be written.
+    onlooker: sees the pixels that are compared. Raises InputError when the file is no mask of ours (or has no class
+    names), or the labels do not fit it; OutputError before the work when the error map cannot be written.
     """
     mask, labels = as_path(mask, "mask"), as_names(labels, "labels")
     settings, error_map = chosen(settings, LabelSettings), _error_map(error_map)
@@ -103,7 +116,7 @@ def evaluate_mask(
         settings = replace(settings, preset=None)  # it explains the mask
     opened = open_labels(files, settings, legend=legend, near=[grid])
     check_overlap(opened, [grid], names=[str(mask)])
-    truth = _Truth(opened, legend, tuple(file.name for file in files), still, foreign)
+    truth = _Truth(opened, legend, tuple(file.name for file in files), still, foreign, onlooker)
     scores = _score(mask, truth, mask.name, error_map, progress)
     notes = (*notes, *opened.notes, *_areas_note(files, settings), *opened.later_notes)
     notes = (*notes, *opened.check_overlaps(), *still.notes)
@@ -142,7 +155,7 @@ class _Truth:
     """What a mask is held against.
 
     labels: in the mask's classes, its legend. names: of their files. still: all files read. foreign: the mask, where
-    its values are not the legend's.
+    its values are not the legend's. onlooker: who looks on.
     """
 
     labels: Labels
@@ -150,6 +163,14 @@ class _Truth:
     names: tuple[str, ...]
     still: Unchanged
     foreign: ForeignMask | None = None
+    onlooker: Onlooker | None = None
+
+    def burn(self, grid: Grid, where: Extent) -> NDArray[np.uint8]:
+        """Channels (h, w) of a piece of the grid, of which nothing is counted."""
+        channels: NDArray[np.uint8] = self.legend.channel_table()[
+            self.labels.burnt(_window(grid, where)).labels
+        ]
+        return channels
 
 
 def _held(rasters: Sequence[Path], labels: Sequence[Path]) -> Unchanged:
@@ -189,6 +210,8 @@ def _score_mask(
                 said = _said(raster, mask, truth, Extent(rows, cols))
                 true = table[truth.labels.burn(_window(grid, Extent(rows, cols)))]
                 matrix.add(true, said)
+                if truth.onlooker is not None:
+                    truth.onlooker.see(Extent(rows, cols), true, said)
                 if errors is not None:
                     errors.add(panel, rows, true, said)
                 bar.update(len(rows) * len(cols))
@@ -196,6 +219,8 @@ def _score_mask(
                 for _, rows, cols in _pieces(part, None):
                     _add_unmapped(matrix, truth.labels, table, _window(grid, Extent(rows, cols)))
                     bar.update(len(rows) * len(cols))
+        if truth.onlooker is not None:
+            truth.onlooker.end(lambda where: truth.burn(grid, where))
     scores = matrix.scores(legend.names)
     if errors is not None and error_map is not None:
         errors.finish(error_map, scores.confusion, mask=subject, labels=list(truth.names))
