@@ -19,12 +19,14 @@ from .setting_options import from_settings
 Examples:
   aerial-seg report map.tif --image ortho.tif -o report.html
   aerial-seg report map.tif --image ortho.tif --labels truth.gpkg --class-field type -o report.html
-  aerial-seg report map.tif --labels truth.tif --run run --assessment accuracy.json -o report.html""",
+  aerial-seg report map.tif --labels truth.tif --run run --assessment accuracy.json -o report.html
+  aerial-seg report map.tif --image ortho.tif --labels truth.tif -o report.png
+  aerial-seg report map.tif --image ortho.tif -o map.qgz""",
 )
 @click.argument("mask", metavar="MASK", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path),
-    help="A page (.html) for any browser.",
+    help="A page (.html) for any browser, a picture (.png), or a QGIS project (.qgz).",
 )  # fmt: skip
 @click.option(
     "--labels", multiple=True, metavar="LABELS",
@@ -44,10 +46,11 @@ def command(
 ) -> None:
     """Show a map and say how good it is.
 
-    The page is one file that needs no network: map, imagery, confidence, labels and errors as layers, the area of each
-    class and, with --labels, the scores of `evaluate` with 95 % intervals, the confusion matrix, how true the
-    confidence is, and the places where the map errs most. The confidence is MASK_confidence.tif, where
-    `predict --confidence` left it beside the mask.
+    A picture shows image, truth, map and errors side by side. A QGIS project holds imagery, mask, confidence, labels
+    and the polygons of the mask's name beside it, styled and in groups. A page is one file that needs no network: map,
+    imagery, confidence, labels and errors as layers, the area of each class and, with --labels, the scores of
+    `evaluate` with 95 % intervals, the confusion matrix, how true the confidence is, and the places where the map errs
+    most. The confidence is MASK_confidence.tif, where `predict --confidence` left it beside the mask.
     """
     from aerial_seg.jobs.report.job import report_map
 

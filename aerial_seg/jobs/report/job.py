@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from aerial_seg.geo.raster.read_files import raster_files, vector_files
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of
 from aerial_seg.jobs.evaluate import EvaluateReport
 from aerial_seg.jobs.info.run_card import read_history
+from aerial_seg.jobs.report.as_picture import write_picture
+from aerial_seg.jobs.report.as_project import write_project
 from aerial_seg.jobs.report.facts import facts_of
 from aerial_seg.jobs.report.measure import Measured, Sources, make_views, measure
 from aerial_seg.jobs.report.settings import ReportSettings
@@ -24,6 +26,7 @@ from aerial_seg.jobs.train.run_folder import LOG, SAMPLES, read_run
 from aerial_seg.labels.labels import expand_labels, label_sources
 from aerial_seg.labels.settings import LabelSettings
 from aerial_seg.legend import Legend
+from aerial_seg.mentions import setting
 from aerial_seg.paths import StrPath, StrPaths, as_names, as_path
 from aerial_seg.progress import Progress, silent
 from aerial_seg.report.map_page.content import Areas, Content, Training
@@ -34,7 +37,7 @@ from aerial_seg.vectors.from_mask.class_rows import find_confidence
 _SIDES = (1600, 1100, 700, 400)
 """Pixels a side of the whole map's pictures: the first with which the page stays below its size."""
 LARGEST_PAGE = 15_000_000
-_FORMS = (".html",)
+_FORMS = (".html", ".png", ".qgz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,14 @@ def report_map(
     label_settings: LabelSettings | None = None,
     progress: Progress = silent,
 ) -> MapReport:
-    """Write a report on a mask: OUT.html, one file that any browser shows, without a network.
+    """Write a report on a mask: OUT.html, a page for any browser, OUT.png, a picture, or OUT.qgz, a project of QGIS.
 
-    It shows the map with imagery, confidence, labels and errors as layers, its areas by class, and, where labels are
-    given, the scores of `evaluate_mask` with 95 % intervals, the confusion matrix, how true the confidence is, and the
-    worst places. The confidence is MASK_confidence.tif where that lies beside the mask. Memory is flat in the mask's
-    size. Raises InputError for what is no mask and for inputs that do not fit it, OutputError before the work.
+    The picture shows image, truth, map and errors side by side; the project holds imagery, mask, confidence, labels and
+    the polygons of the mask's name beside it, styled and in groups. The page is one file that needs no network: layers
+    as of a GIS, the areas of the classes and, where labels are given, the scores of `evaluate_mask` with 95 %
+    intervals, the confusion matrix, how true the confidence is, and the worst places. The confidence is
+    MASK_confidence.tif where that lies beside the mask. Memory is flat in the mask's size. Raises InputError for what
+    is no mask and for inputs that do not fit it, OutputError before the work.
     """
     mask, out, labels = as_path(mask, "mask"), as_path(out, "out"), as_names(labels, "labels")
     settings = chosen(settings, ReportSettings)
@@ -73,12 +78,17 @@ def report_map(
     still = Unchanged(rasters, files_of(rasters))
     training, assessment = _training(settings.run), _assessment(settings.assessment)
     with still.holding():
-        measured = measure(sources, progress, side=_SIDES[0])
+        is_project = out.suffix.lower() == ".qgz"
+        # A project shows the labels themselves, and compares nothing.
+        measured = measure(replace(sources, labels=()) if is_project else sources, progress, side=_SIDES[0])
         _check_assessment(assessment, measured.legend, settings.assessment)
         notes = _notes(sources, measured)
         with staged_files(out, overwrite=settings.overwrite) as folder:
-            text = _page(sources, measured, training, assessment, (*notes, *still.notes))
-            (folder / out.name).write_text(text, encoding="utf-8", newline="\n")
+            draft = folder / out.name
+            if is_project:
+                notes = (*notes, *write_project(draft, out, sources, measured.legend))
+            else:
+                _write(draft, sources, measured, _Beside(training, assessment, (*notes, *still.notes)))
     return MapReport(
         out,
         measured.legend,
@@ -103,6 +113,11 @@ def _check(
         raise SettingsError(
             "settings on how labels are read would change nothing without labels; pass labels"
         )
+    for name in ("run", "assessment"):
+        if out.suffix.lower() != ".html" and getattr(settings, name) is not None:
+            raise SettingsError(
+                f"{setting(name)} is for a page, but {out} is none; leave it out, or write a .html"
+            )
     check_writable(out, overwrite=settings.overwrite)
     inputs = Inputs([])
     for path in (mask, settings.image):
@@ -118,13 +133,25 @@ def _check(
     inputs.refuse([out])
 
 
-def _page(
-    sources: Sources,
-    measured: Measured,
-    training: Training | None,
-    assessment: Mapping[str, Any] | None,
-    notes: tuple[str, ...],
-) -> str:
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What a page shows beside the map itself."""
+
+    training: Training | None
+    assessment: Mapping[str, Any] | None
+    notes: tuple[str, ...]
+
+
+def _write(path: Path, sources: Sources, measured: Measured, beside: _Beside) -> None:
+    """The report, as the name wants it."""
+    if path.suffix.lower() == ".png":
+        (whole, *_), _places = make_views(sources, measured)
+        write_picture(path, sources, measured, whole)
+    else:
+        path.write_text(_page(sources, measured, beside), encoding="utf-8", newline="\n")
+
+
+def _page(sources: Sources, measured: Measured, beside: _Beside) -> str:
     """The page; with smaller pictures where it would become too large."""
     strata, evaluation, comparison = measured.strata, measured.evaluation, measured.comparison
     views, places = make_views(sources, measured)
@@ -143,10 +170,10 @@ def _page(
         square=measured.division.square,
         bins=None if comparison is None or sources.confidence is None else comparison.bins,
         places=places,
-        training=training,
-        assessment=assessment,
+        training=beside.training,
+        assessment=beside.assessment,
         facts=facts_of(sources, measured),
-        notes=notes,
+        notes=beside.notes,
     )
     return _fitting(content)
 

@@ -16,6 +16,7 @@ import pytest
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from PIL import Image
 from pyproj import CRS
 
 from aerial_seg.errors import InputError, OutputError, SettingsError
@@ -329,3 +330,17 @@ def test_a_run_shows_its_curves_and_an_assessment_its_areas(tmp_path: Path) -> N
     (tmp_path / "a.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match="of this map"):
         report_map(mask, tmp_path / "r2.html", (), settings)
+
+
+def test_a_picture_shows_image_truth_map_and_errors(tmp_path: Path) -> None:
+    odd = make_legend({0: "_hidden", 3: "$a$ b$", 7: "water"})
+    mask, truth, image = scene(tmp_path, legend=odd)
+    four, one = tmp_path / "four.png", tmp_path / "one.png"
+    report_map(mask, four, [truth], ReportSettings(image=image))
+    report_map(mask, one)
+    with Image.open(four) as picture, Image.open(one) as smaller:
+        assert picture.width == 4 * smaller.width
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert {entry.rgb for entry in odd.entries} <= colours
+    with pytest.raises(SettingsError, match="is for a page"):
+        report_map(mask, one, (), ReportSettings(run=tmp_path, overwrite=True))
