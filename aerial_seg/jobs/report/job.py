@@ -113,11 +113,9 @@ def _check(
         raise SettingsError(
             "settings on how labels are read would change nothing without labels; pass labels"
         )
-    for name in ("run", "assessment"):
-        if out.suffix.lower() != ".html" and getattr(settings, name) is not None:
-            raise SettingsError(
-                f"{setting(name)} is for a page, but {out} is none; leave it out, or write a .html"
-            )
+    for given, told in ((settings.run, setting("run")), (settings.assessment, setting("assessment"))):
+        if out.suffix.lower() != ".html" and given is not None:
+            raise SettingsError(f"{told} is for a page, but {out} is none; leave it out, or write a .html")
     check_writable(out, overwrite=settings.overwrite)
     inputs = Inputs([])
     for path in (mask, settings.image):
@@ -214,9 +212,7 @@ def _assessment(path: Path | None) -> Mapping[str, Any] | None:
     if path is None:
         return None
     if not path.is_file():
-        raise InputError(
-            f"{path} is not there, wanted what `aerial-seg assess report -o` wrote; check the name"
-        )
+        raise InputError(f"{path} is not there, wanted what `aerial-seg assess report` wrote; check the name")
     try:
         document = parse_json(read_text(path))
         if not isinstance(document, dict) or any(name not in document for name in _OF_ASSESSMENT):
@@ -224,7 +220,7 @@ def _assessment(path: Path | None) -> Mapping[str, Any] | None:
         _check_numbers(document)
     except (DocumentError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}), wanted what `aerial-seg assess report -o` wrote; write it again"
+            f"{path} cannot be read ({error}), wanted what `aerial-seg assess report` wrote; write it again"
         ) from error
     return document
 
@@ -256,5 +252,5 @@ def _check_assessment(document: Mapping[str, Any] | None, legend: Legend, path: 
     if sorted(names) != sorted(legend.names):
         raise InputError(
             f"{path} is of the classes {', '.join(names)}, but the map has {', '.join(legend.names)}; wanted what "
-            "`aerial-seg assess report -o` wrote of this map"
+            "`aerial-seg assess report` wrote of this map"
         )

@@ -26,7 +26,7 @@ class ReportSettings:
     assessment: Annotated[
         Path | None,
         Setting(
-            "What `assess report -o` wrote of this map: accuracy and areas from a random sample are shown, too.",
+            "JSON of `aerial-seg assess report` on this map: accuracy and areas from a random sample are shown, too.",
             metavar="FILE.json",
         ),
     ] = None

@@ -75,8 +75,8 @@ def _cell(cell: Cell, tag: str) -> str:
     if cell.value is not None:
         attributes += f' data-value="{text(cell.value)}"'
     if cell.shade is not None:
-        share = round(100 * min(1.0, max(0.0, cell.shade)))
-        attributes += f' class="shade" style="--shade:{share}%"'
+        share = 0.55 * min(1.0, max(0.0, cell.shade))
+        attributes += f' style="background:rgba(213,94,0,{share:.2f})"'
     swatch = (
         "" if cell.colour is None else f'<span class="swatch" style="background:{text(cell.colour)}"></span>'
     )

@@ -274,7 +274,7 @@ def test_what_cannot_be_reported_on_is_refused_and_leaves_nothing(tmp_path: Path
         report_map(mask, out, (), None, LabelSettings(class_field="a"))
     with pytest.raises(InputError, match="no run"):
         report_map(mask, out, (), ReportSettings(run=tmp_path))
-    with pytest.raises(InputError, match="assess report -o"):
+    with pytest.raises(InputError, match="assess report"):
         report_map(mask, out, (), ReportSettings(assessment=tmp_path / "map.qml"))
     with pytest.raises(InputError, match="tells no class names"):
         report_map(image, out, [truth])
