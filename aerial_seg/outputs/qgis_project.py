@@ -53,7 +53,8 @@ def project_file(
     order = Xml.SubElement(root, "layerorder")
     kept = Xml.Element("projectlayers")
     for number, layer in enumerate(layers, start=1):
-        name, source = f"layer_{number}", _source(layer, final)
+        # QGIS passes over a name of ten letters or fewer, and makes another one that the tree does not know.
+        name, source = f"aerial_seg_layer_{number}", _source(layer, final)
         if layer.group not in groups:
             groups[layer.group] = Xml.SubElement(
                 tree, "layer-tree-group", name=layer.group, expanded="1", checked="Qt::Checked"
