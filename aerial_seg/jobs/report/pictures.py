@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -27,6 +28,7 @@ from aerial_seg.legend import IGNORE, Legend
 Pixels = NDArray[np.uint8]
 
 _DARK, _BRIGHT = 2.0, 98.0
+_CACHE = 64 * 2**20
 _EDGE = 20
 """Parts of each side of a picture's outline, so that bent sides are followed."""
 _COLOURS = ("red", "green", "blue")
@@ -53,11 +55,16 @@ class Shown:
         return Window(cols.start, rows.start, len(cols), len(rows))
 
 
+def _small_cache() -> rasterio.Env:
+    """By default GDAL keeps blocks in a twentieth of the machine's memory; hardly one is read twice here."""
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE)
+
+
 def class_pictures(path: Path, legend: Legend, shown: Sequence[Shown]) -> list[Pixels]:
     """(h, w) channels of a mask for each part, 255 where there is none: of each pixel the class in its middle."""
     values, order = np.sort(legend.values), np.argsort(legend.values)
     found = []
-    with open_dataset(path) as dataset, telling_whose(path, UNUSABLE):
+    with _small_cache(), open_dataset(path) as dataset, telling_whose(path, UNUSABLE):
         for one in shown:
             size = (one.height, one.width)
             read = dataset.read(1, window=one.window, out_shape=size)
@@ -71,7 +78,7 @@ def class_pictures(path: Path, legend: Legend, shown: Sequence[Shown]) -> list[P
 def level_pictures(path: Path, shown: Sequence[Shown]) -> list[Pixels]:
     """(h, w) means of a confidence raster's levels for each part, 255 where there are none."""
     found = []
-    with open_dataset(path) as dataset, telling_whose(path, UNUSABLE):
+    with _small_cache(), open_dataset(path) as dataset, telling_whose(path, UNUSABLE):
         for one in shown:
             size = (one.height, one.width)
             read = dataset.read(
@@ -87,7 +94,7 @@ def image_pictures(path: Path, grid: Grid, shown: Sequence[Shown]) -> list[Pixel
     8-bit bands as they are, others between two percentiles of the first part. Raises InputError for imagery that the
     map does not lie on, or without a CRS where the map has one.
     """
-    with open_dataset(path) as dataset, telling_whose(path, UNUSABLE):
+    with _small_cache(), open_dataset(path) as dataset, telling_whose(path, UNUSABLE):
         info = RasterInfo.of(dataset, path)
         _check(path, info.grid, grid)
         bands = _bands(info)
@@ -136,7 +143,7 @@ def _read(
     if own.crs is None or (own.shape, own.transform, own.crs) == (grid.shape, grid.transform, grid.crs):
         size = (shown.height, shown.width)
         image = dataset.read(bands, window=shown.window, out_shape=(len(bands), *size), resampling=resampling)
-        valid = dataset.dataset_mask(window=shown.window, out_shape=size) > 0
+        valid = _valid(dataset, bands, shown.window, size) > 0
         return image.astype(np.float32), valid
     blank = np.zeros((len(bands), *wanted.shape), np.float32), np.zeros(wanted.shape, bool)
     box = _box(wanted, own)
@@ -146,7 +153,7 @@ def _read(
     size = (max(1, round(height / per_pixel)), max(1, round(width / per_pixel)))
     window = Window(left, top, width, height)
     read = dataset.read(bands, window=window, out_shape=(len(bands), *size), resampling=resampling)
-    mask = dataset.dataset_mask(window=window, out_shape=size)
+    mask = _valid(dataset, bands, window, size)
     transform = (
         own.transform * Affine.translation(left, top) * Affine.scale(width / size[1], height / size[0])
     )
@@ -189,6 +196,13 @@ def _box(wanted: Grid, own: Grid) -> tuple[int, int, int, int, float] | None:
     if right <= left or bottom <= top:
         return None
     return left, top, right - left, bottom - top, per_pixel
+
+
+def _valid(dataset: DatasetReader, bands: list[int], window: Window, size: tuple[int, int]) -> Pixels:
+    """(h, w), 255 where any band is measured. dataset_mask makes a mask of all the raster first."""
+    masks = dataset.read_masks(bands, window=window, out_shape=(len(bands), *size))
+    found: Pixels = masks.max(axis=0)
+    return found
 
 
 def _alike(one: Grid, other: Grid) -> bool:
