@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from aerial_seg.jobs.models import list_models
     from aerial_seg.jobs.predict.job import forecast_prediction, predict, predict_scenes
     from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
+    from aerial_seg.jobs.report.job import MapReport, report_map
+    from aerial_seg.jobs.report.settings import ReportSettings
     from aerial_seg.jobs.settings import EightBitSettings, ErrorMapSettings, ExportSettings
     from aerial_seg.jobs.tile.dry_run import TileForecast, forecast_tiling
     from aerial_seg.jobs.tile.job import tile
@@ -113,6 +115,8 @@ _ROOMS = {
     "jobs.models": ("list_models",),
     "jobs.predict.job": ("forecast_prediction", "predict", "predict_scenes"),
     "jobs.predict.settings": ("Forecast", "PredictReport", "PredictSettings"),
+    "jobs.report.job": ("MapReport", "report_map"),
+    "jobs.report.settings": ("ReportSettings",),
     "jobs.settings": ("EightBitSettings", "ErrorMapSettings", "ExportSettings"),
     "jobs.tile.dry_run": ("TileForecast", "forecast_tiling"),
     "jobs.tile.job": ("tile",),
@@ -153,6 +157,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "TileSettings", "tile", "TileForecast", "forecast_tiling", "CheckReport", "check", "ChipDataset",
     "TrainSettings", "train", "TrainForecast", "forecast_training", "Callback", "Step", "Checkpoint",
     "VectorizeSettings", "CleanSettings", "ShapeSettings", "LayerSettings", "VectorizeReport", "vectorize",
+    "ReportSettings", "MapReport", "report_map",
     "DesignSettings", "DesignReport", "design_sample", "AssessSettings", "AssessReport", "assess", "Accuracy",
     "Estimate", "estimate_accuracy", "sample_size", "allocate", "DenseCrf", "Legend", "LegendEntry", "make_legend",
     "ConfusionMatrix", "Scores", "ModelCard",

@@ -38,6 +38,7 @@ def command(output: Path, *, device: str, overwrite: bool, as_json: bool) -> Non
         "GeoPackage": report.geopackage,
         "Shapefile": report.shapefile,
         "picture": report.picture,
+        "page": report.page,
         "report": report.report,
     }
     if as_json:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Examples:
   aerial-seg evaluate map.tif buildings.gpkg
   aerial-seg evaluate map.tif buildings.gpkg --error-map errors.tif
+  aerial-seg evaluate map.tif buildings.gpkg --report report.html
   aerial-seg evaluate theirs.tif buildings.gpkg --classes 0=background,255=building
   aerial-seg evaluate masks/ truth_masks/ --preset dubai
   aerial-seg evaluate run/best.safetensors chips --split test
@@ -72,6 +73,10 @@ Examples:
     type=click.Path(path_type=Path),
     help="Also write the scores with the confusion matrix as JSON.",
 )
+@click.option(
+    "--report", "page", type=click.Path(path_type=Path), metavar="OUT.html",
+    help="Also write a page that shows a mask and where it errs; `aerial-seg report` can do more.",
+)  # fmt: skip
 @setting_option(ErrorMapSettings, "path", required=False)
 @options.overwrite
 @options.as_json
@@ -88,6 +93,7 @@ def command(
     map_tiles: MapTileRows,
     device: str,
     output: Path | None,
+    page: Path | None,
     error_map: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -125,7 +131,13 @@ def command(
         )
     wanted = None if error_map is None else ErrorMapSettings(error_map, overwrite)
     _refuse_idle("raster" if is_model and rasters else "chips" if is_model else "mask")
-    if not is_model:
+    if page is not None:
+        _check_page(subject, is_model, map_tiles)
+    if not is_model and page is not None and wanted is None:
+        report = _with_page(subject, page, labels, label_settings, overwrite)
+    elif not is_model:
+        if page is not None:
+            _with_page(subject, page, labels, label_settings, overwrite)
         report = evaluate_mask(
             subject, labels, label_settings, console.bar, error_map=wanted, map_tiles=map_tiles
         )
@@ -155,6 +167,28 @@ def command(
     else:
         raise click.UsageError("a model needs imagery: pass --raster, or a chip dataset as LABELS.")
     _print_report(report, output, as_json)
+
+
+def _check_page(subject: Path, is_model: bool, map_tiles: MapTileRows) -> None:
+    """Refuse a page of what is no single mask on its own grid."""
+    if is_model:
+        raise click.UsageError("--report shows a mask; predict one, and pass that.")
+    if not subject.is_file():
+        raise click.UsageError(f"--report shows one mask, and {subject} is no file; pass one, or leave it out.")
+    if map_tiles != "auto":
+        raise click.UsageError("--report shows a mask where its file says it lies; leave out --map-tiles.")
+
+
+def _with_page(
+    mask: Path, page: Path, labels: tuple[str, ...], settings: LabelSettings, overwrite: bool
+) -> EvaluateReport:
+    """The scores; the page lies in its place."""
+    from aerial_seg.jobs.report.job import report_map
+    from aerial_seg.jobs.report.settings import ReportSettings
+
+    made = report_map(mask, page, labels, ReportSettings(overwrite=overwrite), settings, console.bar)
+    assert made.evaluation is not None
+    return made.evaluation
 
 
 _MEAN_SOMETHING = {

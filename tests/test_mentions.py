@@ -234,7 +234,7 @@ def test_no_message_below_the_command_line_speaks_of_a_flag() -> None:
 
 def test_backquotes_of_messages_come_from_one_place() -> None:
     """Beside settings only commands stand in them, so nothing else can be taken for a setting."""
-    allowed = re.compile(r"`(aerial-seg [a-z-]+( design| --dry-run)?|train|timm\.list_models\(\))`")
+    allowed = re.compile(r"`(aerial-seg [a-z-]+( design| report| --dry-run)?|train|timm\.list_models\(\))`")
     odd = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in TREES
@@ -262,15 +262,15 @@ def test_no_message_below_the_command_line_asks_for_a_command_again() -> None:
 
 # The rooms of the messages, and the commands that come by them.
 
-_OF_LABELS = ("tile", "evaluate")
+_OF_LABELS = ("tile", "evaluate", "report")
 COMMANDS_OF = {
-    "jobs/assess/design.py": ("design",), "jobs/assess/pictures.py": ("design",), "jobs/assess": ("report",),
+    "jobs/assess/design.py": ("design",), "jobs/assess/pictures.py": ("design",), "jobs/assess": ("assess report",),
     "choices.py": ("predict", "tile"), "geo/map_tiles": ("predict", "tile"),
     "bands.py": ("import-weights",), "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",),
     "jobs/evaluate.py": ("evaluate",), "jobs/mask_scores.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/export_eight_bits.py": ("export",),
     "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
-    "jobs/tile": ("tile",), "jobs/train": ("train",),
+    "jobs/report": ("report",), "jobs/tile": ("tile",), "jobs/train": ("train",),
     "files/journal.py": ("predict", "voc"), "benchmarks/submission.py": ("voc",), "files/staging.py": ("tile", "train"),
     "geo/areas": ("predict",), "geo/grid.py": ("tile",), "labels": _OF_LABELS, "outputs": ("predict",),
     "geo/raster": ("predict", "tile"), "inference": ("predict",), "models/importing": ("import-weights",),
@@ -291,7 +291,11 @@ def test_every_command_has_an_option_for_what_its_messages_name() -> None:
     commands = {}
     for name in COMMANDS:
         command = importlib.import_module(f"aerial_seg.cli.{name.replace('-', '_')}").command
-        commands |= command.commands if isinstance(command, click.Group) else {name: command}
+        below = command.commands if isinstance(command, click.Group) else {name: command}
+        # `assess report` is not `report`.
+        commands |= {
+            f"{name} {one}" if one in COMMANDS and one != name else one: it for one, it in below.items()
+        }
     odd, seen = [], set()
     for path in TREES:
         room = path.relative_to(PACKAGE).as_posix()

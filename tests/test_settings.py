@@ -31,7 +31,7 @@ PUBLIC = {name: getattr(aerial_seg, name) for name in aerial_seg.__all__}
 RESULTS = {
     "PredictReport", "Forecast", "VectorizeReport", "BenchmarkReport", "Scores", "ReceptiveField", "TrainedModel",
     "Segmentation", "Step", "Checkpoint", "TrainForecast", "TileForecast", "CheckReport",
-    "RecipeGrid", "RecipeRow", "DesignReport", "AssessReport", "Accuracy", "Estimate",
+    "RecipeGrid", "RecipeRow", "DesignReport", "AssessReport", "MapReport", "Accuracy", "Estimate",
 }  # fmt: skip
 """Public dataclasses that the library makes and nobody else."""
 VALUES = {"Grid", "ModelGeometry", "CheckpointFacts"}

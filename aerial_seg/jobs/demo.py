@@ -18,9 +18,11 @@ from aerial_seg.files.staging import behind_link
 from aerial_seg.files.work import work_folder
 from aerial_seg.geo.measures import Measure
 from aerial_seg.geo.raster.raster import Raster
-from aerial_seg.jobs.evaluate import EvaluateReport, evaluate_mask
+from aerial_seg.jobs.evaluate import EvaluateReport
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
+from aerial_seg.jobs.report.job import report_map
+from aerial_seg.jobs.report.settings import ReportSettings
 from aerial_seg.jobs.tile.job import tile
 from aerial_seg.jobs.tile.settings import TileSettings
 from aerial_seg.jobs.train.job import train
@@ -50,10 +52,10 @@ from aerial_seg.vectors.from_mask.settings import (
 )
 from aerial_seg.version import __version__
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 _NAMES = (
     "scenes", "chips", "run", "map.tif", "map.gpkg", "map.shp", "map.shx", "map.dbf", "map.prj", "map.cpg", "map.qml",
-    "map.tif.aux.xml", "map.tif.vat.dbf", "map.tif.vat.cpg", "comparison.png",
+    "map.tif.aux.xml", "map.tif.vat.dbf", "map.tif.vat.cpg", "comparison.png", "report.html",
 )  # fmt: skip
 TRAINING_SEEDS, TEST_SEED = (1, 2), 3
 SIDE = 1024
@@ -72,6 +74,7 @@ class DemoReport:
     geopackage: Path
     shapefile: Path
     picture: Path
+    page: Path
     report: Path
     miou: float
     evaluation: EvaluateReport
@@ -85,7 +88,7 @@ def demo(
     recipe: Recipe | StrPath | None = None,
     progress: Progress = silent,
 ) -> DemoReport:
-    """Run the whole main job on made-up towns: dataset, model, mask, polygons, a picture and report.json in `folder`.
+    """Run the whole main job on made-up towns: dataset, model, mask, polygons, a page, report.json in `folder`.
 
     The model is trained on two scenes and scored on a third. `recipe` defaults to the shipped `demo`. After an
     interruption the same call begins again in the same folder, and ends with the same files.
@@ -135,7 +138,10 @@ def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress
     )
     for name in ("map.gpkg", "map.shp"):
         vectors = vectorize(mask, folder / name, shapes, progress)
-    scored = evaluate_mask(mask, [str(scenes.test.labels)], labels, progress)
+    page = folder / PAGE
+    judged = ReportSettings(image=scenes.test.image, run=folder / "run", overwrite=overwrite)
+    scored = report_map(mask, page, [str(scenes.test.labels)], judged, labels, progress).evaluation
+    assert scored is not None
     with settled_file(folder / "comparison.png") as partial:
         _draw(scenes.test.image, scenes.test.truth, mask, partial, miou=scored.scores.miou)
     with settled_file(folder / REPORT) as partial:
@@ -150,6 +156,7 @@ def _run(folder: Path, recipe: Recipe, *, device: str, overwrite: bool, progress
         geopackage=folder / "map.gpkg",
         shapefile=folder / "map.shp",
         picture=folder / "comparison.png",
+        page=page,
         report=folder / REPORT,
         miou=scored.scores.miou,
         evaluation=scored,

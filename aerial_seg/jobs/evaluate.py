@@ -76,11 +76,13 @@ def evaluate_mask(
     *,
     error_map: ErrorMapSettings | StrPath | None = None,
     map_tiles: MapTileRows = "auto",
+    onlooker: Onlooker | None = None,
 ) -> EvaluateReport:
     """Score a mask against labels: every labelled pixel of its own grid counts once, unlabelled ones are ignored.
 
     mask: a file, or a folder or glob of masks of the same classes, which are scored together; label rasters without CRS
-    are paired with them by name. map_tiles: how rows count where names alone tell where masks lie.
+    are paired with them by name. map_tiles: how rows count where names alone tell where masks lie. onlooker: sees the
+    pixels that are compared, of one mask.
     Raises InputError when the file is no mask of ours (or has no class names), or the labels do not fit it; OutputError
     before the work when the error map cannot be written.
     """
@@ -109,7 +111,7 @@ def evaluate_mask(
     opened = open_labels(files, settings, legend=legend, near=grids, beside=beside)
     check_overlap(opened, grids, names=[str(path) for path in paths])
     masks = [Mask(*one) for one in zip(paths, grids, foreign, strict=True)]
-    truth = Truth(opened, legend, tuple(file.name for file in files), still)
+    truth = Truth(opened, legend, tuple(file.name for file in files), still, onlooker)
     scores = score_masks(masks, truth, mask.name, error_map, progress)
     notes = (*notes, *more, *opened.notes, *_areas_note(files, settings), *opened.later_notes)
     notes = (*notes, *opened.check_overlaps(), *still.notes)
@@ -209,7 +211,7 @@ def evaluate_model_on_rasters(
         check_overlap(opened, grids, names=[info.path for info in infos])
         mask = Path(folder) / "mask.tif"
         (report,) = predict(model_path, rasters, mask, replace(prediction, mosaic=True), progress)
-        truth = Truth(opened, legend, tuple(file.name for file in files), still)
+        truth = Truth(opened, legend, tuple(file.name for file in files), still, onlooker)
         mapped = Mask(mask, raster_info(mask).grid)
         scores = score_masks([mapped], truth, model_path.name, error_map, progress)
     # What predict says of the rasters need not be said again.

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,17 +49,37 @@ class Mask:
     foreign: ForeignMask | None = None
 
 
+class Onlooker(Protocol):
+    """Whoever sees the same pixels as the scores: a report that shows where they come from."""
+
+    def see(self, where: Extent, true: NDArray[np.uint8], said: NDArray[np.uint8]) -> None:
+        """Take in a piece: channels (h, w) of the labels and of the mask, 255 = unlabelled or not mapped."""
+        ...
+
+    def end(self, burn: Callable[[Extent], NDArray[np.uint8]]) -> None:
+        """Take in that all was seen. burn: the labels' channels of any piece, once more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What masks are held against.
 
-    labels: in the masks' classes, their legend. names: of their files. still: all files read.
+    labels: in the masks' classes, their legend. names: of their files. still: all files read. onlooker: who looks on.
     """
 
     labels: Labels
     legend: Legend
     names: tuple[str, ...]
     still: Unchanged
+    onlooker: Onlooker | None = None
+
+    def burn(self, grid: Grid, where: Extent) -> NDArray[np.uint8]:
+        """Channels (h, w) of a piece of the grid, of which nothing is counted."""
+        channels: NDArray[np.uint8] = self.legend.channel_table()[
+            self.labels.burnt(_window(grid, where)).labels
+        ]
+        return channels
 
 
 def masks_at(subject: Path) -> tuple[Path, ...]:
@@ -182,6 +203,8 @@ def _score_mask(
                 said = _said(raster, mask, legend, Extent(rows, cols))
                 true = table[truth.labels.burn(_window(grid, Extent(rows, cols)))]
                 matrix.add(true, said)
+                if truth.onlooker is not None:
+                    truth.onlooker.see(Extent(rows, cols), true, said)
                 if errors is not None:
                     errors.add(panel, rows, true, said)
                 bar.update(len(rows) * len(cols))
@@ -189,6 +212,8 @@ def _score_mask(
                 for _, rows, cols in _pieces(part, None):
                     _add_unmapped(matrix, truth.labels, table, _window(grid, Extent(rows, cols)))
                     bar.update(len(rows) * len(cols))
+        if truth.onlooker is not None:
+            truth.onlooker.end(lambda where: truth.burn(grid, where))
     return errors
 
 

@@ -16,8 +16,8 @@ from aerial_seg.cli.main import group
 from aerial_seg.version import __version__
 
 COMMANDS = (
-    "demo", "tile", "check", "train", "predict", "vectorize", "evaluate", "assess", "benchmark", "import-weights",
-    "export", "models", "recipes", "info",
+    "demo", "tile", "check", "train", "predict", "vectorize", "evaluate", "report", "assess", "benchmark",
+    "import-weights", "export", "models", "recipes", "info",
 )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ def written_options() -> Iterator[tuple[str, SettingOption]]:
 
 
 NAMES_OF_DATA = {
-    "vectorize --classes", "vectorize --instances", "vectorize --regularize", "tile --priority", "evaluate --priority"
+    "vectorize --classes", "vectorize --instances", "vectorize --regularize", "tile --priority", "evaluate --priority",
+    "report --priority",
 }  # fmt: skip
 """Any text may be a class's name; the mask or the labels refuse those that they lack."""
 

@@ -11,11 +11,14 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas
+import pyogrio
 import shapely
 from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from aerial_seg.assessment import allocate, sample_size
 from aerial_seg.errors import OutputError, SettingsError, did_you_mean
+from aerial_seg.files.names import ogr_name
 from aerial_seg.files.protect import Inputs
 from aerial_seg.files.staging import check_folder, check_writable, staged_files, staged_folder
 from aerial_seg.geo.raster.raster import raster_info
@@ -72,6 +75,7 @@ def design_sample(
             f"{out} ends in '{out.suffix}', wanted .gpkg: points with a form for their classes; rename it"
         )
     check_writable(out, overwrite=settings.overwrite)
+    _refuse_labelled(out)
     read = [mask] if settings.image is None else [mask, settings.image]
     folder = picture_folder(out)
     if settings.image is not None:
@@ -104,6 +108,8 @@ def design_sample(
                 frame[PICTURE] = pandas.array(names, dtype="string")
             style = point_style(strata.legend, pictures=settings.image is not None)
             write_geopackage(frame, work / out.name, layer=LAYER, style=style)
+    if settings.image is None and (folder / MARKER).is_file():
+        notes = (*notes, f"{folder} holds pictures of other points than these; delete it")
     error = _standard_error(strata, expected, points)
     return DesignReport(
         out,
@@ -115,6 +121,21 @@ def design_sample(
         error,
         (*_nodata_note(strata), *notes, *still.notes),
     )
+
+
+def _refuse_labelled(out: Path) -> None:
+    """Raises OutputError where somebody's labels would be replaced: they cost days, a sample seconds."""
+    if not out.is_file():
+        return
+    try:
+        found = pyogrio.read_dataframe(ogr_name(out), layer=LAYER, columns=[REFERENCE], read_geometry=False)
+    except (DataSourceError, DataLayerError, FeatureError):
+        return  # it holds no points of ours
+    labelled = int(found[REFERENCE].notna().sum()) if REFERENCE in found else 0
+    if labelled:
+        raise OutputError(
+            f"{out} holds {labelled} labelled points, which would be lost; move it away, or choose another output"
+        )
 
 
 def _nodata_note(strata: Strata) -> tuple[str, ...]:

@@ -89,6 +89,10 @@ def _whole(batches: Sequence[Features], layer: VectorLayer) -> Features:
 
 def _pixels(found: Features, layer: VectorLayer, grid: Grid) -> tuple[Ints, Ints]:
     geometries = shapely.from_wkb(found.wkb, on_invalid="ignore")
+    # A point as QGIS' tools make it of layers for several.
+    several = shapely.get_type_id(geometries) == shapely.GeometryType.MULTIPOINT
+    several &= shapely.get_num_geometries(geometries) == 1
+    geometries = np.where(several, shapely.get_geometry(geometries, 0), geometries)
     points = shapely.get_type_id(geometries) == shapely.GeometryType.POINT
     points &= ~shapely.is_empty(geometries)
     if not points.all():

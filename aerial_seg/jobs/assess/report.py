@@ -69,6 +69,7 @@ class AssessReport:
             "labelled_points": int(self.counts.sum()),
             "counts": self.counts.tolist(),
             **document,
+            "notes": list(self.notes),
         }
 
 

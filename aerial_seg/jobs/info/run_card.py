@@ -37,7 +37,7 @@ def run_card(folder: Path) -> dict[str, Any]:
     of the last update in the log. kept_iteration: of the last checkpoint, from which the run goes on. stage: the one
     that a run of several is at, which all of this is of; None for a run of one. earlier: what those before came to.
     """
-    run, history = read_run(folder), _history(folder / LOG)
+    run, history = read_run(folder), read_history(folder / LOG)
     state, reason = _state(run)
     done = run.iteration if state == "finished" else max([run.iteration, *_last_iteration(history)])
     pace = _seconds_per_iteration(run, done)
@@ -64,7 +64,8 @@ def run_card(folder: Path) -> dict[str, Any]:
     }
 
 
-def _history(log: Path) -> History:
+def read_history(log: Path) -> History:
+    """Read a run's log. Raises InputError for what is none."""
     try:
         return read_log(log)
     except ValueError as error:
