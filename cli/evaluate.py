@@ -174,7 +174,9 @@ def _check_page(subject: Path, is_model: bool, map_tiles: MapTileRows) -> None:
     if is_model:
         raise click.UsageError("--report shows a mask; predict one, and pass that.")
     if not subject.is_file():
-        raise click.UsageError(f"--report shows one mask, and {subject} is no file; pass one, or leave it out.")
+        raise click.UsageError(
+            f"--report shows one mask, and {subject} is no file; pass one, or leave it out."
+        )
     if map_tiles != "auto":
         raise click.UsageError("--report shows a mask where its file says it lies; leave out --map-tiles.")
 

@@ -17,7 +17,7 @@ from aerial_seg.geo.raster.raster import raster_info
 from aerial_seg.geo.raster.unchanged import Unchanged, files_of, label_files
 from aerial_seg.intervals import Intervals
 from aerial_seg.jobs.chip_scores import check_subject, on_chips
-from aerial_seg.jobs.mask_scores import Mask, Truth, masks_at, open_masks, place_masks, score_masks
+from aerial_seg.jobs.mask_scores import Mask, Onlooker, Truth, masks_at, open_masks, place_masks, score_masks
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.jobs.settings import ErrorMapSettings
@@ -211,7 +211,7 @@ def evaluate_model_on_rasters(
         check_overlap(opened, grids, names=[info.path for info in infos])
         mask = Path(folder) / "mask.tif"
         (report,) = predict(model_path, rasters, mask, replace(prediction, mosaic=True), progress)
-        truth = Truth(opened, legend, tuple(file.name for file in files), still, onlooker)
+        truth = Truth(opened, legend, tuple(file.name for file in files), still)
         mapped = Mask(mask, raster_info(mask).grid)
         scores = score_masks([mapped], truth, model_path.name, error_map, progress)
     # What predict says of the rasters need not be said again.
