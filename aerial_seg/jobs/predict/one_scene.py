@@ -25,7 +25,7 @@ from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import InputState, Unchanged, kept_only_if, state_of
 from aerial_seg.inference.results import keep_styles, write_results
-from aerial_seg.jobs.predict.memory import check_disk, choose_panels
+from aerial_seg.jobs.predict.memory import check_disk
 from aerial_seg.jobs.predict.pieces import PieceLedger
 from aerial_seg.jobs.predict.scenes import (
     OpenScene,
@@ -34,7 +34,7 @@ from aerial_seg.jobs.predict.scenes import (
     all_notes,
     open_scene,
 )
-from aerial_seg.jobs.predict.segments_writer import PieceMaker
+from aerial_seg.jobs.predict.segments_writer import OwnHands
 from aerial_seg.jobs.predict.settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import setting
@@ -131,13 +131,13 @@ def _run(
     begun, legend, resumed = time.perf_counter(), context.model.card.legend, ledger.rows_done
     # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
     taken = _taken(scene, opened, context) if context.settings.stac else None
-    maker = PieceMaker(opened, context, ledger)
-    maker.make_all(f"predict {scene.target.name}")
+    hands = context.hands or OwnHands()
+    stages, told = hands.make_all(scene, opened, context, ledger, f"predict {scene.target.name}")
     counts, tiles = ledger.counts(), ledger.tiles()
     name = scene.target.name
     with (
         context.progress(f"write {name}", total=len(opened.memory_model.layers), unit="raster") as bar,
-        maker.stages.at("assembly"),
+        stages.at("assembly"),
     ):
         files = write_results(
             ledger.store,
@@ -147,7 +147,7 @@ def _run(
             tags=provenance(**facts),
             bar=bar,
         )
-    notes = all_notes(opened, context)
+    notes = (*all_notes(opened, context), *told)
     if taken is not None:
         files = (*files, _write_item(scene, opened, context, facts, files, taken))
         notes = (*notes, *_note_on_time(taken, context))
@@ -165,7 +165,7 @@ def _run(
         panels=len(ledger.panels),
         resumed_rows=resumed,
         notes=notes,
-        stage_seconds={**maker.stages.seconds, "total": time.perf_counter() - begun},
+        stage_seconds={**stages.seconds, "total": time.perf_counter() - begun},
     )
 
 
@@ -226,7 +226,7 @@ def _job(
     if before is not None and as_read_back(job).items() <= before.items():
         with damaged_records(scene.target):
             return {**job, "panels": [[int(start), int(stop)] for start, stop in before["panels"]]}
-    panels = choose_panels(opened.memory_model, context.predictor, context.settings.max_memory)
+    panels = (context.hands or OwnHands()).panels(opened, context)
     return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 
 

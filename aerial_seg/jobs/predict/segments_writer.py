@@ -8,11 +8,29 @@ from contextlib import closing
 from aerial_seg.inference.device.either import open_stream
 from aerial_seg.inference.region import Region, RegionTiles
 from aerial_seg.inference.stream import TileCount
+from aerial_seg.jobs.predict.memory import choose_panels
 from aerial_seg.jobs.predict.piece_writer import PieceWriter
 from aerial_seg.jobs.predict.pieces import Piece, PieceLedger, RowBlocks
-from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext
+from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext, Scene
 from aerial_seg.progress import ProgressBar
 from aerial_seg.stages import StageSeconds
+
+
+class OwnHands:
+    """Make the pieces of maps in this process."""
+
+    def panels(self, opened: OpenScene, context: PredictContext) -> tuple[range, ...]:
+        """Cut a map into column panels that keep to the memory limit."""
+        return choose_panels(opened.memory_model, context.predictor, context.settings.max_memory)
+
+    def make_all(
+        self, scene: Scene, opened: OpenScene, context: PredictContext, ledger: PieceLedger, label: str
+    ) -> tuple[StageSeconds, tuple[str, ...]]:
+        """Make every piece that is missing."""
+        del scene
+        maker = PieceMaker(opened, context, ledger)
+        maker.make_all(label)
+        return maker.stages, ()
 
 
 class PieceMaker:
