@@ -6,18 +6,19 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aerial_seg.errors import InputError, SettingsError
+from aerial_seg.errors import Incomplete, InputError, SettingsError
 from aerial_seg.geo.raster.covered import BLOCK
 from aerial_seg.geo.raster.remote import is_remote
 from aerial_seg.inference.region import Region
 from aerial_seg.jobs.cluster.connect import Cluster, connected
 from aerial_seg.jobs.cluster.dask_line import DaskLine
-from aerial_seg.jobs.cluster.hand_out import Failure, Line, Order, hand_out
+from aerial_seg.jobs.cluster.hand_out import TRIES, Failure, Line, Order, hand_out
 from aerial_seg.jobs.predict.memory import MemoryModel, panels_elsewhere
 from aerial_seg.jobs.predict.pieces import PieceLedger
 from aerial_seg.jobs.predict.plan import PredictPlan
@@ -25,12 +26,14 @@ from aerial_seg.jobs.predict.scenes import OpenScene, PredictContext, Scene
 from aerial_seg.jobs.predict.workers.groups import choose_cut, grouped
 from aerial_seg.jobs.predict.workers.outfit import Group, Look, Network, Outfit, look_of
 from aerial_seg.jobs.predict.workers.taking import Taking
-from aerial_seg.mentions import setting
+from aerial_seg.mentions import SAME_CALL, setting
 from aerial_seg.progress import Progress
 from aerial_seg.stages import StageSeconds
 
 Result = TypeVar("Result")
 
+_LOOK_EVERY = 2.0
+"""Seconds."""
 _MOST_HOME = 400_000_000
 """Bytes of one group, packed, as far as one can know: it comes home as a whole."""
 _PACKED_BYTES = {"class": 0.1, "confidence": 0.9, "probabilities": 0.9}
@@ -141,9 +144,8 @@ def on_workers(plan: PredictPlan, progress: Progress) -> Iterator[PredictContext
 
         outfit = _outfit(plan, cluster)
         delivery = on_worker.Delivery(outfit)
-        cluster.client.register_plugin(delivery)
         try:
-            network = agreed(cluster, outfit.token)
+            network = _begun(cluster, delivery)
             hands = WorkerHands(
                 network,
                 outfit.token,
@@ -161,6 +163,19 @@ def on_workers(plan: PredictPlan, progress: Progress) -> Iterator[PredictContext
             if cluster.client.status == "running" and not cluster.own:
                 with suppress(OSError, TimeoutError, ValueError):
                     cluster.client.unregister_worker_plugin(delivery.name)
+
+
+def _begun(cluster: Cluster, delivery: Any) -> Network:
+    """Every worker has what it needs, and all agree; from the beginning again where one is lost meanwhile."""
+    for _ in range(TRIES):
+        try:
+            cluster.client.register_plugin(delivery)
+            return agreed(cluster, delivery.outfit.token)
+        except (OSError, TimeoutError, CancelledError) as error:
+            reason = error
+    raise Incomplete(
+        f"workers were lost {TRIES} times while they began ({reason}); see to the machines and {SAME_CALL} to go on"
+    ) from reason
 
 
 def _outfit(plan: PredictPlan, cluster: Cluster) -> Outfit:
@@ -217,6 +232,16 @@ def agreed(cluster: Cluster, token: str) -> Network:
     return agreed_on
 
 
+def _result(cluster: Cluster, address: str, future: Any) -> Any:
+    """Raises OSError when the worker is gone: nobody else may answer for it, so no answer would come."""
+    while True:
+        try:
+            return future.result(timeout=_LOOK_EVERY)
+        except TimeoutError:
+            if address not in cluster.workers():
+                raise ConnectionError(f"worker {address} is gone") from None
+
+
 def _asked(cluster: Cluster, function: Callable[..., Any], *given: Any) -> dict[str, Any]:
     """What each worker answers. Raises SettingsError, naming it, for one that cannot."""
     futures = {
@@ -225,7 +250,7 @@ def _asked(cluster: Cluster, function: Callable[..., Any], *given: Any) -> dict[
         )
         for address in cluster.workers()
     }
-    answers = {address: future.result() for address, future in futures.items()}
+    answers = {address: _result(cluster, address, future) for address, future in futures.items()}
     for address, answer in answers.items():
         if isinstance(answer, Failure):
             raise SettingsError(f"worker {address} cannot predict: {answer.reason}")
