@@ -29,7 +29,8 @@ def test_what_names_no_workers_is_told_what_does(workers: object) -> None:
     [(2, "2"), ("16", "16"), ("tcp://10.0.0.1:8786", "tcp://10.0.0.1:8786"), (Path("a/s.json"), "a/s.json")],
 )
 def test_numbers_addresses_and_files_name_workers(workers: object, held: str) -> None:
-    assert PredictSettings(workers=workers).workers == str(Path(held)) if isinstance(workers, Path) else held  # type: ignore[arg-type]
+    wanted = str(Path(held)) if isinstance(workers, Path) else held
+    assert PredictSettings(workers=workers).workers == wanted  # type: ignore[arg-type]
 
 
 def test_without_the_extra_one_line_says_what_to_install(
