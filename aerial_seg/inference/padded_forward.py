@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from aerial_seg.inference.engines.choose import Choice, EagerEngine, EngineSettings, Runtime, choose
-from aerial_seg.inference.engines.eight_bits import PRECISION, WholeImages, dequantised_note, why_not
+from aerial_seg.inference.engines.choose import EagerEngine, EngineSettings, Runtime, choose
+from aerial_seg.inference.engines.eight_bits import dequantised_note
 from aerial_seg.inference.engines.prepare import prepare_network
 from aerial_seg.models.device import batch_to_device, pick_device
-from aerial_seg.models.eight_bits.layers import EightBitLayers
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
 from aerial_seg.tiling.geometry import ModelGeometry
@@ -53,15 +52,10 @@ class PaddedForward:
     def prepared(cls, model: TrainedModel, settings: EngineSettings) -> PaddedForward:
         """A copy of the model's network, folded and on its device, the class bias added; the model stays as it is.
 
-        The engine is eager: every new shape would be compiled anew. 8-bit weights have only an engine that is made for
-        a shape; it runs them where `predict` would. Raises SettingsError for a device or precision that is not there.
+        The engine is eager: every new shape would be compiled anew. Raises SettingsError for a device or precision
+        that is not there.
         """
         device = pick_device(settings.device)
-        reason = (
-            why_not(settings.engine, settings.precision, device) if model.eight_bits is not None else None
-        )
-        if model.eight_bits is not None and reason is None:
-            return cls._of_eight_bits(model, model.eight_bits, device)
         choice = choose(replace(settings, engine="eager"), device, tiles=1)
         bands, side = len(model.card.bands), _EXAMPLE_SIDES * model.network.geometry.origin_step
         noise = torch.Generator().manual_seed(0)
@@ -80,24 +74,9 @@ class PaddedForward:
 
         return replace(
             cls.of(model.network, forward),
-            notes=(*(() if reason is None else (dequantised_note(reason),)), *choice.notes, *notes),
+            notes=(*_of_eight_bits(model), *choice.notes, *notes),
             runtime=Runtime.here(choice, device, batch_size=1),
         )
-
-    @classmethod
-    def _of_eight_bits(
-        cls, model: TrainedModel, layers: EightBitLayers, device: torch.device
-    ) -> PaddedForward:
-        network = WholeImages(model.network, layers, native=True)
-        bias = torch.tensor(model.card.class_bias, dtype=torch.float32)[None, :, None, None]
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.inference_mode():
-                logits: Tensor = network(images)
-                return logits.float() + bias
-
-        choice = Choice("openvino", PRECISION)
-        return replace(cls.of(model.network, forward), runtime=Runtime.here(choice, device, batch_size=1))
 
     def run_side(self, side: int) -> int:
         """The side that the network sees for an image's."""
@@ -153,6 +132,12 @@ class PaddedForward:
         if span != stride and not self.geometry.align_corners:
             pixels = _moved(pixels, (span - stride) // 2)
         return pixels[:, :, :height, :width]
+
+
+def _of_eight_bits(model: TrainedModel) -> tuple[str, ...]:
+    if model.eight_bits is None:
+        return ()
+    return (dequantised_note("images come in many shapes here, each of which would want a graph of its own"),)
 
 
 def _moved(pixels: Tensor, by: int) -> Tensor:

@@ -30,7 +30,7 @@ class ExportReport:
     """Tell what was written.
 
     size: bytes. tile_size: side of the input in pixels. difference: from the network, relative to the largest output,
-    as onnxruntime computes it; of a model of 8-bit weights, rms over rms. metadata: what the file says of itself.
+    as onnxruntime computes it. metadata: what the file says of itself.
     """
 
     path: Path
@@ -144,8 +144,7 @@ def _notes(model: TrainedModel, graph: GraphSettings) -> tuple[str, ...]:
     notes = []
     if model.eight_bits is not None:
         notes.append(
-            "the graph's weights and most of its numbers are of 8 bits (QuantizeLinear, DequantizeLinear); on CPUs "
-            "without VNNI onnxruntime may clip sums of them"
+            "the graph computes in float32 with the numbers that the model's 8-bit weights stand for"
         )
     if model.card.gsd is None:
         notes.append("the model knows no pixel size on the ground, so the file states no resolution")

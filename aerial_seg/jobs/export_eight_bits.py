@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -22,7 +23,7 @@ from aerial_seg.mentions import setting
 from aerial_seg.models.device import CPU
 from aerial_seg.models.eight_bits.calibrate import Calibrated, calibrate
 from aerial_seg.models.eight_bits.card import EightBits
-from aerial_seg.models.eight_bits.layers import give_biases
+from aerial_seg.models.eight_bits.layers import from_tensors, give_biases, quantised, to_tensors
 from aerial_seg.models.file import ModelCard, TrainedModel, load_model, save_model
 from aerial_seg.models.network import Network
 from aerial_seg.paths import StrPath, as_path
@@ -136,6 +137,11 @@ class _Maker:
         self._network = _prepared(model.network, images[0])
         with progress("calibrate", total=2 * len(images), unit="chip") as bar:
             self._calibrated: Calibrated = calibrate(self._network, images, tell=lambda: bar.update(1))
+        self._weights = {
+            name: module.weight.detach().contiguous()
+            for name, module in self._network.named_modules()
+            if isinstance(module, nn.Conv2d)
+        }
 
     def make(self, max_drop: float) -> _Made:
         """The model with as many layers of 8 bits as the score allows. Raises InputError where none will do."""
@@ -159,11 +165,15 @@ class _Maker:
     def _rounded(self, kept: Sequence[str]) -> _Made:
         """The model with all layers rounded but these."""
         chosen_layers = [name for name in self._calibrated.errors if name not in kept]
-        made = self._calibrated.rounded(self._network, chosen_layers)
+        layers = self._calibrated.layers(chosen_layers, self._weights)
+        state = {name: tensor.detach().clone() for name, tensor in self._network.state_dict().items()}
+        for name in layers.inputs:
+            state[f"{name}.bias"] -= self._calibrated.shifts[name]
+        rounded = {name: quantised(self._weights[name], layers.weight_scales[name]) for name in layers.inputs}
+        tensors = to_tensors(state, rounded, layers)
         card = EightBits(
             **_form(self._model.network, self._network),
-            layers=tuple(made.layers.inputs),
-            summed=tuple(made.layers.outputs),
+            layers=tuple(layers.inputs),
             kept={name: self._calibrated.errors[name] for name in kept},
             chips=self._chips,
             seed=SEED,
@@ -171,13 +181,16 @@ class _Maker:
             miou=0,
             source_miou=0,
         )
+        network = copy.deepcopy(self._network)
+        values, eight_bits = from_tensors(tensors, card.layers)
+        network.load_state_dict(values)
         model = replace(
             self._model,
-            network=made.network,
+            network=network,
             card=self._model.card.model_copy(update={"eight_bits": card}),
-            eight_bits=made.layers,
+            eight_bits=eight_bits,
         )
-        return _Made(made.tensors, model)
+        return _Made(tensors, model)
 
     def _told(self, made: _Made, miou: float, source_miou: float) -> _Made:
         assert made.card.eight_bits is not None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,15 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from aerial_seg.errors import InputError, SettingsError
-from aerial_seg.models.eight_bits.graph import AGREEMENT, NotOfThisGraph
-from aerial_seg.models.eight_bits.onnx_graph import marked_graph, store_bytes, translations
 from aerial_seg.models.file import TrainedModel
-from aerial_seg.models.placing import for_tiles, layer_prefix
+from aerial_seg.models.placing import for_tiles
 from aerial_seg.version import __version__
 
 OPSET = 18
@@ -42,7 +38,6 @@ _CHECKED = (1, 3)
 """Batch sizes that the written file is run with, neither of them the one that it was traced with."""
 _TRACED = 2
 """torch.export takes batches of 0 and 1 for special cases, and would bake them in."""
-_ANY_BATCH = ({0: torch.export.Dim("batch")},)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +116,6 @@ def write_onnx(
 
     The difference is over batches of 1 and 3 images and relative to the largest output. Batch size is free, all other
     sizes are fixed. metadata: the file's metadata properties. The same model and settings give the same bytes.
-    A model of 8-bit weights becomes a graph of QuantizeLinear and DequantizeLinear with weights of 8 bits; its
-    difference is from the same roundings in torch, as rms over rms.
 
     Raises InputError for a network that ONNX cannot hold or whose file computes something else, SettingsError for a
     side that the network cannot take or packages that are missing.
@@ -131,53 +124,17 @@ def write_onnx(
     forward = ExportedForward(model, settings)
     what = f"{model.card.recipe.model.architecture} with {model.card.recipe.model.encoder}"
     _check_size(forward, what)
-    rounded = None if model.eight_bits is None else _rounded(forward, model, what)
-    document = _document(forward, settings, what, rounded)
-    if model.eight_bits is not None:
-        stored = store_bytes(document, model.eight_bits, prefix=_prefix(forward))
-        assert stored == len(model.eight_bits.weight_scales), "every layer is a convolution of the graph"
+    document = _document(forward, settings, what)
     for key, value in metadata.items():
         document.metadata_props.add(key=key, value=value)
     path.write_bytes(document.SerializeToString(deterministic=True))
-    difference = _difference(forward, rounded, path, what)
-    accepted, measure = (TOLERANCE, "the largest") if rounded is None else (AGREEMENT, "them (rms)")
-    if not difference <= accepted:  # NaN included
+    difference = _difference(forward, path, what)
+    if not difference <= TOLERANCE:  # NaN included
         raise InputError(
-            f"{what} computes other {settings.output} as ONNX: they differ by {difference:.1g} of {measure}, wanted "
-            f"at most {accepted:g}; update torch, onnxscript and onnxruntime, or use another architecture"
+            f"{what} computes other {settings.output} as ONNX: they differ by {difference:.1g} of the largest, wanted "
+            f"at most {TOLERANCE:g}; update torch, onnxscript and onnxruntime, or use another architecture"
         )
     return difference
-
-
-def _prefix(forward: ExportedForward) -> str:
-    return f"network.{layer_prefix(forward.network)}"
-
-
-def _rounded(forward: ExportedForward, model: TrainedModel, what: str) -> nn.Module:
-    """The forward with its activations rounded, for batches of any size."""
-    assert model.eight_bits is not None
-    with _writable(what), torch.no_grad():
-        program = torch.export.export(
-            forward, (forward.example(_TRACED),), dynamic_shapes=_ANY_BATCH, strict=False
-        )
-        graph: Any = program.module(check_guards=False)
-    try:
-        return marked_graph(graph, model.eight_bits, prefix=_prefix(forward))
-    except NotOfThisGraph as error:
-        raise InputError(
-            f"the model's 8-bit layers are not those of its network: {error}; copy the file again or export it again"
-        ) from error
-
-
-@contextmanager
-def _writable(what: str) -> Iterator[None]:
-    """What torch cannot trace or ONNX cannot hold is one line."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:  # the former are OnnxExporterError and torch.export's own
-        raise InputError(
-            f"{what} cannot be written as ONNX: {_reason(error)}; use another architecture or encoder"
-        ) from error
 
 
 def _per_channel(values: Iterable[float]) -> Tensor:
@@ -193,24 +150,28 @@ def _check_size(forward: nn.Module, what: str) -> None:
         )
 
 
-def _document(forward: ExportedForward, settings: GraphSettings, what: str, rounded: nn.Module | None) -> Any:
-    """The ONNX model (ModelProto) of the forward, or of it rounded, with nothing in it about where it was made."""
-    with _writable(what), torch.no_grad():
-        traced = torch.export.export(
-            forward if rounded is None else rounded,
-            (forward.example(_TRACED),),
-            dynamic_shapes=_ANY_BATCH,
-            strict=False,
-        ).run_decompositions(decompositions())
-        program = torch.onnx.export(
-            traced,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[settings.output],
-            verbose=False,
-            custom_translation_table=None if rounded is None else translations(),
-        )
+def _document(forward: ExportedForward, settings: GraphSettings, what: str) -> Any:
+    """The ONNX model (ModelProto) of the forward, with nothing in it about where it was made."""
+    try:
+        with torch.no_grad():
+            traced = torch.export.export(
+                forward,
+                (forward.example(_TRACED),),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                strict=False,
+            ).run_decompositions(decompositions())
+            program = torch.onnx.export(
+                traced,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[settings.output],
+                verbose=False,
+            )
+    except (RuntimeError, ValueError) as error:  # the former are OnnxExporterError and torch.export's own
+        raise InputError(
+            f"{what} cannot be written as ONNX: {_reason(error)}; use another architecture or encoder"
+        ) from error
     assert program is not None
     document = program.model_proto
     _forget_origins(document)
@@ -266,16 +227,13 @@ def _forget_origins(message: Any) -> None:
                 _forget_origins(inner)
 
 
-def _difference(forward: ExportedForward, rounded: nn.Module | None, path: Path, what: str) -> float:
-    """max |onnxruntime − network| / max |network| over all checked batches; infinite for another shape.
-
-    rounded: what it is compared with where numbers are rounded; the difference is rms over rms then.
-    """
+def _difference(forward: ExportedForward, path: Path, what: str) -> float:
+    """max |onnxruntime − network| / max |network| over all checked batches; infinite for another shape."""
     runtime: Any = import_module("onnxruntime")
     reasons: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     images = forward.example(max(_CHECKED))
     with torch.no_grad():
-        wanted = (forward if rounded is None else rounded)(images).numpy()
+        wanted = forward(images).numpy()
     try:
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         results = [session.run(None, {INPUT: images[:count].numpy()})[0] for count in _CHECKED]
@@ -285,17 +243,9 @@ def _difference(forward: ExportedForward, rounded: nn.Module | None, path: Path,
         raise InputError(
             f"onnxruntime cannot run {what}: {_reason(error)}; update onnxruntime, or use another architecture"
         ) from error
-    size = _largest if rounded is None else _rms
+    largest = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
     parts = [
-        size(got - wanted[:count]) if got.shape == wanted[:count].shape else float("inf")
+        float(np.abs(got - wanted[:count]).max()) if got.shape == wanted[:count].shape else float("inf")
         for count, got in zip(_CHECKED, results, strict=True)
     ]
-    return float(np.max(parts)) / max(size(wanted), float(np.finfo(np.float32).tiny))
-
-
-def _largest(values: NDArray[np.float32]) -> float:
-    return float(np.abs(values).max())
-
-
-def _rms(values: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
+    return float(np.max(parts)) / largest

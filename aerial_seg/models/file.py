@@ -259,7 +259,7 @@ def _state_of(
     if card is None:
         return tensors, None
     try:
-        return from_tensors(tensors, card.layers, card.summed)
+        return from_tensors(tensors, card.layers)
     except NoSuchLayer as error:
         raise damaged(header.path, str(error)) from error
 
@@ -276,7 +276,7 @@ def _check_layout(header: Header, network: Network, card: EightBits | None) -> t
         except NoSuchLayer as error:
             raise damaged(header.path, f"of its 8-bit layers: {error}") from error
     unused, held = _described(network.unused), header.tensors
-    wanted = _described(layout(network.state_dict(), card))
+    wanted = _described(layout(network.state_dict(), () if card is None else card.layers))
     is_old = bool(unused) and unused.keys() <= held.keys()
     expected = wanted | (unused if is_old else {})
     for what, names in (

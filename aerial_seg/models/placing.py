@@ -59,11 +59,6 @@ class PlacedNetwork(Network):
         self.base.drop_training_parts()
 
 
-def layer_prefix(network: nn.Module) -> str:
-    """Return what the names of a model file's layers begin with in this network, besides."""
-    return "base." if isinstance(network, PlacedNetwork) else ""
-
-
 def for_tiles(network: Network) -> Network:
     """The network as its tiles are stitched: itself, or placed where its training stretched its cells."""
     return network if network.geometry.stretched_side is None else PlacedNetwork(network)

@@ -4,8 +4,7 @@
 
 Rows (names for --only): pipeline (end to end over the bare forward of the same engine), loop (against a
 straightforward loop), stitch (normalise + upsample + argmax + stitch), memory (100,000 px wide; flat in height),
-empty (66,000² without a measured pixel), agreement (engines against each other), int8 (8-bit weights against the loop,
-compiled bf16 and their own bare forward).
+empty (66,000² without a measured pixel), agreement (engines against each other).
 Every ratio comes from interleaved rounds in one process; imports, loading, preparation and compilation are excluded.
 """
 
@@ -28,7 +27,7 @@ import numpy as np
 import rasterio
 import torch
 from machine import facts
-from maps.loops import int8, plain_loop
+from rasterio.windows import Window
 
 from aerial_seg.bands import Band, normalise
 from aerial_seg.inference.engines.choose import EngineSettings
@@ -205,10 +204,29 @@ def loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model = make_model(*MODELS["DeepLabv3 R50 OS16"])
     network = model.network
     forward_seconds: list[float] = []
-    run = plain_loop(folder, model, length=length, across=TILES_ACROSS)
 
     def straightforward() -> None:
-        forward_seconds.append(run())
+        spent = 0.0
+        with rasterio.open(folder / "image.tif") as source, torch.inference_mode():
+            sums = np.zeros((CLASSES, length, length), np.float32)
+            weight = np.zeros((length, length), np.float32)
+            starts = [min(k * STEP, length - SIDE) for k in range(TILES_ACROSS)]
+            for top in starts:
+                for left in starts:
+                    pixels = source.read(window=Window(left, top, SIDE, SIDE))
+                    valid = source.dataset_mask(window=Window(left, top, SIDE, SIDE)) > 0
+                    batch = torch.from_numpy(normalise(pixels, valid, model.card.bands))[None]
+                    start = time.perf_counter()
+                    logits = network(batch)
+                    spent += time.perf_counter() - start
+                    full = torch.nn.functional.interpolate(logits, (SIDE, SIDE), mode="bilinear")[0].numpy()
+                    sums[:, top : top + SIDE, left : left + SIDE] += full
+                    weight[top : top + SIDE, left : left + SIDE] += 1
+            classes = (sums / weight).argmax(axis=0).astype(np.uint8)
+            profile = source.profile | {"count": 1, "nodata": 255}
+        with rasterio.open(folder / "loop.tif", "w", **profile) as mask:
+            mask.write(classes, 1)
+        forward_seconds.append(spent)
 
     context = make_context(
         model,
@@ -344,14 +362,7 @@ def _agreement_tiles(options: argparse.Namespace) -> tuple[TrainedModel, Sequenc
     return model, images
 
 
-ROWS = {
-    "pipeline": pipeline,
-    "loop": loop,
-    "memory": memory,
-    "empty": empty,
-    "agreement": agreement,
-    "int8": int8,
-}
+ROWS = {"pipeline": pipeline, "loop": loop, "memory": memory, "empty": empty, "agreement": agreement}
 
 
 def main() -> None:

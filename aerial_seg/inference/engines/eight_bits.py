@@ -15,16 +15,20 @@ from aerial_seg.inference.engines.external import ExternalFailed, failing
 from aerial_seg.inference.engines.openvino import OpenvinoEngine
 from aerial_seg.mentions import setting
 from aerial_seg.models.device import hardware_name, has_byte_units, inference
-from aerial_seg.models.eight_bits.graph import AGREEMENT, NotOfThisGraph, round_to_bytes, traced_module
+from aerial_seg.models.eight_bits.graph import NotOfThisGraph, round_to_bytes, traced_module
 from aerial_seg.models.eight_bits.layers import EightBitLayers
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.models.network import Network
-from aerial_seg.models.placing import layer_prefix
+from aerial_seg.models.placing import PlacedNetwork
 
-ENGINES = 8
-"""Shapes of whole images whose graphs are kept, each of which has the weights once more; then the oldest goes."""
 PRECISION = "int8"
 """What a runtime calls it."""
+AGREEMENT = 0.1
+"""Largest difference between OpenVINO's logits and those of the same roundings in torch, as rms over rms.
+
+Where a number lies half-way between two bytes the last digit of a float32 decides, so that a few
+logits may differ more.
+"""
 
 
 def why_not(engine: str, precision: str, device: torch.device) -> str | None:
@@ -62,13 +66,11 @@ def rounded_graph(network: nn.Module, layers: EightBitLayers, batch: Tensor) -> 
 
     Raises ExternalFailed for a network that torch cannot trace, InputError for layers that are not this network's.
     """
-    prefix = layer_prefix(network)
+    prefix = "base." if isinstance(network, PlacedNetwork) else ""
     with failing(RuntimeError, ValueError):
         graph = traced_module(network, batch)
     try:
-        return round_to_bytes(
-            graph, layers.inputs, layers.weight_scales, outputs=layers.outputs, prefix=prefix
-        )
+        return round_to_bytes(graph, layers.inputs, layers.weight_scales, prefix=prefix)
     except NotOfThisGraph as error:
         raise InputError(
             f"the model's 8-bit layers are not those of its network: {error}; copy the file again or export it again"
@@ -105,14 +107,10 @@ class WholeImages(Network):
     def forward(self, image: Tensor) -> Tensor:
         """image (N,C,H,W) → logits (N,K,h,w). Raises InputError where OpenVINO cannot run it."""
         shape = tuple(image.shape)
-        engine = self._engines.pop(shape, None)
-        if engine is None:
+        if shape not in self._engines:
             with torch.inference_mode(False):  # whose tensors cannot be traced
-                engine = self._engine(shape)
-        self._engines[shape] = engine  # the last one is the youngest
-        if len(self._engines) > ENGINES:
-            del self._engines[next(iter(self._engines))]
-        return engine(image)
+                self._engines[shape] = self._engine(shape)
+        return self._engines[shape](image)
 
     def _engine(self, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -54,7 +54,7 @@ class BenchmarkSettings:
         """What the forward has to know of it."""
         from aerial_seg.inference.engines.choose import EngineSettings
 
-        return EngineSettings(engine="auto", precision=self.precision, device=self.device)
+        return EngineSettings(engine="eager", precision=self.precision, device=self.device)
 
 
 @dataclass(frozen=True, slots=True)

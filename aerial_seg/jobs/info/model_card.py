@@ -180,7 +180,7 @@ def _validation(card: ModelCard) -> dict[str, Any]:
 def _eight_bits(card: ModelCard) -> dict[str, Any] | None:
     if card.eight_bits is None:
         return None
-    told = card.eight_bits.model_dump(exclude={"folded", "biased", "layers", "summed"})
+    told = card.eight_bits.model_dump(exclude={"folded", "biased", "layers"})
     return {"layers": len(card.eight_bits.layers), **told}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,18 +16,9 @@ from aerial_seg.models.eight_bits.graph import (
     Watching,
     convolutions,
     groups,
-    summed,
     traced_module,
 )
-from aerial_seg.models.eight_bits.layers import (
-    EightBitLayers,
-    dequantised,
-    from_tensors,
-    quantised,
-    scales_of,
-    to_tensors,
-)
-from aerial_seg.models.network import Network
+from aerial_seg.models.eight_bits.layers import EightBitLayers, dequantised, quantised, scales_of
 
 _LEAST_SPAN = 1e-12
 """Of a range: a tensor that is 0 on every image still has bytes."""
@@ -75,47 +65,18 @@ class Calibrated:
     """Hold what images said of a network whose every convolution has a bias.
 
     spans: of every layer that can be of 8 bits, the means of the smallest and of the largest numbers of the tensors
-    where its input arises, by the tensor's name. outputs: of those whose output goes into sums, of that. errors: of its
-    output, relative (rms over rms). shifts: (output channels,) by layer: what rounding adds to its output on the mean.
+    where its input arises, by the tensor's name. errors: of its output, relative (rms over rms).
+    shifts: (output channels,) by layer: what rounding adds to its output on the mean.
     """
 
     spans: Mapping[str, Mapping[str, tuple[float, float]]]
-    outputs: Mapping[str, tuple[float, float]]
     errors: Mapping[str, float]
     shifts: Mapping[str, Tensor]
 
-    def rounded(self, network: Network, chosen: Collection[str]) -> RoundedNetwork:
-        """Return the network that was calibrated with these layers of 8 bits; it stays as it is."""
-        inputs = _ranges(self.spans, chosen)
-        weights = {
-            name: module.weight.detach().contiguous()
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Conv2d) and name in inputs
-        }
-        weights = {name: weights[name] for name in inputs}  # in the order of the graph
-        layers = EightBitLayers(
-            {name: scales_of(weight) for name, weight in weights.items()},
-            inputs,
-            {name: _range(*span) for name, span in self.outputs.items() if name in inputs},
-        )
-        state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        for name in inputs:
-            state[f"{name}.bias"] -= self.shifts[name]
-        whole = {name: quantised(weight, layers.weight_scales[name]) for name, weight in weights.items()}
-        tensors = to_tensors(state, whole, layers)
-        made = copy.deepcopy(network)
-        values, layers = from_tensors(tensors, layers.inputs, layers.outputs)
-        made.load_state_dict(values)
-        return RoundedNetwork(tensors, made, layers)
-
-
-@dataclass(frozen=True, slots=True)
-class RoundedNetwork:
-    """Hold a file's tensors, a network with the numbers that they stand for, and what the engine must know besides."""
-
-    tensors: dict[str, Tensor]
-    network: Network
-    layers: EightBitLayers
+    def layers(self, chosen: Collection[str], weights: Mapping[str, Tensor]) -> EightBitLayers:
+        """Return what the engine must know where these layers are of 8 bits. weights: by layer, float32."""
+        inputs = {name: one for name, one in _ranges(self.spans, chosen).items() if name in chosen}
+        return EightBitLayers({name: scales_of(weights[name]) for name in inputs}, inputs)
 
 
 def calibrate(network: nn.Module, images: Iterable[Tensor], *, tell: Callable[[], object]) -> Calibrated:
@@ -128,8 +89,7 @@ def calibrate(network: nn.Module, images: Iterable[Tensor], *, tell: Callable[[]
     first = graphs.of(kept[0])
     nodes = convolutions(first)
     places = {name: one.sources for one in groups(nodes, nodes) for name in one.layers}
-    sums = summed(nodes, nodes)
-    wanted = {source.name for sources in (*places.values(), sums.values()) for source in sources}
+    wanted = {source.name for sources in places.values() for source in sources}
 
     def look(node: Node, value: Any, _: Callable[[Node], Any]) -> None:
         if node.name in wanted:
@@ -139,14 +99,16 @@ def calibrate(network: nn.Module, images: Iterable[Tensor], *, tell: Callable[[]
         for image in kept:
             Watching(graphs.of(image), look).run(image)
             tell()
-    means = {name: (one.low / len(kept), one.high / len(kept)) for name, one in seen.items()}
+    count = len(kept)
     spans = {
-        name: {source.name: means[source.name] for source in sources} for name, sources in places.items()
+        name: {
+            source.name: (seen[source.name].low / count, seen[source.name].high / count) for source in sources
+        }
+        for name, sources in places.items()
     }
     errors = _errors(graphs, kept, _ranges(spans, nodes), tell)
     return Calibrated(
         spans,
-        {name: means[node.name] for name, node in sums.items()},
         {name: (one.changed / max(one.size, _LEAST_SPAN)) ** 0.5 for name, one in errors.items()},
         {name: one.shift / one.pixels for name, one in errors.items()},
     )

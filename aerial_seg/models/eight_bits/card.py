@@ -14,8 +14,7 @@ class EightBits(BaseModel):
     """Hold what the file's tensors do not say.
 
     folded: batch norms that lie in the convolutions before them. biased: convolutions that got a bias thereby.
-    layers: convolutions of 8 bits; the others are kept in float32. summed: of them, those whose output is rounded, too,
-    because it goes into a sum. kept: of those, the ones that 8 bits would have cost
+    layers: convolutions of 8 bits; the others are kept in float32. kept: of those, the ones that 8 bits would have cost
     too much, each with the error of its output (rms of the difference over rms of the output).
     chips: how many training chips the ranges are from; seed: by which they were drawn.
     source_sha256: of the model file that it was made of. miou, source_miou: of both on the same validation chips.
@@ -26,7 +25,6 @@ class EightBits(BaseModel):
     folded: Names
     biased: Names
     layers: Annotated[Names, Field(min_length=1)]
-    summed: Names = ()
     kept: dict[str, Annotated[float, Field(ge=0)]] = {}
     chips: Annotated[int, Field(gt=0)]
     seed: int

@@ -2,8 +2,6 @@
 
 Each convolution that is named reads a tensor of 8 bits. That tensor is rounded where it arises, before it is pooled,
 joined to others or moved about, so that everybody who reads it reads the rounded one and it travels as bytes.
-What a convolution gives to a sum of two tensors, as at the end of a residual block, is rounded too: else it would
-travel as float32, four times as long, and runtimes would not add within the convolution.
 """
 
 from __future__ import annotations
@@ -20,14 +18,6 @@ from aerial_seg.printable import shortened
 
 aten: Any = torch.ops.aten
 
-_SUMS = (aten.add.Tensor, aten.add_.Tensor)
-
-AGREEMENT = 0.1
-"""Largest difference between another runtime's logits and those of the same roundings in torch, as rms over rms.
-
-Where a number lies half-way between two bytes the last digit of a float32 decides, so that a few
-logits may differ more.
-"""
 LEVELS = 255
 """The largest number of an activation; the smallest is 0."""
 LARGEST_WEIGHT = 127
@@ -119,44 +109,22 @@ def _sources(node: Any) -> Iterator[Node]:
         yield from _sources(one)
 
 
-def summed(nodes: Mapping[str, Node], layers: Collection[str]) -> dict[str, Node]:
-    """Return those of these layers whose output only goes into sums of two tensors, with their nodes, in order."""
-    read = {source for one in groups(nodes, layers) for source in one.sources}
-    return {
-        layer: node
-        for layer, node in nodes.items()
-        if layer in layers and node not in read and node.users and all(map(_is_sum, node.users))
-    }
-
-
-def _is_sum(node: Node) -> bool:
-    return node.target in _SUMS and all(isinstance(one, Node) for one in node.args[:2])
-
-
 def round_to_bytes(
     graph: GraphModule,
     ranges: Mapping[str, InputRange],
     weight_scales: Mapping[str, Tensor],
     *,
-    outputs: Mapping[str, InputRange],
     prefix: str = "",
 ) -> GraphModule:
-    """Return the graph with these layers' inputs, weights and outputs rounded, all by layer; it is changed in place.
+    """Return the graph with these layers' inputs and weights rounded, both by layer; it is changed in place.
 
-    weight_scales: (output channels,) float32. outputs: of those that go into sums. Raises NotOfThisGraph where the
-    graph has no such layer, layers of one group have several ranges, or an output goes elsewhere.
+    weight_scales: (output channels,) float32. Raises NotOfThisGraph where the graph has no such layer, or layers of one
+    group have several ranges.
     """
     nodes = convolutions(graph, prefix)
     for layer in ranges:
         if layer not in nodes:
             raise NotOfThisGraph(f"its graph has no convolution {shortened(layer)} whose weight is read once")
-    sums = summed(nodes, ranges)
-    for layer, output in outputs.items():
-        if layer not in sums:
-            raise NotOfThisGraph(
-                f"the output of {shortened(layer)} does not only go into sums of two tensors"
-            )
-        _insert_after(graph, sums[layer], output)
     for group in groups(nodes, ranges):
         shared = ranges[group.layers[0]]
         for layer in group.layers:

@@ -16,7 +16,6 @@ from aerial_seg.models.replace import replace_modules, rest_of_norm
 from aerial_seg.printable import shortened
 
 WEIGHT_SCALE, INPUT_SCALE, INPUT_ZERO = "weight_scale", "input_scale", "input_zero_point"
-OUTPUT_SCALE, OUTPUT_ZERO = "output_scale", "output_zero_point"
 
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-20, 1e20
 """No weights and activations that float32 computes with are far outside: beyond lie numbers that overflow."""
@@ -28,13 +27,11 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 class EightBitLayers:
     """Hold what the engine must know besides a network whose weights are 8-bit ones times their scales.
 
-    weight_scales: (output channels,) float32, by convolution. inputs: of the bytes that each reads. outputs: of the
-    bytes that some give to sums.
+    weight_scales: (output channels,) float32, by convolution. inputs: of the bytes that each reads.
     """
 
     weight_scales: Mapping[str, Tensor]
     inputs: Mapping[str, InputRange]
-    outputs: Mapping[str, InputRange]
 
 
 class NoSuchLayer(ValueError):
@@ -60,8 +57,6 @@ def take_form(network: Network, card: EightBits) -> None:
     for name in card.layers:
         if not isinstance(modules[name], nn.Conv2d) or name in card.kept:
             raise NoSuchLayer(f"{shortened(name)} cannot be of 8 bits")
-    if not set(card.summed) <= set(card.layers) or len(set(card.summed)) < len(card.summed):
-        raise NoSuchLayer("the layers whose outputs are of 8 bits are not of those of 8 bits, or named twice")
     for name in card.biased:
         _give_bias(modules[name])
     replace_modules(network, {norm: rest_of_norm(norm) for norm in norms if isinstance(norm, nn.BatchNorm2d)})
@@ -82,18 +77,15 @@ def give_biases(network: nn.Module) -> None:
             _give_bias(module)
 
 
-def layout(state: Mapping[str, Tensor], card: EightBits | None) -> Layout:
+def layout(state: Mapping[str, Tensor], layers: Collection[str]) -> Layout:
     """Return type and shape by name of a file's tensors, of a network's state dict in that form."""
     wanted: Layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-    for layer in () if card is None else card.layers:
+    for layer in layers:
         shape = wanted[f"{layer}.weight"][1]
         wanted[f"{layer}.weight"] = (torch.int8, shape)
         wanted[f"{layer}.{WEIGHT_SCALE}"] = (torch.float32, shape[:1])
         wanted[f"{layer}.{INPUT_SCALE}"] = (torch.float32, ())
         wanted[f"{layer}.{INPUT_ZERO}"] = (torch.uint8, ())
-    for layer in () if card is None else card.summed:
-        wanted[f"{layer}.{OUTPUT_SCALE}"] = (torch.float32, ())
-        wanted[f"{layer}.{OUTPUT_ZERO}"] = (torch.uint8, ())
     return wanted
 
 
@@ -105,54 +97,35 @@ def to_tensors(
     for layer, weight in rounded.items():
         tensors[f"{layer}.weight"] = weight
         tensors[f"{layer}.{WEIGHT_SCALE}"] = layers.weight_scales[layer]
-    for ranges, scale, zero in (
-        (layers.inputs, INPUT_SCALE, INPUT_ZERO),
-        (layers.outputs, OUTPUT_SCALE, OUTPUT_ZERO),
-    ):
-        for layer, one in ranges.items():
-            tensors[f"{layer}.{scale}"] = torch.tensor(one.scale, dtype=torch.float32)
-            tensors[f"{layer}.{zero}"] = torch.tensor(one.zero_point, dtype=torch.uint8)
+        tensors[f"{layer}.{INPUT_SCALE}"] = torch.tensor(layers.inputs[layer].scale, dtype=torch.float32)
+        tensors[f"{layer}.{INPUT_ZERO}"] = torch.tensor(layers.inputs[layer].zero_point, dtype=torch.uint8)
     return tensors
 
 
 def from_tensors(
-    tensors: Mapping[str, Tensor], layers: Collection[str], outputs: Collection[str]
+    tensors: Mapping[str, Tensor], layers: Collection[str]
 ) -> tuple[dict[str, Tensor], EightBitLayers]:
     """Return (a state dict of float32, what the engine must know) of a file's tensors, which have that layout.
 
-    outputs: the layers whose outputs are rounded too.
     Raises NoSuchLayer for scales that are none.
     """
     state = dict(tensors)
-    scales = {layer: _taken_scale(state, layer, WEIGHT_SCALE) for layer in layers}
-    inputs, into_sums = (
-        {
-            layer: InputRange(float(_taken_scale(state, layer, scale)), int(state.pop(f"{layer}.{zero}")))
-            for layer in some
-        }
-        for some, scale, zero in (
-            (layers, INPUT_SCALE, INPUT_ZERO),
-            (outputs, OUTPUT_SCALE, OUTPUT_ZERO),
-        )
-    )
+    scales, inputs = {}, {}
     for layer in layers:
+        scale, input_scale = state.pop(f"{layer}.{WEIGHT_SCALE}"), state.pop(f"{layer}.{INPUT_SCALE}")
+        for name, values in ((WEIGHT_SCALE, scale), (INPUT_SCALE, input_scale)):
+            # Of NaN the comparison is false.
+            if not bool(((values >= _SMALLEST_SCALE) & (values <= _LARGEST_SCALE)).all()):
+                raise NoSuchLayer(
+                    f"{shortened(layer)}.{name} is not between {_SMALLEST_SCALE:g} and {_LARGEST_SCALE:g}"
+                )
         weight = state[f"{layer}.weight"]
         if bool((weight < -LARGEST_WEIGHT).any()):
             raise NoSuchLayer(f"{shortened(layer)}.weight holds numbers below {-LARGEST_WEIGHT}")
-        state[f"{layer}.weight"] = dequantised(weight, scales[layer])
-    return state, EightBitLayers(
-        MappingProxyType(scales), MappingProxyType(inputs), MappingProxyType(into_sums)
-    )
-
-
-def _taken_scale(state: dict[str, Tensor], layer: str, name: str) -> Tensor:
-    values = state.pop(f"{layer}.{name}")
-    # Of NaN the comparison is false.
-    if not bool(((values >= _SMALLEST_SCALE) & (values <= _LARGEST_SCALE)).all()):
-        raise NoSuchLayer(
-            f"{shortened(layer)}.{name} is not between {_SMALLEST_SCALE:g} and {_LARGEST_SCALE:g}"
-        )
-    return values
+        state[f"{layer}.weight"] = dequantised(weight, scale)
+        scales[layer] = scale
+        inputs[layer] = InputRange(float(input_scale), int(state.pop(f"{layer}.{INPUT_ZERO}")))
+    return state, EightBitLayers(MappingProxyType(scales), MappingProxyType(inputs))
 
 
 def scales_of(weight: Tensor) -> Tensor:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,19 +11,18 @@ import pytest
 import rasterio
 import torch
 from engine_models import images, make_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from aerial_seg.inference.engines import eight_bits
 from aerial_seg.inference.engines.choose import EngineSettings
 from aerial_seg.inference.engines.eight_bits import EightBitEngine, WholeImages, rounded_graph, whole_images
 from aerial_seg.inference.engines.openvino import OpenvinoEngine
 from aerial_seg.inference.engines.prepare import prepare_network
-from aerial_seg.inference.padded_forward import PaddedForward
 from aerial_seg.inference.predictor import Predictor
 from aerial_seg.jobs.predict.job import predict
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.eight_bits.calibrate import calibrate
-from aerial_seg.models.eight_bits.layers import give_biases
+from aerial_seg.models.eight_bits.layers import from_tensors, give_biases, quantised, to_tensors
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.recipe.model import ModelSettings
 
@@ -58,8 +53,12 @@ def of_8_bits(source: TrainedModel) -> TrainedModel:
     give_biases(network)
     network.requires_grad_(False)
     calibrated = calibrate(network, noise, tell=lambda: None)
-    made = calibrated.rounded(network, list(calibrated.errors))  # type: ignore[arg-type]
-    return TrainedModel(made.network, source.card, source.sha256, (), made.layers)
+    weights = {name: one.weight for name, one in network.named_modules() if isinstance(one, nn.Conv2d)}
+    layers = calibrated.layers(list(calibrated.errors), weights)
+    whole = {name: quantised(weights[name], layers.weight_scales[name]) for name in layers.inputs}
+    state, layers = from_tensors(to_tensors(network.state_dict(), whole, layers), list(whole))
+    network.load_state_dict(state)
+    return TrainedModel(network, source.card, source.sha256, (), layers)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -75,20 +74,6 @@ def model() -> TrainedModel:
 
 
 AUTO = EngineSettings(device="cpu")
-OLD_CPU = """
-import json, sys
-sys.path[:0] = sys.argv[1:]
-from eight_bit_engine import EngineSettings, KINDS, images, make_model, of_8_bits, predictor, rms
-source = make_model(KINDS[0])
-made = predictor(of_8_bits(source))
-exact = predictor(source, EngineSettings("eager", "fp32", "cpu")).run(images(3))
-told = {"engine": made.runtime.engine, "notes": made.notes, "kinds": []}
-told["error"] = rms(made.run(images(3)) - exact) / rms(exact)
-if made.runtime.engine == "openvino":
-    nodes = made._engines[64]._request.get_compiled_model().get_runtime_model().get_ops()
-    told["kinds"] = [str(node.get_rt_info()["primitiveType"].astype(str)) for node in nodes]
-print(json.dumps(told))
-"""
 
 
 def predictor(model: TrainedModel, settings: EngineSettings = AUTO) -> Predictor:
@@ -126,24 +111,6 @@ def test_position_padding_and_another_start_change_no_bit(model: TrainedModel) -
     assert np.array_equal(predictor(model).run(many), together)
 
 
-@pytest.mark.slow
-def test_a_cpu_without_such_units_computes_right_or_says_that_it_does_not() -> None:
-    """OpenVINO held to AVX2, which saturates in 16 bits, while the flags still speak of VNNI."""
-    here = Path(__file__)
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", OLD_CPU, str(here.parents[2] / "on_path"), str(here.parent)],
-        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["error"] < 0.06
-    if told["engine"] == "openvino":
-        assert any("avx2" in kind for kind in told["kinds"])
-        assert not any("avx512" in kind for kind in told["kinds"])
-    else:
-        assert "openvino cannot run this network (its logits differ" in told["notes"][0]
-
-
 def test_whole_images_of_every_shape_are_run(model: TrainedModel) -> None:
     network, notes = whole_images(model, CPU)
     assert isinstance(network, WholeImages)
@@ -154,29 +121,6 @@ def test_whole_images_of_every_shape_are_run(model: TrainedModel) -> None:
             got, wanted = network(image), model.network(image)
         assert got.shape == wanted.shape
         assert rms((got - wanted).numpy()) < 0.06 * rms(wanted.numpy())
-
-
-def test_a_benchmarks_images_are_run_as_such_and_few_graphs_are_kept(
-    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = PaddedForward.prepared(model, AUTO)
-    assert made.runtime is not None
-    assert (made.runtime.engine, made.runtime.precision, made.notes) == ("openvino", "int8", ())
-    image = torch.from_numpy(images(1)[0])[None]
-    np.testing.assert_allclose(
-        made.cells(image)[0].permute(1, 2, 0).numpy(),
-        Predictor(model, settings=AUTO, batch_size=1, side=64, tiles=1).run(images(1))[0],
-        atol=1e-5,
-    )
-    asked = PaddedForward.prepared(model, EngineSettings("eager", "fp32", "cpu"))
-    assert "was asked for" in asked.notes[0]
-
-    monkeypatch.setattr(eight_bits, "ENGINES", 1)
-    network, _ = whole_images(model, CPU)
-    assert isinstance(network, WholeImages)
-    for side in (64, 32):
-        network(torch.zeros(1, 3, side, side))
-        assert list(network._engines) == [(1, 3, side, side)]
 
 
 def test_what_does_not_run_there_computes_with_the_numbers(

@@ -160,8 +160,7 @@ def test_the_same_inputs_give_the_same_bytes_and_what_is_told_of_them(
     assert info(model)["eight_bits"] is None
 
     graph = export(made, tmp_path / "m.onnx", ExportSettings(tile_size=64))
-    assert any("are of 8 bits (QuantizeLinear" in note for note in graph.notes)
-    assert graph.size < 0.35 * model.stat().st_size
+    assert any("computes in float32 with the numbers" in note for note in graph.notes)
 
 
 @pytest.mark.slow
