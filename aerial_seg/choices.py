@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from aerial_seg.errors import SettingsError, did_you_mean
 from aerial_seg.mentions import setting
@@ -17,8 +17,6 @@ CarrierName = Literal["auto", "host", "device"]
 MapTileRows = Literal["auto", "slippy", "tms", "off"]
 SimplifyMethod = Literal["douglas-peucker", "visvalingam"]
 
-MOST_WORKERS = 1024
-"""On one machine."""
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:[0-9]{1,4})?")
 
 
@@ -39,36 +37,6 @@ def check_map_tiles(rows: str, *, georeferenced: bool) -> None:
         )
 
 
-def workers_named(value: Any) -> Any:
-    """The text of a number or a path of workers; what is neither comes back as it is."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value
-
-
-def check_workers(name: str) -> None:
-    """Raises SettingsError for a text that names no workers."""
-    number = name.isascii() and name.isdigit() and 1 <= int(name[:9]) <= MOST_WORKERS and len(name) < 9
-    if not (number or re.fullmatch(r"(tcp|tls)://[^\s/]+:[0-9]{1,5}", name) or name.endswith(".json")):
-        raise SettingsError(
-            f"wanted a number of workers on this machine from 1 to {MOST_WORKERS}, a scheduler's address as "
-            "tcp://scheduler:8786, or the file that it wrote, as scheduler.json"
-        )
-
-
-Workers = Annotated[
-    str | None,
-    Setting(
-        "Predict on workers of Dask: so many processes on this machine, which share its cores or have a GPU each, or "
-        "those of the scheduler at this address or of this file. They read the rasters themselves; only this process "
-        "writes. Needs pip install 'aerial-seg[dask]'.",
-        wanted="a number of workers, a scheduler's address or its file",
-        read=workers_named,
-        check=check_workers,
-        file=True,
-        metavar="N|tcp://HOST:PORT|FILE.json",
-    ),
-]
 Device = Annotated[
     str,
     Setting(

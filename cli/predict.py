@@ -37,7 +37,6 @@ Examples:
   aerial-seg predict a.safetensors,b.safetensors ortho.tif -o map.tif --tta flips,scales=0.75:1.25
   aerial-seg predict run/best.safetensors @scenes.txt -o masks --aoi districts.gpkg
   aerial-seg predict run/best.safetensors tiles/ --mosaic --nodata 255 -o map.tif
-  aerial-seg predict run/best.safetensors country.vrt -o map.tif --workers tcp://scheduler:8786
   aerial-seg predict run/best.safetensors country.vrt -o map.tif --confidence --max-memory 4GB --dry-run""",
 )
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL[,MODEL...]")

@@ -267,7 +267,7 @@ COMMANDS_OF = {
     "jobs/assess/design.py": ("design",), "jobs/assess/pictures.py": ("design",), "jobs/assess": ("assess report",),
     "choices.py": ("predict", "tile"), "geo/map_tiles": ("predict", "tile"),
     "bands.py": ("import-weights",), "jobs/benchmark": ("voc", "cityscapes", "ade20k"), "jobs/demo.py": ("demo",),
-    "jobs/evaluate.py": ("evaluate",), "jobs/mask_scores.py": ("evaluate",), "jobs/cluster": ("predict",),
+    "jobs/evaluate.py": ("evaluate",), "jobs/mask_scores.py": ("evaluate",),
     "jobs/export.py": ("export",), "jobs/export_eight_bits.py": ("export",),
     "jobs/import_weights.py": ("import-weights",), "jobs/predict": ("predict",),
     "jobs/report": ("report",), "jobs/tile": ("tile",), "jobs/train": ("train",),

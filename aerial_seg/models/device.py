@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -212,16 +211,6 @@ def check_devices(device: torch.device, processes: int) -> None:
             f"{processes} processes want a CUDA device each, but {got}; use {setting('device', 'cuda')} with "
             f"{setting('processes', usable)} at the most, or {setting('device', 'cpu')}"
         )
-
-
-def usable_devices(device: torch.device) -> list[dict[str, str]]:
-    """The environment that shows a process just one GPU, for each that `device` may mean; none for a CPU."""
-    if device.type != "cuda":
-        return []
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = seen.split(",") if seen else [str(number) for number in range(torch.cuda.device_count())]
-    chosen = names if device.index is None else [names[device.index]]
-    return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in chosen]
 
 
 def free_memory(device: torch.device) -> int:

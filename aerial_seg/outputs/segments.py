@@ -171,34 +171,9 @@ class SegmentStore:
         by_layer = ([s for s in found if s.layer == layer.name] for layer in self.layers)
         return min(self._reach(segments, panel) for segments in by_layer)
 
-    def leave(self, panel: int, known: Iterable[range]) -> None:
-        """Of the panel only the segments of exactly these rows are left: those the journal knows."""
-        rows = {(one.start, one.stop) for one in known}
-        self._drop(s for s in self._segments(panel) if (s.start, s.stop) not in rows)
-
-    def files(self, panel: int, rows: range) -> dict[str, bytes | None]:
-        """Return the bytes of the segment of these rows for each layer, None of one that is all nodata."""
-        paths = {layer.name: self._path(layer, panel, rows) for layer in self.layers}
-        empty = {name for name, path in paths.items() if path.with_suffix(".empty").exists()}
-        return {name: None if name in empty else path.read_bytes() for name, path in paths.items()}
-
-    def take(self, panel: int, rows: range, files: Mapping[str, bytes | None]) -> bool:
-        """The segment that another store of the same panels gave these `files` of is on the disk, as by `write`.
-
-        False, and it is not there, if it is not whole. Raises OutputError when the disk does not take it.
-        """
-        self._check_rows(rows)
-        if set(files) != {layer.name for layer in self.layers}:
-            return False
-        self._drop(s for s in self._segments(panel) if s.start < rows.stop and s.stop > rows.start)
-        for layer in self.layers:
-            path, data = self._path(layer, panel, rows), files[layer.name]
-            with settled_file(path if data is not None else path.with_suffix(".empty")) as partial:
-                partial.write_bytes(data or b"")
-        if not self.intact(panel, rows):
-            self._drop(s for s in self._segments(panel) if (s.start, s.stop) == (rows.start, rows.stop))
-            return False
-        return True
+    def discard(self, panel: int, *, after: int) -> None:
+        """Of the panel only segments that end at row `after` or north of it are left: those the journal knows."""
+        self._drop(s for s in self._segments(panel) if s.stop > after)
 
     def intact(self, panel: int, rows: range) -> bool:
         """Whether the segment of exactly these rows is there in every layer and all of it can be read."""

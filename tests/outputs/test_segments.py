@@ -145,33 +145,8 @@ class TestDone:
     def test_discarded_rows_are_gone(self, tmp_path: Path) -> None:
         store = class_store(tmp_path, THREE_PANELS)
         fill(store, {"class": noise()}, [0, 512, 1024, HEIGHT])
-        store.leave(1, [range(512)])
+        store.discard(1, after=512)
         assert [store.done(panel) for panel in range(3)] == [HEIGHT, 512, HEIGHT]
-        store.leave(2, [range(512), range(1024, HEIGHT), range(512, HEIGHT)])
-        assert [store.done(panel) for panel in range(3)] == [HEIGHT, 512, 512]
-        assert store.intact(2, range(1024, HEIGHT))
-
-    def test_files_of_one_store_are_segments_of_another(self, tmp_path: Path) -> None:
-        values = noise()
-        values[:, :512] = 255
-        own, other = (class_store(tmp_path / name, THREE_PANELS) for name in ("own", "other"))
-        fill(own, {"class": values}, [0, 512, 1024, HEIGHT])
-        for panel in (2, 0, 1):
-            for rows in (range(1024, HEIGHT), range(512), range(512, 1024)):
-                assert other.take(panel, rows, own.files(panel, rows))
-                other.reduce()
-        names = {path.name: path.read_bytes() for path in own.folder.iterdir() if path.is_file()}
-        assert names == {path.name: path.read_bytes() for path in other.folder.iterdir() if path.is_file()}
-
-    def test_files_that_are_not_whole_are_no_segment(self, tmp_path: Path) -> None:
-        own, other = (class_store(tmp_path / name) for name in ("own", "other"))
-        fill(own, {"class": noise()}, [0, 512, 1024, HEIGHT])
-        (whole,) = own.files(0, range(512)).values()
-        assert whole is not None
-        for wrong in (whole[: len(whole) // 2], b"", b"no TIFF", *own.files(0, range(1024, HEIGHT)).values()):
-            assert not other.take(0, range(512), {"class": wrong})
-        assert not other.take(0, range(512), {})
-        assert list(other.folder.iterdir()) == []
 
     def test_what_overlaps_older_rows_replaces_them(self, tmp_path: Path) -> None:
         store = class_store(tmp_path)

@@ -23,7 +23,6 @@ from aerial_seg.geo.raster.read_files import vector_files
 from aerial_seg.geo.raster.remote import file_behind, output_stem
 from aerial_seg.inference.definition import Definition
 from aerial_seg.inference.results import result_names
-from aerial_seg.jobs.cluster.connect import check_dask_installed
 from aerial_seg.jobs.predict.many_scenes import BATCH
 from aerial_seg.jobs.predict.scene_list import LIST, Refusals, is_list
 from aerial_seg.jobs.predict.scenes import Scene
@@ -158,13 +157,6 @@ def check_vectors(vectors: Path, info: RasterInfo, scene: Scene, settings: Predi
 def check_extras(settings: PredictSettings) -> None:
     """Raise SettingsError for a CRF whose package is missing, a time that nothing would tell, places of no place."""
     check_map_tiles(settings.map_tiles, georeferenced=settings.georeferenced)
-    if settings.workers is not None:
-        check_dask_installed()
-        if settings.crf is not None:
-            raise SettingsError(
-                f"{setting('crf')} is computed in one process as yet, and {setting('workers')} are several; leave "
-                "one of them out"
-            )
     if settings.crf is not None:
         check_crf_installed()
     if settings.taken is None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aerial_seg.errors import SettingsError
 from aerial_seg.files.work import place, remember
 from aerial_seg.jobs.predict.checks import placed_vectors
 from aerial_seg.jobs.predict.dry_run import dry_run
 from aerial_seg.jobs.predict.many_scenes import SceneOutcome, ScenesFailedError, all_or_raise, map_many_scenes
 from aerial_seg.jobs.predict.one_scene import map_scene
-from aerial_seg.jobs.predict.plan import PredictPlan, PredictRequest, make_plan
+from aerial_seg.jobs.predict.plan import PredictRequest, make_plan
 from aerial_seg.jobs.predict.scenes import PredictContext, Scene
 from aerial_seg.jobs.predict.settings import Forecast, PredictReport, PredictSettings
 from aerial_seg.jobs.vectorize.job import vectorize
-from aerial_seg.mentions import setting
 from aerial_seg.outputs.stac import item_name, list_vectors
 from aerial_seg.paths import StrPath, StrPaths
 from aerial_seg.progress import Progress, silent
@@ -66,24 +62,12 @@ def predict_scenes(
         plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device), Path(folder))
         if not plan.scenes:
             return plan.refused
-        with _started(plan, progress) as context:
-            if plan.many_scenes:
-                return map_many_scenes(plan.scenes, plan.refused, context, plan.out)
-            (scene,) = plan.scenes
-            report = _map_one(scene, context)
+        context = plan.start(progress)
+        if plan.many_scenes:
+            return map_many_scenes(plan.scenes, plan.refused, context, plan.out)
+        (scene,) = plan.scenes
+        report = _map_one(scene, context)
     return (SceneOutcome(scene.name, "done", time.perf_counter() - start, report=report),)
-
-
-@contextmanager
-def _started(plan: PredictPlan, progress: Progress) -> Iterator[PredictContext]:
-    """The network runs, here or on workers, while the block lasts."""
-    if plan.settings.workers is None:
-        yield plan.start(progress)
-        return
-    from aerial_seg.jobs.predict.workers.hands import on_workers
-
-    with on_workers(plan, progress) as context:
-        yield context
 
 
 def _map_one(scene: Scene, context: PredictContext) -> PredictReport:
@@ -120,13 +104,7 @@ def forecast_prediction(
 ) -> tuple[Forecast, ...]:
     """Foretell what `predict` would take with the same arguments; one batch is run, nothing is written."""
     with TemporaryDirectory(prefix="aerial-seg-") as folder:
-        request = PredictRequest.of(model_path, rasters, out, settings, device)
-        if request.settings.workers is not None:
-            raise SettingsError(
-                f"a forecast is measured in this process, not on workers as yet; leave "
-                f"{setting('workers', request.settings.workers)} out: what it tells of one process, workers share"
-            )
-        plan = make_plan(request, Path(folder))
+        plan = make_plan(PredictRequest.of(model_path, rasters, out, settings, device), Path(folder))
         if not plan.scenes or any(one.outcome == "failed" for one in plan.refused):
             raise ScenesFailedError(plan.refused)
         context = plan.start(silent)

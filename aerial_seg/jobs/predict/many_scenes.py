@@ -117,7 +117,6 @@ def map_many_scenes(
 def _told(settings: PredictSettings) -> dict[str, Any]:
     """What masks depend on; what runs of before it could be said knew nothing of is left out where it says nothing."""
     told = asdict(replace(settings, overwrite=False, restart=False))
-    del told["workers"]  # who makes a mask does not change it
     if settings.map_tiles == "auto":
         del told["map_tiles"]
     return told

@@ -214,25 +214,6 @@ def _panels_of_device(memory_model: MemoryModel, free: int) -> int:
     return next(count for count in range(1, blocks + 1) if needed(count) <= room)
 
 
-def panels_elsewhere(
-    memory_model: MemoryModel, *, limit: int, resident: int, free: int | None
-) -> tuple[range, ...]:
-    """Cut a run into column panels for processes that may use `limit` bytes and hold `resident` while a batch runs.
-
-    free: bytes of their GPUs, where networks run on those.
-    """
-    on_device = 1 if free is None else _panels_of_device(memory_model, free)
-    panels = panels_within(memory_model, limit, resident)
-    return panels if len(panels) >= on_device else _panels_of(memory_model, on_device)
-
-
-def resident_with(predictor: TilePredictor) -> int:
-    """Measure the most that the process holds while a full batch of blank tiles goes through the network."""
-    side = predictor.largest_side
-    blank = [np.zeros((predictor.planes, side, side), np.float32)] * predictor.batch_size
-    return peak_while(lambda: predictor.run(blank))
-
-
 def resident_after_a_batch(memory_model: MemoryModel, predictor: TilePredictor) -> int:
     """Measure the most that the process holds while a full batch goes through the network."""
     return peak_while(lambda: predictor.run(memory_model.blank_batch()))

@@ -25,8 +25,7 @@ from aerial_seg.geo.raster.band_choice import ALL_BANDS
 from aerial_seg.geo.raster.remote import public_name
 from aerial_seg.geo.raster.unchanged import InputState, Unchanged, kept_only_if, state_of
 from aerial_seg.inference.results import keep_styles, write_results
-from aerial_seg.jobs.predict.memory import check_disk
-from aerial_seg.jobs.predict.pieces import PieceLedger
+from aerial_seg.jobs.predict.memory import check_disk, choose_panels
 from aerial_seg.jobs.predict.scenes import (
     OpenScene,
     PredictContext,
@@ -34,13 +33,12 @@ from aerial_seg.jobs.predict.scenes import (
     all_notes,
     open_scene,
 )
-from aerial_seg.jobs.predict.segments_writer import OwnHands
+from aerial_seg.jobs.predict.segments_writer import PieceMaker
 from aerial_seg.jobs.predict.settings import PredictReport
 from aerial_seg.legend import IGNORE
 from aerial_seg.mentions import setting
 from aerial_seg.outputs.acquisition import Taken, parse_taken, time_of_all
 from aerial_seg.outputs.mask import provenance
-from aerial_seg.outputs.segments import SegmentStore
 from aerial_seg.outputs.stac import Catalogued, item_name, write_item
 
 Facts = dict[str, Any]
@@ -95,22 +93,14 @@ def _make(
                 return report, journal.job["input"]
         check_disk(opened.memory_model, scene.target)
         with telling_what_is_kept(folder):
-            report = _run(scene, opened, context, facts, _ledger(opened, folder, journal, still))
+            maker = PieceMaker(opened, context, folder, journal, still)
+            report = _run(scene, opened, context, facts, maker)
             report = replace(report, notes=(*report.notes, *still.notes))
             if journal.renewed:
                 report = replace(report, notes=(*report.notes, _RENEWED))
             still.check()
             journal.add({"report": asdict(report)})
     return report, journal.job["input"]
-
-
-def _ledger(opened: OpenScene, folder: Path, journal: Journal, still: Unchanged) -> PieceLedger:
-    panels = tuple(range(start, stop) for start, stop in journal.job["panels"])
-    memory_model = opened.memory_model
-    store = SegmentStore(
-        folder, opened.source.grid, memory_model.layers, panels=panels, extent=memory_model.extent
-    )
-    return PieceLedger(memory_model, store, journal, still)
 
 
 def _is_there(file: Path, scene: Scene, folder: Path) -> bool:
@@ -126,28 +116,27 @@ def _inputs(scene: Scene, context: PredictContext) -> tuple[Path | str, ...]:
 
 
 def _run(
-    scene: Scene, opened: OpenScene, context: PredictContext, facts: Facts, ledger: PieceLedger
+    scene: Scene, opened: OpenScene, context: PredictContext, facts: Facts, maker: PieceMaker
 ) -> PredictReport:
-    begun, legend, resumed = time.perf_counter(), context.model.card.legend, ledger.rows_done
+    begun, legend, resumed = time.perf_counter(), context.model.card.legend, maker.rows_done
     # Asked before the work: a raster that cannot be read any more is not to be found out at its end.
     taken = _taken(scene, opened, context) if context.settings.stac else None
-    hands = context.hands or OwnHands()
-    stages, told = hands.make_all(scene, opened, context, ledger, f"predict {scene.target.name}")
-    counts, tiles = ledger.counts(), ledger.tiles()
+    maker.make_all(f"predict {scene.target.name}")
+    counts, tiles = maker.counts(), maker.tiles()
     name = scene.target.name
     with (
         context.progress(f"write {name}", total=len(opened.memory_model.layers), unit="raster") as bar,
-        stages.at("assembly"),
+        maker.stages.at("assembly"),
     ):
         files = write_results(
-            ledger.store,
-            ledger.store.folder / RESULT / name,
+            maker.store,
+            maker.store.folder / RESULT / name,
             legend=legend,
             counts=counts,
             tags=provenance(**facts),
             bar=bar,
         )
-    notes = (*all_notes(opened, context), *told)
+    notes = all_notes(opened, context)
     if taken is not None:
         files = (*files, _write_item(scene, opened, context, facts, files, taken))
         notes = (*notes, *_note_on_time(taken, context))
@@ -162,10 +151,10 @@ def _run(
         class_pixels={entry.name: counts.get(entry.value, 0) for entry in legend.entries},
         nodata_pixels=counts.get(IGNORE, 0),
         resampled_to=context.model.card.gsd if opened.resampled else None,
-        panels=len(ledger.panels),
+        panels=len(maker.panels),
         resumed_rows=resumed,
         notes=notes,
-        stage_seconds={**stages.seconds, "total": time.perf_counter() - begun},
+        stage_seconds={**maker.stages.seconds, "total": time.perf_counter() - begun},
     )
 
 
@@ -226,7 +215,7 @@ def _job(
     if before is not None and as_read_back(job).items() <= before.items():
         with damaged_records(scene.target):
             return {**job, "panels": [[int(start), int(stop)] for start, stop in before["panels"]]}
-    panels = (context.hands or OwnHands()).panels(opened, context)
+    panels = choose_panels(opened.memory_model, context.predictor, context.settings.max_memory)
     return {**job, "panels": [[panel.start, panel.stop] for panel in panels]}
 
 

@@ -91,15 +91,13 @@ class PredictPlan:
 
     many_scenes: whether each raster becomes a mask of its own in the folder `out`. refused: what became of the scenes
     that cannot be predicted. settings: with the bands in the models' order. engine, batch_size, tiles (in all maps
-    together, as far as one can know): what the engine is started for; of workers, which choose it, batch_size is that
-    of an interrupted run, or 0. notes: what was decided on the way.
+    together, as far as one can know): what the engine is started for. notes: what was decided on the way.
     """
 
     scenes: tuple[Scene, ...]
     refused: tuple[SceneOutcome, ...]
     many_scenes: bool
     out: Path
-    models: tuple[Path, ...]
     ensemble: Ensemble
     shape: TileShape
     settings: PredictSettings
@@ -162,7 +160,6 @@ def make_plan(request: PredictRequest, folder: Path) -> PredictPlan:
         refused=tuple(refused_outcome(name, error) for name, error in refused.reasons.items()),
         many_scenes=not refused.fatal,
         out=request.out,
-        models=request.models,
         ensemble=ensemble,
         shape=shape,
         settings=settings,
@@ -345,8 +342,6 @@ def _batch_size(
     scenes: Sequence[Scene],
 ) -> tuple[int, tuple[str, ...]]:
     """The batch size, and what to say about it."""
-    if settings.workers is not None:
-        return (0 if settings.restart else _batch_size_before(scenes) or 0), ()
     return choose_batch(
         settings.batch_size,
         ensemble.as_one.card.prediction.batch_size,

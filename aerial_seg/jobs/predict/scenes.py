@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from aerial_seg.geo.areas.area import Area
 from aerial_seg.geo.grid import Grid
@@ -20,11 +19,9 @@ from aerial_seg.inference.match_gsd import choose_run_grid
 from aerial_seg.inference.predictor import TilePredictor
 from aerial_seg.inference.tta import size_notes
 from aerial_seg.jobs.predict.memory import MemoryModel
-from aerial_seg.jobs.predict.pieces import PieceLedger
 from aerial_seg.jobs.predict.settings import PredictSettings
 from aerial_seg.models.file import TrainedModel
 from aerial_seg.progress import Progress
-from aerial_seg.stages import StageSeconds
 from aerial_seg.tiling.plan import TilePlan, TileShape
 
 
@@ -66,26 +63,11 @@ class Scene:
         return str(self.paths[0]) if len(self.paths) == 1 else f"{len(self.paths)} rasters"
 
 
-class Hands(Protocol):
-    """Make the pieces of maps: this process, or workers."""
-
-    def panels(self, opened: OpenScene, context: PredictContext) -> tuple[range, ...]:
-        """Cut a map into column panels that there is memory for."""
-        ...
-
-    def make_all(
-        self, scene: Scene, opened: OpenScene, context: PredictContext, ledger: PieceLedger, label: str
-    ) -> tuple[StageSeconds, tuple[str, ...]]:
-        """Make every piece that is missing; afterwards all are on disk and recorded. Return seconds and notes."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class PredictContext:
     """Hold everything that the maps of one command share.
 
-    area: the ground to predict, None for all of it. notes: what was decided before any raster was opened. hands: who
-    makes the pieces; None: this process.
+    area: the ground to predict, None for all of it. notes: what was decided before any raster was opened.
     """
 
     model: TrainedModel
@@ -95,7 +77,6 @@ class PredictContext:
     progress: Progress
     area: Area | None = None
     notes: tuple[str, ...] = ()
-    hands: Hands | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from aerial_seg.choices import (
     Overwrite,
     Restart,
     Scale,
-    Workers,
 )
 from aerial_seg.geo.raster.band_choice import ALL_BANDS, Bands
 from aerial_seg.inference.settings import (
@@ -124,7 +123,6 @@ class PredictSettings(DefinesResult):
     carrier: NetworkCarrier = "auto"
     max_memory: MemoryLimit = None
     device: Device = "auto"
-    workers: Workers = None
     restart: Restart = False
     overwrite: Overwrite = False
 

@@ -1,1 +1,0 @@
-"""Work handed out to other processes and machines: who is there, what they agree on, what comes home."""
