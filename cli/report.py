@@ -10,11 +10,23 @@ from aerial_seg.jobs.report.settings import ReportSettings
 from aerial_seg.labels.settings import LabelSettings
 
 from . import console, options
+from .help.short import ShortHelp
 from .setting_options import from_settings
 
 
 @click.command(
     "report",
+    cls=ShortHelp,
+    common=(
+        "--output",
+        "--labels",
+        "--image",
+        "--run",
+        "--assessment",
+        "--classes",
+        "--class-field",
+        "--overwrite",
+    ),
     epilog="""\b
 Examples:
   aerial-seg report map.tif --image ortho.tif -o report.html

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .. import console
+
 _ALL = "aerial_seg.help_all"
 """In the context's notes: whether every option is to be explained."""
 
@@ -64,7 +66,7 @@ class ShortHelp(click.Command):
                 subsequent_indent=indent,
                 break_on_hyphens=False,
             )
-            formatter.write("".join(f"{line}\n" for line in wrapped))
+            formatter.buffer.append("".join(f"{line}\n" for line in wrapped))
 
 
 def long_name(option: click.Option) -> str:
@@ -76,5 +78,5 @@ def _show_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> No
     del parameter
     if value and not ctx.resilient_parsing:
         ctx.meta[_ALL] = True
-        click.echo(ctx.get_help(), color=ctx.color)
+        console.say(ctx.get_help())
         ctx.exit()
